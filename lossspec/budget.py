@@ -1,0 +1,86 @@
+"""Error budgets: how far rounding alone may take a right implementation, and the dtypes' numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+#: The one constant of every budget, measured once for all losses and dtypes: a right implementation
+#: stays below half of it (docs/budget.md), one that works in the next narrower dtype is at 10³ up.
+SLACK = 8.0
+
+Extended = np.longdouble
+
+
+@dataclass(frozen=True)
+class Precision:
+    """A floating dtype's rounding: unit roundoff, smallest subnormal, largest finite number."""
+
+    name: str
+    numpy: Any
+    unit: float
+    smallest: float
+    largest: float
+
+
+@cache
+def precision(dtype: str) -> Precision:
+    """The numbers of a floating dtype by torch's name for it."""
+    scalar = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.dtype(dtype).type
+    info = ml_dtypes.finfo(scalar)
+    return Precision(
+        dtype,
+        scalar,
+        float(info.eps) / 2,
+        float(info.smallest_subnormal),
+        float(info.max),
+    )
+
+
+def as_extended(array: np.ndarray) -> np.ndarray:
+    """Exactly the same numbers in longdouble."""
+    if array.dtype == ml_dtypes.bfloat16:
+        array = array.astype(np.float32)
+    return array.astype(Extended)
+
+
+@dataclass(frozen=True)
+class Bounded:
+    """Numbers known to lie in `[low - budget, high + budget]`.
+
+    `low` and `high` differ from `exact` only at a kink. An infinite budget is a number that the
+    textbook formula cannot compute in the dtype either: nothing is asked there.
+    """
+
+    exact: np.ndarray
+    budget: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    dtype: str
+
+    def error(self, got: np.ndarray) -> np.ndarray:
+        """Observed error ÷ budget, element by element: at most 1 conforms, inf is plainly wrong."""
+        largest = precision(self.dtype).largest
+        with np.errstate(all="ignore"):
+            beyond = np.maximum(self.low - got, got - self.high)
+            ratio = np.where(beyond <= 0, 0, beyond / self.budget)
+            # Where rounding may overflow, infinity is as right as a number.
+            overflow = (np.abs(self.exact) + self.budget >= largest) & np.isfinite(self.exact)
+            right_infinity = np.isinf(got) & (np.sign(got) == np.sign(self.exact))
+            ratio = np.where(overflow & (right_infinity | (np.abs(got) >= largest)), 0, ratio)
+            ratio = np.where(np.isinf(self.exact), np.where(got == self.exact, 0, np.inf), ratio)
+            ratio = np.where(np.isnan(self.exact), np.where(np.isnan(got), 0, np.inf), ratio)
+            ratio = np.where(np.isnan(got) & ~np.isnan(self.exact), np.inf, ratio)
+            ratio = np.where(self.budget == np.inf, 0, ratio)
+        return np.asarray(np.where(np.isnan(ratio), np.inf, ratio), dtype=np.float64)
+
+    @property
+    def informative(self) -> bool:
+        """Whether some number is known well enough to tell a right result from 0 or a wrong one."""
+        with np.errstate(all="ignore"):
+            known = np.isfinite(self.exact) & (self.budget < 0.1 * np.abs(self.exact))
+        return bool(known.any())

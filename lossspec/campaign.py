@@ -1,0 +1,232 @@
+"""A campaign: one stream of cases for a loss on a device, judged by every clause."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from hypothesis import HealthCheck, Phase, given, seed, settings
+
+from lossspec.cases import Case, cases
+from lossspec.clauses import Clause
+from lossspec.deviations import Known
+from lossspec.implementations import Subject
+from lossspec.oracle import Solved
+from lossspec.outcome import lacking
+from lossspec.reduce import reduced
+from lossspec.spec import Loss
+from lossspec.trial import Deviation, Trial
+
+#: Cases drawn at a time: what a stream keeps in memory.
+BATCH = 400
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How long to look. examples : cases for each loss and device. informative : a clause with
+    fewer cases that could have told right from wrong is inconclusive."""
+
+    name: str
+    examples: int
+    informative: int
+
+
+PROFILES = {
+    "quick": Profile("quick", 60, 1),
+    "standard": Profile("standard", 400, 4),
+    "deep": Profile("deep", 10_000, 20),
+}
+
+
+def stream(
+    loss: Loss, profile: Profile, start: int, dtypes: tuple[str, ...] | None = None
+) -> Iterator[Solved]:
+    """The cases of a loss: the same for the same profile, seed and dtypes, on every machine."""
+    for batch in range(0, profile.examples, BATCH):
+        count = min(BATCH, profile.examples - batch)
+        yield from _batch(loss.name, count, start + batch, dtypes, id(loss), loss)
+
+
+@lru_cache(maxsize=1)
+def _batch(
+    name: str, count: int, start: int, dtypes: tuple[str, ...] | None, key: int, loss: Loss
+) -> Sequence[Solved]:
+    drawn: list[Solved] = []
+
+    @seed(start)
+    @settings(
+        max_examples=count,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(cases(loss, dtypes))
+    def collect(case: Case) -> None:
+        drawn.append(Solved(loss, case))
+
+    collect()
+    return drawn
+
+
+@dataclass
+class Ledger:
+    """What a campaign learned about one clause."""
+
+    clause: Clause
+    examples: int = 0
+    informative: int = 0
+    worst: float = 0.0
+    worst_case: Case | None = None
+    dtypes: set[str] = field(default_factory=set)
+    seconds: float = 0.0
+    found: tuple[Case, Deviation] | None = None
+    known: tuple[Known, Case, Deviation] | None = None
+    shared: tuple[Case, Deviation] | None = None
+    stale: Known | None = None
+
+
+@dataclass
+class Campaign:
+    """Judge one subject on one device by a list of clauses.
+
+    reference : the subject that defines torch's own known deviations; what an implementation merely
+    inherits from torch is not held against it.
+    """
+
+    subject: Subject
+    clauses: Sequence[Clause]
+    profile: Profile
+    seed: int = 0
+    device: str = "cpu"
+    dtypes: tuple[str, ...] | None = None
+    known: Sequence[Known] = ()
+    reference: Subject | None = None
+    unsupported: set[str] = field(default_factory=set)
+    refused: dict[str, str] = field(default_factory=dict)
+
+    def run(self) -> dict[str, Ledger]:
+        """Walk the stream; a clause stops at its first deviation that nothing explains."""
+        ledgers = {clause.name: Ledger(clause) for clause in self.clauses}
+        self._replay_known(ledgers)
+        ran: dict[str, list[int]] = {}
+        refusals: dict[str, tuple[Case, Deviation]] = {}
+        for solved in stream(self.subject.loss, self.profile, self.seed, self.dtypes):
+            missing = lacking(self.subject, solved.case)
+            if missing is not None:
+                self.unsupported.add(missing)
+                continue
+            trial = Trial(self.subject, solved, self.device)
+            error = trial.outcome.error
+            if isinstance(error, NotImplementedError):
+                self.unsupported.add(str(error)[:80] or "something")
+                continue
+            counts = ran.setdefault(solved.case.dtype, [0, 0])
+            counts[error is not None] += 1
+            for ledger in ledgers.values():
+                if ledger.found is None and not self._satisfied(ledger):
+                    self._judge(ledger, trial, refusals)
+        for dtype, found in refusals.items():
+            # A dtype that never works is one that the implementation does not have. float32,
+            # torch's default, is no option.
+            if not ran[dtype][0] and dtype != "float32":
+                self.refused[dtype] = str(found[1].got)
+            elif ledgers["accepts"].found is None:
+                ledgers["accepts"].found = found
+        for ledger in ledgers.values():
+            if ledger.found is not None:
+                ledger.found = self._reduced(ledger, *ledger.found)
+        return ledgers
+
+    @staticmethod
+    def _satisfied(ledger: Ledger) -> bool:
+        enough = ledger.clause.enough
+        return enough is not None and ledger.informative >= enough
+
+    def _judge(
+        self, ledger: Ledger, trial: Trial, refusals: dict[str, tuple[Case, Deviation]]
+    ) -> None:
+        start = time.perf_counter()
+        trial.worst = 0.0
+        try:
+            told = ledger.clause.judge(trial)
+        except Deviation as deviation:
+            self._place(ledger, trial, deviation, refusals)
+            told = True
+        ledger.seconds += time.perf_counter() - start
+        if told is None:
+            return
+        ledger.examples += 1
+        ledger.informative += told
+        ledger.dtypes.add(trial.case.dtype)
+        if ledger.worst < trial.worst <= 1:
+            ledger.worst, ledger.worst_case = trial.worst, trial.case
+
+    def _place(
+        self,
+        ledger: Ledger,
+        trial: Trial,
+        deviation: Deviation,
+        refusals: dict[str, tuple[Case, Deviation]],
+    ) -> None:
+        """Listed, inherited from torch, or new."""
+        case = trial.case
+        for known in self.known:
+            if known.clause == ledger.clause.name and known.covers(case):
+                ledger.known = ledger.known or (known, case, deviation)
+                return
+        if self.reference is not None:
+            twin = Trial(self.reference, trial.solved, self.device)
+            same = _deviation(ledger.clause, twin)
+            if same is not None and (same.what, same.got) == (deviation.what, deviation.got):
+                ledger.shared = ledger.shared or (case, deviation)
+                return
+        if ledger.clause.name == "accepts":
+            refusals.setdefault(case.dtype, (case, deviation))
+            return
+        ledger.found = (case, deviation)
+        ledger.worst = max(ledger.worst, trial.worst)
+
+    def _replay_known(self, ledgers: dict[str, Ledger]) -> None:
+        for known in self.known:
+            ledger = ledgers.get(known.clause)
+            if ledger is None:
+                continue
+            trial = self._trial(known.case)
+            if lacking(self.subject, known.case) is not None:
+                continue
+            deviation = _deviation(ledger.clause, trial)
+            if deviation is None:
+                ledger.stale = known
+            elif ledger.known is None:
+                ledger.known = (known, known.case, deviation)
+
+    def _trial(self, case: Case) -> Trial:
+        return Trial(self.subject, Solved(self.subject.loss, case), self.device)
+
+    def _reduced(self, ledger: Ledger, case: Case, deviation: Deviation) -> tuple[Case, Deviation]:
+        """The failing case made readable; still failing in the same way."""
+        last = deviation
+
+        def fails(candidate: Case) -> bool:
+            nonlocal last
+            if any(k.clause == ledger.clause.name and k.covers(candidate) for k in self.known):
+                return False
+            if lacking(self.subject, candidate) is not None:
+                return False
+            found = _deviation(ledger.clause, self._trial(candidate))
+            if found is None or found.kind != deviation.kind:
+                return False
+            last = found
+            return True
+
+        return reduced(self.subject.loss, case, fails), last
+
+
+def _deviation(clause: Clause, trial: Trial) -> Deviation | None:
+    try:
+        clause.judge(trial)
+    except Deviation as deviation:
+        return deviation
+    return None

@@ -1,0 +1,560 @@
+"""Cases: complete calls as data, and the strategy that draws them from a spec."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from math import prod
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from lossspec.budget import precision
+from lossspec.spec import ClassIndex, Form, Loss, Role, Shape
+
+#: How a tensor may lie in memory; `contiguous` first, so that shrinking ends there.
+LAYOUTS = ("contiguous", "permuted", "sliced", "offset", "expanded", "channels_last")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One complete call of a loss, as data: it prints, serialises and replays bit for bit.
+
+    tensors : by name, numpy arrays in the case's dtype (or an integer one). parameters : every one
+    that the form knows. omitted : parameters left out of the call, because they have their default.
+    cotangent : in the shape of the unreduced result; `scale` is the one of a reduced result.
+    """
+
+    loss: str
+    form: str
+    contract: str
+    spread: int
+    dtype: str
+    tensors: Mapping[str, np.ndarray]
+    parameters: Mapping[str, Any]
+    reduction: str
+    cotangent: np.ndarray
+    scale: float = 1.0
+    omitted: frozenset[str] = frozenset()
+    layouts: Mapping[str, str] = field(default_factory=dict)
+    requires_grad: tuple[str, ...] = ()
+
+    @cached_property
+    def shape(self) -> Shape:
+        """The shape contract, with every axis written out."""
+        return Shape.parse(self.contract).expand(self.spread)
+
+    def axis_sizes(self, loss: Loss) -> dict[str, int]:
+        """The size of each axis that the contract names."""
+        sizes: dict[str, int] = {}
+        form = loss.form(self.form)
+        for name, axes in zip(form.tensors, self.shape.inputs, strict=True):
+            sizes |= dict(zip(axes, self.tensors[name].shape, strict=True))
+        return sizes
+
+    def with_(self, **changes: Any) -> Case:
+        """The same case with something changed."""
+        return replace(self, **changes)
+
+    def upstream(self, reduction: str) -> np.ndarray:
+        """The cotangent of the result under a reduction."""
+        if reduction == "none":
+            return self.cotangent
+        return np.asarray(self.scale, self.cotangent.dtype)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, strict JSON: numbers that JSON lacks are strings."""
+        return {
+            "loss": self.loss,
+            "form": self.form,
+            "contract": self.contract,
+            "spread": self.spread,
+            "dtype": self.dtype,
+            "tensors": {
+                name: {
+                    "dtype": dtype_name(array),
+                    "shape": list(array.shape),
+                    "layout": self.layouts.get(name, "contiguous"),
+                    "data": _listed(array),
+                }
+                for name, array in self.tensors.items()
+            },
+            "parameters": dict(self.parameters),
+            "omitted": sorted(self.omitted),
+            "reduction": self.reduction,
+            "cotangent": _listed(self.cotangent),
+            "scale": self.scale,
+            "requires_grad": list(self.requires_grad),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Case:
+        """The case that `to_json` wrote, bit for bit."""
+        tensors = {name: _array(entry) for name, entry in data["tensors"].items()}
+        spread = Shape.parse(data["contract"]).expand(data["spread"])
+        sizes: dict[str, int] = {}
+        for axes, array in zip(spread.inputs, tensors.values(), strict=False):
+            sizes |= dict(zip(axes, array.shape, strict=True))
+        return cls(
+            loss=data["loss"],
+            form=data["form"],
+            contract=data["contract"],
+            spread=data["spread"],
+            dtype=data["dtype"],
+            tensors=tensors,
+            parameters=dict(data["parameters"]),
+            reduction=data["reduction"],
+            cotangent=_array(
+                {
+                    "dtype": data["dtype"],
+                    "shape": [sizes[axis] for axis in spread.result],
+                    "data": data["cotangent"],
+                }
+            ),
+            scale=data["scale"],
+            omitted=frozenset(data["omitted"]),
+            layouts={
+                name: entry["layout"]
+                for name, entry in data["tensors"].items()
+                if entry["layout"] != "contiguous"
+            },
+            requires_grad=tuple(data["requires_grad"]),
+        )
+
+
+def dtype_name(array: np.ndarray) -> str:
+    """Torch's name for the dtype of an array."""
+    return str(array.dtype)
+
+
+def _listed(array: np.ndarray) -> Any:
+    if array.dtype.kind in "iub":
+        return array.tolist()
+    numbers = [x if np.isfinite(x) else str(x) for x in array.astype(np.float64).ravel().tolist()]
+    return _nested(numbers, array.shape)
+
+
+def _nested(flat: list[Any], shape: tuple[int, ...]) -> Any:
+    if not shape:
+        return flat[0]
+    step = prod(shape[1:])
+    return [_nested(flat[i * step : (i + 1) * step], shape[1:]) for i in range(shape[0])]
+
+
+def _array(entry: Mapping[str, Any]) -> np.ndarray:
+    name = entry["dtype"]
+    numpy = precision(name).numpy if name.startswith(("float", "bfloat")) else np.dtype(name)
+    kind = np.float64 if name.startswith(("float", "bfloat")) else numpy
+    flat = np.array(_flattened(entry["data"]), dtype=kind)
+    return flat.astype(numpy).reshape(entry["shape"])
+
+
+def _flattened(data: Any) -> list[Any]:
+    if isinstance(data, list):
+        return [x for item in data for x in _flattened(item)]
+    return [float(data) if isinstance(data, str) else data]
+
+
+# === dense values =========================================================================
+
+#: Styles of dense values for each role style; the first is the one that shrinking ends at.
+STYLES: dict[str, tuple[str, ...]] = {
+    "real": ("grid", "normal", "wide", "offset", "tiny", "rows", "logarithmic"),
+    "logit": ("grid", "normal", "wide", "offset", "saturated", "rows", "tiny"),
+    "log_probability": ("grid", "normal", "wide", "softmax", "tiny"),
+    "probability": ("grid", "uniform", "edges", "binary"),
+    "distribution": ("one_hot", "softmax", "sparse", "smooth"),
+    "positive": ("grid", "uniform", "logarithmic", "tiny"),
+    "count": ("small", "large"),
+    "sign": ("sign",),
+    "weight": ("grid", "ones", "uniform", "zeros"),
+}
+
+
+def _dense(
+    rng: np.random.Generator, role: str, style: str, shape: tuple[int, ...], axis: int | None
+) -> np.ndarray:
+    """Float64 values of a style; `axis` is the class axis, if there is one."""
+    match role:
+        case "real" | "logit":
+            return _reals(rng, style, shape)
+        case "log_probability":
+            if style == "softmax" and axis is not None and shape[axis]:
+                x = rng.standard_normal(shape) * 3
+                return np.asarray(x - np.log(np.exp(x).sum(axis, keepdims=True)))
+            return -np.abs(_reals(rng, "normal" if style == "softmax" else style, shape))
+        case "probability":
+            return _probabilities(rng, style, shape)
+        case "distribution":
+            return _distributions(rng, style, shape, axis)
+        case "positive":
+            if style == "uniform":
+                return rng.uniform(0.1, 3, shape)
+            if style == "grid":
+                return rng.integers(1, 9, shape) / 4
+            return 10 ** rng.uniform(-6 if style == "tiny" else -3, 2, shape)
+        case "count":
+            return rng.integers(0, 4 if style == "small" else 60, shape).astype(float)
+        case "sign":
+            return rng.choice([-1.0, 1.0], shape)
+        case "weight":
+            if style == "uniform":
+                return rng.uniform(0.05, 3, shape)
+            if style == "ones":
+                return np.ones(shape)
+            grid = [0.0, 0.0, 2.0] if style == "zeros" else [0.5, 1.0, 2.0, 3.0, 0.0]
+            return rng.choice(grid, shape)
+    raise ValueError(f"no dense values for role style {role!r}; known: {', '.join(STYLES)}")
+
+
+def _reals(rng: np.random.Generator, style: str, shape: tuple[int, ...]) -> np.ndarray:
+    match style:
+        case "grid":
+            return rng.integers(-8, 9, shape) / 4
+        case "wide":
+            return rng.standard_normal(shape) * rng.choice([30.0, 300.0])
+        case "offset":
+            return rng.standard_normal(shape) + rng.choice([50.0, -1e3, 1e4, 1e8])
+        case "saturated":
+            return rng.choice([-1.0, 1.0], shape) * rng.uniform(12, 120, shape)
+        case "tiny":
+            return rng.standard_normal(shape) * rng.choice([1e-3, 1e-8])
+        case "rows":
+            scale = 10 ** rng.uniform(-3, 3, (*shape[:1], *(1 for _ in shape[1:])))
+            return rng.standard_normal(shape) * scale
+        case "logarithmic":
+            return rng.choice([-1.0, 1.0], shape) * 10 ** rng.uniform(-6, 4, shape)
+        case _:
+            return rng.standard_normal(shape)
+
+
+def _probabilities(rng: np.random.Generator, style: str, shape: tuple[int, ...]) -> np.ndarray:
+    match style:
+        case "uniform":
+            return rng.uniform(0, 1, shape)
+        case "edges":
+            near = 2.0 ** -rng.integers(1, 40, shape).astype(float)
+            return np.where(rng.random(shape) < 0.5, near, 1 - near)
+        case "binary":
+            return rng.integers(0, 2, shape).astype(float)
+        case _:
+            return rng.integers(0, 5, shape) / 4
+
+
+def _distributions(
+    rng: np.random.Generator, style: str, shape: tuple[int, ...], axis: int | None
+) -> np.ndarray:
+    axis = axis or 0
+    scores = rng.standard_normal(shape)
+    if shape[axis] == 0:
+        return scores
+    if style in ("one_hot", "smooth"):
+        certain = (scores == scores.max(axis, keepdims=True)).astype(float)
+        return certain if style == "one_hot" else 0.75 * certain + 0.25 / shape[axis]
+    soft = np.exp(scores * 2)
+    if style == "sparse":
+        soft = np.where(rng.random(shape) < 0.4, 0, soft)
+    return np.asarray(soft / np.maximum(soft.sum(axis, keepdims=True), 1e-3))
+
+
+def _cast(values: np.ndarray, role: Role, dtype: str) -> np.ndarray:
+    """Into the case's dtype, finite and inside the role's domain."""
+    info = precision(dtype)
+    largest = info.largest / 8
+    low, high = max(role.low, -largest), min(role.high, largest)
+    with np.errstate(all="ignore"):
+        cast = np.clip(values, low, high).astype(info.numpy)
+        if role.style == "positive":
+            cast = np.where(cast > 0, cast, info.numpy(info.smallest * 2**10)).astype(info.numpy)
+    return np.asarray(cast)
+
+
+# === structure ============================================================================
+
+_KINDS = (
+    "small",
+    "small",
+    "small",
+    "small",
+    "distinct",
+    "distinct",
+    "square",
+    "ones",
+    "empty",
+    "rows",
+)
+_ROWS = (67, 257, 1031, 4099)
+_TIES = ("none", "none", "some", "all", "threshold")
+_IGNORED = ("none", "some", "some", "leading", "all")
+_FILLS = ("plain", "plain", "nan", "inf", "-inf", "large")
+
+
+@st.composite
+def cases(draw: st.DrawFn, loss: Loss, dtypes: tuple[str, ...] | None = None) -> Case:
+    """Every valid call that the spec allows, option by option and value by value.
+
+    Hypothesis draws the structure; dense values come from a drawn seed, in bulk.
+    """
+    form = draw(st.sampled_from(loss.forms))
+    contract = draw(st.sampled_from(form.contracts))
+    spread = (
+        draw(st.sampled_from(contract.spreads))
+        if len(contract.spreads) > 1
+        else (contract.spreads[0])
+    )
+    shape = contract.expand(spread)
+    sizes = _axis_sizes(draw, shape)
+    dtype = draw(st.sampled_from(dtypes or loss.dtypes))
+    parameters = {
+        name: draw(st.sampled_from(parameter.values))
+        for name, parameter in loss.parameters_of(form).items()
+    }
+    reduction = draw(st.sampled_from(loss.reductions[::-1]))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+
+    tensors: dict[str, np.ndarray] = {}
+    for (name, role), axes in zip(form.tensors.items(), shape.inputs, strict=True):
+        dims = tuple(sizes[axis] for axis in axes)
+        if isinstance(role, ClassIndex):
+            parameters, tensors[name] = _class_indices(draw, rng, role, dims, sizes, parameters)
+        else:
+            style = draw(st.sampled_from(STYLES[role.style]))
+            axis = next((i for i, a in enumerate(axes) if a in shape.core), None)
+            tensors[name] = _cast(_dense(rng, role.style, style, dims, axis), role, dtype)
+    _tie(draw, rng, form, tensors, parameters)
+    _fill_ignored(draw, form, shape, tensors, parameters)
+    for name, role in loss.options.items():
+        if draw(st.booleans()):
+            dims = _option_shape(draw, loss, form, shape, sizes, name, tensors)
+            style = draw(st.sampled_from(STYLES[role.style]))
+            tensors[name] = _cast(_dense(rng, role.style, style, dims, None), role, dtype)
+
+    layouts = {}
+    if draw(st.booleans()):
+        for name, array in tensors.items():
+            layout = draw(st.sampled_from(LAYOUTS))
+            if layout == "expanded":
+                tensors[name] = _repeated(array)
+            if layout != "contiguous":
+                layouts[name] = layout
+    wanted = [n for n in tensors if loss.roles(form)[n].differentiable]
+    requires = draw(st.sampled_from([tuple(wanted), tuple(wanted[:1]), tuple(wanted[1:]), ()]))
+    info = precision(dtype)
+    loop = tuple(sizes[axis] for axis in shape.result)
+    cotangent = rng.choice([-1.5, -0.25, 0.5, 1.0, 3.0], loop) * rng.uniform(0.5, 1, loop)
+    if cotangent.size > 1 and draw(st.booleans()):
+        cotangent.flat[0] = 0  # the row that a per-row bug reads for all of them
+    omitted = frozenset(
+        name
+        for name, parameter in loss.parameters_of(form).items()
+        if parameters[name] == parameter.default and draw(st.booleans())
+    )
+    return Case(
+        loss=loss.name,
+        form=form.name,
+        contract=contract.text,
+        spread=spread,
+        dtype=dtype,
+        tensors=tensors,
+        parameters=parameters,
+        reduction=reduction,
+        cotangent=np.asarray(cotangent).astype(info.numpy),
+        scale=draw(st.sampled_from([1.0, 2.0, -0.5, 3.0])),
+        omitted=omitted,
+        layouts=layouts,
+        requires_grad=requires,
+    )
+
+
+def _axis_sizes(draw: st.DrawFn, shape: Shape) -> dict[str, int]:
+    axes = list(dict.fromkeys(axis for axes in (*shape.inputs, shape.result) for axis in axes))
+    if not axes:
+        return {}
+    kind = draw(st.sampled_from(_KINDS))
+    core = [axis for axis in axes if axis in shape.core]
+    loop = [axis for axis in axes if axis not in core]
+    if kind == "ones":
+        return dict.fromkeys(axes, 1)
+    if kind == "square":
+        return dict.fromkeys(axes, draw(st.sampled_from([2, 3, 4])))
+    if kind == "rows" and loop:
+        sizes = {axis: draw(st.sampled_from([1, 2])) for axis in loop}
+        sizes[loop[0]] = draw(st.sampled_from(_ROWS))
+        return sizes | {axis: draw(st.sampled_from([2, 3])) for axis in core}
+    pool = [2, 3, 1, 4, 5, 7] if len(axes) < 4 else [2, 1, 3]
+    if kind == "distinct":
+        order = draw(st.permutations([2, 3, 4, 5, 1, 7][: max(len(axes), 3)]))
+        return dict(zip(axes, order, strict=False))
+    sizes = {axis: draw(st.sampled_from(pool)) for axis in axes}
+    if kind == "empty" and loop:
+        sizes[draw(st.sampled_from(loop))] = 0
+    return sizes
+
+
+def _class_indices(
+    draw: st.DrawFn,
+    rng: np.random.Generator,
+    role: ClassIndex,
+    dims: tuple[int, ...],
+    sizes: Mapping[str, int],
+    parameters: dict[str, Any],
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Targets of every kind: any class, the sentinel nowhere, somewhere, in front, everywhere."""
+    target = rng.integers(0, sizes[role.classes], dims)
+    # Mostly the documented ones.
+    dtype = draw(st.sampled_from(role.dtypes * 6 + role.tolerated))
+    if role.ignored_by is None:
+        return parameters, target.astype(dtype)
+    kind = draw(st.sampled_from(_IGNORED))
+    sentinel = parameters[role.ignored_by]
+    if dtype == "uint8" and not 0 <= sentinel <= 255:
+        sentinel = 255
+        parameters = {**parameters, role.ignored_by: sentinel}
+    ignored = np.zeros(dims, bool)
+    if kind == "all":
+        ignored[...] = True
+    elif kind == "leading" and dims:
+        ignored[: max(1, dims[0] // 2)] = True
+    elif kind == "some":
+        ignored = rng.random(dims) < 0.4
+    return parameters, np.where(ignored, sentinel, target).astype(dtype)
+
+
+def _tie(
+    draw: st.DrawFn,
+    rng: np.random.Generator,
+    form: Form,
+    tensors: dict[str, np.ndarray],
+    parameters: Mapping[str, Any],
+) -> None:
+    """Make tensors of one role meet: exactly, or exactly a parameter's value apart, or an ulp off."""
+    names = list(form.tensors)
+    first = names[0]
+    for name in names[1:]:
+        x, y = tensors[first], tensors[name]
+        if form.tensors[name].style != form.tensors[first].style or x.shape != y.shape:
+            continue
+        kind = draw(st.sampled_from(_TIES))
+        if kind == "none":
+            continue
+        step = np.zeros(x.shape)
+        if kind == "threshold":
+            apart = [v for v in parameters.values() if isinstance(v, float)] or [1.0]
+            step = rng.choice([-1.0, 1.0], x.shape) * rng.choice(apart, x.shape)
+        with np.errstate(all="ignore"):
+            met = (x.astype(np.float64) + step).astype(x.dtype)
+            if kind == "threshold":
+                nudge = rng.integers(-1, 2, x.shape)
+                ends = np.nextafter(met, (nudge * np.inf).astype(x.dtype))
+                met = np.where(nudge == 0, met, ends)
+            role = form.tensors[name]
+            usable = np.isfinite(met) & (met >= role.low) & (met <= role.high)
+        chosen = usable & ((rng.random(x.shape) < 0.5) | (kind == "all"))
+        tensors[name] = np.where(chosen, met, y).astype(y.dtype)
+
+
+def _fill_ignored(
+    draw: st.DrawFn,
+    form: Form,
+    shape: Shape,
+    tensors: dict[str, np.ndarray],
+    parameters: Mapping[str, Any],
+) -> None:
+    """What an ignored row holds must not matter: nan, infinity, large numbers."""
+    for name, role in form.tensors.items():
+        if not isinstance(role, ClassIndex) or role.ignored_by is None:
+            continue
+        ignored = tensors[name] == parameters[role.ignored_by]
+        if not ignored.any():
+            continue
+        fill = draw(st.sampled_from(_FILLS))
+        if fill == "plain":
+            continue
+        first = next(iter(form.tensors))
+        axes, target_axes = shape.inputs[0], shape.inputs[list(form.tensors).index(name)]
+        mask = ignored
+        for i, axis in enumerate(axes):
+            if axis not in target_axes:
+                mask = np.expand_dims(mask, i)
+        x = tensors[first]
+        value = precision_limit(x) / 2 if fill == "large" else float(fill)
+        tensors[first] = np.where(mask, np.asarray(value).astype(x.dtype), x)
+
+
+def precision_limit(array: np.ndarray) -> float:
+    """The largest finite number of an array's dtype."""
+    return precision(dtype_name(array)).largest
+
+
+def _option_shape(
+    draw: st.DrawFn,
+    loss: Loss,
+    form: Form,
+    shape: Shape,
+    sizes: Mapping[str, int],
+    name: str,
+    tensors: Mapping[str, np.ndarray],
+) -> tuple[int, ...]:
+    declared = loss.options[name].shape or ""
+    if declared.startswith("("):
+        return tuple(sizes[axis] for axis in Shape.parse(f"{declared} -> ()").inputs[0])
+    like = tensors[declared.rsplit(" ", 1)[-1]].shape
+    if declared.startswith("like") or not like:
+        return like
+    kept = draw(st.sampled_from([like, like[-1:], like[1:], (1,), ()]))
+    if kept == like and draw(st.booleans()):
+        axis = draw(st.sampled_from(range(len(like))))
+        kept = (*like[:axis], 1, *like[axis + 1 :])
+    return kept
+
+
+def _repeated(array: np.ndarray) -> np.ndarray:
+    """The values of an expanded tensor: the first slice, again and again."""
+    if array.ndim == 0 or 0 in array.shape:
+        return array
+    return np.broadcast_to(array[:1], array.shape).copy()
+
+
+# === what a case shows ====================================================================
+
+
+def features(case: Case) -> frozenset[str]:
+    """What a case has that a bug may need, in words; deviations files and vacuity counts use them."""
+    found = {f"{name} {layout}" for name, layout in case.layouts.items()}
+    found |= {f"with {name}" for name in list(case.tensors)[len(case.shape.inputs) :]}
+    first = next(iter(case.tensors.values()))
+    found.add(f"{first.ndim}-d")
+    shape = case.shape
+    if "N" not in shape.result and shape.core:
+        found.add("no batch")
+    if case.spread and shape.core:
+        found.add("k-d")
+    if any(array.size == 0 for array in case.tensors.values()):
+        found.add("empty")
+    if first.shape and first.shape[0] > 64:
+        found.add("many rows")
+    if first.ndim > 1 and len(set(first.shape)) == 1 and first.shape[0] > 1:
+        found.add("square")
+    reals = [array for array in case.tensors.values() if array.dtype.kind not in "iub"]
+    sizes = [array.astype(np.float64) for array in reals]
+    if any((~np.isfinite(values)).any() for values in sizes):
+        found.add("non-finite")
+    for i, x in enumerate(sizes):
+        for y in sizes[i + 1 :]:
+            if x.shape == y.shape and (x == y).any():
+                found.add("ties")
+    if case.cotangent.size > 1 and case.cotangent.flat[0] == 0:
+        found.add("zero cotangent in front")
+    for name, value in case.parameters.items():
+        target = list(case.tensors.values())[1] if len(case.tensors) > 1 else first
+        if name == "ignore_index" and target.dtype.kind in "iu":
+            ignored = target == value
+            if ignored.all() and ignored.size:
+                found.add("all ignored")
+            elif ignored.any():
+                found.add("some ignored")
+            if ignored.any() and (ignored.ndim == 0 or ignored.flat[0]):
+                found.add("leading ignored")
+    return frozenset(found)

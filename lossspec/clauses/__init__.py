@@ -1,0 +1,67 @@
+"""The contract: one function for each clause, its docstring the sentence that the report prints."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+
+from lossspec.spec import Loss, Surface
+from lossspec.trial import Trial
+
+#: True when the case could have told right from wrong, False when not, None when it does not apply.
+Judgement = bool | None
+
+
+@dataclass(frozen=True)
+class Clause:
+    """One checkable sentence of the contract.
+
+    judge : raises `lossspec.trial.Deviation` when a trial breaks it. applies : whether the spec
+    gives it anything to say, for a loss on a surface. enough : after this many informative trials
+    it has nothing left to learn; None for never.
+    """
+
+    name: str
+    theme: str
+    says: str
+    judge: Callable[[Trial], Judgement]
+    applies: Callable[[Loss, Surface], bool]
+    enough: int | None = None
+
+
+def clause(
+    applies: Callable[[Loss, Surface], bool] = lambda loss, surface: True,
+    enough: int | None = None,
+) -> Callable[[Callable[[Trial], Judgement]], Callable[[Trial], Judgement]]:
+    """Make a clause of a function: its name is the id, its docstring the sentence."""
+
+    def register(judge: Callable[[Trial], Judgement]) -> Callable[[Trial], Judgement]:
+        judge.clause = Clause(  # type: ignore[attr-defined]  # a mark, as pytest's own are
+            name=judge.__name__.replace("_", "-"),
+            theme=judge.__module__.rpartition(".")[2],
+            says=" ".join((judge.__doc__ or "").split()),
+            judge=judge,
+            applies=applies,
+            enough=enough,
+        )
+        return judge
+
+    return register
+
+
+@cache
+def clauses() -> Mapping[str, Clause]:
+    """Every clause by name, in the order of the themes' files and of the functions in them."""
+    found: dict[str, Clause] = {}
+    for module in pkgutil.iter_modules(__path__):
+        loaded = importlib.import_module(f"{__name__}.{module.name}")
+        for thing in vars(loaded).values():
+            mark = getattr(thing, "clause", None)
+            if isinstance(mark, Clause) and thing.__module__ == loaded.__name__:
+                if not mark.says or mark.name in found:
+                    raise ValueError(f"clause {mark.name!r} needs its own name and a sentence")
+                found[mark.name] = mark
+    return found

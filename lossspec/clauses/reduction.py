@@ -1,0 +1,95 @@
+"""Clauses on what `sum` and `mean` make of the unreduced loss."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lossspec.budget import SLACK, Bounded, precision
+from lossspec.clauses import Judgement, clause
+from lossspec.spec import Loss, Surface
+from lossspec.trial import Deviation, Trial
+
+
+def _reduces(name: str):  # type: ignore[no-untyped-def]  # a predicate for `clause`
+    def applies(loss: Loss, surface: Surface) -> bool:
+        return name in loss.reductions and "none" in loss.reductions
+
+    return applies
+
+
+def _derived(trial: Trial, reduction: str) -> Judgement:
+    """Compare a reduced result with the same subject's own unreduced one, reduced here."""
+    if not trial.can(reduction) or not trial.can("none"):
+        return None
+    elements = trial.number(trial.run(reduction="none"))
+    got = trial.number(trial.run(reduction=reduction))
+    if elements is None or got is None or got.shape != ():
+        return None
+    expected = trial.expected
+    if elements.shape != expected.losses.shape or elements.size == 0:
+        return None
+    _, _, divisor, divisor_error = expected.divided(reduction)
+    if not np.isfinite(elements).all() or divisor == 0:
+        return False
+    unit = precision(trial.case.dtype).unit
+    with np.errstate(all="ignore"):
+        size = np.abs(elements).sum()
+        # Each element was rounded once when it was returned, and the sum rounds as it goes.
+        budget = unit * (np.log2(elements.size) + 2) * size / abs(divisor)
+        exact = elements.sum() / divisor
+        budget = budget + abs(exact) * (divisor_error / abs(divisor) + unit)
+        smallest = precision(trial.case.dtype).smallest * (elements.size / abs(divisor) + 1)
+    bounded = np.asarray(exact)
+    want = Bounded(
+        bounded, np.asarray(SLACK * (budget + smallest)), bounded, bounded, trial.case.dtype
+    )
+    return trial.agree(
+        got,
+        want,
+        f"{reduction!r} of the implementation's own 'none'",
+        case=trial.case.with_(reduction=reduction),
+    )
+
+
+@clause(_reduces("sum"))
+def sum_of_none(trial: Trial) -> Judgement:
+    """`sum` is the sum of what `none` returns."""
+    return _derived(trial, "sum")
+
+
+@clause(_reduces("mean"))
+def mean_divisor(trial: Trial) -> Judgement:
+    """`mean` is the sum of what `none` returns, divided by what the contract says it counts."""
+    return _derived(trial, "mean")
+
+
+@clause(_reduces("batchmean"))
+def batchmean_divisor(trial: Trial) -> Judgement:
+    """`batchmean` is the sum of what `none` returns, divided by the batch size."""
+    return _derived(trial, "batchmean")
+
+
+@clause()
+def nothing_left(trial: Trial) -> Judgement:
+    """Of nothing (empty, or all ignored) the sum is 0 and the mean nan; ignored elements are 0."""
+    expected = trial.expected
+    if expected.losses.size and (expected.counted.any() or not expected.losses.size):
+        return None
+    wants = {"sum": 0.0, "mean": np.nan, "none": 0.0}
+    for reduction, want in wants.items():
+        if reduction not in trial.loss.reductions or not trial.can(reduction):
+            continue
+        got = trial.number(trial.run(reduction=reduction))
+        if got is None:
+            continue
+        same = np.isnan(got) if np.isnan(want) else got == want
+        if not np.all(same):
+            wrong = got.ravel()[0]
+            raise Deviation(
+                f"{reduction!r} of nothing",
+                wrong,
+                want,
+                check=f"near(value.flatten()[0], float({str(want)!r}), 0.0)",
+                case=trial.case.with_(reduction=reduction),
+            )
+    return True

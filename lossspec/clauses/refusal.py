@@ -1,0 +1,216 @@
+"""Clauses on calls that the contract rules out: they must raise, and never return a number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from lossspec.clauses import Judgement, clause
+from lossspec.spec import REFUSAL_ERRORS, ClassIndex, Loss, Surface
+from lossspec.tensors import to_torch
+from lossspec.trial import Deviation, Trial
+
+#: Refusals are about kinds of calls, not numbers: small cases, and not many of them.
+ENOUGH = 30
+SMALL = 200
+
+
+def _small(trial: Trial) -> bool:
+    return sum(array.size for array in trial.case.tensors.values()) <= SMALL
+
+
+def _refused(
+    trial: Trial, rule: str, replaced: dict[str, Any], raises: tuple[str, ...] = REFUSAL_ERRORS
+) -> None:
+    """Raise Deviation unless the call with these arguments raises one of the allowed errors."""
+    outcome = trial.attempt(**replaced)
+    if outcome.error is None:
+        got = outcome.value
+        if isinstance(got, torch.Tensor):
+            got = f"{got.flatten()[:4].tolist()} of shape {list(got.shape)}"
+        raise Deviation(
+            f"{rule}, yet nothing was raised",
+            got,
+            _wanted(raises),
+            check="error is not None",
+            replaced=replaced,
+        )
+    error = outcome.error
+    names = {kind.__name__ for kind in type(error).__mro__}
+    # A failed assert that explains itself is a refusal; a bare one, or a bug's error, is not.
+    if isinstance(error, AssertionError) and str(error).strip():
+        return
+    if not names & set(raises):
+        got = f"{type(error).__name__}: {str(error)[:200]}"
+        raise Deviation(
+            f"{rule}: the wrong error",
+            got,
+            _wanted(raises),
+            check=f"isinstance(error, ({', '.join(raises)}))",
+            replaced=replaced,
+        )
+
+
+def _wanted(raises: tuple[str, ...]) -> str:
+    return f"one of {', '.join(raises)}"
+
+
+def _has_refused_values(loss: Loss, surface: Surface) -> bool:
+    return any(parameter.refused for parameter in loss.parameters.values())
+
+
+@clause(_has_refused_values, enough=ENOUGH)
+def refuses_parameters(trial: Trial) -> Judgement:
+    """A parameter outside its documented range raises, at the latest when the loss is called."""
+    if not _small(trial):
+        return None
+    judged = None
+    for name, parameter in trial.loss.parameters_of(trial.form).items():
+        if not trial.subject.takes(name) or name in trial.form.fixed:
+            continue
+        for value in parameter.refused:
+            _refused(trial, f"{name}={value!r} is out of range", {name: value})
+            judged = True
+    return judged
+
+
+@clause(enough=ENOUGH)
+def refuses_reductions(trial: Trial) -> Judgement:
+    """A reduction of an unknown name raises."""
+    if not trial.subject.takes("reduction") or not _small(trial):
+        return None
+    for name in ("avg", "Mean", "", "batchmean"):
+        if name not in trial.loss.reductions:
+            _refused(trial, f"reduction={name!r} is unknown", {"reduction": name})
+    return True
+
+
+def _has_classes(loss: Loss, surface: Surface) -> bool:
+    return any(
+        isinstance(role, ClassIndex) for form in loss.forms for role in form.tensors.values()
+    )
+
+
+@clause(_has_classes, enough=ENOUGH)
+def refuses_classes(trial: Trial) -> Judgement:
+    """A class index outside [0, C) that is not the ignored one raises, under every reduction."""
+    case = trial.case
+    # On an accelerator such a call may take the whole device down with it.
+    if not _small(trial) or trial.device != "cpu":
+        return None
+    judged = None
+    sizes = case.axis_sizes(trial.loss)
+    for name, role in trial.form.tensors.items():
+        if not isinstance(role, ClassIndex) or not case.tensors[name].size:
+            continue
+        classes = sizes[role.classes]
+        if not classes or case.tensors[name].dtype != np.int64:
+            continue
+        for index in (classes, -1, -99, classes + 1, 2**40):
+            if role.ignored_by and index == case.parameters[role.ignored_by]:
+                continue
+            target = case.tensors[name].copy()
+            target.flat[target.size // 2] = index
+            replaced = {name: to_torch(target, device=trial.device)}
+            _refused(trial, f"class index {index} of {classes} classes", replaced)
+            judged = True
+    return judged
+
+
+def _misshapen(trial: Trial) -> Iterator[tuple[str, dict[str, Any], bool]]:
+    """Calls whose shapes break the contract, and whether a warning would do."""
+    case, form = trial.case, trial.form
+    names = list(form.tensors)
+    shape = case.shape
+    for name, axes in list(zip(names, shape.inputs, strict=True))[1:]:
+        array = case.tensors[name]
+        if array.ndim and array.shape[0] > 1 and axes[0] in shape.inputs[0]:
+            longer = np.concatenate([array, array[:1]])
+            yield f"{name} of shape {list(longer.shape)}", {name: longer}, False
+            other = np.moveaxis(array[None], 0, 1)  # (N, ...) as (N, 1, ...)
+            broadcast = axes == shape.inputs[0] and not shape.core
+            if other.shape != array.shape and (broadcast or axes == shape.result):
+                yield f"{name} of shape {list(other.shape)}", {name: other}, broadcast
+        if array.ndim == 0 and "C" in shape.core and case.tensors[names[0]].ndim == 1:
+            two = np.stack([array, array])
+            yield f"{name} of shape [2] for one sample", {name: two}, False
+    for name, array in case.tensors.items():
+        if name in names:
+            continue
+        declared = trial.loss.options[name].shape or ""
+        if declared.startswith("(") and array.size > 1:
+            yield f"{name} of shape {[array.size + 1]}", {name: np.append(array, array[:1])}, False
+
+
+@clause(enough=ENOUGH)
+def refuses_shapes(trial: Trial) -> Judgement:
+    """Shapes that break the contract raise; where they broadcast, a warning is the least."""
+    if not _small(trial) or any(0 in array.shape for array in trial.case.tensors.values()):
+        return None
+    judged = None
+    for what, replaced, warning_will_do in _misshapen(trial):
+        tensors = {n: to_torch(a, device=trial.device) for n, a in replaced.items()}
+        first = trial.case.tensors[next(iter(trial.form.tensors))]
+        rule = f"{what} for an input of shape {list(first.shape)}"
+        if warning_will_do:
+            outcome = trial.attempt(**tensors)
+            if outcome.error is None and outcome.warnings:
+                judged = True
+                continue
+        _refused(trial, rule, tensors)
+        judged = True
+    return judged
+
+
+@clause(_has_classes, enough=ENOUGH)
+def refuses_dtypes(trial: Trial) -> Judgement:
+    """Class indices in a floating dtype raise."""
+    if not _small(trial):
+        return None
+    judged = None
+    for name, role in trial.form.tensors.items():
+        target = trial.case.tensors[name]
+        first = trial.case.tensors[next(iter(trial.form.tensors))]
+        if isinstance(role, ClassIndex) and target.size and target.shape != first.shape:
+            replaced = {name: to_torch(target.astype(np.float32), device=trial.device)}
+            _refused(trial, f"{name} in float32", replaced)
+            judged = True
+    return judged
+
+
+@clause(lambda loss, surface: bool(loss.refusals), enough=ENOUGH)
+def refuses_calls(trial: Trial) -> Judgement:
+    """Every call that the documentation says raises does raise."""
+    if not _small(trial):
+        return None
+    judged = None
+    for refusal in trial.loss.refusals:
+        tensors = {name: array.copy() for name, array in trial.case.tensors.items()}
+        parameters = dict(trial.case.parameters)
+        if refusal.breaks(tensors, parameters) is False:
+            continue
+        replaced: dict[str, Any] = {
+            name: to_torch(array, device=trial.device) if isinstance(array, np.ndarray) else array
+            for name, array in tensors.items()
+            if array is not trial.case.tensors.get(name)
+            and not _same(array, trial.case.tensors.get(name))
+        }
+        replaced |= {n: v for n, v in parameters.items() if v != trial.case.parameters[n]}
+        if not all(trial.subject.takes(n) for n in parameters if n in replaced):
+            continue
+        _refused(trial, refusal.says, replaced, refusal.raises)
+        judged = True
+    return judged
+
+
+def _same(x: Any, y: Any) -> bool:
+    return (
+        isinstance(x, np.ndarray)
+        and isinstance(y, np.ndarray)
+        and x.shape == y.shape
+        and x.dtype == y.dtype
+        and x.tobytes() == y.tobytes()
+    )

@@ -1,0 +1,47 @@
+"""Clauses on shapes and on the kind of thing that comes back."""
+
+from __future__ import annotations
+
+import torch
+
+from lossspec.clauses import Judgement, clause
+from lossspec.trial import Deviation, Trial
+
+
+@clause()
+def accepts(trial: Trial) -> Judgement:
+    """Every call that the contract allows returns a tensor, and goes backward."""
+    outcome = trial.outcome
+    if outcome.error is not None and trial.tolerates_refusal:
+        return None
+    if outcome.error is not None:
+        kind = type(outcome.error).__name__
+        text = str(outcome.error).strip().split("\n")[0][:300]
+        raise Deviation(
+            f"{outcome.phase} raised {kind}", f"{kind}: {text}", "a tensor", check="error is None"
+        )
+    if not isinstance(outcome.value, torch.Tensor):
+        raise Deviation(
+            "no tensor came back",
+            type(outcome.value).__name__,
+            "a tensor",
+            check="isinstance(value, torch.Tensor)",
+        )
+    return True
+
+
+@clause()
+def result_shape(trial: Trial) -> Judgement:
+    """The result is a scalar or, unreduced, has the documented shape."""
+    value = trial.outcome.value
+    if not isinstance(value, torch.Tensor):
+        return None
+    want = trial.expected.losses.shape if trial.case.reduction == "none" else ()
+    if tuple(value.shape) != want:
+        raise Deviation(
+            "the result's shape",
+            list(value.shape),
+            list(want),
+            check=f"tuple(value.shape) == {want!r}",
+        )
+    return True

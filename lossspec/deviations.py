@@ -1,0 +1,158 @@
+"""Known deviations: a TOML file for each implementation, strict in both directions."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lossspec.cases import Case, features
+from lossspec.clauses import clauses
+from lossspec.spec import catalogue
+
+SHIPPED = Path(__file__).with_name("deviations")
+_KEYS = {"loss", "clause", "reason", "link", "when", "case"}
+_WHEN = {"version", "dtype", "device", "surface", "form", "reduction", "options", "features"}
+
+
+class DeviationsError(ValueError):
+    """A deviations file that cannot be used; names the file, the entry and the problem."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """One listed deviation: where it holds, why it is there, and the stored case that shows it."""
+
+    loss: str
+    clause: str
+    reason: str
+    case: Case
+    link: str | None = None
+    when: Mapping[str, Any] = field(default_factory=dict)
+    file: str = ""
+
+    def holds(self, version: str | None, device: str, surface: str) -> bool:
+        """Whether it is about this version, device and surface."""
+        when = self.when
+        return (
+            ("version" not in when or _in_range(version, when["version"]))
+            and device.partition(":")[0] in _listed(when.get("device", device.partition(":")[0]))
+            and surface in _listed(when.get("surface", surface))
+        )
+
+    def covers(self, case: Case) -> bool:
+        """Whether a failing case is of the kind that it describes."""
+        when = self.when
+        return (
+            case.dtype in _listed(when.get("dtype", case.dtype))
+            and case.form in _listed(when.get("form", case.form))
+            and case.reduction in _listed(when.get("reduction", case.reduction))
+            and all(name in case.tensors for name in when.get("options", ()))
+            and set(when.get("features", ())) <= features(case)
+        )
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _in_range(version: str | None, wanted: str) -> bool:
+    """Whether a version meets a range such as `>=2.4, <2.14`."""
+    have = _numbers(version or "0")
+    for term in wanted.split(","):
+        match = re.fullmatch(r"\s*(>=|<=|==|<|>)\s*([\d.]+)\s*", term)
+        if match is None:
+            raise DeviationsError(f"a version range reads like '>=2.4, <2.14', got {wanted!r}")
+        bound = _numbers(match[2])
+        here = have[: len(bound)] if match[1] == "==" else have
+        met = {
+            ">=": here >= bound,
+            "<=": here <= bound,
+            "==": here == bound,
+            "<": here < bound,
+            ">": here > bound,
+        }
+        if not met[match[1]]:
+            return False
+    return True
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version.partition("+")[0])[:3])
+
+
+def read(path: Path) -> list[Known]:
+    """The entries of one file; DeviationsError says which entry is wrong and how."""
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DeviationsError(f"{path}: cannot be read ({error.strerror})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DeviationsError(f"{path}: not TOML: {error}") from None
+    unknown = set(data) - {"deviation"}
+    if unknown or not isinstance(data.get("deviation", []), list):
+        raise DeviationsError(f"{path}: it holds [[deviation]] tables only, got {sorted(data)}")
+    return [_entry(path, i, entry) for i, entry in enumerate(data.get("deviation", []), 1)]
+
+
+def _entry(path: Path, number: int, entry: Mapping[str, Any]) -> Known:
+    place = f"{path}: deviation {number}"
+    for problem, wrong in (
+        ("unknown keys", sorted(set(entry) - _KEYS)),
+        ("missing keys", sorted({"loss", "clause", "reason", "case"} - set(entry))),
+        ("unknown keys in when", sorted(set(entry.get("when", {})) - _WHEN)),
+    ):
+        if wrong:
+            raise DeviationsError(f"{place}: {problem} {', '.join(wrong)}")
+    loss, clause = entry["loss"], entry["clause"]
+    if loss not in catalogue():
+        raise DeviationsError(f"{place}: no loss {loss!r}; known: {', '.join(catalogue())}")
+    if clause not in clauses():
+        raise DeviationsError(f"{place}: no clause {clause!r}; known: {', '.join(clauses())}")
+    if not str(entry["reason"]).strip():
+        raise DeviationsError(f"{place}: a reason is required")
+    try:
+        case = Case.from_json(json.loads(entry["case"]))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DeviationsError(f"{place}: the stored case cannot be read: {error}") from None
+    if "version" in entry.get("when", {}):
+        _in_range("0", entry["when"]["version"])
+    return Known(
+        loss=loss,
+        clause=clause,
+        reason=str(entry["reason"]),
+        link=entry.get("link"),
+        when=entry.get("when", {}),
+        case=case,
+        file=path.name,
+    )
+
+
+def shipped(implementation: str) -> list[Known]:
+    """The entries that lossspec ships for an implementation, none when it ships no file."""
+    path = SHIPPED / f"{implementation}.toml"
+    return read(path) if path.exists() else []
+
+
+def write(path: Path, entries: list[Known]) -> None:
+    """Write a file that `read` reads back to the same entries."""
+    lines = []
+    for entry in entries:
+        lines += ["[[deviation]]", f"loss = {_toml(entry.loss)}", f"clause = {_toml(entry.clause)}"]
+        lines.append(f"reason = {_toml(entry.reason)}")
+        if entry.link:
+            lines.append(f"link = {_toml(entry.link)}")
+        if entry.when:
+            inside = ", ".join(f"{key} = {_toml(value)}" for key, value in entry.when.items())
+            lines.append(f"when = {{ {inside} }}")
+        lines += [f"case = '{json.dumps(entry.case.to_json(), allow_nan=False)}'", ""]
+    path.write_text("\n".join(lines), encoding="utf-8")
+
+
+def _toml(value: Any) -> str:
+    """A string or list of strings; JSON's quoting of them is TOML's too."""
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,1 @@
+"""The oracle as an implementation: what the suite must find nothing against."""

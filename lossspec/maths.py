@@ -1,0 +1,299 @@
+"""The vocabulary of `define`: textbook words that are right at their edges, in value and derivative.
+
+A definition is evaluated on an *ensemble*: axis 0 of every array counts members. Member 0 is the
+case itself; the others are the same case with something moved a little, and what they do
+to the result is how `lossspec.budget` knows what rounding may do to it. A word does three things
+beyond its formula, all of them no-ops outside an ensemble:
+
+- it rounds its result in the members that stand for rounding (`Ensemble.rounded`);
+- it keeps the branch of member 0 in the members that are only moved (`Ensemble.kept`);
+- at a kink, where any subgradient is right, it takes the lowest in one member and the highest in
+  another (`Ensemble.sided`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from math import pi
+from typing import Any
+
+import autograd.numpy as anp
+import numpy as np
+from autograd.extend import defvjp, primitive
+from autograd.tracer import getval
+
+Array = Any  # an ndarray, or autograd's box around one
+
+#: Relative size of every move. Far above the rounding of longdouble, far below curvature.
+STEP = 2.0**-30
+#: How many members stand for rounding inside the words.
+ROUNDING_MEMBERS = 4
+
+
+@dataclass
+class Ensemble:
+    """What the members of axis 0 stand for while a definition is evaluated.
+
+    exact : always member 0; `neighbour`, member 1, is the case moved by one unit in the last place.
+    moved : members 2 up to `rounding`: one input moved each.
+    rounding : first of `ROUNDING_MEMBERS` members in which each word's result is rounded.
+    low, high : the last two members, which differ in the side they take at a kink.
+    unit : unit roundoff of the case's dtype; `smallest` its smallest subnormal.
+    """
+
+    size: int
+    unit: float
+    smallest: float
+    slack: float
+    words: int = field(default=0)
+
+    @property
+    def rounding(self) -> slice:
+        return slice(self.size - 2 - ROUNDING_MEMBERS, self.size - 2)
+
+    def column(self, values: np.ndarray, ndim: int) -> np.ndarray:
+        return values.reshape((self.size,) + (1,) * (ndim - 1))
+
+    def rounded(self, x: Array) -> Array:
+        """`x` moved by one rounding (relative and, near zero, absolute) in the rounding members."""
+        raw = getval(x)
+        signs = np.zeros(self.size, raw.dtype)
+        # A fixed table of signs: each word gets its own, so that errors neither always add nor cancel.
+        pattern = (self.words * 0x9E3779B1) >> 7
+        for i in range(ROUNDING_MEMBERS):
+            signs[self.rounding.start + i] = STEP if (pattern >> i) & 1 else -STEP
+        self.words += 1
+        size = np.abs(raw)
+        moves = self.column(signs, raw.ndim) * (
+            np.where(np.isfinite(size), size, 0) + self.smallest / self.unit
+        )
+        return x + moves
+
+    def kept(self, condition: np.ndarray) -> np.ndarray:
+        """Branches of member 0 in every member that is only moved (the neighbour has its own)."""
+        condition = np.array(np.broadcast_to(condition, (self.size, *condition.shape[1:])))
+        condition[2:] = condition[:1]
+        return condition
+
+    def sided(self, argument: np.ndarray, slope: np.ndarray, low: float, high: float) -> np.ndarray:
+        """Slopes of a function with a kink where `argument` is 0.
+
+        Where rounding may have put `argument` on either side of 0, member `low` takes the lower
+        slope and member `high` the higher one.
+        """
+        slope = self.kept(slope)
+        with np.errstate(invalid="ignore"):
+            reach = np.abs(argument[2:-2] - argument[:1]).sum(0) * (self.slack * self.unit / STEP)
+            either = np.abs(argument[0]) <= reach + self.slack * self.smallest
+        slope[-2] = np.where(either, low, slope[0])
+        slope[-1] = np.where(either, high, slope[0])
+        return slope
+
+
+_ensemble: Ensemble | None = None
+
+
+@contextmanager
+def ensemble(members: Ensemble) -> Iterator[None]:
+    """Within it, axis 0 of every array counts the members of `members`."""
+    global _ensemble
+    outer, _ensemble = _ensemble, members
+    try:
+        yield
+    finally:
+        _ensemble = outer
+
+
+def rounded(x: Array) -> Array:
+    """`x`, rounded in the members that stand for rounding."""
+    return x if _ensemble is None else _ensemble.rounded(x)
+
+
+def _kept(condition: np.ndarray) -> np.ndarray:
+    return condition if _ensemble is None else _ensemble.kept(condition)
+
+
+def _kinked(argument: np.ndarray, slope: np.ndarray, low: float, high: float) -> np.ndarray:
+    if _ensemble is None:
+        return slope
+    return _ensemble.sided(argument, slope, low, high)
+
+
+def _unbroadcast(g: Array, shape: tuple[int, ...]) -> Array:
+    while anp.ndim(g) > len(shape):
+        g = anp.sum(g, axis=0)
+    for axis, size in enumerate(shape):
+        if size == 1 and anp.shape(g)[axis] != 1:
+            g = anp.sum(g, axis=axis, keepdims=True)
+    return g
+
+
+# === choosing =============================================================================
+
+
+def where(condition: Array, yes: Array, no: Array) -> Array:
+    """`yes` where `condition` holds, else `no`; the branch not taken has no derivative."""
+    condition = _kept(np.asarray(getval(condition)))
+    return _where(condition, yes, no)
+
+
+@primitive
+def _where(condition: np.ndarray, yes: Array, no: Array) -> Array:
+    return np.where(condition, yes, no)
+
+
+# Products with 0 would turn an infinite cotangent into nan in the branch not taken: choose instead.
+defvjp(
+    _where,
+    None,
+    lambda ans, c, yes, no: lambda g: _unbroadcast(_where(c, g, anp.zeros_like(g)), np.shape(yes)),
+    lambda ans, c, yes, no: lambda g: _unbroadcast(_where(c, anp.zeros_like(g), g), np.shape(no)),
+)
+
+
+def absolute(x: Array) -> Array:
+    """|x|. Kink at 0: every slope in [-1, 1] is right."""
+    raw = getval(x)
+    return x * _kinked(raw, np.sign(raw), -1.0, 1.0)
+
+
+def positive_part(x: Array) -> Array:
+    """max(x, 0). Kink at 0: every slope in [0, 1] is right."""
+    raw = getval(x)
+    above = raw > 0
+    slope = _kinked(raw, above.astype(raw.dtype), 0.0, 1.0)
+    # nan is not above anything and must not become 0.
+    return _where((slope != 0) | np.isnan(raw), x, anp.zeros_like(raw))
+
+
+def minimum(x: Array, y: Array) -> Array:
+    """The smaller of the two. Kink where they are equal."""
+    return x - positive_part(x - y)
+
+
+def maximum(x: Array, y: Array) -> Array:
+    """The larger of the two. Kink where they are equal."""
+    return y + positive_part(x - y)
+
+
+# === classes ==============================================================================
+
+
+def pick(x: Array, index: np.ndarray) -> Array:
+    """x[..., index]: along the last axis, one element for each index."""
+    classes = np.arange(getval(x).shape[-1])
+    chosen = np.asarray(index)[..., None] == classes
+    return anp.sum(_where(chosen, x, anp.zeros_like(getval(x))), axis=-1)
+
+
+def one_hot(index: np.ndarray, classes: int, dtype: Any = np.longdouble) -> np.ndarray:
+    """The distribution that is certain of class `index`, along a new last axis."""
+    return (np.asarray(index)[..., None] == np.arange(classes)).astype(dtype)
+
+
+def total(x: Array) -> Array:
+    """Σ over the last axis."""
+    return rounded(anp.sum(x, axis=-1))
+
+
+def log_softmax(x: Array) -> Array:
+    """log of softmax along the last axis, shifted by the largest so that it cannot overflow."""
+    return rounded(_log_softmax(x))
+
+
+@primitive
+def _log_softmax(x: Array) -> Array:
+    if x.shape[-1] == 0:
+        return x
+    top = np.max(x, axis=-1, keepdims=True)
+    z = x - np.where(np.isfinite(top), top, np.zeros_like(top))
+    # The sum is at least 1: its rounding is an absolute error of the logarithm.
+    return z - np.log(rounded(np.sum(np.exp(z), axis=-1, keepdims=True)))
+
+
+defvjp(
+    _log_softmax,
+    lambda ans, x: (
+        lambda g: g - rounded(anp.exp(_log_softmax(x))) * anp.sum(g, axis=-1, keepdims=True)
+    ),
+)
+
+
+# === products and logarithms ==============================================================
+
+
+def times(x: Array, y: Array) -> Array:
+    """x·y, where 0 times anything is 0: an impossible event costs nothing, however unlikely."""
+    zero = (getval(x) == 0) | (getval(y) == 0)
+    if not np.any(zero & ~(np.isfinite(getval(x)) & np.isfinite(getval(y)))):
+        return x * y
+    safe_x = _where(zero & ~np.isfinite(getval(x)), anp.zeros_like(getval(x)), x)
+    safe_y = _where(zero & ~np.isfinite(getval(y)), anp.zeros_like(getval(y)), y)
+    return safe_x * safe_y
+
+
+def x_log_x(x: Array) -> Array:
+    """x·log(x), and 0 at 0, where its derivative is -inf."""
+    return rounded(_x_log_x(x))
+
+
+@primitive
+def _x_log_x(x: Array) -> Array:
+    zero = x == 0
+    return x * np.log(np.where(zero, np.ones_like(x), x))
+
+
+defvjp(_x_log_x, lambda ans, x: lambda g: g * (rounded(anp.log(x)) + 1))
+
+
+def constant(value: float, like: Array) -> Array:
+    """A parameter that a dtype may not hold exactly, such as an epsilon, in the shape of `like`."""
+    return rounded(anp.full_like(getval(like), value))
+
+
+def exp(x: Array) -> Array:
+    """eˣ."""
+    return rounded(anp.exp(x))
+
+
+def log(x: Array) -> Array:
+    """Natural logarithm."""
+    return rounded(anp.log(x))
+
+
+def sqrt(x: Array) -> Array:
+    """Square root."""
+    return rounded(anp.sqrt(x))
+
+
+def softplus(x: Array) -> Array:
+    """log(1 + eˣ), without overflow."""
+    return rounded(_softplus(x))
+
+
+@primitive
+def _softplus(x: Array) -> Array:
+    return np.maximum(x, np.zeros_like(x)) + np.log1p(np.exp(-np.abs(x)))
+
+
+defvjp(_softplus, lambda ans, x: lambda g: g * sigmoid(x))
+
+
+def sigmoid(x: Array) -> Array:
+    """1 / (1 + e⁻ˣ), without overflow."""
+    return rounded(_sigmoid(x))
+
+
+@primitive
+def _sigmoid(x: Array) -> Array:
+    small = np.exp(-np.abs(x))
+    one = np.ones_like(x)
+    return np.where(x >= 0, one / (one + small), small / (one + small))
+
+
+defvjp(_sigmoid, lambda ans, x: lambda g: g * _sigmoid(x) * _sigmoid(-x))
+
+Definition = Callable[..., Array]
+PI = pi

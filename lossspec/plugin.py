@@ -1,0 +1,42 @@
+"""The pytest plugin: its options. What a run does is in `lossspec.conformance`, loaded when asked."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The options of lossspec; without `--impl` the plugin does nothing."""
+    group = parser.getgroup("lossspec", "lossspec: conformance of loss functions")
+
+    def many(option: str, text: str, metavar: str = "NAME") -> None:
+        group.addoption(option, action="append", default=[], metavar=metavar, help=text)
+
+    many("--impl", "implementation: an entry point, package.module or package.module:attribute")
+    many("--loss", "judge these losses only (function or class name)")
+    many("--clause", "judge these clauses only (name or loss/name)")
+    many("--dtype", "draw these dtypes only")
+    many("--device", "torch device type, such as cpu or cuda:1, or all (default: cpu)")
+    many("--deviations", "a TOML file of known deviations", "FILE")
+    group.addoption("--profile", default="standard", help="quick, standard (default) or deep")
+    group.addoption(
+        "--reports", default="reports", metavar="DIR", help="where reports go (default: reports)"
+    )
+    group.addoption("--seed", default="0", metavar="N", help="seed of the cases (default: 0)")
+    group.addoption(
+        "--require-all", action="store_true", help="a missing loss or parameter is a failure"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Turn the options into a run; what cannot be one is a usage error."""
+    if config.option.impl:
+        from lossspec.conformance import Conformance
+
+        config.pluginmanager.register(Conformance.of(config), "lossspec-conformance")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Without `--impl` the suite has no cells."""
+    if {"cell", "conformance"} <= set(metafunc.fixturenames) and not metafunc.config.option.impl:
+        raise pytest.UsageError("the conformance suite needs --impl NAME, such as --impl=torch.nn")

@@ -1,0 +1,19 @@
+"""Renderings of the artifact: HTML, Markdown, badge, diff and a terminal screen."""
+
+from os import PathLike
+from pathlib import Path
+
+from lossspec.render import badge, html, markdown
+from lossspec.verdict import Report, replace_file
+
+
+def render_all(report: Report, directory: str | PathLike[str]) -> list[Path]:
+    """Write index.html, summary.md and badge.json into ``directory``; returns their paths."""
+    texts = {
+        "index.html": html.page(report),
+        "summary.md": markdown.summary(report),
+        "badge.json": badge.badge(report),
+    }
+    for name, text in texts.items():
+        replace_file(Path(directory, name), text)
+    return [Path(directory, name) for name in texts]

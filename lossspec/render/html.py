@@ -1,0 +1,259 @@
+"""The report as one HTML page: offline, readable without JavaScript, and turned back into data."""
+
+import base64
+import gzip
+import json
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from lossspec.render.layout import clip, columns, plural, ratio, rows
+from lossspec.verdict import Cell, Report, Verdict
+
+# An artifact of more characters is embedded compressed: a page should open at once.
+VERBATIM = 400_000
+# The articles on single cells stop here; the cells that are left out stand in the tables.
+ARTICLES = 100
+ARTICLE_CHARACTERS = 200_000
+
+
+def page(report: Report) -> str:
+    """The report as a page of HTML that needs no other file."""
+    anchors = _anchors(report)
+    failing = report.failing
+    known = [cell for cell in report.cells if cell.verdict is Verdict.KNOWN]
+    shown = _fitting(failing), _fitting(known)
+    return _ENVIRONMENT.get_template("report.html.j2").render(
+        report=report,
+        anchors=anchors,
+        articles={cell.id for cells in shown for cell in cells},
+        failing=failing,
+        failing_shown=shown[0],
+        known=known,
+        known_shown=shown[1],
+        inconclusive=[c for c in report.cells if c.verdict is Verdict.INCONCLUSIVE],
+        headline=re.sub(r"([,;] \d+) ", "\\1\N{NO-BREAK SPACE}", report.headline),
+        tiles=[
+            (verdict, count)
+            for verdict in sorted(Verdict, key=_urgency)
+            if (count := report.counts[verdict]) or verdict in (Verdict.CONFORMS, Verdict.DEVIATES)
+        ],
+        columns=columns(report.cells),
+        rows=rows(report),
+        several_devices=len({cell.device for cell in report.cells}) > 1,
+        axis=(axis := Axis.of(cell.worst for cell in report.cells)),
+        accuracy=_accuracy(report, axis),
+        sentences=_sentences(report),
+        losses=_by_loss(report),
+        seconds=sum(cell.seconds for cell in report.cells),
+        **_embedded(report),
+    )
+
+
+def artifact(html: str) -> Report:
+    """The report that a page was made from; ReportError where it holds none."""
+    found = re.search(r'type="application/json" id="artifact"( data-gzip)?>(.*?)</script>', html)
+    packed, text = found.groups() if found else (None, "null")
+    if packed:
+        return Report.from_json(gzip.decompress(base64.b64decode(json.loads(text))))
+    return Report.from_json(text)
+
+
+def _embedded(report: Report) -> dict[str, Any]:
+    text = report.to_json()
+    if len(text) <= VERBATIM:
+        return {"artifact": report.to_data(), "compressed": False}
+    # Without a time stamp, so that the same report is the same page.
+    packed = gzip.compress(text.encode("utf-8", "backslashreplace"), mtime=0)
+    return {"artifact": base64.b64encode(packed).decode(), "compressed": True}
+
+
+def _anchors(report: Report) -> dict[str, str]:
+    """A readable and unique HTML id for each cell, so that a link to a cell lasts."""
+    taken: dict[str, int] = {}
+    anchors = {}
+    for cell in report.cells:
+        slug = re.sub(r"[^\w.]+", "-", cell.id, flags=re.ASCII).strip("-")
+        taken[slug] = taken.get(slug, 0) + 1
+        anchors[cell.id] = slug if taken[slug] == 1 else f"{slug}--{taken[slug]}"
+    return anchors
+
+
+def _fitting(cells: Iterable[Cell]) -> list[Cell]:
+    shown: list[Cell] = []
+    room = ARTICLE_CHARACTERS
+    for cell in cells:
+        room -= sum(len(text) for text in _texts(cell) if text)
+        if len(shown) == ARTICLES or (shown and room < 0):
+            break
+        shown.append(cell)
+    return shown
+
+
+def _texts(cell: Cell) -> list[str | None]:
+    case = json.dumps(cell.case) if cell.case is not None else None
+    texts = [cell.reason, cell.call, cell.got, cell.want, cell.budget, cell.repeat, case]
+    return [clip(text, _LONGEST) if text else None for text in texts]
+
+
+_LONGEST = 4_000
+
+
+def _sentences(report: Report) -> dict[str, dict[str, list[str]]]:
+    """What each clause says, by theme; more than one sentence where losses word it differently."""
+    found: dict[tuple[str, str], dict[str, None]] = {}
+    for cell in report.cells:
+        found.setdefault((cell.theme, cell.clause), {})[cell.says] = None
+    return {
+        theme: {clause: list(found[theme, clause]) for clause in clauses}
+        for theme, clauses in columns(report.cells).items()
+    }
+
+
+@dataclass
+class LossSummary:
+    """The cells of one loss and how many have each verdict."""
+
+    name: str
+    anchor: str
+    cells: list[Cell]
+    counts: dict[Verdict, int]
+
+
+def _by_loss(report: Report) -> list[LossSummary]:
+    found: dict[str, list[Cell]] = {}
+    for cell in report.cells:
+        found.setdefault(cell.loss, []).append(cell)
+    return [
+        LossSummary(
+            name,
+            f"loss-{place}",
+            cells,
+            {v: n for v in Verdict if (n := sum(cell.verdict is v for cell in cells))},
+        )
+        for place, (name, cells) in enumerate(found.items(), 1)
+    ]
+
+
+@dataclass
+class Axis:
+    """A logarithmic axis for error ÷ budget that always holds 1, where the budget ends."""
+
+    low: int
+    high: int
+    clipped: bool
+
+    @classmethod
+    def of(cls, values: Iterable[float | None]) -> "Axis":
+        """The decades that hold the values, of those that readers can tell apart at a glance."""
+        given = [value for value in values if value is not None]
+        logs = [math.log10(value) for value in given if 0 < value < math.inf]
+        low = max(-3, math.floor(min([*logs, -1])))
+        high = min(3, math.ceil(max([*logs, 1])))
+        return cls(low, high, clipped=any(not 10.0**low <= value <= 10.0**high for value in given))
+
+    def place(self, value: float) -> float:
+        """Where the value stands, in per cent of the axis; zero at its start, NaN at its end."""
+        if math.isnan(value):
+            value = math.inf
+        exponent = math.log10(min(max(value, 10.0**self.low), 10.0**self.high))
+        return round(3 + 94 * (exponent - self.low) / (self.high - self.low), 1)
+
+    @property
+    def ticks(self) -> list[tuple[float, str]]:
+        """Place and label of each decade."""
+        decades = [10.0**exponent for exponent in range(self.low, self.high + 1)]
+        return [(self.place(value), ratio(value)) for value in decades]
+
+
+@dataclass
+class Profile:
+    """The worst cell of each clause of a loss, the very worst one last."""
+
+    loss: str
+    anchor: str
+    dots: list[tuple[float, Cell]]
+
+    @property
+    def worst(self) -> Cell:
+        """The cell with the largest error ÷ budget."""
+        return self.dots[-1][1]
+
+
+def _accuracy(report: Report, axis: Axis) -> list[Profile]:
+    profiles = []
+    for loss in _by_loss(report):
+        worst: dict[tuple[str, str], Cell] = {}
+        for cell in sorted(loss.cells, key=_badness):
+            if cell.worst is not None:
+                worst[cell.theme, cell.clause] = cell
+        if worst:
+            cells = sorted(worst.values(), key=_badness)
+            dots = [(axis.place(c.worst), c) for c in cells if c.worst is not None]
+            profiles.append(Profile(loss.name, loss.anchor, dots))
+    return profiles
+
+
+def _badness(cell: Cell) -> float:
+    worst = -1.0 if cell.worst is None else cell.worst
+    return math.inf if math.isnan(worst) else worst
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("lossspec.render", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.policies["json.dumps_kwargs"] = {
+        "allow_nan": False,
+        "ensure_ascii": False,
+        "separators": (",", ":"),
+    }
+    environment.filters |= {
+        "ratio": ratio,
+        "clip": clip,
+        "long": lambda text: clip(text, _LONGEST),
+        "pretty": _pretty,
+        "short": lambda verdict: "n/a" if verdict is Verdict.NOT_APPLICABLE else str(verdict),
+        "tone": _TONES.__getitem__,
+    }
+    environment.tests["web"] = lambda link: re.match(r"https?://", link or "") is not None
+    # A script that is not a plain path below the report must not become a link.
+    environment.tests["below"] = lambda path: (
+        re.fullmatch(r"(?!.*\.\.)[\w.-]+(/[\w.-]+)*", path or "", re.ASCII) is not None
+    )
+    environment.globals["plural"] = plural
+    return environment
+
+
+def _pretty(data: Any) -> str:
+    """JSON with one entry a line, but each list of numbers on a single one."""
+    text = json.dumps(data, indent=2, ensure_ascii=False)
+    return clip(re.sub(r"\[[^][{}]*\]", lambda found: " ".join(found[0].split()), text), _LONGEST)
+
+
+# The class of a verdict in the page: few colours, each with a sign and a word beside it.
+_TONES = {
+    Verdict.CONFORMS: "pass",
+    Verdict.DEVIATES: "fail",
+    Verdict.CRASH: "fail",
+    Verdict.NOT_RUN: "fail",
+    Verdict.KNOWN: "warn",
+    Verdict.INCONCLUSIVE: "warn",
+    Verdict.UNSUPPORTED: "none",
+    Verdict.NOT_APPLICABLE: "none",
+}
+
+
+def _urgency(verdict: Verdict) -> int:
+    return ("pass", "fail", "warn", "none").index(_TONES[verdict])
+
+
+_ENVIRONMENT = _environment()

@@ -1,0 +1,78 @@
+"""What every rendering shares: the matrix of a report, its order, numbers and texts for readers."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from lossspec.verdict import Cell, Report
+
+THEMES = (
+    "shape",
+    "value",
+    "reduction",
+    "gradient",
+    "dtype",
+    "relation",
+    "layout",
+    "effect",
+    "mode",
+    "module",
+    "refusal",
+    "resource",
+)
+
+
+@dataclass
+class Row:
+    """One line of the matrix: the cells of a loss on one surface and device, by column."""
+
+    loss: str
+    surface: str
+    device: str
+    cells: dict[tuple[str, str], Cell] = field(default_factory=dict)
+
+
+def columns(cells: Iterable[Cell]) -> dict[str, list[str]]:
+    """The clauses of each theme; themes in the order of the contract, unknown ones last."""
+    found: dict[str, set[str]] = {}
+    for cell in cells:
+        found.setdefault(cell.theme, set()).add(cell.clause)
+    known = {theme: place for place, theme in enumerate(THEMES)}
+    order = sorted(found, key=lambda theme: (known.get(theme, len(known)), theme))
+    return {theme: sorted(found[theme]) for theme in order}
+
+
+def rows(report: Report) -> list[Row]:
+    """The lines of the matrix, in the order of the artifact."""
+    found: dict[tuple[str, str, str], Row] = {}
+    for cell in report.cells:
+        key = (cell.loss, cell.surface, cell.device)
+        found.setdefault(key, Row(*key)).cells[cell.theme, cell.clause] = cell
+    return [found[key] for key in sorted(found)]
+
+
+def ratio(value: float | None) -> str:
+    """An error ÷ budget as readers want it: three digits, short exponents, "-" for none."""
+    if value is None:
+        return "-"
+    if not math.isfinite(value) or 0.001 <= abs(value) < 10_000 or value == 0:
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+    mantissa, _, exponent = f"{value:.1e}".partition("e")
+    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+
+
+def plural(count: int, word: str) -> str:
+    """Such as "1 case" and "2 cases"."""
+    return f"{count} {word}{'' if count == 1 else 's'}"
+
+
+def clip(text: str, limit: int) -> str:
+    """``text``, or its beginning and the number of characters left out."""
+    if len(text) <= limit:
+        return text
+    return f"{text[:limit]} … ({plural(len(text) - limit, 'more character')})"
+
+
+def one_line(text: str) -> str:
+    """``text`` on one line, without characters that would steer a terminal."""
+    return "".join(char if char.isprintable() else " " for char in " ".join(text.split()))

@@ -1,0 +1,194 @@
+"""The report as Markdown, for job summaries and pull requests, within a hard budget of bytes."""
+
+import html
+import re
+from collections.abc import Iterable
+
+from lossspec.render.layout import clip, columns, one_line, plural, ratio, rows
+from lossspec.verdict import Cell, Report, Verdict
+
+# Services refuse a whole comment of more than 64 kB; the budget leaves room for a frame.
+BUDGET = 60_000
+_TEXT = 600
+_CODE = 2_000
+
+
+def summary(report: Report, budget: int = BUDGET) -> str:
+    """The report in at most ``budget`` bytes; sections that do not fit are left out whole."""
+    out = _Document(budget)
+    out.section(_head(report))
+    out.items("## What deviates", [_deviation(cell) for cell in report.failing], "more that fail")
+    out.items(
+        "## Inconclusive",
+        [_bullet(c, c.reason) for c in report.cells if c.verdict is Verdict.INCONCLUSIVE],
+        "more inconclusive",
+    )
+    out.items(
+        "## Known deviations",
+        [_known(cell) for cell in report.cells if cell.verdict is Verdict.KNOWN],
+        "more known",
+    )
+    out.section(_matrix(report))
+    out.section(_environment(report))
+    return out.text()
+
+
+class _Document:
+    """Blocks of Markdown that together stay within a budget of bytes."""
+
+    def __init__(self, budget: int) -> None:
+        self.blocks: list[str] = []
+        # The last line, which tells of what was left out, always has room.
+        self.room = budget - 100
+        self.omitted = 0
+
+    def fits(self, block: str, spare: int = 0) -> bool:
+        return _size(block) + spare <= self.room
+
+    def add(self, block: str) -> None:
+        self.blocks.append(block)
+        self.room -= _size(block)
+
+    def section(self, block: str) -> None:
+        if self.fits(block):
+            self.add(block)
+        else:
+            self.omitted += 1
+
+    def items(self, title: str, items: list[str], rest: str) -> None:
+        """A title and as many of the items as fit, then the number of those that do not."""
+        if not items:
+            return
+        spare = 60  # for the title's own last line
+        if not self.fits(f"{title}\n\n{items[0]}", spare):
+            self.omitted += 1
+            return
+        self.add(title)
+        for place, item in enumerate(items):
+            if not self.fits(item, spare):
+                self.add(f"… and {len(items) - place} {rest}")
+                return
+            self.add(item)
+
+    def text(self) -> str:
+        if self.omitted:
+            left = plural(self.omitted, "section")
+            self.blocks.append(f"… and {left} more in the HTML report")
+        return "\n\n".join(self.blocks) + "\n"
+
+
+def _size(block: str) -> int:
+    return len(block.encode("utf-8", "backslashreplace")) + 2
+
+
+def _head(report: Report) -> str:
+    name = f"{report.implementation.name} {report.implementation.version or ''}".rstrip()
+    counts = [(verdict, count) for verdict, count in report.counts.items() if count]
+    lines = [f"# {_inline(name)}", "", f"**{report.headline}.**"]
+    if counts:
+        lines += ["", "| verdict | clauses |", "|---|--:|"]
+        lines += [f"| {verdict.sign} {verdict} | {count} |" for verdict, count in counts]
+    else:
+        lines += ["", "This run holds no cell at all, which is an error in itself."]
+    return "\n".join(lines)
+
+
+def _deviation(cell: Cell) -> str:
+    parts = [f"### {cell.verdict.sign} {cell.verdict}: {_inline(cell.id)}", _inline(cell.says)]
+    if cell.reason is not None:
+        parts.append(f"**{_inline(cell.reason)}**")
+    if cell.call is not None:
+        parts.append(_code(cell.call, "python"))
+    sides = [("got", cell.got), ("want", cell.want), ("budget", cell.budget)]
+    texts = [f"{name}: {text}" for name, text in sides if text is not None]
+    if texts:
+        parts.append(_code("\n".join(texts), "text"))
+    if cell.repeat is not None:
+        parts.append(_code(cell.repeat, "sh"))
+    return "\n\n".join(parts)
+
+
+def _known(cell: Cell) -> str:
+    text = _bullet(cell, cell.reason)
+    if cell.deviation is not None:
+        text += f"\n  {_inline(cell.deviation.reason)}"
+        if cell.deviation.link is not None:
+            text += f" ({_inline(cell.deviation.link)})"
+    return text
+
+
+def _bullet(cell: Cell, text: str | None) -> str:
+    return f"- {cell.verdict.sign} {_inline(cell.id)}" + (f": {_inline(text)}" if text else "")
+
+
+def _matrix(report: Report) -> str:
+    """Losses by themes: the worst verdict of each theme and how many cells have it."""
+    themes = columns(report.cells)
+    lines = [
+        "## Losses by themes",
+        "",
+        _row(["loss", *themes, "worst error ÷ budget"]),
+        _row(["---"] * (len(themes) + 2)),
+    ]
+    for row in rows(report):
+        label = f"{row.loss} ({row.surface}, {row.device})"
+        cells = [[c for (theme, _), c in row.cells.items() if theme == name] for name in themes]
+        worst = [cell.worst for cell in row.cells.values() if cell.worst is not None]
+        top = max(worst, key=lambda value: (value != value, value), default=None)
+        lines.append(_row([label, *map(_tally, cells), ratio(top)]))
+    return "\n".join(lines)
+
+
+_SEVERITY = (
+    Verdict.CRASH,
+    Verdict.NOT_RUN,
+    Verdict.DEVIATES,
+    Verdict.INCONCLUSIVE,
+    Verdict.KNOWN,
+    Verdict.UNSUPPORTED,
+    Verdict.CONFORMS,
+    Verdict.NOT_APPLICABLE,
+)
+
+
+def _tally(cells: list[Cell]) -> str:
+    """Such as "✓ 6", or "✗ 1 of 6" where not all cells share the worst verdict."""
+    if not cells:
+        return ""
+    worst = min((cell.verdict for cell in cells), key=_SEVERITY.index)
+    count = sum(cell.verdict is worst for cell in cells)
+    return f"{worst.sign} {count}" + (f" of {len(cells)}" if count < len(cells) else "")
+
+
+def _row(texts: Iterable[str]) -> str:
+    return f"| {' | '.join(map(_inline, texts))} |"
+
+
+def _environment(report: Report) -> str:
+    env = report.environment
+    facts = [
+        f"profile {report.profile}, seed {report.seed}",
+        f"command: {env.command}",
+        "devices: " + "; ".join(f"{name}: {text}" for name, text in env.devices.items()),
+        f"lossspec {env.lossspec}, Python {env.python}, torch {env.torch}, "
+        f"numpy {env.numpy}, hypothesis {env.hypothesis}",
+        f"{env.platform}, {env.processor}, {plural(env.threads, 'thread')}",
+        f"oracle: {env.oracle.dtype} with a mantissa of {env.oracle.mantissa_bits} bits",
+        f"started {env.started}, commit {env.git_commit or 'unknown'}",
+    ]
+    return "## Environment\n\n" + "\n".join(f"- {_inline(fact)}" for fact in facts)
+
+
+def _inline(text: str) -> str:
+    """``text`` as itself on one line: no mark-up, no HTML, no mention of anybody."""
+    plain = html.escape(clip(one_line(text), _TEXT), quote=False)
+    # An underscore inside a word is no mark-up, and names read better without the backslash.
+    plain = re.sub(r"([\\`*\[\]|~#]|\b_|_\b)", r"\\\1", plain)
+    return plain.replace("@", "@<!-- -->")
+
+
+def _code(text: str, language: str) -> str:
+    text = clip(text, _CODE)
+    # A fence must be longer than any run of backticks inside it.
+    fence = "`" * max([3, *(len(run) + 1 for run in re.findall(r"`+", text))])
+    return f"{fence}{language}\n{text}\n{fence}"

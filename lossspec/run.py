@@ -1,0 +1,284 @@
+"""From campaigns to report cells: what the suite's items and `lossspec.check` share."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import numpy as np
+import torch
+
+from lossspec import deviations, repro
+from lossspec.campaign import Campaign, Ledger, Profile
+from lossspec.clauses import Clause
+from lossspec.deviations import Known
+from lossspec.implementations import Subject, reference
+from lossspec.outcome import written
+from lossspec.plan import Cell
+from lossspec.verdict import Cell as Record
+from lossspec.verdict import Deviation as Listed
+from lossspec.verdict import Environment, Oracle, Verdict
+
+
+@dataclass
+class Run:
+    """The settings of a run, and the campaigns that it has made so far.
+
+    require_all : whether a missing loss or parameter is a failure. known : entries of deviations
+    files beyond the shipped ones, by implementation ("" for all).
+    """
+
+    profile: Profile
+    seed: int = 0
+    dtypes: tuple[str, ...] | None = None
+    require_all: bool = False
+    known: Sequence[Known] = ()
+    options: str = ""
+    _campaigns: dict[str, tuple[Campaign, dict[str, Ledger]]] = field(default_factory=dict)
+
+    def judge(self, cell: Cell, beside: Iterable[Cell]) -> tuple[Record, str]:
+        """The record of one cell and the text of its script, running its campaign if need be.
+
+        beside : the cells of the same campaign that will be asked for too.
+        """
+        if cell.subject is None:
+            verdict = Verdict.DEVIATES if self.require_all else Verdict.UNSUPPORTED
+            name = cell.loss.module if cell.surface == "class" else cell.loss.name
+            return blank(cell, verdict, f"{cell.implementation.name} has no {name}"), ""
+        if cell.campaign not in self._campaigns:
+            # A campaign's cases are its memory: when its cells are done, nobody needs them again.
+            self._campaigns.clear()
+            self._campaigns[cell.campaign] = self._run(cell, [c.clause for c in beside])
+        campaign, ledgers = self._campaigns[cell.campaign]
+        return self._record(cell, campaign, ledgers[cell.clause.name])
+
+    def _run(self, cell: Cell, clauses: Sequence[Clause]) -> tuple[Campaign, dict[str, Ledger]]:
+        assert cell.subject is not None
+        implementation = cell.implementation
+        listed = [*deviations.shipped(implementation.name), *self.known]
+        entries = [
+            entry
+            for entry in listed
+            if entry.loss == cell.loss.name
+            and entry.holds(implementation.version, cell.device, cell.surface)
+            and (self.dtypes is None or entry.case.dtype in self.dtypes)
+        ]
+        campaign = Campaign(
+            cell.subject,
+            [clause for clause in clauses if clause.applies(cell.loss, cell.surface)],
+            self.profile,
+            self.seed,
+            cell.device,
+            self.dtypes,
+            entries,
+            None if implementation.name.startswith("torch.nn") else reference(cell.loss),
+        )
+        return campaign, campaign.run()
+
+    def _record(self, cell: Cell, campaign: Campaign, ledger: Ledger) -> tuple[Record, str]:
+        assert cell.subject is not None
+        extra: dict[str, Any] = {}
+        if campaign.unsupported:
+            extra["unsupported"] = sorted(campaign.unsupported)
+        if campaign.refused:
+            extra["unsupported_dtypes"] = campaign.refused
+        if ledger.worst_case is not None:
+            extra["worst_case"] = written(cell.subject, ledger.worst_case)[:2000]
+        fields: dict[str, Any] = {
+            "dtypes": tuple(sorted(ledger.dtypes)),
+            "examples": ledger.examples,
+            "informative": ledger.informative,
+            "worst": ledger.worst,
+            "seconds": round(ledger.seconds, 4),
+            "extra": extra,
+        }
+        if ledger.stale is not None:
+            entry = ledger.stale
+            reason = f"the deviation listed in {entry.file} no longer fails; remove its entry"
+            return blank(cell, Verdict.DEVIATES, reason, **fields), ""
+        if ledger.found is not None:
+            case, deviation = ledger.found
+            shown = self._shown(cell, cell.subject, case, deviation)
+            script = repro.script(cell.subject, case, deviation, cell.clause.says)
+            return blank(cell, Verdict.DEVIATES, deviation.what, **fields, **shown), script
+        if ledger.known is not None:
+            known, case, deviation = ledger.known
+            shown = self._shown(cell, cell.subject, case, deviation)
+            shown["deviation"] = Listed(known.reason, known.link, known.file)
+            return blank(cell, Verdict.KNOWN, known.reason, **fields, **shown), ""
+        if ledger.shared is not None:
+            case, deviation = ledger.shared
+            shown = self._shown(cell, cell.subject, case, deviation)
+            reason = "inherited: torch.nn.functional gives the same on the same call"
+            return blank(cell, Verdict.KNOWN, reason, **fields, **shown), ""
+        if not ledger.examples:
+            if campaign.unsupported:
+                reason = f"it takes no {', '.join(sorted(campaign.unsupported))}"
+                verdict = Verdict.DEVIATES if self.require_all else Verdict.UNSUPPORTED
+                return blank(cell, verdict, reason, **fields), ""
+            return blank(cell, Verdict.INCONCLUSIVE, "no case was about this clause", **fields), ""
+        if ledger.informative < self.profile.informative:
+            reason = (
+                f"{ledger.informative} of {ledger.examples} cases could have told right from "
+                f"wrong; profile {self.profile.name} asks for {self.profile.informative}"
+            )
+            return blank(cell, Verdict.INCONCLUSIVE, reason, **fields), ""
+        if self.require_all and (campaign.unsupported or campaign.refused):
+            lacks = sorted({*campaign.unsupported, *campaign.refused})
+            reason = f"--require-all, and it lacks {', '.join(lacks)}"
+            return blank(cell, Verdict.DEVIATES, reason, **fields), ""
+        return blank(cell, Verdict.CONFORMS, None, **fields), ""
+
+    def _shown(self, cell: Cell, subject: Subject, case: Any, deviation: Any) -> dict[str, Any]:
+        case = deviation.case or case
+        return {
+            "case": case.to_json(),
+            "call": written(subject, case, deviation.replaced),
+            "got": deviation.got,
+            "want": deviation.want,
+            "budget": deviation.budget,
+            "repeat": self.repeat(cell),
+        }
+
+    def repeat(self, cell: Cell) -> str:
+        """The command that draws the same cases again and judges this clause alone."""
+        words = [
+            "lossspec",
+            "run",
+            cell.implementation.name,
+            f"--loss={cell.loss.name}",
+            f"--clause={cell.clause.name}",
+            f"--profile={self.profile.name}",
+            f"--seed={self.seed}",
+        ]
+        if cell.device != "cpu":
+            words.append(f"--device={cell.device}")
+        if self.dtypes:
+            words.append(f"--dtype={','.join(self.dtypes)}")
+        return shlex.join(words) + self.options
+
+
+def blank(cell: Cell, verdict: Verdict, reason: str | None, **fields: Any) -> Record:
+    """A record with what the plan knows of a cell, and nothing else unless given."""
+    return Record(
+        **{
+            "id": cell.id,
+            "loss": cell.loss.name,
+            "surface": cell.surface,
+            "clause": cell.clause.name,
+            "theme": cell.clause.theme,
+            "device": cell.device,
+            "says": cell.clause.says,
+            "verdict": verdict,
+            "reason": reason,
+            **_EMPTY,
+            **fields,
+        }
+    )
+
+
+_EMPTY: dict[str, Any] = {
+    "dtypes": (),
+    "examples": 0,
+    "informative": 0,
+    "worst": None,
+    "case": None,
+    "call": None,
+    "got": None,
+    "want": None,
+    "budget": None,
+    "repeat": None,
+    "script": None,
+    "deviation": None,
+    "seconds": 0.0,
+    "extra": {},
+}
+
+
+def failure_text(record: Record) -> str:
+    """What a person needs to know of a deviation: the sentence, the call, the numbers, a command."""
+    lines = [f"{record.loss}/{record.clause} on {record.device} ({record.surface}) deviates:"]
+    lines += [f"  {record.says}", ""]
+    if record.reason:
+        lines.append(f"  what:    {record.reason}")
+    if record.call:
+        lines.append("  call:    " + record.call.replace("\n", "\n           "))
+    for name in ("got", "want", "budget"):
+        if (text := getattr(record, name)) is not None:
+            lines.append(f"  {name + ':':8s} {text}")
+    if record.repeat:
+        lines.append(f"  repeat:  {record.repeat}")
+    if record.script:
+        lines.append(f"  script:  {record.script}")
+    return "\n".join(lines)
+
+
+class Surroundings:
+    """The environment block of a report."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self.command = shlex.join(command)
+        self.started = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+    @cached_property
+    def commit(self) -> str | None:
+        """The commit of the directory that the run started in, if it is a checkout."""
+        try:
+            done = subprocess.run(
+                ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() or None
+
+    def environment(self, devices: Sequence[str]) -> Environment:
+        """As the artifact has it."""
+        return Environment(
+            lossspec=own_version(),
+            python=platform.python_version(),
+            platform=platform.platform(),
+            processor=_processor(),
+            torch=torch.__version__,
+            numpy=np.__version__,
+            hypothesis=hypothesis.__version__,
+            devices={device: _device_name(device) for device in devices},
+            threads=torch.get_num_threads(),
+            started=self.started,
+            command=self.command,
+            oracle=Oracle("longdouble", int(np.finfo(np.longdouble).nmant) + 1),
+            git_commit=self.commit,
+        )
+
+
+def own_version() -> str:
+    """The version of lossspec, or `checkout` where it is not installed."""
+    try:
+        return version("lossspec")
+    except ImportError:
+        return "checkout"
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine() or sys.platform
+
+
+def _device_name(device: str) -> str:
+    if device.startswith("cuda") and torch.cuda.is_available():
+        return torch.cuda.get_device_name(device)
+    return _processor() if device == "cpu" else device

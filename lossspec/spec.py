@@ -1,0 +1,404 @@
+"""What a loss is: tensors with roles, shapes, parameters, a definition, and what must be refused."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any, Literal
+
+import ml_dtypes
+
+from lossspec.maths import Definition
+
+REAL_DTYPES = ("float32", "float64", "float16", "bfloat16")
+Surface = Literal["function", "class"]
+#: What refusing an invalid call may raise, unless a refusal says otherwise.
+REFUSAL_ERRORS = ("ValueError", "TypeError", "RuntimeError", "IndexError", "NotImplementedError")
+
+
+# === tensors ==============================================================================
+
+
+@dataclass(frozen=True, kw_only=True)
+class Role:
+    """What the numbers of a tensor mean, and therefore which ones a valid call may hold.
+
+    low, high : the domain, ends included. differentiable : whether the documentation promises a
+    gradient. shape : for an optional tensor, its own shape such as `(C)`; `like input` for the
+    shape of that tensor; `broadcasts with input` for any shape that expands to it.
+    default : for an optional tensor, what leaving it out means (in `define`: a number).
+    """
+
+    low: float = float("-inf")
+    high: float = float("inf")
+    differentiable: bool = True
+    shape: str | None = None
+    default: float | None = None
+    surfaces: tuple[Surface, ...] = ("function", "class")
+    doc: str = ""
+
+    #: How `lossspec.cases` draws dense values for it.
+    style = "real"
+    #: Integers are indices, signs, lengths: exact, and without a gradient.
+    integer = False
+
+    @property
+    def optional(self) -> bool:
+        return self.default is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Real(Role):
+    """Any real number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Logit(Role):
+    """An unnormalised score: any real number, also large ones with a common offset."""
+
+    style = "logit"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogProbability(Role):
+    """The logarithm of a probability: at most 0."""
+
+    high: float = 0.0
+    style = "log_probability"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probability(Role):
+    """A number in [0, 1]."""
+
+    low: float = 0.0
+    high: float = 1.0
+    style = "probability"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distribution(Probability):
+    """Probabilities that sum to 1 along the class axis."""
+
+    style = "distribution"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Positive(Role):
+    """A number above 0."""
+
+    low: float = 0.0
+    style = "positive"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Count(Role):
+    """An observed count: 0, 1, 2, ..., held in a floating dtype."""
+
+    low: float = 0.0
+    style = "count"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sign(Role):
+    """-1 or 1, held in a floating dtype."""
+
+    low: float = -1.0
+    high: float = 1.0
+    differentiable: bool = False
+    style = "sign"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weight(Role):
+    """A factor of 0 or more."""
+
+    low: float = 0.0
+    default: float | None = 1.0
+    differentiable: bool = False
+    style = "weight"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassIndex(Role):
+    """An integer in [0, C). `one_hot` hands `define` the certain distribution instead.
+
+    `ignored_by` names the parameter whose value marks elements that do not count. `dtypes` are the
+    documented ones; `tolerated` ones may raise, but must be right when they do not.
+    """
+
+    low: float = 0.0
+    differentiable: bool = False
+    one_hot: bool = False
+    ignored_by: str | None = None
+    dtypes: tuple[str, ...] = ("int64",)
+    tolerated: tuple[str, ...] = ("uint8",)
+    classes: str = "C"
+    style = "class_index"
+    integer = True
+
+
+# === parameters ===========================================================================
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameter:
+    """An argument that is a plain number, switch or word.
+
+    values : valid ones worth drawing, the default first. refused : ones that must raise.
+    forms : the names of the forms that know it; all of them when empty.
+    exact : an integer or a switch, which rounding cannot move.
+    """
+
+    default: Any
+    values: tuple[Any, ...]
+    refused: tuple[Any, ...] = ()
+    forms: tuple[str, ...] = ()
+    surfaces: tuple[Surface, ...] = ("function", "class")
+    doc: str = ""
+
+    @property
+    def exact(self) -> bool:
+        return isinstance(self.default, (bool, int, str)) or callable(self.default)
+
+
+def number(
+    default: float,
+    *also: float,
+    refused: Sequence[Any] = (),
+    forms: Sequence[str] = (),
+    doc: str = "",
+) -> Parameter:
+    """A real parameter with its default, other values worth drawing, and refused ones.
+
+    Values worth drawing are exact in every dtype (ValueError otherwise), so that it does not matter
+    in which one an implementation keeps them. A default may be inexact, such as an epsilon of 1e-8;
+    then `define` passes it through `maths.constant`.
+    """
+    for value in also:
+        if float(ml_dtypes.bfloat16(value)) != value:
+            raise ValueError(f"parameter value {value} is not exact in bfloat16; take a nearby one")
+    return Parameter(
+        default=float(default),
+        values=(float(default), *map(float, also)),
+        refused=tuple(refused),
+        forms=tuple(forms),
+        doc=doc,
+    )
+
+
+def switch(default: bool, *, forms: Sequence[str] = (), doc: str = "") -> Parameter:
+    """A parameter that is on or off."""
+    return Parameter(default=default, values=(default, not default), forms=tuple(forms), doc=doc)
+
+
+def ignore_index(*, forms: Sequence[str] = (), doc: str = "") -> Parameter:
+    """The target value that does not count; it need not be a class."""
+    return Parameter(
+        default=-100,
+        values=(-100, -1, 255, 0, 1, -3),
+        forms=tuple(forms),
+        doc=doc or "Target value that is ignored: it adds nothing to the loss or its gradient.",
+    )
+
+
+# === shapes ===============================================================================
+
+#: `(N, C, d1, ..., dk)`: any number of further axes, one at least.
+_SPREAD = re.compile(r"d1, \.\.\., dk")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One line of a shape contract, such as `(N, C), (N) -> (N)`.
+
+    `*` stands for any number of axes, `d1, ..., dk` for one or more. Axes of the inputs that the
+    result lacks are the *core*: `define` sees them last, in the order written.
+    """
+
+    text: str
+    inputs: tuple[tuple[str, ...], ...]
+    result: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Shape:
+        """Read one line; ValueError names the line when it is not of the form `(..) -> (..)`."""
+        match = re.fullmatch(r"\s*(\(.*\))\s*->\s*(\([^()]*\))\s*", text)
+        if match is None:
+            raise ValueError(f"a shape contract reads like '(N, C), (N) -> (N)', got {text!r}")
+
+        def axes(group: str) -> tuple[str, ...]:
+            group = _SPREAD.sub("d*", group)
+            return tuple(axis.strip() for axis in group.split(",") if axis.strip())
+
+        inputs = tuple(axes(group) for group in re.findall(r"\(([^()]*)\)", match[1]))
+        return cls(text, inputs, axes(match[2].strip("()")))
+
+    @property
+    def core(self) -> tuple[str, ...]:
+        names = [axis for axes in self.inputs for axis in axes if axis not in self.result]
+        return tuple(dict.fromkeys(names))
+
+    @property
+    def batched(self) -> bool:
+        return "N" in self.result
+
+    def expand(self, spread: int) -> Shape:
+        """The contract with `*` and `d1, ..., dk` written out as `spread` axes."""
+
+        def out(axes: tuple[str, ...]) -> tuple[str, ...]:
+            written: list[str] = []
+            for axis in axes:
+                if axis in ("*", "d*"):
+                    written += [f"d{i + 1}" for i in range(spread)]
+                else:
+                    written.append(axis)
+            return tuple(written)
+
+        return Shape(self.text, tuple(map(out, self.inputs)), out(self.result))
+
+    @property
+    def spreads(self) -> range:
+        """How many axes `*` (from none) or `d1, ..., dk` (from one) may stand for."""
+        axes = {axis for group in self.inputs for axis in group}
+        if "*" in axes:
+            return range(6)
+        return range(1, 4) if "d*" in axes else range(1)
+
+
+# === the rest of a contract ===============================================================
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """One way to call a loss: the roles of its tensors, in call order, and the shapes they take.
+
+    divisor : what each element counts for in the mean, from the same arguments as `define`;
+    every element counts 1 when it is left out. fixed : parameters that make it this form.
+    """
+
+    shapes: tuple[str, ...]
+    tensors: Mapping[str, Role]
+    name: str = ""
+    divisor: Definition | None = None
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def contracts(self) -> tuple[Shape, ...]:
+        return tuple(Shape.parse(text) for text in self.shapes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """A call that must raise.
+
+    says : the rule that the call breaks. breaks : turns the arguments of a valid call (`tensors`
+    by name as numpy arrays, `parameters` by name) into the invalid one, in place, or returns False
+    where this call cannot be made invalid that way. phase : by when it must raise.
+    """
+
+    name: str
+    says: str
+    breaks: Callable[[dict[str, Any], dict[str, Any]], bool | None]
+    phase: Literal["construct", "call", "backward"] = "call"
+    raises: tuple[str, ...] = REFUSAL_ERRORS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """A published example: a call in plain numbers, its value, and where it was published."""
+
+    arguments: Mapping[str, Any]
+    value: Any
+    source: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    reduction: str = "mean"
+    form: str = ""
+    digits: int = 4
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Loss:
+    """The specification of one loss.
+
+    name : the function's name, as in `torch.nn.functional`. module : the class's, as in `torch.nn`.
+    define : the unreduced loss, from the tensors and parameters by name. Core axes come last.
+    options : optional tensors. reductions : by name, the first being the default.
+    """
+
+    name: str
+    module: str | None
+    summary: str
+    formula: str
+    source: str
+    define: Definition
+    forms: tuple[Form, ...]
+    options: Mapping[str, Role] = field(default_factory=dict)
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    reductions: tuple[str, ...] = ("mean", "sum", "none")
+    dtypes: tuple[str, ...] = REAL_DTYPES
+    refusals: tuple[Refusal, ...] = ()
+    examples: tuple[Example, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def form(self, name: str) -> Form:
+        return next(form for form in self.forms if form.name == name)
+
+    def roles(self, form: Form) -> dict[str, Role]:
+        """Every tensor of a call by name, the optional ones last."""
+        return {**form.tensors, **self.options}
+
+    def parameters_of(self, form: Form) -> dict[str, Parameter]:
+        """The parameters that this form knows; a fixed one has only its value."""
+        return {
+            name: replace(parameter, values=(form.fixed[name],))
+            if name in form.fixed
+            else parameter
+            for name, parameter in self.parameters.items()
+            if not parameter.forms or form.name in parameter.forms
+        }
+
+
+# === the catalogue ========================================================================
+
+ENTRY_POINTS = "lossspec.specs"
+
+
+class UnknownName(ValueError):
+    """A name that is not one of the known ones; the message lists those."""
+
+    def __init__(self, kind: str, given: str, known: Sequence[str]) -> None:
+        super().__init__(f"unknown {kind} {given!r}; known: {', '.join(known) or 'none'}")
+
+
+@cache
+def catalogue() -> Mapping[str, Loss]:
+    """Every specified loss by name: the files of `lossspec.specs`, then entry points."""
+    import lossspec.specs
+
+    losses = [
+        importlib.import_module(f"lossspec.specs.{module.name}").spec
+        for module in pkgutil.iter_modules(lossspec.specs.__path__)
+    ]
+    losses += [entry.load() for entry in entry_points(group=ENTRY_POINTS)]
+    known: dict[str, Loss] = {}
+    for loss in losses:
+        if not isinstance(loss, Loss):
+            raise TypeError(f"entry point group {ENTRY_POINTS!r} must give Loss, got {loss!r}")
+        if loss.name in known:
+            raise ValueError(f"two specs are named {loss.name!r}")
+        known[loss.name] = loss
+    return dict(sorted(known.items()))
+
+
+def find(name: str) -> Loss:
+    """The spec of one loss, by function or class name; UnknownName lists the known ones."""
+    for loss in catalogue().values():
+        if name in (loss.name, loss.module):
+            return loss
+    raise UnknownName("loss", name, list(catalogue()))

@@ -1,0 +1,1 @@
+"""One file for each loss; nothing else knows a loss by name."""

@@ -1,0 +1,25 @@
+"""Binary cross entropy between the sigmoid of the input and the target."""
+
+from lossspec.maths import softplus
+from lossspec.spec import Form, Logit, Loss, Probability, Weight
+
+
+def define(input, target, weight, pos_weight):
+    minus_log_p = softplus(-input)  # -log σ(x)
+    minus_log_q = input + minus_log_p  # -log (1 - σ(x))
+    return weight * (pos_weight * target * minus_log_p + (1 - target) * minus_log_q)
+
+
+spec = Loss(
+    name="binary_cross_entropy_with_logits",
+    module="BCEWithLogitsLoss",
+    summary="Binary cross entropy of the sigmoid of the input x relative to the target y.",
+    formula=r"\ell(x, y) = -w\,[\,p\,y \log\sigma(x) + (1 - y)\log(1 - \sigma(x))\,]",
+    source="https://docs.pytorch.org/docs/stable/generated/torch.nn.BCEWithLogitsLoss.html",
+    define=define,
+    forms=(Form(shapes=("(*), (*) -> (*)",), tensors={"input": Logit(), "target": Probability()}),),
+    options={
+        "weight": Weight(shape="broadcasts with input", doc="Factor for each element."),
+        "pos_weight": Weight(shape="broadcasts with input", doc="Factor for the positive part."),
+    },
+)

@@ -1,0 +1,85 @@
+"""Cross entropy between the softmax of the input and a class, or a distribution over classes."""
+
+from lossspec.maths import log_softmax, times, total
+from lossspec.spec import (
+    ClassIndex,
+    Distribution,
+    Example,
+    Form,
+    Logit,
+    Loss,
+    Weight,
+    ignore_index,
+    number,
+)
+
+
+def define(input, target, weight, label_smoothing):
+    classes = input.shape[-1]
+    p = (1 - label_smoothing) * target + label_smoothing / max(classes, 1)
+    return -total(weight * times(p, log_softmax(input)))
+
+
+def divisor(input, target, weight, label_smoothing):
+    return total(weight * target)
+
+
+spec = Loss(
+    name="cross_entropy",
+    module="CrossEntropyLoss",
+    summary="Cross entropy of the softmax of the input x relative to the target p; a class index t"
+    " is the distribution that is certain of t.",
+    formula=r"\ell(x, p) = -\sum_c w_c\,p'_c \log\frac{e^{x_c}}{\sum_j e^{x_j}},\quad"
+    r" p' = (1 - \varepsilon)\,p + \varepsilon / C",
+    source="https://docs.pytorch.org/docs/stable/generated/torch.nn.CrossEntropyLoss.html",
+    define=define,
+    forms=(
+        Form(
+            name="class indices",
+            shapes=(
+                "(N, C), (N) -> (N)",
+                "(C), () -> ()",
+                "(N, C, d1, ..., dk), (N, d1, ..., dk) -> (N, d1, ..., dk)",
+            ),
+            tensors={
+                "input": Logit(),
+                "target": ClassIndex(one_hot=True, ignored_by="ignore_index"),
+            },
+            divisor=divisor,
+        ),
+        Form(
+            name="class probabilities",
+            shapes=(
+                "(N, C), (N, C) -> (N)",
+                "(C), (C) -> ()",
+                "(N, C, d1, ..., dk), (N, C, d1, ..., dk) -> (N, d1, ..., dk)",
+            ),
+            tensors={"input": Logit(), "target": Distribution()},
+        ),
+    ),
+    options={
+        "weight": Weight(
+            shape="(C)",
+            doc="Factor for each class. With class indices its sum over the targets that count"
+            " divides the mean; with class probabilities the mean divides by their number.",
+        )
+    },
+    parameters={
+        "ignore_index": ignore_index(forms=["class indices"]),
+        "label_smoothing": number(
+            0.0, 0.125, 0.5, 1.0, refused=(-0.1, 1.5), doc="Share ε of the uniform distribution."
+        ),
+    },
+    examples=(
+        Example(
+            form="class probabilities",
+            arguments={
+                "input": [7.4, 2.8, -0.6],
+                "target": [0.004496273, 5.5485e-07, 0.99550317],
+            },
+            value=7.9744,
+            digits=3,
+            source="target = softmax([3.9, -5.1, 9.3])",
+        ),
+    ),
+)

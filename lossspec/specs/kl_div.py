@@ -1,0 +1,38 @@
+"""Kullback-Leibler divergence of the input, in logarithms, from the target."""
+
+from lossspec.maths import exp, times, x_log_x
+from lossspec.spec import Form, LogProbability, Loss, Probability, switch
+
+
+def define(input, target, log_target):
+    if log_target:
+        return exp(target) * (target - input)
+    return x_log_x(target) - times(target, input)
+
+
+SHAPES = ("(*), (*) -> (*)",)
+
+spec = Loss(
+    name="kl_div",
+    module="KLDivLoss",
+    summary="The pointwise divergence of log-probabilities x from target probabilities y.",
+    formula=r"\ell(x, y) = y\,(\log y - x)",
+    source="https://docs.pytorch.org/docs/stable/generated/torch.nn.KLDivLoss.html",
+    define=define,
+    forms=(
+        Form(
+            name="target",
+            fixed={"log_target": False},
+            shapes=SHAPES,
+            tensors={"input": LogProbability(), "target": Probability()},
+        ),
+        Form(
+            name="log target",
+            fixed={"log_target": True},
+            shapes=SHAPES,
+            tensors={"input": LogProbability(), "target": LogProbability()},
+        ),
+    ),
+    parameters={"log_target": switch(False, doc="The target is in logarithms too.")},
+    reductions=("mean", "sum", "none", "batchmean"),
+)

@@ -1,0 +1,43 @@
+"""L1 loss: the absolute error."""
+
+from lossspec.maths import absolute
+from lossspec.spec import Example, Form, Loss, Real, Weight
+
+
+def define(input, target, weight):
+    return weight * absolute(input - target)
+
+
+def divisor(input, target, weight):
+    return weight
+
+
+spec = Loss(
+    name="l1_loss",
+    module="L1Loss",
+    summary="The absolute error between input x and target y.",
+    formula=r"\ell(x, y) = w\,|x - y|",
+    source="https://docs.pytorch.org/docs/stable/generated/torch.nn.L1Loss.html",
+    define=define,
+    forms=(
+        Form(
+            shapes=("(*), (*) -> (*)",),
+            tensors={"input": Real(), "target": Real()},
+            divisor=divisor,
+        ),
+    ),
+    options={
+        "weight": Weight(
+            shape="like input",
+            surfaces=("function",),
+            doc="Factor for each element; the mean divides by the sum of the weights.",
+        )
+    },
+    examples=(
+        Example(
+            arguments={"input": [1.0, 2.5, 4.0, 0.5], "target": [2.0, 2.5, 2.0, 1.0]},
+            value=0.875,
+            source="worked by hand: (1 + 0 + 2 + 0.5) / 4",
+        ),
+    ),
+)

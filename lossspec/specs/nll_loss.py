@@ -1,0 +1,57 @@
+"""Negative log likelihood: minus the log-probability of the right class."""
+
+from lossspec.maths import pick
+from lossspec.spec import ClassIndex, Example, Form, LogProbability, Loss, Weight, ignore_index
+
+
+def define(input, target, weight):
+    return -pick(weight, target) * pick(input, target)
+
+
+def divisor(input, target, weight):
+    return pick(weight, target)
+
+
+spec = Loss(
+    name="nll_loss",
+    module="NLLLoss",
+    summary="Minus the log-probability x that the input gives to class t, times the class's weight.",
+    formula=r"\ell(x, t) = -w_t\,x_t",
+    source="https://docs.pytorch.org/docs/stable/generated/torch.nn.NLLLoss.html",
+    define=define,
+    forms=(
+        Form(
+            shapes=(
+                "(N, C), (N) -> (N)",
+                "(C), () -> ()",
+                "(N, C, d1, ..., dk), (N, d1, ..., dk) -> (N, d1, ..., dk)",
+            ),
+            tensors={
+                "input": LogProbability(),
+                "target": ClassIndex(ignored_by="ignore_index"),
+            },
+            divisor=divisor,
+        ),
+    ),
+    options={
+        "weight": Weight(
+            shape="(C)",
+            doc="Factor for each class; its sum over the targets that count divides the mean.",
+        )
+    },
+    parameters={"ignore_index": ignore_index()},
+    examples=(
+        Example(
+            arguments={
+                "input": [
+                    [0.5153, 0.7051, 0.4947, 0.3446, 0.5288],
+                    [0.3464, 0.2458, 0.8569, 0.4821, 0.3244],
+                    [0.4474, 0.6615, 0.0062, 0.6603, 0.2461],
+                ],
+                "target": [1, 0, 4],
+            },
+            value=-0.4325,
+            source="raw scores in place of log-probabilities: no error, and no likelihood either",
+        ),
+    ),
+)

@@ -1,0 +1,28 @@
+"""Smooth L1 loss: quadratic within beta of the target, absolute beyond."""
+
+from lossspec.maths import absolute, where
+from lossspec.spec import Form, Loss, Real, number
+
+
+def define(input, target, beta):
+    r = absolute(input - target)
+    if beta == 0:
+        return r
+    return where(r < beta, r**2 / (2 * beta), r - beta / 2)
+
+
+spec = Loss(
+    name="smooth_l1_loss",
+    module="SmoothL1Loss",
+    summary="The squared error over 2β where it falls below β, else the absolute error less β/2.",
+    formula=r"\ell(x, y) = \begin{cases} (x - y)^2 / 2\beta & |x - y| < \beta \\"
+    r" |x - y| - \beta / 2 & \text{otherwise} \end{cases}",
+    source="https://docs.pytorch.org/docs/stable/generated/torch.nn.SmoothL1Loss.html",
+    define=define,
+    forms=(Form(shapes=("(*), (*) -> (*)",), tensors={"input": Real(), "target": Real()}),),
+    parameters={
+        "beta": number(
+            1.0, 0.0, 0.25, 3.0, refused=(-1.0,), doc="Where the square ends; 0 is the L1 loss."
+        )
+    },
+)

@@ -1,0 +1,85 @@
+"""From a case's arrays to torch tensors and back, bit for bit, in any memory layout."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from lossspec.budget import Extended, precision
+from lossspec.cases import dtype_name
+
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.int64}
+
+
+def to_torch(array: np.ndarray, layout: str = "contiguous", device: str = "cpu") -> torch.Tensor:
+    """The same bits as a tensor on a device, stored in one of `lossspec.cases.LAYOUTS`.
+
+    A layout that the shape does not allow (an expanded scalar, say) gives a contiguous tensor.
+    """
+    name = dtype_name(array)
+    if name == "bfloat16":
+        plain = torch.from_numpy(np.ascontiguousarray(array).view(np.int16).copy())
+        plain = plain.view(torch.bfloat16)
+    else:
+        plain = torch.from_numpy(np.array(array, order="C"))
+    return _laid_out(plain.reshape(array.shape).to(device), layout)
+
+
+def _laid_out(plain: torch.Tensor, layout: str) -> torch.Tensor:
+    if plain.ndim == 0 or plain.numel() == 0 or layout == "contiguous":
+        return plain
+    if layout == "permuted":
+        order = list(range(plain.ndim))[::-1]
+        return plain.permute(order).contiguous().permute(order)
+    if layout == "sliced":
+        wide = torch.full((*plain.shape[:-1], plain.shape[-1] * 2 + 1), 77, dtype=plain.dtype)
+        wide = wide.to(plain.device)
+        wide[..., 1::2] = plain
+        return wide[..., 1::2]
+    if layout == "offset":
+        store = torch.full((plain.numel() + 5,), 77, dtype=plain.dtype).to(plain.device)
+        store[3:-2] = plain.reshape(-1)
+        return store[3:-2].view(plain.shape)
+    if layout == "expanded":
+        return plain[:1].expand(plain.shape)
+    if layout == "channels_last" and plain.ndim == 4:
+        return plain.contiguous(memory_format=torch.channels_last)
+    if layout == "channels_last" and plain.ndim == 5:
+        return plain.contiguous(memory_format=torch.channels_last_3d)
+    return plain
+
+
+def to_extended(tensor: torch.Tensor) -> np.ndarray:
+    """Exactly the numbers of a tensor, in longdouble on the host."""
+    plain = tensor.detach().cpu()
+    if plain.dtype in (torch.bfloat16, torch.float16):
+        plain = plain.float()
+    return np.asarray(plain.resolve_conj().resolve_neg().numpy()).astype(Extended)
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """Torch's dtype of a name."""
+    dtype = getattr(torch, name)
+    assert isinstance(dtype, torch.dtype)
+    return dtype
+
+
+def dtype_of(tensor: torch.Tensor) -> str:
+    """The name of a tensor's dtype, as in `Case.dtype`."""
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def same_bits(x: torch.Tensor, y: torch.Tensor) -> bool:
+    """Whether two tensors of one shape and dtype hold the same bits (nan equals itself)."""
+    if x.shape != y.shape or x.dtype != y.dtype:
+        return False
+    if x.dtype.is_complex:
+        x, y = torch.view_as_real(x), torch.view_as_real(y)
+    bits = _BITS[x.element_size()]
+    x, y = x.detach().contiguous(), y.detach().contiguous()
+    return bool(torch.equal(x.view(bits), y.view(bits)))
+
+
+def largest(name: str) -> float:
+    """The largest finite number of a floating dtype."""
+    return precision(name).largest

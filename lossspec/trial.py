@@ -1,0 +1,160 @@
+"""A trial: one case, its right answer, and what the implementation does with it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from lossspec.budget import Bounded
+from lossspec.cases import Case, dtype_name
+from lossspec.implementations import Subject
+from lossspec.oracle import Expected, Solved
+from lossspec.outcome import Outcome, lacking, perform
+from lossspec.spec import ClassIndex, Form, Loss
+from lossspec.tensors import to_extended
+
+
+class Deviation(Exception):
+    """A clause is broken: what came, what was wanted, how much rounding would have explained.
+
+    case, replaced : the call that shows it, where that is not the trial's own. check : an
+    expression for a script, true of a call that conforms; it may use `value`, `gradients`, `error`,
+    `inputs`, `before` and `near(got, want, budget)`.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        got: Any = None,
+        want: Any = None,
+        budget: Any = None,
+        *,
+        check: str,
+        case: Case | None = None,
+        replaced: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(what)
+        self.what = what
+        self.got = None if got is None else _text(got)
+        self.want = None if want is None else _text(want)
+        self.budget = None if budget is None else _text(budget)
+        self.check = check
+        self.case = case
+        self.replaced = dict(replaced or {})
+
+    @property
+    def kind(self) -> str:
+        """What broke, without the numbers: the same for a case and a simpler one."""
+        return re.sub(r"\[.*?\]|-?\d+(\.\d+)?", "", self.what.partition(" at ")[0])
+
+
+@dataclass
+class Trial:
+    """What a clause sees. Calls and right answers are made once and shared by all clauses."""
+
+    subject: Subject
+    solved: Solved
+    device: str = "cpu"
+    worst: float = 0.0
+    _outcomes: dict[Any, Outcome] = field(default_factory=dict)
+
+    @property
+    def loss(self) -> Loss:
+        return self.subject.loss
+
+    @property
+    def form(self) -> Form:
+        return self.loss.form(self.case.form)
+
+    @property
+    def case(self) -> Case:
+        """The call under trial."""
+        return self.solved.case
+
+    @property
+    def expected(self) -> Expected:
+        """Its right answer, under any reduction and cotangent."""
+        return self.solved.expected
+
+    @property
+    def tolerates_refusal(self) -> bool:
+        """Whether the case holds a dtype that the documentation neither promises nor rules out."""
+        return any(
+            isinstance(role, ClassIndex) and dtype_name(self.case.tensors[name]) in role.tolerated
+            for name, role in self.form.tensors.items()
+        )
+
+    @property
+    def outcome(self) -> Outcome:
+        """The case itself, forward and backward."""
+        return self.run()
+
+    def run(self, **changes: Any) -> Outcome:
+        """The case with some fields changed, forward and backward; made once."""
+        key = tuple(sorted((name, str(value)) for name, value in changes.items()))
+        if key not in self._outcomes:
+            case = self.case.with_(**changes) if changes else self.case
+            self._outcomes[key] = perform(self.subject, case, self.device)
+        return self._outcomes[key]
+
+    def can(self, reduction: str) -> bool:
+        """Whether the subject takes this reduction."""
+        return lacking(self.subject, self.case.with_(reduction=reduction)) is None
+
+    def attempt(self, **replaced: Any) -> Outcome:
+        """The case with arguments replaced, forward and backward."""
+        return perform(self.subject, self.case, self.device, replaced=replaced)
+
+    def number(self, outcome: Outcome) -> np.ndarray | None:
+        """The value of a call in longdouble; None when there is none (clause `accepts` tells)."""
+        if not outcome.returned or not isinstance(outcome.value, torch.Tensor):
+            return None
+        return to_extended(outcome.value)
+
+    def agree(
+        self,
+        got: np.ndarray,
+        want: Bounded,
+        what: str,
+        *,
+        of: str = "value",
+        case: Case | None = None,
+    ) -> bool:
+        """Raise Deviation unless `got` is within budget; whether the comparison could tell.
+
+        of : the expression for what was compared, in a script that runs `case`.
+        """
+        if got.shape != want.exact.shape:
+            return False  # clause `result-shape` tells
+        error = want.error(got)
+        if not error.size:
+            return False
+        worst = float(error.max())
+        self.worst = max(self.worst, worst)
+        if worst > 1:
+            at = np.unravel_index(int(error.argmax()), error.shape)
+            place = f" at {list(map(int, at))}" if at else ""
+            exact, budget = float(want.exact[at]), float(want.budget[at])
+            index = f"[{', '.join(str(int(i)) for i in at)}]" if at else ""
+            raise Deviation(
+                f"{what}{place}",
+                got[at],
+                want.exact[at],
+                want.budget[at],
+                check=f"near({of}{index}, float({str(exact)!r}), {budget!r})",
+                case=case,
+            )
+        return want.informative
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, np.floating):
+        return f"{float(value):.9g}"
+    if isinstance(value, float):
+        return f"{value:.9g}"
+    return str(value)

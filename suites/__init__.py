@@ -1,0 +1,1 @@
+"""The suites: thin pytest files; what they run is in lossspec."""

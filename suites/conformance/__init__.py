@@ -1,0 +1,1 @@
+"""Conformance: one test for each cell."""

@@ -1,0 +1,5 @@
+"""One item for each cell: an implementation's loss, judged by one clause on one device."""
+
+
+def test_conformance(cell, conformance):
+    conformance.judge(cell)

@@ -1,0 +1,521 @@
+"""The renderings: whole, safe, linked, readable, and never larger than they may be."""
+
+import itertools
+import json
+import math
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from lossspec.render import render_all
+from lossspec.render.badge import badge
+from lossspec.render.diff import Kind, diff
+from lossspec.render.html import ARTICLES, Axis, artifact, page
+from lossspec.render.layout import THEMES, columns, ratio
+from lossspec.render.markdown import summary
+from lossspec.render.terminal import HEIGHT, WIDTH, screen
+from lossspec.verdict import Deviation, Environment, Oracle, Report, Verdict, cell_id
+
+SAMPLE = Report.read(Path(__file__).parent / "data" / "conformance.json")
+HOSTILE = (
+    '</script></textarea><b id=owned onclick="x">&amp;\'`|\n@all <!-- \x1b[2J {{ 7*7 }} \udc80'
+)
+VOID = {"br", "input", "meta", "wbr"}
+
+
+def cell(loss="huber_loss", clause="value", surface="function", device="cpu", **changes):
+    named = {"loss": loss, "clause": clause, "surface": surface, "device": device}
+    return replace(SAMPLE.cells[0], id=cell_id(**named), **named, **changes)
+
+
+def report(*cells):
+    return replace(SAMPLE, cells=cells)
+
+
+def huge(verdict="conforms", **changes):
+    """23 losses x 60 clauses x 2 surfaces."""
+    places = itertools.product(range(23), range(60), ("function", "class"))
+    return report(
+        *(
+            cell(
+                f"binary_cross_entropy_{loss:02}",
+                f"inputs-untouched-{clause:02}",
+                surface,
+                theme=THEMES[clause % len(THEMES)],
+                verdict=verdict,
+                worst=1.1 ** (clause - 59),
+                dtypes=("float16", "bfloat16", "float32", "float64"),
+                **changes,
+            )
+            for loss, clause, surface in places
+        )
+    )
+
+
+def hostile():
+    """Every free text of the artifact is an attack."""
+    bad = {"extra": {HOSTILE: HOSTILE}, "case": {HOSTILE: [HOSTILE, {HOSTILE: 1}]}}
+    names = ("says", "theme", "reason", "call", "got", "want", "budget", "repeat", "script")
+    cells = [
+        cell(
+            loss=HOSTILE,
+            clause=HOSTILE + verdict,
+            device=HOSTILE,
+            dtypes=(HOSTILE,),
+            verdict=verdict,
+            deviation=Deviation(HOSTILE, "javascript:alert(1)//" + HOSTILE, HOSTILE),
+            worst=math.nan,
+            **dict.fromkeys(names, HOSTILE),
+            **bad,
+        )
+        for verdict in Verdict
+    ]
+    environment = Environment(
+        **dict.fromkeys(("lossspec", "python", "platform", "processor", "torch"), HOSTILE),
+        **dict.fromkeys(("numpy", "hypothesis", "command", "git_commit"), HOSTILE),
+        devices={HOSTILE: HOSTILE},
+        threads=1,
+        started=SAMPLE.environment.started,
+        oracle=Oracle(HOSTILE, 64),
+    )
+    return replace(
+        report(*cells),
+        implementation=replace(
+            SAMPLE.implementation, **dict.fromkeys(("name", "version", "target"), HOSTILE)
+        ),
+        environment=environment,
+        selection=replace(
+            SAMPLE.selection, **dict.fromkeys(("losses", "clauses", "devices"), (HOSTILE,))
+        ),
+    )
+
+
+class Page(HTMLParser):
+    """What a parser sees of a page: elements with attributes, text, and that tags match."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements = []
+        self.open = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        names = [name for name, _ in attributes]
+        assert len(names) == len(set(names)), (tag, attributes)
+        self.elements.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not {"script", "style"} & set(self.open):
+            self.text += data
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    def values(self, attribute):
+        return [found[attribute] for _, found in self.elements if attribute in found]
+
+
+REPORTS = {
+    "sample": SAMPLE,
+    "empty": report(),
+    "hostile": hostile(),
+    "conforming": report(cell(verdict="conforms", worst=None)),
+}
+
+
+@pytest.fixture(scope="module")
+def pages():
+    return {name: page(made) for name, made in REPORTS.items()}
+
+
+@pytest.fixture(scope="module", params=REPORTS)
+def name(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def seen(pages, name):
+    return Page(pages[name])
+
+
+def test_ids_are_unique_and_links_inside_the_page_resolve(seen):
+    ids = seen.values("id")
+    assert len(ids) == len(set(ids))
+    inside = {link.removeprefix("#") for link in seen.values("href") if link.startswith("#")}
+    assert inside - set(ids) == set()
+    assert "matrix" in inside
+
+
+def test_every_cell_has_a_place_of_its_own(pages):
+    links = Page(pages["sample"]).values("href")
+    want = {re.sub(r"[^\w.]+", "-", c.id).strip("-") for c in SAMPLE.cells}
+    assert want <= {link.removeprefix("#") for link in links}
+
+
+def test_cells_whose_names_look_alike_get_different_places():
+    twins = report(cell(loss="a b", clause="c"), cell(loss="a", clause="b c"))
+    ids = Page(page(twins)).values("id")
+    assert {"a-b-c-function-cpu", "a-b-c-function-cpu--2"} <= set(ids)
+
+
+def test_every_header_cell_has_a_scope(seen):
+    assert {th.get("scope") for th in seen.all("th")} <= {"col", "row", "colgroup"}
+
+
+def test_the_rows_of_a_table_are_as_wide_as_its_head(pages):
+    matrix = pages["sample"].partition('<section id="matrix">')[2].partition("</section>")[0]
+    clauses = sum(map(len, columns(SAMPLE.cells).values()))
+    rows = matrix.partition("<tbody>")[2].split("<tr")[1:]
+    assert len(rows) == 12
+    assert {row.count("<td") for row in rows} == {clauses}
+    assert sum(map(int, re.findall(r'colspan="(\d+)"', matrix))) == clauses
+
+
+def test_nothing_is_fetched_from_anywhere(seen):
+    assert seen.values("src") == []
+    assert seen.all("link") == []
+    assert {tag for tag, _ in seen.elements} & {"iframe", "img", "object", "base", "form"} == set()
+    policy = next(m["content"] for m in seen.all("meta") if "http-equiv" in m)
+    assert policy.startswith("default-src 'none'")
+
+
+def test_the_style_imports_nothing(pages):
+    style = re.search(r"<style>(.*?)</style>", pages["sample"], re.DOTALL)[1]
+    assert not re.search(r"url\(|@import|@font-face", style)
+
+
+def test_a_link_leads_into_the_page_to_a_script_or_to_the_web(seen):
+    for link in seen.values("href"):
+        assert re.match(r"#|https?://|repro/[\w.-]+\.py$", link), link
+
+
+def test_no_text_of_a_report_becomes_mark_up(pages):
+    seen = Page(pages["hostile"])
+    assert "owned" not in seen.values("id")
+    assert seen.values("onclick") == []
+    assert len(seen.all("script")) == len(Page(pages["sample"]).all("script")) == 2
+    assert "<b id=owned" in seen.text
+    assert "49" not in re.findall(r"\d+", seen.text)
+
+
+@pytest.mark.parametrize("script", ["../up.py", "/etc/x.py", "//host/x", "a/../../b", "x y"])
+def test_a_script_outside_the_report_is_no_link(script):
+    got = Page(page(report(cell(verdict="deviates", script=script))))
+    assert script in got.text
+    assert script not in got.values("href")
+
+
+def test_the_page_turns_back_into_the_report(pages, name):
+    assert artifact(pages[name]).to_json() == REPORTS[name].to_json()
+
+
+def test_a_large_page_turns_back_into_the_report_too():
+    large = huge()
+    assert artifact(page(large)).to_json() == large.to_json()
+
+
+def test_a_page_of_something_else_holds_no_report():
+    with pytest.raises(ValueError, match="is not a lossspec report"):
+        artifact("<!DOCTYPE html><title>other</title>")
+
+
+def test_the_same_report_is_the_same_page(pages):
+    assert page(SAMPLE) == pages["sample"]
+    assert page(huge()) == page(huge())
+
+
+def test_a_deviation_tells_all_there_is_to_know(pages):
+    text = Page(pages["sample"]).text
+    told = next(c for c in SAMPLE.failing if c.case)
+    for part in (told.says, told.reason, told.call, told.got, told.want, told.budget, told.repeat):
+        assert part in text
+    assert '"layout": "contiguous"' in text
+
+
+def test_a_known_deviation_gives_its_reason_and_link(pages):
+    seen = Page(pages["sample"])
+    known = next(c for c in SAMPLE.cells if c.verdict is Verdict.KNOWN)
+    assert known.deviation.reason in seen.text
+    assert known.deviation.link in seen.values("href")
+
+
+def test_a_cell_of_the_matrix_has_a_sign_a_word_and_the_number_of_cases(pages):
+    shown = next(c for c in SAMPLE.cells if c.verdict is Verdict.CONFORMS)
+    assert f">✓ {shown.examples}<br>conforms</a>" in pages["sample"]
+
+
+def test_percentages_appear_nowhere(pages):
+    for made in (Page(pages["sample"]).text, summary(SAMPLE), screen(SAMPLE), badge(SAMPLE)):
+        assert "%" not in made
+
+
+def test_a_run_without_cells_is_told_in_every_rendering(pages):
+    for made in (Page(pages["empty"]).text, summary(report()), screen(report())):
+        assert "no cell at all" in made
+    assert json.loads(badge(report()))["message"] == "no clause was run"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"verdict": "unsupported", "reason": "x" * 5_000},
+        {"verdict": "deviates", "reason": "r" * 400, "got": "g" * 9_000, "call": "c" * 9_000},
+        {"verdict": "known", "case": {"data": [0.1] * 100}},
+    ],
+    ids=["conforming", "unsupported", "deviating", "known"],
+)
+def test_a_huge_report_stays_within_every_bound(changes):
+    large = huge(**changes)
+    assert len(large.cells) == 2_760
+    made = page(large)
+    assert len(made.encode("utf-8")) < (2_500_000 if changes else 1_500_000)
+    assert len(Page(made).all("article")) <= ARTICLES
+    assert len(summary(large).encode("utf-8")) <= 60_000
+    assert len(screen(large).splitlines()) <= HEIGHT
+
+
+def luminance(colour):
+    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def contrast(one, other):
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_contrast_is_reckoned_as_the_guidelines_do():
+    assert contrast("#000000", "#ffffff") == pytest.approx(21)
+    assert contrast("#57606a", "#ffffff") == pytest.approx(6.4, abs=0.05)
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_every_text_stands_out_from_every_ground(pages, scheme):
+    found = re.findall(r"--([\w-]+): light-dark\((#\w{6}), (#\w{6})\)", pages["sample"])
+    palette = {name: colours[scheme] for name, *colours in found}
+    grounds = [name for name in palette if name in ("paper", "panel") or name.endswith("-tint")]
+    texts = [name for name in palette if name not in (*grounds, "line")]
+    assert (len(grounds), len(texts)) == (5, 6)
+    low = {
+        (text, ground): round(got, 2)
+        for text, ground in itertools.product(texts, grounds)
+        if (got := contrast(palette[text], palette[ground])) < 4.5
+    }
+    assert low == {}
+
+
+def test_every_colour_comes_from_the_palette(pages):
+    style = re.search(r"<style>(.*?)</style>", pages["sample"], re.DOTALL)[1]
+    rest = re.sub(r"--[\w-]+: light-dark\([^)]*\);", "", style)
+    assert re.findall(r"#[0-9a-f]{3,8}\b(?![\w-])|rgba?\(|hsla?\(", rest) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "want"),
+    [
+        (None, "-"),
+        (0.0, "0"),
+        (0.4123, "0.412"),
+        (1.0, "1"),
+        (1234.5, "1234"),
+        (4.1e6, "4.1e6"),
+        (2e-9, "2e-9"),
+        (math.inf, "inf"),
+        (math.nan, "nan"),
+    ],
+)
+def test_a_ratio_is_short(value, want):
+    assert ratio(value) == want
+
+
+def test_the_axis_holds_the_budget_and_clips_what_lies_far_off():
+    axis = Axis.of([0.02, 0.5, None, 4e6, math.inf, 0.0])
+    assert [label for _, label in axis.ticks] == ["0.01", "0.1", "1", "10", "100", "1000"]
+    assert axis.clipped
+    assert axis.place(0.0) == axis.place(0.01) == 3
+    assert axis.place(math.inf) == axis.place(math.nan) == axis.place(4e6) == 97
+
+
+def test_an_axis_without_values_still_holds_the_budget():
+    axis = Axis.of([None])
+    assert ([label for _, label in axis.ticks], axis.clipped) == (["0.1", "1", "10"], False)
+
+
+def test_themes_come_in_the_order_of_the_contract_and_new_ones_last():
+    cells = [cell(clause=theme, theme=theme) for theme in ("zeal", "mode", "value", "art")]
+    assert list(columns(cells)) == ["value", "mode", "art", "zeal"]
+
+
+def test_the_summary_tells_deviations_before_the_matrix():
+    got = [line for line in summary(SAMPLE).splitlines() if line.startswith("#")]
+    assert got[0] == "# mylib.losses 1.4.0"
+    assert [line for line in got if line.startswith("## ")] == [
+        "## What deviates",
+        "## Inconclusive",
+        "## Known deviations",
+        "## Losses by themes",
+        "## Environment",
+    ]
+    assert r"### ✗ deviates: huber_loss/half-range\[function-cpu\]" in got
+
+
+@pytest.mark.parametrize("budget", [2_000, 3_000, 4_000])
+def test_a_summary_keeps_its_budget_and_says_what_it_left_out(budget):
+    got = summary(SAMPLE, budget)
+    assert budget / 3 < len(got.encode("utf-8")) <= budget
+    assert re.search(r"^… and \d+ (more that fail|sections? more in the HTML report)$", got, re.M)
+    assert got.count("```") % 2 == 0
+
+
+def test_a_summary_does_not_let_texts_become_mark_up():
+    text = re.sub(r"^(`{3,})\w+\n.*?\n\1$", "", summary(hostile()), flags=re.DOTALL | re.MULTILINE)
+    assert not re.search(r"<(?!!-- -->)|@(?!<!-- -->)|(?<!\\)`", text)
+    table = [line for line in text.partition("## Losses")[2].splitlines() if line[:1] == "|"]
+    assert [len(re.findall(r"(?<!\\)\|", line)) for line in table] == [4, 4, 4]
+
+
+def test_a_fence_is_longer_than_the_backticks_inside():
+    got = summary(report(cell(verdict="deviates", call="x = '''\n````\nfree text")))
+    assert "`````python\nx = '''\n````\nfree text\n`````" in got
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "message", "colour"),
+    [
+        (["conforms"] * 3, "3 of 3 conform", "0b6b3a"),
+        (["conforms", "known", "not-applicable"], "1 of 2 conform, 1 known", "0b6b3a"),
+        (["conforms", "inconclusive"], "1 of 2 conform", "8a4b00"),
+        (["conforms", "deviates", "crash", "known"], "2 of 4 fail", "b3261e"),
+    ],
+)
+def test_a_badge_tells_the_worst_news(verdicts, message, colour):
+    cells = [cell(clause=f"c{i}", verdict=verdict) for i, verdict in enumerate(verdicts)]
+    got = json.loads(badge(report(*cells)))
+    want = {"schemaVersion": 1, "label": "lossspec", "message": message, "color": colour}
+    assert got == want
+
+
+VALUE, GRADIENT = "huber_loss/value[function-cpu]", "huber_loss/gradient[function-cpu]"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "kind", "worse"),
+    [
+        ("conforms", "conforms", "U", False),
+        ("deviates", "deviates", "U", False),
+        ("conforms", "deviates", "C", True),
+        ("known", "crash", "C", True),
+        ("inconclusive", "not-run", "C", True),
+        ("crash", "deviates", "C", False),
+        ("deviates", "conforms", "C", False),
+        ("conforms", "unsupported", "C", False),
+        (None, "conforms", "A", False),
+        (None, "deviates", "A", False),
+        ("conforms", None, "D", True),
+        ("deviates", None, "D", True),
+    ],
+)
+def test_a_change_is_a_regression_when_a_cell_begins_to_fail_or_vanishes(old, new, kind, worse):
+    before, after = (
+        report(*([cell(verdict=verdict)] if verdict else []), cell(clause="gradient"))
+        for verdict in (old, new)
+    )
+    got = diff(before, after)
+    change = next(change for change in got.changes if change.id == VALUE)
+    assert (change.kind, change.regression, got.exit_status) == (kind, worse, int(worse))
+    assert got.count(Kind(kind)) == (2 if kind == "U" else 1)
+
+
+def test_a_diff_tells_the_worst_first():
+    old = report(cell(), cell(clause="gradient", verdict="deviates"))
+    new = report(cell(verdict="deviates"), cell(clause="gradient"), cell(clause="a"))
+    got = diff(old, new)
+    assert got.text().splitlines()[2:] == [
+        "A 1 added, D 0 deleted, C 2 changed, U 0 unchanged",
+        "",
+        f"C {VALUE}: ✓ conforms → ✗ deviates (regression)",
+        "A huber_loss/a[function-cpu]: nothing → ✓ conforms",
+        f"C {GRADIENT}: ✗ deviates → ✓ conforms",
+        "",
+        "1 regression",
+    ]
+    assert got.to_data()["counts"] == {"A": 1, "D": 0, "C": 2, "U": 0}
+    assert got.to_data()["changes"][-1] == {
+        "kind": "C",
+        "id": VALUE,
+        "old": "conforms",
+        "new": "deviates",
+        "regression": True,
+    }
+
+
+def test_a_diff_of_different_selections_says_so():
+    narrow = replace(SAMPLE, selection=replace(SAMPLE.selection, losses=("huber_loss",)))
+    assert "note: the runs selected different parts" in diff(SAMPLE, narrow).text()
+    assert "note" not in diff(SAMPLE, SAMPLE).text()
+
+
+@pytest.mark.parametrize(
+    "made", [SAMPLE, report(), hostile(), huge("deviates")], ids=["sample", "empty", "bad", "huge"]
+)
+def test_the_screen_is_one_screen(made):
+    got = screen(made, "reports/mylib.losses/index.html").splitlines()
+    assert len(got) <= HEIGHT == 24
+    assert max(map(len, got)) <= WIDTH == 100
+    assert all(line.isprintable() for line in got)
+    assert got[-1] == "report: reports/mylib.losses/index.html"
+
+
+def test_the_screen_tells_a_failure_with_its_sentence_and_command():
+    told = next(c for c in SAMPLE.failing if c.loss == "huber_loss")
+    got = screen(SAMPLE)
+    for part in (f"✗ deviates: {told.id}", told.says, told.reason, f"$ {told.repeat}"):
+        assert part in got
+
+
+def test_the_screen_tells_each_failure_once_before_its_second_surface():
+    surfaces = ("function", "class")
+    twice = [cell(clause=c, surface=s, verdict="deviates") for c in "abcdefg" for s in surfaces]
+    told = [line.split()[2] for line in screen(report(*twice)).splitlines() if "✗" in line]
+    assert told[:7] == [f"huber_loss/{clause}[class-cpu]" for clause in "abcdefg"]
+    assert told[7:] == [f"huber_loss/{clause}[function-cpu]" for clause in "abc"]
+
+
+def test_a_command_that_does_not_fit_the_screen_is_left_out():
+    got = screen(report(cell(verdict="deviates", repeat="lossspec " + "x" * 100)))
+    assert "$" not in got
+
+
+def test_all_renderings_lie_beside_the_artifact(tmp_path):
+    paths = render_all(SAMPLE, tmp_path / "mylib")
+    assert [p.relative_to(tmp_path).as_posix() for p in paths] == [
+        "mylib/index.html",
+        "mylib/summary.md",
+        "mylib/badge.json",
+    ]
+    assert artifact(paths[0].read_text("utf-8")).to_json() == SAMPLE.to_json()
+    assert paths[1].read_text("utf-8") == summary(SAMPLE)
+    assert json.loads(paths[2].read_text("utf-8"))["message"] == "5 of 154 fail"
+    assert sorted(p.name for p in paths[0].parent.iterdir()) == sorted(p.name for p in paths)
+
+
+def test_a_report_that_is_hostile_can_be_written(tmp_path):
+    made = hostile()
+    paths = render_all(made, tmp_path)
+    assert artifact(paths[0].read_text("utf-8")).to_json() == made.to_json()
