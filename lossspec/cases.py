@@ -323,6 +323,8 @@ def cases(draw: st.DrawFn, loss: Loss, dtypes: tuple[str, ...] | None = None) ->
             style = draw(st.sampled_from(STYLES[role.style]))
             axis = next((i for i, a in enumerate(axes) if a in shape.core), None)
             tensors[name] = _cast(_dense(rng, role.style, style, dims, axis), role, dtype)
+    if form.settle is not None:
+        form.settle(rng, tensors, parameters)
     _tie(draw, rng, form, tensors, parameters)
     _fill_ignored(draw, form, shape, tensors, parameters)
     for name, role in loss.options.items():
@@ -339,7 +341,8 @@ def cases(draw: st.DrawFn, loss: Loss, dtypes: tuple[str, ...] | None = None) ->
                 tensors[name] = _repeated(array)
             if layout != "contiguous":
                 layouts[name] = layout
-    wanted = [n for n in tensors if loss.roles(form)[n].differentiable]
+    roles = loss.roles(form)
+    wanted = [n for n in tensors if roles[n].differentiable and not roles[n].scalar]
     requires = draw(st.sampled_from([tuple(wanted), tuple(wanted[:1]), tuple(wanted[1:]), ()]))
     info = precision(dtype)
     loop = tuple(sizes[axis] for axis in shape.result)
@@ -369,9 +372,11 @@ def cases(draw: st.DrawFn, loss: Loss, dtypes: tuple[str, ...] | None = None) ->
 
 
 def _axis_sizes(draw: st.DrawFn, shape: Shape) -> dict[str, int]:
-    axes = list(dict.fromkeys(axis for axes in (*shape.inputs, shape.result) for axis in axes))
-    if not axes:
-        return {}
+    axes = list(dict.fromkeys(a for axes in (*shape.inputs, shape.result) for a in axes if a != "1"))
+    return {"1": 1} | (_named_sizes(draw, shape, axes) if axes else {})
+
+
+def _named_sizes(draw: st.DrawFn, shape: Shape, axes: list[str]) -> dict[str, int]:
     kind = draw(st.sampled_from(_KINDS))
     core = [axis for axis in axes if axis in shape.core]
     loop = [axis for axis in axes if axis not in core]

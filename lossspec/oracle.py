@@ -49,9 +49,11 @@ class _Placed:
 
 def _place(array: np.ndarray, axes: tuple[str, ...], contract: Shape) -> _Placed:
     loop = [axes.index(name) for name in contract.result if name in axes]
-    core = [i for i, name in enumerate(axes) if name not in contract.result]
+    ones = [i for i, name in enumerate(axes) if name == "1"]
+    core = [i for i, name in enumerate(axes) if name not in (*contract.result, "1")]
     view = [array.shape[axes.index(name)] if name in axes else 1 for name in contract.result]
-    return _Placed(tuple(loop + core), tuple(view) + tuple(array.shape[i] for i in core), len(core))
+    view += [array.shape[i] for i in core]
+    return _Placed(tuple(loop + core + ones), tuple(view), len(core))
 
 
 def axes_of(loss: Loss, form: Form, contract: Shape, name: str, ndim: int) -> tuple[str, ...]:
@@ -73,13 +75,14 @@ class Expected:
     losses, budget : in the shape of the unreduced result. derivatives : for each differentiable
     tensor, the derivative of each loss element by the elements that it depends on, three times
     (exact, lowest, highest: they differ at a kink), with its budget. counts : what each element
-    counts for in the mean. counted : whether it counts at all, or is ignored.
+    counts for in the mean, shares : what it is multiplied by there. counted : whether it counts at all, or is ignored.
     """
 
     case: Case
     losses: np.ndarray
     budget: np.ndarray
     counts: np.ndarray
+    shares: np.ndarray
     counted: np.ndarray
     derivatives: Mapping[str, tuple[np.ndarray, np.ndarray]]
     placed: Mapping[str, _Placed]
@@ -100,8 +103,10 @@ class Expected:
         unit = self.precision.unit
         terms = np.log2(max(self.losses.size, 1)) + 1
         with np.errstate(all="ignore"):
-            exact, size = self.losses.sum(), np.abs(self.losses).sum()
-            budget = self.budget.sum() + unit * terms * size
+            shares = self.shares if reduction == "mean" else np.ones_like(self.shares)
+            losses = self.losses * shares
+            exact, size = losses.sum(), np.abs(losses).sum()
+            budget = (self.budget * np.abs(shares)).sum() + unit * terms * size
         divisor: Any = Extended(1)
         error: Any = Extended(0)
         if reduction == "mean":
@@ -125,6 +130,8 @@ class Expected:
             if divisor == 0:
                 return None
             scale = np.broadcast_to(scale / divisor, self.losses.shape)
+            if reduction == "mean":
+                scale = scale * self.shares
             relative = divisor_error / abs(divisor)
         placed = self.placed[name]
         shape = self.case.tensors[name].shape
@@ -259,11 +266,15 @@ def solve(loss: Loss, case: Case) -> Expected:
         back, losses = make_vjp(lambda t: evaluate(*t))(tuple(still[name] for name in wanted))
         losses = np.broadcast_to(np.asarray(losses, Extended), (size, *loop))
         derivatives = dict(zip(wanted, back(np.ones_like(losses)), strict=True))
-        counts = np.ones(loop, Extended)
-        if form.divisor is not None:
+
+        def each(define: Definition | None) -> np.ndarray:
+            if define is None:
+                return np.ones(loop, Extended)
             known = {**rest, **still}
-            counts = form.divisor(**{n: known[n] for n in _arguments(loss.define)})
-            counts = np.broadcast_to(np.asarray(counts, Extended), (size, *loop))[0]
+            given = define(**{name: known[name] for name in _arguments(define)})
+            return np.broadcast_to(np.asarray(given, Extended), (size, *loop))[0]
+
+        counts, shares = each(form.divisor), each(form.share)
 
     with np.errstate(all="ignore"):
         budget = _spread(losses, members, dtype)
@@ -282,6 +293,7 @@ def solve(loss: Loss, case: Case) -> Expected:
         np.where(counted, losses[0], 0),
         np.where(counted, budget, 0),
         np.where(counted, counts, 0),
+        shares,
         counted,
         slopes,
         placed,

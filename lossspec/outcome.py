@@ -90,7 +90,11 @@ def perform(
     """
     replaced = dict(replaced or {})
     tensors: dict[str, Any] = {}
+    roles = subject.loss.roles(subject.loss.form(case.form))
     for name, array in case.tensors.items():
+        if roles[name].scalar:
+            tensors[name] = float(array)
+            continue
         tensor = to_torch(array, case.layouts.get(name, "contiguous"), device)
         if name in case.requires_grad:
             tensor.requires_grad_()

@@ -12,6 +12,7 @@ from importlib.metadata import entry_points
 from typing import Any, Literal
 
 import ml_dtypes
+import numpy as np
 
 from lossspec.maths import Definition
 
@@ -32,6 +33,9 @@ class Role:
     gradient. shape : for an optional tensor, its own shape such as `(C)`; `like input` for the
     shape of that tensor; `broadcasts with input` for any shape that expands to it.
     default : for an optional tensor, what leaving it out means (in `define`: a number).
+    scalar : it is passed as a Python number. through : the name of a torch function, applied along
+    the class axis, whose result the call gets in place of the tensor itself; gradients are judged
+    in front of it.
     """
 
     low: float = float("-inf")
@@ -40,6 +44,8 @@ class Role:
     shape: str | None = None
     default: float | None = None
     surfaces: tuple[Surface, ...] = ("function", "class")
+    scalar: bool = False
+    through: str | None = None
     doc: str = ""
 
     #: How `lossspec.cases` draws dense values for it.
@@ -217,8 +223,9 @@ _SPREAD = re.compile(r"d1, \.\.\., dk")
 class Shape:
     """One line of a shape contract, such as `(N, C), (N) -> (N)`.
 
-    `*` stands for any number of axes, `d1, ..., dk` for one or more. Axes of the inputs that the
-    result lacks are the *core*: `define` sees them last, in the order written.
+    `*` stands for any number of axes, `d1, ..., dk` for one or more, `1` for an axis of size 1. Axes
+    of the inputs that the result lacks are the *core*: `define` sees them last, in the order
+    written.
     """
 
     text: str
@@ -241,7 +248,7 @@ class Shape:
 
     @property
     def core(self) -> tuple[str, ...]:
-        names = [axis for axes in self.inputs for axis in axes if axis not in self.result]
+        names = [a for axes in self.inputs for a in axes if a not in (*self.result, "1")]
         return tuple(dict.fromkeys(names))
 
     @property
@@ -280,13 +287,20 @@ class Form:
 
     divisor : what each element counts for in the mean, from the same arguments as `define`;
     every element counts 1 when it is left out. fixed : parameters that make it this form.
+    share : what each element is multiplied by in the mean, likewise. settle : makes freshly drawn
+    tensors fit each other, where roles cannot say how: it may change the tensors by name, given a
+    random generator and the parameters.
     """
 
     shapes: tuple[str, ...]
     tensors: Mapping[str, Role]
     name: str = ""
     divisor: Definition | None = None
+    share: Definition | None = None
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    settle: Callable[[np.random.Generator, dict[str, np.ndarray], dict[str, Any]], None] | None = (
+        None
+    )
 
     @property
     def contracts(self) -> tuple[Shape, ...]:

@@ -17,7 +17,7 @@ from lossspec.render.html import ARTICLES, Axis, artifact, page
 from lossspec.render.layout import THEMES, columns, ratio
 from lossspec.render.markdown import summary
 from lossspec.render.terminal import HEIGHT, WIDTH, screen
-from lossspec.verdict import Deviation, Environment, Oracle, Report, Verdict, cell_id
+from lossspec.verdict import Deviation, Environment, Oracle, Report, ReportError, Verdict, cell_id
 
 SAMPLE = Report.read(Path(__file__).parent / "data" / "conformance.json")
 HOSTILE = (
@@ -226,6 +226,14 @@ def test_the_page_turns_back_into_the_report(pages, name):
 def test_a_large_page_turns_back_into_the_report_too():
     large = huge()
     assert artifact(page(large)).to_json() == large.to_json()
+
+
+@pytest.mark.parametrize("damage", [("H4sI", "AAAA"), ('id="artifact" data-gzip>"', "\\g<0>=")])
+def test_a_page_with_a_damaged_artifact_is_refused(damage):
+    made, times = re.subn(*damage, page(huge()), count=1)
+    assert times == 1
+    with pytest.raises(ReportError, match="holds a damaged artifact"):
+        artifact(made)
 
 
 def test_a_page_of_something_else_holds_no_report():

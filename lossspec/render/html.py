@@ -5,6 +5,7 @@ import gzip
 import json
 import math
 import re
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -12,13 +13,14 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lossspec.render.layout import clip, columns, plural, ratio, rows
-from lossspec.verdict import Cell, Report, Verdict
+from lossspec.verdict import Cell, Report, ReportError, Verdict
 
 # An artifact of more characters is embedded compressed: a page should open at once.
 VERBATIM = 400_000
 # The articles on single cells stop here; the cells that are left out stand in the tables.
 ARTICLES = 100
 ARTICLE_CHARACTERS = 200_000
+_LONGEST = 4_000  # characters of one text in an article
 
 
 def page(report: Report) -> str:
@@ -59,7 +61,10 @@ def artifact(html: str) -> Report:
     found = re.search(r'type="application/json" id="artifact"( data-gzip)?>(.*?)</script>', html)
     packed, text = found.groups() if found else (None, "null")
     if packed:
-        return Report.from_json(gzip.decompress(base64.b64decode(json.loads(text))))
+        try:
+            text = gzip.decompress(base64.b64decode(json.loads(text), validate=True))
+        except (ValueError, OSError, EOFError, zlib.error) as error:
+            raise ReportError(f"holds a damaged artifact ({error})") from None
     return Report.from_json(text)
 
 
@@ -98,9 +103,6 @@ def _texts(cell: Cell) -> list[str | None]:
     case = json.dumps(cell.case) if cell.case is not None else None
     texts = [cell.reason, cell.call, cell.got, cell.want, cell.budget, cell.repeat, case]
     return [clip(text, _LONGEST) if text else None for text in texts]
-
-
-_LONGEST = 4_000
 
 
 def _sentences(report: Report) -> dict[str, dict[str, list[str]]]:

@@ -20,7 +20,7 @@ def define(input, target, weight, label_smoothing):
     return -total(weight * times(p, log_softmax(input)))
 
 
-def divisor(input, target, weight, label_smoothing):
+def divisor(target, weight):
     return total(weight * target)
 
 

@@ -8,7 +8,7 @@ def define(input, target, weight):
     return -pick(weight, target) * pick(input, target)
 
 
-def divisor(input, target, weight):
+def divisor(target, weight):
     return pick(weight, target)
 
 
