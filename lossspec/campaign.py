@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from lossspec.cases import Case, cases
@@ -178,7 +179,7 @@ class Campaign:
                 return
         if self.reference is not None:
             twin = Trial(self.reference, trial.solved, self.device)
-            same = _deviation(ledger.clause, twin)
+            same = deviation_of(ledger.clause, twin)
             if same is not None and (same.what, same.got) == (deviation.what, deviation.got):
                 ledger.shared = ledger.shared or (case, deviation)
                 return
@@ -196,7 +197,7 @@ class Campaign:
             trial = self._trial(known.case)
             if lacking(self.subject, known.case) is not None:
                 continue
-            deviation = _deviation(ledger.clause, trial)
+            deviation = deviation_of(ledger.clause, trial)
             if deviation is None:
                 ledger.stale = known
             elif ledger.known is None:
@@ -215,7 +216,7 @@ class Campaign:
                 return False
             if lacking(self.subject, candidate) is not None:
                 return False
-            found = _deviation(ledger.clause, self._trial(candidate))
+            found = deviation_of(ledger.clause, self._trial(candidate))
             if found is None or found.kind != deviation.kind:
                 return False
             last = found
@@ -224,7 +225,8 @@ class Campaign:
         return reduced(self.subject.loss, case, fails), last
 
 
-def _deviation(clause: Clause, trial: Trial) -> Deviation | None:
+def deviation_of(clause: Clause, trial: Trial) -> Deviation | None:
+    """How a trial breaks a clause, if it does."""
     try:
         clause.judge(trial)
     except Deviation as deviation:

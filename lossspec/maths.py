@@ -170,12 +170,49 @@ def positive_part(x: Array) -> Array:
 
 def minimum(x: Array, y: Array) -> Array:
     """The smaller of the two. Kink where they are equal."""
-    return x - positive_part(x - y)
+    return _where(_first(getval(y) - getval(x)) | np.isnan(getval(x)), x, y)
 
 
 def maximum(x: Array, y: Array) -> Array:
     """The larger of the two. Kink where they are equal."""
-    return y + positive_part(x - y)
+    return _where(_first(getval(x) - getval(y)) | np.isnan(getval(x)), x, y)
+
+
+def _first(lead: np.ndarray) -> np.ndarray:
+    """Whether the first of two is chosen, given what speaks for it."""
+    return _kinked(lead, (lead > 0).astype(lead.dtype), 0.0, 1.0) != 0
+
+
+def largest(x: Array) -> Array:
+    """max over the last axis. Kink where several are the largest: any one of them may be it."""
+    raw = getval(x)
+    top = np.max(raw, axis=-1, keepdims=True)
+    first = np.arange(raw.shape[-1]) == np.argmax(raw, axis=-1)[..., None]
+    chosen = _kinked(raw - top, first.astype(raw.dtype), 0.0, 1.0)
+    # x - raw is 0 with a slope of 1: the value is the top whichever is chosen.
+    return top[..., 0] + anp.sum(chosen * (x - raw), axis=-1)
+
+
+@primitive
+def _standing_for(x: Array, value: np.ndarray, slope: np.ndarray) -> Array:
+    """`value`, with the derivative `slope` by `x`."""
+    return value
+
+
+defvjp(_standing_for, lambda ans, x, value, slope: lambda g: g * slope, None, None)
+
+
+def clamped(x: Array, lowest: Array) -> Array:
+    """max(x, lowest) without a word to autograd: the derivative by x is 1, also where that cuts."""
+    raw, floor = getval(x), getval(lowest)
+    return _standing_for(x, np.where(_kept(raw < floor), floor, raw), np.ones_like(raw))
+
+
+def any_slope(x: Array, undecided: Array) -> Array:
+    """x; where `undecided` holds its derivative is left open: every slope in [0, 1] is right."""
+    raw = getval(x)
+    distance = np.where(_kept(np.asarray(getval(undecided))), np.zeros_like(raw), np.ones_like(raw))
+    return _standing_for(x, raw, _kinked(distance, np.ones_like(raw), 0.0, 1.0))
 
 
 # === classes ==============================================================================
@@ -221,6 +258,22 @@ defvjp(
 )
 
 
+# === lengths ==============================================================================
+
+
+def norm(x: Array, p: float) -> Array:
+    """‖x‖ₚ over the last axis, p ≥ 1. Kink at 0: every slope in [-1, 1] is right."""
+    size = absolute(x)
+    if p == np.inf:
+        return largest(size)
+    if p == 1:
+        return total(size)
+    power = total(size**p)
+    # At 0 the root has no slope; there the norm is any other one, such as the sum.
+    zero = getval(power) == 0
+    return where(zero, total(size), rounded(where(zero, anp.ones_like(power), power) ** (1 / p)))
+
+
 # === products and logarithms ==============================================================
 
 
@@ -261,6 +314,21 @@ def exp(x: Array) -> Array:
 def log(x: Array) -> Array:
     """Natural logarithm."""
     return rounded(anp.log(x))
+
+
+def clamped_log(x: Array, lowest: float) -> Array:
+    """log(x), at least `lowest`; where that cuts, any slope from 0 to the logarithm's is right."""
+    y = log(clamped(x, np.full_like(getval(x), 2.0**-1000)))  # at 0 its slope would be infinite
+    raw = getval(y)
+    cut = _kept(raw < lowest)
+    distance = np.where(cut, np.zeros_like(raw), np.ones_like(raw))
+    slope = _kinked(distance, np.where(cut, np.zeros_like(raw), np.ones_like(raw)), 0.0, 1.0)
+    return _standing_for(y, np.where(cut, np.full_like(raw, lowest), raw), slope)
+
+
+def complement(p: Array) -> Array:
+    """1 - p: the probability of the other outcome."""
+    return rounded(1 - p)
 
 
 def sqrt(x: Array) -> Array:

@@ -348,8 +348,11 @@ def _members(
             break
         first += len(patterns)
     core = view.shape[view.ndim - axes :]
+    # A unit in the last place is relative, but never less than the smallest subnormal; 0 is exact.
+    size = np.where(members[0] == 0, 0, np.maximum(np.abs(members[0]), dtype.smallest / dtype.unit))
+    place = Extended(STEP) * np.where(np.isfinite(size), np.copysign(size, members[0]), 0)
     for i, pattern in enumerate(moves[name]):
-        members[first + i] *= 1 + Extended(STEP) * pattern.reshape(core)
+        members[first + i] += place * pattern.reshape(core)
     return members
 
 

@@ -71,10 +71,13 @@ class Plan:
 
     def chosen_losses(self) -> list[Loss]:
         """The losses asked for, in the catalogue's order; UnknownName when there is none such."""
+        known = dict(catalogue())
+        for implementation in self.implementations:
+            known |= {loss.name: loss for loss in implementation.own}
         if self.losses is None:
-            return list(catalogue().values())
-        wanted = {find(name).name for name in self.losses}
-        return [loss for name, loss in catalogue().items() if name in wanted]
+            return list(known.values())
+        wanted = {name if name in known else find(name).name for name in self.losses}
+        return [loss for name, loss in known.items() if name in wanted]
 
     def chosen_clauses(self, loss: Loss) -> list[Clause]:
         """The clauses asked for of one loss."""

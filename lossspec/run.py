@@ -19,12 +19,15 @@ import numpy as np
 import torch
 
 from lossspec import deviations, repro
-from lossspec.campaign import Campaign, Ledger, Profile
+from lossspec.campaign import Campaign, Ledger, Profile, deviation_of
+from lossspec.cases import Case
 from lossspec.clauses import Clause
 from lossspec.deviations import Known
 from lossspec.implementations import Subject, reference
+from lossspec.oracle import Solved
 from lossspec.outcome import written
-from lossspec.plan import Cell
+from lossspec.plan import Cell, Plan
+from lossspec.trial import Trial
 from lossspec.verdict import Cell as Record
 from lossspec.verdict import Deviation as Listed
 from lossspec.verdict import Environment, Oracle, Verdict
@@ -35,7 +38,7 @@ class Run:
     """The settings of a run, and the campaigns that it has made so far.
 
     require_all : whether a missing loss or parameter is a failure. known : entries of deviations
-    files beyond the shipped ones, by implementation ("" for all).
+    files beyond the shipped ones, which `ship` turns off. options : what a repeated run needs too.
     """
 
     profile: Profile
@@ -44,6 +47,7 @@ class Run:
     require_all: bool = False
     known: Sequence[Known] = ()
     options: str = ""
+    ship: bool = True
     _campaigns: dict[str, tuple[Campaign, dict[str, Ledger]]] = field(default_factory=dict)
 
     def judge(self, cell: Cell, beside: Iterable[Cell]) -> tuple[Record, str]:
@@ -65,7 +69,8 @@ class Run:
     def _run(self, cell: Cell, clauses: Sequence[Clause]) -> tuple[Campaign, dict[str, Ledger]]:
         assert cell.subject is not None
         implementation = cell.implementation
-        listed = [*deviations.shipped(implementation.name), *self.known]
+        shipped = deviations.shipped(implementation.name) if self.ship else []
+        listed = [*shipped, *self.known]
         entries = [
             entry
             for entry in listed
@@ -203,6 +208,39 @@ _EMPTY: dict[str, Any] = {
     "seconds": 0.0,
     "extra": {},
 }
+
+
+def updated(
+    run: Run, plan: Plan, listed: Sequence[Known]
+) -> tuple[list[Known], list[Known], list[Known]]:
+    """The listed deviations that still fail, the new ones, and the listed ones that do not fail."""
+    cells = [cell for cell in plan.cells() if cell.applies and cell.subject is not None]
+    kept = [entry for entry in listed if any(still_fails(entry, cell) for cell in cells)]
+    dropped = [entry for entry in listed if entry not in kept]
+    run.known = kept
+    added: dict[tuple[str, str], Known] = {}
+    for cell in cells:
+        beside = [other for other in cells if other.campaign == cell.campaign]
+        record, _ = run.judge(cell, beside)
+        if record.verdict is Verdict.DEVIATES and record.case is not None:
+            added.setdefault(
+                (record.loss, record.clause),
+                Known(
+                    loss=record.loss,
+                    clause=record.clause,
+                    reason=f"not explained yet: {record.reason}",
+                    case=Case.from_json(record.case),
+                ),
+            )
+    return kept, list(added.values()), dropped
+
+
+def still_fails(entry: Known, cell: Cell) -> bool:
+    """Whether the stored case of an entry breaks its clause on a cell's subject."""
+    if (entry.loss, entry.clause) != (cell.loss.name, cell.clause.name) or cell.subject is None:
+        return False
+    trial = Trial(cell.subject, Solved(cell.loss, entry.case), cell.device)
+    return deviation_of(cell.clause, trial) is not None
 
 
 def failure_text(record: Record) -> str:

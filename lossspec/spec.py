@@ -7,7 +7,7 @@ import pkgutil
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, cached_property
 from importlib.metadata import entry_points
 from typing import Any, Literal
 
@@ -103,8 +103,16 @@ class Positive(Role):
 
 
 @dataclass(frozen=True, kw_only=True)
+class NonNegative(Role):
+    """A number of 0 or more."""
+
+    low: float = 0.0
+    style = "non_negative"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Count(Role):
-    """An observed count: 0, 1, 2, ..., held in a floating dtype."""
+    """An observed count: 0, 1, 2, ... in a floating dtype, so that numbers in between are valid."""
 
     low: float = 0.0
     style = "count"
@@ -278,10 +286,16 @@ class Shape:
         return range(1, 4) if "d*" in axes else range(1)
 
 
+@cache
+def written_out(contract: str, spread: int) -> Shape:
+    """A line of a shape contract, parsed and expanded."""
+    return Shape.parse(contract).expand(spread)
+
+
 # === the rest of a contract ===============================================================
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Form:
     """One way to call a loss: the roles of its tensors, in call order, and the shapes they take.
 
@@ -302,7 +316,7 @@ class Form:
         None
     )
 
-    @property
+    @cached_property
     def contracts(self) -> tuple[Shape, ...]:
         return tuple(Shape.parse(text) for text in self.shapes)
 
@@ -361,20 +375,35 @@ class Loss:
     notes: tuple[str, ...] = ()
 
     def form(self, name: str) -> Form:
-        return next(form for form in self.forms if form.name == name)
+        return self._forms[name]
+
+    @cached_property
+    def _forms(self) -> dict[str, Form]:
+        return {form.name: form for form in self.forms}
 
     def roles(self, form: Form) -> dict[str, Role]:
         """Every tensor of a call by name, the optional ones last."""
-        return {**form.tensors, **self.options}
+        return self._roles[form.name]
+
+    @cached_property
+    def _roles(self) -> dict[str, dict[str, Role]]:
+        return {form.name: {**form.tensors, **self.options} for form in self.forms}
 
     def parameters_of(self, form: Form) -> dict[str, Parameter]:
         """The parameters that this form knows; a fixed one has only its value."""
+        return self._parameters[form.name]
+
+    @cached_property
+    def _parameters(self) -> dict[str, dict[str, Parameter]]:
         return {
-            name: replace(parameter, values=(form.fixed[name],))
-            if name in form.fixed
-            else parameter
-            for name, parameter in self.parameters.items()
-            if not parameter.forms or form.name in parameter.forms
+            form.name: {
+                name: replace(parameter, values=(form.fixed[name],))
+                if name in form.fixed
+                else parameter
+                for name, parameter in self.parameters.items()
+                if not parameter.forms or form.name in parameter.forms
+            }
+            for form in self.forms
         }
 
 

@@ -83,3 +83,18 @@ def same_bits(x: torch.Tensor, y: torch.Tensor) -> bool:
 def largest(name: str) -> float:
     """The largest finite number of a floating dtype."""
     return precision(name).largest
+
+
+def to_numpy(tensor: torch.Tensor) -> np.ndarray:
+    """The same bits as an array on the host, in the dtype that a case has it in."""
+    plain = tensor.detach().cpu().contiguous()
+    if plain.dtype == torch.bfloat16:
+        return np.asarray(plain.view(torch.int16).numpy().view(precision("bfloat16").numpy)).copy()
+    return np.asarray(plain.numpy()).copy()
+
+
+def from_extended(numbers: np.ndarray, like: torch.Tensor) -> torch.Tensor:
+    """The numbers, rounded once to the dtype of a tensor and on its device."""
+    name = dtype_of(like)
+    with np.errstate(all="ignore"):
+        return to_torch(numbers.astype(precision(name).numpy), device=str(like.device))

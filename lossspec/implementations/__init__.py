@@ -73,7 +73,8 @@ class Implementation:
 
     functions : by name as in `torch.nn.functional`, called as those are. classes : by name as in
     `torch.nn`. Wrap anything with other names or conventions in a function of torch's signature.
-    A parameter that a signature lacks is unsupported, which is not a failure.
+    A parameter that a signature lacks is unsupported, which is not a failure. own : specs beyond the
+    catalogue, of losses that it brings along.
 
     >>> Implementation("mine", functions={"mse_loss": lambda input, target: ...})
     """
@@ -82,10 +83,12 @@ class Implementation:
     functions: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     classes: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     version: str | None = None
+    own: tuple[Loss, ...] = ()
 
     def __post_init__(self) -> None:
-        names = [loss.name for loss in catalogue().values()]
-        modules = [loss.module for loss in catalogue().values() if loss.module]
+        losses = (*catalogue().values(), *self.own)
+        names = [loss.name for loss in losses]
+        modules = [loss.module for loss in losses if loss.module]
         for given in self.functions:
             if given not in names:
                 raise UnknownName("loss function", given, names)

@@ -1,1 +1,135 @@
-"""The oracle as an implementation: what the suite must find nothing against."""
+"""The oracle as an implementation: exact results, rounded once. The suite must find nothing in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from lossspec.cases import Case
+from lossspec.implementations import Implementation
+from lossspec.oracle import Expected, axes_of, solve
+from lossspec.spec import ClassIndex, Form, Loss, Shape, catalogue, written_out
+from lossspec.tensors import dtype_of, from_extended, to_numpy
+
+
+def bind(
+    loss: Loss, tensors: Mapping[str, torch.Tensor], parameters: Mapping[str, Any], reduction: str
+) -> Case:
+    """The case that a call is; TypeError or ValueError where the contract rules the call out."""
+    if reduction not in loss.reductions:
+        raise ValueError(f"reduction is one of {', '.join(loss.reductions)}, got {reduction!r}")
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, torch.Tensor | float | int):
+            raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
+    arrays = {
+        name: to_numpy(tensor) if isinstance(tensor, torch.Tensor) else np.asarray(tensor)
+        for name, tensor in tensors.items()
+    }
+    for form in loss.forms:
+        if any(parameters.get(name) != value for name, value in form.fixed.items()):
+            continue
+        for contract in form.contracts:
+            for spread in contract.spreads:
+                shape = written_out(contract.text, spread)
+                if _fits(loss, form, shape, arrays):
+                    known = loss.parameters_of(form)
+                    case = Case(
+                        loss=loss.name,
+                        form=form.name,
+                        contract=contract.text,
+                        spread=spread,
+                        dtype=dtype_of(next(iter(tensors.values()))),
+                        tensors=arrays,
+                        parameters={name: parameters[name] for name in known},
+                        reduction=reduction,
+                        cotangent=np.zeros(()),
+                    )
+                    _check(loss, form, case)
+                    return case
+    shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())
+    contracts = "; ".join(text for form in loss.forms for text in form.shapes)
+    raise ValueError(f"{loss.name} takes {contracts}, got {shapes}")
+
+
+def _fits(loss: Loss, form: Form, shape: Shape, arrays: Mapping[str, np.ndarray]) -> bool:
+    sizes: dict[str, int] = {"1": 1}
+    for name, role in form.tensors.items():
+        if name not in arrays or role.integer != (arrays[name].dtype.kind in "iu"):
+            return False
+    for name, array in arrays.items():
+        axes = axes_of(loss, form, shape, name, array.ndim)
+        declared = loss.options[name].shape if name in loss.options else None
+        if len(axes) != array.ndim:
+            return False
+        for axis, size in zip(axes, array.shape, strict=True):
+            spread = declared is not None and declared.startswith("broadcasts") and size == 1
+            if not spread and sizes.setdefault(axis, size) != size:
+                return False
+    return True
+
+
+def _check(loss: Loss, form: Form, case: Case) -> None:
+    sizes = case.axis_sizes(loss)
+    for name, value in case.parameters.items():
+        if value in loss.parameters[name].refused:
+            raise ValueError(f"{name}={value!r} is out of range")
+    for name, role in form.tensors.items():
+        array = case.tensors[name]
+        if isinstance(role, ClassIndex):
+            fine = (array >= 0) & (array < sizes[role.classes])
+            if role.ignored_by:
+                fine |= array == case.parameters[role.ignored_by]
+            if not fine.all():
+                raise IndexError(f"{name} holds an index outside [0, {sizes[role.classes]})")
+        elif loss.refusals:
+            numbers = array.astype(np.float64)
+            if ((numbers < role.low) | (numbers > role.high)).any():
+                raise ValueError(f"{name} must lie in [{role.low}, {role.high}]")
+
+
+class _Exact(torch.autograd.Function):
+    """The exact result, rounded; its backward is the exact gradient, rounded."""
+
+    @staticmethod
+    def forward(ctx: Any, expected: Expected, names: tuple[str, ...], *tensors: Any) -> Any:
+        ctx.expected, ctx.names, ctx.tensors = expected, names, tensors
+        value = expected.value(expected.case.reduction).exact
+        return from_extended(np.asarray(value), tensors[0])
+
+    @staticmethod
+    def backward(ctx: Any, upstream: torch.Tensor) -> Any:
+        gradients: list[Any] = [None, None]
+        cotangent = to_numpy(upstream)
+        for name, tensor in zip(ctx.names, ctx.tensors, strict=True):
+            gradient = None
+            if isinstance(tensor, torch.Tensor) and tensor.requires_grad:
+                exact = ctx.expected.gradient(name, ctx.expected.case.reduction, cotangent)
+                gradient = torch.zeros_like(tensor)
+                if exact is not None:
+                    gradient = from_extended(exact.exact, tensor)
+            gradients.append(gradient)
+        return tuple(gradients)
+
+
+def _function(loss: Loss) -> Callable[..., Any]:
+    names = list(loss.forms[0].tensors)
+
+    def call(*tensors: Any, reduction: str = loss.reductions[0], **keywords: Any) -> Any:
+        given = dict(zip(names, tensors, strict=True))
+        given |= {n: keywords[n] for n in loss.options if keywords.get(n) is not None}
+        parameters = {
+            name: keywords.get(name, parameter.default)
+            for name, parameter in loss.parameters.items()
+        }
+        case = bind(loss, given, parameters, reduction)
+        return _Exact.apply(solve(loss, case), tuple(given), *given.values())
+
+    return call
+
+
+oracle = Implementation(
+    "oracle", functions={loss.name: _function(loss) for loss in catalogue().values()}
+)

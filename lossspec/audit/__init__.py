@@ -1,0 +1,259 @@
+"""The strength of the suite: losses that are wrong in one way, and right ones that it must spare."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Literal, TypeVar
+
+from lossspec.campaign import PROFILES, Campaign, Ledger, Profile, stream
+from lossspec.cases import Case
+from lossspec.clauses import clauses
+from lossspec.implementations import Subject, reference
+from lossspec.spec import Loss, Surface, UnknownName, find
+from lossspec.trial import Deviation, Trial
+
+T = TypeVar("T", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, eq=False)
+class Mutant:
+    """A loss that is right but for one thing.
+
+    make : makes a fresh target, with torch's signature (on the class surface: the class itself).
+    row : the entry of the bug catalogue that it re-creates, issue : the thread behind it.
+    wrong : what is wrong, in one sentence. needs : what a case must have to show it.
+    awaits : why no present clause can kill it; empty when one must. witness : given a target, a
+    result in which the mutant differs from torch, where no case of the suite can be one.
+    """
+
+    name: str
+    loss: str
+    make: Callable[[], Callable[..., Any]]
+    wrong: str
+    row: str = ""
+    issue: str = ""
+    needs: str = ""
+    awaits: str = ""
+    surface: Surface = "function"
+    witness: Callable[[Callable[..., Any]], Any] | None = None
+
+    @property
+    def id(self) -> str:
+        """Unique in the catalogue."""
+        return f"{self.loss}/{self.name}"
+
+
+@dataclass(frozen=True, eq=False)
+class Control:
+    """A right loss in another formulation: no clause may accuse it. how : the formulation."""
+
+    name: str
+    loss: str
+    make: Callable[[], Callable[..., Any]]
+    how: str
+    surface: Surface = "function"
+
+    @property
+    def id(self) -> str:
+        """Unique in the catalogue."""
+        return f"{self.loss}/{self.name}"
+
+
+def mutant(
+    loss: str, row: str, issue: str, wrong: str, **more: Any
+) -> Callable[[T], T]:
+    """Put a wrong loss into the catalogue under its own name; more : further fields of Mutant.
+
+    A class with `__call__` is instantiated for each audit, so that its state starts afresh; a
+    function is taken as it is. One target may be marked for several losses.
+    """
+
+    def register(target: T) -> T:
+        made = Mutant(_name(target), loss, _maker(target, more), wrong, row, issue, **more)
+        _marks(target).append(made)
+        return target
+
+    return register
+
+
+def control(loss: str, how: str, **more: Any) -> Callable[[T], T]:
+    """Put a right loss into the catalogue under its own name; see `mutant`."""
+
+    def register(target: T) -> T:
+        _marks(target).append(Control(_name(target), loss, _maker(target, more), how, **more))
+        return target
+
+    return register
+
+
+def mutants() -> Mapping[str, Mutant]:
+    """Every mutant by id, those of a loss together, so that its cases are drawn once."""
+    return {m.id: m for m in _collected() if isinstance(m, Mutant)}
+
+
+def controls() -> Mapping[str, Control]:
+    """Every control by id, those of a loss together."""
+    return {c.id: c for c in _collected() if isinstance(c, Control)}
+
+
+@dataclass(frozen=True)
+class Kill:
+    """A clause's first deviation: in which case of the stream, and after how long."""
+
+    clause: str
+    index: int
+    seconds: float
+    what: str
+    got: str | None
+    want: str | None
+    case: Case
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an audit found about one mutant or control. kills : the clauses', the earliest first."""
+
+    subject: Mutant | Control
+    kills: tuple[Kill, ...]
+    cases: int
+    seconds: float
+    shared: tuple[str, ...] = ()
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def survived(self) -> bool:
+        """Whether every clause spared it."""
+        return not self.kills
+
+
+def audit(
+    subjects: Iterable[Mutant | Control],
+    profile: Profile | Literal["quick", "standard", "deep"] = "quick",
+    seed: int = 0,
+    *,
+    first_only: bool = False,
+) -> Iterator[Result]:
+    """Run each one's campaign; first_only : stop at its first deviation.
+
+    Seconds are those of judging: the cases of a loss are drawn before the clock starts.
+    UnknownName when the profile is none of the known ones.
+    """
+    if isinstance(profile, str):
+        if profile not in PROFILES:
+            raise UnknownName("profile", profile, list(PROFILES))
+        profile = PROFILES[profile]
+    for subject in subjects:
+        yield _audited(subject, find(subject.loss), profile, seed, first_only)
+
+
+def _audited(
+    subject: Mutant | Control, loss: Loss, profile: Profile, seed: int, first_only: bool
+) -> Result:
+    applicable = [c for c in clauses().values() if c.applies(loss, subject.surface)]
+    target = Subject("audit", loss, subject.surface, subject.make())
+    hunt = _Hunt(target, applicable, profile, seed, reference=reference(loss))
+    hunt.first_only = first_only
+    next(stream(loss, profile, seed), None)
+    hunt.start = time.perf_counter()
+    ledgers = hunt.hunted()
+    seconds = time.perf_counter() - hunt.start
+    kills = sorted(hunt.kills.values(), key=lambda kill: kill.index)
+    shared = tuple(name for name, ledger in ledgers.items() if ledger.shared is not None)
+    return Result(subject, tuple(kills), hunt.index + 1, seconds, shared, dict(hunt.refused))
+
+
+class _Enough(Exception):
+    """The first deviation of a hunt that needs no more."""
+
+
+@dataclass
+class _Hunt(Campaign):
+    """A campaign that notes when each clause first deviates, and reduces no case."""
+
+    first_only: bool = False
+    start: float = 0.0
+    index: int = -1
+    kills: dict[str, Kill] = field(default_factory=dict)
+    _current: Trial | None = None
+    _refusals: dict[str, Kill] = field(default_factory=dict)
+
+    def hunted(self) -> dict[str, Ledger]:
+        """As `run`, but it may stop early: then the ledgers are empty."""
+        try:
+            ledgers = self.run()
+        except _Enough:
+            return {}
+        accepts = ledgers["accepts"].found if "accepts" in ledgers else None
+        if accepts is not None:
+            self.kills["accepts"] = self._refusals[accepts[0].dtype]
+        return ledgers
+
+    def _judge(
+        self, ledger: Ledger, trial: Trial, refusals: dict[str, tuple[Case, Deviation]]
+    ) -> None:
+        if trial is not self._current:
+            self._current = trial
+            self.index += 1
+        super()._judge(ledger, trial, refusals)
+        name, dtype = ledger.clause.name, trial.case.dtype
+        if ledger.found is not None:
+            self.kills[name] = self._kill(name, *ledger.found)
+        elif name == "accepts" and dtype in refusals and dtype not in self._refusals:
+            # Whether this is a deviation or a dtype that it does not have shows at the end, but
+            # for float32, which is no option.
+            self._refusals[dtype] = self._kill(name, *refusals[dtype])
+            if dtype == "float32":
+                self.kills[name] = self._refusals[dtype]
+        if self.first_only and self.kills:
+            raise _Enough
+
+    def _kill(self, clause: str, case: Case, deviation: Deviation) -> Kill:
+        seconds = time.perf_counter() - self.start
+        return Kill(
+            clause, self.index, seconds, deviation.what, deviation.got, deviation.want, case
+        )
+
+    def _reduced(self, ledger: Ledger, case: Case, deviation: Deviation) -> tuple[Case, Deviation]:
+        return case, deviation
+
+
+# === the catalogue ========================================================================
+
+
+def _name(target: Callable[..., Any]) -> str:
+    words = "".join(f"-{c.lower()}" if c.isupper() else c for c in target.__name__)
+    return words.replace("_", "-").strip("-")
+
+
+def _maker(target: Any, more: Mapping[str, Any]) -> Callable[[], Callable[..., Any]]:
+    if isinstance(target, type) and more.get("surface") != "class":
+        return target
+    return lambda: target  # type: ignore[no-any-return]
+
+
+def _marks(target: Any) -> list[Mutant | Control]:
+    if "_audited" not in vars(target):
+        target._audited = []
+    marks: list[Mutant | Control] = target._audited
+    return marks
+
+
+@cache
+def _collected() -> tuple[Mutant | Control, ...]:
+    found: dict[tuple[str, str], Mutant | Control] = {}
+    for module in pkgutil.iter_modules(__path__):
+        loaded = importlib.import_module(f"{__name__}.{module.name}")
+        for thing in vars(loaded).values():
+            if getattr(thing, "__module__", None) != loaded.__name__:
+                continue
+            for mark in vars(thing).get("_audited", ()):
+                key = (type(mark).__name__, mark.id)
+                if key in found:
+                    raise ValueError(f"two entries of the audit are named {mark.id!r}")
+                found[key] = mark
+    return tuple(sorted(found.values(), key=lambda mark: mark.loss))

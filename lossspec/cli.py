@@ -1,0 +1,164 @@
+"""The command `lossspec`: run, show, list, diff, merge, render, deviations."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lossspec.verdict import Report, ReportError, merge
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; bad input is one line on standard error and exit status 4, as in pytest."""
+    parser = _parser()
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    if arguments[:1] == ["run"] and not {"-h", "--help"} & set(arguments[:2]):
+        return _run(arguments[1:])
+    options = parser.parse_args(arguments)
+    try:
+        status: int = options.action(options)
+    except (ReportError, ValueError) as error:
+        print(f"lossspec {options.command}: {error}", file=sys.stderr)
+        return 4
+    except BrokenPipeError:
+        return 0
+    return status
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]  # it exits, as the original
+        self.exit(4, f"{self.format_usage()}{self.prog}: {message}\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="lossspec", description="The conformance suite for loss functions.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="judge implementations: lossspec run NAME ... [options]")
+    run.add_argument("implementation", nargs="+", help="as for --impl; pytest's options follow")
+    run.set_defaults(action=lambda options: 4)
+
+    show = commands.add_parser("show", help="print the spec of a loss")
+    show.add_argument("loss")
+    show.set_defaults(action=_show)
+
+    listing = commands.add_parser("list", help="print what is known")
+    listing.add_argument("what", choices=["losses", "clauses", "implementations"])
+    listing.set_defaults(action=_list)
+
+    diff = commands.add_parser("diff", help="compare two reports; status 1 for a regression")
+    diff.add_argument("old", type=Path)
+    diff.add_argument("new", type=Path)
+    diff.set_defaults(action=_diff)
+
+    merging = commands.add_parser("merge", help="one report from those of several shards")
+    merging.add_argument("reports", nargs="+", type=Path)
+    merging.add_argument("-o", "--output", type=Path, required=True, metavar="FILE")
+    merging.set_defaults(action=_merge)
+
+    render = commands.add_parser("render", help="write the pages of a report again")
+    render.add_argument("report", type=Path)
+    render.add_argument("-o", "--output", type=Path, metavar="DIR", help="default: beside it")
+    render.set_defaults(action=_render)
+
+    known = commands.add_parser("deviations", help="the known deviations of an implementation")
+    known.add_argument("implementation")
+    known.add_argument("--file", type=Path, help="default: the file that lossspec ships")
+    known.add_argument("--update", action="store_true", help="rewrite it from a run")
+    known.add_argument("--profile", default="standard")
+    known.set_defaults(action=_deviations)
+    return parser
+
+
+def _run(arguments: Sequence[str]) -> int:
+    import pytest
+
+    names = []
+    rest = list(arguments)
+    while rest and not rest[0].startswith("-"):
+        names.append(rest.pop(0))
+    if not names:
+        print("lossspec run: which implementation? e.g. lossspec run torch.nn", file=sys.stderr)
+        return 4
+    words = [f"--impl={name}" for name in names]
+    return int(pytest.main(["--pyargs", "lossspec.suites", *words, *rest]))
+
+
+def _show(options: argparse.Namespace) -> int:
+    from lossspec.render.spec import text
+    from lossspec.spec import find
+
+    print(text(find(options.loss)))
+    return 0
+
+
+def _list(options: argparse.Namespace) -> int:
+    if options.what == "losses":
+        from lossspec.spec import catalogue
+
+        for loss in catalogue().values():
+            print(f"{loss.name:42s} {loss.module or ''}")
+    elif options.what == "clauses":
+        from lossspec.clauses import clauses
+
+        for clause in clauses().values():
+            print(f"{clause.theme + '/' + clause.name:34s} {clause.says}")
+    else:
+        from lossspec.implementations import known
+
+        for name, entry in sorted(known().items()):
+            print(f"{name:24s} {entry.value}")
+    return 0
+
+
+def _diff(options: argparse.Namespace) -> int:
+    from lossspec.render.diff import diff
+
+    difference = diff(Report.read(options.old), Report.read(options.new))
+    print(difference.text())
+    return difference.exit_status
+
+
+def _merge(options: argparse.Namespace) -> int:
+    from lossspec.render import render_all
+
+    report = merge(Report.read(path) for path in options.reports)
+    report.write(options.output)
+    render_all(report, options.output.parent)
+    print(f"{report.headline}\nreport: {options.output}")
+    return report.exit_status
+
+
+def _render(options: argparse.Namespace) -> int:
+    from lossspec.render import render_all
+
+    for path in render_all(Report.read(options.report), options.output or options.report.parent):
+        print(path)
+    return 0
+
+
+def _deviations(options: argparse.Namespace) -> int:
+    from lossspec import deviations
+    from lossspec.api import _profile
+    from lossspec.implementations import load
+    from lossspec.plan import Plan
+    from lossspec.run import Run, updated
+
+    path = options.file or deviations.SHIPPED / f"{options.implementation}.toml"
+    listed = deviations.read(path) if path.exists() else []
+    if not options.update:
+        for entry in listed:
+            print(f"{entry.loss}/{entry.clause}: {entry.reason}")
+        return 0
+    implementation = load(options.implementation)
+    run = Run(_profile(options.profile), known=listed, ship=False)
+    kept, added, dropped = updated(run, Plan([implementation]), listed)
+    deviations.write(path, kept + added)
+    print(f"{path}: {len(kept)} kept, {len(added)} added, {len(dropped)} no longer fail")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
