@@ -42,7 +42,7 @@ def check(
     else:
         implementation = Implementation(name, functions={spec.name: target}, own=(spec,))
     run = Run(_profile(profile), seed, tuple(dtypes) if dtypes else None)
-    plan = Plan([implementation], (spec.name,), tuple(clauses) if clauses else None, (device,))
+    plan = Plan([implementation], (spec.name,), tuple(clauses) if clauses else None, (device,), profile != "quick")
     plan.check()
     cells = [cell for cell in plan.cells() if cell.applies]
     return [run.judge(cell, cells)[0] for cell in cells]
@@ -74,6 +74,7 @@ def parametrize(
         tuple(losses) if losses else None,
         tuple(clauses) if clauses else None,
         (device,),
+        slow=profile != "quick",
     )
     plan.check()
     run = Run(_profile(profile), seed)

@@ -12,7 +12,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from lossspec.budget import precision
-from lossspec.spec import ClassIndex, Form, Loss, Role, Shape, written_out
+from lossspec.spec import ClassIndex, Form, Length, Loss, Role, Shape, written_out
 
 T = TypeVar("T")
 
@@ -54,7 +54,20 @@ class Case:
         form = loss.form(self.form)
         for name, axes in zip(form.tensors, self.shape.inputs, strict=True):
             sizes |= dict(zip(axes, self.tensors[name].shape, strict=True))
+        for axis, rule in form.sizes.items():
+            if callable(rule):
+                sizes.setdefault(axis, rule(sizes, self.parameters))
         return sizes
+
+    def settled(self, loss: Loss) -> Case:
+        """The same case with its tensors and parameters made to fit each other, if they did not."""
+        settle = loss.form(self.form).settle
+        if settle is None:
+            return self
+        tensors = {name: array.copy() for name, array in self.tensors.items()}
+        parameters = dict(self.parameters)
+        settle(np.random.default_rng(0), tensors, parameters)
+        return replace(self, tensors=tensors, parameters=parameters)
 
     def with_(self, **changes: Any) -> Case:
         """The same case with something changed."""
@@ -172,6 +185,7 @@ STYLES: dict[str, tuple[str, ...]] = {
     "non_negative": ("grid", "uniform", "logarithmic", "tiny"),
     "count": ("small", "large", "fractional"),
     "sign": ("sign",),
+    "binary": ("binary",),
     "weight": ("grid", "ones", "uniform", "zeros"),
 }
 
@@ -210,6 +224,8 @@ def _dense(
             return rng.integers(0, 4 if style == "small" else 60, shape).astype(float)
         case "sign":
             return rng.choice([-1.0, 1.0], shape)
+        case "binary":
+            return rng.choice([0.0, 1.0], shape)
         case "weight":
             if style == "uniform":
                 return rng.uniform(0.05, 3, shape)
@@ -321,6 +337,11 @@ def cases(draw: st.DrawFn, loss: Loss, dtypes: tuple[str, ...] | None = None) ->
         name: _one_of(draw, parameter.values)
         for name, parameter in loss.parameters_of(form).items()
     }
+    for axis, rule in form.sizes.items():
+        if callable(rule):
+            sizes[axis] = rule(sizes, parameters)
+        elif axis in sizes:
+            sizes[axis] = _one_of(draw, rule)
     reduction = _one_of(draw, loss.reductions[::-1])
     rng = np.random.default_rng(draw(_SEED))
 
@@ -329,6 +350,8 @@ def cases(draw: st.DrawFn, loss: Loss, dtypes: tuple[str, ...] | None = None) ->
         dims = tuple(sizes[axis] for axis in axes)
         if isinstance(role, ClassIndex):
             parameters, tensors[name] = _class_indices(draw, rng, role, dims, sizes, parameters)
+        elif isinstance(role, Length):
+            tensors[name] = _lengths(draw, rng, role, dims, sizes[role.of])
         else:
             style = _one_of(draw, STYLES[role.style])
             axis = next((i for i, a in enumerate(axes) if a in shape.core), None)
@@ -336,6 +359,7 @@ def cases(draw: st.DrawFn, loss: Loss, dtypes: tuple[str, ...] | None = None) ->
     if form.settle is not None:
         form.settle(rng, tensors, parameters)
     _tie(draw, rng, form, tensors, parameters)
+    _mask_classes(draw, rng, form, shape, tensors, parameters)
     _fill_ignored(draw, form, shape, tensors, parameters)
     for name, role in loss.options.items():
         if draw(_BOOLEAN):
@@ -344,14 +368,16 @@ def cases(draw: st.DrawFn, loss: Loss, dtypes: tuple[str, ...] | None = None) ->
             tensors[name] = _cast(_dense(rng, role.style, style, dims, None), role, dtype)
 
     layouts = {}
+    roles = loss.roles(form)
     if draw(_BOOLEAN):
         for name, array in tensors.items():
             layout = _one_of(draw, LAYOUTS)
-            if layout == "expanded":
+            if layout == "expanded" and form.settle is None:  # what is settled must stay so
                 tensors[name] = _repeated(array)
+            elif layout == "expanded" or roles[name].scalar:
+                layout = "contiguous"
             if layout != "contiguous":
                 layouts[name] = layout
-    roles = loss.roles(form)
     wanted = [n for n in tensors if roles[n].differentiable and not roles[n].scalar]
     requires = _one_of(draw, [tuple(wanted), tuple(wanted[:1]), tuple(wanted[1:]), ()])
     info = precision(dtype)
@@ -441,6 +467,14 @@ def _class_indices(
     return parameters, np.where(ignored, sentinel, target).astype(dtype)
 
 
+def _lengths(
+    draw: st.DrawFn, rng: np.random.Generator, role: Length, dims: tuple[int, ...], size: int
+) -> np.ndarray:
+    """Whole, nearly whole, or of any length from 0."""
+    shortest = _one_of(draw, (size, max(size - 1, 0), 0))
+    return rng.integers(shortest, size + 1, dims).astype(_one_of(draw, role.dtypes))
+
+
 def _tie(
     draw: st.DrawFn,
     rng: np.random.Generator,
@@ -472,6 +506,31 @@ def _tie(
             usable = np.isfinite(met) & (met >= role.low) & (met <= role.high)
         chosen = usable & ((rng.random(x.shape) < 0.5) | (kind == "all"))
         tensors[name] = np.where(chosen, met, y).astype(y.dtype)
+
+
+def _mask_classes(
+    draw: st.DrawFn,
+    rng: np.random.Generator,
+    form: Form,
+    shape: Shape,
+    tensors: dict[str, np.ndarray],
+    parameters: Mapping[str, Any],
+) -> None:
+    """Rule out classes other than the target, as decoders do: a logit of -inf."""
+    (first, role), *others = form.tensors.items()
+    indices = [name for name, other in others if isinstance(other, ClassIndex)]
+    if role.style != "logit" or len(indices) != 1 or parameters.get("label_smoothing"):
+        return
+    if _one_of(draw, ("no", "no", "no", "no", "some")) == "no":
+        return
+    target = tensors[indices[0]]
+    axis = next(i for i, name in enumerate(shape.inputs[0]) if name in shape.core)
+    x = np.moveaxis(tensors[first].copy(), axis, -1)
+    if x.shape[:-1] != target.shape:
+        return
+    wanted = np.arange(x.shape[-1]) == target[..., None]
+    x[(rng.random(x.shape) < 0.4) & ~wanted & wanted.any(-1, keepdims=True)] = -np.inf
+    tensors[first] = np.moveaxis(x, -1, axis)
 
 
 def _fill_ignored(
@@ -518,7 +577,7 @@ def _option_shape(
 ) -> tuple[int, ...]:
     declared = loss.options[name].shape or ""
     if declared.startswith("("):
-        return tuple(sizes[axis] for axis in Shape.parse(f"{declared} -> ()").inputs[0])
+        return tuple(sizes[axis] for axis in shape.axes(declared))
     like = tensors[declared.rsplit(" ", 1)[-1]].shape
     if declared.startswith("like") or not like:
         return like

@@ -68,6 +68,7 @@ class Conformance:
                 losses,
                 split(option.clause),
                 chosen(split(option.device) or ("cpu",)),
+                slow=option.profile != "quick",
             )
             plan.check()
             known = [e for path in option.deviations for e in deviations.read(Path(path))]

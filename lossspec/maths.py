@@ -156,7 +156,9 @@ defvjp(
 def absolute(x: Array) -> Array:
     """|x|. Kink at 0: every slope in [-1, 1] is right."""
     raw = getval(x)
-    return x * _kinked(raw, np.sign(raw), -1.0, 1.0)
+    sign = np.sign(raw)
+    # In every member the size itself, whatever its slope: a root or a power may follow.
+    return _standing_for(x, raw * _kept(sign), _kinked(raw, sign, -1.0, 1.0))
 
 
 def positive_part(x: Array) -> Array:
@@ -258,6 +260,35 @@ defvjp(
 )
 
 
+def log_sum_exp(x: Array) -> Array:
+    """log Σ eˣ over the last axis; a term of -inf adds nothing, and neither has nor gives a slope."""
+    return rounded(_log_sum_exp(x))
+
+
+@primitive
+def _log_sum_exp(x: Array) -> Array:
+    top = np.max(x, axis=-1, keepdims=True)
+    top = np.where(np.isfinite(top), top, np.zeros_like(top))
+    # The sum is at least 1: its rounding is an absolute error of the logarithm.
+    return top[..., 0] + np.log(rounded(np.sum(np.exp(x - top), axis=-1)))
+
+
+def _shares(x: Array) -> Array:
+    """Each term's share of Σ eˣ, and 0 where all terms are -inf."""
+    raw = getval(x)
+    # The sum that was kept for this has been rounded, which matters where it is large.
+    apart = x - log_sum_exp(x)[..., None]
+    return rounded(anp.exp(_where(raw > -np.inf, apart, np.full_like(raw, -np.inf))))
+
+
+defvjp(_log_sum_exp, lambda ans, x: lambda g: g[..., None] * _shares(x))
+
+
+def log_add_exp(*terms: Array) -> Array:
+    """log(eˣ + eʸ + ...), element by element."""
+    return log_sum_exp(anp.stack(terms, axis=-1))
+
+
 # === lengths ==============================================================================
 
 
@@ -268,9 +299,9 @@ def norm(x: Array, p: float) -> Array:
         return largest(size)
     if p == 1:
         return total(size)
-    power = total(size**p)
+    power = total(size * size if p == 2 else size**p)
     # At 0 the root has no slope; there the norm is any other one, such as the sum.
-    zero = getval(power) == 0
+    zero = ~np.any(getval(size), axis=-1)
     return where(zero, total(size), rounded(where(zero, anp.ones_like(power), power) ** (1 / p)))
 
 
@@ -317,13 +348,13 @@ def log(x: Array) -> Array:
 
 
 def clamped_log(x: Array, lowest: float) -> Array:
-    """log(x), at least `lowest`; where that cuts, any slope from 0 to the logarithm's is right."""
-    y = log(clamped(x, np.full_like(getval(x), 2.0**-1000)))  # at 0 its slope would be infinite
-    raw = getval(y)
-    cut = _kept(raw < lowest)
-    distance = np.where(cut, np.zeros_like(raw), np.ones_like(raw))
-    slope = _kinked(distance, np.where(cut, np.zeros_like(raw), np.ones_like(raw)), 0.0, 1.0)
-    return _standing_for(y, np.where(cut, np.full_like(raw, lowest), raw), slope)
+    """log(x), at least `lowest`; where that cuts, any finite slope of 0 or more is right."""
+    raw = getval(x)
+    cut = _kept(np.log(raw) < lowest)
+    zero, one = np.zeros_like(raw), np.ones_like(raw)
+    slope = _kinked(np.where(cut, zero, one), zero, 0.0, 2.0**1000)
+    floor = _standing_for(x, np.full_like(raw, lowest), slope)
+    return _where(cut, floor, log(_where(cut, one, x)))
 
 
 def complement(p: Array) -> Array:

@@ -63,7 +63,7 @@ def axes_of(loss: Loss, form: Form, contract: Shape, name: str, ndim: int) -> tu
         return contract.inputs[tensors.index(name)]
     shape = loss.options[name].shape or ""
     if shape.startswith("("):
-        return Shape.parse(f"{shape} -> ()").inputs[0]
+        return contract.axes(shape)
     like = contract.inputs[tensors.index(shape.rsplit(" ", 1)[-1])]
     return like[len(like) - ndim :]
 
@@ -138,7 +138,12 @@ class Expected:
         scale = scale.reshape(scale.shape + (1,) * placed.core)
         with np.errstate(all="ignore"):
             terms = derivative * scale
-            exact, low, high = (placed.leave(term, shape) for term in terms)
+            # Slopes at a kink are rounded too, and each element may have its own.
+            ends = SLACK * unit * (2 + relative) * np.abs(terms) * (terms != terms[0])
+            exact, low, high = (
+                placed.leave(term, shape)
+                for term in (terms[0], (terms - ends).min(0), (terms + ends).max(0))
+            )
             size = np.abs(scale)
             budget = size * (error + unit * np.abs(derivative[0]) * (2 + relative))
             budget = budget + smallest * (np.abs(derivative[0]) + size + 1)
@@ -147,8 +152,7 @@ class Expected:
             budget = placed.leave(budget, shape)
             if spread > 1:
                 budget = budget + unit * np.log2(spread) * placed.leave(np.abs(terms[0]), shape)
-        low, high = np.minimum(low, high), np.maximum(low, high)
-        return self._bounded(exact, SLACK * budget, np.minimum(low, exact), np.maximum(high, exact))
+        return self._bounded(exact, SLACK * budget, low, high)
 
     def ignored(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         """Which elements of a tensor belong to ignored rows only."""
@@ -198,6 +202,7 @@ class Solved:
 def solve(loss: Loss, case: Case) -> Expected:
     """Evaluate and differentiate a loss's definition for one case, in extended precision."""
     form, contract = loss.form(case.form), case.shape
+    define = form.define or loss.define
     dtype = precision(case.dtype)
     roles = loss.roles(form)
     sizes = case.axis_sizes(loss)
@@ -233,11 +238,8 @@ def solve(loss: Loss, case: Case) -> Expected:
         for name, role in roles.items():
             if name not in case.tensors:
                 shape = role.shape or ""
-                core = (
-                    tuple(sizes[a] for a in Shape.parse(f"{shape} -> ()").inputs[0])
-                    if shape.startswith("(")
-                    else ()
-                )
+                own = contract.axes(shape) if shape.startswith("(") else ()
+                core = tuple(sizes[axis] for axis in own if axis not in contract.result)
                 absent[name] = np.full((1,) * (1 + ndim) + core, role.default, real)
         absent |= {
             name: view[None] if not _one_hot(roles[name]) else _certain(view[None], sizes, real)
@@ -257,35 +259,32 @@ def solve(loss: Loss, case: Case) -> Expected:
     rest = {**defaults(Extended), **{n: a for n, a in still.items() if n not in wanted}}
     members = Ensemble(size, dtype.unit, dtype.smallest, SLACK)
 
-    def evaluate(*tensors: Any) -> Any:
-        known = {**rest, **dict(zip(wanted, tensors, strict=True))}
-        arguments = {name: known[name] for name in _arguments(loss.define)}
-        return loss.define(**arguments)
-
     with np.errstate(all="ignore"), ensemble(members):
-        back, losses = make_vjp(lambda t: evaluate(*t))(tuple(still[name] for name in wanted))
+        losses, derivatives = _run(define, wanted, {**rest, **still})
         losses = np.broadcast_to(np.asarray(losses, Extended), (size, *loop))
-        derivatives = dict(zip(wanted, back(np.ones_like(losses)), strict=True))
 
-        def each(define: Definition | None) -> np.ndarray:
-            if define is None:
+        def each(part: Definition | None) -> np.ndarray:
+            if part is None:
                 return np.ones(loop, Extended)
             known = {**rest, **still}
-            given = define(**{name: known[name] for name in _arguments(define)})
+            given = part(**{name: known[name] for name in _arguments(part)})
             return np.broadcast_to(np.asarray(given, Extended), (size, *loop))[0]
 
         counts, shares = each(form.divisor), each(form.share)
 
     with np.errstate(all="ignore"):
         budget = _spread(losses, members, dtype)
-        textbook = _textbook(loss, exact, defaults(dtype.numpy), dtype, losses[:2])
+        textbook, hopeless = _textbook(
+            define, exact, defaults(dtype.numpy), wanted, dtype, losses[:2]
+        )
         budget = budget + dtype.unit * np.abs(losses[0]) + textbook + dtype.smallest
         slopes = {}
         for name, derivative in derivatives.items():
             error = _spread(derivative, members, dtype)
             three = derivative[[0, -2, -1]]
-            # Where the derivative is infinite there is no gradient to ask for.
-            error[~np.isfinite(three[0])] = np.inf
+            # Where the loss or its derivative is infinite there is no gradient to ask for.
+            finite = np.isfinite(losses[0]).reshape(loop + (1,) * placed[name].core)
+            error[~(np.isfinite(three[0]) & finite) | hopeless[name]] = np.inf
             mask = counted.reshape(counted.shape + (1,) * placed[name].core)
             slopes[name] = np.where(mask, three, 0), np.where(mask, error, 0)
     return Expected(
@@ -366,21 +365,35 @@ def _spread(results: np.ndarray, members: Ensemble, dtype: Precision) -> np.ndar
 
 
 def _textbook(
-    loss: Loss,
+    define: Definition,
     exact: Mapping[str, np.ndarray],
     rest: Mapping[str, Any],
+    wanted: list[str],
     dtype: Precision,
     want: np.ndarray,
-) -> np.ndarray:
-    """The error of the definition itself, run in the case's own dtype; inf where it overflows."""
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The definition itself, run in the case's own dtype.
+
+    Returns its error, inf where it overflows, and where its derivative by each of `wanted` does.
+    """
     known = dict(rest)
     for name, view in exact.items():
         with np.errstate(all="ignore"):
             inward = np.where(np.isfinite(view), np.nextafter(view, np.zeros_like(view)), view)
         known[name] = np.stack([view, inward.astype(view.dtype)]).astype(dtype.numpy)
-    got = loss.define(**{name: known[name] for name in _arguments(loss.define)})
-    got = as_extended(np.broadcast_to(np.asarray(got), want.shape))
+
+    def evaluate(tensors: tuple[Any, ...]) -> Any:
+        given = {**known, **dict(zip(wanted, tensors, strict=True))}
+        return define(**{name: given[name] for name in _arguments(define)})
+
+    back, result = make_vjp(evaluate)(tuple(known[name] for name in wanted))
+    got = as_extended(np.broadcast_to(np.asarray(result), want.shape))
     error = np.abs(got - want)
     hopeless = ~np.isfinite(got) & np.isfinite(want)
     error = np.where(hopeless, np.inf, np.where(np.isfinite(error), error, 0))
-    return np.asarray(error.max(0))
+    # So many times over, lest it matter in which order a derivative's factors are multiplied.
+    derivatives = back(np.full(want.shape, SLACK, dtype.numpy))
+    overflows = {
+        name: ~np.isfinite(derivative[0]) for name, derivative in zip(wanted, derivatives, strict=True)
+    }
+    return np.asarray(error.max(0)), overflows

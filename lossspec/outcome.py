@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from lossspec.cases import Case
@@ -14,6 +15,25 @@ from lossspec.implementations import Subject
 from lossspec.tensors import same_bits, to_torch
 
 Phase = Literal["construct", "call", "backward"]
+
+
+@dataclass(frozen=True, eq=False)
+class Expression:
+    """The function that a Python expression in torch stands for; it prints as, and equals, the text."""
+
+    text: str
+
+    def __call__(self, *tensors: Any) -> Any:
+        return eval(self.text, {"torch": torch})(*tensors)
+
+    def __repr__(self) -> str:
+        return self.text
+
+    def __eq__(self, other: object) -> bool:
+        return self.text == str(other)
+
+    def __hash__(self) -> int:
+        return hash(self.text)
 
 
 @dataclass
@@ -24,8 +44,8 @@ class Outcome:
     gradients : of the tensors that required one; None where backward left none.
     """
 
-    inputs: dict[str, torch.Tensor]
-    before: dict[str, torch.Tensor]
+    inputs: dict[str, torch.Tensor] = field(default_factory=dict)
+    before: dict[str, torch.Tensor] = field(default_factory=dict)
     value: Any = None
     gradients: dict[str, torch.Tensor | None] = field(default_factory=dict)
     error: Exception | None = None
@@ -36,6 +56,13 @@ class Outcome:
     def returned(self) -> bool:
         """Whether the call gave a value (its backward may still have failed)."""
         return self.error is None or self.phase == "backward"
+
+    def keep(self, tensors: Mapping[str, Any]) -> None:
+        """Take note of what is handed over, before it is."""
+        for name, tensor in tensors.items():
+            if isinstance(tensor, torch.Tensor) and self.inputs.get(name) is not tensor:
+                self.inputs[name] = tensor
+                self.before[name] = tensor.detach().clone()
 
     def touched(self) -> list[str]:
         """Inputs that no longer hold the bits they were handed over with."""
@@ -52,28 +79,111 @@ def lacking(subject: Subject, case: Case) -> str | None:
     for name in case.tensors:
         if name in form.tensors:
             continue
-        if subject.surface not in loss.options[name].surfaces or not subject.takes(name):
+        taken = subject.takes(name) or name in owned(subject, case)
+        if subject.surface not in loss.options[name].surfaces or not taken:
+            return name
+    for name in constructor(subject, case):
+        if not subject.takes(name):
             return name
     for name, parameter in loss.parameters_of(form).items():
         if not subject.takes(name) and case.parameters[name] != parameter.default:
             return name
-    if not subject.takes("reduction") and case.reduction != loss.reductions[0]:
-        return f"reduction={case.reduction!r}"
-    return None
+    if subject.takes("reduction") or (subject.surface == "class" and loss.results):
+        return None
+    return None if case.reduction == loss.reductions[0] else f"reduction={case.reduction!r}"
+
+
+def owned(subject: Subject, case: Case) -> dict[str, str]:
+    """The tensors that the class owns, with the names of its parameters."""
+    if subject.surface == "function":
+        return {}
+    roles = subject.loss.roles(subject.loss.form(case.form))
+    return {name: path for name in case.tensors if (path := roles[name].state) is not None}
+
+
+def constructor(subject: Subject, case: Case) -> dict[str, Any]:
+    """What the class's constructor takes besides parameters and tensors."""
+    derive = subject.loss.constructor
+    if subject.surface == "function" or derive is None:
+        return {}
+    return derive(case.axis_sizes(subject.loss), case.tensors)
 
 
 def keywords(subject: Subject, case: Case, tensors: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that a call passes by keyword."""
-    form = subject.loss.form(case.form)
-    passed = {name: tensors[name] for name in tensors if name not in form.tensors}
-    passed |= {
-        name: value
-        for name, value in case.parameters.items()
-        if name not in case.omitted and subject.takes(name)
-    }
+    positional = {**subject.loss.form(case.form).tensors, **owned(subject, case)}
+    passed = {name: tensors[name] for name in tensors if name not in positional}
+    passed |= constructor(subject, case)
+    for name, value in case.parameters.items():
+        if name not in case.omitted and subject.takes(name):
+            code = subject.loss.parameters[name].code and value is not None
+            passed[name] = Expression(value) if code else value
     if subject.takes("reduction"):
         passed["reduction"] = case.reduction
     return passed
+
+
+def arguments(subject: Subject, case: Case, device: str) -> dict[str, Any]:
+    """The case's tensors as torch tensors, laid out and requiring gradients as it says."""
+    roles = subject.loss.roles(subject.loss.form(case.form))
+    tensors: dict[str, Any] = {}
+    for name, array in case.tensors.items():
+        if roles[name].scalar:
+            plain = (array if roles[name].integer else array.astype(np.float64)).tolist()
+            tensors[name] = tuple(plain) if array.ndim else plain
+            continue
+        tensor = to_torch(array, case.layouts.get(name, "contiguous"), device)
+        if name in case.requires_grad:
+            tensor.requires_grad_()
+        tensors[name] = tensor
+    return tensors
+
+
+def invoke(subject: Subject, case: Case, tensors: Mapping[str, Any]) -> Any:
+    """The case's call on other tensors than its own: traced ones, say."""
+    target = subject.construct(keywords(subject, case, tensors))
+    return target(*(tensors[name] for name in subject.loss.form(case.form).tensors))
+
+
+def ready(
+    subject: Subject, case: Case, device: str = "cpu"
+) -> tuple[Callable[[], Any], dict[str, Any]]:
+    """The case constructed once, to be called as often as one likes on the same tensors."""
+    tensors = arguments(subject, case, device)
+    call = constructed(subject, case, tensors, {})
+    inputs = {n: t for n, t in tensors.items() if isinstance(t, torch.Tensor)}
+    return lambda: call(handed(subject, case, tensors)), inputs
+
+
+def constructed(
+    subject: Subject, case: Case, tensors: dict[str, Any], replaced: Mapping[str, Any]
+) -> Callable[[Mapping[str, Any]], Any]:
+    """What takes the tensors of a case; those that the class owns become its parameters."""
+    own = owned(subject, case)
+    target: Any = subject.construct({**keywords(subject, case, tensors), **replaced})
+    for name, path in own.items():
+        parameter = target.get_parameter(path)
+        parameter.data = torch.reshape(tensors[name], parameter.shape).detach()
+        tensors[name] = parameter.requires_grad_(tensors[name].requires_grad)
+    given = [name for name in subject.loss.form(case.form).tensors if name not in own]
+    result = subject.loss.results.get(case.reduction) if subject.surface == "class" else None
+
+    def call(tensors: Mapping[str, Any]) -> Any:
+        value = target(*(tensors[name] for name in given))
+        return value if result is None else getattr(value, result)
+
+    return call
+
+
+def handed(subject: Subject, case: Case, tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """What a call gets: the tensors, or what they become on their way to it."""
+    given = dict(tensors)
+    for (name, role), axes in zip(
+        subject.loss.form(case.form).tensors.items(), case.shape.inputs, strict=True
+    ):
+        if role.through is not None and isinstance(tensors[name], torch.Tensor):
+            given[name] = getattr(torch, role.through)(tensors[name], dim=axes.index("C"))
+    return given
 
 
 def perform(
@@ -89,28 +199,18 @@ def perform(
     replaced : arguments (tensors, parameters, reduction) to pass instead of the case's own.
     """
     replaced = dict(replaced or {})
-    tensors: dict[str, Any] = {}
-    roles = subject.loss.roles(subject.loss.form(case.form))
-    for name, array in case.tensors.items():
-        if roles[name].scalar:
-            tensors[name] = float(array)
-            continue
-        tensor = to_torch(array, case.layouts.get(name, "contiguous"), device)
-        if name in case.requires_grad:
-            tensor.requires_grad_()
-        tensors[name] = tensor
+    tensors = arguments(subject, case, device)
     tensors |= {name: replaced.pop(name) for name in list(replaced) if name in tensors}
-    inputs = {n: t for n, t in tensors.items() if isinstance(t, torch.Tensor)}
-    before = {name: tensor.detach().clone() for name, tensor in inputs.items()}
-    outcome = Outcome(inputs, before)
-    form = subject.loss.form(case.form)
+    outcome = Outcome()
+    outcome.keep(tensors)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            passed = {**keywords(subject, case, tensors), **replaced}
-            ready = subject.construct(passed)
+            call = constructed(subject, case, tensors, replaced)
+            given = handed(subject, case, tensors)
+            outcome.keep(given)
             outcome.phase = "call"
-            outcome.value = ready(*(tensors[name] for name in form.tensors))
+            outcome.value = call(given)
             outcome.phase = "backward"
             if backward and differentiable(outcome.value):
                 upstream = to_torch(case.upstream(case.reduction), device=device)
@@ -119,7 +219,14 @@ def perform(
         except Exception as error:
             outcome.error = error
     outcome.warnings = [str(warning.message) for warning in caught]
-    outcome.gradients = {name: inputs[name].grad for name in case.requires_grad if name in inputs}
+    outcome.gradients = {
+        name: tensors[name].grad
+        for name in case.requires_grad
+        if isinstance(tensors[name], torch.Tensor)
+    }
+    for name in owned(subject, case):
+        if (gradient := outcome.gradients.get(name)) is not None:
+            outcome.gradients[name] = gradient.reshape(case.tensors[name].shape)
     return outcome
 
 
@@ -132,13 +239,7 @@ def written(subject: Subject, case: Case, replaced: Mapping[str, Any] | None = N
     """The call as a person would type it."""
     form = subject.loss.form(case.form)
     given = {**{name: _short(array) for name, array in case.tensors.items()}}
-    passed = {
-        name: repr(value)
-        for name, value in case.parameters.items()
-        if name not in case.omitted and subject.takes(name)
-    }
-    if subject.takes("reduction"):
-        passed["reduction"] = repr(case.reduction)
+    passed = {name: repr(value) for name, value in keywords(subject, case, {}).items()}
     for name, value in (replaced or {}).items():
         short = f"<{type(value).__module__}.{type(value).__name__}>"
         text = short if hasattr(value, "shape") else repr(value)

@@ -45,12 +45,16 @@ class Cell:
 
 @dataclass(frozen=True)
 class Plan:
-    """A selection. losses, clauses : names, all of them when None; `loss/clause` names one cell."""
+    """A selection. losses, clauses : names, all of them when None; `loss/clause` names one cell.
+
+    slow : whether slow clauses are in it when clauses are not named.
+    """
 
     implementations: Sequence[Implementation]
     losses: tuple[str, ...] | None = None
     clauses: tuple[str, ...] | None = None
     devices: tuple[str, ...] = ("cpu",)
+    slow: bool = True
 
     def cells(self) -> Iterator[Cell]:
         """Every cell, also those that do not apply; losses outermost, so that cases are shared."""
@@ -82,7 +86,7 @@ class Plan:
     def chosen_clauses(self, loss: Loss) -> list[Clause]:
         """The clauses asked for of one loss."""
         if self.clauses is None:
-            return list(clauses().values())
+            return [clause for clause in clauses().values() if self.slow or not clause.slow]
         return [
             clause
             for name, clause in clauses().items()

@@ -70,10 +70,7 @@ def _valid(loss: Loss, case: Case) -> bool:
     for name, role in loss.form(case.form).tensors.items():
         if isinstance(role, ClassIndex):
             target = case.tensors[name]
-            fine = (target >= 0) & (target < sizes[role.classes])
-            if role.ignored_by:
-                fine |= target == case.parameters[role.ignored_by]
-            if not fine.all():
+            if not role.allows(target, sizes[role.classes], case.parameters).all():
                 return False
     return True
 
@@ -101,7 +98,7 @@ def _shorter(loss: Loss, case: Case) -> Iterator[Case]:
             if size > 1
             else []
         ):
-            shorter = _cut(loss, case, axis, part)
+            shorter = taken(loss, case, axis, part)
             if _valid(loss, shorter):
                 yield shorter
     contract = Shape.parse(case.contract)
@@ -111,10 +108,11 @@ def _shorter(loss: Loss, case: Case) -> Iterator[Case]:
                 yield _dropped(loss, case, f"d{i + 1}")
 
 
-def _cut(loss: Loss, case: Case, axis: str, part: slice) -> Case:
+def taken(loss: Loss, case: Case, axis: str, part: slice | np.ndarray) -> Case:
+    """A case with a part of one of the contract's axes, in every tensor that has the axis."""
     form, contract = loss.form(case.form), case.shape
 
-    def cut(array: np.ndarray, axes: tuple[str, ...]) -> np.ndarray:
+    def take(array: np.ndarray, axes: tuple[str, ...]) -> np.ndarray:
         where = tuple(
             part if name == axis and array.shape[i] > 1 else slice(None)
             for i, name in enumerate(axes)
@@ -123,10 +121,10 @@ def _cut(loss: Loss, case: Case, axis: str, part: slice) -> Case:
 
     return case.with_(
         tensors={
-            name: cut(array, axes_of(loss, form, contract, name, array.ndim))
+            name: take(array, axes_of(loss, form, contract, name, array.ndim))
             for name, array in case.tensors.items()
         },
-        cotangent=cut(case.cotangent, contract.result),
+        cotangent=take(case.cotangent, contract.result),
     )
 
 

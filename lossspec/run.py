@@ -114,7 +114,9 @@ class Run:
         if ledger.found is not None:
             case, deviation = ledger.found
             shown = self._shown(cell, cell.subject, case, deviation)
-            script = repro.script(cell.subject, case, deviation, cell.clause.says)
+            script = ""
+            if deviation.check is not None:
+                script = repro.script(cell.subject, case, deviation, cell.clause.says)
             return blank(cell, Verdict.DEVIATES, deviation.what, **fields, **shown), script
         if ledger.known is not None:
             known, case, deviation = ledger.known

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from importlib.metadata import entry_points
@@ -33,9 +33,10 @@ class Role:
     gradient. shape : for an optional tensor, its own shape such as `(C)`; `like input` for the
     shape of that tensor; `broadcasts with input` for any shape that expands to it.
     default : for an optional tensor, what leaving it out means (in `define`: a number).
-    scalar : it is passed as a Python number. through : the name of a torch function, applied along
-    the class axis, whose result the call gets in place of the tensor itself; gradients are judged
-    in front of it.
+    scalar : it is passed as a Python number, or as a tuple of them. through : the name of a torch
+    function, applied along the class axis, whose result the call gets in place of the tensor
+    itself; gradients are judged in front of it. state : the class owns it as the parameter of this
+    name, which holds the same numbers in any shape: it is loaded after construction.
     """
 
     low: float = float("-inf")
@@ -46,6 +47,7 @@ class Role:
     surfaces: tuple[Surface, ...] = ("function", "class")
     scalar: bool = False
     through: str | None = None
+    state: str | None = None
     doc: str = ""
 
     #: How `lossspec.cases` draws dense values for it.
@@ -129,6 +131,16 @@ class Sign(Role):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Binary(Role):
+    """0 or 1, held in a floating dtype."""
+
+    low: float = 0.0
+    high: float = 1.0
+    differentiable: bool = False
+    style = "binary"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Weight(Role):
     """A factor of 0 or more."""
 
@@ -143,7 +155,9 @@ class ClassIndex(Role):
     """An integer in [0, C). `one_hot` hands `define` the certain distribution instead.
 
     `ignored_by` names the parameter whose value marks elements that do not count. `dtypes` are the
-    documented ones; `tolerated` ones may raise, but must be right when they do not.
+    documented ones; `tolerated` ones may raise, but must be right when they do not. `ends` is the
+    value that ends a list of classes: what follows it in its row is no part of the list.
+    `checked` : whether another integer, or a floating dtype, must raise.
     """
 
     low: float = 0.0
@@ -152,8 +166,33 @@ class ClassIndex(Role):
     ignored_by: str | None = None
     dtypes: tuple[str, ...] = ("int64",)
     tolerated: tuple[str, ...] = ("uint8",)
+    ends: int | None = None
+    checked: bool = True
     classes: str = "C"
     style = "class_index"
+    integer = True
+
+    def allows(
+        self, index: np.ndarray, classes: int, parameters: Mapping[str, Any]
+    ) -> np.ndarray:
+        """Which numbers are classes, or stand for something else by the contract."""
+        allowed = (index >= 0) & (index < classes)
+        if self.ignored_by is not None:
+            allowed |= index == parameters[self.ignored_by]
+        if self.ends is not None:
+            allowed |= index == self.ends
+        return np.asarray(allowed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Length(Role):
+    """How much of an axis counts: an integer from 0 to the size of axis `of`."""
+
+    low: float = 0.0
+    differentiable: bool = False
+    of: str
+    dtypes: tuple[str, ...] = ("int64", "int32")
+    style = "length"
     integer = True
 
 
@@ -166,6 +205,7 @@ class Parameter:
 
     values : valid ones worth drawing, the default first. refused : ones that must raise.
     forms : the names of the forms that know it; all of them when empty.
+    code : a value is a Python expression in torch, such as a lambda; a call gets what it stands for.
     exact : an integer or a switch, which rounding cannot move.
     """
 
@@ -174,11 +214,12 @@ class Parameter:
     refused: tuple[Any, ...] = ()
     forms: tuple[str, ...] = ()
     surfaces: tuple[Surface, ...] = ("function", "class")
+    code: bool = False
     doc: str = ""
 
     @property
     def exact(self) -> bool:
-        return isinstance(self.default, (bool, int, str)) or callable(self.default)
+        return self.code or isinstance(self.default, (bool, int, str))
 
 
 def number(
@@ -239,6 +280,7 @@ class Shape:
     text: str
     inputs: tuple[tuple[str, ...], ...]
     result: tuple[str, ...]
+    spread: int = 0
 
     @classmethod
     def parse(cls, text: str) -> Shape:
@@ -275,7 +317,11 @@ class Shape:
                     written.append(axis)
             return tuple(written)
 
-        return Shape(self.text, tuple(map(out, self.inputs)), out(self.result))
+        return Shape(self.text, tuple(map(out, self.inputs)), out(self.result), spread)
+
+    def axes(self, shape: str) -> tuple[str, ...]:
+        """The axes of one more tensor, whose shape is written like `(C)` or `(C, *)`."""
+        return written_out(f"{shape} -> ()", self.spread).inputs[0]
 
     @property
     def spreads(self) -> range:
@@ -294,6 +340,8 @@ def written_out(contract: str, spread: int) -> Shape:
 
 # === the rest of a contract ===============================================================
 
+SizeRule = Callable[[Mapping[str, int], Mapping[str, Any]], int]
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Form:
@@ -302,8 +350,10 @@ class Form:
     divisor : what each element counts for in the mean, from the same arguments as `define`;
     every element counts 1 when it is left out. fixed : parameters that make it this form.
     share : what each element is multiplied by in the mean, likewise. settle : makes freshly drawn
-    tensors fit each other, where roles cannot say how: it may change the tensors by name, given a
-    random generator and the parameters.
+    tensors fit each other, where roles cannot say how: it may change the tensors and parameters by
+    name, given a random generator. sizes : for an axis that not every size suits, the ones worth
+    drawing, or the one that follows from the other sizes and the parameters. define : the loss's
+    definition in terms of these tensors, where they are other ones.
     """
 
     shapes: tuple[str, ...]
@@ -315,6 +365,8 @@ class Form:
     settle: Callable[[np.random.Generator, dict[str, np.ndarray], dict[str, Any]], None] | None = (
         None
     )
+    sizes: Mapping[str, Sequence[int] | SizeRule] = field(default_factory=dict)
+    define: Definition | None = None
 
     @cached_property
     def contracts(self) -> tuple[Shape, ...]:
@@ -350,13 +402,43 @@ class Example:
     digits: int = 4
 
 
+@dataclass(frozen=True, kw_only=True)
+class Symmetry:
+    """A change of the tensors that leaves the loss exactly as it is.
+
+    maps : for each tensor that changes, the one it is made from, a factor and an offset:
+    `{"input": ("target", 1, 0), "target": ("input", 1, 0)}` swaps two. without : optional tensors
+    that break it.
+    """
+
+    says: str
+    maps: Mapping[str, tuple[str, int, int]]
+    without: tuple[str, ...] = ()
+
+
+#: Of losses of the difference of two tensors: it does not matter which comes first, or both signs.
+OF_DIFFERENCE = (
+    Symmetry(
+        says="input and target swapped",
+        maps={"input": ("target", 1, 0), "target": ("input", 1, 0)},
+    ),
+    Symmetry(
+        says="input and target negated",
+        maps={"input": ("input", -1, 0), "target": ("target", -1, 0)},
+    ),
+)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Loss:
     """The specification of one loss.
 
     name : the function's name, as in `torch.nn.functional`. module : the class's, as in `torch.nn`.
     define : the unreduced loss, from the tensors and parameters by name. Core axes come last.
-    options : optional tensors. reductions : by name, the first being the default.
+    options : optional tensors. reductions : by name, the first being the default. constructor :
+    what the class takes beyond parameters, from the sizes of the axes and the names of the tensors.
+    results : what to read from the class's result, by reduction, where it has none to choose.
+    exchangeable : whether classes may be renumbered.
     """
 
     name: str
@@ -369,10 +451,20 @@ class Loss:
     options: Mapping[str, Role] = field(default_factory=dict)
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     reductions: tuple[str, ...] = ("mean", "sum", "none")
+    constructor: Callable[[Mapping[str, int], Collection[str]], dict[str, Any]] | None = None
+    results: Mapping[str, str] = field(default_factory=dict)
     dtypes: tuple[str, ...] = REAL_DTYPES
     refusals: tuple[Refusal, ...] = ()
+    symmetries: tuple[Symmetry, ...] = ()
+    exchangeable: bool = True
     examples: tuple[Example, ...] = ()
     notes: tuple[str, ...] = ()
+
+    def stateful(self, surface: Surface) -> bool:
+        """Whether the class keeps some of the call's tensors as its own parameters."""
+        return surface == "class" and any(
+            role.state for form in self.forms for role in self.roles(form).values()
+        )
 
     def form(self, name: str) -> Form:
         return self._forms[name]

@@ -15,7 +15,7 @@ from lossspec.cases import Case, dtype_name
 from lossspec.implementations import Subject
 from lossspec.oracle import Expected, Solved
 from lossspec.outcome import Outcome, lacking, perform
-from lossspec.spec import ClassIndex, Form, Loss
+from lossspec.spec import ClassIndex, Form, Loss, Shape
 from lossspec.tensors import to_extended
 
 
@@ -24,7 +24,7 @@ class Deviation(Exception):
 
     case, replaced : the call that shows it, where that is not the trial's own. check : an
     expression for a script, true of a call that conforms; it may use `value`, `gradients`, `error`,
-    `inputs`, `before` and `near(got, want, budget)`.
+    `inputs`, `before`, `call()` and `near(got, want, budget)`. None where no short script shows it.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Deviation(Exception):
         want: Any = None,
         budget: Any = None,
         *,
-        check: str,
+        check: str | None,
         case: Case | None = None,
         replaced: Mapping[str, Any] | None = None,
     ) -> None:
@@ -80,6 +80,36 @@ class Trial:
     def expected(self) -> Expected:
         """Its right answer, under any reduction and cotangent."""
         return self.solved.expected
+
+    @property
+    def separable(self) -> bool:
+        """Whether each sample is told by its own part of every tensor that was drawn to fit."""
+        return self.form.settle is None or all("N" in axes for axes in self.case.shape.inputs)
+
+    @property
+    def permutable(self) -> bool:
+        """Whether the classes may be renumbered."""
+        indices = [
+            axes
+            for role, axes in zip(self.form.tensors.values(), self.case.shape.inputs, strict=True)
+            if isinstance(role, ClassIndex)
+        ]
+        return self.loss.exchangeable and not any("C" in axes for axes in indices)
+
+    def ones(self, name: str) -> np.ndarray | None:
+        """An optional tensor of ones, in the largest shape that its contract allows."""
+        first = next(iter(self.case.tensors.values()))
+        shape = self.loss.options[name].shape or ""
+        if not shape.startswith("("):
+            return np.ones_like(first)
+        sizes = self.case.axis_sizes(self.loss)
+        axes = Shape.parse(f"{shape} -> ()").inputs[0]
+        return np.ones([sizes[axis] for axis in axes], first.dtype) if axes else None
+
+    @property
+    def worked(self) -> bool:
+        """Whether the case gave a tensor (clause `accepts` tells when it did not)."""
+        return self.outcome.returned and isinstance(self.outcome.value, torch.Tensor)
 
     @property
     def tolerates_refusal(self) -> bool:

@@ -1,4 +1,4 @@
-"""The strength of the suite: losses that are wrong in one way, and right ones that it must spare."""
+"""The strength of the suite: losses wrong in one way, and right ones that it must spare."""
 
 from __future__ import annotations
 
@@ -64,28 +64,32 @@ class Control:
         return f"{self.loss}/{self.name}"
 
 
-def mutant(
-    loss: str, row: str, issue: str, wrong: str, **more: Any
-) -> Callable[[T], T]:
-    """Put a wrong loss into the catalogue under its own name; more : further fields of Mutant.
+def mutant(*losses: str | type, row: str, issue: str, **more: Any) -> Callable[[T], T]:
+    """Put a wrong loss into the catalogue; its name is the id, its docstring says what is wrong.
 
-    A class with `__call__` is instantiated for each audit, so that its state starts afresh; a
-    function is taken as it is. One target may be marked for several losses.
+    losses : names, or right classes with a `loss` of that name: then the target is a part that
+    takes precedence over the right one's. more : further fields of Mutant. A class is instantiated
+    for each audit, so that its state starts afresh; a function is taken as it is.
     """
 
     def register(target: T) -> T:
-        made = Mutant(_name(target), loss, _maker(target, more), wrong, row, issue, **more)
-        _marks(target).append(made)
+        for loss in losses:
+            name, make = _made(target, loss, more.get("surface", "function"))
+            _marks(target).append(
+                Mutant(_name(target), name, make, _says(target), row, issue, **more)
+            )
         return target
 
     return register
 
 
-def control(loss: str, how: str, **more: Any) -> Callable[[T], T]:
-    """Put a right loss into the catalogue under its own name; see `mutant`."""
+def control(*losses: str | type, **more: Any) -> Callable[[T], T]:
+    """Put a right loss into the catalogue; its docstring says how it is made. See `mutant`."""
 
     def register(target: T) -> T:
-        _marks(target).append(Control(_name(target), loss, _maker(target, more), how, **more))
+        for loss in losses:
+            name, make = _made(target, loss, more.get("surface", "function"))
+            _marks(target).append(Control(_name(target), name, make, _says(target), **more))
         return target
 
     return register
@@ -230,10 +234,23 @@ def _name(target: Callable[..., Any]) -> str:
     return words.replace("_", "-").strip("-")
 
 
-def _maker(target: Any, more: Mapping[str, Any]) -> Callable[[], Callable[..., Any]]:
-    if isinstance(target, type) and more.get("surface") != "class":
-        return target
-    return lambda: target  # type: ignore[no-any-return]
+def _says(target: Any) -> str:
+    """The docstring in one line; ValueError when there is none of its own."""
+    if not target.__doc__:
+        raise ValueError(f"{target.__name__} needs a docstring that says what it is")
+    return " ".join(target.__doc__.split())
+
+
+def _made(
+    target: Any, loss: str | type, surface: Surface
+) -> tuple[str, Callable[[], Callable[..., Any]]]:
+    """The name of the loss, and what makes a fresh target."""
+    if isinstance(loss, type):
+        mixed = target if issubclass(target, loss) else type(target.__name__, (target, loss), {})
+        return str(vars(loss)["loss"]), mixed
+    if isinstance(target, type) and surface == "function":
+        return loss, target
+    return loss, lambda: target
 
 
 def _marks(target: Any) -> list[Mutant | Control]:

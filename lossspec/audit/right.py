@@ -40,6 +40,50 @@ def passed(x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
     return result
 
 
+# === what several mutants do ==============================================================
+
+
+def dense_reading(x: Tensor) -> Tensor:
+    """What a kernel reads that takes a tensor for contiguous, as far as the storage goes."""
+    end = x.storage_offset() + x.numel()
+    if x.untyped_storage().nbytes() // x.element_size() < end:
+        return x
+    return x.as_strided(x.shape, torch.empty(x.shape).stride())
+
+
+def shares_memory(x: Tensor) -> bool:
+    """Whether two elements lie in one place, so that writing is no option."""
+    return any(step == 0 and size > 1 for step, size in zip(x.stride(), x.shape, strict=True))
+
+
+def serial_sum(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """A running sum that is rounded to a dtype at each step, with the gradient of a sum."""
+    total = torch.zeros((), dtype=dtype)
+    for value in x.detach().to(dtype).flatten():
+        total = total + value
+    exact = x.sum()
+    return exact + (total - exact).detach()
+
+
+def first_gradient(loss: Any, *tensors: Tensor, **parameters: Any) -> Tensor:
+    """The gradient of the sum by the first tensor."""
+    x = tensors[0].clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(x, *tensors[1:], reduction="sum", **parameters), x)
+    return gradient
+
+
+def second_gradient(loss: Any, *tensors: Tensor, **parameters: Any) -> Tensor:
+    """The sum over the rows of the second derivative; nan where there is no graph for it."""
+    x = tensors[0].clone().requires_grad_()
+    value = loss(x, *tensors[1:], reduction="sum", **parameters)
+    (first,) = torch.autograd.grad(value, x, create_graph=True)
+    if not first.requires_grad:
+        return torch.full_like(x, torch.nan)
+    # A random-looking direction, since softmax gradients sum to 0.
+    (second,) = torch.autograd.grad((first * torch.arange(1.0, x.numel() + 1).view_as(x)).sum(), x)
+    return second
+
+
 # === elementwise losses ===================================================================
 
 
@@ -124,6 +168,8 @@ class Elementwise:
 class L1(Elementwise):
     """`l1_loss`."""
 
+    loss = "l1_loss"
+
     def __call__(
         self, input: Tensor, target: Tensor, reduction: str = "mean", weight: Tensor | None = None
     ) -> Tensor:
@@ -142,6 +188,8 @@ class L1(Elementwise):
 class MSE(L1):
     """`mse_loss`."""
 
+    loss = "mse_loss"
+
     def element(self, c: Elements) -> Tensor:
         """The squared residual."""
         return c.residual**2
@@ -149,6 +197,8 @@ class MSE(L1):
 
 class SmoothL1(Elementwise):
     """`smooth_l1_loss`."""
+
+    loss = "smooth_l1_loss"
 
     def __call__(
         self, input: Tensor, target: Tensor, reduction: str = "mean", beta: float = 1.0
@@ -171,6 +221,8 @@ class SmoothL1(Elementwise):
 
 class Huber(Elementwise):
     """`huber_loss`."""
+
+    loss = "huber_loss"
 
     def __call__(
         self,
@@ -196,6 +248,8 @@ class Huber(Elementwise):
 
 class KLDiv(Elementwise):
     """`kl_div`."""
+
+    loss = "kl_div"
 
     reductions = (*REDUCTIONS, "batchmean")
 
@@ -225,6 +279,8 @@ class KLDiv(Elementwise):
 
 class BCEWithLogits(Elementwise):
     """`binary_cross_entropy_with_logits`."""
+
+    loss = "binary_cross_entropy_with_logits"
 
     def __call__(
         self,
@@ -293,6 +349,8 @@ class Classes:
 
 class NLL:
     """`nll_loss`."""
+
+    loss = "nll_loss"
 
     def __call__(
         self,
@@ -399,6 +457,8 @@ class NLL:
 
 class CrossEntropy(NLL):
     """`cross_entropy`."""
+
+    loss = "cross_entropy"
 
     def __call__(
         self,

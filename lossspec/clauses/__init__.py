@@ -21,7 +21,7 @@ class Clause:
 
     judge : raises `lossspec.trial.Deviation` when a trial breaks it. applies : whether the spec
     gives it anything to say, for a loss on a surface. enough : after this many informative trials
-    it has nothing left to learn; None for never.
+    it has nothing left to learn; None for never. slow : left out of the quick profile.
     """
 
     name: str
@@ -30,11 +30,13 @@ class Clause:
     judge: Callable[[Trial], Judgement]
     applies: Callable[[Loss, Surface], bool]
     enough: int | None = None
+    slow: bool = False
 
 
 def clause(
     applies: Callable[[Loss, Surface], bool] = lambda loss, surface: True,
     enough: int | None = None,
+    slow: bool = False,
 ) -> Callable[[Callable[[Trial], Judgement]], Callable[[Trial], Judgement]]:
     """Make a clause of a function: its name is the id, its docstring the sentence."""
 
@@ -46,6 +48,7 @@ def clause(
             judge=judge,
             applies=applies,
             enough=enough,
+            slow=slow,
         )
         return judge
 

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+import threading
+import weakref
+
+import numpy as np
+import torch
+
 from lossspec.clauses import Judgement, clause
+from lossspec.outcome import Outcome, ready
+from lossspec.tensors import same_bits, to_torch
 from lossspec.trial import Deviation, Trial
 
 
@@ -19,4 +28,145 @@ def inputs_untouched(trial: Trial) -> Judgement:
             outcome.before[name].flatten()[:8].tolist(),
             check=f"same_bits(inputs[{name!r}], before[{name!r}])",
         )
+    return True
+
+
+@clause(enough=40)
+def second_call(trial: Trial) -> Judgement:
+    """The same call once more gives the same bits, and leaves the first result as it was."""
+    if not trial.worked:
+        return None
+    call, _ = ready(trial.subject, trial.case, trial.device)
+    first = call()
+    kept = first.detach().clone()
+    second = call()
+    for what, got in (
+        ("the second call's result", second.detach()),
+        ("the first result after a second call", first.detach()),
+    ):
+        if not same_bits(got, kept):
+            raise Deviation(
+                what,
+                got.flatten()[:4].tolist(),
+                kept.flatten()[:4].tolist(),
+                check="same_bits(call().detach(), call().detach())",
+            )
+    return True
+
+
+@clause(enough=40)
+def random_state(trial: Trial) -> Judgement:
+    """The state of torch's and numpy's random generators is the same after the call."""
+    before, numpy_before = torch.get_rng_state(), np.random.get_state()[1]
+    outcome = trial.attempt()
+    if outcome.error is not None:
+        return None
+    after, numpy_after = torch.get_rng_state(), np.random.get_state()[1]
+    if not torch.equal(before, after) or not np.array_equal(numpy_before, numpy_after):
+        raise Deviation(
+            "random numbers were drawn",
+            "another state",
+            "the state before",
+            check="torch.equal(*[torch.get_rng_state(), call(), torch.get_rng_state()][::2])",
+        )
+    return True
+
+
+@clause(enough=40)
+def own_memory(trial: Trial) -> Judgement:
+    """The result shares no memory with an input."""
+    outcome = trial.outcome
+    if not trial.worked or not outcome.value.numel():
+        return None
+    memory = outcome.value.untyped_storage().data_ptr()
+    for name, tensor in outcome.inputs.items():
+        if tensor.numel() and tensor.untyped_storage().data_ptr() == memory:
+            raise Deviation(
+                f"the result lies in {name}'s memory",
+                "shared",
+                "its own",
+                check=f"value.data_ptr() != inputs[{name!r}].data_ptr()",
+            )
+    return True
+
+
+@clause(enough=3)
+def graph_freed(trial: Trial) -> Judgement:
+    """After backward, nothing keeps the inputs alive: no reference cycle, no kept graph."""
+    if trial.outcome.error is not None or not trial.case.requires_grad:
+        return None
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        outcome: Outcome | None = trial.attempt()
+        assert outcome is not None
+        refs = {name: weakref.ref(tensor) for name, tensor in outcome.inputs.items()}
+        outcome = None
+        kept = [name for name, ref in refs.items() if ref() is not None]
+    finally:
+        if collecting:
+            gc.enable()
+    if kept:
+        raise Deviation(
+            f"{kept[0]} is still alive after its last use", "alive", "freed", check=None
+        )
+    return True
+
+
+@clause(enough=3)
+def threads(trial: Trial) -> Judgement:
+    """Called from several threads at once, each call gives what it gives alone."""
+    if not trial.worked:
+        return None
+    alone = trial.outcome.value.detach()
+    results: list[Outcome] = []
+
+    def work() -> None:
+        for _ in range(4):
+            results.append(trial.attempt())
+
+    workers = [threading.Thread(target=work) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    for outcome in results:
+        if not isinstance(outcome.value, torch.Tensor) or not same_bits(
+            outcome.value.detach(), alone
+        ):
+            got = outcome.error or outcome.value
+            raise Deviation("a call beside others", got, alone.flatten()[:4].tolist(), check=None)
+    return True
+
+
+@clause(enough=40)
+def second_backward(trial: Trial) -> Judgement:
+    """With retain_graph a second backward adds the same gradients once more."""
+    case = trial.case
+    if not trial.worked or not case.requires_grad or trial.outcome.error is not None:
+        return None
+    call, inputs = ready(trial.subject, case, trial.device)
+    value = call()
+    if not value.requires_grad:
+        return None
+    upstream = to_torch(case.upstream(case.reduction), device=trial.device).to(value.dtype)
+    upstream = upstream.expand(value.shape)
+    value.backward(upstream, retain_graph=True)
+    once = {name: inputs[name].grad.clone() for name in case.requires_grad}
+    for tensor in inputs.values():
+        tensor.grad = None
+    try:
+        value.backward(upstream)
+    except RuntimeError as error:
+        raise Deviation("a second backward raised", error, "the same gradients", check=None) from None
+    for name, first in once.items():
+        second = inputs[name].grad
+        if second is None or not same_bits(second, first):
+            got = None if second is None else second.flatten()[:4].tolist()
+            raise Deviation(
+                f"the gradient of {name} in a second backward",
+                got,
+                first.flatten()[:4].tolist(),
+                check=None,
+            )
     return True

@@ -33,6 +33,7 @@ def _derived(trial: Trial, reduction: str) -> Judgement:
         return False
     unit = precision(trial.case.dtype).unit
     with np.errstate(all="ignore"):
+        elements = elements * expected.shares if reduction == "mean" else elements
         size = np.abs(elements).sum()
         # Each element was rounded once when it was returned, and the sum rounds as it goes.
         budget = unit * (np.log2(elements.size) + 2) * size / abs(divisor)

@@ -90,7 +90,9 @@ def refuses_reductions(trial: Trial) -> Judgement:
 
 def _has_classes(loss: Loss, surface: Surface) -> bool:
     return any(
-        isinstance(role, ClassIndex) for form in loss.forms for role in form.tensors.values()
+        isinstance(role, ClassIndex) and role.checked
+        for form in loss.forms
+        for role in form.tensors.values()
     )
 
 
@@ -104,7 +106,7 @@ def refuses_classes(trial: Trial) -> Judgement:
     judged = None
     sizes = case.axis_sizes(trial.loss)
     for name, role in trial.form.tensors.items():
-        if not isinstance(role, ClassIndex) or not case.tensors[name].size:
+        if not (isinstance(role, ClassIndex) and role.checked) or not case.tensors[name].size:
             continue
         classes = sizes[role.classes]
         if not classes or case.tensors[name].dtype != np.int64:
@@ -112,8 +114,11 @@ def refuses_classes(trial: Trial) -> Judgement:
         for index in (classes, -1, -99, classes + 1, 2**40):
             if role.ignored_by and index == case.parameters[role.ignored_by]:
                 continue
+            # Any negative number may end a list, and behind its end nothing is asked.
+            if role.ends is not None and index < 0:
+                continue
             target = case.tensors[name].copy()
-            target.flat[target.size // 2] = index
+            target.flat[0 if role.ends is not None else target.size // 2] = index
             replaced = {name: to_torch(target, device=trial.device)}
             _refused(trial, f"class index {index} of {classes} classes", replaced)
             judged = True
@@ -174,7 +179,9 @@ def refuses_dtypes(trial: Trial) -> Judgement:
     for name, role in trial.form.tensors.items():
         target = trial.case.tensors[name]
         first = trial.case.tensors[next(iter(trial.form.tensors))]
-        if isinstance(role, ClassIndex) and target.size and target.shape != first.shape:
+        if not isinstance(role, ClassIndex) or not role.checked:
+            continue
+        if target.size and target.shape != first.shape:
             replaced = {name: to_torch(target.astype(np.float32), device=trial.device)}
             _refused(trial, f"{name} in float32", replaced)
             judged = True

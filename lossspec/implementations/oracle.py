@@ -79,10 +79,7 @@ def _check(loss: Loss, form: Form, case: Case) -> None:
     for name, role in form.tensors.items():
         array = case.tensors[name]
         if isinstance(role, ClassIndex):
-            fine = (array >= 0) & (array < sizes[role.classes])
-            if role.ignored_by:
-                fine |= array == case.parameters[role.ignored_by]
-            if not fine.all():
+            if not role.allows(array, sizes[role.classes], case.parameters).all():
                 raise IndexError(f"{name} holds an index outside [0, {sizes[role.classes]})")
         elif loss.refusals:
             numbers = array.astype(np.float64)

@@ -1,7 +1,7 @@
 """Huber loss: quadratic within delta of the target, linear beyond."""
 
 from lossspec.maths import absolute, where
-from lossspec.spec import Form, Loss, Real, Weight, number
+from lossspec.spec import OF_DIFFERENCE, Form, Loss, Real, Weight, number
 
 
 def define(input, target, delta, weight):
@@ -17,6 +17,7 @@ spec = Loss(
     r" \delta\,(|x - y| - \delta / 2) & \text{otherwise} \end{cases}",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.HuberLoss.html",
     define=define,
+    symmetries=OF_DIFFERENCE,
     forms=(Form(shapes=("(*), (*) -> (*)",), tensors={"input": Real(), "target": Real()}),),
     options={
         "weight": Weight(

@@ -1,7 +1,7 @@
 """L1 loss: the absolute error."""
 
 from lossspec.maths import absolute
-from lossspec.spec import Example, Form, Loss, Real, Weight
+from lossspec.spec import OF_DIFFERENCE, Example, Form, Loss, Real, Weight
 
 
 def define(input, target, weight):
@@ -19,6 +19,7 @@ spec = Loss(
     formula=r"\ell(x, y) = w\,|x - y|",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.L1Loss.html",
     define=define,
+    symmetries=OF_DIFFERENCE,
     forms=(
         Form(
             shapes=("(*), (*) -> (*)",),

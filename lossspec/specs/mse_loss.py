@@ -1,6 +1,6 @@
 """Mean squared error: the squared error."""
 
-from lossspec.spec import Example, Form, Loss, Real, Weight
+from lossspec.spec import OF_DIFFERENCE, Example, Form, Loss, Real, Weight
 
 
 def define(input, target, weight):
@@ -18,6 +18,7 @@ spec = Loss(
     formula=r"\ell(x, y) = w\,(x - y)^2",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.MSELoss.html",
     define=define,
+    symmetries=OF_DIFFERENCE,
     forms=(
         Form(
             shapes=("(*), (*) -> (*)",),

@@ -1,7 +1,7 @@
 """Smooth L1 loss: quadratic within beta of the target, absolute beyond."""
 
 from lossspec.maths import absolute, where
-from lossspec.spec import Form, Loss, Real, number
+from lossspec.spec import OF_DIFFERENCE, Form, Loss, Real, number
 
 
 def define(input, target, beta):
@@ -19,6 +19,7 @@ spec = Loss(
     r" |x - y| - \beta / 2 & \text{otherwise} \end{cases}",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.SmoothL1Loss.html",
     define=define,
+    symmetries=OF_DIFFERENCE,
     forms=(Form(shapes=("(*), (*) -> (*)",), tensors={"input": Real(), "target": Real()}),),
     parameters={
         "beta": number(

@@ -1,0 +1,171 @@
+"""Clauses on other ways to run the same call: without gradients, transformed, traced, compiled.
+
+A way that raises is one that the implementation does not support; a way that gives another number
+is a deviation.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from lossspec.clauses import Judgement, clause
+from lossspec.outcome import arguments, invoke, ready
+from lossspec.tensors import to_extended, to_torch
+from lossspec.trial import Deviation, Trial
+
+
+@clause(enough=60)
+def grad_mode(trial: Trial) -> Judgement:
+    """The value is the same under no_grad, under inference_mode and with no gradient required."""
+    if not trial.worked:
+        return None
+    want = trial.expected.value(trial.case.reduction)
+    told = False
+    for name, mode in (("no_grad", torch.no_grad), ("inference_mode", torch.inference_mode)):
+        with mode():
+            call, _ = ready(trial.subject, trial.case, trial.device)
+            value = _called(call, f"the call under {name}")
+        told |= trial.agree(value, want, f"the value under {name}")
+    none, _ = ready(trial.subject, trial.case.with_(requires_grad=()), trial.device)
+    value = _called(none, "the call with no gradient required")
+    return trial.agree(value, want, "the value with no gradient required") or told
+
+
+def _plain(trial: Trial) -> bool:
+    """Whether the call works as it is, and its tensors can be replaced by others."""
+    stateful = trial.loss.stateful(trial.subject.surface)
+    return trial.worked and not stateful and not trial.tolerates_refusal
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """What is traced and fails is not news, though torch logs it as such."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _called(call: Callable[[], Any], what: str) -> np.ndarray:
+    try:
+        value = call()
+    except Exception as error:
+        text = f"{type(error).__name__}: {str(error)[:200]}"
+        raise Deviation(f"{what} raised", text, "a tensor", check=None) from None
+    return to_extended(value)
+
+
+@clause(enough=20)
+def functional_gradient(trial: Trial) -> Judgement:
+    """torch.func.vjp gives the gradients that backward gives."""
+    case = trial.case
+    if not case.requires_grad or not _plain(trial):
+        return None
+    try:
+        inputs = arguments(trial.subject, case.with_(requires_grad=()), trial.device)
+        names = list(case.requires_grad)
+
+        def loss(*given: torch.Tensor) -> torch.Tensor:
+            return invoke(trial.subject, case, {**inputs, **dict(zip(names, given, strict=True))})
+
+        value, back = torch.func.vjp(loss, *(inputs[name] for name in names))
+        upstream = to_torch(case.upstream(case.reduction), device=trial.device).to(value.dtype)
+        gradients = back(upstream.expand(value.shape))
+    except Exception:
+        return None
+    told = False
+    for name, got in zip(names, gradients, strict=True):
+        want = trial.expected.gradient(name, case.reduction, case.upstream(case.reduction))
+        if want is not None:
+            want = trial.expected.counted_only(name, want)
+            told |= trial.agree(to_extended(got), want, f"torch.func.vjp's gradient of {name}")
+    return told
+
+
+@clause(enough=20)
+def fake_tensors(trial: Trial) -> Judgement:
+    """On fake tensors the result has the shape and dtype that it has on real ones."""
+    if not _plain(trial):
+        return None
+    try:
+        with _silent(), FakeTensorMode() as fake:
+            case = trial.case.with_(requires_grad=())
+            inputs = arguments(trial.subject, case, trial.device)
+            faked = {
+                name: fake.from_tensor(x) if isinstance(x, torch.Tensor) else x
+                for name, x in inputs.items()
+            }
+            got = invoke(trial.subject, case, faked)
+    except Exception:
+        return None
+    want = trial.outcome.value
+    if (got.shape, got.dtype) != (want.shape, want.dtype):
+        raise Deviation(
+            "the result on fake tensors",
+            f"{got.dtype} {list(got.shape)}",
+            f"{want.dtype} {list(want.shape)}",
+            check=None,
+        )
+    return True
+
+
+class _Passing(torch.Tensor):
+    """A tensor subclass that hands every call on, as a wrapper of another library does."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        with torch._C.DisableTorchFunctionSubclass():
+            return func(*args, **(kwargs or {}))
+
+
+@clause(enough=60)
+def tensor_subclass(trial: Trial) -> Judgement:
+    """Tensors of a subclass with __torch_function__ give the same value: every argument survives."""
+    case = trial.case
+    if not _plain(trial):
+        return None
+    try:
+        inputs = arguments(trial.subject, case.with_(requires_grad=()), trial.device)
+        wrapped = {
+            name: x.as_subclass(_Passing) if isinstance(x, torch.Tensor) else x
+            for name, x in inputs.items()
+        }
+        got = invoke(trial.subject, case, wrapped)
+    except Exception:
+        return None
+    want = trial.expected.value(case.reduction)
+    value = to_extended(got.as_subclass(torch.Tensor))
+    return trial.agree(value, want, "the value of tensors of a subclass")
+
+
+@clause(enough=3, slow=True)
+def compiled(trial: Trial) -> Judgement:
+    """Under torch.compile the value is the same."""
+    case = trial.case
+    small = sum(array.size for array in case.tensors.values()) < 500
+    if not small or not _plain(trial):
+        return None
+    torch._dynamo.reset()
+    try:
+        inputs = arguments(trial.subject, case, trial.device)
+        whole = torch.compile(
+            lambda given: invoke(trial.subject, case, given), backend="aot_eager", dynamic=False
+        )
+        with _silent():
+            got = whole(inputs)
+    except Exception:
+        return None
+    want = trial.expected.value(case.reduction)
+    return trial.agree(to_extended(got), want, "the value under torch.compile")

@@ -1,0 +1,362 @@
+"""Clauses that compare an implementation with itself on two calls that must agree."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from lossspec.budget import Bounded, as_extended, precision
+from lossspec.cases import Case
+from lossspec.clauses import Judgement, clause
+from lossspec.oracle import Solved
+from lossspec.reduce import taken
+from lossspec.spec import ClassIndex, Distribution, Loss, Role, Surface, Weight
+from lossspec.tensors import to_extended
+from lossspec.trial import Trial
+
+ENOUGH = 60
+
+
+def _agree(
+    trial: Trial, other: Case, what: str, reduction: str, order: Any = ...
+) -> Judgement:
+    """Raise Deviation unless the other call gives this one's result, within both their budgets.
+
+    order : which elements of this result the other's are, where it is unreduced.
+    """
+    if not trial.can(reduction):
+        return None
+    mine = trial.number(trial.run(reduction=reduction))
+    beside = Trial(trial.subject, Solved(trial.loss, other.with_(reduction=reduction)), trial.device)
+    theirs = beside.number(beside.outcome)
+    if mine is None or theirs is None:
+        return None
+    here, there = trial.expected.value(reduction), beside.expected.value(reduction)
+    if mine.shape != here.exact.shape or theirs.shape != there.exact.shape:
+        return None
+    if reduction == "none":
+        mine, here_budget = mine[order], here.budget[order]
+    else:
+        here_budget = here.budget
+    if mine.shape != theirs.shape:
+        return None
+    known = np.isfinite(mine) & np.isfinite(there.exact)
+    budget = np.where(known, here_budget + there.budget, np.inf)
+    want = Bounded(mine, budget, mine, mine, trial.case.dtype)
+    return trial.agree(theirs, want, what, case=other.with_(reduction=reduction))
+
+
+def _rows(trial: Trial) -> int:
+    """The length of the batch axis; 0 where there is none."""
+    case = trial.case
+    return case.axis_sizes(trial.loss).get("N", 0) if "N" in case.shape.result else 0
+
+
+def _batched(loss: Loss, surface: Surface) -> bool:
+    return any(contract.batched for form in loss.forms for contract in form.contracts)
+
+
+@clause(_batched, enough=ENOUGH)
+def batch_permutation(trial: Trial) -> Judgement:
+    """Turning the batch round turns the unreduced result round, and nothing else."""
+    rows = _rows(trial)
+    if rows < 2 or not trial.separable:
+        return None
+    order = np.arange(rows)[::-1]
+    other = taken(trial.loss, trial.case, "N", order)
+    axis = trial.case.shape.result.index("N")
+    where = (slice(None),) * axis + (slice(None, None, -1),)
+    return _agree(trial, other, "the batch turned round", "none", where)
+
+
+@clause(_batched, enough=ENOUGH)
+def batch_split(trial: Trial) -> Judgement:
+    """A part of the batch gives that part of the unreduced result."""
+    rows = _rows(trial)
+    if rows < 2 or not trial.separable:
+        return None
+    first = rows - rows // 3 - 1  # two parts of unequal length
+    other = taken(trial.loss, trial.case, "N", np.arange(first, rows))
+    axis = trial.case.shape.result.index("N")
+    return _agree(
+        trial, other, "the last rows alone", "none", (slice(None),) * axis + (slice(first, None),)
+    )
+
+
+def _ignores(loss: Loss, surface: Surface) -> bool:
+    return any(_ignoring(role) for form in loss.forms for role in form.tensors.values())
+
+
+def _ignoring(role: Role) -> bool:
+    return isinstance(role, ClassIndex) and role.ignored_by is not None
+
+
+@clause(_ignores, enough=ENOUGH)
+def ignored_is_deleted(trial: Trial) -> Judgement:
+    """Leaving ignored rows out changes neither sum nor mean."""
+    counted = trial.expected.counted
+    if counted.ndim != 1 or counted.all() or not counted.any():
+        return None
+    other = taken(trial.loss, trial.case, "N", np.flatnonzero(counted))
+    told = [_agree(trial, other, f"{r!r} without the ignored rows", r) for r in ("sum", "mean")]
+    return any(told) if any(t is not None for t in told) else None
+
+
+def _has_classes(loss: Loss, surface: Surface) -> bool:
+    return any(
+        isinstance(role, ClassIndex | Distribution) and "C" in contract.core
+        for form in loss.forms
+        for role in form.tensors.values()
+        for contract in form.contracts
+    )
+
+
+@clause(_has_classes, enough=ENOUGH)
+def class_permutation(trial: Trial) -> Judgement:
+    """The order of the classes does not matter."""
+    case, form = trial.case, trial.form
+    classes = case.axis_sizes(trial.loss).get("C", 0)
+    indices = [n for n, role in form.tensors.items() if isinstance(role, ClassIndex)]
+    if classes < 2 or "C" not in case.shape.core or not trial.permutable:
+        return None
+    order = np.arange(classes)[::-1]
+    other = taken(trial.loss, case, "C", order)
+    tensors = dict(other.tensors)
+    for name in indices:
+        target = tensors[name]
+        inside = (target >= 0) & (target < classes)
+        role = form.tensors[name]
+        assert isinstance(role, ClassIndex)
+        if role.ignored_by:
+            inside &= target != case.parameters[role.ignored_by]
+            if 0 <= case.parameters[role.ignored_by] < classes:
+                return None  # the ignored class would move too
+        tensors[name] = np.where(inside, classes - 1 - target, target).astype(target.dtype)
+    return _agree(trial, other.with_(tensors=tensors), "the classes turned round", "none")
+
+
+def _shifts(loss: Loss, surface: Surface) -> bool:
+    return any(
+        role.style == "logit" and "C" in contract.core
+        for form in loss.forms
+        for role in form.tensors.values()
+        for contract in form.contracts
+    )
+
+
+@clause(_shifts, enough=ENOUGH)
+def shift_invariance(trial: Trial) -> Judgement:
+    """A common offset of all logits, however large, changes neither the loss nor its gradient."""
+    case = trial.case
+    first, role = next(iter(trial.form.tensors.items()))
+    x = case.tensors[first]
+    if role.style != "logit" or not x.size or not np.isfinite(x.astype(np.float64)).all():
+        return None
+    # Numbers on a grid that the dtype still resolves beside the offset, so that the sum is exact.
+    grid = np.clip(np.round(x.astype(np.float64) * 4) / 4, -7, 7)
+    offset = 2.0 ** (-np.log2(precision(case.dtype).unit) - 4)
+    plain = case.with_(tensors={**case.tensors, first: grid.astype(x.dtype)})
+    moved = case.with_(tensors={**case.tensors, first: (grid + offset).astype(x.dtype)})
+    solved = Solved(trial.loss, plain)
+    beside = Trial(trial.subject, Solved(trial.loss, moved), trial.device)
+    got = beside.number(beside.outcome)
+    if got is None:
+        return None
+    want = solved.expected.value(case.reduction)
+    told = trial.agree(got, want, f"the value with {offset:g} added to all logits", case=moved)
+    if first in case.requires_grad and beside.outcome.gradients.get(first) is not None:
+        upstream = case.upstream(case.reduction)
+        slope = solved.expected.gradient(first, case.reduction, upstream)
+        gradient = beside.outcome.gradients[first]
+        if slope is not None and gradient is not None:
+            told |= trial.agree(
+                to_extended(gradient),
+                solved.expected.counted_only(first, slope),
+                f"the gradient with {offset:g} added to all logits",
+                of=f"gradients[{first!r}]",
+                case=moved,
+            )
+    return told
+
+
+@clause(lambda loss, surface: bool(loss.symmetries), enough=ENOUGH)
+def symmetry(trial: Trial) -> Judgement:
+    """Where the definition is symmetric, so are value and gradient, at ties as well."""
+    case = trial.case
+    judged = None
+    for change in trial.loss.symmetries:
+        if any(name in case.tensors for name in change.without):
+            continue
+        tensors = dict(case.tensors)
+        for name, (source, factor, offset) in change.maps.items():
+            old = case.tensors[source]
+            new = (factor * as_extended(old) + offset).astype(old.dtype)
+            back = ((as_extended(new) - offset) / factor).astype(old.dtype)
+            if not np.array_equal(back.astype(float), old.astype(float)):
+                return None  # not exact in this dtype
+            tensors[name] = new
+        other = case.with_(tensors=tensors, requires_grad=tuple(change.maps), layouts={})
+        mine = case.with_(requires_grad=tuple(change.maps), layouts={})
+        here = Trial(trial.subject, Solved(trial.loss, mine), trial.device)
+        there = Trial(trial.subject, Solved(trial.loss, other), trial.device)
+        if here.outcome.error is not None or there.outcome.error is not None:
+            continue
+        a, b = here.number(here.outcome), there.number(there.outcome)
+        if a is None or b is None or a.shape != b.shape:
+            continue
+        judged = _close(trial, b, a, change.says, "value", other) or judged or False
+        for name, (source, factor, _) in change.maps.items():
+            one, two = here.outcome.gradients[source], there.outcome.gradients[name]
+            if one is None or two is None:
+                continue
+            _close(
+                trial,
+                to_extended(two),
+                to_extended(one) / factor,
+                f"{change.says}: the gradient of {name}",
+                f"gradients[{name!r}]",
+                other,
+            )
+    return judged
+
+
+def _close(
+    trial: Trial, got: np.ndarray, want: np.ndarray, what: str, of: str, case: Case
+) -> Judgement:
+    """Equal but for a few units in the last place: nothing in a symmetric formula may differ more."""
+    dtype = precision(trial.case.dtype)
+    with np.errstate(all="ignore"):
+        budget = 16 * dtype.unit * np.abs(want) + 4 * dtype.smallest
+        budget = np.where(np.isfinite(want) & np.isfinite(got), budget, np.inf)
+    bounded = Bounded(want, budget, want, want, trial.case.dtype)
+    return trial.agree(got, bounded, what, of=of, case=case)
+
+
+def _weighted_mean(loss: Loss, surface: Surface) -> bool:
+    return any(form.divisor is not None for form in loss.forms) and any(
+        isinstance(role, Weight) and surface in role.surfaces for role in loss.options.values()
+    )
+
+
+@clause(_weighted_mean, enough=ENOUGH)
+def weight_scale(trial: Trial) -> Judgement:
+    """Doubling all weights leaves the mean that divides by their sum as it was."""
+    case = trial.case
+    if trial.form.divisor is None or "weight" not in case.tensors:
+        return None
+    weight = case.tensors["weight"]
+    with np.errstate(over="ignore"):
+        double = (weight * weight.dtype.type(2)).astype(weight.dtype)
+    other = case.with_(tensors={**case.tensors, "weight": double})
+    return _agree(trial, other, "the mean with doubled weights", "mean")
+
+
+@clause(
+    lambda loss, surface: any(
+        role.default == 1 and surface in role.surfaces for role in loss.options.values()
+    ),
+    enough=ENOUGH,
+)
+def neutral_weight(trial: Trial) -> Judgement:
+    """A weight of ones is no weight."""
+    case = trial.case
+    judged = None
+    for name, role in trial.loss.options.items():
+        if role.default != 1 or not trial.subject.takes(name) or name in case.tensors:
+            continue
+        if trial.subject.surface not in role.surfaces:
+            continue
+        ones = trial.ones(name)
+        if ones is None:
+            continue
+        other = case.with_(tensors={**case.tensors, name: ones})
+        judged = _agree(trial, other, f"{name} of ones", case.reduction) or judged or False
+    return judged
+
+
+def _two_targets(loss: Loss, surface: Surface) -> bool:
+    return _certain_form(loss) is not None
+
+
+def _certain_form(loss: Loss) -> tuple[str, str, str] | None:
+    """The names of an index form, of the distribution form beside it, and of their target."""
+    for form in loss.forms:
+        for name, role in form.tensors.items():
+            if isinstance(role, ClassIndex) and role.one_hot:
+                for other in loss.forms:
+                    if isinstance(other.tensors.get(name), Distribution):
+                        return form.name, other.name, name
+    return None
+
+
+@clause(_two_targets, enough=ENOUGH)
+def index_is_one_hot(trial: Trial) -> Judgement:
+    """A class index gives the sum that the distribution certain of that class gives."""
+    found = _certain_form(trial.loss)
+    case = trial.case
+    if found is None or case.form != found[0] or not trial.expected.counted.all():
+        return None
+    name = found[2]
+    form = trial.loss.form(found[1])
+    target = case.tensors[name]
+    if not target.size:
+        return None
+    classes = case.axis_sizes(trial.loss)["C"]
+    axes = case.shape.inputs[0]
+    hot = (target[..., None] == np.arange(classes)).astype(next(iter(case.tensors.values())).dtype)
+    hot = np.moveaxis(hot, -1, axes.index("C"))
+    contract = next((c for c in form.contracts if c.expand(case.spread).inputs[0] == axes), None)
+    if contract is None:
+        return None
+    known = trial.loss.parameters_of(form)
+    other = case.with_(
+        form=form.name,
+        contract=contract.text,
+        tensors={**case.tensors, name: hot},
+        parameters={n: v for n, v in case.parameters.items() if n in known},
+        omitted=case.omitted & set(known),
+        layouts={n: v for n, v in case.layouts.items() if n != name},
+        requires_grad=tuple(n for n in case.requires_grad if n != name),
+    )
+    return _agree(trial, other, "the one-hot target", "sum")
+
+
+def _unbatched(loss: Loss, surface: Surface) -> bool:
+    return any(
+        contract.core and not contract.batched and any(c.batched for c in form.contracts)
+        for form in loss.forms
+        for contract in form.contracts
+    )
+
+
+@clause(_unbatched, enough=ENOUGH)
+def no_batch_is_batch_of_one(trial: Trial) -> Judgement:
+    """A single sample gives what a batch of that one sample gives."""
+    case, form = trial.case, trial.form
+    shape = case.shape
+    if shape.batched or not shape.core:
+        return None
+    for contract in form.contracts:
+        batched = contract.expand(case.spread)
+        alike = len(batched.inputs) == len(shape.inputs) and all(
+            tuple(a for a in with_n if a != "N") == without
+            for with_n, without in zip(batched.inputs, shape.inputs, strict=True)
+        )
+        if not contract.batched or not alike:
+            continue
+        tensors = dict(case.tensors)
+        for name, axes in zip(form.tensors, batched.inputs, strict=True):
+            if "N" in axes:
+                tensors[name] = np.expand_dims(tensors[name], axes.index("N"))
+        other = case.with_(
+            contract=contract.text,
+            tensors=tensors,
+            cotangent=np.expand_dims(case.cotangent, batched.result.index("N")),
+            layouts={},
+        )
+        told = [_agree(trial, other, "a batch of one", r) for r in ("sum", "mean")]
+        return any(told)
+    return None
+
+

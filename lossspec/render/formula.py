@@ -1,0 +1,227 @@
+"""A formula written in LaTeX, as lines of plain text for a terminal."""
+
+from __future__ import annotations
+
+import re
+
+_SIGNS = {
+    "ell": "ℓ",
+    "cdot": "·",
+    "times": "×",
+    "odot": "⊙",
+    "pm": "±",
+    "le": "≤",
+    "leq": "≤",
+    "ge": "≥",
+    "geq": "≥",
+    "ne": "≠",
+    "neq": "≠",
+    "in": "∈",
+    "notin": "∉",
+    "subset": "⊂",
+    "infty": "∞",
+    "partial": "∂",
+    "sum": "Σ",
+    "prod": "Π",
+    "lVert": "‖\x01",
+    "rVert": "\x02‖",
+    "Vert": "‖",
+    "lvert": "|\x01",
+    "rvert": "\x02|",
+    "vert": "|",
+    "mid": "|",
+    "|": "‖",
+    "langle": "⟨\x01",
+    "rangle": "\x02⟩",
+    "lfloor": "⌊\x01",
+    "rfloor": "\x02⌋",
+    "lceil": "⌈\x01",
+    "rceil": "\x02⌉",
+    "dots": "…",
+    "ldots": "…",
+    "cdots": "…",
+    "to": "→",
+    "mapsto": "↦",
+    "sim": "~",
+    "approx": "≈",
+    "prime": "'",
+    "top": "ᵀ",
+    "circ": "∘",
+    "varepsilon": "ε",
+    "epsilon": "ε",
+    "vartheta": "ϑ",
+    "varphi": "φ",
+    ",": " ",
+    ";": " ",
+    ":": " ",
+    " ": " ",
+    "quad": "   ",
+    "qquad": "   ",
+    "!": "",
+    "left": "",
+    "right": "",
+    "big": "",
+    "Big": "",
+    "bigl": "",
+    "bigr": "",
+    "Bigl": "",
+    "Bigr": "",
+    "displaystyle": "",
+    "limits": "",
+}
+_SIGNS |= dict(
+    zip(
+        "alpha beta gamma delta zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau phi chi"
+        " psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega".split(),
+        "αβγδζηθικλμνξπρστφχψωΓΔΘΛΞΠΣΦΨΩ",
+        strict=True,
+    )
+)
+_WORDS = set("log ln exp max min cos sin tan tanh det arg argmax argmin sup inf lim Pr".split())
+_FONTS = {"text", "mathrm", "mathbf", "mathit", "mathcal", "operatorname", "textrm", "boldsymbol"}
+_FRACTIONS = {"12": "½", "14": "¼", "34": "¾", "13": "⅓", "23": "⅔"}
+_RAISED = dict(zip("0123456789+-ijknpxyTᵀ'", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁱʲᵏⁿᵖˣʸᵀᵀ'", strict=True))
+_LOWERED = dict(zip("0123456789+-ijknpt", "₀₁₂₃₄₅₆₇₈₉₊₋ᵢⱼₖₙₚₜ", strict=True))
+
+_TOKEN = re.compile(r"\\[A-Za-z]+|\\.|[{}^_&']|\s+|.", re.DOTALL)
+_CASES = re.compile(r"\\begin\{(cases|aligned)\}(.*?)\\end\{\1\}", re.DOTALL)
+_QUAD = re.compile(r"\\q?quad\b")
+#: Stands for a space that is only there to keep two words apart. "\x01" and "\x02" stand for the
+#: inner sides of brackets, where there is none.
+_SEAM = "\0"
+
+
+def plain(latex: str) -> str:
+    """The formula in Unicode signs; what `\\quad` sets apart gets a line of its own.
+
+    Words that are not known stay as they are, without their backslash.
+
+    >>> plain(r"\\ell(x, y) = w\\,(x - y)^2")
+    'ℓ(x, y) = w (x - y)²'
+    """
+    hidden = _CASES.sub(lambda found: found[0].replace(r"\quad", r"\;"), latex)
+    return "\n".join("\n".join(_block(part)) for part in _QUAD.split(hidden) if part.strip())
+
+
+def _block(latex: str) -> list[str]:
+    """The lines of one statement; a choice of cases is set with a brace of several lines."""
+    found = _CASES.search(latex)
+    if found is None:
+        return [_line(latex)]
+    before, after = _line(latex[: found.start()]), _block(latex[found.end() :])
+    rows = [[_line(cell) for cell in row.split("&")] for row in re.split(r"\\\\", found[2])]
+    width = max(len(row[0]) for row in rows)
+    cells = ["   ".join([row[0].ljust(width), *row[1:]]).rstrip() for row in rows]
+    brace = _brace(len(cells)) if found[1] == "cases" else [" "] * len(cells)
+    middle = (len(cells) - 1) // 2
+    lead = [(before if i == middle else "").ljust(len(before)) for i in range(len(cells))]
+    lines = [f"{a} {b} {c}" for a, b, c in zip(lead, brace, cells, strict=True)]
+    if after[0] not in (",", ".", ";", ""):
+        lines[middle] += f"   {after[0]}"
+    return lines + after[1:]
+
+
+def _brace(height: int) -> list[str]:
+    if height == 1:
+        return ["{"]
+    return ["⎧", *["⎨" if i == (height - 1) // 2 else "⎪" for i in range(1, height - 1)], "⎩"]
+
+
+def _line(latex: str) -> str:
+    text = _Reader(_TOKEN.findall(latex)).read()
+    # A seam is a space between a word and what it must not run into, and nothing elsewhere.
+    text = re.sub(rf"(?<=[\w)\]|‖']){_SEAM}+(?=[\w(|‖])|{_SEAM}+(?=[\w|‖])", _spaced, text)
+    text = re.sub(r"\s+", " ", text.replace(_SEAM, ""))
+    text = re.sub(r"\x01 ?| ?\x02|(?<=[(\[]) | (?=[)\],;])", "", text).strip()
+    # A fraction that is all of a side needs no brackets.
+    return re.sub(r"(?<== )\(((?:[^()]|\([^()]*\))*)\)$", r"\1", text)
+
+
+def _spaced(found: re.Match[str]) -> str:
+    before = found.string[: found.start()]
+    after = found.string[found.end() :]
+    glued = not before or before[-1] in " ([-"
+    call = after.startswith("(") and re.search(r"[^\W\d_]{2,}$", before) is not None
+    return "" if glued or call else " "
+
+
+class _Reader:
+    """Reads tokens one after another into text."""
+
+    def __init__(self, tokens: list[str]) -> None:
+        self.tokens = tokens[::-1]
+
+    def read(self, until: str = "") -> str:
+        """Everything up to a token, or to the end."""
+        out: list[str] = []
+        while self.tokens:
+            token = self.tokens.pop()
+            if token == until:
+                break
+            out.append(self._one(token, out))
+        return "".join(out)
+
+    def _argument(self) -> str:
+        """What follows a command: a group in braces, or a single sign."""
+        while self.tokens and self.tokens[-1].isspace():
+            self.tokens.pop()
+        if not self.tokens:
+            return ""
+        token = self.tokens.pop()
+        return self.read("}") if token == "{" else self._one(token, [])
+
+    def _one(self, token: str, before: list[str]) -> str:
+        if token == "{":
+            return self.read("}")
+        if token in ("^", "_"):
+            return self._script(token, before)
+        if not token.startswith("\\"):
+            return "" if token in "}&" else token
+        name = token[1:]
+        if name in ("frac", "tfrac", "dfrac"):
+            return self._fraction()
+        if name == "sqrt":
+            return f"√({self._argument().strip()})"
+        if name in ("hat", "bar", "tilde", "overline"):
+            return self._argument() + {"hat": "̂", "tilde": "̃"}.get(name, "̄")
+        if name in _FONTS:
+            return self._argument()
+        if name in _SIGNS:
+            return _SIGNS[name]
+        return f"{_SEAM}{name}{_SEAM}" if name.isalpha() else name
+
+    def _fraction(self) -> str:
+        above, below = self._argument().strip(), self._argument().strip()
+        if above + below in _FRACTIONS:
+            return f"{_FRACTIONS[above + below]} "
+        return f"{_SEAM}({_whole(above, '+-')} / {_whole(below, '+-/ ')}){_SEAM}"
+
+    def _script(self, token: str, before: list[str]) -> str:
+        text = self._argument().strip()
+        base = before[-1] if before else ""
+        if token == "^" and base == "e":
+            before[-1] = f"{_SEAM}exp"
+            return f"({text})"
+        table = _RAISED if token == "^" else _LOWERED
+        if all(char in table for char in text):
+            return "".join(table[char] for char in text)
+        if base in ("Σ", "Π") and len(text) > 1:
+            if self.tokens and self.tokens[-1] == "^":
+                self.tokens.pop()
+                text += f" .. {self._argument().strip()}"
+            return f"[{text}]{_SEAM}"
+        if len(text) == 1 or (text.isascii() and text.isalnum()):
+            return f"{token}{text}"
+        if token == "_":
+            return f"[{text}]"
+        return f"^{text}" if text.startswith("(") else f"^({text})"
+
+
+def _whole(text: str, splits: str) -> str:
+    """In brackets, if one of the signs that split it stands outside of brackets."""
+    depth = 0
+    for char in text:
+        depth += (char in "([") - (char in ")]")
+        if not depth and char in splits:
+            return f"({text})"
+    return text

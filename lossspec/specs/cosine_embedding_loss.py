@@ -1,0 +1,61 @@
+"""Cosine embedding loss: like pairs should point the same way, unlike ones should not."""
+
+import numpy as np
+
+from lossspec.maths import norm, positive_part, total, where
+from lossspec.spec import Example, Form, Loss, Real, Sign, number
+
+#: The documentation writes cos; torch's cosine similarity, which that may mean, has an epsilon of
+#: 1e-8 for the product of two lengths or for each. Shorter vectors would depend on the reading.
+SHORTEST = 1e-4
+
+
+def define(input1, input2, target, margin):
+    cos = total(input1 * input2) / (norm(input1, 2) * norm(input2, 2))
+    return where(target > 0, 1 - cos, positive_part(cos - margin))
+
+
+def settle(rng, tensors, parameters):
+    """Lengthen the vectors that are too short. Of zero vectors, which have no cosine, some stay."""
+    for name in ("input1", "input2"):
+        x = tensors[name].astype(np.float64)
+        length = np.linalg.norm(x, axis=-1, keepdims=True)
+        short = (length > 0) & (length < SHORTEST)
+        tensors[name] = np.where(short, x + 1, x).astype(tensors[name].dtype)
+
+
+spec = Loss(
+    name="cosine_embedding_loss",
+    module="CosineEmbeddingLoss",
+    summary="One minus the cosine of the angle between a and b for a like pair (y = 1); for an"
+    " unlike one (y = -1) the cosine, as far as it is above the margin m.",
+    formula=r"\ell(a, b, y) = \begin{cases} 1 - \cos(a, b) & y = 1 \\"
+    r" \max(0, \cos(a, b) - m) & y = -1 \end{cases},\quad"
+    r" \cos(a, b) = \frac{a \cdot b}{\lVert a \rVert\,\lVert b \rVert}",
+    source="https://docs.pytorch.org/docs/stable/generated/torch.nn.CosineEmbeddingLoss.html",
+    define=define,
+    forms=(
+        Form(
+            shapes=("(N, D), (N, D), (N) -> (N)", "(D), (D), () -> ()"),
+            tensors={"input1": Real(), "input2": Real(), "target": Sign()},
+            settle=settle,
+        ),
+    ),
+    parameters={
+        "margin": number(0.0, 0.5, -0.5, 1.0, -1.0, doc="Cosine from which an unlike pair costs.")
+    },
+    examples=(
+        Example(
+            arguments={
+                "input1": [[1.0, 0.0], [1.0, 0.0]],
+                "input2": [[3.0, 4.0], [3.0, 4.0]],
+                "target": [1.0, -1.0],
+            },
+            parameters={"margin": 0.5},
+            reduction="none",
+            value=[0.4, 0.1],
+            source="worked by hand: the cosine is 3/5",
+        ),
+    ),
+    notes=("Where a or b is zero its cosine, and so the loss, is not defined.",),
+)

@@ -1,0 +1,205 @@
+"""Connectionist temporal classification: all the ways in which frames can spell a sequence."""
+
+from math import log
+
+import numpy as np
+
+from lossspec.maths import constant, log_softmax, log_sum_exp, pick, where
+from lossspec.spec import ClassIndex, Example, Form, Length, Logit, Loss, Parameter, Refusal, switch
+
+
+def define(log_probs, targets, input_lengths, target_lengths, blank, zero_infinity):
+    # A path runs through the labels with a blank before, between and behind them: _ a _ b _
+    states = np.full((*targets.shape[:-1], 2 * targets.shape[-1] + 1), blank)
+    states[..., 1::2] = targets
+    place = np.broadcast_to(np.arange(states.shape[-1]), states.shape)
+    # With each frame it stays, goes on, or leaves out a blank between two different labels.
+    steps = place[..., :, None] - place[..., None, :]
+    differ = states[..., :, None] != states[..., None, :]
+    follows = (steps == 0) | (steps == 1) | ((steps == 2) & differ)
+
+    log_p = pick(log_softmax(log_probs)[..., None, :], states[..., None, :])  # by frame and state
+    never = constant(-np.inf, log_p[..., 0, :])
+    paths = where(place == 0, constant(0.0, never), never)  # log Σ p of those that end in a state
+    for t in range(log_p.shape[-2]):
+        onward = where(follows, paths[..., None, :], never[..., None, :])
+        paths = where(t < input_lengths[..., None], log_sum_exp(onward) + log_p[..., t, :], paths)
+
+    end = 2 * target_lengths[..., None]  # the blank behind the last label, which may be left out
+    loss = -log_sum_exp(where((place == end) | (place == end - 1), paths, never))
+    return where(loss < np.inf, loss, constant(0.0, loss)) if zero_infinity else loss
+
+
+def define_concatenated(log_probs, targets, input_lengths, target_lengths, blank, zero_infinity):
+    start = np.cumsum(target_lengths, axis=-1) - target_lengths
+    place = start[..., None] + np.arange(target_lengths.max(initial=0))
+    targets = np.take_along_axis(targets, np.minimum(place, targets.shape[-1] - 1), axis=-1)
+    return define(log_probs, targets, input_lengths, target_lengths, blank, zero_infinity)
+
+
+def share(target_lengths):
+    return np.longdouble(1) / np.maximum(target_lengths, 1)
+
+
+def settle(rng, tensors, parameters):
+    targets, lengths = tensors["targets"], tensors["target_lengths"]
+    classes = tensors["log_probs"].shape[-1]
+    blank = parameters["blank"] = parameters["blank"] % classes
+    if targets.ndim == 2:
+        counts = np.arange(targets.shape[1]) < lengths[:, None]
+    else:
+        targets = np.resize(targets, lengths.sum())
+        counts = np.ones(targets.shape, bool)
+    # A label is never the blank; what follows the last one need not be a label.
+    other = np.where(counts, (blank + 1) % classes, -1)
+    tensors["targets"] = np.where(targets == blank, other, targets).astype(targets.dtype)
+
+
+def breaks(name, value, where=lambda tensors: True):
+    """Put a wrong number, which may depend on the tensors, in front of one of them."""
+
+    def put(tensors, parameters):
+        if not tensors[name].size or not where(tensors):
+            return False
+        tensors[name].flat[0] = value(tensors)
+        return True
+
+    return put
+
+
+def several(tensors):
+    lengths = tensors["target_lengths"]
+    return lengths.size > 1 and lengths.flat[0] > 0
+
+
+def forms():
+    for name, targets, more, definition, unbatched in (
+        ("padded", "(N, S)", "S", define, ()),
+        ("concatenated", "(L)", "L", define_concatenated, ("(T, C), (L), (), () -> ()",)),
+    ):
+        for scalar in (False, True):
+            yield Form(
+                name=f"{name}, lengths in tuples" if scalar else name,
+                shapes=(
+                    f"(T, N, C), {targets}, (N), (N) -> (N)",
+                    *(() if scalar else unbatched),
+                ),
+                tensors={
+                    "log_probs": Logit(through="log_softmax"),
+                    "targets": ClassIndex(dtypes=("int64", "int32"), tolerated=(), checked=False),
+                    "input_lengths": Length(of="T", scalar=scalar),
+                    "target_lengths": Length(of=more, scalar=scalar),
+                },
+                share=share,
+                sizes={
+                    "T": (4, 6, 3, 2, 8, 1),
+                    "N": (2, 3, 1, 5, 67),
+                    "C": (3, 4, 2, 6),
+                    more: (2, 1, 3, 4, 0),
+                },
+                settle=settle,
+                define=definition,
+            )
+
+
+spec = Loss(
+    name="ctc_loss",
+    module="CTCLoss",
+    summary="Minus the logarithm of the probability that a sequence of frames spells the target t:"
+    " that equal labels in a row are written once and blanks are left out.",
+    formula=r"\ell(x, t) = -\log \sum_{\pi \,:\, \mathcal{B}(\pi) = t} \prod_{i=1}^{T}"
+    r" p_i(\pi_i),\quad \log p_i = x_i",
+    source="https://www.cs.toronto.edu/~graves/icml_2006.pdf",
+    define=define,
+    forms=tuple(forms()),
+    parameters={
+        "blank": Parameter(
+            default=0,
+            values=(0, 1, 2, 3, 5),
+            refused=(-1, 100),
+            doc="The class that stands for no label; no target holds it.",
+        ),
+        "zero_infinity": switch(
+            False, doc="Give 0 for a target that no path spells, and no gradient, in place of inf."
+        ),
+    },
+    refusals=(
+        Refusal(
+            name="long input",
+            says="An input length is at most the number of frames",
+            breaks=breaks("input_lengths", lambda tensors: tensors["log_probs"].shape[0] + 1),
+        ),
+        Refusal(
+            name="negative input length",
+            says="An input length is at least 0",
+            breaks=breaks("input_lengths", lambda tensors: -1),
+        ),
+        Refusal(
+            name="long target",
+            says="A target length is at most what the targets hold, all together or in a row",
+            breaks=breaks("target_lengths", lambda tensors: tensors["targets"].shape[-1] + 1),
+        ),
+        Refusal(
+            name="negative target length",
+            says="A target length is at least 0",
+            breaks=breaks("target_lengths", lambda tensors: -1),
+        ),
+        Refusal(
+            name="not the sum",
+            says="The target lengths add up to the number of concatenated targets",
+            breaks=breaks(
+                "target_lengths",
+                lambda tensors: tensors["target_lengths"].flat[0] - 1,
+                lambda tensors: tensors["targets"].ndim == 1
+                and tensors["target_lengths"].flat[0] > 0,
+            ),
+        ),
+        Refusal(
+            name="no class",
+            says="A label is one of the classes",
+            # In front of another sequence's numbers, so that reading one too far does no harm.
+            breaks=breaks("targets", lambda tensors: tensors["log_probs"].shape[-1], several),
+        ),
+    ),
+    examples=(
+        Example(
+            form="concatenated",
+            arguments={
+                "log_probs": [[0.1, 0.6, 0.1, 0.1, 0.1], [0.1, 0.1, 0.6, 0.1, 0.1]],
+                "targets": [1, 2],
+                "input_lengths": 2,
+                "target_lengths": 2,
+            },
+            reduction="sum",
+            value=2.4629,
+            source="SeanNaren/warp-ctc, README; by hand: -2 log(e^0.6 / (e^0.6 + 4 e^0.1))",
+        ),
+        Example(
+            form="concatenated",
+            arguments={
+                "log_probs": [
+                    [log(p) for p in frame]
+                    for frame in (
+                        (0.633766, 0.221185, 0.0917319, 0.0129757, 0.0142857, 0.0260553),
+                        (0.111121, 0.588392, 0.278779, 0.0055756, 0.00569609, 0.010436),
+                        (0.0357786, 0.633813, 0.321418, 0.00249248, 0.00272882, 0.0037688),
+                        (0.0663296, 0.643849, 0.280111, 0.00283995, 0.0035545, 0.00331533),
+                        (0.458235, 0.396634, 0.123377, 0.00648837, 0.00903441, 0.00623107),
+                    )
+                ],
+                "targets": [0, 1, 2, 1, 0],
+                "input_lengths": 5,
+                "target_lengths": 5,
+            },
+            parameters={"blank": 5},
+            reduction="none",
+            value=3.34211,
+            source="TensorFlow, ctc_loss_op_test.py, testBasic",
+        ),
+    ),
+    notes=(
+        "A gradient is that of the numbers in front of log_softmax: the documentation takes its"
+        " result as the input, and implementations use that it sums to 1.",
+        "A target that no path spells costs inf; its gradient is unspecified without zero_infinity.",
+    ),
+)

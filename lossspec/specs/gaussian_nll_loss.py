@@ -1,0 +1,88 @@
+"""Gaussian negative log likelihood of a target, given the mean and the variance."""
+
+from math import log as exact_log
+
+import numpy as np
+
+from lossspec.maths import PI, clamped, constant, log
+from lossspec.spec import Example, Form, Loss, NonNegative, Real, Refusal, number, switch
+
+
+def define(input, target, var, full, eps):
+    v = clamped(var, constant(eps, var))
+    loss = (log(v) + (input - target) ** 2 / v) / 2
+    return loss + constant(exact_log(2 * PI) / 2, loss) if full else loss
+
+
+def negative_variance(tensors, parameters):
+    var = tensors["var"]
+    if not var.size:
+        return False
+    if var.ndim:
+        var.flat[var.size // 2] = -1
+    else:
+        tensors["var"] = -1.0
+    return True
+
+
+spec = Loss(
+    name="gaussian_nll_loss",
+    module="GaussianNLLLoss",
+    summary="Minus the log-likelihood of the target y under a normal distribution of mean x and"
+    " variance v.",
+    formula=r"\ell(x, y, v) = \tfrac12\left(\log v' + (x - y)^2 / v'\right)"
+    r" + [\,\text{full}\,]\,\tfrac12 \log 2\pi,\quad v' = \max(v, \epsilon)",
+    source="https://docs.pytorch.org/docs/stable/generated/torch.nn.GaussianNLLLoss.html",
+    define=define,
+    forms=(
+        Form(
+            name="variances",
+            shapes=(
+                "(*), (*), (*) -> (*)",
+                "(*, D), (*, D), (*, 1) -> (*, D)",
+                "(*, D), (*, D), (*) -> (*, D)",
+                "(N, C, *), (N, C, *), (N, 1, *) -> (N, C, *)",
+                "(N, *), (1, *), (N, *) -> (N, *)",
+                "(*, D), (*, 1), (*, D) -> (*, D)",
+            ),
+            tensors={"input": Real(), "target": Real(), "var": NonNegative()},
+        ),
+        Form(
+            name="one variance",
+            shapes=("(*), (*), () -> (*)",),
+            tensors={"input": Real(), "target": Real(), "var": NonNegative(scalar=True)},
+        ),
+    ),
+    parameters={
+        "full": switch(False, doc="Add the constant term."),
+        "eps": number(
+            1e-6,
+            2.0**-10,
+            0.5,
+            doc="The smallest variance. The gradient is that of the smallest variance where it"
+            " takes its place, for autograd does not know of the clamp.",
+        ),
+    },
+    refusals=(
+        Refusal(name="negative variance", says="a negative variance", breaks=negative_variance),
+    ),
+    examples=(
+        Example(
+            form="variances",
+            arguments={"input": [0.0, 3.0], "target": [1.0, 1.0], "var": [4.0, 1.0]},
+            value=1.4091,
+            source="worked by hand: ((log 4 + 1/4) / 2 + (0 + 4) / 2) / 2",
+        ),
+        Example(
+            form="one variance",
+            arguments={"input": [0.0], "target": [1.0], "var": 4.0},
+            parameters={"full": True},
+            value=1.7371,
+            source="worked by hand: (log 4 + 1/4 + log 2π) / 2",
+        ),
+    ),
+    notes=(
+        "Of a target or variance that broadcasts, one axis has size 1; more than one is not"
+        " documented.",
+    ),
+)

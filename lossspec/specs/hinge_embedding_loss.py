@@ -1,0 +1,32 @@
+"""Hinge embedding loss: a distance for what is alike, what it lacks of the margin otherwise."""
+
+from lossspec.maths import positive_part, where
+from lossspec.spec import Example, Form, Loss, Real, Sign, number
+
+
+def define(input, target, margin):
+    return where(target == 1, input, positive_part(margin - input))
+
+
+spec = Loss(
+    name="hinge_embedding_loss",
+    module="HingeEmbeddingLoss",
+    summary="The distance x of a pair that is alike (y = 1); what it falls short of the margin m"
+    " for one that is not (y = -1).",
+    formula=r"\ell(x, y) = \begin{cases} x & y = 1 \\ \max(0, m - x) & y = -1 \end{cases}",
+    source="https://docs.pytorch.org/docs/stable/generated/torch.nn.HingeEmbeddingLoss.html",
+    define=define,
+    forms=(Form(shapes=("(*), (*) -> (*)",), tensors={"input": Real(), "target": Sign()}),),
+    parameters={
+        "margin": number(
+            1.0, 0.0, 0.25, 3.0, -0.5, doc="The distance from which on y = -1 costs nothing."
+        )
+    },
+    examples=(
+        Example(
+            arguments={"input": [0.5, 0.25, 3.0], "target": [1.0, -1.0, -1.0]},
+            value=0.4167,
+            source="worked by hand: (0.5 + 0.75 + 0) / 3",
+        ),
+    ),
+)

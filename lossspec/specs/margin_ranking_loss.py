@@ -1,0 +1,39 @@
+"""Margin ranking loss: what the right one of two scores lacks to lead by the margin."""
+
+from lossspec.maths import positive_part
+from lossspec.spec import Example, Form, Loss, Real, Sign, number
+
+
+def define(input1, input2, target, margin):
+    return positive_part(-target * (input1 - input2) + margin)
+
+
+spec = Loss(
+    name="margin_ranking_loss",
+    module="MarginRankingLoss",
+    summary="What the first score lacks to lead the second by the margin m (y = 1), or the second"
+    " to lead the first (y = -1).",
+    formula=r"\ell(x_1, x_2, y) = \max(0, -y\,(x_1 - x_2) + m)",
+    source="https://docs.pytorch.org/docs/stable/generated/torch.nn.MarginRankingLoss.html",
+    define=define,
+    forms=(
+        Form(
+            shapes=("(N), (N), (N) -> (N)", "(), (), () -> ()"),
+            tensors={"input1": Real(), "input2": Real(), "target": Sign()},
+        ),
+    ),
+    parameters={
+        "margin": number(0.0, 0.25, 1.0, 3.0, -0.5, doc="The lead that is enough.")
+    },
+    examples=(
+        Example(
+            arguments={
+                "input1": [-1.1109, 0.1187, 0.9441],
+                "input2": [0.9284, -0.3707, -0.7504],
+                "target": [-1.0, 1.0, -1.0],
+            },
+            value=0.5648,
+            source="worked by hand: (0 + 0 + 1.6945) / 3",
+        ),
+    ),
+)

@@ -1,0 +1,64 @@
+"""Multi-class margin loss: the right class should score higher than every other, by a margin."""
+
+from lossspec.maths import one_hot, pick, positive_part, total
+from lossspec.spec import ClassIndex, Example, Form, Real, Loss, Parameter, Refusal, Weight, number
+
+
+def define(input, target, p, margin, weight):
+    classes = input.shape[-1]
+    others = 1 - one_hot(target, classes)
+    gap = positive_part(margin - pick(input, target)[..., None] + input)
+    return pick(weight, target) * total(others * gap**p) / classes
+
+
+def two_dimensional(tensors, parameters):
+    if "weight" not in tensors:
+        return False
+    tensors["weight"] = tensors["weight"][None]
+    return True
+
+
+spec = Loss(
+    name="multi_margin_loss",
+    module="MultiMarginLoss",
+    summary="For class t, how much each other class's score falls short of being lower by the"
+    " margin m, as it is or squared, summed and divided by the number of classes.",
+    formula=r"\ell(x, t) = \frac{w_t}{C} \sum_{i \ne t} \max(0,\; m - x_t + x_i)^p",
+    source="https://docs.pytorch.org/docs/stable/generated/torch.nn.MultiMarginLoss.html",
+    define=define,
+    forms=(
+        Form(
+            shapes=("(N, C), (N) -> (N)", "(C), () -> ()"),
+            tensors={"input": Real(), "target": ClassIndex()},
+        ),
+    ),
+    options={
+        "weight": Weight(
+            shape="(C)", doc="Factor for each class; the mean still divides by the batch size."
+        )
+    },
+    parameters={
+        "p": Parameter(default=1, values=(1, 2), refused=(0, 3, -1), doc="Power: 1 or 2."),
+        "margin": number(1.0, 0.0, 0.25, 3.0, -0.5, doc="By how much the class should lead."),
+    },
+    refusals=(
+        Refusal(
+            name="weight has one axis",
+            says="a weight of two axes is not one number for each class",
+            breaks=two_dimensional,
+        ),
+    ),
+    examples=(
+        Example(
+            arguments={"input": [[0.1, 0.2, 0.4, 0.8]], "target": [3]},
+            value=0.325,
+            source="torch.nn.MultiMarginLoss: (0.3 + 0.4 + 0.6) / 4",
+        ),
+        Example(
+            arguments={"input": [[0.1, 0.2, 0.4, 0.8]], "target": [3]},
+            parameters={"p": 2},
+            value=0.1525,
+            source="worked by hand: (0.09 + 0.16 + 0.36) / 4",
+        ),
+    ),
+)

@@ -1,0 +1,69 @@
+"""Multi-label margin loss: the sample's classes should score higher than all others, by 1."""
+
+import numpy as np
+
+from lossspec.maths import pick, positive_part, total, where
+from lossspec.spec import ClassIndex, Example, Form, Real, Loss, Refusal
+
+
+def define(input, target):
+    classes = input.shape[-1]
+    listed = np.logical_and.accumulate(target >= 0, axis=-1)  # up to the first -1
+    label = listed[..., None] & (target[..., None] == np.arange(classes))  # entry j is class i
+    other = ~label.any(axis=-2, keepdims=True)
+    x_y = pick(input[..., None, :], target)[..., None]
+    gap = positive_part(1 - (x_y - input[..., None, :]))
+    return total(total(where(listed[..., None] & other, gap, 0 * gap))) / classes
+
+
+def settle(rng, tensors, parameters):
+    """End the lists: anywhere from before the first entry to behind the last, some of them twice."""
+    target = tensors["target"]
+    column = np.arange(target.shape[-1])
+    end = rng.integers(0, target.shape[-1] + 1, (2, *target.shape[:-1], 1))
+    target[(column == end[0]) | ((column > end[0]) & (column >= end[1]))] = -1
+
+
+def shorter(tensors, parameters):
+    if tensors["target"].shape[-1] < 2:
+        return False
+    tensors["target"] = tensors["target"][..., :-1]
+    return True
+
+
+spec = Loss(
+    name="multilabel_margin_loss",
+    module="MultiLabelMarginLoss",
+    summary="For each class listed in y and each class that is not, how much the latter's score"
+    " falls short of being lower by 1, summed and divided by the number of classes. The list ends"
+    " at the first -1.",
+    formula=r"\ell(x, y) = \frac{1}{C} \sum_{j} \sum_{i \notin y} \max(0,\; 1 - (x_{y_j} - x_i))",
+    source="https://docs.pytorch.org/docs/stable/generated/torch.nn.MultiLabelMarginLoss.html",
+    define=define,
+    forms=(
+        Form(
+            shapes=("(N, C), (N, C) -> (N)", "(C), (C) -> ()"),
+            tensors={"input": Real(), "target": ClassIndex(ends=-1, tolerated=())},
+            settle=settle,
+        ),
+    ),
+    refusals=(
+        Refusal(
+            name="one entry for each class",
+            says="the target has the shape of the input, padded by -1",
+            breaks=shorter,
+        ),
+    ),
+    examples=(
+        Example(
+            arguments={"input": [[0.1, 0.2, 0.4, 0.8]], "target": [[3, 0, -1, 1]]},
+            value=0.85,
+            source="torch.nn.MultiLabelMarginLoss: (1.1 + 1.3 + 0.4 + 0.6) / 4",
+        ),
+        Example(
+            arguments={"input": [[0.1, 0.2, 0.4, 0.8]], "target": [[-1, 3, 0, 1]]},
+            value=0.0,
+            source="worked by hand: the list is empty",
+        ),
+    ),
+)

@@ -1,0 +1,38 @@
+"""Multi-label soft margin loss: binary cross entropy of each class, averaged over the classes."""
+
+from lossspec.maths import softplus, total
+from lossspec.spec import Binary, Example, Form, Logit, Loss, Weight
+
+
+def define(input, target, weight):
+    classes = input.shape[-1]
+    minus_log_p = softplus(-input)  # -log σ(x)
+    minus_log_q = input + minus_log_p  # -log (1 - σ(x))
+    return total(weight * (target * minus_log_p + (1 - target) * minus_log_q)) / classes
+
+
+spec = Loss(
+    name="multilabel_soft_margin_loss",
+    module="MultiLabelSoftMarginLoss",
+    summary="Binary cross entropy of the sigmoid of each class's score x relative to its label y,"
+    " weighted and averaged over the classes.",
+    formula=r"\ell(x, y) = -\frac{1}{C} \sum_i w_i\,[\,y_i \log\sigma(x_i)"
+    r" + (1 - y_i)\log(1 - \sigma(x_i))\,]",
+    source="https://docs.pytorch.org/docs/stable/generated/torch.nn.MultiLabelSoftMarginLoss.html",
+    define=define,
+    forms=(
+        Form(shapes=("(N, C), (N, C) -> (N)",), tensors={"input": Logit(), "target": Binary()}),
+    ),
+    options={
+        "weight": Weight(
+            shape="(C)", doc="Factor for each class; the average still divides by their number."
+        )
+    },
+    examples=(
+        Example(
+            arguments={"input": [[0.0, 0.0, 200.0, -200.0]], "target": [[1.0, 0.0, 1.0, 1.0]]},
+            value=50.3466,
+            source="worked by hand: (2 log 2 + 0 + 200) / 4",
+        ),
+    ),
+)

@@ -1,0 +1,73 @@
+"""Poisson negative log likelihood of a count, given the rate or its logarithm."""
+
+from lossspec.maths import PI, constant, exp, log, where, x_log_x
+from lossspec.spec import Count, Example, Form, Loss, NonNegative, Real, number, switch
+
+
+def define(input, target, log_input, full, eps):
+    if log_input:
+        loss = exp(input) - target * input
+    else:
+        loss = input - target * log(input + constant(eps, input))
+    return loss + log_factorial(target) if full else loss
+
+
+def log_factorial(n):
+    """Stirling's approximation where n is above 1; 0 elsewhere."""
+    many = where(n > 1, n, constant(2.0, n))
+    return where(n > 1, x_log_x(many) - many + log(2 * PI * many) / 2, constant(0.0, n))
+
+
+SHAPES = ("(*), (*) -> (*)",)
+
+spec = Loss(
+    name="poisson_nll_loss",
+    module="PoissonNLLLoss",
+    summary="Minus the log-likelihood of the count y under a Poisson distribution of rate λ, where"
+    " the input x is log λ, or λ itself.",
+    formula=r"\ell(x, y) = \lambda - y \log\lambda + [\,\text{full}, y > 1\,]\,"
+    r"\left(y \log y - y + \tfrac12 \log 2\pi y\right),\quad"
+    r" \lambda = e^x \text{ or } \lambda = x,\ \log\lambda = \log(x + \epsilon)",
+    source="https://docs.pytorch.org/docs/stable/generated/torch.nn.PoissonNLLLoss.html",
+    define=define,
+    forms=(
+        Form(
+            name="log rate",
+            fixed={"log_input": True},
+            shapes=SHAPES,
+            tensors={"input": Real(), "target": Count()},
+        ),
+        Form(
+            name="rate",
+            fixed={"log_input": False},
+            shapes=SHAPES,
+            tensors={"input": NonNegative(), "target": Count()},
+        ),
+    ),
+    parameters={
+        "log_input": switch(True, doc="The input is the logarithm of the rate."),
+        "full": switch(False, doc="Add Stirling's approximation of log y! where y is above 1."),
+        "eps": number(
+            1e-8,
+            2.0**-10,
+            0.5,
+            doc="Added to the rate under the logarithm, so that a rate of 0 is no error. Of no effect"
+            " where the input is a logarithm.",
+        ),
+    },
+    examples=(
+        Example(
+            form="log rate",
+            arguments={"input": [0.0, 1.0], "target": [1.0, 2.0]},
+            value=0.8591,
+            source="worked by hand: (1 + (e - 2)) / 2",
+        ),
+        Example(
+            form="rate",
+            arguments={"input": [3.0], "target": [5.0]},
+            parameters={"full": True},
+            value=2.2778,
+            source="worked by hand: 3 - 5 log 3 + (5 log 5 - 5 + log(10π) / 2)",
+        ),
+    ),
+)

@@ -1,0 +1,26 @@
+"""Soft margin loss: the logistic loss of a score against a sign."""
+
+from lossspec.maths import softplus
+from lossspec.spec import Example, Form, Logit, Loss, Sign
+
+
+def define(input, target):
+    return softplus(-target * input)
+
+
+spec = Loss(
+    name="soft_margin_loss",
+    module="SoftMarginLoss",
+    summary="The logistic loss of the score x of a sign y.",
+    formula=r"\ell(x, y) = \log(1 + e^{-y x})",
+    source="https://docs.pytorch.org/docs/stable/generated/torch.nn.SoftMarginLoss.html",
+    define=define,
+    forms=(Form(shapes=("(*), (*) -> (*)",), tensors={"input": Logit(), "target": Sign()}),),
+    examples=(
+        Example(
+            arguments={"input": [0.0, 2.0, 2.0], "target": [1.0, 1.0, -1.0]},
+            value=0.9823,
+            source="worked by hand: (0.6931 + 0.1269 + 2.1269) / 3",
+        ),
+    ),
+)

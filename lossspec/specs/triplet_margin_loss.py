@@ -1,0 +1,65 @@
+"""Triplet margin loss: the anchor should be nearer to the positive than to the negative."""
+
+from lossspec.maths import constant, minimum, norm, positive_part
+from lossspec.spec import Example, Form, Loss, Real, number, switch
+
+
+def define(anchor, positive, negative, margin, p, eps, swap):
+    def d(x, y):
+        return norm(x - y + constant(eps, like=x), p)
+
+    away = d(anchor, negative)
+    if swap:
+        away = minimum(away, d(positive, negative))
+    return positive_part(d(anchor, positive) - away + margin)
+
+
+SHAPES = ("(N, D), (N, D), (N, D) -> (N)", "(D), (D), (D) -> ()")
+PAPER = "https://bmva-archive.org.uk/bmvc/2016/papers/paper119/index.html"
+
+spec = Loss(
+    name="triplet_margin_loss",
+    module="TripletMarginLoss",
+    summary="How much the p-norm distance of the anchor a from the positive x falls short of being"
+    " smaller, by the margin m, than that from the negative y.",
+    formula=r"\ell(a, x, y) = \max(0,\; d(a, x) - d(a, y) + m),\quad"
+    r" d(u, v) = \lVert u - v + \varepsilon \rVert_p;"
+    r"\quad\text{with swap } \min(d(a, y), d(x, y)) \text{ for } d(a, y)",
+    source="https://docs.pytorch.org/docs/stable/generated/torch.nn.TripletMarginLoss.html;"
+    f" the swap: {PAPER}",
+    define=define,
+    forms=(
+        Form(
+            shapes=SHAPES, tensors={"anchor": Real(), "positive": Real(), "negative": Real()}
+        ),
+    ),
+    parameters={
+        "margin": number(
+            1.0, 0.25, 3.0, 20.0, refused=(0.0, -1.0), doc="How much nearer; above 0."
+        ),
+        "p": number(2.0, 1.0, 3.0, doc="Degree of the norm."),
+        "eps": number(1e-6, 0.0, 2.0**-10, 0.25, doc="Added to each difference of coordinates."),
+        "swap": switch(False, doc="Take the negative's distance from the anchor or the positive,"
+        " whichever is nearer to it."),
+    },
+    examples=(
+        Example(
+            arguments={"anchor": [[0.0, 0.0]], "positive": [[3.0, 4.0]], "negative": [[0.0, 6.0]]},
+            parameters={"margin": 2.0},
+            value=1.0,
+            source="worked by hand: 5 - 6 + 2",
+        ),
+        Example(
+            arguments={"anchor": [[0.0, 0.0]], "positive": [[3.0, 4.0]], "negative": [[0.0, 6.0]]},
+            parameters={"margin": 2.0, "swap": True},
+            value=3.3944,
+            source="worked by hand: 5 - √13 + 2",
+        ),
+        Example(
+            arguments={"anchor": [[0.0, 0.0]], "positive": [[3.0, 4.0]], "negative": [[0.0, 6.0]]},
+            parameters={"p": 1.0},
+            value=2.0,
+            source="worked by hand: 7 - 6 + 1",
+        ),
+    ),
+)

@@ -1,0 +1,80 @@
+"""Triplet margin loss with a distance of one's own."""
+
+from numpy import inf
+
+from lossspec.maths import constant, minimum, norm, positive_part, total
+from lossspec.spec import Example, Form, Loss, Parameter, Real, number, switch
+
+SQUARED = "lambda x, y: (x - y).square().flatten(1).sum(1)"
+
+#: Distances by what a call passes, which is code in torch, or None for the default distance.
+DISTANCES = {
+    None: lambda x, y: norm(x - y + constant(1e-6, like=x), 2),
+    "torch.nn.PairwiseDistance(p=1.0, eps=0.25)": lambda x, y: norm(x - y + 0.25, 1),
+    "lambda x, y: torch.max(torch.abs(x - y), dim=1).values": lambda x, y: norm(x - y, inf),
+    SQUARED: lambda x, y: total(((x - y) ** 2).reshape((*x.shape[:2], -1))),
+}
+
+
+def define(anchor, positive, negative, distance_function, margin, swap):
+    d = DISTANCES[distance_function]
+    away = d(anchor, negative)
+    if swap:
+        away = minimum(away, d(positive, negative))
+    return positive_part(d(anchor, positive) - away + margin)
+
+
+TENSORS = {"anchor": Real(), "positive": Real(), "negative": Real()}
+CORNERS = {"anchor": [[0.0, 0.0]], "positive": [[3.0, 4.0]], "negative": [[0.0, 6.0]]}
+
+spec = Loss(
+    name="triplet_margin_with_distance_loss",
+    module="TripletMarginWithDistanceLoss",
+    summary="How much the distance of the anchor a from the positive x falls short of being"
+    " smaller, by the margin m, than that from the negative y.",
+    formula=r"\ell(a, x, y) = \max(0,\; d(a, x) - d(a, y) + m);"
+    r"\quad\text{with swap } \min(d(a, y), d(x, y)) \text{ for } d(a, y)",
+    source="https://docs.pytorch.org/docs/stable/generated/"
+    "torch.nn.TripletMarginWithDistanceLoss.html",
+    define=define,
+    forms=(
+        Form(name="vectors", shapes=("(N, D), (N, D), (N, D) -> (N)",), tensors=TENSORS),
+        Form(
+            name="any shape",
+            fixed={"distance_function": SQUARED},
+            shapes=("(N, d1, ..., dk), (N, d1, ..., dk), (N, d1, ..., dk) -> (N)",),
+            tensors=TENSORS,
+        ),
+    ),
+    parameters={
+        "distance_function": Parameter(
+            default=None,
+            values=tuple(DISTANCES),
+            code=True,
+            doc="The distance d, from two batches to a number for each sample; Euclidean, with 1e-6"
+            " added to each difference of coordinates, when left out.",
+        ),
+        "margin": number(1.0, 0.25, 0.0, 3.0, 20.0, refused=(-1.0,), doc="How much nearer; not below 0."),
+        "swap": switch(
+            False,
+            doc="Take the negative's distance from the anchor or the positive, whichever is nearer"
+            " to it.",
+        ),
+    },
+    examples=(
+        Example(
+            form="vectors",
+            arguments=CORNERS,
+            parameters={"margin": 2.0},
+            value=1.0,
+            source="worked by hand: 5 - 6 + 2",
+        ),
+        Example(
+            form="vectors",
+            arguments=CORNERS,
+            parameters={"margin": 2.0, "distance_function": SQUARED, "swap": True},
+            value=14.0,
+            source="worked by hand: 25 - 13 + 2",
+        ),
+    ),
+)
