@@ -42,7 +42,13 @@ def check(
     else:
         implementation = Implementation(name, functions={spec.name: target}, own=(spec,))
     run = Run(_profile(profile), seed, tuple(dtypes) if dtypes else None)
-    plan = Plan([implementation], (spec.name,), tuple(clauses) if clauses else None, (device,), profile != "quick")
+    plan = Plan(
+        [implementation],
+        (spec.name,),
+        tuple(clauses) if clauses else None,
+        (device,),
+        profile != "quick",
+    )
     plan.check()
     cells = [cell for cell in plan.cells() if cell.applies]
     return [run.judge(cell, cells)[0] for cell in cells]

@@ -1,4 +1,4 @@
-"""Error budgets: how far rounding alone may take a right implementation, and the dtypes' numbers."""
+"""Error budgets: how far rounding may take a right implementation, and the dtypes' numbers."""
 
 from __future__ import annotations
 

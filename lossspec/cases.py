@@ -317,7 +317,7 @@ def _index(count: int) -> st.SearchStrategy[int]:
 
 
 def _one_of(draw: st.DrawFn, options: Sequence[T]) -> T:
-    """One of several, the first being the simplest. Making a strategy anew costs more than a draw."""
+    """One of several, the simplest first. Making a strategy anew would cost more than the draw."""
     return options[draw(_index(len(options)))] if len(options) > 1 else options[0]
 
 
@@ -482,7 +482,7 @@ def _tie(
     tensors: dict[str, np.ndarray],
     parameters: Mapping[str, Any],
 ) -> None:
-    """Make tensors of one role meet: exactly, or exactly a parameter's value apart, or an ulp off."""
+    """Make tensors of one role meet: exactly, a parameter's value apart, or an ulp off that."""
     names = list(form.tensors)
     first = names[0]
     for name in names[1:]:
@@ -518,7 +518,9 @@ def _mask_classes(
 ) -> None:
     """Rule out classes other than the target, as decoders do: a logit of -inf."""
     (first, role), *others = form.tensors.items()
-    indices = [name for name, other in others if isinstance(other, ClassIndex)]
+    indices = [
+        name for name, other in others if isinstance(other, ClassIndex) and other.ends is None
+    ]
     if role.style != "logit" or len(indices) != 1 or parameters.get("label_smoothing"):
         return
     if _one_of(draw, ("no", "no", "no", "no", "some")) == "no":
@@ -548,11 +550,13 @@ def _fill_ignored(
         if not ignored.any():
             continue
         fill = _one_of(draw, _FILLS)
-        if fill == "plain":
+        # A layer's weights meet every row, and 0 times infinity is no gradient.
+        if fill == "plain" or any(role.state for role in form.tensors.values()):
             continue
         first = next(iter(form.tensors))
         axes, target_axes = shape.inputs[0], shape.inputs[list(form.tensors).index(name)]
-        mask = ignored
+        # A row of the input is ignored when everything that it leads to is.
+        mask = ignored.all(tuple(i for i, axis in enumerate(target_axes) if axis not in axes))
         for i, axis in enumerate(axes):
             if axis not in target_axes:
                 mask = np.expand_dims(mask, i)
@@ -599,7 +603,7 @@ def _repeated(array: np.ndarray) -> np.ndarray:
 
 
 def features(case: Case) -> frozenset[str]:
-    """What a case has that a bug may need, in words; deviations files and vacuity counts use them."""
+    """What a case has that a bug may need, in words; deviations files use them."""
     found = {f"{name} {layout}" for name, layout in case.layouts.items()}
     found |= {f"with {name}" for name in list(case.tensors)[len(case.shape.inputs) :]}
     first = next(iter(case.tensors.values()))

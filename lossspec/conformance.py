@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 import re
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,13 +28,16 @@ from lossspec.verdict import Subject as Tested
 _ITEM = re.compile(r"test_conformance\.py::test_conformance\[(.*?\[[^\[\]]*\])\](@.*)?$")
 
 
-def split(values: Sequence[str]) -> tuple[str, ...] | None:
+def split(option: str, values: Sequence[str]) -> tuple[str, ...] | None:
     """What a repeatable, comma-separated option was given; None when it was not."""
-    return tuple(w.strip() for value in values for w in value.split(",") if w.strip()) or None
+    words = tuple(w.strip() for value in values for w in value.split(",") if w.strip())
+    if values and not words:
+        raise ValueError(f"{option} was given no name")
+    return words or None
 
 
 class Conformance:
-    """Makes the items, judges them on a worker, gathers and writes the reports on the controller."""
+    """Makes the items, judges them on a worker, gathers and reports on the controller."""
 
     def __init__(self, config: pytest.Config, plan: Plan, run: Run, directory: Path) -> None:
         self.config = config
@@ -43,40 +48,44 @@ class Conformance:
         self.planned: set[str] = set()
         self.records: dict[str, Record] = {}
         self.scripts: dict[str, str] = {}
-        self.written: list[Path] = []
         self.reports: list[Report] = []
         self.surroundings = Surroundings(["pytest", *map(str, config.invocation_params.args)])
         self.here: list[str] = []
+        self.died: dict[str, str] = {}
 
     @classmethod
     def of(cls, config: pytest.Config) -> Conformance:
         """From the options; pytest.UsageError says which is wrong and what is allowed."""
         option = config.option
-        losses = split(option.loss)
         try:
+            losses = split("--loss", option.loss)
             if option.profile not in PROFILES:
                 raise UnknownName("profile", option.profile, list(PROFILES))
-            dtypes = split(option.dtype)
+            dtypes = split("--dtype", option.dtype)
             for dtype in dtypes or ():
                 if dtype not in REAL_DTYPES:
                     raise UnknownName("dtype", dtype, REAL_DTYPES)
             if not re.fullmatch(r"\d{1,18}", str(option.seed)):
                 raise ValueError(f"--seed takes a whole number of 0 or more, got {option.seed!r}")
-            names = dict.fromkeys(split(option.impl) or ())
+            names = dict.fromkeys(split("--impl", option.impl) or ())
             plan = Plan(
                 [load(name, losses or ()) for name in names],
                 losses,
-                split(option.clause),
-                chosen(split(option.device) or ("cpu",)),
+                split("--clause", option.clause),
+                chosen(split("--device", option.device) or ("cpu",)),
                 slow=option.profile != "quick",
+                shard=option.shard,
             )
             plan.check()
             known = [e for path in option.deviations for e in deviations.read(Path(path))]
             for implementation in plan.implementations:
                 deviations.shipped(implementation.name)
-            directory = Path(option.reports)
-            if directory.exists() and not directory.is_dir():
-                raise ValueError(f"--reports takes a directory, and {directory} is a file")
+            directory = config.invocation_params.dir / option.reports
+            present = next(path for path in (directory, *directory.parents) if path.exists())
+            if not present.is_dir():
+                raise ValueError(f"--reports takes a directory, and {present} is a file")
+            if not os.access(present, os.W_OK):
+                raise ValueError(f"--reports {option.reports}: {present} cannot be written to")
         except (ImplementationError, UnknownName, DeviceError, ValueError) as error:
             raise pytest.UsageError(str(error)) from None
         run = Run(
@@ -85,13 +94,16 @@ class Conformance:
             dtypes,
             option.require_all,
             known,
-            "".join(f" --deviations={path}" for path in option.deviations),
+            tuple(f"--deviations={path}" for path in option.deviations),
         )
+        made = cls(config, plan, run, directory)
         # Campaigns are the unit of work: the cells of one go to one worker.
         if getattr(option, "dist", "no") == "load":
             option.dist = "loadgroup"
+        if getattr(option, "maxworkerrestart", "") is None:  # each may take a worker down
+            option.maxworkerrestart = str(len({cell.campaign for cell in made.cells.values()}))
         torch.set_num_threads(1)
-        return cls(config, plan, run, directory)
+        return made
 
     # === items ============================================================================
 
@@ -127,6 +139,9 @@ class Conformance:
         if record.verdict is Verdict.KNOWN:
             pytest.xfail(record.reason or "known")
         if record.verdict.fails:
+            if record.script:
+                folder = self._folder(cell.implementation.name)
+                record = replace(record, script=str(folder / record.script))
             pytest.fail(failure_text(record), pytrace=False)
 
     @pytest.hookimpl(wrapper=True)
@@ -149,6 +164,18 @@ class Conformance:
         """Learn the plan where no worker does the collecting."""
         self.here = [key for item in session.items if (key := cell_key(item.nodeid))]
         self.planned |= set(self.here)
+        # An implementation that ends the process must not leave an earlier run's report behind.
+        if self._writes(session):
+            for report in self._reports(dict(self._unjudged())):
+                self._write(report, {})
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
+        """xdist's, which starts a campaign that killed its worker again, so that it does not."""
+        if config.getoption("dist") != "loadgroup":
+            return None
+        xdist = importlib.import_module("xdist.scheduler").LoadGroupScheduling
+        return type("Scheduling", (_OneLife, xdist), {})(config, log)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, node: Any, ids: Sequence[str]) -> None:
@@ -168,65 +195,117 @@ class Conformance:
             lines = str(report.longrepr).strip().splitlines() or ["no message"]
             reason = f"the test process ended or failed: {lines[-1][:300]}"
             self.records[key] = blank(self.cells[key], Verdict.CRASH, reason)
-            self.scripts[key] = ""
+            if report.when not in ("setup", "call", "teardown"):  # xdist tells of a dead worker
+                self.died[self.cells[key].campaign] = f"the test process ended in {key}"
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Write the reports; a planned cell that did not arrive fails the run."""
-        if hasattr(self.config, "workerinput") or session.config.option.collectonly:
+        if not self._writes(session):
             return
-        touched = {self.cells[key].campaign for key in self.planned if key in self.cells}
-        for key, cell in self.cells.items():
-            if key in self.planned and key not in self.records:
-                self.records[key] = blank(cell, Verdict.NOT_RUN, "planned, and no verdict arrived")
-            elif not cell.applies and cell.campaign in touched:
-                reason = f"the spec of {cell.loss.name} gives this clause nothing to say"
-                self.records[key] = blank(cell, Verdict.NOT_APPLICABLE, reason)
-        for implementation in self.plan.implementations:
-            prefix = f"{implementation.name}:"
-            records = [r for key, r in self.records.items() if key.startswith(prefix)]
-            if not records:
-                continue
-            report = Report(
-                Tested(implementation.name, implementation.version, implementation.name),
-                self.surroundings.environment(self.plan.devices),
-                self.run.profile.name,
-                self.run.seed,
-                Selection(
-                    self.plan.losses, self.plan.clauses, self.run.dtypes, self.plan.devices, None
-                ),
-                tuple(records),
-            )
-            self.reports.append(report)
-            self._write(report, prefix)
+        # A part of a run without a cell is a part all the same, which `lossspec merge` asks for.
+        empty = self.plan.shard is not None and session.exitstatus == pytest.ExitCode.OK
+        self.reports = self._reports(dict(self._unjudged()) | self.records, empty)
+        for report in self.reports:
+            self._write(report, self.scripts)
         lost = any(report.counts[Verdict.NOT_RUN] for report in self.reports)
         if lost and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
-    def _write(self, report: Report, prefix: str) -> None:
-        folder = self.directory / report.implementation.name.replace(":", ".").replace("/", ".")
-        folder.mkdir(parents=True, exist_ok=True)
+    def _writes(self, session: pytest.Session) -> bool:
+        return not hasattr(self.config, "workerinput") and not session.config.option.collectonly
+
+    def _unjudged(self) -> Iterator[tuple[str, Record]]:
+        """Records for the cells that nothing came of, by key."""
+        touched = {self.cells[key].campaign for key in self.planned if key in self.cells}
+        for key, cell in self.cells.items():
+            if not cell.applies and cell.campaign in touched:
+                reason = f"the spec of {cell.loss.name} gives this clause nothing to say"
+                yield key, blank(cell, Verdict.NOT_APPLICABLE, reason)
+            elif key in self.planned and cell.campaign in self.died:
+                yield key, blank(cell, Verdict.CRASH, self.died[cell.campaign])
+            elif key in self.planned:
+                reason = "planned, and no verdict arrived"
+                yield key, blank(cell, Verdict.NOT_RUN, reason)
+
+    def _reports(self, records: Mapping[str, Record], empty: bool = False) -> list[Report]:
+        """One for each implementation of which there is anything to tell, or also for the others."""
+        plan, environment = self.plan, self.surroundings.environment(self.plan.devices)
+        selection = Selection(plan.losses, plan.clauses, self.run.dtypes, plan.devices, plan.shard)
+        reports = []
+        for implementation in plan.implementations:
+            cells = tuple(
+                record
+                for key, record in records.items()
+                if self.cells[key].implementation is implementation
+            )
+            name = implementation.name
+            tested = Tested(name, implementation.version, implementation.target or name)
+            if cells or empty:
+                reports.append(
+                    Report(
+                        implementation=tested,
+                        environment=environment,
+                        profile=self.run.profile.name,  # type: ignore[arg-type]  # Report checks it
+                        seed=self.run.seed,
+                        selection=selection,
+                        cells=cells,
+                    )
+                )
+        return reports
+
+    def _folder(self, name: str) -> Path:
+        """Where an implementation's report lies, as seen from where the run started."""
+        folder = self.directory / name.replace(":", ".").replace("/", ".")
+        return Path(os.path.relpath(folder, self.config.invocation_params.dir))
+
+    def _write(self, report: Report, scripts: Mapping[str, str]) -> None:
+        name = report.implementation.name
+        folder = self.config.invocation_params.dir / self._folder(name)
         for old in (folder / "repro").glob("*.py"):
             old.unlink()
-        for key, script in self.scripts.items():
-            record = self.records[key]
-            if script and key.startswith(prefix) and record.script:
-                path = folder / record.script
-                path.parent.mkdir(exist_ok=True)
-                replace_file(path, script)
+        for cell in report.cells:
+            if cell.script:
+                replace_file(folder / cell.script, scripts[f"{name}:{cell.id}"])
         report.write(folder / "conformance.json")
-        self.written += [folder / "conformance.json", *render_all(report, folder)]
+        render_all(report, folder)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """One screen: the counts, the first deviations, where the report lies."""
         for report in self.reports:
             terminalreporter.ensure_newline()
             name = report.implementation.name
-            folder = self.directory / name.replace(":", ".").replace("/", ".")
             terminalreporter.section(f"lossspec: {name}")
-            terminalreporter.write_line(terminal.screen(report, folder / "index.html"))
+            page = self._folder(name) / "index.html"
+            terminalreporter.write_line(terminal.screen(report, page))
+
+
+class _OneLife:
+    """Mixed into xdist's scheduler: a campaign is one worker's, and dies with it."""
+
+    assigned_work: dict[Any, dict[str, dict[str, bool]]]
+    registered_collections: dict[Any, list[str]]
+    workqueue: dict[str, dict[str, bool]]
+
+    def remove_node(self, node: Any) -> str | None:
+        """Pass on the work of a dead worker, but for the campaign that it died in."""
+        work = self.assigned_work.pop(node)
+        units = {scope: unit for scope, unit in work.items() if not all(unit.values())}
+        if not units:
+            return None
+        lost = units.pop(next(iter(units)))
+        self.workqueue.update(units)
+        for other in self.assigned_work:
+            self._reschedule(other)
+        return next(item for item, done in lost.items() if not done)
+
+    def _reschedule(self, node: Any) -> None:
+        # A worker that replaces a dead one is known before it has collected anything.
+        if node in self.registered_collections:
+            super()._reschedule(node)  # type: ignore[misc]  # xdist's
 
 
 def cell_key(nodeid: str) -> str | None:
     """The cell of an item of the suite; None for any other test."""
     match = _ITEM.search(nodeid)
-    return match[1] if match else None
+    # pytest writes what is not ASCII with escapes.
+    return match[1].encode("ascii", "backslashreplace").decode("unicode_escape") if match else None

@@ -12,9 +12,11 @@ from typing import Any
 
 from lossspec.cases import Case, features
 from lossspec.clauses import clauses
-from lossspec.spec import catalogue
+from lossspec.spec import Surface, catalogue
+from lossspec.verdict import replace_file
 
 SHIPPED = Path(__file__).with_name("deviations")
+SURFACES: tuple[Surface, ...] = ("function", "class")
 _KEYS = {"loss", "clause", "reason", "link", "when", "case"}
 _WHEN = {"version", "dtype", "device", "surface", "form", "reduction", "options", "features"}
 
@@ -51,8 +53,8 @@ class Known:
             case.dtype in _listed(when.get("dtype", case.dtype))
             and case.form in _listed(when.get("form", case.form))
             and case.reduction in _listed(when.get("reduction", case.reduction))
-            and all(name in case.tensors for name in when.get("options", ()))
-            and set(when.get("features", ())) <= features(case)
+            and all(name in case.tensors for name in _listed(when.get("options", [])))
+            and set(_listed(when.get("features", []))) <= features(case)
         )
 
 
@@ -62,19 +64,19 @@ def _listed(value: Any) -> list[Any]:
 
 def _in_range(version: str | None, wanted: str) -> bool:
     """Whether a version meets a range such as `>=2.4, <2.14`."""
-    have = _numbers(version or "0")
+    have = _numbers(version or "")
     for term in wanted.split(","):
         match = re.fullmatch(r"\s*(>=|<=|==|<|>)\s*([\d.]+)\s*", term)
         if match is None:
             raise DeviationsError(f"a version range reads like '>=2.4, <2.14', got {wanted!r}")
         bound = _numbers(match[2])
-        here = have[: len(bound)] if match[1] == "==" else have
+        named = match[2].strip(".").count(".") + 1  # ==2.13 is any 2.13.x
         met = {
-            ">=": here >= bound,
-            "<=": here <= bound,
-            "==": here == bound,
-            "<": here < bound,
-            ">": here > bound,
+            ">=": have >= bound,
+            "<=": have <= bound,
+            "==": have[:named] == bound[:named],
+            "<": have < bound,
+            ">": have > bound,
         }
         if not met[match[1]]:
             return False
@@ -82,7 +84,8 @@ def _in_range(version: str | None, wanted: str) -> bool:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", version.partition("+")[0])[:3])
+    numbers = [int(part) for part in re.findall(r"\d+", version.partition("+")[0])]
+    return (*numbers, 0, 0, 0)[:3]
 
 
 def read(path: Path) -> list[Known]:
@@ -99,37 +102,67 @@ def read(path: Path) -> list[Known]:
     return [_entry(path, i, entry) for i, entry in enumerate(data.get("deviation", []), 1)]
 
 
-def _entry(path: Path, number: int, entry: Mapping[str, Any]) -> Known:
+def _entry(path: Path, number: int, entry: Any) -> Known:
     place = f"{path}: deviation {number}"
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("when", {}), Mapping):
+        raise DeviationsError(f"{place}: it must be a table, and so must its `when`")
     for problem, wrong in (
         ("unknown keys", sorted(set(entry) - _KEYS)),
         ("missing keys", sorted({"loss", "clause", "reason", "case"} - set(entry))),
-        ("unknown keys in when", sorted(set(entry.get("when", {})) - _WHEN)),
+        ("not text", sorted(k for k in set(entry) - {"when"} if not isinstance(entry[k], str))),
     ):
         if wrong:
-            raise DeviationsError(f"{place}: {problem} {', '.join(wrong)}")
+            known = f"; known: {', '.join(sorted(_KEYS))}" if problem == "unknown keys" else ""
+            raise DeviationsError(f"{place}: {problem} {', '.join(wrong)}{known}")
+    when = _condition(place, entry.get("when", {}))
     loss, clause = entry["loss"], entry["clause"]
     if loss not in catalogue():
         raise DeviationsError(f"{place}: no loss {loss!r}; known: {', '.join(catalogue())}")
     if clause not in clauses():
         raise DeviationsError(f"{place}: no clause {clause!r}; known: {', '.join(clauses())}")
-    if not str(entry["reason"]).strip():
+    spec = catalogue()[loss]
+    if not any(clauses()[clause].applies(spec, surface) for surface in SURFACES):
+        raise DeviationsError(f"{place}: clause {clause!r} says nothing about {loss}")
+    if not entry["reason"].strip():
         raise DeviationsError(f"{place}: a reason is required")
     try:
         case = Case.from_json(json.loads(entry["case"]))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DeviationsError(f"{place}: the stored case cannot be read: {error}") from None
-    if "version" in entry.get("when", {}):
-        _in_range("0", entry["when"]["version"])
-    return Known(
+        case.axis_sizes(spec)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise DeviationsError(
+            f"{place}: the stored case cannot be read ({type(error).__name__}: {error})"
+        ) from None
+    found = Known(
         loss=loss,
         clause=clause,
-        reason=str(entry["reason"]),
+        reason=entry["reason"],
         link=entry.get("link"),
-        when=entry.get("when", {}),
+        when=when,
         case=case,
         file=path.name,
     )
+    if case.loss != loss or not found.covers(case):
+        raise DeviationsError(f"{place}: the stored case is none of those that the entry is about")
+    return found
+
+
+def _condition(place: str, when: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The `when` of an entry; that its words about a case are known ones, the stored case shows."""
+    if wrong := sorted(set(when) - _WHEN):
+        known = ", ".join(sorted(_WHEN))
+        raise DeviationsError(f"{place}: unknown keys in when {', '.join(wrong)}; known: {known}")
+    for key, value in when.items():
+        if not all(isinstance(word, str) for word in _listed(value)):
+            raise DeviationsError(f"{place}: when.{key} takes text or a list of it, got {value!r}")
+    for surface in _listed(when.get("surface", [])):
+        if surface not in SURFACES:
+            raise DeviationsError(f"{place}: no surface {surface!r}; known: {', '.join(SURFACES)}")
+    if "version" in when:
+        try:
+            _in_range(None, when["version"])
+        except (DeviationsError, TypeError, AttributeError) as error:
+            raise DeviationsError(f"{place}: {error}") from None
+    return when
 
 
 def shipped(implementation: str) -> list[Known]:
@@ -149,10 +182,11 @@ def write(path: Path, entries: list[Known]) -> None:
         if entry.when:
             inside = ", ".join(f"{key} = {_toml(value)}" for key, value in entry.when.items())
             lines.append(f"when = {{ {inside} }}")
-        lines += [f"case = '{json.dumps(entry.case.to_json(), allow_nan=False)}'", ""]
-    path.write_text("\n".join(lines), encoding="utf-8")
+        case = json.dumps(entry.case.to_json(), allow_nan=False)
+        lines += [f"case = '{case}'" if "'" not in case else f"case = {_toml(case)}", ""]
+    replace_file(path, "\n".join(lines))
 
 
 def _toml(value: Any) -> str:
-    """A string or list of strings; JSON's quoting of them is TOML's too."""
-    return json.dumps(value, ensure_ascii=False)
+    """A string or list of strings; JSON's quoting of them is TOML's too, but for one character."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,4 +1,4 @@
-"""The vocabulary of `define`: textbook words that are right at their edges, in value and derivative.
+"""The vocabulary of `define`: words that are right at their edges, in value and derivative.
 
 A definition is evaluated on an *ensemble*: axis 0 of every array counts members. Member 0 is the
 case itself; the others are the same case with something moved a little, and what they do
@@ -51,17 +51,22 @@ class Ensemble:
 
     @property
     def rounding(self) -> slice:
+        """The members in which each word's result is rounded."""
         return slice(self.size - 2 - ROUNDING_MEMBERS, self.size - 2)
 
     def column(self, values: np.ndarray, ndim: int) -> np.ndarray:
+        """One number for each member, in a shape that broadcasts over the other axes."""
         return values.reshape((self.size,) + (1,) * (ndim - 1))
 
-    def rounded(self, x: Array) -> Array:
-        """`x` moved by one rounding (relative and, near zero, absolute) in the rounding members."""
+    def rounded(self, x: Array, steady: bool = False) -> Array:
+        """`x` moved by one rounding (relative and, near zero, absolute) in the rounding members.
+
+        steady : the same way each time, for the links of a chain whose errors add up.
+        """
         raw = getval(x)
         signs = np.zeros(self.size, raw.dtype)
-        # A fixed table of signs: each word gets its own, so that errors neither always add nor cancel.
-        pattern = (self.words * 0x9E3779B1) >> 7
+        # A fixed table: each word has its own signs, so errors neither always add nor cancel.
+        pattern = 0b0011 if steady else (self.words * 0x9E3779B1) >> 7
         for i in range(ROUNDING_MEMBERS):
             signs[self.rounding.start + i] = STEP if (pattern >> i) & 1 else -STEP
         self.words += 1
@@ -106,9 +111,9 @@ def ensemble(members: Ensemble) -> Iterator[None]:
         _ensemble = outer
 
 
-def rounded(x: Array) -> Array:
+def rounded(x: Array, steady: bool = False) -> Array:
     """`x`, rounded in the members that stand for rounding."""
-    return x if _ensemble is None else _ensemble.rounded(x)
+    return x if _ensemble is None else _ensemble.rounded(x, steady)
 
 
 def _kept(condition: np.ndarray) -> np.ndarray:
@@ -227,6 +232,11 @@ def pick(x: Array, index: np.ndarray) -> Array:
     return anp.sum(_where(chosen, x, anp.zeros_like(getval(x))), axis=-1)
 
 
+def joined(*parts: Array) -> Array:
+    """The parts one behind the other along the last axis."""
+    return anp.concatenate(parts, axis=-1)
+
+
 def one_hot(index: np.ndarray, classes: int, dtype: Any = np.longdouble) -> np.ndarray:
     """The distribution that is certain of class `index`, along a new last axis."""
     return (np.asarray(index)[..., None] == np.arange(classes)).astype(dtype)
@@ -254,10 +264,18 @@ def _log_softmax(x: Array) -> Array:
 
 defvjp(
     _log_softmax,
-    lambda ans, x: (
-        lambda g: g - rounded(anp.exp(_log_softmax(x))) * anp.sum(g, axis=-1, keepdims=True)
-    ),
+    lambda ans, x: lambda g: g - rounded(anp.exp(_log_softmax(x))) * _foreknown_sum(g),
 )
+
+
+def _foreknown_sum(g: Array) -> Array:
+    """Σ g; half of the rounding members know it, as gradients do that are derived by hand."""
+    added = anp.sum(g, axis=-1, keepdims=True)
+    if _ensemble is None:
+        return added
+    members = np.zeros(_ensemble.size, bool)
+    members[_ensemble.rounding][::2] = True
+    return _where(_ensemble.column(members, getval(added).ndim), added[:1], added)
 
 
 def log_sum_exp(x: Array) -> Array:
@@ -277,7 +295,7 @@ def _shares(x: Array) -> Array:
     """Each term's share of Σ eˣ, and 0 where all terms are -inf."""
     raw = getval(x)
     # The sum that was kept for this has been rounded, which matters where it is large.
-    apart = x - log_sum_exp(x)[..., None]
+    apart = x - rounded(_log_sum_exp(x), steady=True)[..., None]
     return rounded(anp.exp(_where(raw > -np.inf, apart, np.full_like(raw, -np.inf))))
 
 
@@ -302,7 +320,9 @@ def norm(x: Array, p: float) -> Array:
     power = total(size * size if p == 2 else size**p)
     # At 0 the root has no slope; there the norm is any other one, such as the sum.
     zero = ~np.any(getval(size), axis=-1)
-    return where(zero, total(size), rounded(where(zero, anp.ones_like(power), power) ** (1 / p)))
+    power = where(zero, anp.ones_like(power), power)
+    root = sqrt(power) if p == 2 else rounded(power ** constant(1 / p, like=power))
+    return where(zero, total(size), root)
 
 
 # === products and logarithms ==============================================================

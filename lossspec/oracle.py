@@ -1,4 +1,4 @@
-"""The right answer: value and gradient of a definition in extended precision, with error budgets."""
+"""The right answer: value and gradient in extended precision, with their error budgets."""
 
 from __future__ import annotations
 
@@ -75,7 +75,8 @@ class Expected:
     losses, budget : in the shape of the unreduced result. derivatives : for each differentiable
     tensor, the derivative of each loss element by the elements that it depends on, three times
     (exact, lowest, highest: they differ at a kink), with its budget. counts : what each element
-    counts for in the mean, shares : what it is multiplied by there. counted : whether it counts at all, or is ignored.
+    counts for in the mean, shares : what it is multiplied by there. counted : whether it counts at
+    all, or is ignored.
     """
 
     case: Case
@@ -99,7 +100,7 @@ class Expected:
         return self._bounded(exact, SLACK * (budget + self.precision.smallest))
 
     def divided(self, reduction: str) -> tuple[Any, Any, Any, Any]:
-        """The sum of the losses and its budget, then what a reduction divides it by and its error."""
+        """The sum of the losses and its budget, then what a reduction divides by and its error."""
         unit = self.precision.unit
         terms = np.log2(max(self.losses.size, 1)) + 1
         with np.errstate(all="ignore"):
@@ -147,7 +148,7 @@ class Expected:
             size = np.abs(scale)
             budget = size * (error + unit * np.abs(derivative[0]) * (2 + relative))
             budget = budget + smallest * (np.abs(derivative[0]) + size + 1)
-            budget = np.where(size == 0, smallest, budget)
+            budget = np.where((size == 0) & np.isfinite(error), smallest, budget)
             spread = derivative[0].size / max(int(np.prod(shape)), 1)
             budget = placed.leave(budget, shape)
             if spread > 1:
@@ -259,9 +260,14 @@ def solve(loss: Loss, case: Case) -> Expected:
     rest = {**defaults(Extended), **{n: a for n, a in still.items() if n not in wanted}}
     members = Ensemble(size, dtype.unit, dtype.smallest, SLACK)
 
+    def evaluate(*tensors: Any) -> Any:
+        known = {**rest, **dict(zip(wanted, tensors, strict=True))}
+        return define(**{name: known[name] for name in _arguments(define)})
+
     with np.errstate(all="ignore"), ensemble(members):
-        losses, derivatives = _run(define, wanted, {**rest, **still})
+        back, losses = make_vjp(lambda t: evaluate(*t))(tuple(still[name] for name in wanted))
         losses = np.broadcast_to(np.asarray(losses, Extended), (size, *loop))
+        derivatives = dict(zip(wanted, back(np.ones_like(losses)), strict=True))
 
         def each(part: Definition | None) -> np.ndarray:
             if part is None:
@@ -274,8 +280,8 @@ def solve(loss: Loss, case: Case) -> Expected:
 
     with np.errstate(all="ignore"):
         budget = _spread(losses, members, dtype)
-        textbook, hopeless = _textbook(
-            define, exact, defaults(dtype.numpy), wanted, dtype, losses[:2]
+        textbook, slips = _textbook(
+            define, exact, defaults(dtype.numpy), dtype, losses[:2], derivatives
         )
         budget = budget + dtype.unit * np.abs(losses[0]) + textbook + dtype.smallest
         slopes = {}
@@ -284,7 +290,8 @@ def solve(loss: Loss, case: Case) -> Expected:
             three = derivative[[0, -2, -1]]
             # Where the loss or its derivative is infinite there is no gradient to ask for.
             finite = np.isfinite(losses[0]).reshape(loop + (1,) * placed[name].core)
-            error[~(np.isfinite(three[0]) & finite) | hopeless[name]] = np.inf
+            error = error + slips[name]
+            error[~(np.isfinite(three[0]) & finite)] = np.inf
             mask = counted.reshape(counted.shape + (1,) * placed[name].core)
             slopes[name] = np.where(mask, three, 0), np.where(mask, error, 0)
     return Expected(
@@ -356,7 +363,7 @@ def _members(
 
 
 def _spread(results: np.ndarray, members: Ensemble, dtype: Precision) -> np.ndarray:
-    """What moving the inputs and rounding inside the words does to a result, in units of rounding."""
+    """What moving the inputs and rounding inside the words does to a result, in roundings."""
     change = np.abs(results - results[:1])
     change[~np.isfinite(change)] = 0
     moved = change[2 : members.rounding.start].sum(0)
@@ -368,14 +375,16 @@ def _textbook(
     define: Definition,
     exact: Mapping[str, np.ndarray],
     rest: Mapping[str, Any],
-    wanted: list[str],
     dtype: Precision,
     want: np.ndarray,
+    slopes: Mapping[str, np.ndarray],
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """The definition itself, run in the case's own dtype.
 
-    Returns its error, inf where it overflows, and where its derivative by each of `wanted` does.
+    Returns its error, inf where it overflows, and the errors of its derivatives that an overflow
+    brings about, in the loss or on the way back: inf again, or what an infinity in between left.
     """
+    wanted = list(slopes)
     known = dict(rest)
     for name, view in exact.items():
         with np.errstate(all="ignore"):
@@ -393,7 +402,9 @@ def _textbook(
     error = np.where(hopeless, np.inf, np.where(np.isfinite(error), error, 0))
     # So many times over, lest it matter in which order a derivative's factors are multiplied.
     derivatives = back(np.full(want.shape, SLACK, dtype.numpy))
-    overflows = {
-        name: ~np.isfinite(derivative[0]) for name, derivative in zip(wanted, derivatives, strict=True)
-    }
-    return np.asarray(error.max(0)), overflows
+    slips = {}
+    for name, derivative in zip(wanted, derivatives, strict=True):
+        slip = np.abs(as_extended(derivative[0]) / SLACK - slopes[name][0])
+        overflow = hopeless[0].reshape(hopeless[0].shape + (1,) * (slip.ndim - hopeless[0].ndim))
+        slips[name] = np.where(np.isfinite(slip), np.where(overflow, slip, 0), np.inf)
+    return np.asarray(error.max(0)), slips

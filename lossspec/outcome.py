@@ -12,6 +12,7 @@ import torch
 
 from lossspec.cases import Case
 from lossspec.implementations import Subject
+from lossspec.spec import Role
 from lossspec.tensors import same_bits, to_torch
 
 Phase = Literal["construct", "call", "backward"]
@@ -128,15 +129,22 @@ def arguments(subject: Subject, case: Case, device: str) -> dict[str, Any]:
     roles = subject.loss.roles(subject.loss.form(case.form))
     tensors: dict[str, Any] = {}
     for name, array in case.tensors.items():
-        if roles[name].scalar:
-            plain = (array if roles[name].integer else array.astype(np.float64)).tolist()
-            tensors[name] = tuple(plain) if array.ndim else plain
-            continue
-        tensor = to_torch(array, case.layouts.get(name, "contiguous"), device)
+        tensors[name] = argument(roles[name], array, case.layouts.get(name, "contiguous"), device)
         if name in case.requires_grad:
-            tensor.requires_grad_()
-        tensors[name] = tensor
+            tensors[name].requires_grad_()
     return tensors
+
+
+def argument(
+    role: Role, given: Any, layout: str = "contiguous", device: str = "cpu"
+) -> torch.Tensor | float | tuple[float, ...]:
+    """What is passed for the numbers of one role; anything but an array as it is."""
+    if not isinstance(given, np.ndarray):
+        return given
+    if not role.scalar:
+        return to_torch(given, layout, device)
+    plain = (given if role.integer else given.astype(np.float64)).tolist()
+    return tuple(plain) if given.ndim else plain
 
 
 def invoke(subject: Subject, case: Case, tensors: Mapping[str, Any]) -> Any:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lossspec.clauses import Clause, clauses
 from lossspec.implementations import Implementation, Subject
-from lossspec.spec import Loss, Surface, UnknownName, catalogue, find
+from lossspec.spec import Loss, Surface, UnknownName, catalogue
 from lossspec.verdict import cell_id
 
 
@@ -34,8 +36,8 @@ class Cell:
 
     @property
     def campaign(self) -> str:
-        """What it shares its cases with."""
-        return f"{self.implementation.name}:{self.loss.name}[{self.surface}-{self.device}]"
+        """What it shares its cases with; xdist groups by no name that ends in a bracket."""
+        return _campaign(self.implementation, self.loss, self.surface, self.device)
 
     @property
     def applies(self) -> bool:
@@ -47,7 +49,8 @@ class Cell:
 class Plan:
     """A selection. losses, clauses : names, all of them when None; `loss/clause` names one cell.
 
-    slow : whether slow clauses are in it when clauses are not named.
+    slow : whether slow clauses are in it when clauses are not named. shard : `i/n`, the i-th of n
+    parts; a campaign lies in one part, the same on every machine.
     """
 
     implementations: Sequence[Implementation]
@@ -55,6 +58,7 @@ class Plan:
     clauses: tuple[str, ...] | None = None
     devices: tuple[str, ...] = ("cpu",)
     slow: bool = True
+    shard: str | None = None
 
     def cells(self) -> Iterator[Cell]:
         """Every cell, also those that do not apply; losses outermost, so that cases are shared."""
@@ -63,6 +67,8 @@ class Plan:
                 subjects = {subject.surface: subject for subject in implementation.subjects(loss)}
                 for surface in _surfaces(implementation, loss):
                     for device in self.devices:
+                        if not self._mine(_campaign(implementation, loss, surface, device)):
+                            continue
                         for clause in self.chosen_clauses(loss):
                             yield Cell(
                                 implementation,
@@ -73,35 +79,66 @@ class Plan:
                                 subjects.get(surface),
                             )
 
+    def _mine(self, campaign: str) -> bool:
+        if self.shard is None:
+            return True
+        part, count = map(int, self.shard.split("/"))
+        return zlib.crc32(campaign.encode()) % count == part - 1
+
     def chosen_losses(self) -> list[Loss]:
         """The losses asked for, in the catalogue's order; UnknownName when there is none such."""
+        known = self._known()
+        if self.losses is None:
+            return known
+        for name in self.losses:
+            if not any(name in (loss.name, loss.module) for loss in known):
+                raise UnknownName("loss", name, [loss.name for loss in known])
+        return [loss for loss in known if {loss.name, loss.module} & set(self.losses)]
+
+    def _known(self) -> list[Loss]:
         known = dict(catalogue())
         for implementation in self.implementations:
             known |= {loss.name: loss for loss in implementation.own}
-        if self.losses is None:
-            return list(known.values())
-        wanted = {name if name in known else find(name).name for name in self.losses}
-        return [loss for name, loss in known.items() if name in wanted]
+        return list(known.values())
 
     def chosen_clauses(self, loss: Loss) -> list[Clause]:
         """The clauses asked for of one loss."""
         if self.clauses is None:
             return [clause for clause in clauses().values() if self.slow or not clause.slow]
-        return [
-            clause
-            for name, clause in clauses().items()
-            if name in self.clauses or f"{loss.name}/{name}" in self.clauses
-        ]
+        named = {f"{prefix}{name}": name for name in clauses() for prefix in _prefixes(loss)}
+        wanted = {named[given] for given in self.clauses if given in named}
+        return [clause for name, clause in clauses().items() if name in wanted]
 
     def check(self) -> None:
-        """Raise UnknownName for a name that is neither a loss nor a clause."""
+        """Raise ValueError for a name or shard that there is not, or for a plan without a cell."""
+        if self.shard is not None:
+            match = re.fullmatch(r"([1-9]\d{0,5})/([1-9]\d{0,5})", self.shard)
+            if match is None or int(match[1]) > int(match[2]):
+                raise ValueError(f"--shard takes i/n with 1 <= i <= n, got {self.shard!r}")
         self.chosen_losses()
         for given in self.clauses or ():
-            loss, slash, clause = given.rpartition("/")
-            if slash:
-                find(loss)
+            name, slash, clause = given.rpartition("/")
+            if slash and not any(name in (loss.name, loss.module) for loss in self._known()):
+                raise UnknownName("loss", name, [loss.name for loss in self._known()])
             if clause not in clauses():
                 raise UnknownName("clause", given, list(clauses()))
+        if not any(cell.applies for cell in replace(self, shard=None).cells()):
+            raise EmptyPlan(
+                f"nothing to judge: {', '.join(self.clauses or ['no clause'])} says nothing about "
+                f"{', '.join(self.losses or ['any loss'])}"
+            )
+
+
+class EmptyPlan(ValueError):
+    """A selection in which no clause has anything to say: a run of it could only look green."""
+
+
+def _campaign(implementation: Implementation, loss: Loss, surface: Surface, device: str) -> str:
+    return f"{implementation.name}:{loss.name}-{surface}-{device}"
+
+
+def _prefixes(loss: Loss) -> list[str]:
+    return ["", f"{loss.name}/", f"{loss.module}/"]
 
 
 def _surfaces(implementation: Implementation, loss: Loss) -> list[Surface]:

@@ -25,12 +25,15 @@ from lossspec.clauses import Clause
 from lossspec.deviations import Known
 from lossspec.implementations import Subject, reference
 from lossspec.oracle import Solved
-from lossspec.outcome import written
+from lossspec.outcome import lacking, written
 from lossspec.plan import Cell, Plan
 from lossspec.trial import Trial
 from lossspec.verdict import Cell as Record
 from lossspec.verdict import Deviation as Listed
 from lossspec.verdict import Environment, Oracle, Verdict
+
+#: The implementations whose own deviations are torch's; whatever else has them, inherited them.
+TORCH = ("torch.nn", "torch.nn.functional")
 
 
 @dataclass
@@ -46,7 +49,7 @@ class Run:
     dtypes: tuple[str, ...] | None = None
     require_all: bool = False
     known: Sequence[Known] = ()
-    options: str = ""
+    options: tuple[str, ...] = ()
     ship: bool = True
     _campaigns: dict[str, tuple[Campaign, dict[str, Ledger]]] = field(default_factory=dict)
 
@@ -58,7 +61,11 @@ class Run:
         if cell.subject is None:
             verdict = Verdict.DEVIATES if self.require_all else Verdict.UNSUPPORTED
             name = cell.loss.module if cell.surface == "class" else cell.loss.name
-            return blank(cell, verdict, f"{cell.implementation.name} has no {name}"), ""
+            reason = f"{cell.implementation.name} has no {name}"
+            for entry in self._listed(cell):
+                if entry.clause == cell.clause.name:
+                    return blank(cell, Verdict.DEVIATES, _stale(entry, reason)), ""
+            return blank(cell, verdict, reason), ""
         if cell.campaign not in self._campaigns:
             # A campaign's cases are its memory: when its cells are done, nobody needs them again.
             self._campaigns.clear()
@@ -68,16 +75,6 @@ class Run:
 
     def _run(self, cell: Cell, clauses: Sequence[Clause]) -> tuple[Campaign, dict[str, Ledger]]:
         assert cell.subject is not None
-        implementation = cell.implementation
-        shipped = deviations.shipped(implementation.name) if self.ship else []
-        listed = [*shipped, *self.known]
-        entries = [
-            entry
-            for entry in listed
-            if entry.loss == cell.loss.name
-            and entry.holds(implementation.version, cell.device, cell.surface)
-            and (self.dtypes is None or entry.case.dtype in self.dtypes)
-        ]
         campaign = Campaign(
             cell.subject,
             [clause for clause in clauses if clause.applies(cell.loss, cell.surface)],
@@ -85,10 +82,22 @@ class Run:
             self.seed,
             cell.device,
             self.dtypes,
-            entries,
-            None if implementation.name.startswith("torch.nn") else reference(cell.loss),
+            self._listed(cell),
+            None if cell.implementation.name in TORCH else reference(cell.loss),
         )
         return campaign, campaign.run()
+
+    def _listed(self, cell: Cell) -> list[Known]:
+        """The known deviations that are about the cell's loss, here."""
+        implementation = cell.implementation
+        shipped = deviations.shipped(implementation.name) if self.ship else []
+        return [
+            entry
+            for entry in (*shipped, *self.known)
+            if entry.loss == cell.loss.name
+            and entry.holds(implementation.version, cell.device, cell.surface)
+            and (self.dtypes is None or entry.case.dtype in self.dtypes)
+        ]
 
     def _record(self, cell: Cell, campaign: Campaign, ledger: Ledger) -> tuple[Record, str]:
         assert cell.subject is not None
@@ -108,14 +117,18 @@ class Run:
             "extra": extra,
         }
         if ledger.stale is not None:
-            entry = ledger.stale
-            reason = f"the deviation listed in {entry.file} no longer fails; remove its entry"
+            reason = _stale(ledger.stale, "its stored case no longer fails")
             return blank(cell, Verdict.DEVIATES, reason, **fields), ""
+        for entry in campaign.known:
+            missing = self._lacks(cell, entry) if entry.clause == cell.clause.name else None
+            if missing is not None:
+                reason = _stale(entry, f"nothing here takes {missing}")
+                return blank(cell, Verdict.DEVIATES, reason, **fields), ""
         if ledger.found is not None:
             case, deviation = ledger.found
             shown = self._shown(cell, cell.subject, case, deviation)
             script = ""
-            if deviation.check is not None:
+            if deviation.check is not None and cell.subject.found:
                 script = repro.script(cell.subject, case, deviation, cell.clause.says)
             return blank(cell, Verdict.DEVIATES, deviation.what, **fields, **shown), script
         if ledger.known is not None:
@@ -146,6 +159,16 @@ class Run:
             return blank(cell, Verdict.DEVIATES, reason, **fields), ""
         return blank(cell, Verdict.CONFORMS, None, **fields), ""
 
+    def _lacks(self, cell: Cell, entry: Known) -> str | None:
+        """What every subject that an entry is about lacks to run its stored case."""
+        implementation = cell.implementation
+        lacks = [
+            lacking(subject, entry.case)
+            for subject in implementation.subjects(cell.loss)
+            if entry.holds(implementation.version, cell.device, subject.surface)
+        ]
+        return None if None in lacks else lacks[0]
+
     def _shown(self, cell: Cell, subject: Subject, case: Any, deviation: Any) -> dict[str, Any]:
         case = deviation.case or case
         return {
@@ -157,8 +180,10 @@ class Run:
             "repeat": self.repeat(cell),
         }
 
-    def repeat(self, cell: Cell) -> str:
-        """The command that draws the same cases again and judges this clause alone."""
+    def repeat(self, cell: Cell) -> str | None:
+        """The command that draws the same cases again and judges this clause alone, if one can."""
+        if not cell.implementation.target:
+            return None
         words = [
             "lossspec",
             "run",
@@ -172,7 +197,7 @@ class Run:
             words.append(f"--device={cell.device}")
         if self.dtypes:
             words.append(f"--dtype={','.join(self.dtypes)}")
-        return shlex.join(words) + self.options
+        return shlex.join([*words, *self.options])
 
 
 def blank(cell: Cell, verdict: Verdict, reason: str | None, **fields: Any) -> Record:
@@ -215,22 +240,35 @@ _EMPTY: dict[str, Any] = {
 def updated(
     run: Run, plan: Plan, listed: Sequence[Known]
 ) -> tuple[list[Known], list[Known], list[Known]]:
-    """The listed deviations that still fail, the new ones, and the listed ones that do not fail."""
+    """The listed deviations that still fail, the new ones, and the listed ones that do not fail.
+
+    What is listed of another version or device cannot be told here: it is kept.
+    """
     cells = [cell for cell in plan.cells() if cell.applies and cell.subject is not None]
-    kept = [entry for entry in listed if any(still_fails(entry, cell) for cell in cells)]
-    dropped = [entry for entry in listed if entry not in kept]
+    dropped = []
+    for entry in listed:
+        about = [
+            cell
+            for cell in plan.cells()
+            if entry.holds(cell.implementation.version, cell.device, cell.surface)
+        ]
+        if about and not any(still_fails(entry, cell) for cell in about):
+            dropped.append(entry)
+    kept = [entry for entry in listed if entry not in dropped]
     run.known = kept
-    added: dict[tuple[str, str], Known] = {}
+    added: dict[tuple[str, str, str], Known] = {}
     for cell in cells:
         beside = [other for other in cells if other.campaign == cell.campaign]
         record, _ = run.judge(cell, beside)
         if record.verdict is Verdict.DEVIATES and record.case is not None:
+            both = len(list(cell.implementation.subjects(cell.loss))) > 1
             added.setdefault(
-                (record.loss, record.clause),
+                (record.loss, record.clause, record.surface),
                 Known(
                     loss=record.loss,
                     clause=record.clause,
                     reason=f"not explained yet: {record.reason}",
+                    when={"surface": record.surface} if both else {},
                     case=Case.from_json(record.case),
                 ),
             )
@@ -241,12 +279,18 @@ def still_fails(entry: Known, cell: Cell) -> bool:
     """Whether the stored case of an entry breaks its clause on a cell's subject."""
     if (entry.loss, entry.clause) != (cell.loss.name, cell.clause.name) or cell.subject is None:
         return False
+    if lacking(cell.subject, entry.case) is not None:
+        return False
     trial = Trial(cell.subject, Solved(cell.loss, entry.case), cell.device)
     return deviation_of(cell.clause, trial) is not None
 
 
+def _stale(entry: Known, why: str) -> str:
+    return f"the deviation listed in {entry.file or 'the list'} matches nothing: {why}; remove it"
+
+
 def failure_text(record: Record) -> str:
-    """What a person needs to know of a deviation: the sentence, the call, the numbers, a command."""
+    """What a person needs to know of a deviation: sentence, call, numbers, command."""
     lines = [f"{record.loss}/{record.clause} on {record.device} ({record.surface}) deviates:"]
     lines += [f"  {record.says}", ""]
     if record.reason:

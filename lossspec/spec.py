@@ -1,4 +1,4 @@
-"""What a loss is: tensors with roles, shapes, parameters, a definition, and what must be refused."""
+"""What a loss is: tensors with roles, shapes, parameters, a definition, refusals."""
 
 from __future__ import annotations
 
@@ -57,6 +57,7 @@ class Role:
 
     @property
     def optional(self) -> bool:
+        """Whether a call may leave it out."""
         return self.default is not None
 
 
@@ -172,9 +173,7 @@ class ClassIndex(Role):
     style = "class_index"
     integer = True
 
-    def allows(
-        self, index: np.ndarray, classes: int, parameters: Mapping[str, Any]
-    ) -> np.ndarray:
+    def allows(self, index: np.ndarray, classes: int, parameters: Mapping[str, Any]) -> np.ndarray:
         """Which numbers are classes, or stand for something else by the contract."""
         allowed = (index >= 0) & (index < classes)
         if self.ignored_by is not None:
@@ -219,6 +218,7 @@ class Parameter:
 
     @property
     def exact(self) -> bool:
+        """Whether rounding cannot move it."""
         return self.code or isinstance(self.default, (bool, int, str))
 
 
@@ -272,8 +272,8 @@ _SPREAD = re.compile(r"d1, \.\.\., dk")
 class Shape:
     """One line of a shape contract, such as `(N, C), (N) -> (N)`.
 
-    `*` stands for any number of axes, `d1, ..., dk` for one or more, `1` for an axis of size 1. Axes
-    of the inputs that the result lacks are the *core*: `define` sees them last, in the order
+    `*` stands for any number of axes, `d1, ..., dk` for one or more, `1` for an axis of size 1.
+    Axes of the inputs that the result lacks are the *core*: `define` sees them last, in the order
     written.
     """
 
@@ -298,11 +298,13 @@ class Shape:
 
     @property
     def core(self) -> tuple[str, ...]:
+        """The axes that the result lacks."""
         names = [a for axes in self.inputs for a in axes if a not in (*self.result, "1")]
         return tuple(dict.fromkeys(names))
 
     @property
     def batched(self) -> bool:
+        """Whether it is about a batch of samples."""
         return "N" in self.result
 
     def expand(self, spread: int) -> Shape:
@@ -370,6 +372,7 @@ class Form:
 
     @cached_property
     def contracts(self) -> tuple[Shape, ...]:
+        """Its shapes, parsed."""
         return tuple(Shape.parse(text) for text in self.shapes)
 
 
@@ -438,7 +441,8 @@ class Loss:
     options : optional tensors. reductions : by name, the first being the default. constructor :
     what the class takes beyond parameters, from the sizes of the axes and the names of the tensors.
     results : what to read from the class's result, by reduction, where it has none to choose.
-    exchangeable : whether classes may be renumbered.
+    exchangeable : whether classes may be renumbered. shift_invariant : whether a common offset of
+    all logits of a row changes nothing.
     """
 
     name: str
@@ -457,6 +461,7 @@ class Loss:
     refusals: tuple[Refusal, ...] = ()
     symmetries: tuple[Symmetry, ...] = ()
     exchangeable: bool = True
+    shift_invariant: bool = False
     examples: tuple[Example, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -467,6 +472,7 @@ class Loss:
         )
 
     def form(self, name: str) -> Form:
+        """The form of a name."""
         return self._forms[name]
 
     @cached_property

@@ -65,10 +65,12 @@ class Trial:
 
     @property
     def loss(self) -> Loss:
+        """The loss under trial."""
         return self.subject.loss
 
     @property
     def form(self) -> Form:
+        """The way in which the case calls it."""
         return self.loss.form(self.case.form)
 
     @property

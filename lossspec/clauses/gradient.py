@@ -12,7 +12,7 @@ from lossspec.trial import Deviation, Trial
 
 @clause()
 def gradient(trial: Trial) -> Judgement:
-    """For any cotangent, each gradient is the definition's within the error that rounding explains."""
+    """For any cotangent, each gradient is the definition's, within what rounding explains."""
     case, outcome = trial.case, trial.outcome
     if outcome.error is not None or not case.requires_grad:
         return None

@@ -78,9 +78,12 @@ def functional_gradient(trial: Trial) -> Judgement:
         names = list(case.requires_grad)
 
         def loss(*given: torch.Tensor) -> torch.Tensor:
-            return invoke(trial.subject, case, {**inputs, **dict(zip(names, given, strict=True))})
+            value: torch.Tensor = invoke(
+                trial.subject, case, {**inputs, **dict(zip(names, given, strict=True))}
+            )
+            return value
 
-        value, back = torch.func.vjp(loss, *(inputs[name] for name in names))
+        value, back, *_ = torch.func.vjp(loss, *(inputs[name] for name in names))
         upstream = to_torch(case.upstream(case.reduction), device=trial.device).to(value.dtype)
         gradients = back(upstream.expand(value.shape))
     except Exception:
@@ -94,7 +97,7 @@ def functional_gradient(trial: Trial) -> Judgement:
     return told
 
 
-@clause(enough=20)
+@clause(enough=4)
 def fake_tensors(trial: Trial) -> Judgement:
     """On fake tensors the result has the shape and dtype that it has on real ones."""
     if not _plain(trial):
@@ -132,7 +135,7 @@ class _Passing(torch.Tensor):
 
 @clause(enough=60)
 def tensor_subclass(trial: Trial) -> Judgement:
-    """Tensors of a subclass with __torch_function__ give the same value: every argument survives."""
+    """Tensors of a __torch_function__ subclass give the same value: every argument survives."""
     case = trial.case
     if not _plain(trial):
         return None

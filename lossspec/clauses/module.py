@@ -106,7 +106,9 @@ def moved_to_dtype(trial: Trial) -> Judgement:
         got = module(*moved)
     except Exception as error:
         text = f"{type(error).__name__}: {str(error)[:200]}"
-        raise Deviation(f"the call after .to({other}) raised", text, "a tensor", check=None) from None
+        raise Deviation(
+            f"the call after .to({other}) raised", text, "a tensor", check=None
+        ) from None
     if isinstance(got, torch.Tensor) and got.dtype != other:
         raise Deviation(f"the dtype after .to({other})", got.dtype, other, check=None)
     return True

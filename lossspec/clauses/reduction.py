@@ -6,6 +6,8 @@ import numpy as np
 
 from lossspec.budget import SLACK, Bounded, precision
 from lossspec.clauses import Judgement, clause
+from lossspec.outcome import perform
+from lossspec.reduce import taken
 from lossspec.spec import Loss, Surface
 from lossspec.trial import Deviation, Trial
 
@@ -94,3 +96,34 @@ def nothing_left(trial: Trial) -> Judgement:
                 case=trial.case.with_(reduction=reduction),
             )
     return True
+
+
+#: More elements than float16 can count, and a bit.
+MANY = 70_000
+
+
+@clause(_reduces("mean"), enough=2)
+def mean_of_many(trial: Trial) -> Judgement:
+    """In float16 the mean over more elements than float16 can count is right."""
+    case, loss = trial.case, trial.loss
+    axis = next(iter(case.shape.result), None)
+    if case.dtype != "float16" or axis is None or not trial.can("mean") or not trial.separable:
+        return None
+    size = case.axis_sizes(loss)[axis]
+    expected = trial.expected
+    if not 0 < expected.losses.size <= 64 or not expected.counted.any() or case.layouts:
+        return None
+    known = expected.value("mean")
+    if not known.informative or not 0.05 < abs(float(known.exact)) < 100:
+        return None
+    copies = MANY // expected.losses.size + 1
+    many = taken(loss, case, axis, np.arange(size * copies) % size)
+    many = many.with_(reduction="mean", requires_grad=())
+    got = trial.number(perform(trial.subject, many, trial.device))
+    if got is None or got.shape != ():
+        return None
+    unit = precision(case.dtype).unit
+    scale = np.abs(expected.losses * expected.shares).sum() / abs(expected.divided("mean")[2])
+    budget = known.budget + SLACK * unit * (np.log2(MANY) + 1) * scale
+    want = Bounded(known.exact, np.asarray(budget), known.exact, known.exact, case.dtype)
+    return trial.agree(got, want, f"the mean over {expected.losses.size * copies} elements")

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from lossspec.clauses import Judgement, clause
+from lossspec.outcome import argument
 from lossspec.spec import REFUSAL_ERRORS, ClassIndex, Loss, Surface
 from lossspec.tensors import to_torch
 from lossspec.trial import Deviation, Trial
@@ -194,18 +195,20 @@ def refuses_calls(trial: Trial) -> Judgement:
     if not _small(trial):
         return None
     judged = None
+    roles = trial.loss.roles(trial.form)
     for refusal in trial.loss.refusals:
         tensors = {name: array.copy() for name, array in trial.case.tensors.items()}
         parameters = dict(trial.case.parameters)
         if refusal.breaks(tensors, parameters) is False:
             continue
         replaced: dict[str, Any] = {
-            name: to_torch(array, device=trial.device) if isinstance(array, np.ndarray) else array
+            name: argument(roles[name], array, device=trial.device)
             for name, array in tensors.items()
             if array is not trial.case.tensors.get(name)
             and not _same(array, trial.case.tensors.get(name))
         }
-        replaced |= {n: v for n, v in parameters.items() if v != trial.case.parameters[n]}
+        given = trial.case.parameters
+        replaced |= {n: v for n, v in parameters.items() if n not in given or v != given[n]}
         if not all(trial.subject.takes(n) for n in parameters if n in replaced):
             continue
         _refused(trial, refusal.says, replaced, refusal.raises)

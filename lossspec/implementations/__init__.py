@@ -1,12 +1,13 @@
-"""What is under test: the interface, and how a name on the command line becomes an implementation."""
+"""What is under test: the interface, and how a name on the command line becomes one."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
@@ -26,13 +27,15 @@ class Subject:
     """One loss of one implementation on one surface: what a campaign judges.
 
     target : the function, or the class. On the class surface everything but the tensors of the
-    form goes to the constructor.
+    form goes to the constructor. found : where an import finds it, as `package.module:expression`;
+    empty when no import does.
     """
 
     implementation: str
     loss: Loss
     surface: Surface
     target: Callable[..., Any]
+    found: str = ""
 
     @cached_property
     def keywords(self) -> frozenset[str] | None:
@@ -73,8 +76,9 @@ class Implementation:
 
     functions : by name as in `torch.nn.functional`, called as those are. classes : by name as in
     `torch.nn`. Wrap anything with other names or conventions in a function of torch's signature.
-    A parameter that a signature lacks is unsupported, which is not a failure. own : specs beyond the
-    catalogue, of losses that it brings along.
+    A parameter that a signature lacks is unsupported, which is not a failure. own : specs beyond
+    the catalogue, of losses that it brings along. target : where it was loaded from. found : where
+    each function and class was, by its name.
 
     >>> Implementation("mine", functions={"mse_loss": lambda input, target: ...})
     """
@@ -84,6 +88,8 @@ class Implementation:
     classes: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     version: str | None = None
     own: tuple[Loss, ...] = ()
+    target: str = ""
+    found: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         losses = (*catalogue().values(), *self.own)
@@ -98,10 +104,12 @@ class Implementation:
 
     def subjects(self, loss: Loss) -> Iterator[Subject]:
         """What it has of one loss: the function, the class, both or nothing."""
-        if loss.name in self.functions:
-            yield Subject(self.name, loss, "function", self.functions[loss.name])
-        if loss.module in self.classes:
-            yield Subject(self.name, loss, "class", self.classes[loss.module])
+        if (name := loss.name) in self.functions:
+            found = self.found.get(name, "")
+            yield Subject(self.name, loss, "function", self.functions[name], found)
+        if (module := loss.module) is not None and module in self.classes:
+            found = self.found.get(module, "")
+            yield Subject(self.name, loss, "class", self.classes[module], found)
 
     @classmethod
     def of(cls, name: str, namespace: Any, version: str | None = None) -> Implementation:
@@ -117,7 +125,10 @@ class Implementation:
             module = getattr(namespace, loss.module, None) if loss.module else None
             if callable(module):
                 classes[str(loss.module)] = module
-        return cls(name, functions, classes, version)
+        found = {}
+        if isinstance(namespace, ModuleType):
+            found = {word: f"{namespace.__name__}:{word}" for word in (*functions, *classes)}
+        return cls(name, functions, classes, version, found=found)
 
 
 #: What lossspec ships, so that a checkout that is not installed has it too.
@@ -149,48 +160,80 @@ def load(name: str, losses: tuple[str, ...] = ()) -> Implementation:
     the one in `losses` when there is just one. ImplementationError says what was tried.
     """
     entries = known()
-    if name in entries:
-        return Implementation.of(name, entries[name].load(), _version(entries[name].value))
-    path, _, attribute = name.partition(":")
+    entry = entries.get(name)
+    path, _, attribute = (entry.value if entry else name).partition(":")
     namespace: Any = _import(name, path, list(entries))
-    for part in attribute.split(".") if attribute else ():
-        if not hasattr(namespace, part):
-            public = [word for word in dir(namespace) if not word.startswith("_")]
-            raise ImplementationError(
-                f"--impl {name}: {path!r} has no attribute {part!r}; it has: "
-                f"{', '.join(public[:30]) or 'nothing public'}"
-            )
-        namespace = getattr(namespace, part)
-    implementation = Implementation.of(name, namespace, _version(path))
-    if not implementation.functions and not implementation.classes and callable(namespace):
-        implementation = _single(name, namespace, losses, _version(path))
-    if not implementation.functions and not implementation.classes:
+    version = _version(path)
+    try:
+        namespace = _attribute(name, path, attribute, namespace)
+        implementation = Implementation.of(name, namespace, version)
+    except ImplementationError:
+        raise
+    except Exception as error:  # a lazy namespace may import when it is looked at
+        raise ImplementationError(f"--impl {name}: {_what(error)}") from error
+    where = f"{path}:{attribute}" if attribute else path
+    holds = f"{where}." if attribute else f"{path}:"
+    if implementation is namespace:  # wrapped: what it holds may lie nowhere else
+        found = {
+            **{n: f"{holds}functions[{n!r}]" for n in implementation.functions},
+            **{n: f"{holds}classes[{n!r}]" for n in implementation.classes},
+            **implementation.found,
+        }
+    else:
+        found = {n: holds + n for n in (*implementation.functions, *implementation.classes)}
+    if not found and callable(namespace):
+        implementation = _single(name, namespace, losses, version)
+        found = dict.fromkeys((*implementation.functions, *implementation.classes), where)
+    if not found:
         raise ImplementationError(
             f"--impl {name}: nothing in it is named like a loss, such as cross_entropy or "
             "CrossEntropyLoss; wrap other names in lossspec.Implementation"
         )
-    return implementation
+    # By the name that was typed, so that a command with it finds the implementation again.
+    return replace(
+        implementation,
+        name=name,
+        version=implementation.version or version,
+        target=where,
+        found=found,
+    )
 
 
 def _import(name: str, path: str, entries: list[str]) -> ModuleType:
+    if not path or path.startswith("."):
+        raise ImplementationError(f"--impl {name}: {path!r} is not the full name of a module")
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
         return importlib.import_module(path)
-    except ImportError as error:
-        # Only a wrong name is the user's; an import that fails inside the module is shown whole.
-        if (
-            isinstance(error, ModuleNotFoundError)
-            and error.name
-            and (path == error.name or path.startswith(f"{error.name}."))
-        ):
+    except ModuleNotFoundError as error:
+        if error.name and (path == error.name or path.startswith(f"{error.name}.")):
             raise ImplementationError(
                 f"--impl {name}: no entry point of that name (known: "
                 f"{', '.join(sorted(entries))}) and no module {error.name!r} to import"
             ) from None
-        raise ImplementationError(f"--impl {name}: importing {path!r} failed: {error}") from error
-    except (ValueError, TypeError) as error:
-        raise ImplementationError(f"--impl {name}: not a module name: {error}") from None
+        raise ImplementationError(f"--impl {name}: importing {path!r}: {_what(error)}") from error
+    except (Exception, SystemExit) as error:  # an exit in it must not pass for a run's
+        raise ImplementationError(f"--impl {name}: importing {path!r}: {_what(error)}") from error
+
+
+def _attribute(name: str, path: str, attribute: str, namespace: Any) -> Any:
+    for part in attribute.split(".") if attribute else ():
+        try:
+            namespace = getattr(namespace, part)
+        except AttributeError:
+            public = [word for word in dir(namespace) if not word.startswith("_")]
+            raise ImplementationError(
+                f"--impl {name}: {path!r} has no attribute {part!r}; it has: "
+                f"{', '.join(public[:30]) or 'nothing public'}"
+            ) from None
+    return namespace
+
+
+def _what(error: BaseException) -> str:
+    """An error and its place in a line."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({last.filename}, line {last.lineno})"
 
 
 def _single(
@@ -198,10 +241,12 @@ def _single(
 ) -> Implementation:
     own = getattr(target, "__name__", "")
     for loss in catalogue().values():
-        if own in (loss.name, loss.module) or losses == (loss.name,):
-            if inspect.isclass(target):
-                return Implementation(name, classes={str(loss.module): target}, version=version)
-            return Implementation(name, functions={loss.name: target}, version=version)
+        names = [word for word in (loss.name, loss.module) if word]
+        if own in names or (len(losses) == 1 and losses[0] in names):
+            if not inspect.isclass(target):
+                return Implementation(name, functions={loss.name: target}, version=version)
+            if loss.module is not None:
+                return Implementation(name, classes={loss.module: target}, version=version)
     raise ImplementationError(
         f"--impl {name}: {own or 'it'} is not named like a loss; say which one it is with one "
         f"--loss of: {', '.join(catalogue())}"

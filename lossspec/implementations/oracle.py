@@ -1,4 +1,4 @@
-"""The oracle as an implementation: exact results, rounded once. The suite must find nothing in it."""
+"""The oracle as an implementation: exact results, rounded once, in which nothing is wrong."""
 
 from __future__ import annotations
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from lossspec.render.formula import plain
 
+INDENT = "  "
+
 
 @dataclass(frozen=True)
 class Prose:
@@ -21,7 +23,7 @@ class Prose:
 
     def lines(self, width: int) -> list[str]:
         """As lines of a terminal, like `lines` of every block."""
-        return wrapped(self.words, width)
+        return wrapped(self.words, width, INDENT)
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Formula:
 
     def lines(self, width: int) -> list[str]:
         """In Unicode signs."""
-        return [f"  {line}" for line in plain(self.latex).splitlines()]
+        return _verbatim(plain(self.latex), width)
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,8 @@ class Code:
         return f"```{self.language}\n{self.code}\n```"
 
     def lines(self, width: int) -> list[str]:
-        """Indented."""
-        return [f"  {line}" for line in self.code.splitlines()]
+        """Indented, where there is room."""
+        return _verbatim(self.code, width)
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,9 @@ class Bullets:
 
     def lines(self, width: int) -> list[str]:
         """One behind another, further lines of a sentence indented."""
-        return [line for item in self.items for line in wrapped(f"- {item}", width, "  ")]
+        return [
+            line for item in self.items for line in wrapped(f"- {item}", width, INDENT, INDENT * 2)
+        ]
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,8 @@ class Table:
         widths = [max(len(row[i]) for row in rows) for i in range(len(self.head) - 1)]
         lines = []
         for *short, long in rows:
-            left = "".join(c.ljust(w) + "  " for c, w in zip(short, widths, strict=True))
+            cells = (c.ljust(w) + INDENT for c, w in zip(short, widths, strict=True))
+            left = INDENT + "".join(cells)
             first, *more = wrapped(long, width - len(left)) or [""]
             lines += [left + first, *(" " * len(left) + line for line in more)]
         return [line.rstrip() for line in lines]
@@ -102,9 +107,19 @@ class Table:
 Block = Prose | Formula | Code | Bullets | Table
 
 
-def wrapped(words: str, width: int, hanging: str = "") -> list[str]:
-    """The words in lines of at most `width` columns."""
-    return textwrap.wrap(words, width, subsequent_indent=hanging, break_on_hyphens=False)
+def wrapped(words: str, width: int, first: str = "", rest: str | None = None) -> list[str]:
+    """The words in lines of at most `width` columns, `first` and `rest` in front of them."""
+    rest = first if rest is None else rest
+    return textwrap.wrap(
+        words, width, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False
+    )
+
+
+def _verbatim(text: str, width: int) -> list[str]:
+    """The lines as they are, indented twice if there is room."""
+    lines = text.splitlines()
+    indent = min(2 * len(INDENT), max(0, width - max(map(len, lines), default=0)))
+    return [f"{' ' * indent}{line}".rstrip() for line in lines]
 
 
 def escaped(words: str) -> str:

@@ -4,80 +4,22 @@ from __future__ import annotations
 
 import re
 
-_SIGNS = {
-    "ell": "ℓ",
-    "cdot": "·",
-    "times": "×",
-    "odot": "⊙",
-    "pm": "±",
-    "le": "≤",
-    "leq": "≤",
-    "ge": "≥",
-    "geq": "≥",
-    "ne": "≠",
-    "neq": "≠",
-    "in": "∈",
-    "notin": "∉",
-    "subset": "⊂",
-    "infty": "∞",
-    "partial": "∂",
-    "sum": "Σ",
-    "prod": "Π",
-    "lVert": "‖\x01",
-    "rVert": "\x02‖",
-    "Vert": "‖",
-    "lvert": "|\x01",
-    "rvert": "\x02|",
-    "vert": "|",
-    "mid": "|",
-    "|": "‖",
-    "langle": "⟨\x01",
-    "rangle": "\x02⟩",
-    "lfloor": "⌊\x01",
-    "rfloor": "\x02⌋",
-    "lceil": "⌈\x01",
-    "rceil": "\x02⌉",
-    "dots": "…",
-    "ldots": "…",
-    "cdots": "…",
-    "to": "→",
-    "mapsto": "↦",
-    "sim": "~",
-    "approx": "≈",
-    "prime": "'",
-    "top": "ᵀ",
-    "circ": "∘",
-    "varepsilon": "ε",
-    "epsilon": "ε",
-    "vartheta": "ϑ",
-    "varphi": "φ",
-    ",": " ",
-    ";": " ",
-    ":": " ",
-    " ": " ",
-    "quad": "   ",
-    "qquad": "   ",
-    "!": "",
-    "left": "",
-    "right": "",
-    "big": "",
-    "Big": "",
-    "bigl": "",
-    "bigr": "",
-    "Bigl": "",
-    "Bigr": "",
-    "displaystyle": "",
-    "limits": "",
-}
-_SIGNS |= dict(
-    zip(
-        "alpha beta gamma delta zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau phi chi"
-        " psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega".split(),
-        "αβγδζηθικλμνξπρστφχψωΓΔΘΛΞΠΣΦΨΩ",
-        strict=True,
-    )
-)
-_WORDS = set("log ln exp max min cos sin tan tanh det arg argmax argmin sup inf lim Pr".split())
+#: Commands and the signs that they stand for.
+_TABLE = """
+alpha α beta β gamma γ delta δ epsilon ε varepsilon ε zeta ζ eta η theta θ vartheta ϑ iota ι kappa κ
+lambda λ mu μ nu ν xi ξ pi π rho ρ sigma σ tau τ phi φ varphi φ chi χ psi ψ omega ω
+Gamma Γ Delta Δ Theta Θ Lambda Λ Xi Ξ Pi Π Sigma Σ Phi Φ Psi Ψ Omega Ω ell ℓ partial ∂ infty ∞
+cdot · times × odot ⊙ circ ∘ pm ± sum Σ prod Π prime ' top ᵀ dots … ldots … cdots …
+le ≤ leq ≤ ge ≥ geq ≥ ne ≠ neq ≠ in ∈ notin ∉ subset ⊂ sim ~ approx ≈ to → mapsto ↦ mid | vert |
+Vert ‖ | ‖
+"""
+_SIGNS = dict(zip(_TABLE.split()[::2], _TABLE.split()[1::2], strict=True))
+#: Brackets, with a mark on their inner side, where no space belongs.
+_SIGNS |= {"lVert": "‖\x01", "rVert": "\x02‖", "lvert": "|\x01", "rvert": "\x02|"}
+_SIGNS |= {"langle": "⟨\x01", "rangle": "\x02⟩", "lfloor": "⌊\x01", "rfloor": "\x02⌋"}
+_SIGNS |= {"lceil": "⌈\x01", "rceil": "\x02⌉"}
+_SIGNS |= {",": " ", ";": " ", ":": " ", " ": " ", "!": ""}
+_SIGNS |= dict.fromkeys(("left", "right", "big", "Big", "bigl", "bigr", "limits"), "")
 _FONTS = {"text", "mathrm", "mathbf", "mathit", "mathcal", "operatorname", "textrm", "boldsymbol"}
 _FRACTIONS = {"12": "½", "14": "¼", "34": "¾", "13": "⅓", "23": "⅔"}
 _RAISED = dict(zip("0123456789+-ijknpxyTᵀ'", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁱʲᵏⁿᵖˣʸᵀᵀ'", strict=True))
@@ -86,8 +28,7 @@ _LOWERED = dict(zip("0123456789+-ijknpt", "₀₁₂₃₄₅₆₇₈₉₊₋�
 _TOKEN = re.compile(r"\\[A-Za-z]+|\\.|[{}^_&']|\s+|.", re.DOTALL)
 _CASES = re.compile(r"\\begin\{(cases|aligned)\}(.*?)\\end\{\1\}", re.DOTALL)
 _QUAD = re.compile(r"\\q?quad\b")
-#: Stands for a space that is only there to keep two words apart. "\x01" and "\x02" stand for the
-#: inner sides of brackets, where there is none.
+#: Stands for a space that is only there to keep two words apart.
 _SEAM = "\0"
 
 
@@ -129,20 +70,17 @@ def _brace(height: int) -> list[str]:
 
 def _line(latex: str) -> str:
     text = _Reader(_TOKEN.findall(latex)).read()
-    # A seam is a space between a word and what it must not run into, and nothing elsewhere.
-    text = re.sub(rf"(?<=[\w)\]|‖']){_SEAM}+(?=[\w(|‖])|{_SEAM}+(?=[\w|‖])", _spaced, text)
-    text = re.sub(r"\s+", " ", text.replace(_SEAM, ""))
+    text = re.sub(r"\s+", " ", re.sub(f"{_SEAM}+", _seam, text))
     text = re.sub(r"\x01 ?| ?\x02|(?<=[(\[]) | (?=[)\],;])", "", text).strip()
     # A fraction that is all of a side needs no brackets.
     return re.sub(r"(?<== )\(((?:[^()]|\([^()]*\))*)\)$", r"\1", text)
 
 
-def _spaced(found: re.Match[str]) -> str:
-    before = found.string[: found.start()]
-    after = found.string[found.end() :]
-    glued = not before or before[-1] in " ([-"
-    call = after.startswith("(") and re.search(r"[^\W\d_]{2,}$", before) is not None
-    return "" if glued or call else " "
+def _seam(found: re.Match[str]) -> str:
+    """A space, unless there is one, a bracket, or a function that is called."""
+    before, after = found.string[: found.start()], found.string[found.end() :]
+    called = after.startswith("(") and re.search(r"[^\W\d_]{2,}$", before)
+    return "" if called or not before or before[-1] in " ([-\x01" or not after else " "
 
 
 class _Reader:

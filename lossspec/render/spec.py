@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import pprint
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -43,7 +44,7 @@ def text(loss: Loss) -> str:
     for heading, blocks in _sections(loss):
         lines += ["", heading.upper()]
         for block in blocks:
-            lines += ["", *(f"  {line}".rstrip() for line in block.lines(WIDTH - 2))]
+            lines += ["", *block.lines(WIDTH)]
     return "\n".join(lines)
 
 
@@ -174,7 +175,7 @@ def _definition(loss: Loss) -> Iterator[Block]:
     axes = _listed([_WRITTEN.get(axis, axis) for axis in core], "and")
     seen = f"It sees the ax{'es' if len(core) > 1 else 'is'} {axes} last"
     yield Prose(
-        "`define` gives the loss before reduction."
+        "`define` gives the loss before reduction, in the words of `lossspec.maths`."
         f" {seen if core else 'It works element by element'}; batches, reductions, dtypes and"
         " memory layouts are no part of it."
     )
@@ -187,7 +188,8 @@ def _calls(loss: Loss) -> Iterator[Block]:
                 f"`{name}={_shown(loss.parameters[name], value)}`"
                 for name, value in form.fixed.items()
             )
-            yield Prose(f"With {form.name}{f', {fixed}' if fixed else ''}:")
+            name = form.name[:1].upper() + form.name[1:]
+            yield Prose(f"{name}{f' ({fixed})' if fixed else ''}:")
         yield Code("\n".join([f"({', '.join(form.tensors)}) -> loss", "", *form.shapes]))
         rows = [(f"`{name}`", _graded(role), _values(role)) for name, role in form.tensors.items()]
         yield Table(("tensor", "gradient", "values"), tuple(rows))
@@ -265,7 +267,7 @@ def _parameter(name: str, parameter: Parameter) -> tuple[str, str, str]:
     if parameter.refused:
         parts.append(f"Refused: {shown(parameter.refused)}.")
     if parameter.forms:
-        parts.append(f"With {_joined(parameter.forms, 'and')} only.")
+        parts.append(f"Only for {_joined(parameter.forms, 'and')}.")
     if len(parameter.surfaces) == 1:
         parts.append(f"On the {parameter.surfaces[0]} only.")
     return f"`{name}`", shown([parameter.default]), " ".join(parts)
@@ -287,7 +289,7 @@ def _reductions(loss: Loss) -> Iterator[str]:
         "batchmean": "the sum of the losses, divided by the size of the batch",
     }
     if len(set(means)) > 1:
-        each = [f"with {form.name}, {m}" for form, m in zip(loss.forms, means, strict=True)]
+        each = [f"for {form.name}, {m}" for form, m in zip(loss.forms, means, strict=True)]
         says["mean"] = "; ".join(each)
     for place, name in enumerate(loss.reductions):
         default = "" if place else ", the default"
@@ -310,7 +312,7 @@ def _head(function: Callable[..., Any]) -> str:
 def _refusals(loss: Loss) -> Iterator[str]:
     by = {"construct": ", when constructed", "call": "", "backward": ", by backward at the latest"}
     for refusal in loss.refusals:
-        yield _sentence(f"{refusal.says}{by[refusal.phase]}")
+        yield _sentence(f"{refusal.name}: {refusal.says}{by[refusal.phase]}")
     for name, parameter in loss.parameters.items():
         if parameter.refused:
             values = [_shown(parameter, value) for value in parameter.refused]
@@ -322,19 +324,20 @@ def _refusals(loss: Loss) -> Iterator[str]:
 
 
 def _call(loss: Loss, example: Example) -> str:
-    """An example as a call, one argument a line, rows of a matrix too where it is long."""
-    given = {name: repr(value) for name, value in example.arguments.items()}
+    """An example as a call, one argument a line."""
+    given = {name: _wide(name, value) for name, value in example.arguments.items()}
     given |= {n: _shown(loss.parameters[n], v) for n, v in example.parameters.items()}
     if len(loss.reductions) > 1:
         given["reduction"] = json.dumps(example.reduction)
-    lines = []
-    for name, value in given.items():
-        if len(name) + len(value) > WIDTH - 10 and value.startswith("[["):
-            rows = value[2:-2].split("], [")
-            lines += [f"    {name}=[", *(f"        [{row}]," for row in rows), "    ],"]
-        else:
-            lines.append(f"    {name}={value},")
+    lines = [f"    {name}={value}," for name, value in given.items()]
     return "\n".join([f"{loss.name}(", *lines, f") = {example.value}"])
+
+
+def _wide(name: str, value: Any) -> str:
+    """A value on as many lines as it needs, the further ones below its first."""
+    behind = 4 + len(name) + 1
+    lines = pprint.pformat(value, width=WIDTH - 4 - behind, compact=True).splitlines()
+    return f"\n{' ' * behind}".join(lines)
 
 
 # === clauses ==============================================================================

@@ -16,14 +16,14 @@ def define(input, target, weight):
     return -weight * (target * log_p + (1 - target) * log_q)
 
 
-def outside(name, bound, direction):
-    """Put one element of a tensor just outside [0, 1]."""
+def beyond(name, end, way):
+    """Put one element of a tensor beyond an end of [0, 1], as near to it as can be."""
 
     def breaks(tensors, parameters):
         x = tensors[name]
         if not x.size:
             return False
-        x.flat[x.size // 2] = np.nextafter(x.dtype.type(bound), x.dtype.type(direction))
+        x.flat[x.size // 2] = np.nextafter(x.dtype.type(end), x.dtype.type(way))
         return True
 
     return breaks
@@ -43,19 +43,14 @@ spec = Loss(
         ),
     ),
     options={"weight": Weight(shape="broadcasts with input", doc="Factor for each element.")},
-    refusals=(
+    refusals=tuple(
         Refusal(
-            name="input above 1", says="an input above 1", breaks=outside("input", 1, np.inf)
-        ),
-        Refusal(
-            name="input below 0", says="an input below 0", breaks=outside("input", 0, -np.inf)
-        ),
-        Refusal(
-            name="target above 1", says="a target above 1", breaks=outside("target", 1, np.inf)
-        ),
-        Refusal(
-            name="target below 0", says="a target below 0", breaks=outside("target", 0, -np.inf)
-        ),
+            name=f"{name} {side}",
+            says=f"an element of {name} {side}",
+            breaks=beyond(name, end, way),
+        )
+        for name in ("input", "target")
+        for side, end, way in (("below 0", 0, -np.inf), ("above 1", 1, np.inf))
     ),
     examples=(
         Example(

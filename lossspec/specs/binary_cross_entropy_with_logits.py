@@ -1,7 +1,7 @@
 """Binary cross entropy between the sigmoid of the input and the target."""
 
 from lossspec.maths import softplus
-from lossspec.spec import Form, Logit, Loss, Probability, Weight
+from lossspec.spec import Example, Form, Logit, Loss, Probability, Weight
 
 
 def define(input, target, weight, pos_weight):
@@ -22,4 +22,16 @@ spec = Loss(
         "weight": Weight(shape="broadcasts with input", doc="Factor for each element."),
         "pos_weight": Weight(shape="broadcasts with input", doc="Factor for the positive part."),
     },
+    examples=(
+        Example(
+            arguments={"input": [0.0, 2.0], "target": [1.0, 0.0]},
+            value=1.41,
+            source="worked by hand: (log 2 + log(1 + e²)) / 2",
+        ),
+        Example(
+            arguments={"input": [0.0, 2.0], "target": [1.0, 0.0], "pos_weight": [3.0, 3.0]},
+            value=2.1032,
+            source="worked by hand: (3 log 2 + log(1 + e²)) / 2",
+        ),
+    ),
 )

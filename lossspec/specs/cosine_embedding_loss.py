@@ -3,7 +3,7 @@
 import numpy as np
 
 from lossspec.maths import norm, positive_part, total, where
-from lossspec.spec import Example, Form, Loss, Real, Sign, number
+from lossspec.spec import Example, Form, Loss, Real, Sign, Symmetry, number
 
 #: The documentation writes cos; torch's cosine similarity, which that may mean, has an epsilon of
 #: 1e-8 for the product of two lengths or for each. Shorter vectors would depend on the reading.
@@ -44,6 +44,12 @@ spec = Loss(
     parameters={
         "margin": number(0.0, 0.5, -0.5, 1.0, -1.0, doc="Cosine from which an unlike pair costs.")
     },
+    symmetries=(
+        Symmetry(
+            says="both inputs negated",
+            maps={"input1": ("input1", -1, 0), "input2": ("input2", -1, 0)},
+        ),
+    ),
     examples=(
         Example(
             arguments={

@@ -24,6 +24,12 @@ def divisor(target, weight):
     return total(weight * target)
 
 
+#: The softmax of [3.9, -5.1, 9.3] and of [-5.3, 7.2, -8.4].
+SOFT = [
+    [0.004496270666031674, 5.548838820156531e-07, 0.9955031744500863],
+    [3.7266386585505353e-06, 0.9999961054792422, 1.6788209917669984e-07],
+]
+
 spec = Loss(
     name="cross_entropy",
     module="CrossEntropyLoss",
@@ -33,6 +39,7 @@ spec = Loss(
     r" p' = (1 - \varepsilon)\,p + \varepsilon / C",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.CrossEntropyLoss.html",
     define=define,
+    shift_invariant=True,
     forms=(
         Form(
             name="class indices",
@@ -72,14 +79,36 @@ spec = Loss(
     },
     examples=(
         Example(
-            form="class probabilities",
+            form="class indices",
             arguments={
-                "input": [7.4, 2.8, -0.6],
-                "target": [0.004496273, 5.5485e-07, 0.99550317],
+                "input": [
+                    [0.5153, 0.7051, 0.4947, 0.3446, 0.5288],
+                    [0.3464, 0.2458, 0.8569, 0.4821, 0.3244],
+                    [0.4474, 0.6615, 0.0062, 0.6603, 0.2461],
+                ],
+                "target": [1, 0, 4],
             },
+            value=1.6554,
+            source="as nll_loss of the log-softmax of these scores",
+        ),
+        Example(
+            form="class probabilities",
+            arguments={"input": [7.4, 2.8, -0.6], "target": SOFT[0]},
             value=7.9744,
-            digits=3,
             source="target = softmax([3.9, -5.1, 9.3])",
+        ),
+        Example(
+            form="class probabilities",
+            arguments={"input": [[7.4, 2.8, -0.6], [1.3, 0.0, 4.2]], "target": SOFT},
+            reduction="sum",
+            value=12.2420,
+            source="target = softmax([3.9, -5.1, 9.3]), softmax([-5.3, 7.2, -8.4])",
+        ),
+        Example(
+            form="class probabilities",
+            arguments={"input": [[7.4, 2.8, -0.6], [1.3, 0.0, 4.2]], "target": SOFT},
+            value=6.1210,
+            source="target = softmax([3.9, -5.1, 9.3]), softmax([-5.3, 7.2, -8.4])",
         ),
     ),
 )

@@ -2,10 +2,8 @@
 
 from math import log as exact_log
 
-import numpy as np
-
 from lossspec.maths import PI, clamped, constant, log
-from lossspec.spec import Example, Form, Loss, NonNegative, Real, Refusal, number, switch
+from lossspec.spec import Example, Form, Loss, NonNegative, Real, Refusal, Symmetry, number, switch
 
 
 def define(input, target, var, full, eps):
@@ -66,6 +64,12 @@ spec = Loss(
     refusals=(
         Refusal(name="negative variance", says="a negative variance", breaks=negative_variance),
     ),
+    symmetries=(
+        Symmetry(
+            says="input and target negated",
+            maps={"input": ("input", -1, 0), "target": ("target", -1, 0)},
+        ),
+    ),
     examples=(
         Example(
             form="variances",
@@ -82,6 +86,8 @@ spec = Loss(
         ),
     ),
     notes=(
+        "The page of the function calls ε a number added to the variance, and refers to that of the"
+        " class, where it is the variance's lower bound: the bound is right.",
         "Of a target or variance that broadcasts, one axis has size 1; more than one is not"
         " documented.",
     ),

@@ -1,7 +1,7 @@
 """Huber loss: quadratic within delta of the target, linear beyond."""
 
 from lossspec.maths import absolute, where
-from lossspec.spec import OF_DIFFERENCE, Form, Loss, Real, Weight, number
+from lossspec.spec import OF_DIFFERENCE, Example, Form, Loss, Real, Weight, number
 
 
 def define(input, target, delta, weight):
@@ -27,4 +27,17 @@ spec = Loss(
         )
     },
     parameters={"delta": number(1.0, 0.25, 3.0, refused=(-1.0, 0.0), doc="Where the square ends.")},
+    examples=(
+        Example(
+            arguments={"input": [1.0, 2.5, 4.0, 0.5], "target": [2.0, 2.5, 2.0, 1.0]},
+            value=0.53125,
+            source="worked by hand: (0.5 + 0 + 1.5 + 0.125) / 4",
+        ),
+        Example(
+            arguments={"input": [1.0, 2.5, 4.0, 0.5], "target": [2.0, 2.5, 2.0, 1.0]},
+            parameters={"delta": 0.5},
+            value=0.34375,
+            source="worked by hand: (0.375 + 0 + 0.875 + 0.125) / 4",
+        ),
+    ),
 )

@@ -1,7 +1,7 @@
 """Kullback-Leibler divergence of the input, in logarithms, from the target."""
 
 from lossspec.maths import exp, times, x_log_x
-from lossspec.spec import Form, LogProbability, Loss, Probability, switch
+from lossspec.spec import Example, Form, LogProbability, Loss, Probability, switch
 
 
 def define(input, target, log_target):
@@ -35,4 +35,24 @@ spec = Loss(
     ),
     parameters={"log_target": switch(False, doc="The target is in logarithms too.")},
     reductions=("mean", "sum", "none", "batchmean"),
+    examples=(
+        Example(
+            form="target",
+            arguments={"input": [-0.69314718056, -1.38629436112], "target": [0.25, 0.75]},
+            reduction="sum",
+            value=0.6507,
+            source="worked by hand, input = log [1/2, 1/4]: (log 1/2) / 4 + 3 (log 3) / 4",
+        ),
+        Example(
+            form="log target",
+            arguments={
+                "input": [-0.69314718056, -1.38629436112],
+                "target": [-1.38629436112, -0.287682072452],
+            },
+            parameters={"log_target": True},
+            reduction="sum",
+            value=0.6507,
+            source="the same, with target = log [1/4, 3/4]",
+        ),
+    ),
 )

@@ -1,7 +1,7 @@
 """Margin ranking loss: what the right one of two scores lacks to lead by the margin."""
 
 from lossspec.maths import positive_part
-from lossspec.spec import Example, Form, Loss, Real, Sign, number
+from lossspec.spec import Example, Form, Loss, Real, Sign, Symmetry, number
 
 
 def define(input1, input2, target, margin):
@@ -22,9 +22,17 @@ spec = Loss(
             tensors={"input1": Real(), "input2": Real(), "target": Sign()},
         ),
     ),
-    parameters={
-        "margin": number(0.0, 0.25, 1.0, 3.0, -0.5, doc="The lead that is enough.")
-    },
+    parameters={"margin": number(0.0, 0.25, 1.0, 3.0, -0.5, doc="The lead that is enough.")},
+    symmetries=(
+        Symmetry(
+            says="the inputs swapped, and the target negated",
+            maps={
+                "input1": ("input2", 1, 0),
+                "input2": ("input1", 1, 0),
+                "target": ("target", -1, 0),
+            },
+        ),
+    ),
     examples=(
         Example(
             arguments={

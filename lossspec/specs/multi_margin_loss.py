@@ -1,7 +1,17 @@
 """Multi-class margin loss: the right class should score higher than every other, by a margin."""
 
 from lossspec.maths import one_hot, pick, positive_part, total
-from lossspec.spec import ClassIndex, Example, Form, Real, Loss, Parameter, Refusal, Weight, number
+from lossspec.spec import (
+    ClassIndex,
+    Example,
+    Form,
+    Logit,
+    Loss,
+    Parameter,
+    Refusal,
+    Weight,
+    number,
+)
 
 
 def define(input, target, p, margin, weight):
@@ -29,7 +39,7 @@ spec = Loss(
     forms=(
         Form(
             shapes=("(N, C), (N) -> (N)", "(C), () -> ()"),
-            tensors={"input": Real(), "target": ClassIndex()},
+            tensors={"input": Logit(), "target": ClassIndex()},
         ),
     ),
     options={
@@ -41,6 +51,7 @@ spec = Loss(
         "p": Parameter(default=1, values=(1, 2), refused=(0, 3, -1), doc="Power: 1 or 2."),
         "margin": number(1.0, 0.0, 0.25, 3.0, -0.5, doc="By how much the class should lead."),
     },
+    shift_invariant=True,
     refusals=(
         Refusal(
             name="weight has one axis",

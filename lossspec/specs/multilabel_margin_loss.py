@@ -3,7 +3,7 @@
 import numpy as np
 
 from lossspec.maths import pick, positive_part, total, where
-from lossspec.spec import ClassIndex, Example, Form, Real, Loss, Refusal
+from lossspec.spec import ClassIndex, Example, Form, Logit, Loss, Refusal
 
 
 def define(input, target):
@@ -43,10 +43,11 @@ spec = Loss(
     forms=(
         Form(
             shapes=("(N, C), (N, C) -> (N)", "(C), (C) -> ()"),
-            tensors={"input": Real(), "target": ClassIndex(ends=-1, tolerated=())},
+            tensors={"input": Logit(), "target": ClassIndex(ends=-1, tolerated=())},
             settle=settle,
         ),
     ),
+    shift_invariant=True,
     refusals=(
         Refusal(
             name="one entry for each class",

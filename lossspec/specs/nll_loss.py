@@ -15,7 +15,7 @@ def divisor(target, weight):
 spec = Loss(
     name="nll_loss",
     module="NLLLoss",
-    summary="Minus the log-probability x that the input gives to class t, times the class's weight.",
+    summary="Minus the log-probability x that the input gives to class t, times its weight.",
     formula=r"\ell(x, t) = -w_t\,x_t",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.NLLLoss.html",
     define=define,
@@ -41,6 +41,18 @@ spec = Loss(
     },
     parameters={"ignore_index": ignore_index()},
     examples=(
+        Example(
+            arguments={
+                "input": [
+                    [-1.6184540440, -1.4286540440, -1.6390540440, -1.7891540440, -1.6049540440],
+                    [-1.7394124976, -1.8400124976, -1.2289124976, -1.6037124976, -1.7614124976],
+                    [-1.5967454180, -1.3826454180, -2.0379454180, -1.3838454180, -1.7980454180],
+                ],
+                "target": [1, 0, 4],
+            },
+            value=1.6554,
+            source="the log-softmax of the scores below",
+        ),
         Example(
             arguments={
                 "input": [

@@ -14,8 +14,8 @@ def define(input, target, log_input, full, eps):
 
 def log_factorial(n):
     """Stirling's approximation where n is above 1; 0 elsewhere."""
-    many = where(n > 1, n, constant(2.0, n))
-    return where(n > 1, x_log_x(many) - many + log(2 * PI * many) / 2, constant(0.0, n))
+    many = where(n > 1, n, 2)
+    return where(n > 1, x_log_x(many) - many + log(2 * PI * many) / 2, 0)
 
 
 SHAPES = ("(*), (*) -> (*)",)
@@ -51,8 +51,8 @@ spec = Loss(
             1e-8,
             2.0**-10,
             0.5,
-            doc="Added to the rate under the logarithm, so that a rate of 0 is no error. Of no effect"
-            " where the input is a logarithm.",
+            doc="Added to the rate under the logarithm, so that a rate of 0 is no error; of no"
+            " effect where the input is a logarithm.",
         ),
     },
     examples=(
@@ -65,7 +65,7 @@ spec = Loss(
         Example(
             form="rate",
             arguments={"input": [3.0], "target": [5.0]},
-            parameters={"full": True},
+            parameters={"log_input": False, "full": True},
             value=2.2778,
             source="worked by hand: 3 - 5 log 3 + (5 log 5 - 5 + log(10π) / 2)",
         ),

@@ -1,7 +1,7 @@
 """Smooth L1 loss: quadratic within beta of the target, absolute beyond."""
 
 from lossspec.maths import absolute, where
-from lossspec.spec import OF_DIFFERENCE, Form, Loss, Real, number
+from lossspec.spec import OF_DIFFERENCE, Example, Form, Loss, Real, number
 
 
 def define(input, target, beta):
@@ -26,4 +26,17 @@ spec = Loss(
             1.0, 0.0, 0.25, 3.0, refused=(-1.0,), doc="Where the square ends; 0 is the L1 loss."
         )
     },
+    examples=(
+        Example(
+            arguments={"input": [1.0, 2.5, 4.0, 0.5], "target": [2.0, 2.5, 2.0, 1.0]},
+            value=0.53125,
+            source="worked by hand: (0.5 + 0 + 1.5 + 0.125) / 4",
+        ),
+        Example(
+            arguments={"input": [1.0, 2.5, 4.0, 0.5], "target": [2.0, 2.5, 2.0, 1.0]},
+            parameters={"beta": 0.5},
+            value=0.6875,
+            source="worked by hand: (0.75 + 0 + 1.75 + 0.25) / 4",
+        ),
+    ),
 )

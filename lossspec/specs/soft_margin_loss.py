@@ -1,7 +1,7 @@
 """Soft margin loss: the logistic loss of a score against a sign."""
 
 from lossspec.maths import softplus
-from lossspec.spec import Example, Form, Logit, Loss, Sign
+from lossspec.spec import Example, Form, Logit, Loss, Sign, Symmetry
 
 
 def define(input, target):
@@ -16,6 +16,12 @@ spec = Loss(
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.SoftMarginLoss.html",
     define=define,
     forms=(Form(shapes=("(*), (*) -> (*)",), tensors={"input": Logit(), "target": Sign()}),),
+    symmetries=(
+        Symmetry(
+            says="input and target negated",
+            maps={"input": ("input", -1, 0), "target": ("target", -1, 0)},
+        ),
+    ),
     examples=(
         Example(
             arguments={"input": [0.0, 2.0, 2.0], "target": [1.0, 1.0, -1.0]},

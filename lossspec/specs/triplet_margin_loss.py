@@ -1,7 +1,7 @@
 """Triplet margin loss: the anchor should be nearer to the positive than to the negative."""
 
 from lossspec.maths import constant, minimum, norm, positive_part
-from lossspec.spec import Example, Form, Loss, Real, number, switch
+from lossspec.spec import Example, Form, Loss, Real, Symmetry, number, switch
 
 
 def define(anchor, positive, negative, margin, p, eps, swap):
@@ -14,7 +14,8 @@ def define(anchor, positive, negative, margin, p, eps, swap):
     return positive_part(d(anchor, positive) - away + margin)
 
 
-SHAPES = ("(N, D), (N, D), (N, D) -> (N)", "(D), (D), (D) -> ()")
+TENSORS = {"anchor": Real(), "positive": Real(), "negative": Real()}
+CORNERS = {"anchor": [[0.0, 0.0]], "positive": [[3.0, 4.0]], "negative": [[0.0, 6.0]]}
 PAPER = "https://bmva-archive.org.uk/bmvc/2016/papers/paper119/index.html"
 
 spec = Loss(
@@ -28,35 +29,37 @@ spec = Loss(
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.TripletMarginLoss.html;"
     f" the swap: {PAPER}",
     define=define,
-    forms=(
-        Form(
-            shapes=SHAPES, tensors={"anchor": Real(), "positive": Real(), "negative": Real()}
-        ),
-    ),
+    forms=(Form(shapes=("(N, D), (N, D), (N, D) -> (N)", "(D), (D), (D) -> ()"), tensors=TENSORS),),
     parameters={
         "margin": number(
             1.0, 0.25, 3.0, 20.0, refused=(0.0, -1.0), doc="How much nearer; above 0."
         ),
         "p": number(2.0, 1.0, 3.0, doc="Degree of the norm."),
         "eps": number(1e-6, 0.0, 2.0**-10, 0.25, doc="Added to each difference of coordinates."),
-        "swap": switch(False, doc="Take the negative's distance from the anchor or the positive,"
-        " whichever is nearer to it."),
+        "swap": switch(
+            False,
+            doc="Take the negative's distance from the anchor or the positive,"
+            " whichever is nearer to it.",
+        ),
     },
+    symmetries=(
+        Symmetry(says="1 added to all three", maps={name: (name, 1, 1) for name in TENSORS}),
+    ),
     examples=(
         Example(
-            arguments={"anchor": [[0.0, 0.0]], "positive": [[3.0, 4.0]], "negative": [[0.0, 6.0]]},
+            arguments=CORNERS,
             parameters={"margin": 2.0},
             value=1.0,
             source="worked by hand: 5 - 6 + 2",
         ),
         Example(
-            arguments={"anchor": [[0.0, 0.0]], "positive": [[3.0, 4.0]], "negative": [[0.0, 6.0]]},
+            arguments=CORNERS,
             parameters={"margin": 2.0, "swap": True},
             value=3.3944,
             source="worked by hand: 5 - √13 + 2",
         ),
         Example(
-            arguments={"anchor": [[0.0, 0.0]], "positive": [[3.0, 4.0]], "negative": [[0.0, 6.0]]},
+            arguments=CORNERS,
             parameters={"p": 1.0},
             value=2.0,
             source="worked by hand: 7 - 6 + 1",

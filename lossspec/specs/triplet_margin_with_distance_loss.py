@@ -3,16 +3,24 @@
 from numpy import inf
 
 from lossspec.maths import constant, minimum, norm, positive_part, total
-from lossspec.spec import Example, Form, Loss, Parameter, Real, number, switch
+from lossspec.spec import Example, Form, Loss, Parameter, Real, Symmetry, number, switch
 
 SQUARED = "lambda x, y: (x - y).square().flatten(1).sum(1)"
+
+
+def squared(x, y):
+    z = (x - y) ** 2
+    while z.ndim > 2:
+        z = total(z)
+    return z
+
 
 #: Distances by what a call passes, which is code in torch, or None for the default distance.
 DISTANCES = {
     None: lambda x, y: norm(x - y + constant(1e-6, like=x), 2),
     "torch.nn.PairwiseDistance(p=1.0, eps=0.25)": lambda x, y: norm(x - y + 0.25, 1),
     "lambda x, y: torch.max(torch.abs(x - y), dim=1).values": lambda x, y: norm(x - y, inf),
-    SQUARED: lambda x, y: total(((x - y) ** 2).reshape((*x.shape[:2], -1))),
+    SQUARED: squared,
 }
 
 
@@ -54,13 +62,21 @@ spec = Loss(
             doc="The distance d, from two batches to a number for each sample; Euclidean, with 1e-6"
             " added to each difference of coordinates, when left out.",
         ),
-        "margin": number(1.0, 0.25, 0.0, 3.0, 20.0, refused=(-1.0,), doc="How much nearer; not below 0."),
+        "margin": number(
+            1.0, 0.25, 0.0, 3.0, 20.0, refused=(-1.0,), doc="How much nearer; not below 0."
+        ),
         "swap": switch(
             False,
             doc="Take the negative's distance from the anchor or the positive, whichever is nearer"
             " to it.",
         ),
     },
+    symmetries=(
+        Symmetry(
+            says="1 added to all three",
+            maps={name: (name, 1, 1) for name in TENSORS},
+        ),
+    ),
     examples=(
         Example(
             form="vectors",

@@ -2,4 +2,5 @@
 
 
 def test_conformance(cell, conformance):
+    """The clause holds for this loss."""
     conformance.judge(cell)

@@ -1,0 +1,136 @@
+"""Adaptive softmax: frequent classes in a head, rare ones in clusters that the head chooses."""
+
+from lossspec.maths import joined, log_softmax, pick, total
+from lossspec.spec import ClassIndex, Example, Form, Loss, Real, Refusal, number
+
+
+def linear(weight, x):
+    return total(weight * x[..., None, :])
+
+
+def log_probability(input, target, head, bias, *tails):
+    log_p = log_softmax(linear(head, input) + bias)
+    frequent = log_p.shape[-1] - len(tails)
+    clusters = [
+        log_p[..., frequent + i, None] + log_softmax(linear(out, linear(down, input)))
+        for i, (down, out) in enumerate(tails)
+    ]
+    return pick(joined(log_p[..., :frequent], *clusters), target)
+
+
+def define(input, target, head, bias, down_1, out_1):
+    return log_probability(input, target, head, bias, (down_1, out_1))
+
+
+def define_two(input, target, head, bias, down_1, out_1, down_2, out_2):
+    return log_probability(input, target, head, bias, (down_1, out_1), (down_2, out_2))
+
+
+def share(input):
+    return -1
+
+
+def form(name, clusters, define):
+    """The head and its clusters: `A` classes and a cluster each; then down to `Hi`, out to `Bi`."""
+    layers = ["(A, H)", *(f"(H{i}, H), (B{i}, H{i})" for i in clusters)]
+    tails = {}
+    sizes = {"A": (len(clusters) + 2, len(clusters) + 1, len(clusters) + 5), "H": (4, 3, 8, 5, 1)}
+    for i in clusters:
+        tails |= {
+            f"down_{i}": Real(state=f"tail.{i - 1}.0.weight"),
+            f"out_{i}": Real(state=f"tail.{i - 1}.1.weight"),
+        }
+        sizes[f"B{i}"] = (2, 1, 3, 5)
+        sizes[f"H{i}"] = lambda size, given, i=i: int(size["H"] // given["div_value"] ** i)
+    sizes["C"] = lambda size, given: cutoffs(size)[-1]
+    return Form(
+        name=name,
+        shapes=(f"(N, H), (N), {', '.join(layers)} -> (N)", f"(H), (), {', '.join(layers)} -> ()"),
+        tensors={
+            "input": Real(),
+            "target": ClassIndex(),
+            "head": Real(state="head.weight"),
+            **tails,
+        },
+        share=share,
+        sizes=sizes,
+        define=define,
+    )
+
+
+def cutoffs(size):
+    """The first class behind the head and behind each cluster."""
+    clusters = [size[axis] for axis in ("B1", "B2") if axis in size]
+    ends = [size["A"] - len(clusters)]
+    for classes in clusters:
+        ends.append(ends[-1] + classes)
+    return ends
+
+
+def constructor(size, tensors):
+    *inner, classes = cutoffs(size)
+    return {
+        "in_features": size["H"],
+        "n_classes": classes,
+        "cutoffs": inner,
+        "head_bias": "bias" in tensors,
+    }
+
+
+def refused(*given):
+    def breaks(tensors, parameters):
+        parameters["cutoffs"] = list(given)
+        return True
+
+    return breaks
+
+
+spec = Loss(
+    name="adaptive_log_softmax_with_loss",
+    module="AdaptiveLogSoftmaxWithLoss",
+    summary="The log-probability of class t: in the head, or of its cluster in the head and of t in"
+    " the cluster. The loss is minus the mean.",
+    formula=r"\log p(t \mid x) = \begin{cases} \log\operatorname{softmax}(A x + b)_t & t < k_0 \\"
+    r" \log\operatorname{softmax}(A x + b)_{k_0 + i - 1} +"
+    r" \log\operatorname{softmax}(O_i D_i x)_{t - k_{i-1}} & k_{i-1} \le t < k_i \end{cases}",
+    source="https://arxiv.org/abs/1609.04309",
+    define=define,
+    forms=(form("one cluster", (1,), define), form("two clusters", (1, 2), define_two)),
+    options={
+        "bias": Real(shape="(A)", default=0.0, state="head.bias", doc="The bias b of the head."),
+    },
+    parameters={
+        "div_value": number(
+            4.0, 2.0, 1.0, 1.5, doc="Cluster i has ⌊H / divⁱ⌋ features of its own, D_i x."
+        ),
+    },
+    constructor=constructor,
+    reductions=("mean", "none"),
+    results={"mean": "loss", "none": "output"},
+    refusals=(
+        Refusal(name="no cutoffs", says="There is a cutoff", breaks=refused()),
+        Refusal(name="falling cutoffs", says="The cutoffs rise", breaks=refused(2, 1)),
+        Refusal(name="equal cutoffs", says="The cutoffs differ", breaks=refused(1, 1)),
+        Refusal(name="cutoff 0", says="The head has a class", breaks=refused(0, 1)),
+        Refusal(
+            name="cutoff beyond",
+            says="The last cutoff leaves a class to the last cluster",
+            breaks=refused(1, 1000),
+        ),
+    ),
+    examples=(
+        Example(
+            form="one cluster",
+            arguments={
+                "input": [[1.0, -1.0], [2.0, 0.5]],
+                "target": [0, 3],
+                "head": [[0.0, 0.0], [0.0, 0.0], [0.0, 0.0]],
+                "down_1": [[1.0, 0.0]],
+                "out_1": [[0.0], [0.0]],
+            },
+            parameters={"div_value": 2.0},
+            value=1.4452,
+            source="worked by hand: (log 3 + log 3 + log 2) / 2",
+        ),
+    ),
+)

@@ -1,0 +1,146 @@
+"""Cross entropy of the scores that a linear layer gives to the input."""
+
+from lossspec.maths import total
+from lossspec.spec import (
+    ClassIndex,
+    Distribution,
+    Example,
+    Form,
+    Loss,
+    Parameter,
+    Real,
+    Refusal,
+    Weight,
+    ignore_index,
+    number,
+)
+from lossspec.specs.cross_entropy import define as cross_entropy
+from lossspec.specs.cross_entropy import divisor
+
+
+def define(input, linear_weight, target, linear_bias, weight, label_smoothing):
+    scores = total(linear_weight * input[..., None, :]) + linear_bias
+    return cross_entropy(scores, target, weight, label_smoothing)
+
+
+def constructor(size, tensors):
+    return {
+        "in_features": size["H"],
+        "num_classes": size["C"],
+        "out_features": tuple(size[axis] for axis in size if axis.startswith("d")),
+        "bias": "linear_bias" in tensors,
+    }
+
+
+def layer(target):
+    return {
+        "input": Real(),
+        "linear_weight": Real(state="linear.weight"),
+        "target": target,
+    }
+
+
+def narrower(tensors, parameters):
+    if tensors["linear_weight"].shape[-1] < 2:
+        return False
+    tensors["linear_weight"] = tensors["linear_weight"][..., 1:].copy()
+    return True
+
+
+def unbatched(tensors, parameters):
+    if tensors["linear_weight"].ndim == 2 or not tensors["input"].size:
+        return False
+    tensors["input"] = tensors["input"][0].copy()
+    tensors["target"] = tensors["target"][0].copy()
+    return True
+
+
+spec = Loss(
+    name="linear_cross_entropy",
+    module="LinearCrossEntropyLoss",
+    summary="Cross entropy of the softmax of Ax + b relative to the target p; a class index t is"
+    " the distribution that is certain of t.",
+    formula=r"\ell(x, p) = -\sum_c w_c\,p'_c \log\frac{e^{z_c}}{\sum_j e^{z_j}},\quad"
+    r" z = A x + b,\quad p' = (1 - \varepsilon)\,p + \varepsilon / C",
+    source="https://docs.pytorch.org/docs/stable/generated/torch.nn.LinearCrossEntropyLoss.html",
+    define=define,
+    forms=(
+        Form(
+            name="class indices",
+            shapes=(
+                "(N, H), (C, H), (N) -> (N)",
+                "(H), (C, H), () -> ()",
+                "(N, H), (C, d1, ..., dk, H), (N, d1, ..., dk) -> (N, d1, ..., dk)",
+            ),
+            tensors=layer(
+                ClassIndex(one_hot=True, ignored_by="ignore_index", tolerated=("uint8",))
+            ),
+            divisor=divisor,
+        ),
+        Form(
+            name="class probabilities",
+            shapes=(
+                "(N, H), (C, H), (N, C) -> (N)",
+                "(H), (C, H), (C) -> ()",
+                "(N, H), (C, d1, ..., dk, H), (N, C, d1, ..., dk) -> (N, d1, ..., dk)",
+            ),
+            tensors=layer(Distribution()),
+        ),
+    ),
+    options={
+        "linear_bias": Real(
+            shape="(C, *)",
+            default=0.0,
+            state="linear.bias",
+            doc="The bias b of the layer, in the shape of its weight without the last axis.",
+        ),
+        "weight": Weight(
+            shape="(C)",
+            doc="Factor for each class. With class indices its sum over the targets that count"
+            " divides the mean; with class probabilities the mean divides by their number.",
+        ),
+    },
+    parameters={
+        "ignore_index": ignore_index(forms=["class indices"]),
+        "label_smoothing": number(
+            0.0, 0.125, 0.5, 1.0, refused=(-0.1, 1.5), doc="Share ε of the uniform distribution."
+        ),
+        "options": Parameter(
+            default=None,
+            values=(None, "torch.nn.LinearCrossEntropyOptions()"),
+            code=True,
+            doc="How to work through the batch in pieces. It changes no result; where it does not"
+            " apply (probabilities, label smoothing, further axes) the call warns and goes on.",
+        ),
+    },
+    constructor=constructor,
+    refusals=(
+        Refusal(
+            name="other features",
+            says="The input has as many features as the layer's weight",
+            breaks=narrower,
+        ),
+        Refusal(
+            name="no batch",
+            says="A layer with further axes takes a batch",
+            breaks=unbatched,
+        ),
+    ),
+    examples=(
+        Example(
+            form="class probabilities",
+            arguments={
+                "input": [7.4, 2.8, -0.6],
+                "linear_weight": [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]],
+                "target": [0.004496273, 5.5485e-07, 0.99550317],
+            },
+            value=7.9744,
+            digits=3,
+            source="the cross entropy of the same numbers: the layer changes nothing",
+        ),
+    ),
+    notes=(
+        "With options, a second backward after one that did not ask for it, higher derivatives and"
+        " forward mode are documented not to work.",
+    ),
+)
