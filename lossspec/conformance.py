@@ -97,10 +97,7 @@ class Conformance:
             tuple(f"--deviations={path}" for path in option.deviations),
         )
         made = cls(config, plan, run, directory)
-        # Campaigns are the unit of work: the cells of one go to one worker.
-        if getattr(option, "dist", "no") == "load":
-            option.dist = "loadgroup"
-        if getattr(option, "maxworkerrestart", "") is None:  # each may take a worker down
+        if getattr(option, "maxworkerrestart", "") is None:  # a campaign may take a worker down
             option.maxworkerrestart = str(len({cell.campaign for cell in made.cells.values()}))
         torch.set_num_threads(1)
         return made
@@ -112,11 +109,7 @@ class Conformance:
         if "cell" in metafunc.fixturenames and "conformance" in metafunc.fixturenames:
             metafunc.parametrize(
                 "cell",
-                [
-                    pytest.param(cell, id=cell.key, marks=pytest.mark.xdist_group(cell.campaign))
-                    for cell in self.cells.values()
-                    if cell.applies
-                ],
+                [pytest.param(cell, id=cell.key) for cell in self.cells.values() if cell.applies],
             )
 
     @pytest.fixture
@@ -171,11 +164,13 @@ class Conformance:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
-        """xdist's, which starts a campaign that killed its worker again, so that it does not."""
-        if config.getoption("dist") != "loadgroup":
+        """Deal out whole campaigns, where nothing else than `-n` was asked for."""
+        if config.getoption("dist") != "load":
             return None
-        xdist = importlib.import_module("xdist.scheduler").LoadGroupScheduling
-        return type("Scheduling", (_OneLife, xdist), {})(config, log)
+        xdist = importlib.import_module("xdist.scheduler").LoadScopeScheduling
+        scheduling = type("CampaignScheduling", (_Campaigns, xdist), {})(config, log)
+        scheduling.campaigns = {key: cell.campaign for key, cell in self.cells.items()}
+        return scheduling
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, node: Any, ids: Sequence[str]) -> None:
@@ -228,7 +223,7 @@ class Conformance:
                 yield key, blank(cell, Verdict.NOT_RUN, reason)
 
     def _reports(self, records: Mapping[str, Record], empty: bool = False) -> list[Report]:
-        """One for each implementation of which there is anything to tell, or also for the others."""
+        """One for each implementation with records, or also the empty ones."""
         plan, environment = self.plan, self.surroundings.environment(self.plan.devices)
         selection = Selection(plan.losses, plan.clauses, self.run.dtypes, plan.devices, plan.shard)
         reports = []
@@ -279,12 +274,20 @@ class Conformance:
             terminalreporter.write_line(terminal.screen(report, page))
 
 
-class _OneLife:
-    """Mixed into xdist's scheduler: a campaign is one worker's, and dies with it."""
+class _Campaigns:
+    """Mixed into xdist's scheduler: a campaign is one worker's, and dies with it.
 
+    xdist would start what killed a worker on the next one, and so on. Its own groups are not used
+    because they are spelled into node ids, in a way that pytest 9.2 no longer sees.
+    """
+
+    campaigns: Mapping[str, str]
     assigned_work: dict[Any, dict[str, dict[str, bool]]]
     registered_collections: dict[Any, list[str]]
     workqueue: dict[str, dict[str, bool]]
+
+    def _split_scope(self, nodeid: str) -> str:
+        return self.campaigns.get(cell_key(nodeid) or "", nodeid)
 
     def remove_node(self, node: Any) -> str | None:
         """Pass on the work of a dead worker, but for the campaign that it died in."""

@@ -40,13 +40,15 @@ class Ensemble:
     moved : members 2 up to `rounding`: one input moved each.
     rounding : first of `ROUNDING_MEMBERS` members in which each word's result is rounded.
     low, high : the last two members, which differ in the side they take at a kink.
-    unit : unit roundoff of the case's dtype; `smallest` its smallest subnormal.
+    unit : unit roundoff of the case's dtype; `smallest` its smallest subnormal. free : every member
+    takes its own branches, so that a branch close by shows as an enormous change.
     """
 
     size: int
     unit: float
     smallest: float
     slack: float
+    free: bool = False
     words: int = field(default=0)
 
     @property
@@ -79,7 +81,8 @@ class Ensemble:
     def kept(self, condition: np.ndarray) -> np.ndarray:
         """Branches of member 0 in every member that is only moved (the neighbour has its own)."""
         condition = np.array(np.broadcast_to(condition, (self.size, *condition.shape[1:])))
-        condition[2:] = condition[:1]
+        if not self.free:
+            condition[2:] = condition[:1]
         return condition
 
     def sided(self, argument: np.ndarray, slope: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -278,28 +281,26 @@ def _foreknown_sum(g: Array) -> Array:
     return _where(_ensemble.column(members, getval(added).ndim), added[:1], added)
 
 
+@primitive
 def log_sum_exp(x: Array) -> Array:
     """log Σ eˣ over the last axis; a term of -inf adds nothing, and neither has nor gives a slope."""
-    return rounded(_log_sum_exp(x))
-
-
-@primitive
-def _log_sum_exp(x: Array) -> Array:
     top = np.max(x, axis=-1, keepdims=True)
     top = np.where(np.isfinite(top), top, np.zeros_like(top))
-    # The sum is at least 1: its rounding is an absolute error of the logarithm.
-    return top[..., 0] + np.log(rounded(np.sum(np.exp(x - top), axis=-1)))
+    total = np.sum(np.exp(x - top), axis=-1)
+    # But for nothing the sum is at least 1: its rounding is an absolute error of the logarithm.
+    log_total = np.log(np.where(total > 0, rounded(total), total))
+    return rounded(top[..., 0] + log_total, steady=True)
 
 
-def _shares(x: Array) -> Array:
+def _shares(ans: Array, x: Array) -> Array:
     """Each term's share of Σ eˣ, and 0 where all terms are -inf."""
     raw = getval(x)
-    # The sum that was kept for this has been rounded, which matters where it is large.
-    apart = x - rounded(_log_sum_exp(x), steady=True)[..., None]
+    # A logarithm that was kept for this has been rounded, which matters where it is large.
+    apart = x - rounded(ans, steady=True)[..., None]
     return rounded(anp.exp(_where(raw > -np.inf, apart, np.full_like(raw, -np.inf))))
 
 
-defvjp(_log_sum_exp, lambda ans, x: lambda g: g[..., None] * _shares(x))
+defvjp(log_sum_exp, lambda ans, x: lambda g: g[..., None] * _shares(ans, x))
 
 
 def log_add_exp(*terms: Array) -> Array:

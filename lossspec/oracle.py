@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any
 
+import autograd.numpy as anp
 import numpy as np
 from autograd import make_vjp
 
@@ -120,19 +121,27 @@ class Expected:
             divisor = Extended(shape[0] if shape else 1)
         return exact, budget, divisor, error
 
+    def scale(self, reduction: str, cotangent: np.ndarray) -> np.ndarray | None:
+        """What each loss element's derivative counts for in a gradient; None for a mean of nothing."""
+        scale = as_extended(np.asarray(cotangent))
+        if reduction == "none":
+            return scale
+        divisor = self.divided(reduction)[2]
+        if divisor == 0:
+            return None
+        shares = self.shares if reduction == "mean" else np.ones_like(self.shares)
+        return np.asarray(scale / divisor * shares)
+
     def gradient(self, name: str, reduction: str, cotangent: np.ndarray) -> Bounded | None:
         """The gradient of one tensor for a cotangent of the result; None where the value is nan."""
         derivative, error = self.derivatives[name]
         unit, smallest = self.precision.unit, self.precision.smallest
-        scale = as_extended(np.asarray(cotangent))
+        scale = self.scale(reduction, cotangent)
+        if scale is None:
+            return None
         relative: Any = 0.0
         if reduction != "none":
             _, _, divisor, divisor_error = self.divided(reduction)
-            if divisor == 0:
-                return None
-            scale = np.broadcast_to(scale / divisor, self.losses.shape)
-            if reduction == "mean":
-                scale = scale * self.shares
             relative = divisor_error / abs(divisor)
         placed = self.placed[name]
         shape = self.case.tensors[name].shape
@@ -200,17 +209,74 @@ class Solved:
         return solve(self.loss, self.case)
 
 
-def solve(loss: Loss, case: Case) -> Expected:
-    """Evaluate and differentiate a loss's definition for one case, in extended precision."""
+@dataclass(frozen=True)
+class _Posed:
+    """A case as its definition sees it: members, then loop axes, then core axes.
+
+    exact : real tensors without the member axis. fixed : integers likewise. members : real tensors
+    in every member of `ensemble`. wanted : the differentiable ones. counted : which elements count.
+    """
+
+    loss: Loss
+    case: Case
+    define: Definition
+    precision: Precision
+    sizes: Mapping[str, int]
+    loop: tuple[int, ...]
+    exact: Mapping[str, np.ndarray]
+    fixed: Mapping[str, np.ndarray]
+    placed: Mapping[str, _Placed]
+    counted: np.ndarray
+    members: Mapping[str, np.ndarray]
+    wanted: tuple[str, ...]
+    ensemble: Ensemble
+
+    def rest(self, real: type) -> dict[str, Any]:
+        """What a definition gets besides real tensors: defaults, indices and parameters."""
+        contract = self.case.shape
+        roles = self.loss.roles(self.loss.form(self.case.form))
+        given: dict[str, Any] = {}
+        for name, role in roles.items():
+            if name not in self.case.tensors:
+                shape = role.shape or ""
+                own = contract.axes(shape) if shape.startswith("(") else ()
+                core = tuple(self.sizes[axis] for axis in own if axis not in contract.result)
+                given[name] = np.full((1,) * (1 + len(self.loop)) + core, role.default, real)
+        for name, view in self.fixed.items():
+            certain = _one_hot(roles[name])
+            given[name] = _certain(view[None], self.sizes, real) if certain else view[None]
+        for name, value in self.case.parameters.items():
+            given[name] = real(value) if isinstance(value, float) else value
+        return given
+
+    @cached_property
+    def _still(self) -> dict[str, Any]:
+        real = {n: x for n, x in self.members.items() if n not in self.wanted}
+        return {**self.rest(Extended), **real}
+
+    def evaluate(self, part: Definition, tensors: Any) -> Any:
+        """A function of the loss's arguments, for the differentiable tensors given."""
+        known = {**self._still, **{name: tensors[i] for i, name in enumerate(self.wanted)}}
+        return part(**{name: known[name] for name in _arguments(part)})
+
+    @property
+    def differentiable(self) -> tuple[np.ndarray, ...]:
+        """The tensors that `evaluate` takes."""
+        return tuple(self.members[name] for name in self.wanted)
+
+    def mask(self, name: str) -> np.ndarray:
+        """Which elements of a tensor's view belong to loss elements that count."""
+        return self.counted.reshape(self.counted.shape + (1,) * self.placed[name].core)
+
+
+def _pose(loss: Loss, case: Case, *, free: bool = False) -> _Posed:
     form, contract = loss.form(case.form), case.shape
-    define = form.define or loss.define
     dtype = precision(case.dtype)
     roles = loss.roles(form)
     sizes = case.axis_sizes(loss)
     loop = tuple(sizes[axis] for axis in contract.result)
-
-    exact: dict[str, np.ndarray] = {}  # real tensors, in the definition's view
-    fixed: dict[str, np.ndarray] = {}  # indices and the like
+    exact: dict[str, np.ndarray] = {}
+    fixed: dict[str, np.ndarray] = {}
     placed: dict[str, _Placed] = {}
     counted = np.ones(loop, bool)
     for name, array in case.tensors.items():
@@ -224,87 +290,127 @@ def solve(loss: Loss, case: Case) -> Expected:
             counted = counted & (view != case.parameters.get(role.ignored_by))
             view = np.where(counted, view, np.zeros_like(view))
         fixed[name] = view.astype(np.int64)
-    for name, view in exact.items():
-        # An ignored element's numbers must not matter: put a harmless one in their place.
-        mask = counted.reshape(counted.shape + (1,) * placed[name].core)
-        if not counted.all():
+    if not counted.all():
+        for name, view in exact.items():
+            # An ignored element's numbers must not matter: put harmless ones in their place.
+            mask = counted.reshape(counted.shape + (1,) * placed[name].core)
             exact[name] = np.where(mask, view, np.zeros_like(view))
-
     moves = _moves(exact, placed)
     size = 2 + sum(map(len, moves.values())) + ROUNDING_MEMBERS + 2
-    ndim = len(loop)
+    return _Posed(
+        loss,
+        case,
+        form.define or loss.define,
+        dtype,
+        sizes,
+        loop,
+        exact,
+        fixed,
+        placed,
+        counted,
+        {
+            name: _members(view, name, placed[name].core, moves, size, dtype)
+            for name, view in exact.items()
+        },
+        tuple(name for name in exact if roles[name].differentiable),
+        Ensemble(size, dtype.unit, dtype.smallest, SLACK, free=free),
+    )
 
-    def defaults(real: type) -> dict[str, Any]:
-        absent: dict[str, Any] = {}
-        for name, role in roles.items():
-            if name not in case.tensors:
-                shape = role.shape or ""
-                own = contract.axes(shape) if shape.startswith("(") else ()
-                core = tuple(sizes[axis] for axis in own if axis not in contract.result)
-                absent[name] = np.full((1,) * (1 + ndim) + core, role.default, real)
-        absent |= {
-            name: view[None] if not _one_hot(roles[name]) else _certain(view[None], sizes, real)
-            for name, view in fixed.items()
-        }
-        absent |= {
-            name: real(value) if isinstance(value, float) else value
-            for name, value in case.parameters.items()
-        }
-        return absent
 
-    wanted = [name for name in exact if roles[name].differentiable]
-    still = {
-        name: _members(view, name, placed[name].core, moves, size, dtype)
-        for name, view in exact.items()
-    }
-    rest = {**defaults(Extended), **{n: a for n, a in still.items() if n not in wanted}}
-    members = Ensemble(size, dtype.unit, dtype.smallest, SLACK)
+def solve(loss: Loss, case: Case) -> Expected:
+    """Evaluate and differentiate a loss's definition for one case, in extended precision."""
+    posed = _pose(loss, case)
+    form, loop, dtype = loss.form(case.form), posed.loop, posed.precision
+    size = posed.ensemble.size
 
-    def evaluate(*tensors: Any) -> Any:
-        known = {**rest, **dict(zip(wanted, tensors, strict=True))}
-        return define(**{name: known[name] for name in _arguments(define)})
+    def each(part: Definition | None) -> np.ndarray:
+        if part is None:
+            return np.ones(loop, Extended)
+        given = np.asarray(posed.evaluate(part, posed.differentiable), Extended)
+        return np.broadcast_to(given, (size, *loop))[0]
 
-    with np.errstate(all="ignore"), ensemble(members):
-        back, losses = make_vjp(lambda t: evaluate(*t))(tuple(still[name] for name in wanted))
+    with np.errstate(all="ignore"), ensemble(posed.ensemble):
+        back, losses = make_vjp(lambda t: posed.evaluate(posed.define, t))(posed.differentiable)
         losses = np.broadcast_to(np.asarray(losses, Extended), (size, *loop))
-        derivatives = dict(zip(wanted, back(np.ones_like(losses)), strict=True))
-
-        def each(part: Definition | None) -> np.ndarray:
-            if part is None:
-                return np.ones(loop, Extended)
-            known = {**rest, **still}
-            given = part(**{name: known[name] for name in _arguments(part)})
-            return np.broadcast_to(np.asarray(given, Extended), (size, *loop))[0]
-
+        derivatives = dict(zip(posed.wanted, back(np.ones_like(losses)), strict=True))
         counts, shares = each(form.divisor), each(form.share)
 
     with np.errstate(all="ignore"):
-        budget = _spread(losses, members, dtype)
         textbook, slips = _textbook(
-            define, exact, defaults(dtype.numpy), dtype, losses[:2], derivatives
+            posed.define, posed.exact, posed.rest(dtype.numpy), dtype, losses[:2], derivatives
         )
+        budget = _spread(losses, posed.ensemble, dtype)
         budget = budget + dtype.unit * np.abs(losses[0]) + textbook + dtype.smallest
         slopes = {}
         for name, derivative in derivatives.items():
-            error = _spread(derivative, members, dtype)
+            error = _spread(derivative, posed.ensemble, dtype)
             three = derivative[[0, -2, -1]]
             # Where the loss or its derivative is infinite there is no gradient to ask for.
-            finite = np.isfinite(losses[0]).reshape(loop + (1,) * placed[name].core)
-            error = error + slips[name]
-            error[~(np.isfinite(three[0]) & finite)] = np.inf
-            mask = counted.reshape(counted.shape + (1,) * placed[name].core)
+            finite = np.isfinite(losses[0]).reshape(loop + (1,) * posed.placed[name].core)
+            error = np.where(np.isfinite(three[0]) & finite, error + slips[name], np.inf)
+            mask = posed.mask(name)
             slopes[name] = np.where(mask, three, 0), np.where(mask, error, 0)
     return Expected(
         case,
-        np.where(counted, losses[0], 0),
-        np.where(counted, budget, 0),
-        np.where(counted, counts, 0),
+        np.where(posed.counted, losses[0], 0),
+        np.where(posed.counted, budget, 0),
+        np.where(posed.counted, counts, 0),
         shares,
-        counted,
+        posed.counted,
         slopes,
-        placed,
+        posed.placed,
         dtype,
     )
+
+
+def solve_second(
+    expected: Expected, loss: Loss, reduction: str, directions: Mapping[str, np.ndarray]
+) -> dict[str, Bounded] | None:
+    """The derivative, by each tensor, of the gradient's product with `directions`.
+
+    The gradient is that of the reduced loss for the case's cotangent. Next to a kink or a branch
+    nothing is asked: there the budget is infinite, or as good as that. None where the value is nan.
+    """
+    case = expected.case
+    posed = _pose(loss, case, free=True)
+    scale = expected.scale(reduction, case.upstream(reduction))
+    if scale is None:
+        return None
+    size, loop = posed.ensemble.size, posed.loop
+    cotangent = np.broadcast_to(np.where(posed.counted, scale, 0), (size, *loop))
+    entered = {
+        name: posed.placed[name].enter(as_extended(directions[name]), loop)
+        for name in posed.wanted
+    }
+
+    def along(tensors: Any, i: int) -> Any:
+        back, _ = make_vjp(lambda t: posed.evaluate(posed.define, t))(tensors)
+        return anp.sum(back(cotangent)[i] * entered[posed.wanted[i]])
+
+    with np.errstate(all="ignore"), ensemble(posed.ensemble):
+        # One tensor's direction at a time: what they give is rounded before it is added up.
+        parts = [
+            make_vjp(lambda t, i=i: along(t, i))(posed.differentiable)[0](Extended(1))
+            for i in range(len(posed.wanted))
+        ]
+    bounded = {}
+    with np.errstate(all="ignore"):
+        for name, *terms in zip(posed.wanted, *parts, strict=True):
+            shape = case.tensors[name].shape
+            curvature = np.sum(terms, axis=0)
+            size = np.sum([np.abs(term[0]) for term in terms], axis=0)
+            error = sum(_spread(term, posed.ensemble, posed.precision) for term in terms)
+            exact = np.where(posed.mask(name), curvature[0], 0)
+            error = error + 4 * posed.precision.unit * size
+            error = error + posed.precision.smallest * (1 + np.abs(scale).max(initial=0))
+            sided = np.abs(curvature[-2:] - curvature[:1]).max(0) > SLACK * error
+            vague = sided | (SLACK * error > 0.1 * size)
+            error = np.where(np.isfinite(curvature[0]) & ~vague, error, np.inf)
+            placed = posed.placed[name]
+            exact = np.asarray(placed.leave(exact, shape), Extended)
+            budget = SLACK * placed.leave(error, shape)
+            bounded[name] = Bounded(exact, budget, exact, exact, posed.precision.name)
+    return bounded
 
 
 def _one_hot(role: Any) -> bool:

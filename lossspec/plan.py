@@ -36,7 +36,7 @@ class Cell:
 
     @property
     def campaign(self) -> str:
-        """What it shares its cases with; xdist groups by no name that ends in a bracket."""
+        """What it shares its cases with, in a name that xdist takes for a group."""
         return _campaign(self.implementation, self.loss, self.surface, self.device)
 
     @property

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-
 _ASKED = pytest.StashKey[bool]()
 
 
@@ -34,6 +33,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Turn the options into a run; what cannot be one is a usage error."""
+    # `lossspec.parametrize` marks with it, also where xdist is not installed.
+    config.addinivalue_line("markers", "xdist_group(name): tests for one worker of pytest-xdist")
     if config.option.impl:
         from lossspec.conformance import Conformance
 

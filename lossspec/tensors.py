@@ -54,7 +54,7 @@ def to_extended(tensor: torch.Tensor) -> np.ndarray:
     plain = tensor.detach().cpu()
     if plain.dtype in (torch.bfloat16, torch.float16):
         plain = plain.float()
-    return np.asarray(plain.resolve_conj().resolve_neg().numpy()).astype(Extended)
+    return np.asarray(plain.numpy(force=True)).astype(Extended)
 
 
 def torch_dtype(name: str) -> torch.dtype:

@@ -109,6 +109,13 @@ class Trial:
         return np.ones([sizes[axis] for axis in axes], first.dtype) if axes else None
 
     @property
+    def differentiable(self) -> tuple[str, ...]:
+        """Every tensor of the case that the documentation promises a gradient of."""
+        roles = self.loss.roles(self.form)
+        names = self.case.tensors
+        return tuple(n for n in names if roles[n].differentiable and not roles[n].integer)
+
+    @property
     def worked(self) -> bool:
         """Whether the case gave a tensor (clause `accepts` tells when it did not)."""
         return self.outcome.returned and isinstance(self.outcome.value, torch.Tensor)

@@ -14,6 +14,7 @@ from lossspec.campaign import PROFILES, Campaign, Ledger, Profile, stream
 from lossspec.cases import Case
 from lossspec.clauses import clauses
 from lossspec.implementations import Subject, reference
+from lossspec.implementations.torch_nn import classes
 from lossspec.spec import Loss, Surface, UnknownName, find
 from lossspec.trial import Deviation, Trial
 
@@ -120,7 +121,11 @@ class Kill:
 
 @dataclass(frozen=True)
 class Result:
-    """What an audit found about one mutant or control. kills : the clauses', the earliest first."""
+    """What an audit found about one mutant or control.
+
+    kills : the clauses', the earliest first. shared : clauses that torch's own loss breaks alike.
+    refused : dtypes that never worked, and the error. crashed : clauses that failed themselves.
+    """
 
     subject: Mutant | Control
     kills: tuple[Kill, ...]
@@ -128,6 +133,7 @@ class Result:
     seconds: float
     shared: tuple[str, ...] = ()
     refused: Mapping[str, str] = field(default_factory=dict)
+    crashed: Mapping[str, Exception] = field(default_factory=dict)
 
     @property
     def survived(self) -> bool:
@@ -158,9 +164,13 @@ def audit(
 def _audited(
     subject: Mutant | Control, loss: Loss, profile: Profile, seed: int, first_only: bool
 ) -> Result:
-    applicable = [c for c in clauses().values() if c.applies(loss, subject.surface)]
+    judges = [
+        clause
+        for clause in clauses().values()
+        if clause.applies(loss, subject.surface) and not (clause.slow and profile.name == "quick")
+    ]
     target = Subject("audit", loss, subject.surface, subject.make())
-    hunt = _Hunt(target, applicable, profile, seed, reference=reference(loss))
+    hunt = _Hunt(target, judges, profile, seed, reference=_torchs_own(loss, subject.surface))
     hunt.first_only = first_only
     next(stream(loss, profile, seed), None)
     hunt.start = time.perf_counter()
@@ -168,7 +178,16 @@ def _audited(
     seconds = time.perf_counter() - hunt.start
     kills = sorted(hunt.kills.values(), key=lambda kill: kill.index)
     shared = tuple(name for name, ledger in ledgers.items() if ledger.shared is not None)
-    return Result(subject, tuple(kills), hunt.index + 1, seconds, shared, dict(hunt.refused))
+    return Result(
+        subject, tuple(kills), hunt.index + 1, seconds, shared, dict(hunt.refused), hunt.crashed
+    )
+
+
+def _torchs_own(loss: Loss, surface: Surface) -> Subject | None:
+    """The reference on the same surface, so that every clause can judge it too."""
+    if surface == "function":
+        return reference(loss)
+    return next((s for s in classes.subjects(loss) if s.surface == surface), None)
 
 
 class _Enough(Exception):
@@ -183,6 +202,7 @@ class _Hunt(Campaign):
     start: float = 0.0
     index: int = -1
     kills: dict[str, Kill] = field(default_factory=dict)
+    crashed: dict[str, Exception] = field(default_factory=dict)
     _current: Trial | None = None
     _refusals: dict[str, Kill] = field(default_factory=dict)
 
@@ -203,8 +223,12 @@ class _Hunt(Campaign):
         if trial is not self._current:
             self._current = trial
             self.index += 1
-        super()._judge(ledger, trial, refusals)
         name, dtype = ledger.clause.name, trial.case.dtype
+        try:
+            super()._judge(ledger, trial, refusals)
+        except Exception as error:
+            self.crashed.setdefault(name, error)
+            return
         if ledger.found is not None:
             self.kills[name] = self._kill(name, *ledger.found)
         elif name == "accepts" and dtype in refusals and dtype not in self._refusals:

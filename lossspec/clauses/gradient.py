@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from lossspec.clauses import Judgement, clause
+from lossspec.oracle import solve_second
+from lossspec.outcome import ready
 from lossspec.spec import ClassIndex, Loss, Surface
-from lossspec.tensors import to_extended
+from lossspec.tensors import to_extended, to_torch
 from lossspec.trial import Deviation, Trial
 
 
@@ -65,3 +68,70 @@ def ignored_gradient(trial: Trial) -> Judgement:
             check=f"gradients[{first!r}][{', '.join(map(str, at))}] == 0",
         )
     return True
+
+
+#: Numbers up to here: a formula that saturates has derivatives of derivatives that nobody promises.
+MODERATE = 16.0
+
+
+@clause(enough=20, slow=True)
+def second_order(trial: Trial) -> Judgement:
+    """The derivative of the gradient, where the implementation has one, is the definition's."""
+    case = trial.case
+    if case.dtype not in ("float32", "float64") or not case.requires_grad or not trial.worked:
+        return None
+    if trial.loss.stateful(trial.subject.surface) or case.requires_grad != trial.differentiable:
+        return None
+    if any(np.abs(case.tensors[name]).max(initial=0) > MODERATE for name in case.requires_grad):
+        return None
+    rng = np.random.default_rng(len(case.tensors))
+    directions = {
+        name: rng.choice([-1.0, 0.5, 1.0, 2.0], case.tensors[name].shape).astype(
+            case.tensors[name].dtype
+        )
+        for name in case.requires_grad
+    }
+    got = _curvature(trial, directions)
+    if got is None:
+        return None
+    wants = solve_second(trial.expected, trial.loss, case.reduction, directions)
+    if wants is None:
+        return None
+    told = False
+    for name, want in wants.items():
+        want = trial.expected.counted_only(name, want)
+        told |= trial.agree(
+            got[name], want, f"the second derivative by {name}", of=f"curvatures[{name!r}]"
+        )
+    return told
+
+
+def _curvature(trial: Trial, directions: dict[str, np.ndarray]) -> dict[str, np.ndarray] | None:
+    """Second derivatives along the directions; None where there is no way to them."""
+    case = trial.case
+    call, inputs = ready(trial.subject, case, trial.device)
+    names = case.requires_grad
+    tensors = [inputs[name] for name in names]
+    try:
+        value = call()
+        upstream = to_torch(case.upstream(case.reduction), device=trial.device).to(value.dtype)
+        slopes = torch.autograd.grad(
+            value, tensors, upstream.expand(value.shape), create_graph=True, allow_unused=True
+        )
+        along = [
+            (slope * to_torch(directions[name], device=trial.device)).sum()
+            for name, slope in zip(names, slopes, strict=True)
+            if slope is not None and slope.requires_grad
+        ]
+        if not along:
+            # A gradient that depends on nothing; right for a piecewise linear loss.
+            return {n: np.zeros(case.tensors[n].shape, np.longdouble) for n in names}
+        found = torch.autograd.grad(sum(along), tensors, allow_unused=True)
+    except RuntimeError:
+        return None
+    return {
+        name: np.zeros(case.tensors[name].shape, np.longdouble)
+        if curvature is None
+        else to_extended(curvature)
+        for name, curvature in zip(names, found, strict=True)
+    }

@@ -127,7 +127,7 @@ def escaped(words: str) -> str:
     parts = re.split(r"(`[^`]*`|https?://[^\s;,]+|\[[^]]*\]\([^)]*\))", " ".join(words.split()))
     for i, part in enumerate(parts):
         if i % 2 == 0:
-            parts[i] = re.sub(r"[*<\\]|(?<!\w)_|_(?!\w)", r"\\\g<0>", part)
+            parts[i] = re.sub(r"[*<\\]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", part)
         elif part.startswith("http"):
             parts[i] = f"<{part}>"
     return "".join(parts)

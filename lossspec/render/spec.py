@@ -385,7 +385,7 @@ def _source(loss: Loss) -> str:
         roots += [f for f in (form.define, form.divisor, form.share) if f is not None]
     try:
         lines, statements = _statements(loss.define.__module__)
-    except (OSError, TypeError):  # it was typed at a prompt
+    except (OSError, TypeError, KeyError):  # it was typed at a prompt
         return ""
     found: set[ast.stmt] = set()
     names = [root.__name__ for root in roots]

@@ -1,0 +1,100 @@
+"""How wide the error budgets are: torch's worst error ÷ budget for each loss and dtype.
+
+`python benchmarks/worst_ratios.py` prints the table, `... docs/budget.md` puts it between the marks
+of that page. The last column is the median ratio of float64 losses that are computed in float32.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import statistics
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from lossspec import deviations
+from lossspec.budget import precision
+from lossspec.campaign import PROFILES, Campaign, Profile, stream
+from lossspec.cases import Case
+from lossspec.clauses import clauses
+from lossspec.implementations import Subject, reference
+from lossspec.outcome import lacking, perform
+from lossspec.render.layout import ratio
+from lossspec.spec import REAL_DTYPES, Loss, catalogue
+from lossspec.tensors import to_extended
+
+MARKS = re.compile(r"(<!-- worst ratios: .*? -->\n).*?(<!-- end of worst ratios -->)", re.DOTALL)
+WIDE, NARROW = "float64", "float32"
+
+
+def worst(subject: Subject, dtype: str, profile: Profile) -> float:
+    """The worst ratio of value and gradient over the cases of one dtype."""
+    listed = deviations.shipped(subject.implementation)
+    known = [entry for entry in listed if entry.loss == subject.loss.name]
+    judged = [clauses()["value"], clauses()["gradient"]]
+    ledgers = Campaign(subject, judged, profile, dtypes=(dtype,), known=known).run()
+    return max(ledger.worst for ledger in ledgers.values())
+
+
+def narrowed(subject: Subject, profile: Profile) -> Iterator[float]:
+    """The ratios of values that are computed in float32 for cases in float64."""
+    for solved in stream(subject.loss, profile, 0, (WIDE,)):
+        case = solved.case
+        want = solved.expected.value(case.reduction)
+        outcome = perform(subject, cast(case), backward=False)
+        if lacking(subject, case) is None and isinstance(outcome.value, torch.Tensor):
+            got = to_extended(outcome.value)
+            if want.informative and got.shape == want.exact.shape:
+                yield float(want.error(got).max())
+
+
+def cast(case: Case) -> Case:
+    """The same case in float32."""
+    numpy = precision(NARROW).numpy
+    return case.with_(
+        dtype=NARROW,
+        tensors={n: a.astype(numpy) if a.dtype.kind == "f" else a for n, a in case.tensors.items()},
+        cotangent=case.cotangent.astype(numpy),
+    )
+
+
+def row(loss: Loss, profile: Profile) -> str:
+    """The line of one loss."""
+    subject = reference(loss)
+    assert subject is not None, f"torch has no {loss.name}"
+    numbers = [worst(subject, d, profile) if d in loss.dtypes else None for d in REAL_DTYPES]
+    numbers.append(statistics.median(narrowed(subject, profile)))
+    return f"| [{loss.name}](losses/{loss.name}.md) | {' | '.join(map(ratio, numbers))} |"
+
+
+def table(losses: Sequence[Loss], profile: Profile) -> str:
+    """The whole table, in Markdown."""
+    head = [*REAL_DTYPES, f"{WIDE} in {NARROW}"]
+    lines = [f"| loss | {' | '.join(head)} |", f"|---|{'--:|' * len(head)}"]
+    for loss in losses:
+        lines.append(row(loss, profile))
+        print(lines[-1], file=sys.stderr)
+    about = f"torch {torch.__version__.partition('+')[0]} on cpu, profile {profile.name}, seed 0."
+    return "\n".join(["", *lines, "", about, "", ""])
+
+
+def main() -> None:
+    """Print the table, or put it into a page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("page", nargs="?", type=Path)
+    parser.add_argument("--profile", choices=list(PROFILES), default="standard")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    made = table(list(catalogue().values()), PROFILES[options.profile])
+    if options.page is None:
+        print(made)
+    else:
+        text = options.page.read_text("utf-8")
+        options.page.write_text(MARKS.sub(lambda found: found[1] + made + found[2], text), "utf-8")
+
+
+if __name__ == "__main__":
+    main()
