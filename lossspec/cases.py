@@ -521,15 +521,14 @@ def _mask_classes(
     indices = [
         name for name, other in others if isinstance(other, ClassIndex) and other.ends is None
     ]
-    if role.style != "logit" or len(indices) != 1 or parameters.get("label_smoothing"):
+    labels = role.style == "logit" and role.through is None and len(indices) == 1
+    if not labels or parameters.get("label_smoothing"):
         return
     if _one_of(draw, ("no", "no", "no", "no", "some")) == "no":
         return
     target = tensors[indices[0]]
     axis = next(i for i, name in enumerate(shape.inputs[0]) if name in shape.core)
     x = np.moveaxis(tensors[first].copy(), axis, -1)
-    if x.shape[:-1] != target.shape:
-        return
     wanted = np.arange(x.shape[-1]) == target[..., None]
     x[(rng.random(x.shape) < 0.4) & ~wanted & wanted.any(-1, keepdims=True)] = -np.inf
     tensors[first] = np.moveaxis(x, -1, axis)

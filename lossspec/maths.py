@@ -41,7 +41,7 @@ class Ensemble:
     rounding : first of `ROUNDING_MEMBERS` members in which each word's result is rounded.
     low, high : the last two members, which differ in the side they take at a kink.
     unit : unit roundoff of the case's dtype; `smallest` its smallest subnormal. free : every member
-    takes its own branches, so that a branch close by shows as an enormous change.
+    takes its own branches, so that a branch close by shows as an enormous change. step : relative size of every move.
     """
 
     size: int
@@ -49,6 +49,7 @@ class Ensemble:
     smallest: float
     slack: float
     free: bool = False
+    step: float = STEP
     words: int = field(default=0)
 
     @property
@@ -70,7 +71,7 @@ class Ensemble:
         # A fixed table: each word has its own signs, so errors neither always add nor cancel.
         pattern = 0b0011 if steady else (self.words * 0x9E3779B1) >> 7
         for i in range(ROUNDING_MEMBERS):
-            signs[self.rounding.start + i] = STEP if (pattern >> i) & 1 else -STEP
+            signs[self.rounding.start + i] = self.step if (pattern >> i) & 1 else -self.step
         self.words += 1
         size = np.abs(raw)
         moves = self.column(signs, raw.ndim) * (
@@ -93,7 +94,7 @@ class Ensemble:
         """
         slope = self.kept(slope)
         with np.errstate(invalid="ignore"):
-            reach = np.abs(argument[2:-2] - argument[:1]).sum(0) * (self.slack * self.unit / STEP)
+            reach = np.abs(argument[2:-2] - argument[:1]).sum(0) * (self.slack * self.unit / self.step)
             either = np.abs(argument[0]) <= reach + self.slack * self.smallest
         slope[-2] = np.where(either, low, slope[0])
         slope[-1] = np.where(either, high, slope[0])

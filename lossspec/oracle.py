@@ -297,6 +297,8 @@ def _pose(loss: Loss, case: Case, *, free: bool = False) -> _Posed:
             exact[name] = np.where(mask, view, np.zeros_like(view))
     moves = _moves(exact, placed)
     size = 2 + sum(map(len, moves.values())) + ROUNDING_MEMBERS + 2
+    # Free members move by as much as rounding may, so that they meet the branches that it may.
+    step = 4 * dtype.unit if free else STEP
     return _Posed(
         loss,
         case,
@@ -309,11 +311,11 @@ def _pose(loss: Loss, case: Case, *, free: bool = False) -> _Posed:
         placed,
         counted,
         {
-            name: _members(view, name, placed[name].core, moves, size, dtype)
+            name: _members(view, name, placed[name].core, moves, size, dtype, step)
             for name, view in exact.items()
         },
         tuple(name for name in exact if roles[name].differentiable),
-        Ensemble(size, dtype.unit, dtype.smallest, SLACK, free=free),
+        Ensemble(size, dtype.unit, dtype.smallest, SLACK, free, step),
     )
 
 
@@ -404,6 +406,8 @@ def solve_second(
             error = error + 4 * posed.precision.unit * size
             error = error + posed.precision.smallest * (1 + np.abs(scale).max(initial=0))
             sided = np.abs(curvature[-2:] - curvature[:1]).max(0) > SLACK * error
+            # No accuracy is promised of second derivatives: half the digits, by the largest term.
+            error = error + np.sqrt(posed.precision.unit) * _largest(size)
             vague = sided | (SLACK * error > 0.1 * size)
             error = np.where(np.isfinite(curvature[0]) & ~vague, error, np.inf)
             placed = posed.placed[name]
@@ -447,6 +451,7 @@ def _members(
     moves: Mapping[str, list[np.ndarray]],
     size: int,
     dtype: Precision,
+    step: float,
 ) -> np.ndarray:
     """One tensor in every member of the ensemble; `axes` of its axes are core."""
     members = np.empty((size, *view.shape), Extended)
@@ -462,7 +467,7 @@ def _members(
     core = view.shape[view.ndim - axes :]
     # A unit in the last place is relative, but never less than the smallest subnormal; 0 is exact.
     size = np.where(members[0] == 0, 0, np.maximum(np.abs(members[0]), dtype.smallest / dtype.unit))
-    place = Extended(STEP) * np.where(np.isfinite(size), np.copysign(size, members[0]), 0)
+    place = Extended(step) * np.where(np.isfinite(size), np.copysign(size, members[0]), 0)
     for i, pattern in enumerate(moves[name]):
         members[first + i] += place * pattern.reshape(core)
     return members
@@ -474,7 +479,7 @@ def _spread(results: np.ndarray, members: Ensemble, dtype: Precision) -> np.ndar
     change[~np.isfinite(change)] = 0
     moved = change[2 : members.rounding.start].sum(0)
     within = change[members.rounding].max(0)
-    return np.asarray((moved + within) * (dtype.unit / STEP))
+    return np.asarray((moved + within) * (dtype.unit / members.step))
 
 
 def _textbook(
@@ -514,3 +519,7 @@ def _textbook(
         overflow = hopeless[0].reshape(hopeless[0].shape + (1,) * (slip.ndim - hopeless[0].ndim))
         slips[name] = np.where(np.isfinite(slip), np.where(overflow, slip, 0), np.inf)
     return np.asarray(error.max(0)), slips
+
+
+def _largest(size: np.ndarray) -> Any:
+    return np.max(size, where=np.isfinite(size), initial=0)

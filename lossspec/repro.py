@@ -36,12 +36,13 @@ def tensor(dtype, shape, data, layout="contiguous"):
     if layout == "permuted":
         order = list(range(x.ndim))[::-1]
         return x.permute(order).contiguous().permute(order)
+    filler = 77 if x.is_floating_point() else int(x.max())
     if layout == "sliced":
-        wide = torch.full((*x.shape[:-1], x.shape[-1] * 2 + 1), 77, dtype=x.dtype)
+        wide = torch.full((*x.shape[:-1], x.shape[-1] * 2 + 1), filler, dtype=x.dtype)
         wide[..., 1::2] = x
         return wide[..., 1::2]
     if layout == "offset":
-        store = torch.full((x.numel() + 5,), 77, dtype=x.dtype)
+        store = torch.full((x.numel() + 5,), filler, dtype=x.dtype)
         store[3:-2] = x.reshape(-1)
         return store[3:-2].view(x.shape)
     if layout == "expanded":

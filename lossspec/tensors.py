@@ -31,13 +31,16 @@ def _laid_out(plain: torch.Tensor, layout: str) -> torch.Tensor:
     if layout == "permuted":
         order = list(range(plain.ndim))[::-1]
         return plain.permute(order).contiguous().permute(order)
+    # What lies between must not be read; an integer there is a valid one, since a kernel that reads
+    # it nevertheless may take it for an address.
+    filler = 77 if plain.is_floating_point() else int(plain.max())
     if layout == "sliced":
-        wide = torch.full((*plain.shape[:-1], plain.shape[-1] * 2 + 1), 77, dtype=plain.dtype)
+        wide = torch.full((*plain.shape[:-1], plain.shape[-1] * 2 + 1), filler, dtype=plain.dtype)
         wide = wide.to(plain.device)
         wide[..., 1::2] = plain
         return wide[..., 1::2]
     if layout == "offset":
-        store = torch.full((plain.numel() + 5,), 77, dtype=plain.dtype).to(plain.device)
+        store = torch.full((plain.numel() + 5,), filler, dtype=plain.dtype).to(plain.device)
         store[3:-2] = plain.reshape(-1)
         return store[3:-2].view(plain.shape)
     if layout == "expanded":

@@ -1,0 +1,95 @@
+"""The catalogue of mutants: each one is wrong, and a clause says so."""
+
+import re
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from lossspec.audit import Mutant, audit, mutants
+from lossspec.spec import UnknownName, catalogue
+
+MUTANTS = mutants()
+#: Profile and seed of each attempt: a mutant that is found early costs little.
+HUNTS = (("quick", 0), ("standard", 0))
+
+
+def expected(mutant: Mutant):
+    marks = []
+    if mutant.awaits:
+        marks = [pytest.mark.xfail(reason=mutant.awaits, strict=True)]
+    return pytest.param(mutant, id=mutant.id, marks=marks)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("mutant", map(expected, MUTANTS.values()))
+def test_a_mutant_is_killed(mutant):
+    hunts = HUNTS[:1] if mutant.awaits else HUNTS
+    for profile, seed in hunts:
+        (result,) = audit([mutant], profile, seed, first_only=True)
+        if not result.survived:
+            break
+    assert not result.survived, mutant.wrong
+
+
+@pytest.mark.parametrize(
+    "mutant", [pytest.param(m, id=m.id) for m in MUTANTS.values() if m.witness]
+)
+def test_a_mutant_that_no_case_shows_differs_from_torch_on_its_witness(mutant):
+    def outcome(loss):
+        try:
+            return mutant.witness(loss)
+        except (RuntimeError, IndexError, ZeroDivisionError) as error:
+            return error
+
+    got, want = outcome(mutant.make()), outcome(getattr(F, mutant.loss))
+    alike = type(got) is type(want) and (
+        isinstance(got, Exception) or torch.equal(got.nan_to_num(1e9), want.nan_to_num(1e9))
+    )
+    assert not alike
+
+
+def test_whoever_awaits_a_clause_has_a_witness():
+    assert [m.id for m in MUTANTS.values() if m.awaits and not m.witness] == []
+
+
+def test_the_catalogue_is_large_and_names_its_sources():
+    assert len(MUTANTS) >= 140
+    for mutant in MUTANTS.values():
+        assert mutant.loss in catalogue()
+        assert re.fullmatch(r"[A-Z]{3}-\d\d", mutant.row)
+        assert re.fullmatch(r"[\w.-]+/[\w.-]+#\d+", mutant.issue)
+        assert mutant.wrong.endswith(".")
+
+
+def test_a_hunt_for_the_first_kill_finds_the_first_of_all_kills():
+    mutant = MUTANTS["l1_loss/sign-kept"]
+    (whole,) = audit([mutant])
+    (first,) = audit([mutant], first_only=True)
+    assert first.kills[0].index == whole.kills[0].index
+    assert first.kills[0].clause in {k.clause for k in whole.kills}
+    assert {k.clause for k in whole.kills} >= {"value", "gradient"}
+    assert first.cases == first.kills[0].index + 1 < whole.cases
+
+
+def test_a_dtype_that_never_works_is_refused_and_float32_must_work():
+    (result,) = audit([MUTANTS["huber_loss/double-only"]])
+    assert {k.clause for k in result.kills} >= {"accepts"}
+    assert set(result.refused) <= {"float16", "bfloat16"}
+
+
+def test_each_audit_starts_from_a_fresh_target():
+    mutant = MUTANTS["cross_entropy/noise-in-sum"]
+    assert mutant.make() is not mutant.make()
+
+
+def test_an_unknown_profile_is_one_clear_error():
+    with pytest.raises(UnknownName, match=r"'slow'; known: quick, standard, deep"):
+        next(audit([], "slow"))
