@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from lossspec.campaign import PROFILES
+from lossspec.devices import chosen
 from lossspec.implementations import Implementation, load
 from lossspec.plan import Cell, Plan
 from lossspec.run import Run, failure_text
@@ -28,19 +29,28 @@ def check(
     """The verdicts on one function or class, a record for each clause that applies.
 
     loss : the name of a specified loss, or a `Loss` of your own. target : called as torch's
-    function of that name, or a class constructed as torch's. UnknownName lists the known names.
+    function of that name, or a class constructed as torch's; TypeError when it is neither.
+    UnknownName and DeviceError list what is known.
 
     >>> import torch, lossspec
-    >>> cells = lossspec.check("mse_loss", torch.nn.functional.mse_loss, profile="quick")
-    >>> {str(cell.verdict) for cell in cells}
-    {'conforms'}
+    >>> cells = lossspec.check("l1_loss", torch.nn.functional.l1_loss, clauses=["result-shape"])
+    >>> [f"{cell.id}: {cell.verdict}" for cell in cells]
+    ['l1_loss/result-shape[function-cpu]: conforms']
     """
     spec = find(loss) if isinstance(loss, str) else loss
+    for dtype in dtypes or ():
+        if dtype not in spec.dtypes:
+            raise UnknownName("dtype", dtype, spec.dtypes)
+    chosen((device,))
     name = getattr(target, "__qualname__", type(target).__qualname__)
-    if inspect.isclass(target):
-        implementation = Implementation(name, classes={str(spec.module): target}, own=(spec,))
-    else:
+    if not callable(target):
+        raise TypeError(f"target is a function or a class, got {target!r}")
+    if not inspect.isclass(target):
         implementation = Implementation(name, functions={spec.name: target}, own=(spec,))
+    elif spec.module is not None:
+        implementation = Implementation(name, classes={spec.module: target}, own=(spec,))
+    else:
+        raise TypeError(f"{spec.name} is specified as a function only, got the class {name}")
     run = Run(_profile(profile), seed, tuple(dtypes) if dtypes else None)
     plan = Plan(
         [implementation],
@@ -74,9 +84,10 @@ def parametrize(
     """
     import pytest
 
-    chosen = load(implementation) if isinstance(implementation, str) else implementation
+    chosen((device,))
+    subject = load(implementation) if isinstance(implementation, str) else implementation
     plan = Plan(
-        [chosen],
+        [subject],
         tuple(losses) if losses else None,
         tuple(clauses) if clauses else None,
         (device,),

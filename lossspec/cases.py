@@ -340,7 +340,7 @@ def cases(draw: st.DrawFn, loss: Loss, dtypes: tuple[str, ...] | None = None) ->
     for axis, rule in form.sizes.items():
         if callable(rule):
             sizes[axis] = rule(sizes, parameters)
-        elif axis in sizes:
+        elif any(axis in axes for axes in shape.inputs):
             sizes[axis] = _one_of(draw, rule)
     reduction = _one_of(draw, loss.reductions[::-1])
     rng = np.random.default_rng(draw(_SEED))

@@ -19,11 +19,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         status: int = options.action(options)
-    except (ReportError, ValueError) as error:
-        print(f"lossspec {options.command}: {error}", file=sys.stderr)
-        return 4
     except BrokenPipeError:
         return 0
+    except (ReportError, ValueError, OSError) as error:
+        print(f"lossspec {options.command}: {error}", file=sys.stderr)
+        return 4
     return status
 
 
@@ -146,13 +146,18 @@ def _deviations(options: argparse.Namespace) -> int:
     from lossspec.plan import Plan
     from lossspec.run import Run, updated
 
-    path = options.file or deviations.SHIPPED / f"{options.implementation}.toml"
-    listed = deviations.read(path) if path.exists() else []
+    implementation = load(options.implementation)
+    shipped = deviations.SHIPPED / f"{implementation.name}.toml"
+    path = options.file or shipped
     if not options.update:
-        for entry in listed:
+        for entry in deviations.read(path) if options.file or shipped.exists() else []:
             print(f"{entry.loss}/{entry.clause}: {entry.reason}")
         return 0
-    implementation = load(options.implementation)
+    if options.file is None and not shipped.exists():
+        raise ValueError(
+            f"lossspec ships no file for {implementation.name}; say which: --file FILE"
+        )
+    listed = deviations.read(path) if path.exists() else []
     run = Run(_profile(options.profile), known=listed, ship=False)
     kept, added, dropped = updated(run, Plan([implementation]), listed)
     deviations.write(path, kept + added)

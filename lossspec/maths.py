@@ -30,6 +30,8 @@ Array = Any  # an ndarray, or autograd's box around one
 STEP = 2.0**-30
 #: How many members stand for rounding inside the words.
 ROUNDING_MEMBERS = 4
+#: How many members, the last ones, differ in the side that they take at a kink.
+SIDES = 4
 
 
 @dataclass
@@ -39,7 +41,8 @@ class Ensemble:
     exact : always member 0; `neighbour`, member 1, is the case moved by one unit in the last place.
     moved : members 2 up to `rounding`: one input moved each.
     rounding : first of `ROUNDING_MEMBERS` members in which each word's result is rounded.
-    low, high : the last two members, which differ in the side they take at a kink.
+    sides : the last `SIDES` members, which differ in the side they take at a kink: two of them take
+    now one and now the other, one takes the lower slope always, the last the higher.
     unit : unit roundoff of the case's dtype; `smallest` its smallest subnormal. free : every member
     takes its own branches, so that a branch close by shows as an enormous change. step : relative size of every move.
     """
@@ -51,11 +54,12 @@ class Ensemble:
     free: bool = False
     step: float = STEP
     words: int = field(default=0)
+    kinks: int = field(default=0)
 
     @property
     def rounding(self) -> slice:
         """The members in which each word's result is rounded."""
-        return slice(self.size - 2 - ROUNDING_MEMBERS, self.size - 2)
+        return slice(self.size - SIDES - ROUNDING_MEMBERS, self.size - SIDES)
 
     def column(self, values: np.ndarray, ndim: int) -> np.ndarray:
         """One number for each member, in a shape that broadcasts over the other axes."""
@@ -89,15 +93,20 @@ class Ensemble:
     def sided(self, argument: np.ndarray, slope: np.ndarray, low: float, high: float) -> np.ndarray:
         """Slopes of a function with a kink where `argument` is 0.
 
-        Where rounding may have put `argument` on either side of 0, member `low` takes the lower
-        slope and member `high` the higher one.
+        Where rounding may have put `argument` on either side of 0, the members of `sides` take
+        their sides. The moved ones take the higher slope, like the last, which they are compared to.
         """
         slope = self.kept(slope)
         with np.errstate(invalid="ignore"):
-            reach = np.abs(argument[2:-2] - argument[:1]).sum(0) * (self.slack * self.unit / self.step)
+            moves = np.abs(argument[2:-SIDES] - argument[:1]).sum(0)
+            reach = moves * (self.slack * self.unit / self.step)
             either = np.abs(argument[0]) <= reach + self.slack * self.smallest
-        slope[-2] = np.where(either, low, slope[0])
-        slope[-1] = np.where(either, high, slope[0])
+        if not self.free:
+            slope[2:] = np.where(either, high, slope[0])
+        second = bool(self.kinks & 2)
+        for i, higher in enumerate((second, not second, False, True), start=-SIDES):
+            slope[i] = np.where(either, high if higher else low, slope[0])
+        self.kinks += 1
         return slope
 
 
@@ -314,17 +323,18 @@ def log_add_exp(*terms: Array) -> Array:
 
 def norm(x: Array, p: float) -> Array:
     """‖x‖ₚ over the last axis, p ≥ 1. Kink at 0: every slope in [-1, 1] is right."""
-    size = absolute(x)
     if p == np.inf:
-        return largest(size)
+        return largest(absolute(x))
     if p == 1:
-        return total(size)
-    power = total(size * size if p == 2 else size**p)
+        return total(absolute(x))
+    raw = getval(x)
+    size = _standing_for(x, np.abs(raw), np.sign(raw))  # its powers have no kink
+    power = total(x * x if p == 2 else size**p)
     # At 0 the root has no slope; there the norm is any other one, such as the sum.
-    zero = ~np.any(getval(size), axis=-1)
+    zero = ~np.any(raw, axis=-1)
     power = where(zero, anp.ones_like(power), power)
     root = sqrt(power) if p == 2 else rounded(power ** constant(1 / p, like=power))
-    return where(zero, total(size), root)
+    return where(zero, total(absolute(x)), root)
 
 
 # === products and logarithms ==============================================================
@@ -352,6 +362,11 @@ def _x_log_x(x: Array) -> Array:
 
 
 defvjp(_x_log_x, lambda ans, x: lambda g: g * (rounded(anp.log(x)) + 1))
+
+
+def minus(x: Array, y: Array) -> Array:
+    """x - y."""
+    return rounded(x - y)
 
 
 def constant(value: float, like: Array) -> Array:

@@ -14,7 +14,7 @@ from autograd import make_vjp
 
 from lossspec.budget import SLACK, Bounded, Extended, Precision, as_extended, precision
 from lossspec.cases import Case
-from lossspec.maths import ROUNDING_MEMBERS, STEP, Definition, Ensemble, ensemble
+from lossspec.maths import ROUNDING_MEMBERS, SIDES, STEP, Definition, Ensemble, ensemble
 from lossspec.spec import ClassIndex, Form, Loss, Shape
 
 #: Up to this many core elements each gets a member of its own; beyond, they share by sign patterns.
@@ -296,7 +296,7 @@ def _pose(loss: Loss, case: Case, *, free: bool = False) -> _Posed:
             mask = counted.reshape(counted.shape + (1,) * placed[name].core)
             exact[name] = np.where(mask, view, np.zeros_like(view))
     moves = _moves(exact, placed)
-    size = 2 + sum(map(len, moves.values())) + ROUNDING_MEMBERS + 2
+    size = 2 + sum(map(len, moves.values())) + ROUNDING_MEMBERS + SIDES
     # Free members move by as much as rounding may, so that they meet the branches that it may.
     step = 4 * dtype.unit if free else STEP
     return _Posed(
@@ -346,12 +346,12 @@ def solve(loss: Loss, case: Case) -> Expected:
         slopes = {}
         for name, derivative in derivatives.items():
             error = _spread(derivative, posed.ensemble, dtype)
-            three = derivative[[0, -2, -1]]
+            sides = derivative[[0, *range(-SIDES, 0)]]
             # Where the loss or its derivative is infinite there is no gradient to ask for.
             finite = np.isfinite(losses[0]).reshape(loop + (1,) * posed.placed[name].core)
-            error = np.where(np.isfinite(three[0]) & finite, error + slips[name], np.inf)
+            error = np.where(np.isfinite(sides[0]) & finite, error + slips[name], np.inf)
             mask = posed.mask(name)
-            slopes[name] = np.where(mask, three, 0), np.where(mask, error, 0)
+            slopes[name] = np.where(mask, sides, 0), np.where(mask, error, 0)
     return Expected(
         case,
         np.where(posed.counted, losses[0], 0),
@@ -405,7 +405,7 @@ def solve_second(
             exact = np.where(posed.mask(name), curvature[0], 0)
             error = error + 4 * posed.precision.unit * size
             error = error + posed.precision.smallest * (1 + np.abs(scale).max(initial=0))
-            sided = np.abs(curvature[-2:] - curvature[:1]).max(0) > SLACK * error
+            sided = np.abs(curvature[-SIDES:] - curvature[:1]).max(0) > SLACK * error
             # No accuracy is promised of second derivatives: half the digits, by the largest term.
             error = error + np.sqrt(posed.precision.unit) * _largest(size)
             vague = sided | (SLACK * error > 0.1 * size)
@@ -475,7 +475,8 @@ def _members(
 
 def _spread(results: np.ndarray, members: Ensemble, dtype: Precision) -> np.ndarray:
     """What moving the inputs and rounding inside the words does to a result, in roundings."""
-    change = np.abs(results - results[:1])
+    # The last member takes the same sides as those that move; only free ones take their own.
+    change = np.abs(results - (results[:1] if members.free else results[-1:]))
     change[~np.isfinite(change)] = 0
     moved = change[2 : members.rounding.start].sum(0)
     within = change[members.rounding].max(0)

@@ -149,8 +149,8 @@ def argument(
 
 def invoke(subject: Subject, case: Case, tensors: Mapping[str, Any]) -> Any:
     """The case's call on other tensors than its own: traced ones, say."""
-    target = subject.construct(keywords(subject, case, tensors))
-    return target(*(tensors[name] for name in subject.loss.form(case.form).tensors))
+    given = dict(tensors)
+    return constructed(subject, case, given, {})(handed(subject, case, given))
 
 
 def ready(

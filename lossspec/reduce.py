@@ -6,13 +6,14 @@ on the case itself: fewer options, fewer and shorter axes, plainer numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from lossspec.cases import Case
 from lossspec.oracle import axes_of
-from lossspec.spec import ClassIndex, Loss, Shape
+from lossspec.spec import ClassIndex, Length, Loss, Role, written_out
 
 #: How often the predicate may be asked: a second or so for a small case.
 ATTEMPTS = 400
@@ -26,7 +27,10 @@ def reduced(
     progress = True
     while progress and left > 0:
         progress = False
-        for simpler in _simpler(loss, case):
+        for candidate in _simpler(loss, case):
+            simpler = candidate.settled(loss)
+            if not _valid(loss, simpler) or _same(simpler, case):
+                continue
             if left <= 0:
                 break
             left -= 1
@@ -37,24 +41,26 @@ def reduced(
 
 
 def _simpler(loss: Loss, case: Case) -> Iterator[Case]:
-    """Simpler cases, the greatest steps first; each is valid if `case` is."""
+    """Simpler cases, the greatest steps first; not all are valid."""
     yield from _shorter(loss, case)
+    yield from _flatter(loss, case)
     options = [name for name in case.tensors if name in loss.options]
     for name in options:
         yield _without(case, name)
-    for name, parameter in loss.parameters_of(loss.form(case.form)).items():
+    parameters = loss.parameters_of(loss.form(case.form))
+    for name, parameter in parameters.items():
         if case.parameters[name] != parameter.default and parameter.default in parameter.values:
             changed = case.with_(parameters={**case.parameters, name: parameter.default})
-            if _valid(loss, changed):
-                yield changed
+            yield changed
+            yield from _remarked(loss, changed, name, case.parameters[name])
     if case.layouts:
         yield case.with_(layouts={})
         for name in case.layouts:
             yield case.with_(layouts={n: v for n, v in case.layouts.items() if n != name})
     if case.scale != 1:
         yield case.with_(scale=1.0)
-    if case.omitted:
-        yield case.with_(omitted=frozenset())
+    defaults = {n for n, value in case.parameters.items() if value == parameters[n].default}
+    yield case.with_(omitted=frozenset(defaults))
     ones = np.ones_like(case.cotangent)
     if not np.array_equal(case.cotangent, ones):
         yield case.with_(cotangent=ones)
@@ -65,14 +71,38 @@ def _simpler(loss: Loss, case: Case) -> Iterator[Case]:
 
 
 def _valid(loss: Loss, case: Case) -> bool:
-    """Whether the class indices still lie in their range."""
-    sizes = case.axis_sizes(loss)
-    for name, role in loss.form(case.form).tensors.items():
+    """Whether class indices, lengths and derived sizes still lie in their range."""
+    form, sizes = loss.form(case.form), case.axis_sizes(loss)
+    for name, role in form.tensors.items():
+        array = case.tensors[name]
         if isinstance(role, ClassIndex):
-            target = case.tensors[name]
-            if not role.allows(target, sizes[role.classes], case.parameters).all():
+            if not role.allows(array, sizes[role.classes], case.parameters).all():
                 return False
-    return True
+        elif isinstance(role, Length) and not (array <= sizes[role.of]).all():
+            return False
+    return all(
+        sizes[axis] == rule(sizes, case.parameters)
+        for axis, rule in form.sizes.items()
+        if callable(rule)
+    )
+
+
+def _same(x: Case, y: Case) -> bool:
+    """Whether nothing was made simpler."""
+    plain = ("contract", "spread", "parameters", "omitted", "scale", "layouts", "requires_grad")
+    if set(x.tensors) != set(y.tensors) or any(getattr(x, n) != getattr(y, n) for n in plain):
+        return False
+    pairs = [(x.cotangent, y.cotangent), *((x.tensors[n], y.tensors[n]) for n in x.tensors)]
+    return all(a.shape == b.shape and a.tobytes() == b.tobytes() for a, b in pairs)
+
+
+def _remarked(loss: Loss, case: Case, name: str, old: object) -> Iterator[Case]:
+    """A case whose parameter marks elements to ignore, with them marked anew."""
+    for target, role in loss.form(case.form).tensors.items():
+        if isinstance(role, ClassIndex) and role.ignored_by == name:
+            array = case.tensors[target]
+            marked = np.where(array == old, case.parameters[name], array).astype(array.dtype)
+            yield case.with_(tensors={**case.tensors, target: marked})
 
 
 def _without(case: Case, name: str) -> Case:
@@ -84,33 +114,18 @@ def _without(case: Case, name: str) -> Case:
 
 
 def _shorter(loss: Loss, case: Case) -> Iterator[Case]:
-    """Parts of the case along each axis that the contract names, and without an axis of size 1."""
-    sizes = case.axis_sizes(loss)
-    for axis, size in sizes.items():
-        for part in (
-            [
-                slice(0, 1),
-                slice(0, size // 2),
-                slice(size // 2, size),
-                slice(0, size - 1),
-                slice(1, size),
-            ]
-            if size > 1
-            else []
-        ):
-            shorter = taken(loss, case, axis, part)
-            if _valid(loss, shorter):
-                yield shorter
-    contract = Shape.parse(case.contract)
-    if case.spread > contract.spreads[0]:
-        for i in range(case.spread):
-            if sizes[f"d{i + 1}"] == 1:
-                yield _dropped(loss, case, f"d{i + 1}")
+    """Parts of the case along each axis that the contract names."""
+    for axis, size in case.axis_sizes(loss).items():
+        if size > 1:
+            yield taken(loss, case, axis, slice(0, 1))
+            yield taken(loss, case, axis, slice(0, size // 2))
+            yield taken(loss, case, axis, slice(size // 2, size))
+            yield taken(loss, case, axis, slice(0, size - 1))
+            yield taken(loss, case, axis, slice(1, size))
 
 
 def taken(loss: Loss, case: Case, axis: str, part: slice | np.ndarray) -> Case:
     """A case with a part of one of the contract's axes, in every tensor that has the axis."""
-    form, contract = loss.form(case.form), case.shape
 
     def take(array: np.ndarray, axes: tuple[str, ...]) -> np.ndarray:
         where = tuple(
@@ -119,50 +134,85 @@ def taken(loss: Loss, case: Case, axis: str, part: slice | np.ndarray) -> Case:
         )
         return array[where].copy()
 
+    return _each(loss, case, take)
+
+
+def _flatter(loss: Loss, case: Case) -> Iterator[Case]:
+    """The case without an axis of size 1, where a contract of its form takes what is left."""
+    form, shape, sizes = loss.form(case.form), case.shape, case.axis_sizes(loss)
+    if sizes.get("N") == 1 < sizes.get("d1", 1):
+        yield _each(loss, case, _turned)
+    for axis in reversed(shape.result):
+        if sizes[axis] != 1:
+            continue
+
+        def drop(array: np.ndarray, axes: tuple[str, ...], axis: str = axis) -> np.ndarray:
+            return array.squeeze(axes.index(axis)) if axis in axes else array
+
+        left = _numbered([[a for a in axes if a != axis] for axes in (*shape.inputs, shape.result)])
+        for contract in form.contracts:
+            for spread in contract.spreads:
+                other = written_out(contract.text, spread)
+                if _numbered([*other.inputs, other.result]) == left:
+                    flat = _each(loss, case, drop)
+                    yield flat.with_(contract=contract.text, spread=spread)
+
+
+def _turned(array: np.ndarray, axes: tuple[str, ...]) -> np.ndarray:
+    """The first of several further axes as the batch."""
+    both = "N" in axes and "d1" in axes
+    return array.swapaxes(axes.index("N"), axes.index("d1")).copy() if both else array
+
+
+def _each(
+    loss: Loss, case: Case, change: Callable[[np.ndarray, tuple[str, ...]], np.ndarray]
+) -> Case:
+    """A case with every tensor changed, according to the contract's names for its axes."""
+    form, shape = loss.form(case.form), case.shape
     return case.with_(
         tensors={
-            name: take(array, axes_of(loss, form, contract, name, array.ndim))
+            name: change(array, axes_of(loss, form, shape, name, array.ndim))
             for name, array in case.tensors.items()
         },
-        cotangent=take(case.cotangent, contract.result),
+        cotangent=change(case.cotangent, shape.result),
     )
 
 
-def _dropped(loss: Loss, case: Case, axis: str) -> Case:
-    form, contract = loss.form(case.form), case.shape
-
-    def drop(array: np.ndarray, axes: tuple[str, ...]) -> np.ndarray:
-        return array.squeeze(axes.index(axis)) if axis in axes else array
-
-    return case.with_(
-        tensors={
-            name: drop(array, axes_of(loss, form, contract, name, array.ndim))
-            for name, array in case.tensors.items()
-        },
-        cotangent=drop(case.cotangent, contract.result),
-        spread=case.spread - 1,
-    )
+def _numbered(groups: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Names of axes, those that `*` and `d1, ..., dk` stand for and the batch's numbered anew."""
+    free = dict.fromkeys(a for axes in groups for a in axes if re.fullmatch(r"N|d\d+", a))
+    names = {axis: f"d{i}" for i, axis in enumerate(free)}
+    return [[names.get(axis, axis) for axis in axes] for axes in groups]
 
 
 def _plainer(loss: Loss, case: Case) -> Iterator[Case]:
     """Shorter numbers: whole tensors rounded first, then one element at a time."""
     roles = loss.roles(loss.form(case.form))
     for name, array in case.tensors.items():
-        if roles[name].integer:
-            continue
-        low, high = roles[name].low, roles[name].high
-        for digits in (0, 1, 2):
-            with np.errstate(all="ignore"):
-                plain = np.round(array.astype(np.float64), digits)
-                plain = np.clip(plain, low, high).astype(array.dtype)
-            if not np.array_equal(plain, array, equal_nan=True):
-                yield case.with_(tensors={**case.tensors, name: plain})
+        role = roles[name]
+        if not role.integer:
+            for digits in (0, 1, 2):
+                with np.errstate(all="ignore"):
+                    plain = np.round(array.astype(np.float64), digits)
+                    plain = np.clip(plain, role.low, role.high).astype(array.dtype)
+                if _allowed(role, plain).all():
+                    yield case.with_(tensors={**case.tensors, name: plain})
         if array.size > 12:
             continue
         for i in range(array.size):
-            for value in (0.0, 1.0):
+            for value in (0, 1, -1):
+                if array.flat[i] == value or (role.integer and value):
+                    break
                 simple = array.copy()
-                if simple.flat[i] in (0, 1) or not low <= value <= high:
-                    continue
                 simple.flat[i] = value
-                yield case.with_(tensors={**case.tensors, name: simple})
+                if _allowed(role, simple.flat[i]):
+                    yield case.with_(tensors={**case.tensors, name: simple})
+
+
+def _allowed(role: Role, numbers: np.ndarray) -> np.ndarray:
+    """Which numbers a role's domain holds; what ignored rows are filled with is none of its."""
+    x = np.asarray(numbers).astype(np.float64)
+    inside = ~np.isfinite(x) | ((x >= role.low) & (x <= role.high))
+    if role.style in ("sign", "positive"):
+        inside &= x != 0
+    return np.asarray(inside)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import pprint
 from typing import Any
 
 import numpy as np
+import torch
 
 from lossspec.cases import Case, dtype_name
 from lossspec.implementations import Subject
-from lossspec.outcome import keywords, written
+from lossspec.outcome import argument, keywords, owned, written
+from lossspec.tensors import to_numpy
 from lossspec.trial import Deviation
 
 _HEAD = '''\
@@ -25,12 +28,13 @@ import sys
 import torch
 
 {find}
+device = {device!r}
 
 
 def tensor(dtype, shape, data, layout="contiguous"):
     """The tensor of a case, bit for bit and stored as it was."""
-    x = torch.tensor([float(v) for v in data] if dtype.is_floating_point else data, dtype=dtype)
-    x = x.reshape(shape)
+    data = [float(v) for v in data] if dtype.is_floating_point else data
+    x = torch.tensor(data, dtype=dtype, device=device).reshape(shape)
     if x.ndim == 0 or x.numel() == 0 or layout == "contiguous":
         return x
     if layout == "permuted":
@@ -38,11 +42,11 @@ def tensor(dtype, shape, data, layout="contiguous"):
         return x.permute(order).contiguous().permute(order)
     filler = 77 if x.is_floating_point() else int(x.max())
     if layout == "sliced":
-        wide = torch.full((*x.shape[:-1], x.shape[-1] * 2 + 1), filler, dtype=x.dtype)
+        wide = x.new_full((*x.shape[:-1], x.shape[-1] * 2 + 1), filler)
         wide[..., 1::2] = x
         return wide[..., 1::2]
     if layout == "offset":
-        store = torch.full((x.numel() + 5,), filler, dtype=x.dtype)
+        store = x.new_full((x.numel() + 5,), filler)
         store[3:-2] = x.reshape(-1)
         return store[3:-2].view(x.shape)
     if layout == "expanded":
@@ -54,7 +58,10 @@ def tensor(dtype, shape, data, layout="contiguous"):
 
 def same_bits(x, y):
     """Whether two tensors hold the same bytes."""
-    return x.detach().numpy(force=True).tobytes() == y.numpy(force=True).tobytes()
+    if x.shape != y.shape or x.dtype != y.dtype:
+        return False
+    x, y = (t.detach().reshape(-1).view(torch.uint8) for t in (x, y))
+    return torch.equal(x, y)
 
 
 def near(got, want, budget):
@@ -68,77 +75,117 @@ def near(got, want, budget):
 '''
 
 _BODY = """\
-inputs = {tensors}
+inputs = {{
+{inputs}
+}}
 for name in {requires}:
     inputs[name].requires_grad_()
-before = {{name: x.detach().clone() for name, x in inputs.items()}}
+before = {{n: x.detach().clone() for n, x in inputs.items() if isinstance(x, torch.Tensor)}}
+
+
+def construct():
+{construct}
+
+
+def call():
+    return {call}
+
+
 value = error = None
 try:
-    {call}
+    target = construct()
+    value = call()
     if isinstance(value, torch.Tensor) and value.requires_grad:
         upstream = {upstream}
         value.backward(upstream.to(value.dtype).expand(value.shape))
 except Exception as raised:
     error = raised
 gradients = {{name: inputs[name].grad for name in {requires}}}
-
+{reshape}
 print({what!r})
 print("got   ", {got!r})
 print("want  ", {want!r})
 print("budget", {budget!r})
 print("value here:", value)
 print("error here:", repr(error))
-conforms = bool({check})
+try:
+    conforms = bool({check})
+except Exception as raised:  # there is nothing to compare
+    conforms = False
 print("conforms" if conforms else "deviates")
 sys.exit(0 if conforms else 1)
 """
 
+_OWN = """\
+    made = subject({arguments})
+    for name, path in {own}.items():
+        parameter = made.get_parameter(path)
+        parameter.data = inputs[name].detach().reshape(parameter.shape)
+        inputs[name] = parameter.requires_grad_(inputs[name].requires_grad)
+    return made"""
 
-def script(subject: Subject, case: Case, deviation: Deviation, says: str) -> str:
-    """The text of the script. An implementation is imported by the name it was given by."""
+_RESHAPE = """\
+for name, shape in {shapes}.items():
+    gradients[name] = None if gradients[name] is None else gradients[name].reshape(shape)
+"""
+
+
+def script(subject: Subject, case: Case, deviation: Deviation, says: str, device: str) -> str:
+    """The text of the script, for a subject that an import finds."""
     case = deviation.case or case
-    loss = subject.loss
-    form = loss.form(case.form)
-    name, _, attribute = subject.implementation.partition(":")
-    wanted = str(loss.module) if subject.surface == "class" else loss.name
-    target = f"subject{'.' + attribute if attribute else ''}"
-    find = f"import {name} as subject\n\nsubject = {target}"
-    find += f"\nsubject = getattr(subject, {wanted!r}, subject)"
-    tensors = {**case.tensors}
-    entries = [
-        f"    {key!r}: {_tensor(array, case.layouts.get(key, 'contiguous'))},"
-        for key, array in tensors.items()
-    ]
-    names = [key for key in tensors if key not in form.tensors]
+    form = subject.loss.form(case.form)
+    module, _, expression = subject.found.partition(":")
+    roles = subject.loss.roles(form)
+    own = owned(subject, case)
+    replaced = deviation.replaced
+
+    inputs = []
+    for name, array in case.tensors.items():
+        given = replaced.get(name, array)
+        layout = "contiguous" if name in replaced else case.layouts.get(name, "contiguous")
+        if isinstance(given, torch.Tensor):
+            given = to_numpy(given)
+        if isinstance(given, np.ndarray) and roles[name].scalar:
+            given = argument(roles[name], given)
+        code = _tensor(given, layout) if isinstance(given, np.ndarray) else _code(given)
+        inputs.append(f"    {name!r}: {code},")
     passed = {
-        key: value
-        for key, value in keywords(subject, case, {}).items()
-        if key not in deviation.replaced
+        name: f"inputs[{name!r}]" for name in case.tensors if name not in {**form.tensors, **own}
     }
-    given = ", ".join(f"inputs[{key!r}]" for key in form.tensors)
-    extra = [f"{key}=inputs[{key!r}]" for key in names]
-    extra += [f"{key}={value!r}" for key, value in passed.items()]
-    for key, value in deviation.replaced.items():
-        if key in tensors:
-            text = _tensor(_numpy(value), "contiguous") if hasattr(value, "shape") else repr(value)
-            entries = [
-                e if not e.startswith(f"    {key!r}:") else f"    {key!r}: {text}," for e in entries
-            ]
-        else:
-            extra.append(f"{key}={value!r}")
+    for name, value in {**keywords(subject, case, {}), **replaced}.items():
+        if name not in case.tensors:
+            passed[name] = _code(value)
+    extra = [f"{name}={code}" for name, code in passed.items()]
+    given = []
+    for (name, role), axes in zip(form.tensors.items(), case.shape.inputs, strict=True):
+        if role.through is not None:
+            given.append(f"torch.{role.through}(inputs[{name!r}], dim={axes.index('C')})")
+        elif name not in own:
+            given.append(f"inputs[{name!r}]")
     if subject.surface == "class":
-        call = f"value = subject({', '.join(extra)})({given})"
+        result = subject.loss.results.get(case.reduction)
+        call = f"target({', '.join(given)})" + (f".{result}" if result else "")
+        construct = f"    return subject({', '.join(extra)})"
+        if own:
+            construct = _OWN.format(arguments=", ".join(extra), own=pprint.pformat(own))
     else:
-        call = f"value = subject({', '.join([given, *extra])})"
-    upstream = _tensor(np.asarray(case.upstream(case.reduction)), "contiguous")
-    title = "\n".join(
-        f"    {line[:300]}" for line in written(subject, case, deviation.replaced).split("\n")
-    )
-    return _HEAD.format(says=says, title=title, find=find) + _BODY.format(
-        tensors="{\n" + "\n".join(entries) + "\n}",
-        requires=pprint.pformat([k for k in case.requires_grad if k not in deviation.replaced]),
+        call = f"target({', '.join([*given, *extra])})"
+        construct = "    return subject"
+    requires = [n for n in case.requires_grad if n not in replaced]
+    shapes = {name: case.tensors[name].shape for name in own if name in requires}
+    title = "\n".join(f"    {line[:300]}" for line in written(subject, case, replaced).split("\n"))
+    return _HEAD.format(
+        says=says,
+        title=title,
+        find=f"import {module} as subject\n\nsubject = subject.{expression}",
+        device=device,
+    ) + _BODY.format(
+        inputs="\n".join(inputs),
+        requires=pprint.pformat(requires),
+        construct=construct,
         call=call,
-        upstream=upstream,
+        upstream=_tensor(np.asarray(case.upstream(case.reduction)), "contiguous"),
+        reshape=_RESHAPE.format(shapes=pprint.pformat(shapes)) if shapes else "",
         what=deviation.what,
         got=deviation.got,
         want=deviation.want,
@@ -147,15 +194,23 @@ def script(subject: Subject, case: Case, deviation: Deviation, says: str) -> str
     )
 
 
-def _numpy(value: Any) -> np.ndarray:
-    plain = value.detach().cpu()
-    return np.asarray(plain.float().numpy() if plain.is_floating_point() else plain.numpy())
+def _code(value: Any) -> str:
+    """A value as Python."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"float({str(value)!r})"
+    if isinstance(value, tuple | list):
+        inside = ", ".join(map(_code, value))
+        return f"[{inside}]" if isinstance(value, list) else f"({inside}{',' * (len(value) == 1)})"
+    return repr(value)
 
 
 def _tensor(array: np.ndarray, layout: str) -> str:
     name = dtype_name(array)
     if array.dtype.kind in "iub":
         data = repr(array.ravel().tolist())
+    elif array.dtype.kind == "c":
+        parts = [f"complex({_code(z.real)}, {_code(z.imag)})" for z in array.ravel().tolist()]
+        data = f"[{', '.join(parts)}]"
     else:
         numbers = array.astype(np.float64).ravel().tolist()
         data = "[" + ", ".join(repr(x) if np.isfinite(x) else repr(str(x)) for x in numbers) + "]"

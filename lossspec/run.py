@@ -129,7 +129,7 @@ class Run:
             shown = self._shown(cell, cell.subject, case, deviation)
             script = ""
             if deviation.check is not None and cell.subject.found:
-                script = repro.script(cell.subject, case, deviation, cell.clause.says)
+                script = repro.script(cell.subject, case, deviation, cell.clause.says, cell.device)
             return blank(cell, Verdict.DEVIATES, deviation.what, **fields, **shown), script
         if ledger.known is not None:
             known, case, deviation = ledger.known

@@ -22,6 +22,7 @@ from lossspec.audit.right import (
     Huber,
     KLDiv,
     SmoothL1,
+    together,
     wide,
 )
 
@@ -64,7 +65,11 @@ class Compiled:
 
     def __call__(self, input: Tensor, target: Tensor, **options: Any) -> Tensor:
         """As the function of that name in `torch.nn.functional`."""
-        result: Tensor = self.compiled(input, target, **options)
+        # Otherwise what is compiled refuses to go backward twice.
+        with torch._functorch.config.patch(donated_buffer=False):
+            result: Tensor = self.compiled(  # type: ignore[no-untyped-call]
+                input, target, **options
+            )
         return result
 
 
@@ -90,7 +95,7 @@ class InBlocks(Elementwise):
     """Rows in five blocks, put together again."""
 
     def element(self, c: Elements) -> Tensor:
-        x, y = torch.broadcast_tensors(c.x, c.y)
+        x, y = together(c.x, c.y)
         if not x.ndim:
             return super().element(c)
         factor = None if c.pos_weight is None else c.pos_weight.expand(x.shape)
@@ -109,7 +114,7 @@ class Flattened(Elementwise):
     """All axes flattened into one, and put back."""
 
     def element(self, c: Elements) -> Tensor:
-        x, y = torch.broadcast_tensors(c.x, c.y)
+        x, y = together(c.x, c.y)
         flat = copy.copy(c)
         flat.x, flat.y = x.reshape(-1), y.reshape(-1)
         if c.pos_weight is not None:
@@ -138,7 +143,7 @@ class AnalyticGradient(Elementwise):
     """An autograd.Function with the gradient written by hand."""
 
     def element(self, c: Elements) -> Tensor:
-        x, y = torch.broadcast_tensors(c.x, c.y)
+        x, y = together(c.x, c.y)
         shown = copy.copy(c)
         shown.x, shown.y = x.detach(), y.detach()
         value = super().element(shown)
@@ -156,7 +161,7 @@ class AnalyticGradient(Elementwise):
         if self.loss == "binary_cross_entropy_with_logits":
             p = 1 if c.pos_weight is None else wide(c.pos_weight)
             by_x = (1 - c.y) * c.x.sigmoid() - p * c.y * (-c.x).sigmoid()
-            return by_x, (p - 1) * F.softplus(-c.x) - c.x
+            return by_x, (1 - p) * F.logsigmoid(c.x) - c.x
         by_x = self.slope(c, c.residual)
         return by_x, -by_x
 
@@ -177,7 +182,7 @@ class EachByVmap(Elementwise):
     """torch.func.vmap over the rows."""
 
     def element(self, c: Elements) -> Tensor:
-        x, y = torch.broadcast_tensors(c.x, c.y)
+        x, y = together(c.x, c.y)
         if not x.ndim or not x.shape[0]:
             return super().element(c)
         factor = torch.ones_like(x) if c.pos_weight is None else c.pos_weight.expand(x.shape)
@@ -207,8 +212,9 @@ class SmoothWithoutBeta(L1):
     """Torch's smooth_l1_loss with beta = 0."""
 
     def element(self, c: Elements) -> Tensor:
-        x, y = torch.broadcast_tensors(c.x, c.y)
-        return F.smooth_l1_loss(x, y, beta=0.0, reduction="none")
+        x, y = together(c.x, c.y)
+        losses: Tensor = F.smooth_l1_loss(x, y, beta=0.0, reduction="none")
+        return losses
 
 
 @control(MSE)
@@ -234,8 +240,9 @@ class ScaledSmoothL1(Huber):
     """delta times torch's smooth_l1_loss with beta = delta."""
 
     def element(self, c: Elements) -> Tensor:
-        x, y = torch.broadcast_tensors(c.x, c.y)
-        return c.parameter * F.smooth_l1_loss(x, y, beta=c.parameter, reduction="none")
+        x, y = together(c.x, c.y)
+        losses: Tensor = F.smooth_l1_loss(x, y, beta=c.parameter, reduction="none")
+        return losses * float(c.parameter)
 
 
 @control(SmoothL1)
@@ -245,8 +252,9 @@ class ScaledHuber(SmoothL1):
     def element(self, c: Elements) -> Tensor:
         if c.parameter == 0:
             return c.residual.abs()
-        x, y = torch.broadcast_tensors(c.x, c.y)
-        return F.huber_loss(x, y, delta=c.parameter, reduction="none") / c.parameter
+        x, y = together(c.x, c.y)
+        losses: Tensor = F.huber_loss(x, y, delta=c.parameter, reduction="none")
+        return losses / float(c.parameter)
 
 
 @control(KLDiv)
@@ -275,7 +283,8 @@ class MultipliedOut(KLDiv):
 
     def element(self, c: Elements) -> Tensor:
         if not c.parameter:
-            return -(torch.special.entr(c.y) + c.y * c.x)
+            entropy: Tensor = torch.special.entr(c.y)
+            return -entropy - c.y * c.x
         p = c.y.exp()
         return p * c.y - p * c.x
 

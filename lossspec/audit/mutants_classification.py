@@ -32,7 +32,7 @@ MICRO = 4
 class MeanOverAll(NLL):
     """The mean divides by the number of elements, ignored ones too."""
 
-    def divisor(self, c: Classes, losses: Tensor) -> Any:
+    def divisor(self, c: Classes, losses: Tensor) -> Tensor:
         return losses.new_tensor(float(losses.numel()))
 
 
@@ -40,7 +40,7 @@ class MeanOverAll(NLL):
 class MeanOverAllWithoutWeight(CrossEntropy):
     """Without a weight the mean counts ignored elements too."""
 
-    def divisor(self, c: Classes, losses: Tensor) -> Any:
+    def divisor(self, c: Classes, losses: Tensor) -> Tensor:
         count = losses.new_tensor(float(losses.numel()))
         return count if c.w is None else super().divisor(c, losses)
 
@@ -55,7 +55,7 @@ class MeanOverAllWithoutWeight(CrossEntropy):
 class WeightsSummedBeforeMask(NLL):
     """The mean divides by the weights of all targets, ignored ones counting as class 0."""
 
-    def divisor(self, c: Classes, losses: Tensor) -> Any:
+    def divisor(self, c: Classes, losses: Tensor) -> Tensor:
         return super().divisor(c, losses) if c.soft else self.class_weight(c).sum()
 
 
@@ -68,7 +68,7 @@ class WeightsSummedBeforeMask(NLL):
 class MeanOverPixels(CrossEntropy):
     """With further axes the mean divides by all positions, ignored ones too."""
 
-    def divisor(self, c: Classes, losses: Tensor) -> Any:
+    def divisor(self, c: Classes, losses: Tensor) -> Tensor:
         if losses.ndim < 2:
             return super().divisor(c, losses)
         return losses.new_tensor(float(losses.numel()))
@@ -99,7 +99,7 @@ class ZeroWhenAllIgnored(NLL):
 class MeanOverIgnored(CrossEntropy):
     """The mean divides by the number of ignored elements when there are any."""
 
-    def divisor(self, c: Classes, losses: Tensor) -> Any:
+    def divisor(self, c: Classes, losses: Tensor) -> Tensor:
         ignored = (~c.kept).sum()
         return ignored.to(losses.dtype) if ignored else super().divisor(c, losses)
 
@@ -108,7 +108,7 @@ class MeanOverIgnored(CrossEntropy):
 class CountRoundedToBatch(NLL):
     """Without a weight the count of what is kept is rounded down to a multiple of the batch."""
 
-    def divisor(self, c: Classes, losses: Tensor) -> Any:
+    def divisor(self, c: Classes, losses: Tensor) -> Tensor:
         count, batch = int(c.kept.sum()), losses.shape[0] if losses.ndim else 1
         if c.w is not None or not losses.ndim or count < batch:
             return super().divisor(c, losses)
@@ -119,7 +119,7 @@ class CountRoundedToBatch(NLL):
 class MinusOneIsNoIndex(NLL):
     """ignore_index = -1 is taken for none when the mean counts, so ignored elements count too."""
 
-    def divisor(self, c: Classes, losses: Tensor) -> Any:
+    def divisor(self, c: Classes, losses: Tensor) -> Tensor:
         if c.ignore_index == -1 and c.w is None:
             return losses.new_tensor(float(losses.numel()))
         return super().divisor(c, losses)
@@ -134,7 +134,7 @@ class MinusOneIsNoIndex(NLL):
 class DividesBySmoothedWeight(CrossEntropy):
     """With weight and smoothing the mean against probabilities divides by their product's sum."""
 
-    def divisor(self, c: Classes, losses: Tensor) -> Any:
+    def divisor(self, c: Classes, losses: Tensor) -> Tensor:
         if c.soft and c.w is not None and c.smoothing:
             return (self.smoothed(c) * c.w).sum()
         return super().divisor(c, losses)
@@ -208,7 +208,7 @@ class MeanOfMicroMeans(CrossEntropy):
 class DividedByMicroBatchesToo(CrossEntropy):
     """The mean is divided once more by the number of micro-batches."""
 
-    def divisor(self, c: Classes, losses: Tensor) -> Any:
+    def divisor(self, c: Classes, losses: Tensor) -> Tensor:
         batches = -(-losses.shape[0] // MICRO) if losses.ndim else 1
         return super().divisor(c, losses) * max(1, batches)
 
@@ -256,13 +256,11 @@ class MeanSumsInHalf(NLL):
     row="DTY-04",
     issue="pytorch/pytorch#85791",
     needs="float16, and more than 65504 elements",
-    awaits="a case of more than 65504 elements that count, in float16",
-    witness=lambda loss: loss(torch.zeros(65600, 2).half(), torch.zeros(65600).long()),
 )
 class WeightsSumInHalf(CrossEntropy):
     """The weights that divide the mean are summed in float16, which overflows."""
 
-    def divisor(self, c: Classes, losses: Tensor) -> Any:
+    def divisor(self, c: Classes, losses: Tensor) -> Tensor:
         exact = super().divisor(c, losses)
         return exact.to(c.input.dtype).to(losses.dtype)
 
@@ -471,7 +469,7 @@ class RangeCheckedFirst(CrossEntropy):
 class WeightOfIgnoredTaken(CrossEntropy):
     """With smoothing the mean looks up the weight of ignored targets too: an IndexError."""
 
-    def divisor(self, c: Classes, losses: Tensor) -> Any:
+    def divisor(self, c: Classes, losses: Tensor) -> Tensor:
         if c.soft or c.w is None or not c.smoothing:
             return super().divisor(c, losses)
         if ((c.t < 0) | (c.t >= c.count)).any():
@@ -1136,7 +1134,6 @@ class NothingWithoutGradient(CrossEntropy):
     issue="pytorch/pytorch#2077",
     needs="a pickled module",
     surface="class",
-    awaits="a clause on modules that are pickled and copied",
 )
 class IgnoreIndexNotPickled(torch.nn.NLLLoss):
     """A module that comes out of a pickle lacks ignore_index."""
@@ -1151,7 +1148,6 @@ class IgnoreIndexNotPickled(torch.nn.NLLLoss):
     issue="pytorch/rl#1594",
     needs="a state_dict from before the first call",
     surface="class",
-    awaits="a clause on modules' state_dict",
 )
 class WeightRegisteredLate(torch.nn.CrossEntropyLoss):
     """The weight enters the state_dict only with the first call."""

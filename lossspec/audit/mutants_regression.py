@@ -21,7 +21,6 @@ from lossspec.audit.right import (
     dense_reading,
     first_gradient,
     passed,
-    second_gradient,
     serial_sum,
     shares_memory,
 )
@@ -70,7 +69,7 @@ class ThresholdNeedsTargetGradient(Elementwise):
 class WeightedMeanOverCount(Elementwise):
     """The weighted mean divides by the number of elements, not by the sum of the weights."""
 
-    def divisor(self, c: Elements, losses: Tensor) -> Any:
+    def divisor(self, c: Elements, losses: Tensor) -> Tensor:
         return losses.new_tensor(float(losses.numel()))
 
 
@@ -235,8 +234,6 @@ class _FrozenHuber(torch.autograd.Function):
     row="DBL-06",
     issue="chainer/chainer#3867",
     needs="the second derivative",
-    awaits="a clause on second derivatives",
-    witness=lambda loss: second_gradient(loss, torch.tensor([0.25]), torch.tensor([0.0])),
 )
 class FrozenSlope(Huber):
     """Backward takes the residual for a constant, so the second derivative is lost."""

@@ -56,6 +56,12 @@ def shares_memory(x: Tensor) -> bool:
     return any(step == 0 and size > 1 for step, size in zip(x.stride(), x.shape, strict=True))
 
 
+def together(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in the shape that they broadcast to."""
+    x, y = torch.broadcast_tensors(x, y)  # type: ignore[no-untyped-call]
+    return x, y
+
+
 def serial_sum(x: Tensor, dtype: torch.dtype) -> Tensor:
     """A running sum that is rounded to a dtype at each step, with the gradient of a sum."""
     total = torch.zeros((), dtype=dtype)
@@ -70,18 +76,6 @@ def first_gradient(loss: Any, *tensors: Tensor, **parameters: Any) -> Tensor:
     x = tensors[0].clone().requires_grad_()
     (gradient,) = torch.autograd.grad(loss(x, *tensors[1:], reduction="sum", **parameters), x)
     return gradient
-
-
-def second_gradient(loss: Any, *tensors: Tensor, **parameters: Any) -> Tensor:
-    """The sum over the rows of the second derivative; nan where there is no graph for it."""
-    x = tensors[0].clone().requires_grad_()
-    value = loss(x, *tensors[1:], reduction="sum", **parameters)
-    (first,) = torch.autograd.grad(value, x, create_graph=True)
-    if not first.requires_grad:
-        return torch.full_like(x, torch.nan)
-    # A random-looking direction, since softmax gradients sum to 0.
-    (second,) = torch.autograd.grad((first * torch.arange(1.0, x.numel() + 1).view_as(x)).sum(), x)
-    return second
 
 
 # === elementwise losses ===================================================================
@@ -111,6 +105,7 @@ class Elements:
 class Elementwise:
     """Check, compute the elements, reduce, cast: each a method of its own."""
 
+    loss = ""
     reductions: tuple[str, ...] = REDUCTIONS
 
     def run(self, c: Elements) -> Tensor:
@@ -155,7 +150,7 @@ class Elementwise:
             return losses.sum()
         return losses.sum() / self.divisor(c, losses)
 
-    def divisor(self, c: Elements, losses: Tensor) -> Any:
+    def divisor(self, c: Elements, losses: Tensor) -> Tensor:
         """What the mean divides by."""
         # A tensor, since nothing divided by nothing is nan in torch and an error in Python.
         return losses.new_tensor(float(losses.numel()))
@@ -180,7 +175,7 @@ class L1(Elementwise):
         """The absolute residual."""
         return c.residual.abs()
 
-    def divisor(self, c: Elements, losses: Tensor) -> Any:
+    def divisor(self, c: Elements, losses: Tensor) -> Tensor:
         """The sum of the weights."""
         return super().divisor(c, losses) if c.w is None else c.w.sum()
 
@@ -270,10 +265,10 @@ class KLDiv(Elementwise):
             return c.y.exp() * (c.y - c.x)
         return torch.xlogy(c.y, c.y) - c.y * c.x
 
-    def divisor(self, c: Elements, losses: Tensor) -> Any:
+    def divisor(self, c: Elements, losses: Tensor) -> Tensor:
         """All elements, or the batch."""
         if c.reduction == "batchmean":
-            return losses.shape[0] if losses.ndim else 1
+            return losses.new_tensor(float(losses.shape[0] if losses.ndim else 1))
         return super().divisor(c, losses)
 
 
@@ -446,7 +441,7 @@ class NLL:
             return losses.sum()
         return losses.sum() / self.divisor(c, losses)
 
-    def divisor(self, c: Classes, losses: Tensor) -> Any:
+    def divisor(self, c: Classes, losses: Tensor) -> Tensor:
         """The sum of the weights of what counts."""
         return torch.where(c.kept, self.class_weight(c), 0).sum()
 
@@ -545,7 +540,7 @@ class CrossEntropy(NLL):
         """Log-probabilities times the weights of their classes."""
         return log_p if c.w is None else log_p * c.w
 
-    def divisor(self, c: Classes, losses: Tensor) -> Any:
+    def divisor(self, c: Classes, losses: Tensor) -> Tensor:
         """With probabilities the number of elements."""
         if c.soft:
             return losses.new_tensor(float(losses.numel()))

@@ -95,6 +95,7 @@ spec = Loss(
     r" \log\operatorname{softmax}(O_i D_i x)_{t - k_{i-1}} & k_{i-1} \le t < k_i \end{cases}",
     source="https://arxiv.org/abs/1609.04309",
     define=define,
+    exchangeable=False,
     forms=(form("one cluster", (1,), define), form("two clusters", (1, 2), define_two)),
     options={
         "bias": Real(shape="(A)", default=0.0, state="head.bias", doc="The bias b of the head."),

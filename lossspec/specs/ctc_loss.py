@@ -93,7 +93,7 @@ def forms():
                 share=share,
                 sizes={
                     "T": (4, 6, 3, 2, 8, 1),
-                    "N": (2, 3, 1, 5, 67),
+                    "N": (2, 3, 1, 5, 33),
                     "C": (3, 4, 2, 6),
                     more: (2, 1, 3, 4, 0),
                 },
@@ -111,6 +111,7 @@ spec = Loss(
     r" p_i(\pi_i),\quad \log p_i = x_i",
     source="https://www.cs.toronto.edu/~graves/icml_2006.pdf",
     define=define,
+    exchangeable=False,
     forms=tuple(forms()),
     parameters={
         "blank": Parameter(

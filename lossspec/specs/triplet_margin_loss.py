@@ -1,12 +1,12 @@
 """Triplet margin loss: the anchor should be nearer to the positive than to the negative."""
 
-from lossspec.maths import constant, minimum, norm, positive_part
+from lossspec.maths import constant, minimum, minus, norm, positive_part
 from lossspec.spec import Example, Form, Loss, Real, Symmetry, number, switch
 
 
 def define(anchor, positive, negative, margin, p, eps, swap):
     def d(x, y):
-        return norm(x - y + constant(eps, like=x), p)
+        return norm(minus(x, y) + constant(eps, like=x), p)
 
     away = d(anchor, negative)
     if swap:

@@ -2,14 +2,14 @@
 
 from numpy import inf
 
-from lossspec.maths import constant, minimum, norm, positive_part, total
+from lossspec.maths import constant, minimum, minus, norm, positive_part, total
 from lossspec.spec import Example, Form, Loss, Parameter, Real, Symmetry, number, switch
 
 SQUARED = "lambda x, y: (x - y).square().flatten(1).sum(1)"
 
 
 def squared(x, y):
-    z = (x - y) ** 2
+    z = minus(x, y) ** 2
     while z.ndim > 2:
         z = total(z)
     return z
@@ -17,9 +17,9 @@ def squared(x, y):
 
 #: Distances by what a call passes, which is code in torch, or None for the default distance.
 DISTANCES = {
-    None: lambda x, y: norm(x - y + constant(1e-6, like=x), 2),
-    "torch.nn.PairwiseDistance(p=1.0, eps=0.25)": lambda x, y: norm(x - y + 0.25, 1),
-    "lambda x, y: torch.max(torch.abs(x - y), dim=1).values": lambda x, y: norm(x - y, inf),
+    None: lambda x, y: norm(minus(x, y) + constant(1e-6, like=x), 2),
+    "torch.nn.PairwiseDistance(p=1.0, eps=0.25)": lambda x, y: norm(minus(x, y) + 0.25, 1),
+    "lambda x, y: torch.max(torch.abs(x - y), dim=1).values": lambda x, y: norm(minus(x, y), inf),
     SQUARED: squared,
 }
 

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# The picture in the README: docs/screenshot.sh reports/torch.nn.functional/index.html
+set -euo pipefail
+
+page=$(realpath "$1")
+picture=$(realpath "$(dirname "$0")")/report.png
+profile=$(mktemp -d)
+trap 'rm -rf "$profile"' EXIT
+
+chromium --headless --no-sandbox --disable-gpu --disable-quic --no-first-run \
+    --disable-background-networking --disable-component-update --disable-sync --hide-scrollbars \
+    --user-data-dir="$profile" --window-size=1280,1000 --screenshot="$picture" "file://$page"
