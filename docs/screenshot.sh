@@ -9,4 +9,4 @@ trap 'rm -rf "$profile"' EXIT
 
 chromium --headless --no-sandbox --disable-gpu --disable-quic --no-first-run \
     --disable-background-networking --disable-component-update --disable-sync --hide-scrollbars \
-    --user-data-dir="$profile" --window-size=1280,1000 --screenshot="$picture" "file://$page"
+    --user-data-dir="$profile" --window-size=1280,1000 --screenshot="$picture" "file://$page" 2>/dev/null

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -88,6 +89,7 @@ class Ledger:
     known: tuple[Known, Case, Deviation] | None = None
     shared: tuple[Case, Deviation] | None = None
     stale: Known | None = None
+    broken: str | None = None
 
 
 @dataclass
@@ -134,7 +136,7 @@ class Campaign:
             counts = ran.setdefault(solved.case.dtype, [0, 0])
             counts[error is not None] += 1
             for ledger in ledgers.values():
-                if ledger.found is None and not self._satisfied(ledger):
+                if not (ledger.found or ledger.broken or self._satisfied(ledger)):
                     self._judge(ledger, trial, refusals)
         for dtype, found in refusals.items():
             # A dtype that never works is one that the implementation does not have. float32,
@@ -163,6 +165,10 @@ class Campaign:
         except Deviation as deviation:
             self._place(ledger, trial, deviation, refusals)
             told = True
+        except Exception as error:
+            # Not the implementation's: its errors are on its outcomes. One clause less, loudly.
+            ledger.broken = "".join(traceback.format_exception(error)[-3:])
+            told = None
         ledger.seconds += time.perf_counter() - start
         if told is None:
             return
@@ -224,7 +230,10 @@ class Campaign:
                 return False
             if lacking(self.subject, candidate) is not None:
                 return False
-            found = deviation_of(ledger.clause, self._trial(candidate))
+            try:
+                found = deviation_of(ledger.clause, self._trial(candidate))
+            except Exception:
+                return False  # a candidate that the clause cannot judge is no simpler case
             if found is None or found.kind != deviation.kind:
                 return False
             last = found

@@ -159,7 +159,8 @@ def _deviations(options: argparse.Namespace) -> int:
         )
     listed = deviations.read(path) if path.exists() else []
     run = Run(_profile(options.profile), known=listed, ship=False)
-    kept, added, dropped = updated(run, Plan([implementation]), listed)
+    plan = Plan([implementation], slow=options.profile != "quick")
+    kept, added, dropped = updated(run, plan, listed)
     deviations.write(path, kept + added)
     print(f"{path}: {len(kept)} kept, {len(added)} added, {len(dropped)} no longer fail")
     return 0

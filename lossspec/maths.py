@@ -93,21 +93,27 @@ class Ensemble:
     def sided(self, argument: np.ndarray, slope: np.ndarray, low: float, high: float) -> np.ndarray:
         """Slopes of a function with a kink where `argument` is 0.
 
-        Where rounding may have put `argument` on either side of 0, the members of `sides` take
-        their sides. The moved ones take the higher slope, like the last, which they are compared to.
+        Where rounding may have put `argument` on either side of 0, the last members take their
+        sides, and the moved ones the higher slope, like the very last, which they are compared to.
         """
         slope = self.kept(slope)
-        with np.errstate(invalid="ignore"):
-            moves = np.abs(argument[2:-SIDES] - argument[:1]).sum(0)
-            reach = moves * (self.slack * self.unit / self.step)
-            either = np.abs(argument[0]) <= reach + self.slack * self.smallest
+        either = self.either(argument)
         if not self.free:
             slope[2:] = np.where(either, high, slope[0])
-        second = bool(self.kinks & 2)
-        for i, higher in enumerate((second, not second, False, True), start=-SIDES):
+        # Where two kinks meet, each on its own side; the last word of a definition mostly high.
+        mixed = (not self.kinks & 2, bool(self.kinks & 6))
+        for i, higher in enumerate((*mixed, False, True), start=-SIDES):
             slope[i] = np.where(either, high if higher else low, slope[0])
         self.kinks += 1
         return slope
+
+    def either(self, argument: np.ndarray) -> np.ndarray:
+        """Where rounding may have put `argument` on either side of 0."""
+        with np.errstate(invalid="ignore"):
+            moves = np.abs(argument - argument[:1])
+            moved = moves[2 : self.rounding.start].sum(0) + moves[self.rounding].max(0)
+            reach = moved * (self.slack * self.unit / self.step)
+            return np.asarray(np.abs(argument[0]) <= reach + self.slack * self.smallest)
 
 
 _ensemble: Ensemble | None = None
@@ -232,7 +238,8 @@ def any_slope(x: Array, undecided: Array) -> Array:
     """x; where `undecided` holds its derivative is left open: every slope in [0, 1] is right."""
     raw = getval(x)
     distance = np.where(_kept(np.asarray(getval(undecided))), np.zeros_like(raw), np.ones_like(raw))
-    return _standing_for(x, raw, _kinked(distance, np.ones_like(raw), 0.0, 1.0))
+    # The moved members take the second side: what is open is not known to any precision.
+    return _standing_for(x, raw, _kinked(distance, np.ones_like(raw), 1.0, 0.0))
 
 
 # === classes ==============================================================================
@@ -332,9 +339,12 @@ def norm(x: Array, p: float) -> Array:
     power = total(x * x if p == 2 else size**p)
     # At 0 the root has no slope; there the norm is any other one, such as the sum.
     zero = ~np.any(raw, axis=-1)
-    power = where(zero, anp.ones_like(power), power)
+    if _ensemble is not None:
+        zero = _kept(zero)
+        zero[2:] |= np.all(_ensemble.either(raw), axis=-1)
+    power = _where(zero, anp.ones_like(power), power)
     root = sqrt(power) if p == 2 else rounded(power ** constant(1 / p, like=power))
-    return where(zero, total(absolute(x)), root)
+    return _where(zero, total(absolute(x)), root)
 
 
 # === products and logarithms ==============================================================
@@ -389,7 +399,7 @@ def clamped_log(x: Array, lowest: float) -> Array:
     raw = getval(x)
     cut = _kept(np.log(raw) < lowest)
     zero, one = np.zeros_like(raw), np.ones_like(raw)
-    slope = _kinked(np.where(cut, zero, one), zero, 0.0, 2.0**1000)
+    slope = _kinked(np.where(cut, zero, one), zero, 2.0**1000, 0.0)
     floor = _standing_for(x, np.full_like(raw, lowest), slope)
     return _where(cut, floor, log(_where(cut, one, x)))
 

@@ -74,8 +74,8 @@ class Expected:
     """What a case must give: the unreduced loss and its derivatives, element by element.
 
     losses, budget : in the shape of the unreduced result. derivatives : for each differentiable
-    tensor, the derivative of each loss element by the elements that it depends on, three times
-    (exact, lowest, highest: they differ at a kink), with its budget. counts : what each element
+    tensor, the derivative of each loss element by the elements that it depends on, exact and on
+    each of the ensemble's sides (they differ at a kink), with its budget. counts : what each element
     counts for in the mean, shares : what it is multiplied by there. counted : whether it counts at
     all, or is ignored.
     """
@@ -517,8 +517,10 @@ def _textbook(
     slips = {}
     for name, derivative in zip(wanted, derivatives, strict=True):
         slip = np.abs(as_extended(derivative[0]) / SLACK - slopes[name][0])
-        overflow = hopeless[0].reshape(hopeless[0].shape + (1,) * (slip.ndim - hopeless[0].ndim))
-        slips[name] = np.where(np.isfinite(slip), np.where(overflow, slip, 0), np.inf)
+        core = (1,) * (slip.ndim - hopeless[0].ndim)
+        overflow, value = (a[0].reshape(a[0].shape + core) for a in (hopeless, got))
+        lost = ~np.isfinite(slip) | (overflow & np.isnan(value))
+        slips[name] = np.where(lost, np.inf, np.where(overflow, slip, 0))
     return np.asarray(error.max(0)), slips
 
 

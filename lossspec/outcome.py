@@ -37,6 +37,12 @@ class Expression:
         return hash(self.text)
 
 
+def expressed(text: str) -> Any:
+    """What a Python expression in torch stands for; a function prints as, and equals, the text."""
+    value = eval(text, {"torch": torch})
+    return Expression(text) if callable(value) else value
+
+
 @dataclass
 class Outcome:
     """What came of a call: a value and gradients, or an error and the phase that raised it.
@@ -118,7 +124,7 @@ def keywords(subject: Subject, case: Case, tensors: Mapping[str, Any]) -> dict[s
     for name, value in case.parameters.items():
         if name not in case.omitted and subject.takes(name):
             code = subject.loss.parameters[name].code and value is not None
-            passed[name] = Expression(value) if code else value
+            passed[name] = expressed(value) if code else value
     if subject.takes("reduction"):
         passed["reduction"] = case.reduction
     return passed
@@ -232,9 +238,11 @@ def perform(
         for name in case.requires_grad
         if isinstance(tensors[name], torch.Tensor)
     }
-    for name in owned(subject, case):
-        if (gradient := outcome.gradients.get(name)) is not None:
-            outcome.gradients[name] = gradient.reshape(case.tensors[name].shape)
+    for name in owned(subject, case).keys() & outcome.gradients.keys():
+        gradient = outcome.gradients[name]
+        if gradient is None:  # a parameter that a call makes no use of
+            gradient = torch.zeros_like(tensors[name])
+        outcome.gradients[name] = gradient.reshape(case.tensors[name].shape)
     return outcome
 
 

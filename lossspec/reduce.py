@@ -101,8 +101,8 @@ def _remarked(loss: Loss, case: Case, name: str, old: object) -> Iterator[Case]:
     for target, role in loss.form(case.form).tensors.items():
         if isinstance(role, ClassIndex) and role.ignored_by == name:
             array = case.tensors[target]
-            marked = np.where(array == old, case.parameters[name], array).astype(array.dtype)
-            yield case.with_(tensors={**case.tensors, target: marked})
+            marked = np.where(array == old, case.parameters[name], array)
+            yield case.with_(tensors={**case.tensors, target: marked.astype(array.dtype)})
 
 
 def _without(case: Case, name: str) -> Case:
@@ -132,7 +132,7 @@ def taken(loss: Loss, case: Case, axis: str, part: slice | np.ndarray) -> Case:
             part if name == axis and array.shape[i] > 1 else slice(None)
             for i, name in enumerate(axes)
         )
-        return array[where].copy()
+        return np.array(array[where])
 
     return _each(loss, case, take)
 
@@ -194,7 +194,7 @@ def _plainer(loss: Loss, case: Case) -> Iterator[Case]:
             for digits in (0, 1, 2):
                 with np.errstate(all="ignore"):
                     plain = np.round(array.astype(np.float64), digits)
-                    plain = np.clip(plain, role.low, role.high).astype(array.dtype)
+                    plain = np.asarray(np.clip(plain, role.low, role.high)).astype(array.dtype)
                 if _allowed(role, plain).all():
                     yield case.with_(tensors={**case.tensors, name: plain})
         if array.size > 12:

@@ -116,6 +116,9 @@ class Run:
             "seconds": round(ledger.seconds, 4),
             "extra": extra,
         }
+        if ledger.broken is not None:
+            reason = f"lossspec itself failed in this clause: {ledger.broken}"
+            return blank(cell, Verdict.CRASH, reason, **fields), ""
         if ledger.stale is not None:
             reason = _stale(ledger.stale, "its stored case no longer fails")
             return blank(cell, Verdict.DEVIATES, reason, **fields), ""

@@ -15,7 +15,7 @@ from lossspec.cases import Case, dtype_name
 from lossspec.implementations import Subject
 from lossspec.oracle import Expected, Solved
 from lossspec.outcome import Outcome, lacking, perform
-from lossspec.spec import ClassIndex, Form, Loss, Shape
+from lossspec.spec import ClassIndex, Form, Loss
 from lossspec.tensors import to_extended
 
 
@@ -89,6 +89,12 @@ class Trial:
         return self.form.settle is None or all("N" in axes for axes in self.case.shape.inputs)
 
     @property
+    def limited(self) -> bool:
+        """Whether the documentation promises no more than one plain backward."""
+        known = self.loss.parameters_of(self.form)
+        return any(self.case.parameters[name] in known[name].limited for name in known)
+
+    @property
     def permutable(self) -> bool:
         """Whether the classes may be renumbered."""
         indices = [
@@ -105,7 +111,7 @@ class Trial:
         if not shape.startswith("("):
             return np.ones_like(first)
         sizes = self.case.axis_sizes(self.loss)
-        axes = Shape.parse(f"{shape} -> ()").inputs[0]
+        axes = self.case.shape.axes(shape)
         return np.ones([sizes[axis] for axis in axes], first.dtype) if axes else None
 
     @property

@@ -260,5 +260,11 @@ def test_the_readme_shows_what_it_does_before_how():
     assert places == sorted(places)
 
 
+def test_the_readme_asks_for_the_python_that_the_package_asks_for():
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    (version,) = re.findall(r"Python ([\d.]+) or newer", (ROOT / "README.md").read_text("utf-8"))
+    assert wanted["requires-python"] == f">={version}"
+
+
 def test_contributing_names_the_command_that_builds_the_pages():
     assert COMMAND in (ROOT / "CONTRIBUTING.md").read_text("utf-8")

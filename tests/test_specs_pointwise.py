@@ -440,7 +440,11 @@ def test_gaussian_takes_one_variance_for_each_row(var: Any) -> None:
     input, target = np.array([[1.0, 2.0], [3.0, 5.0]]), np.array([[0.5, 2.5], [1.0, 1.0]])
     loss = find("gaussian_nll_loss")
     form = loss.form("variances")
-    shape = "(*, D), (*, D), (*, 1) -> (*, D)" if np.ndim(var) == 2 else form.shapes[2]
+    shape = {
+        2: "(*, D), (*, D), (*, 1) -> (*, D)",
+        1: "(*, D), (*, D), (*) -> (*, D)",
+    }[np.ndim(var)]
+    assert shape in form.shapes
     case = call(loss, form, {"input": input, "target": target, "var": var}, {}, "none")
     got = solve(loss, case.with_(contract=shape, spread=1))
     whole = np.array([[1.0, 1.0], [4.0, 4.0]])

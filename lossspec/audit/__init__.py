@@ -5,14 +5,14 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal, TypeVar
 
 from lossspec.campaign import PROFILES, Campaign, Ledger, Profile, stream
 from lossspec.cases import Case
-from lossspec.clauses import clauses
+from lossspec.clauses import Clause, clauses
 from lossspec.implementations import Subject, reference
 from lossspec.implementations.torch_nn import classes
 from lossspec.spec import Loss, Surface, UnknownName, find
@@ -147,10 +147,12 @@ def audit(
     seed: int = 0,
     *,
     first_only: bool = False,
+    only: Collection[str] | None = None,
 ) -> Iterator[Result]:
-    """Run each one's campaign; first_only : stop at its first deviation.
+    """Run each one's campaign.
 
-    Seconds are those of judging: the cases of a loss are drawn before the clock starts.
+    first_only : stop at its first deviation. only : names of the clauses that judge, all of the
+    profile's when None. Seconds are those of judging: a loss's cases are drawn beforehand.
     UnknownName when the profile is none of the known ones.
     """
     if isinstance(profile, str):
@@ -158,17 +160,23 @@ def audit(
             raise UnknownName("profile", profile, list(PROFILES))
         profile = PROFILES[profile]
     for subject in subjects:
-        yield _audited(subject, find(subject.loss), profile, seed, first_only)
+        judges = [
+            clause
+            for name, clause in clauses().items()
+            if (name in only if only else not clause.slow or profile.name != "quick")
+        ]
+        yield _audited(subject, find(subject.loss), judges, profile, seed, first_only)
 
 
 def _audited(
-    subject: Mutant | Control, loss: Loss, profile: Profile, seed: int, first_only: bool
+    subject: Mutant | Control,
+    loss: Loss,
+    judges: Sequence[Clause],
+    profile: Profile,
+    seed: int,
+    first_only: bool,
 ) -> Result:
-    judges = [
-        clause
-        for clause in clauses().values()
-        if clause.applies(loss, subject.surface) and not (clause.slow and profile.name == "quick")
-    ]
+    judges = [clause for clause in judges if clause.applies(loss, subject.surface)]
     target = Subject("audit", loss, subject.surface, subject.make())
     hunt = _Hunt(target, judges, profile, seed, reference=_torchs_own(loss, subject.surface))
     hunt.first_only = first_only

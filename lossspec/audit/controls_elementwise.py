@@ -61,15 +61,15 @@ class Compiled:
 
     def __init__(self) -> None:
         torch._dynamo.reset()
+        # With donated buffers what is compiled refuses to go backward twice.
+        torch._functorch.config.donated_buffer = False
         self.compiled = torch.compile(getattr(F, self.loss), backend="aot_eager", dynamic=True)
 
     def __call__(self, input: Tensor, target: Tensor, **options: Any) -> Tensor:
         """As the function of that name in `torch.nn.functional`."""
-        # Otherwise what is compiled refuses to go backward twice.
-        with torch._functorch.config.patch(donated_buffer=False):
-            result: Tensor = self.compiled(  # type: ignore[no-untyped-call]
-                input, target, **options
-            )
+        result: Tensor = self.compiled(  # type: ignore[no-untyped-call]
+            input, target, **options
+        )
         return result
 
 

@@ -63,10 +63,11 @@ def _numpy_state() -> tuple[bytes, int]:
 @clause(enough=40)
 def random_state(trial: Trial) -> Judgement:
     """The state of torch's and numpy's random generators is the same after the call."""
-    before, numpy_before = torch.get_rng_state(), _numpy_state()
-    outcome = trial.attempt()
-    if outcome.error is not None:
+    if not trial.worked:
         return None
+    call, _ = ready(trial.subject, trial.case, trial.device)  # a constructor may well draw some
+    before, numpy_before = torch.get_rng_state(), _numpy_state()
+    call()
     if not torch.equal(before, torch.get_rng_state()) or numpy_before != _numpy_state():
         raise Deviation(
             "random numbers were drawn",
@@ -150,6 +151,8 @@ def second_backward(trial: Trial) -> Judgement:
     case = trial.case
     if not trial.worked or not case.requires_grad or trial.outcome.error is not None:
         return None
+    if trial.limited:
+        return None
     call, inputs = ready(trial.subject, case, trial.device)
     value = call()
     if not value.requires_grad:
@@ -157,7 +160,11 @@ def second_backward(trial: Trial) -> Judgement:
     upstream = to_torch(case.upstream(case.reduction), device=trial.device).to(value.dtype)
     upstream = upstream.expand(value.shape)
     value.backward(upstream, retain_graph=True)
-    once = {name: inputs[name].grad.clone() for name in case.requires_grad}
+    once = {
+        name: inputs[name].grad.clone()
+        for name in case.requires_grad
+        if inputs[name].grad is not None
+    }
     for tensor in inputs.values():
         tensor.grad = None
     try:

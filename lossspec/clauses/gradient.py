@@ -81,7 +81,9 @@ def second_order(trial: Trial) -> Judgement:
     # Kernels carry epsilons of 1e-12 that no documentation mentions, and only float64 sees.
     if case.dtype != "float32" or not case.requires_grad or not trial.worked:
         return None
-    if trial.loss.stateful(trial.subject.surface) or case.requires_grad != trial.differentiable:
+    if trial.loss.stateful(trial.subject.surface) or trial.limited:
+        return None
+    if case.requires_grad != trial.differentiable:
         return None
     if any(np.abs(case.tensors[name]).max(initial=0) > MODERATE for name in case.requires_grad):
         return None

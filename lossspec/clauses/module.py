@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from lossspec.clauses import Judgement, clause
-from lossspec.outcome import arguments, keywords
+from lossspec.outcome import arguments, handed, keywords
 from lossspec.spec import Loss, Surface
 from lossspec.tensors import same_bits
 from lossspec.trial import Deviation, Trial
@@ -28,7 +28,8 @@ def _made(trial: Trial) -> tuple[Any, list[Any]] | None:
     module = trial.subject.target(**keywords(trial.subject, case, tensors))
     if not isinstance(module, torch.nn.Module):
         return None
-    return module, [tensors[name] for name in trial.form.tensors]
+    given = handed(trial.subject, case, tensors)
+    return module, [given[name] for name in trial.form.tensors]
 
 
 def _same(trial: Trial, module: Any, given: list[Any], what: str) -> None:

@@ -106,11 +106,11 @@ def _contract(losses: Sequence[Loss]) -> str:
     parts = [
         "# Clauses",
         "A clause is one checkable sentence of the contract. `lossspec list clauses` prints them,"
-        " `--clause NAME` judges one of them. The columns on the right say for which losses.",
+        " `--clause NAME` judges one of them.",
     ]
     for theme, themed in _by_theme(_clauses()).items():
-        rows = [(f"`{clause.name}`", _whose(clause, losses), clause.says) for clause in themed]
-        table = Table(("clause", "losses", "what it says"), tuple(rows))
+        rows = [(f"`{clause.name}`", clause.says, _whose(clause, losses)) for clause in themed]
+        table = Table(("clause", "what it says", "losses"), tuple(rows))
         parts += [f"## {theme}", table.markdown()]
     return _page(*parts)
 

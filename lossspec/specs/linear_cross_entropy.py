@@ -18,6 +18,12 @@ from lossspec.specs.cross_entropy import define as cross_entropy
 from lossspec.specs.cross_entropy import divisor
 
 
+CHUNKED = (
+    "torch.nn.LinearCrossEntropyOptions()",
+    "torch.nn.LinearCrossEntropyOptions(batch_chunk_size=2, acc_policy='accurate')",
+)
+
+
 def define(input, linear_weight, target, linear_bias, weight, label_smoothing):
     scores = total(linear_weight * input[..., None, :]) + linear_bias
     return cross_entropy(scores, target, weight, label_smoothing)
@@ -107,8 +113,9 @@ spec = Loss(
         ),
         "options": Parameter(
             default=None,
-            values=(None, "torch.nn.LinearCrossEntropyOptions()"),
+            values=(None, *CHUNKED),
             code=True,
+            limited=CHUNKED,
             doc="How to work through the batch in pieces. It changes no result; where it does not"
             " apply (probabilities, label smoothing, further axes) the call warns and goes on.",
         ),

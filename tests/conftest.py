@@ -1,0 +1,90 @@
+"""What the tests share: an empty directory to put implementations in and run the suite from."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that is over: its exit status, and the lines of what it printed."""
+
+    status: int
+    out: list[str]
+    err: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """A directory of its own; runs in this process cost no new import of torch."""
+
+    path: Path
+    capture: pytest.CaptureFixture[str]
+
+    def write(self, **modules: str) -> None:
+        """Python modules by name."""
+        for name, text in modules.items():
+            self.path.joinpath(f"{name}.py").write_text(dedent(text), encoding="utf-8")
+
+    def run(self, *arguments: str) -> Finished:
+        """The suite, in this process."""
+        return self.within(
+            lambda: pytest.main(
+                ["--pyargs", "lossspec.suites", "-p", "no:cacheprovider", "-p", "no:faulthandler"]
+                + list(arguments)
+            )
+        )
+
+    def within(self, work: Callable[[], int]) -> Finished:
+        """Anything, in this process; the modules of this directory are forgotten afterwards."""
+        before, path = set(sys.modules), list(sys.path)
+        self.capture.readouterr()
+        try:
+            status = work()
+        finally:
+            sys.path[:] = path
+            for name in set(sys.modules) - before:
+                file = getattr(sys.modules[name], "__file__", None) or ""
+                if file.startswith(str(self.path)) or name.startswith("lossspec.suites"):
+                    del sys.modules[name]
+        out, err = self.capture.readouterr()
+        return Finished(int(status), out.splitlines(), err.splitlines())
+
+    def apart(self, *arguments: str) -> Finished:
+        """Python with these arguments, in a process of its own."""
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            cwd=self.path,
+            env=inherited,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return Finished(done.returncode, done.stdout.splitlines(), done.stderr.splitlines())
+
+    def artifact(self, name: str) -> dict[str, Any]:
+        """The report of an implementation, as data."""
+        return json.loads((self.path / "reports" / name / "conformance.json").read_text("utf-8"))
+
+    def cells(self, name: str) -> dict[str, dict[str, Any]]:
+        """The cells of a report by id."""
+        return {cell["id"]: cell for cell in self.artifact(name)["cells"]}
+
+    def verdicts(self, name: str) -> dict[str, str]:
+        """The verdicts of a report by cell."""
+        return {key: cell["verdict"] for key, cell in self.cells(name).items()}
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch, capfd) -> Workplace:
+    monkeypatch.chdir(tmp_path)
+    return Workplace(tmp_path, capfd)

@@ -1,0 +1,271 @@
+"""The command line: what is asked for is judged, and what cannot be is one clear message."""
+
+import json
+
+import jsonschema
+import pytest
+
+from lossspec.verdict import SCHEMA
+
+MINE = """
+    import types
+    import torch
+    from torch.nn import functional as F
+
+    def l1_loss(input, target, reduction="mean"):
+        return F.l1_loss(input, target, reduction=reduction)
+
+    def mse_loss(input, target, reduction="mean"):
+        return F.mse_loss(input, target, reduction=reduction) * 1.01
+
+    def custom_mse(y_predictions, target):
+        return ((y_predictions - target) ** 2).mean()
+
+    def anything(*tensors, **parameters):
+        return F.l1_loss(*tensors, **parameters)
+
+    class Absolute(torch.nn.Module):
+        def __init__(self, reduction="mean"):
+            super().__init__()
+            self.reduction = reduction
+
+        def forward(self, input, target):
+            return F.l1_loss(input, target, reduction=self.reduction)
+
+    class Mean(torch.nn.Module):
+        def forward(self, prediction, truth):
+            return F.l1_loss(prediction, truth)
+
+    namespace = types.SimpleNamespace(l1_loss=l1_loss, L1Loss=Absolute, note="not a loss")
+    instance = Mean()
+"""
+QUICK = ("--profile", "quick", "--loss", "l1_loss", "--clause", "result-shape,gradient")
+
+
+@pytest.fixture
+def mine(workplace):
+    workplace.write(mine=MINE)
+
+
+def message(result) -> str:
+    """What a usage error says; it must be all there is."""
+    lines = [line for line in (*result.out, *result.err) if line.strip()]
+    assert result.status == pytest.ExitCode.USAGE_ERROR, lines
+    assert "Traceback" not in "\n".join(lines)
+    (said,) = [line for line in lines if line.startswith("ERROR: ")]
+    return said.removeprefix("ERROR: ")
+
+
+# === a run =================================================================================
+
+
+def test_an_installed_suite_runs_in_an_empty_directory(workplace):
+    words = ("-m", "pytest", "--pyargs", "lossspec.suites", "-p", "no:cacheprovider")
+    result = workplace.apart(*words, "--impl=torch.nn.functional", *QUICK)
+    assert result.status == 0, result.out
+    assert "2 of 2 clauses conform." in result.out
+    assert set(workplace.verdicts("torch.nn.functional").values()) == {"conforms"}
+    assert [path.name for path in workplace.path.iterdir()] == ["reports"]
+
+
+def test_the_artifact_is_valid_and_tells_the_number_of_cases(workplace, mine):
+    assert workplace.run("--impl=mine", "--loss=l1_loss,mse_loss", "--profile=quick").status == 1
+    data = workplace.artifact("mine")
+    jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text())).validate(data)
+    cells = {cell["id"]: cell for cell in data["cells"]}
+    # What the signature lacks (weight) is drawn, and left out.
+    assert 20 < cells["l1_loss/value[function-cpu]"]["examples"] <= 60
+    assert cells["l1_loss/value[function-cpu]"]["informative"] > 10
+    assert cells["mse_loss/value[function-cpu]"]["verdict"] == "deviates"
+    assert data["implementation"] == {"name": "mine", "version": None, "target": "mine"}
+    folder = workplace.path / "reports" / "mine"
+    assert {"badge.json", "conformance.json", "index.html", "summary.md"} <= {
+        path.name for path in folder.iterdir()
+    }
+    shown = str(cells["l1_loss/value[function-cpu]"]["examples"])
+    assert shown in (folder / "index.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "surfaces"),
+    [
+        ("mine", ["function"]),
+        ("mine:namespace", ["class", "function"]),
+        ("mine:l1_loss", ["function"]),
+        ("mine:anything", ["function"]),
+        ("mine:Absolute", ["class"]),
+        ("mine:instance", ["function"]),
+    ],
+)
+def test_what_can_be_named_can_be_judged(workplace, mine, name, surfaces):
+    assert workplace.run(f"--impl={name}", *QUICK).status == 0
+    cells = workplace.artifact(name.replace(":", "."))["cells"]
+    assert sorted({cell["surface"] for cell in cells}) == surfaces
+    assert {cell["verdict"] for cell in cells} == {"conforms"}
+
+
+def test_a_function_of_another_name_and_signature_is_judged_as_the_loss_named(workplace, mine):
+    words = ("--impl=mine:custom_mse", "--loss=MSELoss", "--clause=value", "--profile=quick")
+    assert workplace.run(*words).status == 0
+    (cell,) = workplace.artifact("mine.custom_mse")["cells"]
+    assert cell["id"] == "mse_loss/value[function-cpu]"
+    assert "reduction='sum'" in cell["extra"]["unsupported"]
+
+
+def test_a_name_need_not_be_ascii(workplace):
+    workplace.write(módulo="from torch.nn.functional import l1_loss")
+    assert workplace.run("--impl=módulo", *QUICK).status == 0
+    assert set(workplace.verdicts("módulo").values()) == {"conforms"}
+
+
+def test_options_take_several_names_with_commas_or_again(workplace, mine):
+    result = workplace.run(
+        *("--impl=mine:l1_loss", "--impl=torch.nn, mine:namespace", "--impl=torch.nn"),
+        *("--loss", "l1_loss", "--loss", "L1Loss", "--clause", "l1_loss/value,L1Loss/accepts"),
+        *("--dtype", "float64,float32", "--profile", "quick", "--seed", "7"),
+    )
+    assert result.status == 0
+    for name in ("mine.l1_loss", "mine.namespace", "torch.nn"):
+        data = workplace.artifact(name)
+        assert {cell["clause"] for cell in data["cells"]} == {"accepts", "value"}
+        assert {dtype for cell in data["cells"] for dtype in cell["dtypes"]} == {
+            "float32",
+            "float64",
+        }
+        assert (data["seed"], data["profile"]) == (7, "quick")
+        assert data["selection"]["dtypes"] == ["float64", "float32"]
+    assert {cell["surface"] for cell in workplace.artifact("torch.nn")["cells"]} == {"class"}
+    assert len(workplace.artifact("mine.namespace")["cells"]) == 4
+
+
+def test_reports_of_names_that_begin_alike_are_kept_apart(workplace, mine):
+    assert workplace.run("--impl=mine,mine:namespace", *QUICK).status == 0
+    assert len(workplace.artifact("mine")["cells"]) == 2
+    assert len(workplace.artifact("mine.namespace")["cells"]) == 4
+
+
+def test_the_reports_go_where_they_are_asked_to(workplace, mine):
+    assert workplace.run("--impl=mine", "--reports=deep/down", *QUICK).status == 0
+    assert (workplace.path / "deep" / "down" / "mine" / "conformance.json").exists()
+
+
+def test_what_is_lacking_is_no_failure(workplace, mine):
+    words = ("--impl=mine:custom_mse", "--clause=value", "--profile=quick")
+    result = workplace.run(*words, "--loss=mse_loss,huber_loss")
+    assert message(result).startswith("--impl mine:custom_mse: custom_mse is not named like a loss")
+    result = workplace.run("--impl=mine", *words[1:], "--loss=l1_loss,huber_loss")
+    assert result.status == 0
+    assert "1 passed, 1 skipped" in result.out[-1]
+    cells = workplace.artifact("mine")["cells"]
+    assert [(c["verdict"], c["reason"]) for c in cells if c["loss"] == "huber_loss"] == [
+        ("unsupported", "mine has no huber_loss")
+    ]
+
+
+def test_what_is_lacking_is_a_failure_when_all_is_required(workplace, mine):
+    words = ("--impl=mine", "--clause=value", "--profile=quick", "--require-all")
+    assert workplace.run(*words, "--loss=l1_loss,huber_loss").status == 1
+    reasons = {cell["loss"]: cell["reason"] for cell in workplace.artifact("mine")["cells"]}
+    assert reasons == {
+        "huber_loss": "mine has no huber_loss",
+        "l1_loss": "--require-all, and it lacks weight",
+    }
+
+
+def test_a_clause_that_says_nothing_here_is_told_as_such(workplace, mine):
+    words = ("--impl=mine", "--loss=l1_loss", "--profile=quick")
+    assert workplace.run(*words, "--clause=ignored-gradient,result-shape").status == 0
+    assert workplace.verdicts("mine") == {
+        "l1_loss/ignored-gradient[function-cpu]": "not-applicable",
+        "l1_loss/result-shape[function-cpu]": "conforms",
+    }
+
+
+def test_an_empty_part_of_a_run_writes_its_report(workplace, mine):
+    parts = [f"--shard={i}/3" for i in (1, 2, 3)]
+    words = ("--impl=mine", "--loss=l1_loss", "--clause=result-shape", "--profile=quick")
+    counts = []
+    for part in parts:
+        assert workplace.run(*words, part).status == 0
+        counts.append(len(workplace.artifact("mine")["cells"]))
+    assert sorted(counts) == [0, 0, 1]
+
+
+def test_collecting_writes_nothing(workplace, mine):
+    result = workplace.run("--impl=mine", "--collect-only", "-q", *QUICK)
+    assert result.status == 0
+    assert result.out[0].endswith("::test_conformance[mine:l1_loss/gradient[function-cpu]]")
+    assert not (workplace.path / "reports").exists()
+
+
+def test_without_the_option_the_plugin_keeps_out_of_the_way(workplace):
+    workplace.write(test_own="def test_own(): pass")
+    result = workplace.within(lambda: pytest.main(["-p", "no:faulthandler"]))
+    assert result.status == 0
+    assert "lossspec:" not in "\n".join(result.out)
+
+
+# === usage errors ==========================================================================
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ("", "the conformance suite needs --impl NAME, such as --impl=torch.nn"),
+        ("--impl=", "--impl was given no name"),
+        (
+            "--impl=nosuch",
+            "--impl nosuch: no entry point of that name (known: oracle, torch.nn, "
+            "torch.nn.functional) and no module 'nosuch' to import",
+        ),
+        ("--impl=mine.nosuch", "no module 'mine.nosuch' to import"),
+        ("--impl=:nosuch", "--impl :nosuch: '' is not the full name of a module"),
+        ("--impl=mine:nosuch", "'mine' has no attribute 'nosuch'; it has: Absolute, F, Mean,"),
+        ("--impl=math", "--impl math: nothing in it is named like a loss, such as cross_entropy"),
+        ("--impl=mine:instance", "say which one it is with one --loss of: "),
+        ("--impl=broken", "--impl broken: importing 'broken': SyntaxError: "),
+        ("--impl=lost", "--impl lost: importing 'lost': ModuleNotFoundError: No module named 'no_"),
+        ("--impl=leaves", "--impl leaves: importing 'leaves': SystemExit: 0 ("),
+        ("--impl=lazy:space", "--impl lazy:space: RuntimeError: not today ("),
+        ("--impl=mine --loss=l2_loss", "unknown loss 'l2_loss'; known: "),
+        ("--impl=mine --loss=,", "--loss was given no name"),
+        ("--impl=mine --clause=nice", "unknown clause 'nice'; known: "),
+        ("--impl=mine --clause=l2_loss/value", "unknown loss 'l2_loss'; known: "),
+        (
+            "--impl=mine --loss=l1_loss --clause=nll_loss/value",
+            "nothing to judge: nll_loss/value says nothing about l1_loss",
+        ),
+        (
+            "--impl=mine --loss=l1_loss,mse_loss --clause=ignored-gradient",
+            "nothing to judge: ignored-gradient says nothing about l1_loss, mse_loss",
+        ),
+        ("--impl=mine --dtype=int8", "unknown dtype 'int8'; known: float32, float64, float16, "),
+        ("--impl=mine --device=zpu", "--device zpu: not a torch device; present here: cpu"),
+        ("--impl=mine --device=meta", "--device meta: no such device; present here: cpu"),
+        ("--impl=mine --profile=fast", "unknown profile 'fast'; known: quick, standard, deep"),
+        ("--impl=mine --seed=-1", "--seed takes a whole number of 0 or more, got '-1'"),
+        ("--impl=mine --seed=1.5", "--seed takes a whole number of 0 or more, got '1.5'"),
+        ("--impl=mine --reports=mine.py", "--reports takes a directory, and "),
+        ("--impl=mine --reports=mine.py/deep", "--reports takes a directory, and "),
+        ("--impl=mine --deviations=none.toml", "none.toml: cannot be read (No such file or dir"),
+        ("--impl=mine --deviations=mine.py", "mine.py: not TOML: "),
+        ("--impl=mine --deviations=odd.toml", "odd.toml: it holds [[deviation]] tables only, got"),
+    ],
+)
+def test_what_cannot_be_is_one_message_that_names_it(workplace, mine, words, wanted):
+    workplace.write(
+        broken="def f(:",
+        lost="import no_such_module",
+        leaves="raise SystemExit(0)",
+        lazy="""
+            class Lazy:
+                def __getattr__(self, name):
+                    raise RuntimeError("not today")
+
+            space = Lazy()
+        """,
+    )
+    workplace.path.joinpath("odd.toml").write_text("[known]\n")
+    got = message(workplace.run(*words.split()))
+    assert wanted in got
+    assert not (workplace.path / "reports").exists()
