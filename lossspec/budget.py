@@ -76,7 +76,7 @@ class Bounded:
             ratio = np.where(np.isnan(self.exact), np.where(np.isnan(got), 0, np.inf), ratio)
             ratio = np.where(np.isnan(got) & ~np.isnan(self.exact), np.inf, ratio)
             ratio = np.where(self.budget == np.inf, 0, ratio)
-        return np.asarray(np.where(np.isnan(ratio), np.inf, ratio), dtype=np.float64)
+            return np.asarray(np.where(np.isnan(ratio), np.inf, ratio), dtype=np.float64)
 
     @property
     def informative(self) -> bool:

@@ -429,7 +429,7 @@ def _named_sizes(draw: st.DrawFn, shape: Shape, axes: list[str]) -> dict[str, in
         return sizes | {axis: _one_of(draw, [2, 3]) for axis in core}
     pool = [2, 3, 1, 4, 5, 7] if len(axes) < 4 else [2, 1, 3]
     if kind == "distinct":
-        order = [2, 3, 4, 5, 1, 7][: max(len(axes), 3)]
+        order = [2, 3, 4, 5, 1, 7, 6, 8][: max(len(axes), 3)]
         first = _one_of(draw, range(len(order)))
         return dict(zip(axes, order[first:] + order[:first], strict=False))
     sizes = {axis: _one_of(draw, pool) for axis in axes}

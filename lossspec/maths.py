@@ -31,7 +31,7 @@ STEP = 2.0**-30
 #: How many members stand for rounding inside the words.
 ROUNDING_MEMBERS = 4
 #: How many members, the last ones, differ in the side that they take at a kink.
-SIDES = 4
+SIDES = 6
 
 
 @dataclass
@@ -41,8 +41,8 @@ class Ensemble:
     exact : always member 0; `neighbour`, member 1, is the case moved by one unit in the last place.
     moved : members 2 up to `rounding`: one input moved each.
     rounding : first of `ROUNDING_MEMBERS` members in which each word's result is rounded.
-    sides : the last `SIDES` members, which differ in the side they take at a kink: two of them take
-    now one and now the other, one takes the lower slope always, the last the higher.
+    sides : the last `SIDES` members, which differ in the side they take at a kink: one takes the
+    lower slope always, the last one the higher, and those before now this and now that.
     unit : unit roundoff of the case's dtype; `smallest` its smallest subnormal. free : every member
     takes its own branches, so that a branch close by shows as an enormous change. step : relative size of every move.
     """
@@ -100,8 +100,9 @@ class Ensemble:
         either = self.either(argument)
         if not self.free:
             slope[2:] = np.where(either, high, slope[0])
-        # Where two kinks meet, each on its own side; the last word of a definition mostly high.
-        mixed = (not self.kinks & 2, bool(self.kinks & 6))
+        # Of the first four kinks in a definition any two may meet, each on its own side.
+        odd, late, more = self.kinks & 1, self.kinks & 2, self.kinks >= 4
+        mixed = (more or odd, more or not odd, more or late, more or not late)
         for i, higher in enumerate((*mixed, False, True), start=-SIDES):
             slope[i] = np.where(either, high if higher else low, slope[0])
         self.kinks += 1
@@ -277,7 +278,7 @@ def _log_softmax(x: Array) -> Array:
     if x.shape[-1] == 0:
         return x
     top = np.max(x, axis=-1, keepdims=True)
-    z = x - np.where(np.isfinite(top), top, np.zeros_like(top))
+    z = x - np.where(top > -np.inf, top, np.zeros_like(top))  # of rows with an inf nothing is left
     # The sum is at least 1: its rounding is an absolute error of the logarithm.
     return z - np.log(rounded(np.sum(np.exp(z), axis=-1, keepdims=True)))
 

@@ -20,9 +20,15 @@ Phase = Literal["construct", "call", "backward"]
 
 @dataclass(frozen=True, eq=False)
 class Expression:
-    """The function that a Python expression in torch stands for; it prints as, and equals, the text."""
+    """What a Python expression in torch stands for; a function prints as, and equals, the text."""
 
     text: str
+
+    @property
+    def meaning(self) -> Any:
+        """The object that the expression makes; a function is the expression itself."""
+        made = eval(self.text, {"torch": torch})
+        return self if callable(made) else made
 
     def __call__(self, *tensors: Any) -> Any:
         return eval(self.text, {"torch": torch})(*tensors)
@@ -35,12 +41,6 @@ class Expression:
 
     def __hash__(self) -> int:
         return hash(self.text)
-
-
-def expressed(text: str) -> Any:
-    """What a Python expression in torch stands for; a function prints as, and equals, the text."""
-    value = eval(text, {"torch": torch})
-    return Expression(text) if callable(value) else value
 
 
 @dataclass
@@ -124,7 +124,7 @@ def keywords(subject: Subject, case: Case, tensors: Mapping[str, Any]) -> dict[s
     for name, value in case.parameters.items():
         if name not in case.omitted and subject.takes(name):
             code = subject.loss.parameters[name].code and value is not None
-            passed[name] = expressed(value) if code else value
+            passed[name] = Expression(value) if code else value
     if subject.takes("reduction"):
         passed["reduction"] = case.reduction
     return passed
@@ -174,7 +174,13 @@ def constructed(
 ) -> Callable[[Mapping[str, Any]], Any]:
     """What takes the tensors of a case; those that the class owns become its parameters."""
     own = owned(subject, case)
-    target: Any = subject.construct({**keywords(subject, case, tensors), **replaced})
+    passed = {**keywords(subject, case, tensors), **replaced}
+    target: Any = subject.construct(
+        {
+            name: given.meaning if isinstance(given, Expression) else given
+            for name, given in passed.items()
+        }
+    )
     for name, path in own.items():
         parameter = target.get_parameter(path)
         parameter.data = torch.reshape(tensors[name], parameter.shape).detach()
@@ -238,7 +244,8 @@ def perform(
         for name in case.requires_grad
         if isinstance(tensors[name], torch.Tensor)
     }
-    for name in owned(subject, case).keys() & outcome.gradients.keys():
+    parameters = owned(subject, case).keys() if outcome.error is None else set()
+    for name in parameters & outcome.gradients.keys():
         gradient = outcome.gradients[name]
         if gradient is None:  # a parameter that a call makes no use of
             gradient = torch.zeros_like(tensors[name])
@@ -261,11 +268,24 @@ def written(subject: Subject, case: Case, replaced: Mapping[str, Any] | None = N
         text = short if hasattr(value, "shape") else repr(value)
         (given if name in given else passed)[name] = text
     lines = [f"{name} = {text}" for name, text in given.items()]
-    extra = [f"{name}={name}" for name in case.tensors if name not in form.tensors]
+    own = owned(subject, case)
+    extra = [f"{name}={name}" for name in case.tensors if name not in {**form.tensors, **own}]
     extra += [f"{name}={text}" for name, text in passed.items()]
-    call = ", ".join(form.tensors)
+    call = ", ".join(
+        name if role.through is None else f"torch.{role.through}({name}, {axes.index('C')})"
+        for (name, role), axes in zip(form.tensors.items(), case.shape.inputs, strict=True)
+        if name not in own
+    )
     if subject.surface == "class":
-        lines.append(f"{subject.loss.module}({', '.join(extra)})({call})")
+        made = f"{subject.loss.module}({', '.join(extra)})"
+        if own:
+            lines.append(f"loss = {made}")
+            made = "loss"
+        for name, path in own.items():
+            lines.append(f"state = loss.get_parameter({path!r})")
+            lines.append(f"state.data = {name}.reshape(state.shape)")
+        result = subject.loss.results.get(case.reduction)
+        lines.append(f"{made}({call}){f'.{result}' if result else ''}")
     else:
         lines.append(f"{subject.loss.name}({', '.join([call, *extra])})")
     for name in case.layouts:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -120,6 +121,26 @@ class Trial:
         roles = self.loss.roles(self.form)
         names = self.case.tensors
         return tuple(n for n in names if roles[n].differentiable and not roles[n].integer)
+
+    @cached_property
+    def conforms(self) -> bool:
+        """Whether the plain call's value and gradients are right; where not, other clauses tell."""
+        got = self.number(self.outcome)
+        want = self.expected.value(self.case.reduction)
+        if got is None or self.outcome.error is not None or got.shape != want.exact.shape:
+            return False
+        if (want.error(got) > 1).any():
+            return False
+        for name in self.case.requires_grad:
+            upstream = self.case.upstream(self.case.reduction)
+            slope = self.expected.gradient(name, self.case.reduction, upstream)
+            gradient = self.outcome.gradients.get(name)
+            if slope is None or gradient is None:
+                continue
+            slope = self.expected.counted_only(name, slope)
+            if (slope.error(to_extended(gradient)) > 1).any():
+                return False
+        return True
 
     @property
     def worked(self) -> bool:

@@ -36,12 +36,8 @@ class Workplace:
 
     def run(self, *arguments: str) -> Finished:
         """The suite, in this process."""
-        return self.within(
-            lambda: pytest.main(
-                ["--pyargs", "lossspec.suites", "-p", "no:cacheprovider", "-p", "no:faulthandler"]
-                + list(arguments)
-            )
-        )
+        words = ["--pyargs", "lossspec.suites", "-p", "no:cacheprovider", "-p", "no:faulthandler"]
+        return self.within(lambda: pytest.main([*words, *arguments]))
 
     def within(self, work: Callable[[], int]) -> Finished:
         """Anything, in this process; the modules of this directory are forgotten afterwards."""

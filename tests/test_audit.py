@@ -5,9 +5,8 @@ from functools import cache
 
 import pytest
 import torch
-from torch.nn import functional as F
 
-from lossspec.audit import Mutant, audit, mutants
+from lossspec.audit import Mutant, audit, controls, mutants
 from lossspec.clauses import clauses
 from lossspec.spec import UnknownName, catalogue
 
@@ -37,13 +36,17 @@ def _one_thread():
 def survivors(loss: str) -> frozenset[str]:
     """The mutants of a loss that no hunt kills; together, since drawing cases costs the most."""
     alive = [mutant for mutant in MUTANTS.values() if mutant.loss == loss]
+    spared: set[str] = set()
     for profile, only in HUNTS:
-        results = audit(alive, profile, first_only=True, only=only)
+        results = list(audit(alive, profile, first_only=True, only=only))
         alive = [result.subject for result in results if result.survived]
-    return frozenset(mutant.id for mutant in alive)
+        # Nobody looks long for what no clause can find.
+        spared |= {mutant.id for mutant in alive if mutant.awaits}
+        alive = [mutant for mutant in alive if not mutant.awaits]
+    return frozenset(spared | {mutant.id for mutant in alive})
 
 
-@pytest.mark.parametrize("mutant", map(expected, MUTANTS.values()))
+@pytest.mark.parametrize("mutant", [expected(m) for m in MUTANTS.values()])
 def test_a_mutant_is_killed(mutant):
     assert mutant.id not in survivors(mutant.loss), mutant.wrong
 
@@ -51,14 +54,15 @@ def test_a_mutant_is_killed(mutant):
 @pytest.mark.parametrize(
     "mutant", [pytest.param(m, id=m.id) for m in MUTANTS.values() if m.witness]
 )
-def test_a_mutant_that_no_case_shows_differs_from_torch_on_its_witness(mutant):
+def test_a_mutant_that_no_case_shows_is_wrong_on_its_witness(mutant):
     def outcome(loss):
         try:
             return mutant.witness(loss)
         except (RuntimeError, IndexError, ZeroDivisionError) as error:
             return error
 
-    got, want = outcome(mutant.make()), outcome(getattr(F, mutant.loss))
+    right = controls()[f"{mutant.loss}/composite"]
+    got, want = outcome(mutant.make()), outcome(right.make())
     alike = type(got) is type(want) and (
         isinstance(got, Exception) or torch.equal(got.nan_to_num(1e9), want.nan_to_num(1e9))
     )

@@ -65,11 +65,11 @@ def test_an_installed_suite_runs_in_an_empty_directory(workplace):
     assert result.status == 0, result.out
     assert "2 of 2 clauses conform." in result.out
     assert set(workplace.verdicts("torch.nn.functional").values()) == {"conforms"}
-    assert [path.name for path in workplace.path.iterdir()] == ["reports"]
 
 
 def test_the_artifact_is_valid_and_tells_the_number_of_cases(workplace, mine):
-    assert workplace.run("--impl=mine", "--loss=l1_loss,mse_loss", "--profile=quick").status == 1
+    words = ("--impl=mine", "--loss=l1_loss,mse_loss", "--clause=value,accepts")
+    assert workplace.run(*words, "--profile=quick").status == 1
     data = workplace.artifact("mine")
     jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text())).validate(data)
     cells = {cell["id"]: cell for cell in data["cells"]}

@@ -29,7 +29,7 @@ class Mutant:
     row : the entry of the bug catalogue that it re-creates, issue : the thread behind it.
     wrong : what is wrong, in one sentence. needs : what a case must have to show it.
     awaits : why no present clause can kill it; empty when one must. witness : given a target, a
-    result in which the mutant differs from torch, where no case of the suite can be one.
+    result in which the mutant differs from a right loss, where no case of the suite can be one.
     """
 
     name: str

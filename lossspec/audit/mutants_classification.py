@@ -536,7 +536,7 @@ class IgnoredRowNotCleaned(CrossEntropy):
 
 
 def _clean_rows(loss: Any) -> Tensor:
-    """Whether an ignored row of nan gets zeros (torch itself fails this one)."""
+    """The gradient with an ignored row of nan; torch itself fails this one."""
     x = torch.tensor([[torch.nan, 0.0], [1.0, 2.0]])
     return first_gradient(loss, x, torch.tensor([-100, 1]))
 

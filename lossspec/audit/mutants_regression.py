@@ -163,9 +163,6 @@ class _OneAtZero(torch.autograd.Function):
     row="GRD-07",
     issue="pytorch/pytorch#7172",
     needs="ties",
-    awaits="any subgradient in [-1, 1] is right at the kink for the spec, and 1 is one; only a"
-    " clause that asks for the documented 0 could tell",
-    witness=lambda loss: first_gradient(loss, torch.ones(3), torch.ones(3)),
 )
 class OneAtTies(L1):
     """The gradient is 1, not 0, where input and target are equal."""

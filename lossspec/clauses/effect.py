@@ -66,6 +66,8 @@ def random_state(trial: Trial) -> Judgement:
     if not trial.worked:
         return None
     call, _ = ready(trial.subject, trial.case, trial.device)  # a constructor may well draw some
+    if trial.loss.stateful(trial.subject.surface):
+        return None  # it draws its first parameters, which the case then replaces
     before, numpy_before = torch.get_rng_state(), _numpy_state()
     call()
     if not torch.equal(before, torch.get_rng_state()) or numpy_before != _numpy_state():

@@ -25,7 +25,7 @@ from lossspec.trial import Deviation, Trial
 @clause(enough=60)
 def grad_mode(trial: Trial) -> Judgement:
     """The value is the same under no_grad, under inference_mode and with no gradient required."""
-    if not trial.worked:
+    if not trial.worked or not trial.conforms:
         return None
     want = trial.expected.value(trial.case.reduction)
     told = False
@@ -40,7 +40,7 @@ def grad_mode(trial: Trial) -> Judgement:
 
 
 def _plain(trial: Trial) -> bool:
-    """Whether the call works as it is, and its tensors can be replaced by others."""
+    """Whether the call is right as it is, and its tensors can be replaced by others."""
     stateful = trial.loss.stateful(trial.subject.surface)
     return trial.worked and not (stateful or trial.limited or trial.tolerates_refusal)
 

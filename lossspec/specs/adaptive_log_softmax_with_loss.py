@@ -34,7 +34,11 @@ def form(name, clusters, define):
     """The head and its clusters: `A` classes and a cluster each; then down to `Hi`, out to `Bi`."""
     layers = ["(A, H)", *(f"(H{i}, H), (B{i}, H{i})" for i in clusters)]
     tails = {}
-    sizes = {"A": (len(clusters) + 2, len(clusters) + 1, len(clusters) + 5), "H": (4, 3, 8, 5, 1)}
+    sizes = {
+        "N": (2, 3, 1, 5, 67, 0),
+        "H": (4, 3, 8, 5, 1),
+        "A": tuple(len(clusters) + frequent for frequent in (2, 1, 5)),
+    }
     for i in clusters:
         tails |= {
             f"down_{i}": Real(state=f"tail.{i - 1}.0.weight"),

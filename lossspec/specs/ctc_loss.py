@@ -67,11 +67,6 @@ def breaks(name, value, where=lambda tensors: True):
     return put
 
 
-def several(tensors):
-    lengths = tensors["target_lengths"]
-    return lengths.size > 1 and lengths.flat[0] > 0
-
-
 def forms():
     for name, targets, more, definition, unbatched in (
         ("padded", "(N, S)", "S", define, ()),
@@ -154,12 +149,6 @@ spec = Loss(
                 lambda tensors: tensors["targets"].ndim == 1
                 and tensors["target_lengths"].flat[0] > 0,
             ),
-        ),
-        Refusal(
-            name="no class",
-            says="A label is one of the classes",
-            # In front of another sequence's numbers, so that reading one too far does no harm.
-            breaks=breaks("targets", lambda tensors: tensors["log_probs"].shape[-1], several),
         ),
     ),
     examples=(

@@ -47,9 +47,9 @@ def layer(target):
 
 
 def narrower(tensors, parameters):
-    if tensors["linear_weight"].shape[-1] < 2:
+    if tensors["input"].shape[-1] < 2:
         return False
-    tensors["linear_weight"] = tensors["linear_weight"][..., 1:].copy()
+    tensors["input"] = tensors["input"][..., 1:].copy()
     return True
 
 

@@ -1,0 +1,147 @@
+"""From a name to an implementation: what is found, where it was, and what its signature takes."""
+
+import functools
+from textwrap import dedent
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from lossspec.implementations import Implementation, ImplementationError, Subject, load
+from lossspec.spec import UnknownName, find
+
+L1 = find("l1_loss")
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package that holds a loss in every way that one can be held."""
+    folder = tmp_path / "losses_of_mine"
+    folder.mkdir()
+    folder.joinpath("__init__.py").write_text("__version__ = '1.2'\n")
+    folder.joinpath("inner.py").write_text(
+        dedent(
+            """
+            import types
+            import lossspec
+            from torch.nn import functional as F
+
+            l1_loss = F.l1_loss
+            space = types.SimpleNamespace(deep=types.SimpleNamespace(l1_loss=F.l1_loss))
+            wrapped = lossspec.Implementation("Mine", {"mse_loss": F.mse_loss}, version="7")
+
+            class L1Loss:
+                pass
+
+            def squared(a, b):
+                return (a - b) ** 2
+
+            class Squared:
+                pass
+            """
+        )
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    return "losses_of_mine.inner"
+
+
+@pytest.mark.parametrize(
+    ("rest", "losses", "found"),
+    [
+        ("", (), {"l1_loss": ":l1_loss", "L1Loss": ":L1Loss"}),
+        (":space.deep", (), {"l1_loss": ":space.deep.l1_loss"}),
+        (":l1_loss", (), {"l1_loss": ":l1_loss"}),
+        (":L1Loss", (), {"L1Loss": ":L1Loss"}),
+        (":squared", ("mse_loss",), {"mse_loss": ":squared"}),
+        (":squared", ("MSELoss",), {"mse_loss": ":squared"}),
+        (":Squared", ("mse_loss",), {"MSELoss": ":Squared"}),
+        (":wrapped", (), {"mse_loss": ":wrapped.functions['mse_loss']"}),
+    ],
+)
+def test_a_name_leads_to_losses_and_tells_where_each_was(package, rest, losses, found):
+    got = load(package + rest, losses)
+    assert {*got.functions, *got.classes} == set(found)
+    assert got.found == {name: package + where for name, where in found.items()}
+    assert (got.name, got.target) == (package + rest, package + rest)
+    assert got.version == ("7" if rest == ":wrapped" else "1.2")
+
+
+@pytest.mark.parametrize(
+    ("name", "module"), [("torch.nn", "torch.nn"), ("torch.nn.functional", "torch.nn.functional")]
+)
+def test_the_shipped_ones_are_torchs_own(name, module):
+    got = load(name)
+    assert got.version == torch.__version__
+    assert {*got.found.values()} == {f"{module}:{loss}" for loss in (*got.functions, *got.classes)}
+
+
+def test_an_installed_package_brings_its_name_along(package, tmp_path, monkeypatch):
+    info = tmp_path / "losses_of_mine-1.2.dist-info"
+    info.mkdir()
+    info.joinpath("METADATA").write_text("Metadata-Version: 2.1\nName: losses-of-mine\n")
+    info.joinpath("entry_points.txt").write_text(
+        f"[lossspec.implementations]\nmine = {package}:wrapped\nmissing = {package}:none\n"
+    )
+    got = load("mine")
+    assert (got.name, got.target, list(got.functions)) == (
+        "mine",
+        f"{package}:wrapped",
+        ["mse_loss"],
+    )
+    with pytest.raises(ImplementationError, match=r"--impl missing: .* has no attribute 'none'"):
+        load("missing")
+    with pytest.raises(ImplementationError, match="known: mine, missing, oracle, torch.nn, torch"):
+        load("nosuch")
+
+
+@pytest.mark.parametrize(
+    ("name", "losses"),
+    [(":squared", ()), (":squared", ("mse_loss", "l1_loss")), (":squared", ("l2_loss",))],
+)
+def test_a_single_loss_of_another_name_needs_one_name(package, name, losses):
+    with pytest.raises(ImplementationError, match="say which one it is with one --loss of: "):
+        load(package + name, losses)
+
+
+@pytest.mark.parametrize("kind", ["functions", "classes"])
+def test_a_loss_that_is_not_specified_is_refused(kind):
+    with pytest.raises(UnknownName, match=r"unknown loss (function|class) 'own'; known: "):
+        Implementation("mine", **{kind: {"own": F.l1_loss}})
+
+
+def test_a_loss_that_it_specifies_itself_is_not():
+    import dataclasses
+
+    own = dataclasses.replace(L1, name="own_loss", module=None)
+    (subject,) = Implementation("mine", {"own_loss": F.l1_loss}, own=(own,)).subjects(own)
+    assert (subject.loss, subject.surface) == (own, "function")
+
+
+class Module(torch.nn.Module):
+    def forward(self, input, target, *, weight=None):
+        return F.l1_loss(input, target, weight=weight)
+
+
+@pytest.mark.parametrize(
+    ("target", "takes"),
+    [
+        (F.l1_loss, {"weight", "reduction"}),
+        (lambda prediction, truth: 0, set()),
+        (lambda *tensors, **more: 0, {"weight", "reduction"}),
+        (functools.partial(F.l1_loss, weight=None), {"weight", "reduction"}),
+        (Module(), {"weight"}),
+        (torch.nn.L1Loss, {"reduction"}),
+        (Module().forward, {"weight"}),
+        (torch.abs, {"weight", "reduction"}),  # it has no signature, so that only a call can tell
+    ],
+)
+def test_a_signature_tells_what_is_taken(target, takes):
+    subject = Subject("mine", L1, "function", target)
+    assert {name for name in ("weight", "reduction") if subject.takes(name)} == takes
+
+
+def test_only_what_can_be_called_is_a_loss():
+    space = SimpleNamespace(l1_loss=torch.nn, mse_loss=3, huber_loss=F.huber_loss, HuberLoss=None)
+    got = Implementation.of("space", space)
+    assert (list(got.functions), list(got.classes)) == (["huber_loss"], [])

@@ -1,0 +1,179 @@
+"""The recorder: what was planned is accounted for, whatever becomes of the processes."""
+
+import json
+
+import execnet
+import jsonschema
+import numpy as np
+import pytest
+
+from lossspec.conformance import cell_key
+from lossspec.verdict import SCHEMA, Cell, Report
+
+MINE = """
+    from torch.nn import functional as F
+    from torch.nn.functional import l1_loss
+
+    def nll_loss(input, target, weight=None, ignore_index=-100, reduction="mean"):
+        "The mean divides by the number of targets, not by the sum of their weights."
+        given = dict(weight=weight, ignore_index=ignore_index)
+        if reduction == "mean":
+            return F.nll_loss(input, target, **given, reduction="sum") / target.numel()
+        return F.nll_loss(input, target, **given, reduction=reduction)
+"""
+APART = ("-m", "pytest", "--pyargs", "lossspec.suites", "-p", "no:cacheprovider")
+
+
+def told(cell: dict) -> dict:
+    """What must not depend on how the work was shared out."""
+    return {name: value for name, value in cell.items() if name != "seconds"}
+
+
+def test_two_workers_tell_what_one_process_tells(workplace):
+    workplace.write(mine=MINE)
+    words = ("--impl=mine", "--loss=l1_loss,nll_loss", "--profile=quick")
+    words += ("--clause=l1_loss/value,accepts,mean-divisor",)
+    assert workplace.run(*words).status == 1
+    alone = workplace.artifact("mine")
+    scripts = {p.name: p.read_text() for p in (workplace.path / "reports").rglob("repro/*.py")}
+    result = workplace.apart(*APART, *words, "-n2")
+    assert result.status == 1, result.out
+    shared = workplace.artifact("mine")
+    assert [told(cell) for cell in shared["cells"]] == [told(cell) for cell in alone["cells"]]
+    assert {cell["verdict"] for cell in alone["cells"]} == {"conforms", "deviates", "known"}
+    assert scripts == {
+        p.name: p.read_text() for p in (workplace.path / "reports").rglob("repro/*.py")
+    }
+    assert set(scripts) == {"nll_loss-mean-divisor-function-cpu.py"}
+
+
+def test_a_worker_that_dies_takes_its_campaign_along_and_nothing_else(workplace):
+    workplace.write(
+        dies="""
+            import os
+            import signal
+            from torch.nn.functional import mse_loss
+
+            def huber_loss(input, target, delta=1.0, reduction="mean"):
+                os._exit(0)
+
+            def l1_loss(input, target, reduction="mean"):
+                os.kill(os.getpid(), signal.SIGKILL)
+        """
+    )
+    words = ("--impl=dies", "--loss=huber_loss,l1_loss,mse_loss", "--profile=quick", "-n2")
+    result = workplace.apart(*APART, *words, "--clause=result-shape,accepts,inputs-untouched")
+    assert result.status == 1, result.out
+    assert not [line for line in result.out if "INTERNALERROR" in line]
+    got = {key: cell["verdict"] for key, cell in workplace.cells("dies").items()}
+    clauses = ("accepts", "inputs-untouched", "result-shape")
+    assert got == {
+        f"{loss}/{clause}[function-cpu]": verdict
+        for loss, verdict in (
+            ("huber_loss", "crash"),
+            ("l1_loss", "crash"),
+            ("mse_loss", "conforms"),
+        )
+        for clause in clauses
+    }
+    assert all(
+        "the test process ended" in cell["reason"]
+        for cell in workplace.cells("dies").values()
+        if cell["verdict"] == "crash"
+    )
+    jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text())).validate(
+        workplace.artifact("dies")
+    )
+
+
+def test_a_process_that_dies_leaves_no_earlier_report_behind(workplace):
+    workplace.write(dies="from torch.nn.functional import l1_loss")
+    words = ("--impl=dies", "--loss=l1_loss", "--profile=quick", "--clause=result-shape,accepts")
+    assert workplace.run(*words).status == 0
+    assert set(workplace.verdicts("dies").values()) == {"conforms"}
+    workplace.write(
+        dies="""
+            import os
+
+            def l1_loss(input, target, reduction="mean"):
+                os._exit(70)
+        """
+    )
+    assert workplace.apart(*APART, *words).status == 70
+    assert set(workplace.verdicts("dies").values()) == {"not-run"}
+    assert Report.read(workplace.path / "reports" / "dies" / "conformance.json").exit_status == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "more", "status", "verdicts"),
+    [
+        ("return 3.0", ["-x"], 1, ["conforms", "deviates", "not-run"]),
+        ("raise KeyboardInterrupt", [], 2, ["not-run", "not-run", "not-run"]),
+        ("raise SystemExit(0)", [], 1, ["crash", "crash", "crash"]),
+        ("import pytest; pytest.skip('no')", [], 1, ["not-run", "not-run", "not-run"]),
+    ],
+)
+def test_a_cell_that_is_lost_is_never_green(workplace, body, more, status, verdicts):
+    workplace.write(stops=f"def l1_loss(input, target, reduction='mean'):\n    {body}\n")
+    words = ("--impl=stops", "--loss=l1_loss", "--profile=quick", *more)
+    result = workplace.run(*words, "--clause=accepts,inputs-untouched,value")
+    assert result.status == status
+    assert sorted(workplace.verdicts("stops").values()) == verdicts
+
+
+def test_what_was_deselected_was_not_planned(workplace):
+    workplace.write(mine=MINE)
+    words = ("--impl=mine", "--loss=l1_loss", "--clause=result-shape,accepts", "--profile=quick")
+    assert workplace.run(*words, "-k", "accepts").status == 0
+    assert workplace.verdicts("mine") == {"l1_loss/accepts[function-cpu]": "conforms"}
+
+
+def test_a_second_run_takes_the_scripts_of_the_first_away(workplace):
+    words = ("--impl=mine", "--loss=l1_loss", "--clause=result-shape", "--profile=quick")
+    workplace.write(mine="def l1_loss(input, target, reduction='mean'): return input")
+    assert workplace.run(*words).status == 1
+    folder = workplace.path / "reports" / "mine" / "repro"
+    assert [path.name for path in folder.iterdir()] == ["l1_loss-result-shape-function-cpu.py"]
+    workplace.write(mine="from torch.nn.functional import l1_loss")
+    assert workplace.run(*words).status == 0
+    assert list(folder.iterdir()) == []
+
+
+def test_a_record_with_numpy_scalars_crosses_from_a_worker(workplace):
+    workplace.write(mine=MINE)
+    words = ("--impl=mine", "--loss=l1_loss", "--clause=result-shape", "--profile=quick")
+    assert workplace.run(*words).status == 0
+    (plain,) = workplace.artifact("mine")["cells"]
+    numpy = {
+        "examples": np.int64(3),
+        "worst": np.float32(0.5),
+        "seconds": np.float64(0.25),
+        "case": {"data": [np.float16(1.5), np.uint8(2), np.longdouble("inf")]},
+    }
+    sent = Cell.from_data({**plain, **numpy}).to_data()
+    got = execnet.loads(execnet.dumps(sent))
+    assert (got["examples"], got["worst"], got["case"]["data"]) == (3, 0.5, [1.5, 2, "inf"])
+
+
+@pytest.mark.parametrize(
+    ("nodeid", "want"),
+    [
+        (
+            "suites/conformance/test_conformance.py::test_conformance"
+            "[torch.nn:l1_loss/value[class-cuda:1]]",
+            "torch.nn:l1_loss/value[class-cuda:1]",
+        ),
+        (
+            "conformance/test_conformance.py::test_conformance[m:f:l1_loss/value[class-cpu]]@m:f",
+            "m:f:l1_loss/value[class-cpu]",
+        ),
+        (
+            r"test_conformance.py::test_conformance[m\xf3dulo:l1_loss/value[class-cpu]]",
+            "módulo:l1_loss/value[class-cpu]",
+        ),
+        ("tests/test_own.py::test_conformance[m:l1_loss/value[class-cpu]]", None),
+        ("test_conformance.py::test_conformance[NOTSET]", None),
+    ],
+)
+def test_a_node_id_names_its_cell(nodeid, want):
+    assert cell_key(nodeid) == want
