@@ -31,7 +31,7 @@ class Precision:
 def precision(dtype: str) -> Precision:
     """The numbers of a floating dtype by torch's name for it."""
     scalar = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.dtype(dtype).type
-    info = ml_dtypes.finfo(scalar)
+    info = ml_dtypes.finfo(scalar)  # type: ignore[no-untyped-call]  # it has no annotations
     return Precision(
         dtype,
         scalar,

@@ -354,8 +354,8 @@ def cases(draw: st.DrawFn, loss: Loss, dtypes: tuple[str, ...] | None = None) ->
             tensors[name] = _lengths(draw, rng, role, dims, sizes[role.of])
         else:
             style = _one_of(draw, STYLES[role.style])
-            axis = next((i for i, a in enumerate(axes) if a in shape.core), None)
-            tensors[name] = _cast(_dense(rng, role.style, style, dims, axis), role, dtype)
+            class_axis = next((i for i, a in enumerate(axes) if a in shape.core), None)
+            tensors[name] = _cast(_dense(rng, role.style, style, dims, class_axis), role, dtype)
     if form.settle is not None:
         form.settle(rng, tensors, parameters)
     _tie(draw, rng, form, tensors, parameters)

@@ -37,7 +37,7 @@ def chosen(names: Sequence[str]) -> tuple[str, ...]:
             raise DeviceError(
                 f"--device {name}: no such device; present here: {', '.join(present())}"
             )
-        if device.index is not None and device.type != "cpu":
+        if ":" in name and device.type != "cpu":
             count = torch.accelerator.device_count()
             if device.index >= count:
                 raise DeviceError(f"--device {name}: there are {count} of type {device.type}")

@@ -44,7 +44,8 @@ class Ensemble:
     sides : the last `SIDES` members, which differ in the side they take at a kink: one takes the
     lower slope always, the last one the higher, and those before now this and now that.
     unit : unit roundoff of the case's dtype; `smallest` its smallest subnormal. free : every member
-    takes its own branches, so that a branch close by shows as an enormous change. step : relative size of every move.
+    takes its own branches, so that a branch close by shows as an enormous change. step : relative
+    size of every move.
     """
 
     size: int
@@ -301,7 +302,7 @@ def _foreknown_sum(g: Array) -> Array:
 
 @primitive
 def log_sum_exp(x: Array) -> Array:
-    """log Σ eˣ over the last axis; a term of -inf adds nothing, and neither has nor gives a slope."""
+    """log Σ eˣ over the last axis; a term of -inf adds nothing, and has no slope."""
     top = np.max(x, axis=-1, keepdims=True)
     top = np.where(np.isfinite(top), top, np.zeros_like(top))
     total = np.sum(np.exp(x - top), axis=-1)
@@ -378,6 +379,11 @@ defvjp(_x_log_x, lambda ans, x: lambda g: g * (rounded(anp.log(x)) + 1))
 def minus(x: Array, y: Array) -> Array:
     """x - y."""
     return rounded(x - y)
+
+
+def over(x: Array, y: Array) -> Array:
+    """x / y."""
+    return rounded(x / y)
 
 
 def constant(value: float, like: Array) -> Array:

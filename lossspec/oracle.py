@@ -75,7 +75,7 @@ class Expected:
 
     losses, budget : in the shape of the unreduced result. derivatives : for each differentiable
     tensor, the derivative of each loss element by the elements that it depends on, exact and on
-    each of the ensemble's sides (they differ at a kink), with its budget. counts : what each element
+    each of the ensemble's sides (they differ at a kink), its budget. counts : what each element
     counts for in the mean, shares : what it is multiplied by there. counted : whether it counts at
     all, or is ignored.
     """
@@ -122,7 +122,7 @@ class Expected:
         return exact, budget, divisor, error
 
     def scale(self, reduction: str, cotangent: np.ndarray) -> np.ndarray | None:
-        """What each loss element's derivative counts for in a gradient; None for a mean of nothing."""
+        """What each element's derivative counts for in a gradient; None for a mean of nothing."""
         scale = as_extended(np.asarray(cotangent))
         if reduction == "none":
             return scale
@@ -381,8 +381,7 @@ def solve_second(
     size, loop = posed.ensemble.size, posed.loop
     cotangent = np.broadcast_to(np.where(posed.counted, scale, 0), (size, *loop))
     entered = {
-        name: posed.placed[name].enter(as_extended(directions[name]), loop)
-        for name in posed.wanted
+        name: posed.placed[name].enter(as_extended(directions[name]), loop) for name in posed.wanted
     }
 
     def along(tensors: Any, i: int) -> Any:
@@ -435,8 +434,9 @@ def _moves(
         if core <= OWN_MEMBERS:
             moves[name] = list(np.eye(core))
         else:
-            # Columns of a Hadamard matrix: no two of any four neighbours move alike.
+            # Columns of a Hadamard matrix, folded: neither neighbours nor rows of 8 move alike.
             i = np.arange(core)
+            i = i ^ (i >> 3) ^ (i >> 6) ^ (i >> 9)
             moves[name] = [
                 np.where([bin(int(k) & j).count("1") % 2 for k in i % 8], -1.0, 1.0)
                 for j in range(8)
@@ -465,9 +465,10 @@ def _members(
             break
         first += len(patterns)
     core = view.shape[view.ndim - axes :]
-    # A unit in the last place is relative, but never less than the smallest subnormal; 0 is exact.
-    size = np.where(members[0] == 0, 0, np.maximum(np.abs(members[0]), dtype.smallest / dtype.unit))
-    place = Extended(step) * np.where(np.isfinite(size), np.copysign(size, members[0]), 0)
+    # A unit in the last place is relative, never less than the smallest subnormal; 0 is exact.
+    large = np.maximum(np.abs(members[0]), dtype.smallest / dtype.unit)
+    large = np.where((members[0] == 0) | ~np.isfinite(large), 0, large)
+    place = Extended(step) * np.copysign(large, members[0])
     for i, pattern in enumerate(moves[name]):
         members[first + i] += place * pattern.reshape(core)
     return members

@@ -31,6 +31,7 @@ class Expression:
         return self if callable(made) else made
 
     def __call__(self, *tensors: Any) -> Any:
+        """Call what the expression stands for."""
         return eval(self.text, {"torch": torch})(*tensors)
 
     def __repr__(self) -> str:

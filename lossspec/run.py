@@ -20,7 +20,6 @@ import torch
 
 from lossspec import deviations, repro
 from lossspec.campaign import Campaign, Ledger, Profile, deviation_of
-from lossspec.cases import Case
 from lossspec.clauses import Clause
 from lossspec.deviations import Known
 from lossspec.implementations import Subject, reference
@@ -263,7 +262,9 @@ def updated(
     for cell in cells:
         beside = [other for other in cells if other.campaign == cell.campaign]
         record, _ = run.judge(cell, beside)
-        if record.verdict is Verdict.DEVIATES and record.case is not None:
+        # Not the case that the record shows, which may be derived from the one judged.
+        found = run._campaigns[cell.campaign][1][cell.clause.name].found
+        if record.verdict is Verdict.DEVIATES and found is not None:
             both = len(list(cell.implementation.subjects(cell.loss))) > 1
             added.setdefault(
                 (record.loss, record.clause, record.surface),
@@ -272,7 +273,7 @@ def updated(
                     clause=record.clause,
                     reason=f"not explained yet: {record.reason}",
                     when={"surface": record.surface} if both else {},
-                    case=Case.from_json(record.case),
+                    case=found[0],
                 ),
             )
     return kept, list(added.values()), dropped

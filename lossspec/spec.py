@@ -204,7 +204,7 @@ class Parameter:
 
     values : valid ones worth drawing, the default first. refused : ones that must raise.
     forms : the names of the forms that know it; all of them when empty.
-    code : a value is a Python expression in torch, such as a lambda; a call gets what it stands for.
+    code : a value is a Python expression in torch; a call gets what it stands for.
     limited : values with which only plain backward is documented to work, once.
     exact : an integer or a switch, which rounding cannot move.
     """

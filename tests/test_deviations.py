@@ -29,11 +29,9 @@ RIGHT = "from torch.nn.functional import l1_loss"
 def case_with(dtype: str, *options: str) -> Case:
     """A drawn case of l1_loss in this dtype, with just these options and a number to tell."""
     for solved in stream(L1, PROFILES["quick"], 0, (dtype,)):
-        found = solved.case
-        if {*found.tensors} - {"input", "target"} == {
-            *options
-        } and solved.expected.losses.sum() > 0:
-            return found
+        given = {*solved.case.tensors} - {"input", "target"}
+        if given == {*options} and solved.expected.losses.sum() > 0:
+            return solved.case
     raise LookupError(dtype)
 
 
@@ -372,8 +370,8 @@ def test_what_torch_itself_does_wrong_is_not_held_against_who_builds_on_it(workp
         mine="""
             from torch.nn import functional as F
 
-            def cross_entropy(input, target, *args, label_smoothing=0.0, **kwargs):
-                out = F.cross_entropy(input, target, *args, label_smoothing=label_smoothing, **kwargs)
+            def cross_entropy(input, target, label_smoothing=0.0, **more):
+                out = F.cross_entropy(input, target, label_smoothing=label_smoothing, **more)
                 return out * 1.5 if label_smoothing == 0.5 else out
         """
     )

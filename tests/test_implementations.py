@@ -1,6 +1,8 @@
 """From a name to an implementation: what is found, where it was, and what its signature takes."""
 
+import dataclasses
 import functools
+import sys
 from textwrap import dedent
 from types import SimpleNamespace
 
@@ -43,7 +45,9 @@ def package(tmp_path, monkeypatch):
         )
     )
     monkeypatch.syspath_prepend(tmp_path)
-    return "losses_of_mine.inner"
+    yield "losses_of_mine.inner"
+    for name in ("losses_of_mine", "losses_of_mine.inner"):
+        sys.modules.pop(name, None)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +95,7 @@ def test_an_installed_package_brings_its_name_along(package, tmp_path, monkeypat
     )
     with pytest.raises(ImplementationError, match=r"--impl missing: .* has no attribute 'none'"):
         load("missing")
-    with pytest.raises(ImplementationError, match="known: mine, missing, oracle, torch.nn, torch"):
+    with pytest.raises(ImplementationError, match=r"known: mine, missing, oracle, torch\.nn, "):
         load("nosuch")
 
 
@@ -111,8 +115,6 @@ def test_a_loss_that_is_not_specified_is_refused(kind):
 
 
 def test_a_loss_that_it_specifies_itself_is_not():
-    import dataclasses
-
     own = dataclasses.replace(L1, name="own_loss", module=None)
     (subject,) = Implementation("mine", {"own_loss": F.l1_loss}, own=(own,)).subjects(own)
     assert (subject.loss, subject.surface) == (own, "function")

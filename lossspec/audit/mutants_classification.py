@@ -241,6 +241,8 @@ class IgnoredSlotsUnwritten(NLL):
     row="DTY-06",
     issue="pytorch/pytorch#61523",
     needs="float16, and a sum past its largest number",
+    awaits="a mean of many elements that is above 1, so that their sum overflows",
+    witness=lambda loss: loss(torch.full((70000, 2), -2.0).half(), torch.zeros(70000).long()),
 )
 class MeanSumsInHalf(NLL):
     """The mean sums in the dtype of the input, which overflows in float16."""
@@ -304,7 +306,9 @@ class NoiseInSum(CrossEntropy):
     CrossEntropy,
     row="DET-03",
     issue="pytorch/pytorch#46024",
-    needs="the same call again, with weight",
+    needs="the same call and backward again, with weight",
+    awaits="a comparison of the gradients, not only the values, of the same call made twice",
+    witness=lambda loss: _difference_of_gradients(loss),
 )
 class NoiseInWeightedGradient(CrossEntropy):
     """With a weight the gradient differs from call to call by rounding."""
@@ -317,6 +321,12 @@ class NoiseInWeightedGradient(CrossEntropy):
         noise = (self.calls % 3) * torch.finfo(c.input.dtype).eps
         result = super().leave(c, result)
         return result if c.w is None else passed(result, lambda g: g * (1 + noise))
+
+
+def _difference_of_gradients(loss: Any) -> Tensor:
+    call = (torch.tensor([[0.3, 1.7]]), torch.tensor([0]))
+    first, second = (first_gradient(loss, *call, weight=torch.ones(2)) for _ in range(2))
+    return first - second
 
 
 # === gradients ============================================================================

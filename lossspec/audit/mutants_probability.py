@@ -45,28 +45,6 @@ class LogTargetDetached(KLDiv):
 
 @mutant(
     KLDiv,
-    row="GRD-12",
-    issue="google-deepmind/optax#1786",
-    needs="a target of 0 that requires a gradient",
-    awaits="a rule for the gradient of a target of 0, where the definition's is infinite and"
-    " nothing is asked",
-    witness=lambda loss: _target_gradient(loss, torch.zeros(2), torch.tensor([0.0, 1.0])),
-)
-class NanForTargetOfZero(KLDiv):
-    """A target of 0 is guarded after its logarithm is taken, so its gradient is nan."""
-
-    def element(self, c: Elements) -> Tensor:
-        if c.parameter:
-            return super().element(c)
-        return torch.where(c.y == 0, 0, c.y * c.y.log()) - c.y * c.x
-
-
-def _target_gradient(loss: Any, input: Tensor, target: Tensor) -> Tensor:
-    return first_gradient(lambda y, x, **options: loss(x, y, **options), target, input)
-
-
-@mutant(
-    KLDiv,
     row="ERR-04",
     issue="pytorch/pytorch#69230",
     needs="a negative target",
@@ -163,6 +141,8 @@ class _Cancelling(torch.autograd.Function):
     row="GRD-26",
     issue="pytorch/pytorch#195677",
     needs="a large logit with the right target",
+    awaits="a definition whose own gradient does not cancel (its budget allows what that loses)",
+    witness=lambda loss: first_gradient(loss, torch.tensor([20.0]), torch.tensor([1.0])),
 )
 class GradientCancels(BCEWithLogits):
     """The gradient is σ(x) - y, which is 0 for a right and sure prediction."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -121,15 +123,16 @@ def _curvature(trial: Trial, directions: dict[str, np.ndarray]) -> dict[str, np.
         slopes = torch.autograd.grad(
             value, tensors, upstream.expand(value.shape), create_graph=True, allow_unused=True
         )
+        pairs = dict(zip(names, slopes, strict=True)).items()
         along = [
             (slope * to_torch(directions[name], device=trial.device)).sum()
-            for name, slope in zip(names, slopes, strict=True)
-            if slope is not None and slope.requires_grad
+            for name, slope in pairs
+            if getattr(slope, "requires_grad", False)
         ]
-        if not along:
-            # A gradient that depends on nothing; right for a piecewise linear loss.
-            return {n: np.zeros(case.tensors[n].shape, np.longdouble) for n in names}
-        found = torch.autograd.grad(sum(along), tensors, allow_unused=True)
+        # A gradient may depend on nothing: that of a piecewise linear loss.
+        found: Sequence[torch.Tensor | None] = [None] * len(names)
+        if along:
+            found = torch.autograd.grad(torch.stack(along).sum(), tensors, allow_unused=True)
     except RuntimeError:
         return None
     return {

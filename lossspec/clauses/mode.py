@@ -42,7 +42,8 @@ def grad_mode(trial: Trial) -> Judgement:
 def _plain(trial: Trial) -> bool:
     """Whether the call is right as it is, and its tensors can be replaced by others."""
     stateful = trial.loss.stateful(trial.subject.surface)
-    return trial.worked and not (stateful or trial.limited or trial.tolerates_refusal)
+    other = stateful or trial.limited or trial.tolerates_refusal
+    return trial.worked and not other and trial.conforms
 
 
 @contextmanager

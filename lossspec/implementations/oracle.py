@@ -16,13 +16,13 @@ from lossspec.tensors import dtype_of, from_extended, to_numpy
 
 
 def bind(
-    loss: Loss, tensors: Mapping[str, torch.Tensor], parameters: Mapping[str, Any], reduction: str
+    loss: Loss, tensors: Mapping[str, Any], parameters: Mapping[str, Any], reduction: str
 ) -> Case:
     """The case that a call is; TypeError or ValueError where the contract rules the call out."""
     if reduction not in loss.reductions:
         raise ValueError(f"reduction is one of {', '.join(loss.reductions)}, got {reduction!r}")
     for name, tensor in tensors.items():
-        if not isinstance(tensor, torch.Tensor | float | int):
+        if not isinstance(tensor, torch.Tensor | float | int | tuple):
             raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
     arrays = {
         name: to_numpy(tensor) if isinstance(tensor, torch.Tensor) else np.asarray(tensor)
@@ -122,7 +122,9 @@ def _function(loss: Loss) -> Callable[..., Any]:
             for name, parameter in loss.parameters.items()
         }
         case = bind(loss, given, parameters, reduction)
-        return _Exact.apply(solve(loss, case), tuple(given), *given.values())
+        return _Exact.apply(  # type: ignore[no-untyped-call]  # torch has no annotations here
+            solve(loss, case), tuple(given), *given.values()
+        )
 
     return call
 

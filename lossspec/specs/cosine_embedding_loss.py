@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lossspec.maths import norm, positive_part, total, where
+from lossspec.maths import norm, over, positive_part, total, where
 from lossspec.spec import Example, Form, Loss, Real, Sign, Symmetry, number
 
 #: The documentation writes cos; torch's cosine similarity, which that may mean, has an epsilon of
@@ -11,7 +11,7 @@ SHORTEST = 1e-4
 
 
 def define(input1, input2, target, margin):
-    cos = total(input1 * input2) / (norm(input1, 2) * norm(input2, 2))
+    cos = over(total(input1 * input2), norm(input1, 2) * norm(input2, 2))
     return where(target > 0, 1 - cos, positive_part(cos - margin))
 
 

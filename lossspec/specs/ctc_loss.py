@@ -146,8 +146,9 @@ spec = Loss(
             breaks=breaks(
                 "target_lengths",
                 lambda tensors: tensors["target_lengths"].flat[0] - 1,
-                lambda tensors: tensors["targets"].ndim == 1
-                and tensors["target_lengths"].flat[0] > 0,
+                lambda tensors: (
+                    tensors["targets"].ndim == 1 and tensors["target_lengths"].flat[0] > 0
+                ),
             ),
         ),
     ),
@@ -190,6 +191,6 @@ spec = Loss(
     notes=(
         "A gradient is that of the numbers in front of log_softmax: the documentation takes its"
         " result as the input, and implementations use that it sums to 1.",
-        "A target that no path spells costs inf; its gradient is unspecified without zero_infinity.",
+        "A target that no path spells costs inf; without zero_infinity it has no gradient.",
     ),
 )

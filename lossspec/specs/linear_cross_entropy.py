@@ -17,7 +17,6 @@ from lossspec.spec import (
 from lossspec.specs.cross_entropy import define as cross_entropy
 from lossspec.specs.cross_entropy import divisor
 
-
 CHUNKED = (
     "torch.nn.LinearCrossEntropyOptions()",
     "torch.nn.LinearCrossEntropyOptions(batch_chunk_size=2, acc_policy='accurate')",

@@ -17,7 +17,7 @@ def define(input, target):
 
 
 def settle(rng, tensors, parameters):
-    """End the lists: anywhere from before the first entry to behind the last, some of them twice."""
+    """End the lists: anywhere from before the first entry to behind the last, some twice."""
     target = tensors["target"]
     column = np.arange(target.shape[-1])
     end = rng.integers(0, target.shape[-1] + 1, (2, *target.shape[:-1], 1))
