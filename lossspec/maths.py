@@ -13,6 +13,7 @@ beyond its formula, all of them no-ops outside an ensemble:
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -118,33 +119,36 @@ class Ensemble:
             return np.asarray(np.abs(argument[0]) <= reach + self.slack * self.smallest)
 
 
-_ensemble: Ensemble | None = None
+class _Here(threading.local):
+    ensemble: Ensemble | None = None
+
+
+_here = _Here()
 
 
 @contextmanager
 def ensemble(members: Ensemble) -> Iterator[None]:
     """Within it, axis 0 of every array counts the members of `members`."""
-    global _ensemble
-    outer, _ensemble = _ensemble, members
+    outer, _here.ensemble = _here.ensemble, members
     try:
         yield
     finally:
-        _ensemble = outer
+        _here.ensemble = outer
 
 
 def rounded(x: Array, steady: bool = False) -> Array:
     """`x`, rounded in the members that stand for rounding."""
-    return x if _ensemble is None else _ensemble.rounded(x, steady)
+    return x if _here.ensemble is None else _here.ensemble.rounded(x, steady)
 
 
 def _kept(condition: np.ndarray) -> np.ndarray:
-    return condition if _ensemble is None else _ensemble.kept(condition)
+    return condition if _here.ensemble is None else _here.ensemble.kept(condition)
 
 
 def _kinked(argument: np.ndarray, slope: np.ndarray, low: float, high: float) -> np.ndarray:
-    if _ensemble is None:
+    if _here.ensemble is None:
         return slope
-    return _ensemble.sided(argument, slope, low, high)
+    return _here.ensemble.sided(argument, slope, low, high)
 
 
 def _unbroadcast(g: Array, shape: tuple[int, ...]) -> Array:
@@ -216,7 +220,9 @@ def largest(x: Array) -> Array:
     raw = getval(x)
     top = np.max(raw, axis=-1, keepdims=True)
     first = np.arange(raw.shape[-1]) == np.argmax(raw, axis=-1)[..., None]
-    chosen = _kinked(raw - top, first.astype(raw.dtype), 0.0, 1.0)
+    second = np.max(np.where(first, np.full_like(raw, -np.inf), raw), axis=-1, keepdims=True)
+    lead = raw - np.where(first, second, top)  # of each over the best of the others
+    chosen = _kinked(lead, first.astype(raw.dtype), 0.0, 1.0)
     # x - raw is 0 with a slope of 1: the value is the top whichever is chosen.
     return top[..., 0] + anp.sum(chosen * (x - raw), axis=-1)
 
@@ -293,11 +299,11 @@ defvjp(
 def _foreknown_sum(g: Array) -> Array:
     """Σ g; half of the rounding members know it, as gradients do that are derived by hand."""
     added = anp.sum(g, axis=-1, keepdims=True)
-    if _ensemble is None:
+    if _here.ensemble is None:
         return added
-    members = np.zeros(_ensemble.size, bool)
-    members[_ensemble.rounding][::2] = True
-    return _where(_ensemble.column(members, getval(added).ndim), added[:1], added)
+    members = np.zeros(_here.ensemble.size, bool)
+    members[_here.ensemble.rounding][::2] = True
+    return _where(_here.ensemble.column(members, getval(added).ndim), added[:1], added)
 
 
 @primitive
@@ -341,9 +347,9 @@ def norm(x: Array, p: float) -> Array:
     power = total(x * x if p == 2 else size**p)
     # At 0 the root has no slope; there the norm is any other one, such as the sum.
     zero = ~np.any(raw, axis=-1)
-    if _ensemble is not None:
+    if _here.ensemble is not None:
         zero = _kept(zero)
-        zero[2:] |= np.all(_ensemble.either(raw), axis=-1)
+        zero[2:] |= np.all(_here.ensemble.either(raw), axis=-1)
     power = _where(zero, anp.ones_like(power), power)
     root = sqrt(power) if p == 2 else rounded(power ** constant(1 / p, like=power))
     return _where(zero, total(absolute(x)), root)

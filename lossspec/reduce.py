@@ -93,7 +93,9 @@ def _same(x: Case, y: Case) -> bool:
     if set(x.tensors) != set(y.tensors) or any(getattr(x, n) != getattr(y, n) for n in plain):
         return False
     pairs = [(x.cotangent, y.cotangent), *((x.tensors[n], y.tensors[n]) for n in x.tensors)]
-    return all(a.shape == b.shape and a.tobytes() == b.tobytes() for a, b in pairs)
+    return all(
+        (a.dtype, a.shape) == (b.dtype, b.shape) and a.tobytes() == b.tobytes() for a, b in pairs
+    )
 
 
 def _remarked(loss: Loss, case: Case, name: str, old: object) -> Iterator[Case]:
@@ -190,7 +192,9 @@ def _plainer(loss: Loss, case: Case) -> Iterator[Case]:
     roles = loss.roles(loss.form(case.form))
     for name, array in case.tensors.items():
         role = roles[name]
-        if not role.integer:
+        if isinstance(role, ClassIndex | Length):
+            yield case.with_(tensors={**case.tensors, name: array.astype(role.dtypes[0])})
+        else:
             for digits in (0, 1, 2):
                 with np.errstate(all="ignore"):
                     plain = np.round(array.astype(np.float64), digits)

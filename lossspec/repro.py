@@ -27,6 +27,8 @@ import sys
 
 import torch
 
+sys.path.insert(0, "")  # the implementation may lie where the run was started
+
 {find}
 device = {device!r}
 
@@ -66,7 +68,7 @@ def same_bits(x, y):
 
 def near(got, want, budget):
     """Whether a number is within its budget of the right one; nan and inf must be the same."""
-    got = float(got)
+    got = float(got.detach())
     if math.isnan(want) or math.isinf(want):
         return got == want or (math.isnan(got) and math.isnan(want))
     return abs(got - want) <= budget

@@ -13,8 +13,10 @@ from lossspec.spec import UnknownName, catalogue
 MUTANTS = mutants()
 #: Clauses that do no more than a few calls for each case.
 CHEAP = [c.name for c in clauses().values() if c.theme not in ("relation", "mode")]
+#: Clauses that learn from every further case.
+KEEN = ("accepts", "result-shape", "gradient", "second-order", "mean-divisor", "mean-of-many")
 #: The attempts, by what they cost; a mutant that is found early costs little.
-HUNTS = (("quick", CHEAP), ("standard", CHEAP), ("quick", None))
+HUNTS = (("quick", CHEAP), ("standard", (*KEEN, "value")), ("quick", None))
 
 
 def expected(mutant: Mutant):

@@ -123,6 +123,8 @@ def test_what_is_drawn_is_valid(name):
         form = loss.form(case.form)
         assert list(form.tensors) == list(case.tensors)[: len(form.tensors)]
         assert solve(loss, case).losses.shape == case.cotangent.shape
+        if {"some ignored", "all ignored"} & features(case):
+            continue  # what an ignored row holds is nothing in particular
         for tensor, role in loss.roles(form).items():
             if tensor in case.tensors and not role.integer:
                 numbers = case.tensors[tensor].astype(np.float64)

@@ -11,7 +11,7 @@ import torch
 from lossspec.cases import Case
 from lossspec.implementations import Implementation
 from lossspec.oracle import Expected, axes_of, solve
-from lossspec.spec import ClassIndex, Form, Loss, Shape, catalogue, written_out
+from lossspec.spec import ClassIndex, Form, Length, Loss, Shape, catalogue, written_out
 from lossspec.tensors import dtype_of, from_extended, to_numpy
 
 
@@ -34,7 +34,7 @@ def bind(
         for contract in form.contracts:
             for spread in contract.spreads:
                 shape = written_out(contract.text, spread)
-                if _fits(loss, form, shape, arrays):
+                if _fits(loss, form, shape, arrays, parameters):
                     known = loss.parameters_of(form)
                     case = Case(
                         loss=loss.name,
@@ -54,7 +54,13 @@ def bind(
     raise ValueError(f"{loss.name} takes {contracts}, got {shapes}")
 
 
-def _fits(loss: Loss, form: Form, shape: Shape, arrays: Mapping[str, np.ndarray]) -> bool:
+def _fits(
+    loss: Loss,
+    form: Form,
+    shape: Shape,
+    arrays: Mapping[str, np.ndarray],
+    parameters: Mapping[str, Any],
+) -> bool:
     sizes: dict[str, int] = {"1": 1}
     for name, role in form.tensors.items():
         if name not in arrays or role.integer != (arrays[name].dtype.kind in "iu"):
@@ -68,6 +74,9 @@ def _fits(loss: Loss, form: Form, shape: Shape, arrays: Mapping[str, np.ndarray]
             spread = declared is not None and declared.startswith("broadcasts") and size == 1
             if not spread and sizes.setdefault(axis, size) != size:
                 return False
+    for axis, rule in form.sizes.items():
+        if callable(rule) and axis in sizes and sizes[axis] != rule(sizes, parameters):
+            return False
     return True
 
 
@@ -78,13 +87,22 @@ def _check(loss: Loss, form: Form, case: Case) -> None:
             raise ValueError(f"{name}={value!r} is out of range")
     for name, role in form.tensors.items():
         array = case.tensors[name]
-        if isinstance(role, ClassIndex):
-            if not role.allows(array, sizes[role.classes], case.parameters).all():
+        if isinstance(role, Length):
+            if not ((array >= 0) & (array <= sizes[role.of])).all():
+                raise ValueError(f"{name} holds a length outside [0, {sizes[role.of]}]")
+        elif isinstance(role, ClassIndex):
+            if role.checked and not role.allows(array, sizes[role.classes], case.parameters).all():
                 raise IndexError(f"{name} holds an index outside [0, {sizes[role.classes]})")
         elif loss.refusals:
             numbers = array.astype(np.float64)
             if ((numbers < role.low) | (numbers > role.high)).any():
                 raise ValueError(f"{name} must lie in [{role.low}, {role.high}]")
+    if any(isinstance(role, Length) for role in form.tensors.values()):
+        settled = case.settled(loss)
+        if settled.parameters != case.parameters or not all(
+            np.array_equal(array, settled.tensors[name]) for name, array in case.tensors.items()
+        ):
+            raise ValueError(f"the tensors and parameters of {loss.name} do not fit each other")
 
 
 class _Exact(torch.autograd.Function):
@@ -112,10 +130,12 @@ class _Exact(torch.autograd.Function):
 
 
 def _function(loss: Loss) -> Callable[..., Any]:
-    names = list(loss.forms[0].tensors)
+    names = {len(form.tensors): list(form.tensors) for form in loss.forms}
 
     def call(*tensors: Any, reduction: str = loss.reductions[0], **keywords: Any) -> Any:
-        given = dict(zip(names, tensors, strict=True))
+        if len(tensors) not in names:
+            raise TypeError(f"{loss.name} takes {' or '.join(map(str, names))} tensors")
+        given = dict(zip(names[len(tensors)], tensors, strict=True))
         given |= {n: keywords[n] for n in loss.options if keywords.get(n) is not None}
         parameters = {
             name: keywords.get(name, parameter.default)

@@ -51,7 +51,7 @@ def text(loss: Loss) -> str:
 def markdown(loss: Loss) -> str:
     """The spec as a page of docs/losses."""
     facts = [f"Function `{loss.name}`"] + ([f"class `{loss.module}`"] if loss.module else [])
-    facts.append(f"documentation: {loss.source}")
+    facts.append(f"source: {loss.source}")
     if file := _file(loss):
         facts.append(f"spec: [`{file}`](../../{file})")
     parts = [f"# {loss.name}", escaped(loss.summary), escaped("; ".join(facts))]
@@ -395,7 +395,9 @@ def _source(loss: Loss) -> str:
             found.add(statement)
             names += [node.id for node in ast.walk(statement) if isinstance(node, ast.Name)]
     chosen = sorted(found, key=lambda statement: statement.lineno)
-    return "\n\n".join("\n".join(lines[s.lineno - 1 : s.end_lineno]) for s in chosen)
+    # With the blank lines that a formatter wants, for some format the code in Markdown as well.
+    between = "\n\n\n" if any(isinstance(s, ast.FunctionDef) for s in chosen[1:]) else "\n"
+    return between.join("\n".join(lines[s.lineno - 1 : s.end_lineno]) for s in chosen)
 
 
 @cache

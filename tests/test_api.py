@@ -1,0 +1,165 @@
+"""The suite from Python: check, parametrize, and an import that costs nothing."""
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import lossspec
+from lossspec.devices import DeviceError
+from lossspec.spec import UnknownName, find
+
+FEW = ["accepts", "result-shape", "value"]
+
+
+def halved(input, target, weight=None, reduction="mean"):
+    return F.mse_loss(input, target, weight=weight, reduction=reduction) / 2
+
+
+def test_a_right_function_conforms():
+    cells = lossspec.check("huber_loss", F.huber_loss, profile="quick", clauses=FEW)
+    assert {cell.id: str(cell.verdict) for cell in cells} == {
+        f"huber_loss/{clause}[function-cpu]": "conforms" for clause in FEW
+    }
+    assert all(cell.examples == 60 for cell in cells)
+
+
+def test_a_wrong_function_deviates():
+    cells = lossspec.check("MSELoss", halved, profile="quick", clauses=FEW)
+    (wrong,) = [cell for cell in cells if cell.verdict.fails]
+    assert (wrong.id, wrong.verdict) == ("mse_loss/value[function-cpu]", "deviates")
+    assert wrong.case["tensors"]["input"]["shape"] == []
+    # No import finds what was handed over, so that no command and no script can.
+    assert (wrong.repeat, wrong.script) == (None, None)
+
+
+def test_a_class_is_judged_as_one():
+    cells = lossspec.check("mse_loss", torch.nn.MSELoss, profile="quick", clauses=FEW)
+    assert {cell.surface for cell in cells} == {"class"}
+    assert {str(cell.verdict) for cell in cells} == {"conforms"}
+
+
+def test_a_loss_may_be_ones_own():
+    def define(input, target):
+        return (input - target) ** 2 / 2
+
+    own = dataclasses.replace(
+        find("mse_loss"),
+        name="half_squared_error",
+        module=None,
+        define=define,
+        options={},
+        forms=(dataclasses.replace(find("mse_loss").forms[0], divisor=None),),
+    )
+
+    def right(input, target, reduction="mean"):
+        return F.mse_loss(input, target, reduction=reduction) / 2
+
+    for target, verdicts in ((right, {"conforms"}), (F.mse_loss, {"conforms", "deviates"})):
+        cells = lossspec.check(
+            own, target, profile="quick", clauses=["accepts", "half_squared_error/value"]
+        )
+        assert {cell.loss for cell in cells} == {"half_squared_error"}
+        assert {str(cell.verdict) for cell in cells} == verdicts
+
+
+def test_dtypes_and_seed_are_as_asked_for():
+    def value(**more) -> tuple:
+        (cell,) = lossspec.check("l1_loss", F.l1_loss, clauses=["value"], profile="quick", **more)
+        return cell.dtypes, cell.worst
+
+    assert value(dtypes=["float64"])[0] == ("float64",)
+    assert value(seed=1) == value(seed=1) != value(seed=2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "more", "kind", "message"),
+    [
+        (("l2_loss", halved), {}, UnknownName, "unknown loss 'l2_loss'; known: "),
+        (("l1_loss", 3), {}, TypeError, "target is a function or a class, got 3"),
+        (("l1_loss", halved), {"profile": "fast"}, UnknownName, "unknown profile 'fast'; known: q"),
+        (("l1_loss", halved), {"clauses": ["nice"]}, UnknownName, "unknown clause 'nice'; known"),
+        (("l1_loss", halved), {"dtypes": ["int8"]}, UnknownName, "unknown dtype 'int8'; known: "),
+        (("l1_loss", halved), {"device": "zpu"}, DeviceError, "--device zpu: not a torch device"),
+        (
+            ("l1_loss", halved),
+            {"clauses": ["ignored-gradient"]},
+            ValueError,
+            "nothing to judge: ignored-gradient says nothing about l1_loss",
+        ),
+    ],
+)
+def test_what_cannot_be_is_one_error(arguments, more, kind, message):
+    with pytest.raises(kind) as caught:
+        lossspec.check(*arguments, **more)
+    assert str(caught.value).startswith(message)
+
+
+def test_a_class_of_a_loss_without_one_is_refused():
+    own = dataclasses.replace(find("l1_loss"), name="own", module=None)
+    with pytest.raises(TypeError, match="own is specified as a function only, got the class L1L"):
+        lossspec.check(own, torch.nn.L1Loss)
+
+
+def test_another_suite_gets_a_test_for_each_cell(workplace):
+    workplace.write(
+        mine="""
+            from torch.nn import functional as F
+            from torch.nn.functional import l1_loss
+
+            def mse_loss(input, target, reduction="mean"):
+                return F.mse_loss(input, target, reduction=reduction) / 2
+        """,
+        test_mine="""
+            import lossspec
+
+            @lossspec.parametrize("mine", losses=["l1_loss", "mse_loss"], clauses=["value", "accepts"])
+            def test_conformance(judge):
+                record = judge()
+                assert record.examples > 20
+        """,
+    )
+    workplace.path.joinpath("pytest.ini").write_text("[pytest]\nstrict_markers = true\n")
+    words = ["-q", "-p", "no:cacheprovider", "-p", "no:faulthandler", "-p", "no:xdist"]
+    result = workplace.within(lambda: pytest.main(words))
+    assert result.status == 1, result.out
+    text = "\n".join(result.out)
+    assert "1 failed, 3 passed" in result.out[-1]
+    assert "FAILED test_mine.py::test_conformance[mse_loss/value[function-cpu]]" in text
+    assert "  The value is that of the definition, within the error that rounding explains." in text
+    assert "  repeat:  lossspec run mine --loss=mse_loss --clause=value" in text
+
+
+def test_parametrize_takes_an_implementation_too():
+    mine = lossspec.Implementation("mine", {"l1_loss": F.l1_loss})
+    mark = lossspec.parametrize(mine, clauses=["result-shape"]).mark
+    names, parameters = mark.args
+    assert (names, [p.id for p in parameters]) == ("judge", ["l1_loss/result-shape[function-cpu]"])
+    (judge,) = parameters[0].values
+    assert judge().verdict == "conforms"
+
+
+def test_parametrize_knows_what_it_is_asked_for():
+    with pytest.raises(UnknownName, match="unknown loss 'l2_loss'"):
+        lossspec.parametrize("torch.nn", losses=["l2_loss"])
+    with pytest.raises(ValueError, match="--impl nosuch: no entry point of that name"):
+        lossspec.parametrize("nosuch")
+
+
+def test_every_public_word_is_there():
+    assert all(getattr(lossspec, name) is not None for name in lossspec.__all__)
+    with pytest.raises(AttributeError, match="module 'lossspec' has no attribute 'nosuch'"):
+        lossspec.nosuch  # noqa: B018
+
+
+def test_an_import_and_a_report_cost_no_torch():
+    program = (
+        "import lossspec, sys; lossspec.Report, lossspec.Verdict; print('torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "False\n"

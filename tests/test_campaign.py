@@ -1,0 +1,209 @@
+"""What is added in one place is judged everywhere; what a campaign learns is what it tells."""
+
+import itertools
+
+import pytest
+from torch.nn import functional as F
+
+import lossspec.clauses
+import lossspec.specs
+from lossspec.campaign import PROFILES, Campaign, Profile
+from lossspec.clauses import clauses
+from lossspec.implementations import Subject
+from lossspec.spec import catalogue, find
+
+SPEC = '''\
+"""Half the squared error."""
+
+from lossspec import Form, Loss, Real
+
+
+def define(input, target):
+    return (input - target) ** 2 / 2
+
+
+spec = Loss(
+    name="half_squared_error",
+    module="HalfSquaredError",
+    summary="Half the squared error between input x and target y.",
+    formula=r"\\\\ell(x, y) = (x - y)^2 / 2",
+    source="a test",
+    define=define,
+    forms=(Form(shapes=("(*), (*) -> (*)",), tensors={"input": Real(), "target": Real()}),),
+)
+'''
+CLAUSE = '''\
+"""Clauses that a test adds."""
+
+from lossspec.clauses import clause
+from lossspec.trial import Deviation
+
+
+@clause()
+def never_seven(trial):
+    """No loss is seven."""
+    if trial.outcome.value is None or trial.outcome.value.numel() != 1:
+        return None
+    if trial.outcome.value.item() == 7:
+        raise Deviation("it is seven", 7, "anything else", check="value != 7")
+    return True
+'''
+MINE = """
+    from torch.nn import functional as F
+    from torch.nn.functional import l1_loss
+
+    def half_squared_error(input, target, reduction="mean"):
+        return F.mse_loss(input, target, reduction=reduction) / 2
+
+    def mse_loss(input, target, reduction="mean"):
+        return 0 * F.mse_loss(input, target, reduction=reduction) + 7
+"""
+WORDS = ("--impl=mine", "--profile=quick")
+
+
+@pytest.fixture
+def known_anew():
+    """What is known is found once in a process: have it found before the test and after."""
+    catalogue.cache_clear()
+    clauses.cache_clear()
+    yield
+    catalogue.cache_clear()
+    clauses.cache_clear()
+
+
+@pytest.fixture(params=["a file", "an entry point"])
+def new_loss(request, tmp_path_factory, monkeypatch, known_anew):
+    folder = tmp_path_factory.mktemp("added")
+    if request.param == "a file":
+        folder.joinpath("half_squared_error.py").write_text(SPEC)
+        monkeypatch.setattr(lossspec.specs, "__path__", [*lossspec.specs.__path__, str(folder)])
+        monkeypatch.delitem(__import__("sys").modules, "lossspec.specs.half_squared_error", False)
+    else:
+        folder.joinpath("specs_of_mine.py").write_text(SPEC)
+        info = folder / "specs_of_mine-1.dist-info"
+        info.mkdir()
+        info.joinpath("METADATA").write_text("Metadata-Version: 2.1\nName: specs-of-mine\n")
+        entry = "half = specs_of_mine:spec"
+        info.joinpath("entry_points.txt").write_text(f"[lossspec.specs]\n{entry}\n")
+        monkeypatch.syspath_prepend(folder)
+
+
+@pytest.mark.usefixtures("new_loss")
+def test_a_loss_is_added_by_its_spec_alone(workplace):
+    workplace.write(mine=MINE)
+    assert "half_squared_error" in catalogue()
+    result = workplace.run(*WORDS, "--loss=HalfSquaredError")
+    assert result.status == 0, result.out
+    cells = workplace.cells("mine").values()
+    judged = {cell["clause"] for cell in cells if cell["verdict"] == "conforms"}
+    assert {"accepts", "gradient", "mean-divisor", "result-dtype", "value"} <= judged
+    assert {cell["loss"] for cell in cells} == {"half_squared_error"}
+    page = (workplace.path / "reports" / "mine" / "index.html").read_text("utf-8")
+    assert "half_squared_error" in page
+
+
+def test_a_clause_is_added_by_one_function(workplace, tmp_path_factory, monkeypatch, known_anew):
+    folder = tmp_path_factory.mktemp("added")
+    folder.joinpath("numerology.py").write_text(CLAUSE)
+    monkeypatch.setattr(lossspec.clauses, "__path__", [*lossspec.clauses.__path__, str(folder)])
+    workplace.write(mine=MINE)
+    result = workplace.run(*WORDS, "--loss=l1_loss,mse_loss", "--clause=never-seven,accepts")
+    assert result.status == 1
+    cells = workplace.cells("mine")
+    right, wrong = (cells[f"{loss}/never-seven[function-cpu]"] for loss in ("l1_loss", "mse_loss"))
+    assert (right["verdict"], right["theme"], right["says"]) == (
+        "conforms",
+        "numerology",
+        "No loss is seven.",
+    )
+    assert (wrong["verdict"], wrong["got"], wrong["want"]) == ("deviates", "7", "anything else")
+    assert wrong["script"] == "repro/mse_loss-never-seven-function-cpu.py"
+    page = (workplace.path / "reports" / "mine" / "index.html").read_text("utf-8")
+    assert "No loss is seven." in page
+
+
+def test_what_was_added_is_gone_again():
+    assert "half_squared_error" not in catalogue()
+    assert "never-seven" not in clauses()
+
+
+# === what a campaign learns ================================================================
+
+
+def ledgers(target, loss="l1_loss", names=("accepts", "value"), profile=None, **more):
+    campaign = Campaign(
+        Subject("mine", find(loss), "function", target),
+        [clauses()[name] for name in names],
+        profile or PROFILES["quick"],
+        **more,
+    )
+    return campaign, campaign.run()
+
+
+def test_a_clause_counts_its_cases_and_those_that_could_tell():
+    _, found = ledgers(F.l1_loss, names=("value", "gradient"), dtypes=("float64",))
+    value, gradient = found["value"], found["gradient"]
+    assert value.examples == 60
+    assert 0 < value.informative < 60
+    # Where no gradient is asked for there is nothing to say.
+    assert 0 < gradient.examples < 60
+    assert (value.found, value.dtypes) == (None, {"float64"})
+    assert 0 < value.worst < 1
+    assert value.worst_case is not None
+
+
+def test_a_dtype_that_never_works_is_one_that_it_does_not_have():
+    def narrow(input, target, weight=None, reduction="mean"):
+        if input.dtype.itemsize == 2:
+            raise TypeError("float32 or float64")
+        return F.l1_loss(input, target, weight=weight, reduction=reduction)
+
+    campaign, found = ledgers(narrow)
+    assert found["accepts"].found is None
+    assert campaign.refused == {
+        "bfloat16": "TypeError: float32 or float64",
+        "float16": "TypeError: float32 or float64",
+    }
+
+
+def test_a_dtype_that_works_at_times_deviates_when_it_does_not():
+    calls = itertools.count()
+
+    def moody(input, target, weight=None, reduction="mean"):
+        if input.dtype.itemsize == 2 and next(calls) % 2:
+            raise TypeError("not today")
+        return F.l1_loss(input, target, weight=weight, reduction=reduction)
+
+    _, found = ledgers(moody)
+    assert found["accepts"].found is not None
+
+
+def test_float32_is_no_option():
+    def wide(input, target, weight=None, reduction="mean"):
+        if input.dtype.itemsize < 8:
+            raise TypeError("float64 only")
+        return F.l1_loss(input, target, weight=weight, reduction=reduction)
+
+    _, found = ledgers(wide)
+    case, deviation = found["accepts"].found
+    assert (case.dtype, deviation.got) == ("float32", "TypeError: float64 only")
+
+
+def test_what_is_not_implemented_is_unsupported():
+    def partial(input, target, weight=None, reduction="mean"):
+        if weight is not None:
+            raise NotImplementedError("weight")
+        return F.l1_loss(input, target, reduction=reduction)
+
+    campaign, found = ledgers(partial)
+    assert campaign.unsupported == {"weight"}
+    assert (found["accepts"].found, found["value"].found) == (None, None)
+
+
+@pytest.mark.parametrize(("informative", "verdict"), [(1, "conforms"), (10_000, "inconclusive")])
+def test_too_few_cases_that_can_tell_are_no_pass(monkeypatch, informative, verdict):
+    monkeypatch.setitem(PROFILES, "quick", Profile("quick", 60, informative))
+    (cell,) = lossspec.check("l1_loss", F.l1_loss, profile="quick", clauses=["result-shape"])
+    assert cell.verdict == verdict
+    if verdict == "inconclusive":
+        assert "profile quick asks for 10000" in cell.reason

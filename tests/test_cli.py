@@ -1,0 +1,134 @@
+"""The command lossspec: each verb does its work, and bad input is one line and status 4."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lossspec.clauses import clauses
+from lossspec.cli import main
+from lossspec.spec import catalogue
+from lossspec.verdict import Report, replace_file
+
+SAMPLE = Path(__file__).parent / "data" / "conformance.json"
+
+
+def lossspec(workplace, *arguments):
+    return workplace.within(lambda: main(list(arguments)))
+
+
+def test_run_judges_several_implementations(workplace):
+    workplace.write(mine="from torch.nn.functional import l1_loss\n")
+    words = ("--loss=l1_loss", "--clause=result-shape", "--profile=quick", "-p", "no:faulthandler")
+    result = lossspec(workplace, "run", "mine", "torch.nn", *words)
+    assert result.status == 0, result.out
+    assert set(workplace.verdicts("mine").values()) == {"conforms"}
+    assert set(workplace.verdicts("torch.nn").values()) == {"conforms"}
+
+
+def test_run_gives_pytests_status(workplace):
+    workplace.write(mine="def l1_loss(input, target, reduction='mean'): return input\n")
+    words = ("--loss=l1_loss", "--clause=result-shape", "--profile=quick", "-p", "no:faulthandler")
+    assert lossspec(workplace, "run", "mine", *words).status == 1
+    result = lossspec(workplace, "run", "mine", "--loss=l2_loss", "-p", "no:faulthandler")
+    assert result.status == 4
+    assert "ERROR: unknown loss 'l2_loss'; known: " in "\n".join(result.err)
+
+
+@pytest.mark.parametrize("words", [[], ["--loss=l1_loss"]])
+def test_run_needs_an_implementation(workplace, words):
+    result = lossspec(workplace, "run", *words)
+    assert result.status == 4
+    assert result.err == ["lossspec run: which implementation? e.g. lossspec run torch.nn"]
+
+
+def test_list_prints_what_is_known(workplace):
+    losses = lossspec(workplace, "list", "losses").out
+    assert [line.split()[0] for line in losses] == list(catalogue())
+    printed = "\n".join(lossspec(workplace, "list", "clauses").out)
+    assert all(f"/{name} " in printed and c.says in printed for name, c in clauses().items())
+    implementations = lossspec(workplace, "list", "implementations").out
+    assert {line.split()[0] for line in implementations} >= {"oracle", "torch.nn"}
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "CrossEntropyLoss"])
+def test_show_prints_a_spec(workplace, name):
+    result = lossspec(workplace, "show", name)
+    assert result.status == 0
+    text = "\n".join(result.out)
+    assert "label_smoothing" in text
+    assert catalogue()["cross_entropy"].source in text
+
+
+def test_diff_tells_a_regression_by_its_status(workplace):
+    report = Report.read(SAMPLE)
+    right = [cell for cell in report.cells if cell.verdict == "conforms"][:1]
+    data = [cell.to_data() for cell in right]
+    whole = report.to_data()
+    for name, verdict in (("old.json", "conforms"), ("new.json", "deviates")):
+        cells = [cell | {"verdict": verdict} for cell in data]
+        replace_file(workplace.path / name, json.dumps(whole | {"cells": cells}))
+    assert lossspec(workplace, "diff", "old.json", "old.json").status == 0
+    result = lossspec(workplace, "diff", "old.json", "new.json")
+    assert result.status == 1
+    assert right[0].id in "\n".join(result.out)
+
+
+def test_merge_joins_the_parts_of_a_run(workplace):
+    words = ("--loss=l1_loss,mse_loss,huber_loss,kl_div", "--clause=result-shape")
+    words += ("--profile=quick", "-p", "no:faulthandler")
+    for i in (1, 2):
+        part = ("--impl=torch.nn.functional", f"--shard={i}/2", f"--reports=part{i}")
+        assert workplace.run(*part, *words).status == 0
+    parts = [f"part{i}/torch.nn.functional/conformance.json" for i in (1, 2)]
+    result = lossspec(workplace, "merge", *parts, "-o", "whole/conformance.json")
+    assert result.status == 0, result.err
+    assert result.out[0] == "4 of 4 clauses conform"
+    assert (workplace.path / "whole" / "index.html").exists()
+    result = lossspec(workplace, "merge", parts[0], "-o", "half.json")
+    assert result.status == 4
+    assert result.err == ["lossspec merge: cannot merge: the shards 2/2 are missing"]
+
+
+def test_render_writes_the_pages_again(workplace):
+    result = lossspec(workplace, "render", str(SAMPLE), "-o", "pages")
+    assert result.status == 0
+    assert {Path(line).name for line in result.out} >= {"index.html", "summary.md", "badge.json"}
+    assert all((workplace.path / line).exists() for line in result.out)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["show", "l2_loss"], "lossspec show: unknown loss 'l2_loss'; known: "),
+        (["render", "none.json"], "lossspec render: none.json: cannot be read (No such file"),
+        (["render", "bad.json"], "lossspec render: bad.json: is not complete JSON ("),
+        (["render", str(SAMPLE), "-o", "bad.json/x"], "lossspec render: [Errno "),
+        (["diff", "none.json", str(SAMPLE)], "lossspec diff: none.json: cannot be read"),
+        (
+            ["merge", str(SAMPLE), str(SAMPLE), "-o", "x.json"],
+            "lossspec merge: cannot merge: the",
+        ),
+    ],
+)
+def test_bad_input_is_one_line(workplace, words, message):
+    (workplace.path / "bad.json").write_text("{")
+    result = lossspec(workplace, *words)
+    assert (result.status, len(result.err)) == (4, 1)
+    assert result.err[0].startswith(message)
+    assert result.out == []
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["fly"], ["list", "birds"], ["show"], ["merge", "x.json"], ["deviations"]]
+)
+def test_bad_usage_ends_with_what_is_wrong(workplace, words):
+    def work() -> int:
+        with pytest.raises(SystemExit) as caught:
+            main(words)
+        return caught.value.code
+
+    result = workplace.within(work)
+    assert result.status == 4
+    assert result.err[0].startswith("usage: lossspec")
+    assert result.err[-1].startswith("lossspec")

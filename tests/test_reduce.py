@@ -1,0 +1,128 @@
+"""From a failing case to one that a person can read: still failing, simpler, and valid."""
+
+import numpy as np
+import pytest
+
+from lossspec.campaign import Profile, stream
+from lossspec.cases import Case, features
+from lossspec.oracle import solve
+from lossspec.reduce import reduced, taken
+from lossspec.spec import ClassIndex, catalogue, find
+
+IGNORED = {"some ignored", "all ignored"}
+
+
+def drawn(name: str, count: int = 40, seed: int = 0) -> list[Case]:
+    return [solved.case for solved in stream(find(name), Profile("quick", count, 1), seed)]
+
+
+def first(name: str, wanted) -> Case:
+    return next(case for case in drawn(name, 200) if wanted(case))
+
+
+def numbers(case: Case) -> int:
+    return sum(array.size for array in case.tensors.values())
+
+
+def is_valid(case: Case) -> bool:
+    """Whether the oracle solves it, and its numbers are those of their roles."""
+    loss = find(case.loss)
+    form = loss.form(case.form)
+    roles, sizes = loss.roles(form), case.axis_sizes(loss)
+    for name, array in case.tensors.items():
+        role = roles[name]
+        if isinstance(role, ClassIndex):
+            fine = role.allows(array, sizes[role.classes], case.parameters)
+        else:
+            x = array.astype(np.float64)
+            fine = ~np.isfinite(x) | ((x >= role.low) & (x <= role.high))
+        if role.style in ("positive", "sign"):
+            fine = fine & (array != 0)
+        if not np.all(fine):
+            return False
+    return solve(loss, case).losses.shape == case.cotangent.shape
+
+
+@pytest.mark.parametrize("name", catalogue())
+def test_whatever_fails_ends_as_a_small_valid_case(name):
+    loss = find(name)
+    for case in [c for c in drawn(name) if numbers(c) > 20 and not features(c) & IGNORED][:2]:
+        got = reduced(loss, case, lambda candidate: True)
+        assert is_valid(got)
+        assert numbers(got) <= numbers(case)
+        assert got.layouts == {}
+        assert got.scale == 1
+        assert not set(got.tensors) & set(loss.options)
+
+
+FAILURES = {
+    "two elements": ("l1_loss", lambda case: case.axis_sizes(find("l1_loss")).get("d1", 0) > 1),
+    "a weight": ("l1_loss", lambda case: "weight" in case.tensors),
+    "a layout": ("l1_loss", lambda case: case.layouts.get("target") == "sliced"),
+    "two gradients": ("l1_loss", lambda case: len(case.requires_grad) > 1),
+    "a number": ("mse_loss", lambda case: (case.tensors["input"].astype(float) < -1).any()),
+    "a parameter": ("huber_loss", lambda case: case.parameters["delta"] != 1),
+    "three classes": ("nll_loss", lambda case: case.axis_sizes(find("nll_loss"))["C"] > 2),
+    "ignored rows": ("nll_loss", lambda case: features(case) & IGNORED != set()),
+    "two further axes": ("nll_loss", lambda case: case.spread > 1),
+    "a form": ("cross_entropy", lambda case: case.form == "class probabilities"),
+    "a value": ("cross_entropy", lambda case: case.parameters["label_smoothing"] == 0.5),
+    "nothing": ("kl_div", lambda case: "empty" in features(case)),
+}
+
+
+@pytest.mark.parametrize("what", FAILURES)
+def test_the_result_still_fails_and_is_no_larger(what):
+    name, fails = FAILURES[what]
+    case = first(name, lambda case: fails(case) and (numbers(case) > 10 or what == "nothing"))
+    asked = []
+
+    def failing(candidate: Case) -> bool:
+        asked.append(candidate)
+        return bool(fails(candidate))
+
+    got = reduced(find(name), case, failing)
+    assert fails(got)
+    assert numbers(got) <= numbers(case)
+    assert all(map(is_valid, asked))
+    assert len(asked) <= 400
+
+
+def test_what_fails_nowhere_else_is_left_as_it_was():
+    case = drawn("cross_entropy")[7]
+    assert reduced(find("cross_entropy"), case, lambda candidate: False) is case
+
+
+def test_the_predicate_is_not_asked_for_ever():
+    asked = []
+    reduced(find("l1_loss"), drawn("l1_loss")[3], lambda c: bool(asked.append(c)), attempts=5)
+    assert len(asked) <= 5
+
+
+def test_a_wrong_divisor_is_shown_by_two_rows_of_one_class():
+    def fails(case: Case) -> bool:
+        target = case.tensors["target"]
+        counted = target != case.parameters["ignore_index"]
+        losses = solve(find("nll_loss"), case).losses
+        return bool(counted.any() and not counted.all() and losses.sum() != 0)
+
+    def wanted(case: Case) -> bool:
+        return case.spread == 1 and numbers(case) > 10 and fails(case)
+
+    got = reduced(find("nll_loss"), first("nll_loss", wanted), fails)
+    assert got.contract == "(N, C), (N) -> (N)"
+    assert got.parameters == {"ignore_index": -100}
+    assert got.omitted == {"ignore_index"}
+    assert sorted(got.tensors["target"].tolist()) == [-100, 0]
+    assert sorted(got.tensors["input"].astype(float).ravel().tolist()) == [-1, 0]
+
+
+def test_part_of_an_axis_is_taken_from_every_tensor_that_has_it():
+    loss = find("nll_loss")
+    case = first("nll_loss", lambda c: "weight" in c.tensors and c.axis_sizes(loss)["C"] == 3)
+    got = taken(loss, case, "C", np.array([2, 0]))
+    assert np.array_equal(got.tensors["weight"], case.tensors["weight"][[2, 0]], equal_nan=True)
+    axis = case.shape.inputs[0].index("C")
+    want = np.take(case.tensors["input"], [2, 0], axis)
+    assert np.array_equal(got.tensors["input"], want, equal_nan=True)
+    assert got.tensors["target"].tolist() == case.tensors["target"].tolist()

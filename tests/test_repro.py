@@ -1,0 +1,169 @@
+"""What is printed of a deviation, and the script and the command that repeat it."""
+
+import runpy
+import shlex
+import sys
+import warnings
+
+import pytest
+import torch
+
+from lossspec import repro
+from lossspec.campaign import Profile, stream
+from lossspec.cases import features
+from lossspec.cli import main
+from lossspec.implementations import load
+from lossspec.outcome import lacking, perform
+from lossspec.spec import catalogue
+from lossspec.tensors import same_bits
+from lossspec.trial import Deviation
+
+WRONG = """
+    from torch.nn import functional as F
+
+    def nll_loss(input, target, weight=None, ignore_index=-100, reduction="mean"):
+        given = dict(weight=weight, ignore_index=ignore_index)
+        if reduction == "mean":
+            return F.nll_loss(input, target, **given, reduction="sum") / target.numel()
+        return F.nll_loss(input, target, **given, reduction=reduction)
+"""
+MENDED = "from torch.nn.functional import nll_loss\n"
+STORY = """\
+nll_loss/mean-divisor on cpu (function) deviates:
+  `mean` is the sum of what `none` returns, divided by what the contract says it counts.
+
+  what:    'mean' of the implementation's own 'none'
+  call:    input = tensor([[0.0], [-1.0]], dtype=float32)
+           target = tensor([-100, 0], dtype=int64)
+           nll_loss(input, target, reduction='mean')
+  got:     0.5
+  want:    1
+""".splitlines()
+WORDS = ("--loss=nll_loss", "--clause=mean-divisor", "--profile=quick", "--seed=0")
+SCRIPT = "reports/wrong/repro/nll_loss-mean-divisor-function-cpu.py"
+
+
+def story(result) -> list[str]:
+    """What a run printed of its one deviation."""
+    start = result.out.index(STORY[0])
+    end = next(i for i, line in enumerate(result.out) if line.startswith("  script:"))
+    return result.out[start : end + 1]
+
+
+def ran(script) -> tuple[int, dict]:
+    """The exit status of a script and what it had made by then, in this process."""
+    names: dict = {"__name__": "__main__"}
+    with pytest.raises(SystemExit) as caught, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, of what it was asked for
+        exec(compile(script, "script.py", "exec"), names)
+    return caught.value.code, names
+
+
+def test_a_planted_defect_is_told_so_that_a_person_can_repeat_it(workplace):
+    workplace.write(wrong=WRONG)
+    result = workplace.run("--impl=wrong", *WORDS)
+    assert result.status == 1
+    told = story(result)
+    assert told[: len(STORY)] == STORY
+    assert told[len(STORY)].startswith("  budget:  1.")
+    assert told[-2] == f"  repeat:  lossspec run wrong {' '.join(WORDS)}"
+    assert told[-1] == f"  script:  {SCRIPT}"
+
+    command = shlex.split(told[-2].partition("lossspec ")[2])
+    again = workplace.within(lambda: main([*command, "-p", "no:faulthandler"]))
+    assert again.status == 1
+    assert story(again) == told
+
+    (cell,) = workplace.artifact("wrong")["cells"]
+    assert cell["repeat"] == f"lossspec {' '.join(command)}"
+    assert cell["says"] == STORY[1].strip()
+    assert (cell["got"], cell["want"]) == ("0.5", "1")
+    assert f"reports/wrong/{cell['script']}" == SCRIPT
+
+
+def test_the_script_runs_without_lossspec_until_the_defect_is_mended(workplace):
+    workplace.write(wrong=WRONG)
+    assert workplace.run("--impl=wrong", *WORDS).status == 1
+    alone = f"import runpy, sys; sys.modules['lossspec'] = None; runpy.run_path({SCRIPT!r})"
+    result = workplace.apart("-c", alone)
+    assert result.status == 1, result.err
+    assert result.out[-1] == "deviates"
+    assert result.err == []
+    workplace.write(wrong=MENDED)
+    result = workplace.within(lambda: script_status(workplace.path / SCRIPT))
+    assert (result.status, result.out[-1]) == (0, "conforms")
+
+
+def script_status(path) -> int:
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_path(str(path), run_name="__main__")
+    return caught.value.code
+
+
+DEFECTS = {
+    "accepts": "raise RuntimeError('no')",
+    "gradient": "return F.huber_loss(input, target.detach(), **more)",
+    "inputs-untouched": "input.detach().numpy(force=True).fill(1) if input.dtype.itemsize > 2 "
+    "else input.detach().fill_(1); return F.huber_loss(input, target, **more)",
+    "refuses-parameters": "more['delta'] = abs(more.get('delta', 1.0)) + (more.get('delta') == 0); "
+    "return F.huber_loss(input, target, **more)",
+    "refuses-reductions": "more['reduction'] = more['reduction'] if more.get('reduction') in "
+    "('mean', 'sum', 'none') else 'mean'; return F.huber_loss(input, target, **more)",
+    "refuses-shapes": "target = target.flatten()[:1].clone() if target.shape != input.shape "
+    "else target; return F.huber_loss(input, target.expand(input.shape), **more)",
+    "result-dtype": "return F.huber_loss(input, target, **more).double()",
+    "result-shape": "return F.huber_loss(input, target, **more)[None]",
+    "value": "return F.huber_loss(input, target, **more) * 1.1",
+}
+
+
+@pytest.mark.parametrize("clause", DEFECTS)
+def test_the_script_of_every_kind_of_deviation_tells_wrong_from_right(workplace, clause):
+    defect = "from torch.nn import functional as F\n\ndef huber_loss(input, target, **more):\n    "
+    workplace.write(wrong=defect + DEFECTS[clause])
+    words = ("--loss=huber_loss", "--profile=quick", f"--clause={clause}")
+    assert workplace.run("--impl=wrong", *words).status == 1
+    (script,) = (workplace.path / "reports" / "wrong" / "repro").iterdir()
+    for module, status in ((defect + DEFECTS[clause], 1), (RIGHT, 0)):
+        workplace.write(wrong=module)
+        # A file that is written twice in a second may be taken for the same.
+        sys.dont_write_bytecode, before = True, sys.dont_write_bytecode
+        got = workplace.within(lambda: script_status(script))
+        sys.dont_write_bytecode = before
+        assert got.status == status, got.out
+        assert got.out[-1] == ("deviates" if status else "conforms")
+
+
+RIGHT = "from torch.nn.functional import huber_loss"
+
+
+@pytest.mark.parametrize("name", ["torch.nn", "torch.nn.functional"])
+@pytest.mark.parametrize("loss", catalogue().values(), ids=list(catalogue()))
+def test_a_script_makes_the_very_call_of_its_case(loss, name):
+    for subject in load(name).subjects(loss):
+        for solved in stream(loss, Profile("quick", 20, 1), 5):
+            if lacking(subject, solved.case) is not None:
+                continue
+            want = perform(subject, solved.case)
+            deviation = Deviation("nothing", check="error is None")
+            text = repro.script(subject, solved.case, deviation, "A sentence.", "cpu")
+            status, names = ran(text)
+            assert status == (0 if want.error is None else 1), names["error"]
+            # Of an empty batch some of torch's losses return whatever lay in memory.
+            if isinstance(want.value, torch.Tensor) and "empty" not in features(solved.case):
+                assert same_bits(names["value"].detach(), want.value.detach())
+            for tensor, gradient in want.gradients.items():
+                got = names["gradients"][tensor]
+                assert (got is None) == (gradient is None)
+                assert got is None or same_bits(got, gradient)
+
+
+def test_a_script_passes_numbers_that_have_no_name_in_python():
+    (subject,) = load("torch.nn.functional").subjects(catalogue()["huber_loss"])
+    solved = next(stream(subject.loss, Profile("quick", 1, 1), 0))
+    replaced = {"delta": float("inf"), "reduction": ["mean", float("nan")]}
+    deviation = Deviation("nothing", check="error is not None", replaced=replaced)
+    text = repro.script(subject, solved.case, deviation, "A sentence.", "cpu")
+    assert "delta=float('inf')" in text
+    assert "reduction=['mean', float('nan')]" in text
+    assert ran(text)[0] == 0
