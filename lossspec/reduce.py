@@ -121,9 +121,20 @@ def _shorter(loss: Loss, case: Case) -> Iterator[Case]:
         if size > 1:
             yield taken(loss, case, axis, slice(0, 1))
             yield taken(loss, case, axis, slice(0, size // 2))
-            yield taken(loss, case, axis, slice(size // 2, size))
+            yield _renumbered(loss, case, axis, size // 2)
             yield taken(loss, case, axis, slice(0, size - 1))
-            yield taken(loss, case, axis, slice(1, size))
+            yield _renumbered(loss, case, axis, 1)
+
+
+def _renumbered(loss: Loss, case: Case, axis: str, start: int) -> Case:
+    """The end of an axis; classes keep their names."""
+    end = taken(loss, case, axis, slice(start, None))
+    tensors = dict(end.tensors)
+    for name, role in loss.form(case.form).tensors.items():
+        if isinstance(role, ClassIndex) and role.classes == axis:
+            classes = (tensors[name] >= start) & (tensors[name] < case.axis_sizes(loss)[axis])
+            tensors[name] = tensors[name] - (classes * start).astype(tensors[name].dtype)
+    return end.with_(tensors=tensors)
 
 
 def taken(loss: Loss, case: Case, axis: str, part: slice | np.ndarray) -> Case:

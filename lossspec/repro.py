@@ -127,8 +127,10 @@ _OWN = """\
     return made"""
 
 _RESHAPE = """\
-for name, shape in {shapes}.items():
-    gradients[name] = None if gradients[name] is None else gradients[name].reshape(shape)
+for name, shape in {shapes}.items() if error is None else ():
+    if gradients[name] is None:  # a parameter that the call makes no use of
+        gradients[name] = torch.zeros_like(inputs[name])
+    gradients[name] = gradients[name].reshape(shape)
 """
 
 

@@ -116,7 +116,9 @@ def test_another_suite_gets_a_test_for_each_cell(workplace):
         test_mine="""
             import lossspec
 
-            @lossspec.parametrize("mine", losses=["l1_loss", "mse_loss"], clauses=["value", "accepts"])
+            LOSSES = ["l1_loss", "mse_loss"]
+
+            @lossspec.parametrize("mine", losses=LOSSES, clauses=["value", "accepts"])
             def test_conformance(judge):
                 record = judge()
                 assert record.examples > 20
@@ -156,9 +158,7 @@ def test_every_public_word_is_there():
 
 
 def test_an_import_and_a_report_cost_no_torch():
-    program = (
-        "import lossspec, sys; lossspec.Report, lossspec.Verdict; print('torch' in sys.modules)"
-    )
+    program = "import lossspec, sys; lossspec.Report; print('torch' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )

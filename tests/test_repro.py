@@ -53,9 +53,11 @@ def story(result) -> list[str]:
 def ran(script) -> tuple[int, dict]:
     """The exit status of a script and what it had made by then, in this process."""
     names: dict = {"__name__": "__main__"}
-    with pytest.raises(SystemExit) as caught, warnings.catch_warnings():
+    code = compile(script, "script.py", "exec")
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's, of what it was asked for
-        exec(compile(script, "script.py", "exec"), names)
+        with pytest.raises(SystemExit) as caught:
+            exec(code, names)
     return caught.value.code, names
 
 
@@ -141,7 +143,7 @@ RIGHT = "from torch.nn.functional import huber_loss"
 @pytest.mark.parametrize("loss", catalogue().values(), ids=list(catalogue()))
 def test_a_script_makes_the_very_call_of_its_case(loss, name):
     for subject in load(name).subjects(loss):
-        for solved in stream(loss, Profile("quick", 20, 1), 5):
+        for solved in stream(loss, Profile("quick", 8, 1), 5):
             if lacking(subject, solved.case) is not None:
                 continue
             want = perform(subject, solved.case)

@@ -122,19 +122,20 @@ class Flattened(Elementwise):
         return super().element(flat).reshape(x.shape)
 
 
-class _WithSlope(torch.autograd.Function):
-    """A value with the slopes that it is given."""
+class _WithSlopes(torch.autograd.Function):
+    """The value of some elements, with slopes that can be differentiated themselves."""
 
     @staticmethod
     def forward(
-        ctx: Any, value: Tensor, slopes: Callable[[], tuple[Tensor, Tensor]], *xy: Any
-    ) -> Any:
+        ctx: Any, value: Tensor, slopes: Callable[..., tuple[Tensor, Tensor]], *xy: Tensor
+    ) -> Tensor:
         ctx.slopes = slopes
+        ctx.save_for_backward(*xy)
         return value.clone()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        by_x, by_y = ctx.slopes()
+        by_x, by_y = ctx.slopes(*ctx.saved_tensors)
         return None, None, grads[0] * by_x, grads[0] * by_y
 
 
@@ -144,11 +145,15 @@ class AnalyticGradient(Elementwise):
 
     def element(self, c: Elements) -> Tensor:
         x, y = together(c.x, c.y)
-        shown = copy.copy(c)
-        shown.x, shown.y = x.detach(), y.detach()
-        value = super().element(shown)
-        result: Tensor = _WithSlope.apply(  # type: ignore[no-untyped-call]
-            value, lambda: self.slopes(shown), x, y
+
+        def at(x: Tensor, y: Tensor) -> Elements:
+            part = copy.copy(c)
+            part.x, part.y = x, y
+            return part
+
+        value = super().element(at(x.detach(), y.detach()))
+        result: Tensor = _WithSlopes.apply(  # type: ignore[no-untyped-call]
+            value, lambda x, y: self.slopes(at(x, y)), x, y
         )
         return result
 

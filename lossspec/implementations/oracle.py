@@ -65,6 +65,8 @@ def _fits(
     for name, role in form.tensors.items():
         if name not in arrays or role.integer != (arrays[name].dtype.kind in "iu"):
             return False
+    if arrays.keys() - loss.roles(form).keys():
+        return False
     for name, array in arrays.items():
         axes = axes_of(loss, form, shape, name, array.ndim)
         declared = loss.options[name].shape if name in loss.options else None
@@ -135,6 +137,9 @@ def _function(loss: Loss) -> Callable[..., Any]:
     def call(*tensors: Any, reduction: str = loss.reductions[0], **keywords: Any) -> Any:
         if len(tensors) not in names:
             raise TypeError(f"{loss.name} takes {' or '.join(map(str, names))} tensors")
+        unknown = keywords.keys() - loss.options.keys() - loss.parameters.keys()
+        if unknown:
+            raise TypeError(f"{loss.name} has no argument {min(unknown)!r}")
         given = dict(zip(names[len(tensors)], tensors, strict=True))
         given |= {n: keywords[n] for n in loss.options if keywords.get(n) is not None}
         parameters = {

@@ -11,9 +11,9 @@ def define(input, target):
     listed = np.logical_and.accumulate(target >= 0, axis=-1)  # up to the first -1
     label = listed[..., None] & (target[..., None] == np.arange(classes))  # entry j is class i
     other = ~label.any(axis=-2, keepdims=True)
-    x_y = pick(input[..., None, :], target)[..., None]
-    gap = positive_part(1 - (x_y - input[..., None, :]))
-    return total(total(where(listed[..., None] & other, gap, 0 * gap))) / classes
+    x = input[..., None, :]
+    gap = positive_part(1 - (pick(x, target)[..., None] - x))
+    return total(total(where(listed[..., None] & other, gap, 0 * x))) / classes
 
 
 def settle(rng, tensors, parameters):
