@@ -316,9 +316,14 @@ def test_an_update_adds_keeps_and_drops(workplace):
 
     workplace.write(wrong=RIGHT)
     (workplace.path / "wrong.py").touch()
-    assert update(workplace, "wrong", "--update").out[-1] == (
-        f"known.toml: 1 kept, 0 added, {count + 1} no longer fail"
-    )
+    assert ", 0 added, " in update(workplace, "wrong", "--update").out[-1]
+    left = deviations.read(workplace.path / "known.toml")
+    # What is mended goes; what torch itself breaks, and is listed for it, stays.
+    shipped = deviations.shipped("torch.nn.functional")
+    torchs = {entry.clause for entry in shipped if entry.loss == "l1_loss"}
+    assert any(entry.when == {"version": ">9"} for entry in left)
+    assert all(entry.when == {"version": ">9"} or entry.clause in torchs for entry in left)
+    assert len(left) < count + 2
 
 
 def test_an_update_tells_the_surfaces_apart(workplace):

@@ -181,3 +181,204 @@ def test_ctc_of_one_sequence_is_that_of_a_batch_of_one():
     whole, _ = alignments(logits[:3], (1, 1), 0)
     assert alone.form == "concatenated"
     assert agree(solve(find("ctc_loss"), alone).losses[()], -mpmath.log(whole))
+
+
+# === layers ===============================================================================
+
+
+def scores(weight: np.ndarray, x: np.ndarray, bias: Any = None) -> list[Any]:
+    """A linear layer, one output at a time."""
+    rows = [mpmath.fdot(map(number_of, row), map(number_of, x)) for row in weight]
+    return rows if bias is None else [a + number_of(b) for a, b in zip(rows, bias, strict=True)]
+
+
+def number_of(x: Any) -> Any:
+    """An mpmath number as it is, any other one made into one."""
+    return x if isinstance(x, mpmath.mpf) else number(x)
+
+
+def log_softmax(z: list[Any]) -> list[Any]:
+    whole = mpmath.log(mpmath.fsum(map(mpmath.exp, z)))
+    return [one - whole for one in z]
+
+
+def cross_entropy(z: list[Any], p: list[Any], weight: list[Any], smoothing: float) -> Any:
+    smooth = [(1 - smoothing) * one + mpmath.mpf(smoothing) / len(z) for one in p]
+    return -mpmath.fsum(w * q * x for w, q, x in zip(weight, smooth, log_softmax(z), strict=True))
+
+
+def certain(index: int, classes: int) -> list[Any]:
+    return [mpmath.mpf(c == index) for c in range(classes)]
+
+
+LINEAR = [
+    (tensors, smoothing, ignored)
+    for tensors in ("indices", "probabilities")
+    for smoothing in (0.0, 0.125)
+    for ignored in (-100, 1)
+]
+
+
+def linear(kind: str, smoothing: float, ignored: int, shape: tuple[int, ...]) -> Case:
+    rng = np.random.default_rng(len(shape) + (kind == "indices"))
+    rows, features, classes = 3, 2, 4
+    target = rng.dirichlet(np.ones(classes), (rows, *shape)).astype(float)
+    tensors = {
+        "input": rng.standard_normal((rows, features)) * 2,
+        "linear_weight": rng.standard_normal((classes, *shape, features)) * 2,
+        "target": np.moveaxis(target, -1, 1)
+        if kind == "probabilities"
+        else rng.integers(0, classes, (rows, *shape)),
+        "linear_bias": rng.standard_normal((classes, *shape)),
+        "weight": np.array([1.0, 0.5, 2.0, 0.0]),
+    }
+    mark = {"ignore_index": ignored} if kind == "indices" else {}
+    return case("linear_cross_entropy", tensors, label_smoothing=smoothing, **mark)
+
+
+@pytest.mark.parametrize("shape", [(), (2,), (1, 2)], ids=str)
+@pytest.mark.parametrize(("kind", "smoothing", "ignored"), LINEAR, ids=str)
+def test_linear_cross_entropy_is_the_cross_entropy_of_each_row(kind, smoothing, ignored, shape):
+    if kind == "probabilities" and ignored == 1:
+        ignored = -100  # probabilities know no sentinel
+    drawn = linear(kind, smoothing, ignored, shape)
+    spec = find("linear_cross_entropy")
+    expected = solve(spec, drawn)
+    weight = [number(w) for w in drawn.tensors["weight"]]
+
+    def loss(tensors: Mapping[str, Any], n: int, at: tuple[int, ...]) -> Any:
+        z = scores(
+            tensors["linear_weight"][(slice(None), *at)],
+            tensors["input"][n],
+            tensors["linear_bias"][(slice(None), *at)],
+        )
+        target = tensors["target"][n]
+        if kind == "probabilities":
+            return cross_entropy(z, list(target[(slice(None), *at)]), weight, smoothing)
+        index = int(target[at])
+        if index == ignored:
+            return mpmath.mpf(0)
+        return cross_entropy(z, certain(index, 4), weight, smoothing)
+
+    def total(tensors: Mapping[str, Any]) -> Any:
+        return mpmath.fsum(loss(tensors, n, at) for n, *at in map(list, places))
+
+    def loss_at(place: tuple[int, ...]) -> Any:
+        exact = {k: np.vectorize(number, otypes=[object])(x) for k, x in drawn.tensors.items()}
+        return loss(exact, place[0], place[1:])
+
+    places = list(np.ndindex(expected.losses.shape))
+    for place in places:
+        assert agree(expected.losses[place], loss_at(place))
+
+    def summed(tensors: Mapping[str, Any]) -> Any:
+        return mpmath.fsum(loss(tensors, place[0], place[1:]) for place in places)
+
+    for name in ("input", "linear_bias"):
+        got = gradient(expected, name, "sum")
+        for at, slope in derivatives(summed, drawn.tensors, name):
+            assert agree(got[at], slope)
+    got = gradient(expected, "linear_weight", "sum")
+    for at, slope in itertools.islice(derivatives(summed, drawn.tensors, "linear_weight"), 4):
+        assert agree(got[at], slope)
+
+
+def adaptive(clusters: int, div_value: float, biased: bool, batched: bool) -> Case:
+    rng = np.random.default_rng(clusters + int(2 * div_value) + biased)
+    features, rows, frequent = 4, 4, 2
+    tensors: dict[str, Any] = {"input": rng.standard_normal((rows, features)) * 2}
+    sizes = [2, 3][:clusters]
+    tensors["target"] = rng.permutation(frequent + sum(sizes))[:rows]
+    tensors["head"] = rng.standard_normal((frequent + clusters, features))
+    for i, size in enumerate(sizes, 1):
+        inner = int(features // div_value**i)
+        tensors[f"down_{i}"] = rng.standard_normal((inner, features))
+        tensors[f"out_{i}"] = rng.standard_normal((size, inner))
+    if biased:
+        tensors["bias"] = rng.standard_normal(frequent + clusters)
+    if not batched:
+        tensors |= {"input": tensors["input"][0], "target": tensors["target"][0]}
+    return case("adaptive_log_softmax_with_loss", tensors, div_value=div_value)
+
+
+ADAPTIVE = [
+    (1, 2.0, False, True),
+    (1, 4.0, True, True),
+    (2, 2.0, True, True),
+    (2, 4.0, False, True),  # the second cluster has no features left: all its classes are alike
+    (2, 1.5, True, False),
+    (1, 1.0, False, False),
+]
+
+
+@pytest.mark.parametrize(("clusters", "div_value", "biased", "batched"), ADAPTIVE, ids=str)
+def test_adaptive_softmax_chooses_a_cluster_and_then_a_class(clusters, div_value, biased, batched):
+    drawn = adaptive(clusters, div_value, biased, batched)
+    expected = solve(find(drawn.loss), drawn)
+    target = drawn.tensors["target"]
+    places = list(np.ndindex(target.shape))
+
+    def log_p(tensors: Mapping[str, Any], place: tuple[int, ...]) -> Any:
+        x, t = tensors["input"][place], int(target[place])
+        head = log_softmax(scores(tensors["head"], x, tensors.get("bias")))
+        frequent = len(head) - clusters
+        if t < frequent:
+            return head[t]
+        low = frequent
+        for i in range(1, clusters + 1):
+            out = tensors[f"out_{i}"]
+            if t < low + len(out):
+                inner = scores(tensors[f"down_{i}"], x)
+                return head[frequent + i - 1] + log_softmax(scores(out, inner))[t - low]
+            low += len(out)
+        raise AssertionError(f"class {t} has no place")
+
+    for place in places:
+        assert agree(expected.losses[place], log_p(drawn.tensors, place))
+
+    def mean(tensors: Mapping[str, Any]) -> Any:
+        return -mpmath.fsum(log_p(tensors, place) for place in places) / len(places)
+
+    assert agree(expected.value("mean").exact, mean(drawn.tensors))
+    for name in expected.derivatives:
+        got = gradient(expected, name, "mean")
+        for at, slope in itertools.islice(derivatives(mean, drawn.tensors, name), 6):
+            assert agree(got[at], slope)
+
+
+# === through torch ========================================================================
+
+
+@pytest.mark.parametrize(
+    ("name", "example"),
+    [(name, example) for name in LOSSES for example in catalogue()[name].examples],
+    ids=lambda x: x if isinstance(x, str) else x.source[:30],
+)
+def test_torch_gives_what_was_published(name, example):
+    loss = find(name)
+    tensors = {
+        key: np.array(value, np.int64 if loss.roles(loss.form(example.form))[key].integer else None)
+        for key, value in example.arguments.items()
+    }
+    call = case(name, tensors, example.form, **example.parameters)
+    call = call.with_(reduction=example.reduction)
+    subject = reference(loss)
+    assert subject is not None
+    outcome = perform(subject, call, backward=False)
+    assert outcome.error is None
+    assert float(outcome.value) == pytest.approx(example.value, abs=0.5 * 10**-example.digits)
+
+
+def test_a_class_that_owns_its_tensors_is_given_them_and_asked_for_their_gradients():
+    drawn = linear("indices", 0.0, -100, (2,))
+    loss = find("linear_cross_entropy")
+    function, module = (
+        next(s for s in implementation.subjects(loss) if s.surface == surface)
+        for implementation, surface in torch_surfaces()
+    )
+    call = drawn.with_(reduction="sum", requires_grad=("input", "linear_weight", "linear_bias"))
+    mine, theirs = perform(module, call), perform(function, call)
+    assert mine.error is None
+    assert torch.equal(mine.value, theirs.value)
+    for name in call.requires_grad:
+        assert torch.equal(mine.gradients[name], theirs.gradients[name])
