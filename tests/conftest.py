@@ -24,7 +24,6 @@ collect_ignore = [
     "test_reduce.py",
     "test_repro.py",
     "test_specs_margins.py",
-    "test_specs_sequences.py",
 ]
 
 
