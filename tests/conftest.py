@@ -17,6 +17,8 @@ import pytest
 collect_ignore = [
     "test_api.py",
     "test_audit.py",
+    "test_campaign.py",
+    "test_cli.py",
     "test_controls.py",
     "test_docs.py",
     "test_packaging.py",
