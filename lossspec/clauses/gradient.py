@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -120,21 +121,23 @@ def _curvature(trial: Trial, directions: dict[str, np.ndarray]) -> dict[str, np.
     try:
         value = call()
         upstream = to_torch(case.upstream(case.reduction), device=trial.device).to(value.dtype)
-        slopes = torch.autograd.grad(
-            value, tensors, upstream.expand(value.shape), create_graph=True, allow_unused=True
-        )
-        pairs = dict(zip(names, slopes, strict=True)).items()
+        # That it requires a gradient makes a backward that cannot be differentiated say so.
+        upstream = upstream.expand(value.shape).clone().requires_grad_()
+        slopes = torch.autograd.grad(value, tensors, upstream, create_graph=True, allow_unused=True)
         along = [
             (slope * to_torch(directions[name], device=trial.device)).sum()
-            for name, slope in pairs
+            for name, slope in dict(zip(names, slopes, strict=True)).items()
             if getattr(slope, "requires_grad", False)
         ]
-        # A gradient may depend on nothing: that of a piecewise linear loss.
-        found: Sequence[torch.Tensor | None] = [None] * len(names)
-        if along:
-            found = torch.autograd.grad(torch.stack(along).sum(), tensors, allow_unused=True)
+        if not along:
+            return None
+        found: Sequence[Any] = torch.autograd.grad(
+            torch.stack(along).sum(), tensors, allow_unused=True
+        )
     except RuntimeError:
         return None
+    if all(curvature is None for curvature in found):
+        return None  # a gradient that depends on no input promises no second derivative
     return {
         name: np.zeros(case.tensors[name].shape, np.longdouble)
         if curvature is None

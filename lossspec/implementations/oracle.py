@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.autograd.function import once_differentiable
 
 from lossspec.cases import Case
 from lossspec.implementations import Implementation
@@ -117,6 +118,7 @@ class _Exact(torch.autograd.Function):
         return from_extended(np.asarray(value), tensors[0])
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, upstream: torch.Tensor) -> Any:
         gradients: list[Any] = [None, None]
         cotangent = to_numpy(upstream)

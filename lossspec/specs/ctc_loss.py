@@ -107,6 +107,7 @@ spec = Loss(
     source="https://www.cs.toronto.edu/~graves/icml_2006.pdf",
     define=define,
     exchangeable=False,
+    dtypes=("float32", "float64"),
     forms=tuple(forms()),
     parameters={
         "blank": Parameter(
