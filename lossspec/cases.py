@@ -6,18 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from math import prod
-from typing import Any, TypeVar
+from random import Random
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from hypothesis import strategies as st
 
 from lossspec.budget import precision
-from lossspec.spec import ClassIndex, Form, Length, Loss, Role, Shape, written_out
+from lossspec.spec import ClassIndex, Factor, Form, Length, Loss, Role, Shape, written_out
 
 T = TypeVar("T")
 
 #: How a tensor may lie in memory; `contiguous` first, so that shrinking ends there.
-LAYOUTS = ("contiguous", "permuted", "sliced", "offset", "expanded", "channels_last")
+LAYOUTS = ("contiguous", "permuted", "sliced", "pitched", "offset", "expanded", "channels_last")
 
 
 @dataclass(frozen=True)
@@ -177,6 +178,7 @@ def _flattened(data: Any) -> list[Any]:
 #: Styles of dense values for each role style; the first is the one that shrinking ends at.
 STYLES: dict[str, tuple[str, ...]] = {
     "real": ("grid", "normal", "wide", "offset", "tiny", "rows", "logarithmic"),
+    "factor": ("grid", "normal", "wide", "offset", "tiny", "rows", "logarithmic"),
     "logit": ("grid", "normal", "wide", "offset", "saturated", "rows", "tiny"),
     "log_probability": ("grid", "normal", "wide", "softmax", "tiny"),
     "probability": ("grid", "uniform", "edges", "binary"),
@@ -195,7 +197,7 @@ def _dense(
 ) -> np.ndarray:
     """Float64 values of a style; `axis` is the class axis, if there is one."""
     match role:
-        case "real" | "logit":
+        case "real" | "factor" | "logit":
             return _reals(rng, style, shape)
         case "log_probability":
             if style == "softmax" and axis is not None and shape[axis]:
@@ -292,6 +294,9 @@ def _cast(values: np.ndarray, role: Role, dtype: str) -> np.ndarray:
     largest = info.largest / 8
     low, high = max(role.low, -largest), min(role.high, largest)
     with np.errstate(all="ignore"):
+        if isinstance(role, Factor):
+            limit = (32 * info.unit) ** (-1 / role.count)
+            values = values * min(1.0, limit / max(np.abs(values).max(initial=0), limit))
         cast = np.clip(values, low, high).astype(info.numpy)
         if role.style == "positive":
             cast = np.where(cast > 0, cast, info.numpy(info.smallest * 2**10)).astype(info.numpy)
@@ -307,71 +312,117 @@ _IGNORED = ("none", "some", "some", "leading", "all")
 _FILLS = ("plain", "plain", "nan", "inf", "-inf", "large")
 
 
-_BOOLEAN = st.booleans()
-_SEED = st.integers(0, 2**32 - 1)
+_EITHER = (False, True)
+
+
+class Choices(Protocol):
+    """Where the structure of a case comes from: `choose("layout of input", LAYOUTS)`."""
+
+    def __call__(self, what: str, options: Sequence[T]) -> T:
+        """One of the options, the first being the simplest."""
+
+    def seed(self) -> int:
+        """What dense values are made from."""
 
 
 @cache
 def _index(count: int) -> st.SearchStrategy[int]:
+    # Made once: making a strategy costs more than drawing from it.
     return st.integers(0, count - 1)
 
 
-def _one_of(draw: st.DrawFn, options: Sequence[T]) -> T:
-    """One of several, the simplest first. Making a strategy anew would cost more than the draw."""
-    return options[draw(_index(len(options)))] if len(options) > 1 else options[0]
+@dataclass(frozen=True)
+class _Drawn:
+    """Choices that Hypothesis makes, and can shrink."""
+
+    draw: st.DrawFn
+
+    def __call__(self, what: str, options: Sequence[T]) -> T:
+        return options[self.draw(_index(len(options)))] if len(options) > 1 else options[0]
+
+    def seed(self) -> int:
+        return self.draw(_index(2**32))
+
+
+class Dealt:
+    """Choices dealt from shuffled decks, one for each kind of choice.
+
+    Of n options each comes up once in every n choices of its kind, so that a short stream has seen
+    them all, and the stream depends on nothing but the name that it is shuffled by.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._random = Random(name)
+        self._decks: dict[tuple[str, int], list[int]] = {}
+
+    def __call__(self, what: str, options: Sequence[T]) -> T:
+        """The next card of the deck of this kind of choice."""
+        if len(options) == 1:
+            return options[0]
+        deck = self._decks.setdefault((what, len(options)), [])
+        if not deck:
+            # Several packs of few cards: two options that took turns would pair up with others.
+            deck += list(range(len(options))) * max(1, 6 // len(options))
+            self._random.shuffle(deck)
+        return options[deck.pop()]
+
+    def seed(self) -> int:
+        """A new number each time."""
+        return self._random.getrandbits(32)
 
 
 @st.composite
 def cases(draw: st.DrawFn, loss: Loss, dtypes: tuple[str, ...] | None = None) -> Case:
-    """Every valid call that the spec allows, option by option and value by value.
+    """Every valid call that the spec allows, as a Hypothesis strategy."""
+    return drawn(_Drawn(draw), loss, dtypes)
 
-    Hypothesis draws the structure; dense values come from a drawn seed, in bulk.
-    """
-    form = _one_of(draw, loss.forms)
-    contract = _one_of(draw, form.contracts)
-    spread = _one_of(draw, contract.spreads) if len(contract.spreads) > 1 else (contract.spreads[0])
+
+def drawn(choose: Choices, loss: Loss, dtypes: tuple[str, ...] | None = None) -> Case:
+    """A valid call of a loss: structure from `choose`, dense values in bulk from a seed."""
+    form = choose("form", loss.forms)
+    contract = choose(f"contract of {form.name}", form.contracts)
+    spread = choose("spread", contract.spreads)
     shape = written_out(contract.text, spread)
-    sizes = _axis_sizes(draw, shape)
-    dtype = _one_of(draw, dtypes or loss.dtypes)
+    sizes = _axis_sizes(choose, shape)
+    dtype = choose("dtype", dtypes or loss.dtypes)
     parameters = {
-        name: _one_of(draw, parameter.values)
-        for name, parameter in loss.parameters_of(form).items()
+        name: choose(name, parameter.values) for name, parameter in loss.parameters_of(form).items()
     }
     for axis, rule in form.sizes.items():
         if callable(rule):
             sizes[axis] = rule(sizes, parameters)
         elif any(axis in axes for axes in shape.inputs):
-            sizes[axis] = _one_of(draw, rule)
-    reduction = _one_of(draw, loss.reductions[::-1])
-    rng = np.random.default_rng(draw(_SEED))
+            sizes[axis] = choose(f"size of {axis}", rule)
+    reduction = choose("reduction", loss.reductions[::-1])
+    rng = np.random.default_rng(choose.seed())
 
     tensors: dict[str, np.ndarray] = {}
     for (name, role), axes in zip(form.tensors.items(), shape.inputs, strict=True):
         dims = tuple(sizes[axis] for axis in axes)
         if isinstance(role, ClassIndex):
-            parameters, tensors[name] = _class_indices(draw, rng, role, dims, sizes, parameters)
+            parameters, tensors[name] = _class_indices(choose, rng, role, dims, sizes, parameters)
         elif isinstance(role, Length):
-            tensors[name] = _lengths(draw, rng, role, dims, sizes[role.of])
+            tensors[name] = _lengths(choose, rng, role, dims, sizes[role.of])
         else:
-            style = _one_of(draw, STYLES[role.style])
+            style = choose(f"style of {name}", STYLES[role.style])
             class_axis = next((i for i, a in enumerate(axes) if a in shape.core), None)
             tensors[name] = _cast(_dense(rng, role.style, style, dims, class_axis), role, dtype)
     if form.settle is not None:
         form.settle(rng, tensors, parameters)
-    _tie(draw, rng, form, tensors, parameters)
-    _mask_classes(draw, rng, form, shape, tensors, parameters)
-    _fill_ignored(draw, form, shape, tensors, parameters)
+    _tie(choose, rng, form, tensors, parameters)
+    _mask_classes(choose, rng, form, shape, tensors, parameters)
+    _fill_ignored(choose, form, shape, tensors, parameters)
     for name, role in loss.options.items():
-        if draw(_BOOLEAN):
-            dims = _option_shape(draw, loss, form, shape, sizes, name, tensors)
-            style = _one_of(draw, STYLES[role.style])
+        if choose(f"with {name}", _EITHER):
+            dims = _option_shape(choose, loss, form, shape, sizes, name, tensors)
+            style = choose(f"style of {name}", STYLES[role.style])
             tensors[name] = _cast(_dense(rng, role.style, style, dims, None), role, dtype)
 
     layouts = {}
     roles = loss.roles(form)
-    if draw(_BOOLEAN):
+    if choose("layouts", _EITHER):
         for name, array in tensors.items():
-            layout = _one_of(draw, LAYOUTS)
+            layout = choose(f"layout of {name}", LAYOUTS)
             if layout == "expanded" and form.settle is None:  # what is settled must stay so
                 tensors[name] = _repeated(array)
             elif layout == "expanded" or roles[name].scalar:
@@ -379,16 +430,18 @@ def cases(draw: st.DrawFn, loss: Loss, dtypes: tuple[str, ...] | None = None) ->
             if layout != "contiguous":
                 layouts[name] = layout
     wanted = [n for n in tensors if roles[n].differentiable and not roles[n].scalar]
-    requires = _one_of(draw, [tuple(wanted), tuple(wanted[:1]), tuple(wanted[1:]), ()])
+    requires = choose(
+        "requires_grad", [tuple(wanted), tuple(wanted[:1]), tuple(wanted), tuple(wanted[1:]), ()]
+    )
     info = precision(dtype)
     loop = tuple(sizes[axis] for axis in shape.result)
     cotangent = rng.choice([-1.5, -0.25, 0.5, 1.0, 3.0], loop) * rng.uniform(0.5, 1, loop)
-    if cotangent.size > 1 and draw(_BOOLEAN):
+    if cotangent.size > 1 and choose("cotangent", _EITHER):
         cotangent.flat[0] = 0  # the row that a per-row bug reads for all of them
     omitted = frozenset(
         name
         for name, parameter in loss.parameters_of(form).items()
-        if parameters[name] == parameter.default and draw(_BOOLEAN)
+        if parameters[name] == parameter.default and choose(f"{name} left out", _EITHER)
     )
     return Case(
         loss=loss.name,
@@ -400,46 +453,46 @@ def cases(draw: st.DrawFn, loss: Loss, dtypes: tuple[str, ...] | None = None) ->
         parameters=parameters,
         reduction=reduction,
         cotangent=np.asarray(cotangent).astype(info.numpy),
-        scale=_one_of(draw, [1.0, 2.0, -0.5, 3.0]),
+        scale=choose("scale", [1.0, 2.0, -0.5, 3.0]),
         omitted=omitted,
         layouts=layouts,
         requires_grad=requires,
     )
 
 
-def _axis_sizes(draw: st.DrawFn, shape: Shape) -> dict[str, int]:
+def _axis_sizes(choose: Choices, shape: Shape) -> dict[str, int]:
     axes = list(
         dict.fromkeys(a for axes in (*shape.inputs, shape.result) for a in axes if a != "1")
     )
-    return {"1": 1} | (_named_sizes(draw, shape, axes) if axes else {})
+    return {"1": 1} | (_named_sizes(choose, shape, axes) if axes else {})
 
 
-def _named_sizes(draw: st.DrawFn, shape: Shape, axes: list[str]) -> dict[str, int]:
-    kind = _one_of(draw, _KINDS)
+def _named_sizes(choose: Choices, shape: Shape, axes: list[str]) -> dict[str, int]:
+    kind = choose("sizes", _KINDS)
     core = [axis for axis in axes if axis in shape.core]
     loop = [axis for axis in axes if axis not in core]
     if kind == "ones":
         return dict.fromkeys(axes, 1)
     if kind == "square":
-        return dict.fromkeys(axes, _one_of(draw, [2, 3, 4]))
+        return dict.fromkeys(axes, choose("square", [2, 3, 4]))
     if kind == "rows" and loop:
         sizes = dict.fromkeys(loop, 1)
-        sizes[loop[-1]] = _one_of(draw, (1, 2))
-        sizes[loop[0]] = _one_of(draw, _ROWS)
-        return sizes | {axis: _one_of(draw, [2, 3]) for axis in core}
+        sizes[loop[-1]] = choose("columns", (1, 2))
+        sizes[loop[0]] = choose("rows", _ROWS)
+        return sizes | {axis: choose("core", [2, 3]) for axis in core}
     pool = [2, 3, 1, 4, 5, 7] if len(axes) < 4 else [2, 1, 3]
     if kind == "distinct":
         order = [2, 3, 4, 5, 1, 7, 6, 8][: max(len(axes), 3)]
-        first = _one_of(draw, range(len(order)))
+        first = choose("distinct", range(len(order)))
         return dict(zip(axes, order[first:] + order[:first], strict=False))
-    sizes = {axis: _one_of(draw, pool) for axis in axes}
+    sizes = {axis: choose(f"size of {axis}", pool) for axis in axes}
     if kind == "empty" and loop:
-        sizes[_one_of(draw, loop)] = 0
+        sizes[choose("empty", loop)] = 0
     return sizes
 
 
 def _class_indices(
-    draw: st.DrawFn,
+    choose: Choices,
     rng: np.random.Generator,
     role: ClassIndex,
     dims: tuple[int, ...],
@@ -449,10 +502,10 @@ def _class_indices(
     """Targets of every kind: any class, the sentinel nowhere, somewhere, in front, everywhere."""
     target = rng.integers(0, sizes[role.classes], dims)
     # Mostly the documented ones.
-    dtype = _one_of(draw, role.dtypes * 6 + role.tolerated)
+    dtype = choose("target dtype", role.dtypes * 6 + role.tolerated)
     if role.ignored_by is None:
         return parameters, target.astype(dtype)
-    kind = _one_of(draw, _IGNORED)
+    kind = choose("ignored", _IGNORED)
     sentinel = parameters[role.ignored_by]
     if dtype == "uint8" and not 0 <= sentinel <= 255:
         sentinel = 255
@@ -468,15 +521,15 @@ def _class_indices(
 
 
 def _lengths(
-    draw: st.DrawFn, rng: np.random.Generator, role: Length, dims: tuple[int, ...], size: int
+    choose: Choices, rng: np.random.Generator, role: Length, dims: tuple[int, ...], size: int
 ) -> np.ndarray:
     """Whole, nearly whole, or of any length from 0."""
-    shortest = _one_of(draw, (size, max(size - 1, 0), 0))
-    return rng.integers(shortest, size + 1, dims).astype(_one_of(draw, role.dtypes))
+    shortest = choose("shortest", (size, max(size - 1, 0), 0))
+    return rng.integers(shortest, size + 1, dims).astype(choose("length dtype", role.dtypes))
 
 
 def _tie(
-    draw: st.DrawFn,
+    choose: Choices,
     rng: np.random.Generator,
     form: Form,
     tensors: dict[str, np.ndarray],
@@ -489,7 +542,7 @@ def _tie(
         x, y = tensors[first], tensors[name]
         if form.tensors[name].style != form.tensors[first].style or x.shape != y.shape:
             continue
-        kind = _one_of(draw, _TIES)
+        kind = choose(f"ties of {name}", _TIES)
         if kind == "none":
             continue
         step = np.zeros(x.shape)
@@ -509,7 +562,7 @@ def _tie(
 
 
 def _mask_classes(
-    draw: st.DrawFn,
+    choose: Choices,
     rng: np.random.Generator,
     form: Form,
     shape: Shape,
@@ -524,7 +577,7 @@ def _mask_classes(
     labels = role.style == "logit" and role.through is None and len(indices) == 1
     if not labels or parameters.get("label_smoothing"):
         return
-    if _one_of(draw, ("no", "no", "no", "no", "some")) == "no":
+    if choose("masked", ("no", "no", "no", "no", "some")) == "no":
         return
     target = tensors[indices[0]]
     axis = next(i for i, name in enumerate(shape.inputs[0]) if name in shape.core)
@@ -535,7 +588,7 @@ def _mask_classes(
 
 
 def _fill_ignored(
-    draw: st.DrawFn,
+    choose: Choices,
     form: Form,
     shape: Shape,
     tensors: dict[str, np.ndarray],
@@ -548,7 +601,7 @@ def _fill_ignored(
         ignored = tensors[name] == parameters[role.ignored_by]
         if not ignored.any():
             continue
-        fill = _one_of(draw, _FILLS)
+        fill = choose("filled", _FILLS)
         # A layer's weights meet every row, and 0 times infinity is no gradient.
         if fill == "plain" or any(role.state for role in form.tensors.values()):
             continue
@@ -570,7 +623,7 @@ def precision_limit(array: np.ndarray) -> float:
 
 
 def _option_shape(
-    draw: st.DrawFn,
+    choose: Choices,
     loss: Loss,
     form: Form,
     shape: Shape,
@@ -584,9 +637,9 @@ def _option_shape(
     like = tensors[declared.rsplit(" ", 1)[-1]].shape
     if declared.startswith("like") or not like:
         return like
-    kept = _one_of(draw, [like, like[-1:], like[1:], (1,), ()])
-    if kept == like and draw(_BOOLEAN):
-        axis = _one_of(draw, range(len(like)))
+    kept = choose(f"shape of {name}", [like, like[-1:], like[1:], (1,), ()])
+    if kept == like and choose(f"one axis of {name}", _EITHER):
+        axis = choose(f"axis of {name}", range(len(like)))
         kept = (*like[:axis], 1, *like[axis + 1 :])
     return kept
 

@@ -338,13 +338,11 @@ def solve(loss: Loss, case: Case) -> Expected:
         counts, shares = each(form.divisor), each(form.share)
 
     with np.errstate(all="ignore"):
-        budget = _spread(losses, posed.ensemble, dtype)
-        budget = budget + dtype.unit * np.abs(losses[0]) + dtype.smallest
-        rest = posed.rest(dtype.numpy)
         textbook, slips = _textbook(
-            posed.define, posed.exact, rest, dtype, losses[:2], derivatives, SLACK * budget
+            posed.define, posed.exact, posed.rest(dtype.numpy), dtype, losses[:2], derivatives
         )
-        budget = budget + textbook
+        budget = _spread(losses, posed.ensemble, dtype)
+        budget = budget + dtype.unit * np.abs(losses[0]) + textbook + dtype.smallest
         slopes = {}
         for name, derivative in derivatives.items():
             error = _spread(derivative, posed.ensemble, dtype)
@@ -493,13 +491,11 @@ def _textbook(
     dtype: Precision,
     want: np.ndarray,
     slopes: Mapping[str, np.ndarray],
-    reach: np.ndarray,
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """The definition itself, run in the case's own dtype.
 
-    Returns its error, inf where it overflows, and the errors of its derivatives where the loss is
-    out of the reach of small moves, since what is rounded in between is large: there a slope may be
-    another one. An overflow, in the loss or on the way back, leaves inf.
+    Returns its error and those of its derivatives; inf where it overflows, in the loss or on the
+    way back. What the textbook loses, a right implementation may lose.
     """
     wanted = list(slopes)
     known = dict(rest)
@@ -524,9 +520,8 @@ def _textbook(
         slip = np.abs(as_extended(derivative[0]) / SLACK - slopes[name][0])
         core = (1,) * (slip.ndim - hopeless[0].ndim)
         overflow, value = (a[0].reshape(a[0].shape + core) for a in (hopeless, got))
-        beyond = (error[0] > reach).reshape(overflow.shape)
         lost = ~np.isfinite(slip) | (overflow & np.isnan(value))
-        slips[name] = np.where(lost, np.inf, np.where(beyond, slip, 0))
+        slips[name] = np.where(lost, np.inf, slip)
     return np.asarray(error.max(0)), slips
 
 

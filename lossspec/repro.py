@@ -47,6 +47,10 @@ def tensor(dtype, shape, data, layout="contiguous"):
         wide = x.new_full((*x.shape[:-1], x.shape[-1] * 2 + 1), filler)
         wide[..., 1::2] = x
         return wide[..., 1::2]
+    if layout == "pitched":
+        wide = torch.full((*x.shape[:-1], x.shape[-1] + 2), 77, dtype=x.dtype)
+        wide[..., :-2] = x
+        return wide[..., :-2]
     if layout == "offset":
         store = x.new_full((x.numel() + 5,), filler)
         store[3:-2] = x.reshape(-1)

@@ -82,7 +82,7 @@ class Run:
             cell.device,
             self.dtypes,
             self._listed(cell),
-            None if cell.implementation.name in TORCH else reference(cell.loss),
+            None if cell.implementation.name in TORCH else reference(cell.loss, cell.surface),
         )
         return campaign, campaign.run()
 

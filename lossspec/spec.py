@@ -67,6 +67,17 @@ class Real(Role):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Factor(Real):
+    """A number that a layer multiplies by others and adds up; `count` of them make a product.
+
+    It is drawn of a size at which the dtype can still tell such sums apart.
+    """
+
+    count: int = 2
+    style = "factor"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Logit(Role):
     """An unnormalised score: any real number, also large ones with a common offset."""
 

@@ -39,6 +39,11 @@ def _laid_out(plain: torch.Tensor, layout: str) -> torch.Tensor:
         wide = wide.to(plain.device)
         wide[..., 1::2] = plain
         return wide[..., 1::2]
+    if layout == "pitched":
+        wide = torch.full((*plain.shape[:-1], plain.shape[-1] + 2), 77, dtype=plain.dtype)
+        wide = wide.to(plain.device)
+        wide[..., :-2] = plain
+        return wide[..., :-2]
     if layout == "offset":
         store = torch.full((plain.numel() + 5,), filler, dtype=plain.dtype).to(plain.device)
         store[3:-2] = plain.reshape(-1)

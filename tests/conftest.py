@@ -43,7 +43,7 @@ class Workplace:
     """A directory of its own; runs in this process cost no new import of torch."""
 
     path: Path
-    capture: pytest.CaptureFixture[str]
+    capture: pytest.CaptureFixture[str] | None = None
 
     def write(self, **modules: str) -> None:
         """Python modules by name."""
@@ -57,6 +57,7 @@ class Workplace:
 
     def within(self, work: Callable[[], int]) -> Finished:
         """Anything, in this process; the modules of this directory are forgotten afterwards."""
+        assert self.capture is not None, "only a test can run something in its own process"
         before, path = set(sys.modules), list(sys.path)
         self.capture.readouterr()
         try:
@@ -100,3 +101,9 @@ class Workplace:
 def workplace(tmp_path, monkeypatch, capfd) -> Workplace:
     monkeypatch.chdir(tmp_path)
     return Workplace(tmp_path, capfd)
+
+
+@pytest.fixture(scope="module")
+def outpost(tmp_path_factory) -> Workplace:
+    """For runs in processes of their own, which the tests of a module share."""
+    return Workplace(tmp_path_factory.mktemp("outpost"))

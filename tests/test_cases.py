@@ -13,7 +13,7 @@ from lossspec.oracle import solve
 from lossspec.spec import REAL_DTYPES, catalogue, find
 from lossspec.tensors import to_extended, to_torch
 
-FEW = Profile("quick", 40, 1)
+FEW = Profile("quick", 30, 1)
 NUMPY = {name: np.dtype(name) for name in ("float16", "float32", "float64")}
 NUMPY["bfloat16"] = np.dtype(ml_dtypes.bfloat16)
 
@@ -151,10 +151,13 @@ def test_a_layout_holds_the_same_numbers(shape, layout, dtype):
 
 def test_a_layout_is_what_its_name_says():
     array = np.arange(120, dtype=np.float32).reshape(2, 3, 4, 5)
-    plain, permuted, sliced, offset, expanded, last = (to_torch(array, name) for name in LAYOUTS)
+    plain, permuted, sliced, pitched, offset, expanded, last = (
+        to_torch(array, name) for name in LAYOUTS
+    )
     assert plain.stride() == (60, 20, 5, 1)
     assert permuted.stride() == (1, 2, 6, 24)
     assert sliced.stride() == (132, 44, 11, 2)
+    assert pitched.stride() == (84, 28, 7, 1)
     assert (offset.stride(), offset.storage_offset()) == ((60, 20, 5, 1), 3)
     assert expanded.stride() == (0, 20, 5, 1)
     assert last.is_contiguous(memory_format=torch.channels_last)

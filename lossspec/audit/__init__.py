@@ -178,7 +178,7 @@ def _audited(
 ) -> Result:
     judges = [clause for clause in judges if clause.applies(loss, subject.surface)]
     target = Subject("audit", loss, subject.surface, subject.make())
-    hunt = _Hunt(target, judges, profile, seed, reference=_torchs_own(loss, subject.surface))
+    hunt = _Hunt(target, judges, profile, seed, reference=reference(loss, subject.surface))
     hunt.first_only = first_only
     next(stream(loss, profile, seed), None)
     hunt.start = time.perf_counter()
@@ -189,13 +189,6 @@ def _audited(
     return Result(
         subject, tuple(kills), hunt.index + 1, seconds, shared, dict(hunt.refused), hunt.crashed
     )
-
-
-def _torchs_own(loss: Loss, surface: Surface) -> Subject | None:
-    """The reference on the same surface, so that every clause can judge it too."""
-    if surface == "function":
-        return reference(loss)
-    return next((s for s in classes.subjects(loss) if s.surface == surface), None)
 
 
 class _Enough(Exception):

@@ -34,13 +34,22 @@ def inputs_untouched(trial: Trial) -> Judgement:
 
 @clause(enough=40)
 def second_call(trial: Trial) -> Judgement:
-    """The same call once more gives the same bits, and leaves the first result as it was."""
+    """The same call again gives the same bits, gradients too, and leaves the first as it was."""
     if not trial.worked:
         return None
-    call, _ = ready(trial.subject, trial.case, trial.device)
+    call, inputs = ready(trial.subject, trial.case, trial.device)
     first = call()
     kept = first.detach().clone()
+    slopes = _slopes(trial, first, inputs)
     second = call()
+    for name, again in _slopes(trial, second, inputs).items():
+        if not same_bits(again, slopes[name]):
+            raise Deviation(
+                f"the second call's gradient of {name}",
+                again.flatten()[:4].tolist(),
+                slopes[name].flatten()[:4].tolist(),
+                check=None,
+            )
     for what, got in (
         ("the second call's result", second.detach()),
         ("the first result after a second call", first.detach()),
@@ -53,6 +62,20 @@ def second_call(trial: Trial) -> Judgement:
                 check="same_bits(call().detach(), call().detach())",
             )
     return True
+
+
+def _slopes(
+    trial: Trial, value: torch.Tensor, inputs: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """The gradients of one result, those that its call has."""
+    if not value.requires_grad or trial.outcome.error is not None:
+        return {}
+    upstream = to_torch(trial.case.upstream(trial.case.reduction), device=trial.device)
+    value.backward(upstream.to(value.dtype).expand(value.shape))
+    found = {name: tensor.grad for name, tensor in inputs.items() if tensor.grad is not None}
+    for tensor in inputs.values():
+        tensor.grad = None
+    return found
 
 
 def _numpy_state() -> tuple[bytes, int]:
@@ -161,7 +184,10 @@ def second_backward(trial: Trial) -> Judgement:
         return None
     upstream = to_torch(case.upstream(case.reduction), device=trial.device).to(value.dtype)
     upstream = upstream.expand(value.shape)
-    value.backward(upstream, retain_graph=True)
+    try:
+        value.backward(upstream, retain_graph=True)
+    except RuntimeError:
+        return None  # a graph that cannot be kept, as some compiled ones
     once = {
         name: inputs[name].grad.clone()
         for name in case.requires_grad

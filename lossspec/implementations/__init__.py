@@ -145,12 +145,12 @@ def known() -> dict[str, EntryPoint]:
 
 
 @cache
-def reference(loss: Loss) -> Subject | None:
-    """Torch's own function for a loss, or its class where it has no function."""
+def reference(loss: Loss, surface: Surface) -> Subject | None:
+    """Torch's own function or class for a loss."""
     from lossspec.implementations import torch_nn
 
-    subjects = [*torch_nn.functions.subjects(loss), *torch_nn.classes.subjects(loss)]
-    return subjects[0] if subjects else None
+    torchs = torch_nn.functions if surface == "function" else torch_nn.classes
+    return next(torchs.subjects(loss), None)
 
 
 def load(name: str, losses: tuple[str, ...] = ()) -> Implementation:

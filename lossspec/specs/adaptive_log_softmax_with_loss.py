@@ -1,7 +1,7 @@
 """Adaptive softmax: frequent classes in a head, rare ones in clusters that the head chooses."""
 
 from lossspec.maths import joined, log_softmax, pick, total
-from lossspec.spec import ClassIndex, Example, Form, Loss, Real, Refusal, number
+from lossspec.spec import ClassIndex, Example, Factor, Form, Loss, Refusal, number
 
 
 def linear(weight, x):
@@ -41,8 +41,8 @@ def form(name, clusters, define):
     }
     for i in clusters:
         tails |= {
-            f"down_{i}": Real(state=f"tail.{i - 1}.0.weight"),
-            f"out_{i}": Real(state=f"tail.{i - 1}.1.weight"),
+            f"down_{i}": Factor(count=3, state=f"tail.{i - 1}.0.weight"),
+            f"out_{i}": Factor(count=3, state=f"tail.{i - 1}.1.weight"),
         }
         sizes[f"B{i}"] = (2, 1, 3, 5)
         sizes[f"H{i}"] = lambda size, given, i=i: int(size["H"] // given["div_value"] ** i)
@@ -51,9 +51,9 @@ def form(name, clusters, define):
         name=name,
         shapes=(f"(N, H), (N), {', '.join(layers)} -> (N)", f"(H), (), {', '.join(layers)} -> ()"),
         tensors={
-            "input": Real(),
+            "input": Factor(count=3),
             "target": ClassIndex(),
-            "head": Real(state="head.weight"),
+            "head": Factor(count=3, state="head.weight"),
             **tails,
         },
         share=share,
@@ -102,7 +102,9 @@ spec = Loss(
     exchangeable=False,
     forms=(form("one cluster", (1,), define), form("two clusters", (1, 2), define_two)),
     options={
-        "bias": Real(shape="(A)", default=0.0, state="head.bias", doc="The bias b of the head."),
+        "bias": Factor(
+            count=3, shape="(A)", default=0.0, state="head.bias", doc="The bias b of the head."
+        ),
     },
     parameters={
         "div_value": number(

@@ -5,10 +5,10 @@ from lossspec.spec import (
     ClassIndex,
     Distribution,
     Example,
+    Factor,
     Form,
     Loss,
     Parameter,
-    Real,
     Refusal,
     Weight,
     ignore_index,
@@ -39,8 +39,8 @@ def constructor(size, tensors):
 
 def layer(target):
     return {
-        "input": Real(),
-        "linear_weight": Real(state="linear.weight"),
+        "input": Factor(),
+        "linear_weight": Factor(state="linear.weight"),
         "target": target,
     }
 
@@ -93,7 +93,7 @@ spec = Loss(
         ),
     ),
     options={
-        "linear_bias": Real(
+        "linear_bias": Factor(
             shape="(C, *)",
             default=0.0,
             state="linear.bias",
