@@ -434,13 +434,9 @@ def _moves(
         if core <= OWN_MEMBERS:
             moves[name] = list(np.eye(core))
         else:
-            # Columns of a Hadamard matrix, folded: neither neighbours nor rows of 8 move alike.
-            i = np.arange(core)
-            i = i ^ (i >> 3) ^ (i >> 6) ^ (i >> 9)
-            moves[name] = [
-                np.where([bin(int(k) & j).count("1") % 2 for k in i % 8], -1.0, 1.0)
-                for j in range(8)
-            ]
+            # The bits of a number of its own for each: no two move alike, and no sum stays still.
+            codes = np.random.default_rng(core).permutation(max(256, core))[:core]
+            moves[name] = [np.where((codes >> bit) & 1, -1.0, 1.0) for bit in range(8)]
     return moves
 
 

@@ -14,7 +14,6 @@ from lossspec.campaign import PROFILES, Campaign, Ledger, Profile, stream
 from lossspec.cases import Case
 from lossspec.clauses import Clause, clauses
 from lossspec.implementations import Subject, reference
-from lossspec.implementations.torch_nn import classes
 from lossspec.spec import Loss, Surface, UnknownName, find
 from lossspec.trial import Deviation, Trial
 

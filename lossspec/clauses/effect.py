@@ -71,7 +71,7 @@ def _slopes(
     if not value.requires_grad or trial.outcome.error is not None:
         return {}
     upstream = to_torch(trial.case.upstream(trial.case.reduction), device=trial.device)
-    value.backward(upstream.to(value.dtype).expand(value.shape))
+    torch.autograd.backward(value, upstream.to(value.dtype).expand(value.shape))
     found = {name: tensor.grad for name, tensor in inputs.items() if tensor.grad is not None}
     for tensor in inputs.values():
         tensor.grad = None

@@ -13,6 +13,8 @@ from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 from typing import Any
 
+import torch
+
 from lossspec.spec import Loss, Surface, UnknownName, catalogue
 
 ENTRY_POINTS = "lossspec.implementations"
@@ -46,6 +48,8 @@ class Subject:
             if inspect.isclass(self.target)
             else (getattr(self.target, "forward", self.target))
         )
+        if getattr(target, "__init__", None) is torch.nn.Module.__init__:
+            return frozenset()  # its (*args, **kwargs) take nothing
         try:
             signature = inspect.signature(target)
         except (TypeError, ValueError):
