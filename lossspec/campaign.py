@@ -147,6 +147,8 @@ class Campaign:
     def _judge(
         self, ledger: Ledger, trial: Trial, refusals: dict[str, tuple[Case, Deviation]]
     ) -> None:
+        if not ledger.clause.empty and not trial.expected.losses.size:
+            return
         start = time.perf_counter()
         trial.worst = 0.0
         try:

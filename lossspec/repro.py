@@ -48,7 +48,7 @@ def tensor(dtype, shape, data, layout="contiguous"):
         wide[..., 1::2] = x
         return wide[..., 1::2]
     if layout == "pitched":
-        wide = torch.full((*x.shape[:-1], x.shape[-1] + 2), 77, dtype=x.dtype)
+        wide = x.new_full((*x.shape[:-1], x.shape[-1] + 2), filler)
         wide[..., :-2] = x
         return wide[..., :-2]
     if layout == "offset":

@@ -168,6 +168,10 @@ class Trial:
             self._outcomes[key] = perform(self.subject, case, self.device)
         return self._outcomes[key]
 
+    def fresh(self, **changes: Any) -> Outcome:
+        """The case with some fields changed, run anew."""
+        return perform(self.subject, self.case.with_(**changes), self.device)
+
     def can(self, reduction: str) -> bool:
         """Whether the subject takes this reduction."""
         return lacking(self.subject, self.case.with_(reduction=reduction)) is None

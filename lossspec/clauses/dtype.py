@@ -9,7 +9,7 @@ from lossspec.tensors import dtype_of
 from lossspec.trial import Deviation, Trial
 
 
-@clause()
+@clause(empty=True)
 def result_dtype(trial: Trial) -> Judgement:
     """The result has the dtype of the inputs."""
     value = trial.outcome.value

@@ -16,7 +16,7 @@ from lossspec.tensors import same_bits, to_torch
 from lossspec.trial import Deviation, Trial
 
 
-@clause()
+@clause(empty=True)
 def inputs_untouched(trial: Trial) -> Judgement:
     """After forward and backward every input holds the bits that it was handed over with."""
     outcome = trial.outcome

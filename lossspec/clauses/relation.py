@@ -180,8 +180,8 @@ def symmetry(trial: Trial) -> Judgement:
         for name, (source, factor, offset) in change.maps.items():
             old = case.tensors[source]
             new = (factor * as_extended(old) + offset).astype(old.dtype)
-            back = ((as_extended(new) - offset) / factor).astype(old.dtype)
-            if not np.array_equal(back.astype(float), old.astype(float)):
+            moved = factor * as_extended(old) + offset
+            if not np.array_equal(as_extended(np.asarray(new)), np.asarray(moved), equal_nan=True):
                 return None  # not exact in this dtype
             tensors[name] = np.asarray(new)
         slopes = tuple(name for name in change.maps if name in trial.differentiable)
@@ -288,6 +288,9 @@ def index_is_one_hot(trial: Trial) -> Judgement:
     found = _certain_form(trial.loss)
     case = trial.case
     if found is None or case.form != found[0] or not trial.expected.counted.all():
+        return None
+    # 0 times the -inf of a class that is ruled out is what the documentation leaves open.
+    if not np.isfinite(next(iter(case.tensors.values())).astype(np.float64)).all():
         return None
     name = found[2]
     form = trial.loss.form(found[1])

@@ -8,7 +8,7 @@ from lossspec.clauses import Judgement, clause
 from lossspec.trial import Deviation, Trial
 
 
-@clause()
+@clause(empty=True)
 def accepts(trial: Trial) -> Judgement:
     """Every call that the contract allows returns a tensor, and goes backward."""
     outcome = trial.outcome
@@ -30,7 +30,7 @@ def accepts(trial: Trial) -> Judgement:
     return True
 
 
-@clause()
+@clause(empty=True)
 def result_shape(trial: Trial) -> Judgement:
     """The result is a scalar or, unreduced, has the documented shape."""
     value = trial.outcome.value
