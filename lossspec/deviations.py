@@ -25,7 +25,7 @@ class DeviationsError(ValueError):
     """A deviations file that cannot be used; names the file, the entry and the problem."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # a case has no truth value in a comparison
 class Known:
     """One listed deviation: where it holds, why it is there, and the stored case that shows it."""
 

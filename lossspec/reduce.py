@@ -76,7 +76,10 @@ def _valid(loss: Loss, case: Case) -> bool:
     for name, role in form.tensors.items():
         array = case.tensors[name]
         if isinstance(role, ClassIndex):
-            if not role.allows(array, sizes[role.classes], case.parameters).all():
+            fine = role.allows(array, sizes[role.classes], case.parameters)
+            if form.settle is not None:
+                fine |= array < 0  # what it marks so is no class
+            if not fine.all():
                 return False
         elif isinstance(role, Length) and not (array <= sizes[role.of]).all():
             return False

@@ -24,7 +24,7 @@ def test_a_right_function_conforms():
     assert {cell.id: str(cell.verdict) for cell in cells} == {
         f"huber_loss/{clause}[function-cpu]": "conforms" for clause in FEW
     }
-    assert all(cell.examples == 60 for cell in cells)
+    assert all(30 < cell.examples <= 60 for cell in cells)
 
 
 def test_a_wrong_function_deviates():
@@ -56,7 +56,8 @@ def test_a_loss_may_be_ones_own():
     )
 
     def right(input, target, reduction="mean"):
-        return F.mse_loss(input, target, reduction=reduction) / 2
+        halves = F.mse_loss(input, target, reduction="none") / 2
+        return halves if reduction == "none" else getattr(halves, reduction)()
 
     for target, verdicts in ((right, {"conforms"}), (F.mse_loss, {"conforms", "deviates"})):
         cells = lossspec.check(

@@ -33,6 +33,7 @@ def is_valid(case: Case) -> bool:
         role = roles[name]
         if isinstance(role, ClassIndex):
             fine = role.allows(array, sizes[role.classes], case.parameters)
+            fine |= (array < 0) & (form.settle is not None)
         else:
             x = array.astype(np.float64)
             fine = ~np.isfinite(x) | ((x >= role.low) & (x <= role.high))
