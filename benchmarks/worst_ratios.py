@@ -41,6 +41,8 @@ def worst(subject: Subject, dtype: str, profile: Profile) -> float:
         if lacking(subject, solved.case) is not None:
             continue
         trial = Trial(subject, solved)
+        if not trial.expected.losses.size:
+            continue
         for name in ("value", "gradient"):
             trial.worst = 0.0
             try:
@@ -82,7 +84,7 @@ def cast(case: Case) -> Case:
 
 def row(loss: Loss, profile: Profile) -> str:
     """The line of one loss."""
-    subject = reference(loss)
+    subject = reference(loss, "function") or reference(loss, "class")
     assert subject is not None, f"torch has no {loss.name}"
     numbers = [worst(subject, d, profile) if d in loss.dtypes else None for d in REAL_DTYPES]
     numbers.append(statistics.median(narrowed(subject, profile)))

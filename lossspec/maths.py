@@ -31,6 +31,8 @@ Array = Any  # an ndarray, or autograd's box around one
 STEP = 2.0**-30
 #: How many members stand for rounding inside the words.
 ROUNDING_MEMBERS = 4
+#: Beyond this torch's softplus is documented to be its argument.
+LINEAR = 20.0
 #: How many members, the last ones, differ in the side that they take at a kink.
 SIDES = 6
 
@@ -84,6 +86,12 @@ class Ensemble:
             np.where(np.isfinite(size), size, 0) + self.smallest / self.unit
         )
         return x + moves
+
+    def doubt(self, ndim: int) -> np.ndarray:
+        """By how much a difference has to count in the rounding members to be within the budget."""
+        counts = np.zeros(self.size)
+        counts[self.rounding] = 2 * self.step / (self.slack * self.unit)
+        return self.column(counts, ndim)
 
     def kept(self, condition: np.ndarray) -> np.ndarray:
         """Branches of member 0 in every member that is only moved (the neighbour has its own)."""
@@ -139,6 +147,13 @@ def ensemble(members: Ensemble) -> Iterator[None]:
 def rounded(x: Array, steady: bool = False) -> Array:
     """`x`, rounded in the members that stand for rounding."""
     return x if _here.ensemble is None else _here.ensemble.rounded(x, steady)
+
+
+def _or(x: Array, y: Array, condition: np.ndarray) -> Array:
+    """x; where `condition` holds y, which is close by, is within the budget as well."""
+    if _here.ensemble is None:
+        return x
+    return x + _where(condition, y - x, anp.zeros_like(getval(x))) * _here.ensemble.doubt(x.ndim)
 
 
 def _kept(condition: np.ndarray) -> np.ndarray:
@@ -428,8 +443,8 @@ def sqrt(x: Array) -> Array:
 
 
 def softplus(x: Array) -> Array:
-    """log(1 + eˣ), without overflow."""
-    return rounded(_softplus(x))
+    """log(1 + eˣ), without overflow; beyond `LINEAR` x itself is as right."""
+    return rounded(_or(_softplus(x), x, getval(x) > LINEAR))
 
 
 @primitive
@@ -438,6 +453,14 @@ def _softplus(x: Array) -> Array:
 
 
 defvjp(_softplus, lambda ans, x: lambda g: g * sigmoid(x))
+
+
+def minus_log_sigmoid(x: Array) -> tuple[Array, Array]:
+    """-log σ(x) and -log(1 - σ(x)), which is x more; beyond `LINEAR` 0 and x are as right."""
+    large = getval(x) > LINEAR
+    minus_log_p = softplus(-x)
+    minus_log_q = rounded(_or(x + minus_log_p, x, large))
+    return _or(minus_log_p, anp.zeros_like(getval(x)), large), minus_log_q
 
 
 def sigmoid(x: Array) -> Array:
@@ -452,7 +475,12 @@ def _sigmoid(x: Array) -> Array:
     return np.where(x >= 0, one / (one + small), small / (one + small))
 
 
-defvjp(_sigmoid, lambda ans, x: lambda g: g * _sigmoid(x) * _sigmoid(-x))
+def _sigmoid_slope(ans: Array, x: Array) -> Array:
+    # σ (1 - σ), exactly, but for the roundings: there 1 - σ is off by what rounds σ.
+    return ans * (_sigmoid(-x) - (rounded(ans) - ans))
+
+
+defvjp(_sigmoid, lambda ans, x: lambda g: g * _sigmoid_slope(ans, x))
 
 Definition = Callable[..., Array]
 PI = pi

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any
@@ -338,8 +338,16 @@ def solve(loss: Loss, case: Case) -> Expected:
         counts, shares = each(form.divisor), each(form.share)
 
     with np.errstate(all="ignore"):
+        # So many times over, lest it matter in which order a derivative's factors are multiplied.
+        seeds = [np.full(loop, SLACK)]
+        if dtype.name == "float16" and case.reduction == "mean" and counts.any():
+            # Divided first, what is on its way back may fall below the smallest numbers; how it is
+            # rounded there is luck, so try several.
+            share = case.upstream("mean") / counts.sum() * shares
+            seeds += [share * luck for luck in (1.0, 0.8, 0.6)]
+        rest = posed.rest(dtype.numpy)
         textbook, slips = _textbook(
-            posed.define, posed.exact, posed.rest(dtype.numpy), dtype, losses[:2], derivatives
+            posed.define, posed.exact, rest, dtype, losses[:2], derivatives, seeds
         )
         budget = _spread(losses, posed.ensemble, dtype)
         budget = budget + dtype.unit * np.abs(losses[0]) + textbook + dtype.smallest
@@ -487,8 +495,9 @@ def _textbook(
     dtype: Precision,
     want: np.ndarray,
     slopes: Mapping[str, np.ndarray],
+    seeds: Sequence[np.ndarray],
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """The definition itself, run in the case's own dtype.
+    """The definition itself, run in the case's own dtype, and back from each of the seeds.
 
     Returns its error and those of its derivatives; inf where it overflows, in the loss or on the
     way back. What the textbook loses, a right implementation may lose.
@@ -509,15 +518,17 @@ def _textbook(
     error = np.abs(got - want)
     hopeless = ~np.isfinite(got) & np.isfinite(want)
     error = np.where(hopeless, np.inf, np.where(np.isfinite(error), error, 0))
-    # So many times over, lest it matter in which order a derivative's factors are multiplied.
-    derivatives = back(np.full(want.shape, SLACK, dtype.numpy))
-    slips = {}
-    for name, derivative in zip(wanted, derivatives, strict=True):
-        slip = np.abs(as_extended(derivative[0]) / SLACK - slopes[name][0])
-        core = (1,) * (slip.ndim - hopeless[0].ndim)
-        overflow, value = (a[0].reshape(a[0].shape + core) for a in (hopeless, got))
-        lost = ~np.isfinite(slip) | (overflow & np.isnan(value))
-        slips[name] = np.where(lost, np.inf, slip)
+    slips = {name: np.zeros(()) for name in wanted}
+    for seed in seeds:
+        derivatives = back(np.broadcast_to(seed.astype(dtype.numpy), want.shape))
+        for name, derivative in zip(wanted, derivatives, strict=True):
+            core = (1,) * (derivative[0].ndim - hopeless[0].ndim)
+            overflow, value, by = (a.reshape(a.shape + core) for a in (hopeless[0], got[0], seed))
+            slip = np.abs(as_extended(derivative[0]) / as_extended(by) - slopes[name][0])
+            lost = ~np.isfinite(slip) | (overflow & np.isnan(value))
+            slips[name] = np.maximum(
+                slips[name], np.where(by == 0, 0, np.where(lost, np.inf, slip))
+            )
     return np.asarray(error.max(0)), slips
 
 

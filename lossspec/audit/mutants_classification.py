@@ -241,7 +241,6 @@ class IgnoredSlotsUnwritten(NLL):
     row="DTY-06",
     issue="pytorch/pytorch#61523",
     needs="float16, and a sum past its largest number",
-    awaits="a mean of many elements that is above 1, so that their sum overflows",
     witness=lambda loss: loss(torch.full((70000, 2), -2.0).half(), torch.zeros(70000).long()),
 )
 class MeanSumsInHalf(NLL):
@@ -307,7 +306,6 @@ class NoiseInSum(CrossEntropy):
     row="DET-03",
     issue="pytorch/pytorch#46024",
     needs="the same call and backward again, with weight",
-    awaits="a comparison of the gradients, not only the values, of the same call made twice",
     witness=lambda loss: _difference_of_gradients(loss),
 )
 class NoiseInWeightedGradient(CrossEntropy):
@@ -535,7 +533,6 @@ class MaskMultiplied(NLL):
     row="IGN-08",
     issue="pytorch/pytorch#11551",
     needs="ignored rows of nan or -inf",
-    awaits="a reference other than torch, whose own cross_entropy does the same: it is inherited",
     witness=lambda loss: _clean_rows(loss),
 )
 class IgnoredRowNotCleaned(CrossEntropy):

@@ -78,6 +78,14 @@ def first_gradient(loss: Any, *tensors: Tensor, **parameters: Any) -> Tensor:
     return gradient
 
 
+def second_gradient(loss: Any, *tensors: Tensor) -> Tensor:
+    """The gradient of that gradient's sum; RuntimeError where it cannot be differentiated."""
+    x = tensors[0].clone().requires_grad_()
+    (first,) = torch.autograd.grad(loss(x, *tensors[1:], reduction="sum"), x, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), x)
+    return second
+
+
 # === elementwise losses ===================================================================
 
 

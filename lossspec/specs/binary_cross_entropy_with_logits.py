@@ -1,12 +1,11 @@
 """Binary cross entropy between the sigmoid of the input and the target."""
 
-from lossspec.maths import softplus
+from lossspec.maths import minus_log_sigmoid
 from lossspec.spec import Example, Form, Logit, Loss, Probability, Weight
 
 
 def define(input, target, weight, pos_weight):
-    minus_log_p = softplus(-input)  # -log σ(x)
-    minus_log_q = input + minus_log_p  # -log (1 - σ(x))
+    minus_log_p, minus_log_q = minus_log_sigmoid(input)  # -log σ(x), -log (1 - σ(x))
     return weight * (pos_weight * target * minus_log_p + (1 - target) * minus_log_q)
 
 

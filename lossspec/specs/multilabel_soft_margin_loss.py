@@ -1,13 +1,12 @@
 """Multi-label soft margin loss: binary cross entropy of each class, averaged over the classes."""
 
-from lossspec.maths import softplus, total
+from lossspec.maths import minus_log_sigmoid, total
 from lossspec.spec import Binary, Example, Form, Logit, Loss, Weight
 
 
 def define(input, target, weight):
     classes = input.shape[-1]
-    minus_log_p = softplus(-input)  # -log σ(x)
-    minus_log_q = input + minus_log_p  # -log (1 - σ(x))
+    minus_log_p, minus_log_q = minus_log_sigmoid(input)  # -log σ(x), -log (1 - σ(x))
     return total(weight * (target * minus_log_p + (1 - target) * minus_log_q)) / classes
 
 
