@@ -68,6 +68,8 @@ class Bounded:
         with np.errstate(all="ignore"):
             beyond = np.maximum(self.low - got, got - self.high)
             ratio = np.where(beyond <= 0, 0, beyond / self.budget)
+            if (np.abs(self.exact) + self.budget + np.abs(got) < largest).all():
+                return np.asarray(ratio, dtype=np.float64)  # numbers throughout
             # Where rounding may overflow, infinity is as right as a number.
             overflow = (np.abs(self.exact) + self.budget >= largest) & np.isfinite(self.exact)
             right_infinity = np.isinf(got) & (np.sign(got) == np.sign(self.exact))

@@ -142,7 +142,12 @@ class Case:
 
 def dtype_name(array: np.ndarray) -> str:
     """Torch's name for the dtype of an array."""
-    return str(array.dtype)
+    return _name_of(array.dtype)
+
+
+@cache
+def _name_of(dtype: Any) -> str:
+    return str(dtype)  # numpy takes its time
 
 
 def _listed(array: np.ndarray) -> Any:

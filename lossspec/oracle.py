@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from typing import Any
 
@@ -89,9 +89,19 @@ class Expected:
     derivatives: Mapping[str, tuple[np.ndarray, np.ndarray]]
     placed: Mapping[str, _Placed]
     precision: Precision
+    _known: dict[Any, Any] = field(default_factory=dict)
 
     def value(self, reduction: str) -> Bounded:
         """The result under one of the loss's reductions."""
+        return self._once(("value", reduction), lambda: self._value(reduction))
+
+    def _once(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What many clauses ask for, computed when the first one does."""
+        if key not in self._known:
+            self._known[key] = make()
+        return self._known[key]
+
+    def _value(self, reduction: str) -> Bounded:
         if reduction == "none":
             return self._bounded(self.losses, SLACK * self.budget)
         exact, budget, divisor, divisor_error = self.divided(reduction)
@@ -102,6 +112,9 @@ class Expected:
 
     def divided(self, reduction: str) -> tuple[Any, Any, Any, Any]:
         """The sum of the losses and its budget, then what a reduction divides by and its error."""
+        return self._once(("divided", reduction), lambda: self._divided(reduction))
+
+    def _divided(self, reduction: str) -> tuple[Any, Any, Any, Any]:
         unit = self.precision.unit
         terms = np.log2(max(self.losses.size, 1)) + 1
         with np.errstate(all="ignore"):
@@ -134,6 +147,10 @@ class Expected:
 
     def gradient(self, name: str, reduction: str, cotangent: np.ndarray) -> Bounded | None:
         """The gradient of one tensor for a cotangent of the result; None where the value is nan."""
+        key = "gradient", name, reduction, cotangent.dtype, cotangent.tobytes()
+        return self._once(key, lambda: self._gradient(name, reduction, cotangent))
+
+    def _gradient(self, name: str, reduction: str, cotangent: np.ndarray) -> Bounded | None:
         derivative, error = self.derivatives[name]
         unit, smallest = self.precision.unit, self.precision.smallest
         scale = self.scale(reduction, cotangent)

@@ -149,10 +149,11 @@ class Run:
                 verdict = Verdict.DEVIATES if self.require_all else Verdict.UNSUPPORTED
                 return blank(cell, verdict, reason, **fields), ""
             return blank(cell, Verdict.INCONCLUSIVE, "no case was about this clause", **fields), ""
-        if ledger.informative < self.profile.informative:
+        wanted = min(self.profile.informative, cell.clause.enough or self.profile.informative)
+        if ledger.informative < wanted:
             reason = (
                 f"{ledger.informative} of {ledger.examples} cases could have told right from "
-                f"wrong; profile {self.profile.name} asks for {self.profile.informative}"
+                f"wrong; profile {self.profile.name} asks for {wanted}"
             )
             return blank(cell, Verdict.INCONCLUSIVE, reason, **fields), ""
         if self.require_all and (campaign.unsupported or campaign.refused):

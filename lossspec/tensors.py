@@ -16,17 +16,18 @@ def to_torch(array: np.ndarray, layout: str = "contiguous", device: str = "cpu")
 
     A layout that the shape does not allow (an expanded scalar, say) gives a contiguous tensor.
     """
-    name = dtype_name(array)
-    if name == "bfloat16":
-        plain = torch.from_numpy(np.ascontiguousarray(array).view(np.int16).copy())
-        plain = plain.view(torch.bfloat16)
+    own = array.copy()
+    if dtype_name(array) == "bfloat16":
+        plain = torch.from_numpy(own.view(np.int16)).view(torch.bfloat16)
     else:
-        plain = torch.from_numpy(np.array(array, order="C"))
-    return _laid_out(plain.reshape(array.shape).to(device), layout)
+        plain = torch.from_numpy(own)
+    if device != "cpu":
+        plain = plain.to(device)
+    return plain if layout == "contiguous" else _laid_out(plain, layout)
 
 
 def _laid_out(plain: torch.Tensor, layout: str) -> torch.Tensor:
-    if plain.ndim == 0 or plain.numel() == 0 or layout == "contiguous":
+    if plain.ndim == 0 or plain.numel() == 0:
         return plain
     if layout == "permuted":
         order = list(range(plain.ndim))[::-1]

@@ -62,7 +62,7 @@ class Trial:
     solved: Solved
     device: str = "cpu"
     worst: float = 0.0
-    _outcomes: dict[Any, Outcome] = field(default_factory=dict)
+    _values: dict[str, np.ndarray | None] = field(default_factory=dict)
 
     @property
     def loss(self) -> Loss:
@@ -155,18 +155,20 @@ class Trial:
             for name, role in self.form.tensors.items()
         )
 
-    @property
+    @cached_property
     def outcome(self) -> Outcome:
         """The case itself, forward and backward."""
-        return self.run()
+        return perform(self.subject, self.case, self.device)
 
-    def run(self, **changes: Any) -> Outcome:
-        """The case with some fields changed, forward and backward; made once."""
-        key = tuple(sorted((name, str(value)) for name, value in changes.items()))
-        if key not in self._outcomes:
-            case = self.case.with_(**changes) if changes else self.case
-            self._outcomes[key] = perform(self.subject, case, self.device)
-        return self._outcomes[key]
+    def under(self, reduction: str) -> np.ndarray | None:
+        """The value under a reduction, in longdouble; None when there is none."""
+        if reduction == self.case.reduction:
+            return self.number(self.outcome)
+        if reduction not in self._values:
+            other = self.case.with_(reduction=reduction)
+            outcome = perform(self.subject, other, self.device, backward=False)
+            self._values[reduction] = self.number(outcome)
+        return self._values[reduction]
 
     def fresh(self, **changes: Any) -> Outcome:
         """The case with some fields changed, run anew."""

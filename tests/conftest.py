@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+
 @dataclass(frozen=True)
 class Finished:
     """A run that is over: its exit status, and the lines of what it printed."""

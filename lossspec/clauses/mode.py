@@ -98,7 +98,7 @@ def functional_gradient(trial: Trial) -> Judgement:
     return told
 
 
-@clause(enough=4)
+@clause(enough=4, slow=True)
 def fake_tensors(trial: Trial) -> Judgement:
     """On fake tensors the result has the shape and dtype that it has on real ones."""
     if not _plain(trial):

@@ -27,8 +27,7 @@ def _derived(trial: Trial, reduction: str) -> Judgement:
     """Compare a reduced result with the same subject's own unreduced one, reduced here."""
     if not trial.can(reduction) or not trial.can("none"):
         return None
-    elements = trial.number(trial.run(reduction="none"))
-    got = trial.number(trial.run(reduction=reduction))
+    elements, got = trial.under("none"), trial.under(reduction)
     if elements is None or got is None or got.shape != ():
         return None
     expected = trial.expected

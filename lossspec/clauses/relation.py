@@ -25,7 +25,7 @@ def _agree(trial: Trial, other: Case, what: str, reduction: str, order: Any = ..
     """
     if not trial.can(reduction):
         return None
-    mine = trial.number(trial.run(reduction=reduction))
+    mine = trial.under(reduction)
     beside = Trial(
         trial.subject, Solved(trial.loss, other.with_(reduction=reduction)), trial.device
     )
