@@ -119,8 +119,8 @@ class Conformance:
 
     def judge(self, cell: Cell) -> None:
         """Run the cell's campaign if that has not happened, and report its verdict to pytest."""
-        wanted = set(self.here) or set(self.cells)
-        beside = [c for c in self.cells.values() if c.campaign == cell.campaign and c.key in wanted]
+        wanted = self.here or self.cells
+        beside = (c for c in self.cells.values() if c.campaign == cell.campaign and c.key in wanted)
         record, script = self.run.judge(cell, beside)
         if script:
             name = f"{cell.loss.name}-{cell.clause.name}-{cell.surface}-{cell.device}.py"

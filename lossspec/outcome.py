@@ -15,6 +15,9 @@ from lossspec.implementations import Subject
 from lossspec.spec import Role
 from lossspec.tensors import same_bits, to_torch
 
+#: How many characters of a tensor are written, and so how many numbers at most.
+LISTED = 300
+
 Phase = Literal["construct", "call", "backward"]
 
 
@@ -297,7 +300,11 @@ def written(subject: Subject, case: Case, replaced: Mapping[str, Any] | None = N
 def _short(array: Any) -> str:
     from lossspec.cases import _listed, dtype_name
 
-    listed = repr(_listed(array)).replace("'", "")
-    if len(listed) > 300:
-        listed = f"{listed[:280]} ... {array.size} numbers"
+    part = array
+    for axis in range(array.ndim):  # a large one is cut before it is written
+        keep = max(1, LISTED * part.shape[axis] // max(part.size, 1))
+        part = part[(slice(None),) * axis + (slice(keep),)]
+    listed = repr(_listed(part)).replace("'", "")
+    if len(listed) > LISTED or part.size < array.size:
+        listed = f"{listed[: LISTED - 20]} ... {array.size} numbers"
     return f"tensor({listed}, dtype={dtype_name(array)})"

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lossspec.clauses import Judgement, clause
 from lossspec.outcome import arguments, invoke, ready
@@ -22,7 +21,7 @@ from lossspec.tensors import to_extended, to_torch
 from lossspec.trial import Deviation, Trial
 
 
-@clause(enough=60)
+@clause(enough=40)
 def grad_mode(trial: Trial) -> Judgement:
     """The value is the same under no_grad, under inference_mode and with no gradient required."""
     if not trial.worked or not trial.conforms:
@@ -68,7 +67,8 @@ def _called(call: Callable[[], Any], what: str) -> np.ndarray:
     return to_extended(value)
 
 
-@clause(enough=20)
+# Slow because torch.func imports the compiler, which takes seconds; so do fake tensors.
+@clause(enough=20, slow=True)
 def functional_gradient(trial: Trial) -> Judgement:
     """torch.func.vjp gives the gradients that backward gives."""
     case = trial.case
@@ -101,6 +101,8 @@ def functional_gradient(trial: Trial) -> Judgement:
 @clause(enough=4, slow=True)
 def fake_tensors(trial: Trial) -> Judgement:
     """On fake tensors the result has the shape and dtype that it has on real ones."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
     if not _plain(trial):
         return None
     try:

@@ -80,14 +80,15 @@ def _poisoned() -> Iterator[None]:
     """New memory holds nan, so that a result that nobody wrote does not look right by luck."""
     before = torch.are_deterministic_algorithms_enabled()
     warn = torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    # The public function of the same name imports the compiler first, which takes two seconds.
+    torch._C._set_deterministic_algorithms(True, warn_only=True)
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before, warn_only=warn)
+        torch._C._set_deterministic_algorithms(before, warn_only=warn)
 
 
-@clause(empty=True)
+@clause(enough=40, empty=True)
 def nothing_left(trial: Trial) -> Judgement:
     """Of nothing (empty, or all ignored) the sum is 0 and the mean nan; ignored elements are 0."""
     expected = trial.expected
