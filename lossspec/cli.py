@@ -1,4 +1,4 @@
-"""The command `lossspec`: run, show, list, diff, merge, render, deviations."""
+"""The command `lossspec`: run, show, list, diff, merge, render, deviations, audit."""
 
 from __future__ import annotations
 
@@ -69,6 +69,15 @@ def _parser() -> argparse.ArgumentParser:
     known.add_argument("--update", action="store_true", help="rewrite it from a run")
     known.add_argument("--profile", default="standard")
     known.set_defaults(action=_deviations)
+
+    audit = commands.add_parser("audit", help="run wrong losses through the suite: is each found?")
+    audit.add_argument("loss", nargs="*", help="default: every loss")
+    audit.add_argument("--profile", default="quick")
+    audit.add_argument("--seed", type=int, default=0)
+    audit.add_argument(
+        "--matrix", type=Path, metavar="FILE", help="write which clauses find which wrong loss"
+    )
+    audit.set_defaults(action=_audit)
     return parser
 
 
@@ -163,6 +172,36 @@ def _deviations(options: argparse.Namespace) -> int:
     kept, added, dropped = updated(run, plan, listed)
     deviations.write(path, kept + added)
     print(f"{path}: {len(kept)} kept, {len(added)} added, {len(dropped)} no longer fail")
+    return 0
+
+
+def _audit(options: argparse.Namespace) -> int:
+    import torch
+
+    from lossspec.api import _profile
+    from lossspec.audit import audit, mutants
+    from lossspec.audit.operators import variants
+    from lossspec.render.kills import matrix, summary
+    from lossspec.spec import catalogue, find
+    from lossspec.verdict import replace_file
+
+    torch.set_num_threads(1)
+    profile = _profile(options.profile)
+    losses = [find(name) for name in options.loss] or list(catalogue().values())
+    results = []
+    for loss in losses:
+        wrong = [m for m in mutants().values() if m.loss == loss.name] + list(variants(loss))
+        found = list(
+            audit(wrong, profile, options.seed, first_only=options.matrix is None, spec=loss)
+        )
+        if len(losses) > 1:
+            print(summary(found, profile.name).rpartition("\n")[0], flush=True)
+        results += found
+    lines = summary(results, profile.name)
+    print(lines if len(losses) == 1 else lines.rpartition("\n")[2])
+    if options.matrix is not None:
+        replace_file(options.matrix, matrix(results))
+        print(f"matrix: {options.matrix}")
     return 0
 
 

@@ -147,12 +147,14 @@ def audit(
     *,
     first_only: bool = False,
     only: Collection[str] | None = None,
+    spec: Loss | None = None,
 ) -> Iterator[Result]:
     """Run each one's campaign.
 
     first_only : stop at its first deviation. only : names of the clauses that judge, all of the
-    profile's when None. Seconds are those of judging: a loss's cases are drawn beforehand.
-    UnknownName when the profile is none of the known ones.
+    profile's when None. spec : of the loss that they all are, where the catalogue lacks it.
+    Seconds are those of judging: a loss's cases are drawn beforehand. UnknownName when the profile
+    is none of the known ones.
     """
     if isinstance(profile, str):
         if profile not in PROFILES:
@@ -164,7 +166,7 @@ def audit(
             for name, clause in clauses().items()
             if (name in only if only else not clause.slow or profile.name != "quick")
         ]
-        yield _audited(subject, find(subject.loss), judges, profile, seed, first_only)
+        yield _audited(subject, spec or find(subject.loss), judges, profile, seed, first_only)
 
 
 def _audited(

@@ -133,7 +133,8 @@ class _Exact(torch.autograd.Function):
         return tuple(gradients)
 
 
-def _function(loss: Loss) -> Callable[..., Any]:
+def function(loss: Loss) -> Callable[..., Any]:
+    """A loss as a function of torch's signature, whose results are the definition's, rounded."""
     names = {len(form.tensors): list(form.tensors) for form in loss.forms}
 
     def call(*tensors: Any, reduction: str = loss.reductions[0], **keywords: Any) -> Any:
@@ -157,5 +158,5 @@ def _function(loss: Loss) -> Callable[..., Any]:
 
 
 oracle = Implementation(
-    "oracle", functions={loss.name: _function(loss) for loss in catalogue().values()}
+    "oracle", functions={loss.name: function(loss) for loss in catalogue().values()}
 )

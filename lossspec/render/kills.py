@@ -1,0 +1,52 @@
+"""What an audit found, as text and as a Markdown table."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+
+from lossspec.audit import Result
+
+
+def summary(results: Sequence[Result], profile: str) -> str:
+    """A line for each loss, one for each survivor with its reason, and the total."""
+    lines = []
+    for loss in dict.fromkeys(result.subject.loss for result in results):
+        of_loss = [result for result in results if result.subject.loss == loss]
+        lines.append(f"{loss}: {_killed(of_loss)}")
+        lines += [_survivor(result) for result in of_loss if result.survived]
+    lines.append(f"profile {profile}: {_killed(results)}")
+    return "\n".join(lines)
+
+
+def _killed(results: Sequence[Result]) -> str:
+    first = [result.kills[0] for result in results if result.kills]
+    text = f"{len(first)} of {len(results)} wrong losses found"
+    if not first:
+        return text
+    share = len(first) / len(results)
+    case = statistics.median(kill.index + 1 for kill in first)
+    return f"{text} ({share:.1%}), half of them by case {case:g}"
+
+
+def _survivor(result: Result) -> str:
+    reason = getattr(result.subject, "awaits", "")
+    wrong = getattr(result.subject, "wrong", "")
+    if result.crashed:
+        reason = f"lossspec itself failed in {', '.join(result.crashed)}"
+    return f"  not found: {result.subject.id}: {wrong}{f' Awaits {reason}.' if reason else ''}"
+
+
+def matrix(results: Iterable[Result]) -> str:
+    """Which clauses find which wrong loss, and in which case the first one does."""
+    lines = ["| loss | what is wrong | after | found by |", "| --- | --- | ---: | --- |"]
+    for result in results:
+        wrong = getattr(result.subject, "wrong", "").replace("|", "\\|")
+        issue = getattr(result.subject, "issue", "")
+        first = result.kills[0].index + 1 if result.kills else "-"
+        found = ", ".join(f"`{name}`" for name in dict.fromkeys(k.clause for k in result.kills))
+        source = f" ({issue})" if issue else ""
+        lines.append(
+            f"| {result.subject.loss} | {wrong}{source} | {first} | {found or 'nothing'} |"
+        )
+    return "\n".join(lines) + "\n"
