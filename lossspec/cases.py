@@ -310,8 +310,9 @@ def _cast(values: np.ndarray, role: Role, dtype: str) -> np.ndarray:
 
 # === structure ============================================================================
 
-_KINDS = (*["small"] * 4, *["distinct"] * 2, "square", "ones", "empty", "empty", "rows")
+_KINDS = (*["small"] * 4, *["distinct"] * 2, "square", "ones", "empty", "empty", "rows", "wide")
 _ROWS = (67, 257, 1031, 4099)
+_WIDE = (131, 300, 1031)
 _TIES = ("none", "none", "some", "all", "threshold")
 _IGNORED = ("none", "some", "some", "leading", "all")
 _FILLS = ("plain", "plain", "nan", "inf", "-inf", "large")
@@ -485,6 +486,9 @@ def _named_sizes(choose: Choices, shape: Shape, axes: list[str]) -> dict[str, in
         sizes[loop[-1]] = choose("columns", (1, 2))
         sizes[loop[0]] = choose("rows", _ROWS)
         return sizes | {axis: choose("core", [2, 3]) for axis in core}
+    if kind == "wide" and core:  # more classes than a byte counts, or a block holds
+        sizes = dict.fromkeys(axes, choose("breadth", (2, 1)))
+        return sizes | {choose("wide axis", core): choose("wide", _WIDE)}
     pool = [2, 3, 1, 4, 5, 7] if len(axes) < 4 else [2, 1, 3]
     if kind == "distinct":
         order = [2, 3, 4, 5, 1, 7, 6, 8][: max(len(axes), 3)]
@@ -508,6 +512,8 @@ def _class_indices(
     target = rng.integers(0, sizes[role.classes], dims)
     # Mostly the documented ones.
     dtype = choose("target dtype", role.dtypes * 6 + role.tolerated)
+    if sizes[role.classes] > np.iinfo(dtype).max:
+        dtype = role.dtypes[0]
     if role.ignored_by is None:
         return parameters, target.astype(dtype)
     kind = choose("ignored", _IGNORED)

@@ -48,7 +48,7 @@ class Ensemble:
     lower slope always, the last one the higher, and those before now this and now that.
     unit : unit roundoff of the case's dtype; `smallest` its smallest subnormal. free : every member
     takes its own branches, so that a branch close by shows as an enormous change. step : relative
-    size of every move.
+    size of every move. meetings : for each kink, where a case lies on it.
     """
 
     size: int
@@ -59,6 +59,7 @@ class Ensemble:
     step: float = STEP
     words: int = field(default=0)
     kinks: int = field(default=0)
+    meetings: list[np.ndarray] = field(default_factory=list)
 
     @property
     def rounding(self) -> slice:
@@ -108,6 +109,7 @@ class Ensemble:
         """
         slope = self.kept(slope)
         either = self.either(argument)
+        self.meetings.append(either)
         if not self.free:
             slope[2:] = np.where(either, high, slope[0])
         # Of the first four kinks in a definition any two may meet, each on its own side.
@@ -117,6 +119,13 @@ class Ensemble:
             slope[i] = np.where(either, high if higher else low, slope[0])
         self.kinks += 1
         return slope
+
+    def crowded(self, loop: tuple[int, ...]) -> np.ndarray:
+        """Where more kinks meet in an element of the loss than the sides can tell apart."""
+        counts = np.zeros(loop, int)
+        for either in self.meetings:
+            counts += either.any(axis=tuple(range(len(loop), either.ndim)))
+        return np.asarray(counts > 2)
 
     def either(self, argument: np.ndarray) -> np.ndarray:
         """Where rounding may have put `argument` on either side of 0."""

@@ -122,6 +122,8 @@ class Expected:
             losses = self.losses * shares
             exact, size = losses.sum(), np.abs(losses).sum()
             budget = (self.budget * np.abs(shares)).sum() + unit * terms * size
+            if not size < self.precision.largest_sum:
+                budget = np.full_like(budget, np.inf)  # the textbook's sum overflows as well
         divisor: Any = Extended(1)
         error: Any = Extended(0)
         if reduction == "mean":
@@ -367,14 +369,16 @@ def solve(loss: Loss, case: Case) -> Expected:
             posed.define, posed.exact, rest, dtype, losses[:2], derivatives, seeds
         )
         budget = _spread(losses, posed.ensemble, dtype)
-        budget = budget + dtype.unit * np.abs(losses[0]) + textbook + dtype.smallest
+        budget = budget + dtype.unit * np.abs(losses[0]) + textbook + dtype.negligible
         slopes = {}
         for name, derivative in derivatives.items():
-            error = _spread(derivative, posed.ensemble, dtype)
+            error = _spread(derivative, posed.ensemble, dtype) + dtype.negligible
             sides = derivative[[0, *range(-SIDES, 0)]]
-            # Where the loss or its derivative is infinite there is no gradient to ask for.
-            finite = np.isfinite(losses[0]).reshape(loop + (1,) * posed.placed[name].core)
-            error = np.where(np.isfinite(sides[0]) & finite, error + slips[name], np.inf)
+            # Where the loss or its derivative is infinite there is no gradient to ask for; where
+            # many kinks meet any is right that no one could list.
+            asked = np.isfinite(losses[0]) & ~posed.ensemble.crowded(loop)
+            asked = asked.reshape(loop + (1,) * posed.placed[name].core)
+            error = np.where(np.isfinite(sides[0]) & asked, error + slips[name], np.inf)
             mask = posed.mask(name)
             slopes[name] = np.where(mask, sides, 0), np.where(mask, error, 0)
     return Expected(

@@ -459,7 +459,7 @@ class MultiMargin(Plain):
         """The unweighted loss of each row."""
         own = torch.arange(x.shape[-1]) == t.unsqueeze(-1)
         gap = (margin - self.score(x, t) + x).relu()
-        return torch.where(own, 0, gap if p == 1 else gap * gap).sum(-1) / x.shape[-1]
+        return wide(torch.where(own, 0, gap if p == 1 else gap * gap)).sum(-1) / x.shape[-1]
 
     def score(self, x: Tensor, t: Tensor) -> Tensor:
         """Of the right class, in an axis of its own."""
@@ -498,7 +498,7 @@ class MultiLabelMargin(Plain):
         # Axis -2 is that of the list, axis -1 that of the classes.
         gap = (1 - x.gather(-1, t).unsqueeze(-1) + x.unsqueeze(-2)).relu()
         pair = listed.unsqueeze(-1) & ~self.labels(t, listed).unsqueeze(-2)
-        return torch.where(pair, gap, 0).sum((-2, -1)) / self.classes(x)
+        return wide(torch.where(pair, gap, 0)).sum((-2, -1)) / self.classes(x)
 
     def labels(self, t: Tensor, listed: Tensor) -> Tensor:
         """Which classes are in the list."""
@@ -538,7 +538,7 @@ class MultiLabelSoftMargin(Plain):
 
     def average(self, losses: Tensor) -> Tensor:
         """Over the classes."""
-        return losses.sum(-1) / losses.shape[-1]
+        return wide(losses).sum(-1) / losses.shape[-1]
 
 
 # === sequences ============================================================================
@@ -616,6 +616,7 @@ class CTC(Plain):
         skips = torch.zeros_like(states, dtype=torch.bool)
         skips[:, 2:] = self.skips(states)
         paths = lp.new_full(states.shape, NEVER).index_fill(1, torch.tensor([0]), 0.0)
+        paths = paths + lp[:0].sum()  # so that there is a gradient also where there is no frame
         for t in range(lp.shape[0]):
             one = F.pad(paths, (1, 0), value=NEVER)[:, :-1]
             two = F.pad(paths, (2, 0), value=NEVER)[:, : paths.shape[1]].where(skips, NEVER)
@@ -929,20 +930,16 @@ class OneHotScores(MultiMargin):
 
 
 @control(MultiLabelMargin)
-class ListByList(MultiLabelMargin):
-    """A loop over the rows: the scores of a row's list against those of the rest."""
+class EntryByEntry(MultiLabelMargin):
+    """A loop over the entries of the lists, which adds to the losses."""
 
     def row(self, x: Tensor, t: Tensor, listed: Tensor) -> Tensor:
-        if x.ndim == 1:
-            return self.single(x, t[listed])
-        rows = zip(x.unbind(), t.unbind(), listed.unbind(), strict=True)
-        losses = [self.single(scores, labels[entries]) for scores, labels, entries in rows]
-        return torch.stack(losses) if losses else x.sum(-1)
-
-    def single(self, x: Tensor, labels: Tensor) -> Tensor:
-        """The loss of a row."""
-        rest = torch.ones_like(x, dtype=torch.bool).index_fill(0, labels, False)
-        return (1 - x[labels].unsqueeze(-1) + x[rest]).relu().sum() / len(x)
+        rest = ~self.labels(t, listed)
+        losses = torch.zeros_like(x)
+        for j in range(x.shape[-1]):
+            gap = (1 + x - x.gather(-1, t[..., j : j + 1])).clamp(min=0)
+            losses = losses + torch.where(rest & listed[..., j : j + 1], gap, 0)
+        return losses.mean(-1)
 
 
 @control(MultiLabelMargin)
@@ -1024,7 +1021,7 @@ class BetweenLabels(CTC):
         step = place - place.unsqueeze(1)
         may = (step == 0) | (step == 1) | ((step == 2) & (index != index.unsqueeze(1)))
         onward = lp.new_zeros(may.shape).masked_fill(~may, NEVER)
-        paths = lp.new_zeros(may.shape[:1]).masked_fill(place > 0, NEVER)
+        paths = lp.new_zeros(may.shape[:1]).masked_fill(place > 0, NEVER) + lp[:0].sum()
         for frame in lp.unbind():
             paths = (paths.unsqueeze(1) + onward).logsumexp(0).clamp(min=NEVER) + frame[index]
         return -paths[-2:].logsumexp(0)

@@ -35,6 +35,11 @@ class Clause:
     empty: bool = False
 
 
+def stateless(loss: Loss, surface: Surface) -> bool:
+    """Whether the loss owns no parameters there, so that a call is all in its arguments."""
+    return not loss.stateful(surface)
+
+
 def clause(
     applies: Callable[[Loss, Surface], bool] = lambda loss, surface: True,
     enough: int | None = None,

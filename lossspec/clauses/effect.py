@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lossspec.clauses import Judgement, clause
+from lossspec.clauses import Judgement, clause, stateless
 from lossspec.outcome import Outcome, ready
 from lossspec.tensors import same_bits, to_torch
 from lossspec.trial import Deviation, Trial
@@ -83,14 +83,12 @@ def _numpy_state() -> tuple[bytes, int]:
     return state[1].tobytes(), state[2]
 
 
-@clause(enough=40)
+@clause(stateless, enough=40)  # a class that owns parameters draws their first values
 def random_state(trial: Trial) -> Judgement:
     """The state of torch's and numpy's random generators is the same after the call."""
     if not trial.worked:
         return None
     call, _ = ready(trial.subject, trial.case, trial.device)  # a constructor may well draw some
-    if trial.loss.stateful(trial.subject.surface):
-        return None  # it draws its first parameters, which the case then replaces
     before, numpy_before = torch.get_rng_state(), _numpy_state()
     call()
     if not torch.equal(before, torch.get_rng_state()) or numpy_before != _numpy_state():

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lossspec.clauses import Judgement, clause
+from lossspec.clauses import Judgement, clause, stateless
 from lossspec.outcome import arguments, invoke, ready
 from lossspec.tensors import to_extended, to_torch
 from lossspec.trial import Deviation, Trial
@@ -40,9 +40,7 @@ def grad_mode(trial: Trial) -> Judgement:
 
 def _plain(trial: Trial) -> bool:
     """Whether the call is right as it is, and its tensors can be replaced by others."""
-    stateful = trial.loss.stateful(trial.subject.surface)
-    other = stateful or trial.limited or trial.tolerates_refusal
-    return trial.worked and not other and trial.conforms
+    return trial.worked and not trial.limited and not trial.tolerates_refusal and trial.conforms
 
 
 @contextmanager
@@ -68,7 +66,7 @@ def _called(call: Callable[[], Any], what: str) -> np.ndarray:
 
 
 # Slow because torch.func imports the compiler, which takes seconds; so do fake tensors.
-@clause(enough=20, slow=True)
+@clause(stateless, enough=20, slow=True)
 def functional_gradient(trial: Trial) -> Judgement:
     """torch.func.vjp gives the gradients that backward gives."""
     case = trial.case
@@ -98,7 +96,7 @@ def functional_gradient(trial: Trial) -> Judgement:
     return told
 
 
-@clause(enough=4, slow=True)
+@clause(stateless, enough=4, slow=True)
 def fake_tensors(trial: Trial) -> Judgement:
     """On fake tensors the result has the shape and dtype that it has on real ones."""
     from torch._subclasses.fake_tensor import FakeTensorMode
@@ -136,7 +134,7 @@ class _Passing(torch.Tensor):
             return func(*args, **(kwargs or {}))
 
 
-@clause(enough=60)
+@clause(stateless, enough=60)
 def tensor_subclass(trial: Trial) -> Judgement:
     """Tensors of a __torch_function__ subclass give the same value: every argument survives."""
     case = trial.case
@@ -156,7 +154,7 @@ def tensor_subclass(trial: Trial) -> Judgement:
     return trial.agree(value, want, "the value of tensors of a subclass")
 
 
-@clause(enough=3, slow=True)
+@clause(stateless, enough=3, slow=True)
 def compiled(trial: Trial) -> Judgement:
     """Under torch.compile the value is the same."""
     case = trial.case

@@ -16,12 +16,12 @@ from lossspec.trial import Deviation, Trial
 
 
 def _module(loss: Loss, surface: Surface) -> bool:
-    return surface == "class"
+    return surface == "class" and not loss.stateful(surface)
 
 
 def _made(trial: Trial) -> tuple[Any, list[Any]] | None:
     """A module for the case with its call's tensors; None for a class that is no nn.Module."""
-    if not trial.worked or trial.loss.stateful(trial.subject.surface):
+    if not trial.worked:
         return None
     case = trial.case.with_(requires_grad=())
     tensors = arguments(trial.subject, case, trial.device)

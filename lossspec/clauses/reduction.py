@@ -40,6 +40,8 @@ def _derived(trial: Trial, reduction: str) -> Judgement:
     with np.errstate(all="ignore"):
         elements = elements * expected.shares if reduction == "mean" else elements
         size = np.abs(elements).sum()
+        if not size < precision(trial.case.dtype).largest_sum:
+            return False
         # Each element was rounded once when it was returned, and the sum rounds as it goes.
         budget = unit * (np.log2(elements.size) + 2) * size / abs(divisor)
         exact = elements.sum() / divisor
@@ -119,7 +121,11 @@ def nothing_left(trial: Trial) -> Judgement:
 MANY = 70_000
 
 
-@clause(_reduces("mean"), enough=2)
+def _averages_halves(loss: Loss, surface: Surface) -> bool:
+    return _reduces("mean")(loss, surface) and "float16" in loss.dtypes
+
+
+@clause(_averages_halves, enough=2)
 def mean_of_many(trial: Trial) -> Judgement:
     """In float16 the mean over more elements than float16 can count is right."""
     case, loss = trial.case, trial.loss

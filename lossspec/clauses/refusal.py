@@ -78,7 +78,11 @@ def refuses_parameters(trial: Trial) -> Judgement:
     return judged
 
 
-@clause(enough=ENOUGH)
+def _takes_reduction(loss: Loss, surface: Surface) -> bool:
+    return not (surface == "class" and loss.results)
+
+
+@clause(_takes_reduction, enough=ENOUGH)
 def refuses_reductions(trial: Trial) -> Judgement:
     """A reduction of an unknown name raises."""
     if not trial.subject.takes("reduction") or not _small(trial):

@@ -101,7 +101,7 @@ def ignored_is_deleted(trial: Trial) -> Judgement:
 
 
 def _has_classes(loss: Loss, surface: Surface) -> bool:
-    return any(
+    return loss.exchangeable and any(
         isinstance(role, ClassIndex | Distribution) and "C" in contract.core
         for form in loss.forms
         for role in form.tensors.values()
@@ -231,6 +231,12 @@ def _weighted_mean(loss: Loss, surface: Surface) -> bool:
     )
 
 
+def _large(trial: Trial) -> bool:
+    """Whether the sum of the losses, doubled, may not fit into the dtype."""
+    size = np.abs(trial.expected.losses).sum()
+    return not bool(4 * size < precision(trial.case.dtype).largest)
+
+
 @clause(_weighted_mean, enough=ENOUGH)
 def weight_scale(trial: Trial) -> Judgement:
     """Doubling all weights leaves the mean that divides by their sum as it was."""
@@ -240,6 +246,9 @@ def weight_scale(trial: Trial) -> Judgement:
     weight = case.tensors["weight"]
     with np.errstate(over="ignore"):
         double = np.asarray(weight * weight.dtype.type(2)).astype(weight.dtype)
+    # A sum that overflows is for the clauses on the value to judge.
+    if _large(trial):
+        return None
     other = case.with_(tensors={**case.tensors, "weight": double})
     return _agree(trial, other, "the mean with doubled weights", "mean")
 

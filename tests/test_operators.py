@@ -1,0 +1,100 @@
+"""Wrong versions of a spec: one place changed, shown to be wrong, and found by the suite."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from lossspec.audit import Result, audit
+from lossspec.audit.operators import variants, witness
+from lossspec.cli import main
+from lossspec.implementations.oracle import function
+from lossspec.render.kills import matrix, summary
+from lossspec.spec import find
+
+
+def plus_nothing(input, target, weight):
+    return weight * abs(input - target) + 0 * input
+
+
+@pytest.fixture(scope="module")
+def margin_ranking():
+    return list(variants(find("margin_ranking_loss")))
+
+
+def test_terms_factors_and_words_of_a_definition_are_changed(margin_ranking):
+    wrong = {version.wrong for version in margin_ranking}
+    assert {
+        "`-target * (input1 - input2) + margin` became `-target * (input1 - input2)`.",
+        "`input1 - input2` became `input1 + input2`.",
+        "`mean` gives the sum.",
+        "input1 is detached.",
+        "float64 is computed in float32.",
+    } <= wrong
+
+
+def test_every_version_is_another(margin_ranking):
+    assert len({version.id for version in margin_ranking}) == len(margin_ranking)
+    assert len({version.wrong for version in margin_ranking}) == len(margin_ranking)
+
+
+def test_every_version_is_found(margin_ranking):
+    results = list(audit(margin_ranking, "quick", first_only=True))
+    assert [result.subject.wrong for result in results if result.survived] == []
+
+
+def test_a_change_that_changes_nothing_is_no_version():
+    same = replace(find("l1_loss"), define=plus_nothing)
+    wrong = {version.wrong for version in variants(same)}
+    kept = "`weight * abs(input - target) + 0 * input` became `weight * abs(input - target)`."
+    assert kept not in wrong
+    assert "`weight * abs(input - target)` became `weight`." in wrong
+
+
+def test_a_witness_shows_the_difference():
+    loss = find("huber_loss")
+    right = function(loss)
+
+    def without_delta(input, target, reduction="mean", delta=1.0, weight=None):
+        return right(input, target, reduction=reduction, weight=weight)
+
+    assert witness(loss, right, right) is None
+    case = witness(loss, right, without_delta)
+    assert case is not None
+    assert case.parameters["delta"] != 1.0
+    assert np.any(np.abs(case.tensors["input"] - case.tensors["target"]) > 0)
+
+
+def test_the_summary_counts_and_names_who_was_not_found(margin_ranking):
+    first, second = margin_ranking[:2]
+    (found,) = audit([first], "quick", first_only=True)
+    missed = Result(second, (), 60, 1.0)
+    text = summary([found, missed], "quick")
+    assert "margin_ranking_loss: 1 of 2 wrong losses found (50.0%)" in text
+    assert f"not found: {second.id}: {second.wrong}" in text
+    table = matrix([found, missed]).splitlines()
+    assert len(table) == 4
+    assert found.kills[0].clause in table[2]
+    assert table[3].endswith("| - | nothing |")
+
+
+def test_the_command_prints_what_was_found_and_writes_the_matrix(workplace):
+    words = ["audit", "margin_ranking_loss", "--matrix=matrix.md"]
+    result = workplace.within(lambda: main(words))
+    assert result.status == 0, result.err
+    assert result.out[-1] == "matrix: matrix.md"
+    assert any(line.startswith("profile quick: ") for line in result.out)
+    assert "`gradient`" in (workplace.path / "matrix.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["l2_loss"], "unknown loss 'l2_loss'; known: "),
+        (["l1_loss", "--profile=slow"], "unknown profile 'slow'; known: quick, standard, deep"),
+    ],
+)
+def test_a_name_that_there_is_not_is_one_clear_error(workplace, words, problem):
+    result = workplace.within(lambda: main(["audit", *words]))
+    assert (result.status, result.out) == (4, [])
+    assert problem in result.err[0]
