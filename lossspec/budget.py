@@ -22,7 +22,7 @@ class Precision:
 
     negligible : what kernels may take for 0. It is the smallest normal number, below which an
     exponential or its reciprocal is mostly flushed; only float16 has no room for that.
-    largest_sum : the largest number that a sum may reach on its way; float16 is added up in float32.
+    largest_sum : the largest number that a sum may reach on its way; float16 is summed in float32.
     """
 
     name: str

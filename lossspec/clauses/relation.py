@@ -232,9 +232,9 @@ def _weighted_mean(loss: Loss, surface: Surface) -> bool:
 
 
 def _large(trial: Trial) -> bool:
-    """Whether the sum of the losses, doubled, may not fit into the dtype."""
+    """Whether twice the sum of the losses, and of the terms they are made of, may overflow."""
     size = np.abs(trial.expected.losses).sum()
-    return not bool(4 * size < precision(trial.case.dtype).largest)
+    return not bool(64 * size < precision(trial.case.dtype).largest)
 
 
 @clause(_weighted_mean, enough=ENOUGH)
