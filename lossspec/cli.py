@@ -181,7 +181,7 @@ def _audit(options: argparse.Namespace) -> int:
     from lossspec.api import _profile
     from lossspec.audit import audit, mutants
     from lossspec.audit.operators import variants
-    from lossspec.render.kills import matrix, summary
+    from lossspec.audit.table import matrix, summary
     from lossspec.spec import catalogue, find
     from lossspec.verdict import replace_file
 

@@ -30,7 +30,7 @@ def test_a_right_loss_is_not_accused(control):
 
 
 def test_almost_every_loss_has_several_controls():
-    counts = {name: 0 for name in catalogue()}
+    counts = dict.fromkeys(catalogue(), 0)
     for control in CONTROLS.values():
         counts[control.loss] += 1
     # Those two own their weights: whoever writes them again writes torch's.

@@ -7,9 +7,9 @@ import pytest
 
 from lossspec.audit import Result, audit
 from lossspec.audit.operators import variants, witness
+from lossspec.audit.table import matrix, summary
 from lossspec.cli import main
 from lossspec.implementations.oracle import function
-from lossspec.render.kills import matrix, summary
 from lossspec.spec import find
 
 
