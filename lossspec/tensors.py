@@ -16,7 +16,7 @@ def to_torch(array: np.ndarray, layout: str = "contiguous", device: str = "cpu")
 
     A layout that the shape does not allow (an expanded scalar, say) gives a contiguous tensor.
     """
-    own = array.copy()
+    own = np.array(array, order="C")
     if dtype_name(array) == "bfloat16":
         plain = torch.from_numpy(own.view(np.int16)).view(torch.bfloat16)
     else:
