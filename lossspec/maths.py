@@ -70,10 +70,11 @@ class Ensemble:
         """One number for each member, in a shape that broadcasts over the other axes."""
         return values.reshape((self.size,) + (1,) * (ndim - 1))
 
-    def rounded(self, x: Array, steady: bool = False) -> Array:
+    def rounded(self, x: Array, steady: bool = False, times: float = 1.0) -> Array:
         """`x` moved by one rounding (relative and, near zero, absolute) in the rounding members.
 
-        steady : the same way each time, for the links of a chain whose errors add up.
+        steady : the same way each time, for the links of a chain whose errors add up. times : as
+        many roundings at once.
         """
         raw = getval(x)
         signs = np.zeros(self.size, raw.dtype)
@@ -83,7 +84,7 @@ class Ensemble:
             signs[self.rounding.start + i] = self.step if (pattern >> i) & 1 else -self.step
         self.words += 1
         size = np.abs(raw)
-        moves = self.column(signs, raw.ndim) * (
+        moves = self.column(signs * times, raw.ndim) * (
             np.where(np.isfinite(size), size, 0) + self.smallest / self.unit
         )
         return x + moves
@@ -153,9 +154,9 @@ def ensemble(members: Ensemble) -> Iterator[None]:
         _here.ensemble = outer
 
 
-def rounded(x: Array, steady: bool = False) -> Array:
+def rounded(x: Array, steady: bool = False, times: float = 1.0) -> Array:
     """`x`, rounded in the members that stand for rounding."""
-    return x if _here.ensemble is None else _here.ensemble.rounded(x, steady)
+    return x if _here.ensemble is None else _here.ensemble.rounded(x, steady, times)
 
 
 def _or(x: Array, y: Array, condition: np.ndarray) -> Array:
@@ -295,8 +296,9 @@ def one_hot(index: np.ndarray, classes: int, dtype: Any = np.longdouble) -> np.n
 
 
 def total(x: Array) -> Array:
-    """Σ over the last axis."""
-    return rounded(anp.sum(x, axis=-1))
+    """Σ over the last axis; one term after the other, many are rounded more than once."""
+    times = max(1.0, np.log2(max(getval(x).shape[-1], 1)) / 2)
+    return rounded(anp.sum(x, axis=-1), times=times)
 
 
 def log_softmax(x: Array) -> Array:
