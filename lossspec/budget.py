@@ -9,8 +9,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-#: The one constant of every budget, measured once for all losses and dtypes: a right implementation
-#: stays below half of it (docs/budget.md), one that works in the next narrower dtype is at 10³ up.
+#: The one constant of every budget, measured once for all losses and dtypes: docs/budget.md holds
+#: the worst that torch needs of it, and by how much one that works in a narrower dtype exceeds it.
 SLACK = 8.0
 
 Extended = np.longdouble

@@ -181,7 +181,7 @@ def _audit(options: argparse.Namespace) -> int:
     from lossspec.api import _profile
     from lossspec.audit import audit, mutants
     from lossspec.audit.operators import variants
-    from lossspec.audit.table import matrix, summary
+    from lossspec.audit.table import matrix, summary, total
     from lossspec.spec import catalogue, find
     from lossspec.verdict import replace_file
 
@@ -194,11 +194,9 @@ def _audit(options: argparse.Namespace) -> int:
         found = list(
             audit(wrong, profile, options.seed, first_only=options.matrix is None, spec=loss)
         )
-        if len(losses) > 1:
-            print(summary(found, profile.name).rpartition("\n")[0], flush=True)
+        print(summary(loss.name, found), flush=True)
         results += found
-    lines = summary(results, profile.name)
-    print(lines if len(losses) == 1 else lines.rpartition("\n")[2])
+    print(total(f"profile {profile.name}", results))
     if options.matrix is not None:
         replace_file(options.matrix, matrix(results))
         print(f"matrix: {options.matrix}")

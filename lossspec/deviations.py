@@ -7,6 +7,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,7 @@ def _condition(place: str, when: Mapping[str, Any]) -> Mapping[str, Any]:
     return when
 
 
+@cache
 def shipped(implementation: str) -> list[Known]:
     """The entries that lossspec ships for an implementation, none when it ships no file."""
     path = SHIPPED / f"{implementation}.toml"

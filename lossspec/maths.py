@@ -301,6 +301,15 @@ def total(x: Array) -> Array:
     return rounded(anp.sum(x, axis=-1), times=times)
 
 
+@primitive
+def repeated(x: Array, count: int) -> Array:
+    """x along a new last axis, `count` times; its slope is the total of theirs."""
+    return np.broadcast_to(x[..., None], (*x.shape, count))
+
+
+defvjp(repeated, lambda ans, x, count: total, None)
+
+
 def log_softmax(x: Array) -> Array:
     """log of softmax along the last axis, shifted by the largest so that it cannot overflow."""
     return rounded(_log_softmax(x))

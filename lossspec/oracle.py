@@ -174,9 +174,7 @@ class Expected:
                 for term in (terms[0], (terms - ends).min(0), (terms + ends).max(0))
             )
             size = np.abs(scale)
-            # A slope may be a sum over the core, one term after the other.
-            depth = np.log2(max(np.prod(derivative.shape[scale.ndim - placed.core + 1 :]), 1)) / 2
-            budget = size * (error + unit * np.abs(derivative[0]) * (2 + depth + relative))
+            budget = size * (error + unit * np.abs(derivative[0]) * (2 + relative))
             budget = budget + smallest * (np.abs(derivative[0]) + size + 1)
             budget = np.where((size == 0) & np.isfinite(error), smallest, budget)
             spread = derivative[0].size / max(int(np.prod(shape)), 1)

@@ -51,7 +51,6 @@ class Run:
     options: tuple[str, ...] = ()
     ship: bool = True
     _campaigns: dict[str, tuple[Campaign, dict[str, Ledger]]] = field(default_factory=dict)
-    _shipped: dict[str, list[Known]] = field(default_factory=dict)
 
     def judge(self, cell: Cell, beside: Iterable[Cell]) -> tuple[Record, str]:
         """The record of one cell and the text of its script, running its campaign if need be.
@@ -90,9 +89,7 @@ class Run:
     def _listed(self, cell: Cell) -> list[Known]:
         """The known deviations that are about the cell's loss, here."""
         implementation = cell.implementation
-        if self.ship and implementation.name not in self._shipped:
-            self._shipped[implementation.name] = deviations.shipped(implementation.name)
-        shipped = self._shipped.get(implementation.name, [])
+        shipped = deviations.shipped(implementation.name) if self.ship else []
         return [
             entry
             for entry in (*shipped, *self.known)

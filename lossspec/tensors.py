@@ -41,7 +41,7 @@ def _laid_out(plain: torch.Tensor, layout: str) -> torch.Tensor:
         wide[..., 1::2] = plain
         return wide[..., 1::2]
     if layout == "pitched":
-        wide = torch.full((*plain.shape[:-1], plain.shape[-1] + 2), 77, dtype=plain.dtype)
+        wide = torch.full((*plain.shape[:-1], plain.shape[-1] + 2), filler, dtype=plain.dtype)
         wide = wide.to(plain.device)
         wide[..., :-2] = plain
         return wide[..., :-2]

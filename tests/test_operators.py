@@ -69,8 +69,8 @@ def test_the_summary_counts_and_names_who_was_not_found(margin_ranking):
     first, second = margin_ranking[:2]
     (found,) = audit([first], "quick", first_only=True)
     missed = Result(second, (), 60, 1.0)
-    text = summary([found, missed], "quick")
-    assert "margin_ranking_loss: 1 of 2 wrong losses found (50.0%)" in text
+    text = summary("margin_ranking_loss", [found, missed])
+    assert text.startswith("margin_ranking_loss: 1 of 2 wrong losses found (50.0%)")
     assert f"not found: {second.id}: {second.wrong}" in text
     table = matrix([found, missed]).splitlines()
     assert len(table) == 4

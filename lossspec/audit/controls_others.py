@@ -689,7 +689,9 @@ class LogOfOnePlus(BCE):
         return -(y * torch.maximum(log_p, floor) + (1 - y) * torch.maximum(log_q, floor))
 
 
-class _AnalyticBCE(torch.autograd.Function):
+class AnalyticBCE(torch.autograd.Function):
+    """Binary cross entropy with its gradients by hand."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
         ctx.save_for_backward(x, y)
@@ -710,7 +712,7 @@ class AnalyticGradient(BCE):
     """An autograd.Function with the gradient written by hand."""
 
     def element(self, x: Tensor, y: Tensor) -> Tensor:
-        result: Tensor = _AnalyticBCE.apply(x, y)  # type: ignore[no-untyped-call]
+        result: Tensor = AnalyticBCE.apply(x, y)  # type: ignore[no-untyped-call]
         return result
 
 

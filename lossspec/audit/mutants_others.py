@@ -14,6 +14,7 @@ from lossspec.audit.controls_others import (
     BCE,
     CTC,
     LOWEST,
+    AnalyticBCE,
     CosineEmbedding,
     Distance,
     Gaussian,
@@ -484,21 +485,12 @@ class _SummedSlope(torch.autograd.Function):
         return (grads[0] * grad).sum().expand(slope.shape), grads[0] * slope
 
 
-class _SummedBCE(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
-        ctx.save_for_backward(x, y)
-        log_p, log_q = x.log().clamp(min=LOWEST), torch.log1p(-x).clamp(min=LOWEST)
-        return -(y * log_p + (1 - y) * log_q)
-
+class _SummedBCE(AnalyticBCE):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        x, y = ctx.saved_tensors
-        inside = x * (1 - x)
-        by_x = torch.where(inside < 1e-12, 0, (x - y) / torch.where(inside < 1e-12, 1, inside))
-        log_p, log_q = x.log().clamp(min=LOWEST), torch.log1p(-x).clamp(min=LOWEST)
+        by_x, by_y = AnalyticBCE.backward(ctx, torch.ones_like(grads[0]))
         summed = _SummedSlope.apply(by_x, grads[0])  # type: ignore[no-untyped-call]
-        return summed, grads[0] * (log_q - log_p)
+        return summed, grads[0] * by_y
 
 
 @mutant(BCE, row="DBL-01", issue="pytorch/pytorch#59477", needs="the second derivative")

@@ -8,20 +8,15 @@ from collections.abc import Iterable, Sequence
 from lossspec.audit import Result
 
 
-def summary(results: Sequence[Result], profile: str) -> str:
-    """A line for each loss, one for each survivor with its reason, and the total."""
-    lines = []
-    for loss in dict.fromkeys(result.subject.loss for result in results):
-        of_loss = [result for result in results if result.subject.loss == loss]
-        lines.append(f"{loss}: {_killed(of_loss)}")
-        lines += [_survivor(result) for result in of_loss if result.survived]
-    lines.append(f"profile {profile}: {_killed(results)}")
-    return "\n".join(lines)
+def summary(what: str, results: Sequence[Result]) -> str:
+    """How many were found, and a line for each survivor with its reason."""
+    return "\n".join([total(what, results), *(_survivor(r) for r in results if r.survived)])
 
 
-def _killed(results: Sequence[Result]) -> str:
+def total(what: str, results: Sequence[Result]) -> str:
+    """How many were found, and how soon."""
     first = [result.kills[0] for result in results if result.kills]
-    text = f"{len(first)} of {len(results)} wrong losses found"
+    text = f"{what}: {len(first)} of {len(results)} wrong losses found"
     if not first:
         return text
     share = len(first) / len(results)

@@ -1,6 +1,6 @@
 """Multi-class margin loss: the right class should score higher than every other, by a margin."""
 
-from lossspec.maths import one_hot, pick, positive_part, total
+from lossspec.maths import one_hot, pick, positive_part, repeated, total
 from lossspec.spec import (
     ClassIndex,
     Example,
@@ -17,7 +17,7 @@ from lossspec.spec import (
 def define(input, target, p, margin, weight):
     classes = input.shape[-1]
     others = 1 - one_hot(target, classes)
-    gap = positive_part(margin - pick(input, target)[..., None] + input)
+    gap = positive_part(margin - repeated(pick(input, target), classes) + input)
     return pick(weight, target) * total(others * gap**p) / classes
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lossspec.maths import pick, positive_part, total, where
+from lossspec.maths import pick, positive_part, repeated, total, where
 from lossspec.spec import ClassIndex, Example, Form, Logit, Loss, Refusal
 
 
@@ -12,7 +12,7 @@ def define(input, target):
     label = listed[..., None] & (target[..., None] == np.arange(classes))  # entry j is class i
     other = ~label.any(axis=-2, keepdims=True)
     x = input[..., None, :]
-    gap = positive_part(1 - (pick(x, target)[..., None] - x))
+    gap = positive_part(1 - (repeated(pick(x, target), classes) - x))
     return total(total(where(listed[..., None] & other, gap, 0 * x))) / classes
 
 
