@@ -19,7 +19,7 @@ from lossspec.oracle import Solved
 from lossspec.outcome import lacking
 from lossspec.reduce import reduced
 from lossspec.spec import Loss
-from lossspec.trial import Deviation, Trial
+from lossspec.trial import Deviation, Trial, Unsupported
 
 #: Cases drawn at a time: what a stream keeps in memory.
 BATCH = 400
@@ -79,6 +79,7 @@ class Ledger:
     shared: tuple[Case, Deviation] | None = None
     stale: Known | None = None
     broken: str | None = None
+    lacks: str | None = None
 
 
 @dataclass
@@ -156,6 +157,8 @@ class Campaign:
         except Deviation as deviation:
             self._place(ledger, trial, deviation, refusals)
             told = True
+        except Unsupported as lack:
+            ledger.lacks, told = str(lack), None
         except Exception as error:
             # Not the implementation's: its errors are on its outcomes. One clause less, loudly.
             ledger.broken = "".join(traceback.format_exception(error)[-3:])
@@ -247,4 +250,6 @@ def deviation_of(clause: Clause, trial: Trial) -> Deviation | None:
         clause.judge(trial)
     except Deviation as deviation:
         return deviation
+    except Unsupported:
+        return None
     return None

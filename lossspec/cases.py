@@ -13,7 +13,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from lossspec.budget import precision
-from lossspec.spec import ClassIndex, Factor, Form, Length, Loss, Role, Shape, written_out
+from lossspec.spec import ClassIndex, Example, Factor, Form, Length, Loss, Role, Shape, written_out
 
 T = TypeVar("T")
 
@@ -176,6 +176,40 @@ def _flattened(data: Any) -> list[Any]:
     if isinstance(data, list):
         return [x for item in data for x in _flattened(item)]
     return [float(data) if isinstance(data, str) else data]
+
+
+def published(loss: Loss, example: Example) -> Case:
+    """The call of a published example, in torch's default dtype; ValueError when no shape fits."""
+    form = loss.form(example.form)
+    roles = loss.roles(form)
+    tensors = {
+        name: np.array(value, np.int64 if roles[name].integer else np.float32)
+        for name, value in example.arguments.items()
+    }
+    for contract in form.contracts:
+        for spread in contract.spreads:
+            shape = written_out(contract.text, spread)
+            named = list(zip(shape.inputs, map(tensors.__getitem__, form.tensors), strict=True))
+            if any(len(axes) != array.ndim for axes, array in named):
+                continue
+            pairs = [pair for axes, x in named for pair in zip(axes, x.shape, strict=True)]
+            sizes = {"1": 1} | dict(pairs)
+            if any(sizes[axis] != size for axis, size in pairs):
+                continue
+            parameters = {n: p.values[0] for n, p in loss.parameters_of(form).items()}
+            return Case(
+                loss=loss.name,
+                form=form.name,
+                contract=contract.text,
+                spread=spread,
+                dtype="float32",
+                tensors=tensors,
+                parameters=parameters | dict(example.parameters),
+                reduction=example.reduction,
+                cotangent=np.ones([sizes[axis] for axis in shape.result], np.float32),
+                omitted=frozenset(parameters.keys() - {*example.parameters, *form.fixed}),
+            )
+    raise ValueError(f"no shape of {loss.name} fits the example {example.source!r}")
 
 
 # === dense values =========================================================================

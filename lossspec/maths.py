@@ -48,7 +48,8 @@ class Ensemble:
     lower slope always, the last one the higher, and those before now this and now that.
     unit : unit roundoff of the case's dtype; `smallest` its smallest subnormal. free : every member
     takes its own branches, so that a branch close by shows as an enormous change. step : relative
-    size of every move. meetings : for each kink, where a case lies on it.
+    size of every move. meetings : for each kink, where a case lies on it. compared : whether a nan
+    was compared with a number, which may lose it.
     """
 
     size: int
@@ -60,6 +61,7 @@ class Ensemble:
     words: int = field(default=0)
     kinks: int = field(default=0)
     meetings: list[np.ndarray] = field(default_factory=list)
+    compared: bool = False
 
     @property
     def rounding(self) -> slice:
@@ -170,6 +172,11 @@ def _kept(condition: np.ndarray) -> np.ndarray:
     return condition if _here.ensemble is None else _here.ensemble.kept(condition)
 
 
+def _compared(nan: np.ndarray) -> None:
+    if _here.ensemble is not None:
+        _here.ensemble.compared |= bool(nan.any())
+
+
 def _kinked(argument: np.ndarray, slope: np.ndarray, low: float, high: float) -> np.ndarray:
     if _here.ensemble is None:
         return slope
@@ -191,6 +198,7 @@ def _unbroadcast(g: Array, shape: tuple[int, ...]) -> Array:
 def where(condition: Array, yes: Array, no: Array) -> Array:
     """`yes` where `condition` holds, else `no`; the branch not taken has no derivative."""
     condition = _kept(np.asarray(getval(condition)))
+    _compared(np.isnan(getval(yes)) != np.isnan(getval(no)))
     return _where(condition, yes, no)
 
 
@@ -219,6 +227,7 @@ def absolute(x: Array) -> Array:
 def positive_part(x: Array) -> Array:
     """max(x, 0). Kink at 0: every slope in [0, 1] is right."""
     raw = getval(x)
+    _compared(np.isnan(raw))
     above = raw > 0
     slope = _kinked(raw, above.astype(raw.dtype), 0.0, 1.0)
     # nan is not above anything and must not become 0.
@@ -237,12 +246,14 @@ def maximum(x: Array, y: Array) -> Array:
 
 def _first(lead: np.ndarray) -> np.ndarray:
     """Whether the first of two is chosen, given what speaks for it."""
+    _compared(np.isnan(lead))
     return _kinked(lead, (lead > 0).astype(lead.dtype), 0.0, 1.0) != 0
 
 
 def largest(x: Array) -> Array:
     """max over the last axis. Kink where several are the largest: any one of them may be it."""
     raw = getval(x)
+    _compared(np.isnan(raw))
     top = np.max(raw, axis=-1, keepdims=True)
     first = np.arange(raw.shape[-1]) == np.argmax(raw, axis=-1)[..., None]
     second = np.max(np.where(first, np.full_like(raw, -np.inf), raw), axis=-1, keepdims=True)

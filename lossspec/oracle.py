@@ -77,7 +77,7 @@ class Expected:
     tensor, the derivative of each loss element by the elements that it depends on, exact and on
     each of the ensemble's sides (they differ at a kink), its budget. counts : what each element
     counts for in the mean, shares : what it is multiplied by there. counted : whether it counts at
-    all, or is ignored.
+    all, or is ignored. compared : whether a nan was compared with a number, which may lose it.
     """
 
     case: Case
@@ -89,6 +89,7 @@ class Expected:
     derivatives: Mapping[str, tuple[np.ndarray, np.ndarray]]
     placed: Mapping[str, _Placed]
     precision: Precision
+    compared: bool = False
     _known: dict[Any, Any] = field(default_factory=dict)
 
     def value(self, reduction: str) -> Bounded:
@@ -189,6 +190,11 @@ class Expected:
         view = self.counted.shape + placed.view[len(placed.view) - placed.core :]
         mask = self.counted.reshape(self.counted.shape + (1,) * placed.core)
         return placed.leave(np.broadcast_to(mask, view).astype(int), shape) == 0
+
+    def reached(self, name: str, elements: np.ndarray) -> np.ndarray:
+        """Which elements of the loss are computed from the given ones of a tensor."""
+        view = self.placed[name].enter(elements, self.counted.shape)
+        return np.asarray(view.any(axis=tuple(range(self.counted.ndim, view.ndim))))
 
     def counted_only(self, name: str, bounded: Bounded) -> Bounded:
         """The same gradient with nothing asked of ignored rows."""
@@ -391,6 +397,7 @@ def solve(loss: Loss, case: Case) -> Expected:
         slopes,
         posed.placed,
         dtype,
+        posed.ensemble.compared,
     )
 
 

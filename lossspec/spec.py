@@ -454,8 +454,8 @@ class Loss:
     options : optional tensors. reductions : by name, the first being the default. constructor :
     what the class takes beyond parameters, from the sizes of the axes and the names of the tensors.
     results : what to read from the class's result, by reduction, where it has none to choose.
-    exchangeable : whether classes may be renumbered. shift_invariant : whether a common offset of
-    all logits of a row changes nothing.
+    exchangeable : whether classes may be renumbered. complex : whether complex inputs are
+    documented. shift_invariant : whether a common offset of all logits of a row changes nothing.
     """
 
     name: str
@@ -474,6 +474,7 @@ class Loss:
     refusals: tuple[Refusal, ...] = ()
     symmetries: tuple[Symmetry, ...] = ()
     exchangeable: bool = True
+    complex: bool = False
     shift_invariant: bool = False
     examples: tuple[Example, ...] = ()
     notes: tuple[str, ...] = ()

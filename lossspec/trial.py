@@ -54,6 +54,10 @@ class Deviation(Exception):
         return re.sub(r"\[.*?\]|-?\d+(\.\d+)?", "", self.what.partition(" at ")[0])
 
 
+class Unsupported(Exception):
+    """The implementation has no such thing, which no contract asks for; the message says what."""
+
+
 @dataclass
 class Trial:
     """What a clause sees. Calls and right answers are made once and shared by all clauses."""

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
 import torch
 
+from lossspec.budget import precision
+from lossspec.cases import Case
 from lossspec.clauses import Judgement, clause
-from lossspec.tensors import dtype_of
-from lossspec.trial import Deviation, Trial
+from lossspec.implementations import reference
+from lossspec.oracle import Expected, Solved
+from lossspec.outcome import Outcome, perform
+from lossspec.spec import Loss, Surface
+from lossspec.tensors import dtype_of, to_extended, torch_dtype
+from lossspec.trial import Deviation, Trial, Unsupported
+
+#: The dtype that holds every number of another one, and more.
+WIDER = {"float16": "float32", "bfloat16": "float32", "float32": "float64"}
 
 
 @clause(empty=True)
@@ -23,3 +37,151 @@ def result_dtype(trial: Trial) -> Judgement:
             check=f"value.dtype == torch.{trial.case.dtype}",
         )
     return True
+
+
+@clause(enough=20)
+def mixed_dtypes(trial: Trial) -> Judgement:
+    """One tensor in a wider dtype: the call is refused, or right forward and backward."""
+    case = trial.case
+    if case.dtype not in WIDER or not trial.worked or not trial.conforms:
+        return None
+    roles = trial.loss.roles(trial.form)
+    wider = precision(WIDER[case.dtype]).numpy
+    judged = None
+    for name, array in case.tensors.items():
+        if roles[name].integer or roles[name].scalar:
+            continue
+        mixed = case.with_(tensors={**case.tensors, name: array.astype(wider)})
+        outcome = perform(trial.subject, mixed, trial.device)
+        if outcome.error is not None and (outcome.phase != "backward" or _inherited(trial)):
+            continue
+        _right(trial, outcome, trial.expected, f"with {name} in {WIDER[case.dtype]}", mixed)
+        judged = True
+    return judged
+
+
+def _inherited(trial: Trial) -> bool:
+    """Whether the loss is made of torch's kernel of another loss, and refuses what that refuses."""
+    torchs = reference(trial.loss, trial.subject.surface)
+    if torchs is None:
+        return False
+    own = perform(torchs, trial.case, trial.device).value
+    return bool(_kernels(trial.outcome.value) - _kernels(own))
+
+
+def _kernels(value: torch.Tensor) -> set[str]:
+    """The names of the losses of torch that a result was computed by."""
+    found: set[str] = set()
+    nodes = [value.grad_fn]
+    while nodes:
+        node = nodes.pop()
+        if node is not None:
+            found.add(node.name())
+            nodes += [following for following, _ in node.next_functions]
+    return {name for name in found if "LossBackward" in name}
+
+
+def _right(trial: Trial, outcome: Outcome, expected: Expected, when: str, case: Case) -> None:
+    """Raise Deviation unless value and gradients are right and there was no error."""
+    if outcome.error is not None:
+        error = f"{type(outcome.error).__name__}: {str(outcome.error)[:200]}"
+        raise Deviation(
+            f"{outcome.phase} {when} raised", error, "a gradient", check="error is None", case=case
+        )
+    got, reduction = trial.number(outcome), case.reduction
+    if got is None:
+        return
+    trial.agree(got, expected.value(reduction), f"the value {when}", case=case)
+    for name in case.requires_grad:
+        want = expected.gradient(name, reduction, case.upstream(reduction))
+        gradient = outcome.gradients[name]
+        if want is None or gradient is None:
+            continue
+        want = expected.counted_only(name, want)
+        trial.agree(
+            to_extended(gradient),
+            want,
+            f"the gradient of {name} {when}",
+            of=f"gradients[{name!r}]",
+            case=case,
+        )
+
+
+#: What torch.autocast computes in on a processor unless it is told otherwise.
+LOW = "bfloat16"
+
+
+@clause(enough=20)
+def autocast(trial: Trial) -> Judgement:
+    """Under torch.autocast the call works, and its value is right to the precision in use there."""
+    case = trial.case
+    if case.dtype != "float32" or not trial.worked or not trial.conforms:
+        return None
+    kind = torch.device(trial.device).type
+    with torch.autocast(kind, dtype=torch_dtype(LOW)):
+        outcome = perform(trial.subject, case, trial.device)
+    if outcome.error is not None:
+        error = f"{type(outcome.error).__name__}: {str(outcome.error)[:200]}"
+        if "autocast" in error:
+            return None  # what torch documents as unsafe there says so
+        raise Deviation(f"{outcome.phase} under autocast raised", error, "a tensor", check=None)
+    got = trial.number(outcome)
+    if got is None:
+        return None
+    want = trial.expected.value(case.reduction)
+    if got.shape == want.exact.shape and (want.error(got) > 1).any():
+        # Products of matrices are taken in the lower precision.
+        want = Solved(trial.loss, case.with_(dtype=LOW)).expected.value(case.reduction)
+    return trial.agree(got, want, "the value under autocast")
+
+
+def _complex(loss: Loss, surface: Surface) -> bool:
+    return loss.complex
+
+
+#: Times this, a real number has two equal parts and is not rounded; and its size.
+TURN, SIZE = 1 + 1j, np.sqrt(np.longdouble(2))
+
+
+@contextmanager
+def _every_warning() -> Iterator[None]:
+    """Torch warns each time, and not only the first in a process."""
+    before = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)
+    try:
+        yield
+    finally:
+        torch.set_warn_always(before)
+
+
+@clause(_complex, enough=20)
+def complex_inputs(trial: Trial) -> Judgement:
+    """Of all inputs times 1 + i the loss is √2 as large, and its gradient points along 1 + i."""
+    case = trial.case
+    if case.dtype not in ("float32", "float64") or not trial.worked or not trial.conforms:
+        return None
+    kind = np.complex64 if case.dtype == "float32" else np.complex128
+    turned = {
+        name: torch.from_numpy(np.asarray(case.tensors[name] * kind(TURN))).to(trial.device)
+        for name in trial.form.tensors
+    }
+    for name in case.requires_grad:
+        turned[name].requires_grad_()
+    with _every_warning():
+        outcome = perform(trial.subject, case, trial.device, replaced=turned)
+    unknown = any("imaginary part" in warning for warning in outcome.warnings)
+    if unknown or outcome.error is not None or not isinstance(outcome.value, torch.Tensor):
+        raise Unsupported("it takes no complex numbers, and says so")
+    got = to_extended(outcome.value.real if outcome.value.is_complex() else outcome.value)
+    want = trial.expected.value(case.reduction)
+    told = trial.agree(got / SIZE, want, "the loss of complex inputs")
+    for name in case.requires_grad:
+        slope = trial.expected.gradient(name, case.reduction, case.upstream(case.reduction))
+        gradient = outcome.gradients[name]
+        if slope is None or gradient is None:
+            continue
+        back = gradient.to(torch.complex128) * (TURN.conjugate() / float(SIZE))
+        trial.agree(to_extended(back.real), slope, f"the gradient of complex {name}")
+        none = replace(slope, exact=0 * slope.exact, low=0 * slope.low, high=0 * slope.high)
+        trial.agree(to_extended(back.imag), none, f"the gradient of complex {name}, turned")
+    return told

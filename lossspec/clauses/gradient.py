@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.autograd import forward_ad
 
+from lossspec.budget import SLACK, Bounded, as_extended, precision
 from lossspec.clauses import Judgement, clause, stateless
 from lossspec.oracle import solve_second
-from lossspec.outcome import ready
+from lossspec.outcome import arguments, invoke, ready
 from lossspec.spec import ClassIndex, Loss, Surface
 from lossspec.tensors import to_extended, to_torch
-from lossspec.trial import Deviation, Trial
+from lossspec.trial import Deviation, Trial, Unsupported
 
 
 @clause()
@@ -101,8 +103,6 @@ def second_order(trial: Trial) -> Judgement:
         for name in case.requires_grad
     }
     got = _curvature(trial, directions)
-    if got is None:
-        return None
     wants = solve_second(trial.expected, trial.loss, case.reduction, directions)
     if wants is None:
         return None
@@ -115,8 +115,8 @@ def second_order(trial: Trial) -> Judgement:
     return told
 
 
-def _curvature(trial: Trial, directions: dict[str, np.ndarray]) -> dict[str, np.ndarray] | None:
-    """Second derivatives along the directions; None where there is no way to them."""
+def _curvature(trial: Trial, directions: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Second derivatives along the directions; Unsupported where there is no way to them."""
     case = trial.case
     call, inputs = ready(trial.subject, case, trial.device)
     names = case.requires_grad
@@ -133,17 +133,72 @@ def _curvature(trial: Trial, directions: dict[str, np.ndarray]) -> dict[str, np.
             if getattr(slope, "requires_grad", False)
         ]
         if not along:
-            return None
+            raise Unsupported("its gradients cannot be differentiated")
         found: Sequence[Any] = torch.autograd.grad(
             torch.stack(along).sum(), tensors, allow_unused=True
         )
-    except RuntimeError:
-        return None
+    except RuntimeError as error:
+        text = str(error).strip().split("\n")[0][:120]
+        raise Unsupported(f"its gradients cannot be differentiated: {text}") from None
     if all(curvature is None for curvature in found):
-        return None  # a gradient that depends on no input promises no second derivative
+        raise Unsupported("its gradients depend on no input, which promises no second derivative")
     return {
         name: np.zeros(case.tensors[name].shape, np.longdouble)
         if curvature is None
         else to_extended(curvature)
         for name, curvature in zip(names, found, strict=True)
     }
+
+
+# Slow because the first dual number imports the compiler, which takes seconds.
+@clause(stateless, enough=20, slow=True)
+def forward_mode(trial: Trial) -> Judgement:
+    """Forward-mode derivatives, where the implementation has them, are those of backward."""
+    case = trial.case
+    if not case.requires_grad or not trial.worked or trial.limited or not trial.conforms:
+        return None
+    rng = np.random.default_rng(len(case.tensors))
+    directions = {
+        name: rng.choice([-1.0, 0.5, 1.0, 2.0], case.tensors[name].shape).astype(
+            case.tensors[name].dtype
+        )
+        for name in case.requires_grad
+    }
+    tangent = _tangent(trial, directions)
+    upstream = case.upstream(case.reduction)
+    got = (tangent * as_extended(upstream)).sum()
+    terms = []
+    for name, direction in directions.items():
+        slope = trial.expected.gradient(name, case.reduction, upstream)
+        if slope is None or not np.isfinite(slope.budget).all():
+            return None
+        along = as_extended(direction)
+        ends = slope.low * along, slope.high * along
+        exact, budget = slope.exact * along, slope.budget * np.abs(along)
+        terms.append((exact, np.minimum(*ends), np.maximum(*ends), budget, np.abs(exact)))
+    exact, low, high, budget, size = (
+        np.asarray(sum(part.sum() for part in parts)) for parts in zip(*terms, strict=True)
+    )
+    # The tangent of each result is rounded once more, and added up from as many terms.
+    dtype = precision(case.dtype)
+    budget = budget + SLACK * (dtype.unit * size + dtype.smallest)
+    want = Bounded(exact, budget, low, high, case.dtype)
+    return trial.agree(np.asarray(got), want, "the derivative of forward mode")
+
+
+def _tangent(trial: Trial, directions: dict[str, np.ndarray]) -> np.ndarray:
+    """The result's derivative along the directions; Unsupported where there is no way to it."""
+    case = trial.case.with_(requires_grad=())
+    inputs = arguments(trial.subject, case, trial.device)
+    try:
+        with forward_ad.dual_level():
+            for name, direction in directions.items():
+                along = to_torch(direction, device=trial.device)
+                inputs[name] = forward_ad.make_dual(inputs[name], along)  # type: ignore[no-untyped-call]
+            value = invoke(trial.subject, case, inputs)
+            tangent = forward_ad.unpack_dual(value).tangent  # type: ignore[no-untyped-call]
+    except Exception as error:
+        raise Unsupported(f"it has no forward mode: {type(error).__name__}") from None
+    if tangent is None:
+        raise Unsupported("its result has no tangent in forward mode")
+    return to_extended(tangent)

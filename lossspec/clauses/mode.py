@@ -18,7 +18,7 @@ import torch
 from lossspec.clauses import Judgement, clause, stateless
 from lossspec.outcome import arguments, invoke, ready
 from lossspec.tensors import to_extended, to_torch
-from lossspec.trial import Deviation, Trial
+from lossspec.trial import Deviation, Trial, Unsupported
 
 
 @clause(enough=40)
@@ -56,6 +56,11 @@ def _silent() -> Iterator[None]:
         logging.disable(before)
 
 
+def _unsupported(way: str, error: Exception) -> Unsupported:
+    text = str(error).strip().split("\n")[0][:120]
+    return Unsupported(f"it does not work with {way}: {type(error).__name__}: {text}")
+
+
 def _called(call: Callable[[], Any], what: str) -> np.ndarray:
     try:
         value = call()
@@ -85,8 +90,8 @@ def functional_gradient(trial: Trial) -> Judgement:
         value, back, *_ = torch.func.vjp(loss, *(inputs[name] for name in names))
         upstream = to_torch(case.upstream(case.reduction), device=trial.device).to(value.dtype)
         gradients = back(upstream.expand(value.shape))
-    except Exception:
-        return None
+    except Exception as error:
+        raise _unsupported("torch.func.vjp", error) from None
     told = False
     for name, got in zip(names, gradients, strict=True):
         want = trial.expected.gradient(name, case.reduction, case.upstream(case.reduction))
@@ -94,6 +99,29 @@ def functional_gradient(trial: Trial) -> Judgement:
             want = trial.expected.counted_only(name, want)
             told |= trial.agree(to_extended(got), want, f"torch.func.vjp's gradient of {name}")
     return told
+
+
+@clause(stateless, enough=20, slow=True)
+def vmap(trial: Trial) -> Judgement:
+    """torch.vmap over several calls at once gives each the value that it has alone."""
+    case = trial.case
+    if not _plain(trial):
+        return None
+    names = [name for name, role in trial.loss.roles(trial.form).items() if not role.scalar]
+    try:
+        inputs = arguments(trial.subject, case.with_(requires_grad=()), trial.device)
+        several = {name: torch.stack([x, x, x]) for name, x in inputs.items() if name in names}
+
+        def loss(given: dict[str, Any]) -> Any:
+            return invoke(trial.subject, case, {**inputs, **given})
+
+        with _silent():
+            values = torch.vmap(loss)(several)
+    except Exception as error:
+        raise _unsupported("torch.vmap", error) from None
+    want = trial.expected.value(case.reduction)
+    told = [trial.agree(to_extended(value), want, "the value under torch.vmap") for value in values]
+    return all(told)
 
 
 @clause(stateless, enough=4, slow=True)
@@ -112,8 +140,8 @@ def fake_tensors(trial: Trial) -> Judgement:
                 for name, x in inputs.items()
             }
             got = invoke(trial.subject, case, faked)
-    except Exception:
-        return None
+    except Exception as error:
+        raise _unsupported("fake tensors", error) from None
     want = trial.outcome.value
     if (got.shape, got.dtype) != (want.shape, want.dtype):
         raise Deviation(
@@ -147,8 +175,8 @@ def tensor_subclass(trial: Trial) -> Judgement:
             for name, x in inputs.items()
         }
         got = invoke(trial.subject, case, wrapped)
-    except Exception:
-        return None
+    except Exception as error:
+        raise _unsupported("tensors of a subclass", error) from None
     want = trial.expected.value(case.reduction)
     value = to_extended(got.as_subclass(torch.Tensor))
     return trial.agree(value, want, "the value of tensors of a subclass")
@@ -169,7 +197,7 @@ def compiled(trial: Trial) -> Judgement:
         )
         with _silent():
             got = whole(inputs)
-    except Exception:
-        return None
+    except Exception as error:
+        raise _unsupported("torch.compile", error) from None
     want = trial.expected.value(case.reduction)
     return trial.agree(to_extended(got), want, "the value under torch.compile")

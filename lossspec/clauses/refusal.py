@@ -11,7 +11,7 @@ import torch
 from lossspec.clauses import Judgement, clause
 from lossspec.outcome import argument
 from lossspec.spec import REFUSAL_ERRORS, ClassIndex, Loss, Surface
-from lossspec.tensors import to_torch
+from lossspec.tensors import dtype_of, to_extended, to_torch
 from lossspec.trial import Deviation, Trial
 
 #: Refusals are about kinds of calls, not numbers: small cases, and not many of them.
@@ -228,3 +228,30 @@ def _same(x: Any, y: Any) -> bool:
         and x.dtype == y.dtype
         and x.tobytes() == y.tobytes()
     )
+
+
+@clause(enough=3)
+def arrays(trial: Trial) -> Judgement:
+    """NumPy arrays in place of tensors raise, or give what torch.from_numpy of them gives."""
+    if not _small(trial) or not trial.worked or not trial.conforms:
+        return None
+    roles = trial.loss.roles(trial.form)
+    replaced: dict[str, Any] = {
+        name: array
+        for name, array in trial.case.tensors.items()
+        if not roles[name].scalar and not roles[name].state and array.dtype.kind in "fi"
+    }
+    outcome = trial.attempt(**replaced)
+    value = outcome.value
+    if not isinstance(value, torch.Tensor):
+        return True  # it raised, or stayed among arrays
+    if dtype_of(value) != trial.case.dtype:
+        raise Deviation(
+            "the result's dtype for NumPy arrays",
+            dtype_of(value),
+            f"a TypeError, or {trial.case.dtype}",
+            check=None,
+            replaced=replaced,
+        )
+    want = trial.expected.value(trial.case.reduction)
+    return trial.agree(to_extended(value), want, "the value for NumPy arrays")

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-from lossspec.clauses import Judgement, clause
-from lossspec.trial import Trial
+from dataclasses import replace
+
+import numpy as np
+
+from lossspec.budget import Bounded
+from lossspec.cases import Case, published
+from lossspec.clauses import Judgement, clause, stateless
+from lossspec.oracle import Solved
+from lossspec.outcome import lacking
+from lossspec.spec import Loss, Surface
+from lossspec.trial import Deviation, Trial
 
 
 @clause()
@@ -14,3 +23,95 @@ def value(trial: Trial) -> Judgement:
         return None
     reduction = trial.case.reduction
     return trial.agree(got, trial.expected.value(reduction), f"the value with {reduction!r}")
+
+
+@clause(lambda loss, surface: bool(loss.examples), enough=1)
+def published_examples(trial: Trial) -> Judgement:
+    """Published examples give what was published, to the last digit that was printed."""
+    judged = None
+    for example in trial.loss.examples:
+        case = published(trial.loss, example)
+        if lacking(trial.subject, case) is not None:
+            continue
+        beside = Trial(trial.subject, Solved(trial.loss, case), trial.device)
+        got = beside.number(beside.outcome)
+        if got is None:
+            error = beside.outcome.error
+            raise Deviation(
+                f"the example raised {type(error).__name__}",
+                error,
+                example.value,
+                check="error is None",
+                case=case,
+            )
+        printed = np.asarray(example.value, np.longdouble)
+        half = 0.5 * 10.0**-example.digits
+        budget = beside.expected.value(case.reduction).budget + half
+        want = Bounded(printed, budget, printed, printed, case.dtype)
+        trial.agree(got, want, f"the example ({example.source})", case=case)
+        judged = True
+    return judged
+
+
+def _takes_nan(loss: Loss, surface: Surface) -> bool:
+    return stateless(loss, surface) and any(_unbounded(loss, form.name) for form in loss.forms)
+
+
+def _unbounded(loss: Loss, form: str) -> list[str]:
+    """The tensors that may hold any number, so that nothing rules a nan out either."""
+    return [
+        name
+        for name, role in loss.form(form).tensors.items()
+        if role.low == -np.inf and role.high == np.inf and not (role.integer or role.scalar)
+    ]
+
+
+#: Elements of a call that shows where a nan goes.
+FEW = 200
+
+
+@clause(_takes_nan, enough=6)
+def nan_spreads(trial: Trial) -> Judgement:
+    """A nan makes every loss nan that is computed from it, and leaves the others as they are."""
+    case = trial.case
+    names = _unbounded(trial.loss, case.form)
+    mine = trial.under("none") if names and trial.can("none") else None
+    if mine is None or sum(array.size for array in case.tensors.values()) > FEW:
+        return None
+    zeros = any((case.tensors[n] == 0).any() for n in trial.loss.options if n in case.tensors)
+    if zeros or not trial.expected.counted.all():
+        return None  # what counts for nothing need not be computed
+    plain = trial.expected.value("none")
+    if mine.shape != plain.exact.shape or (plain.error(mine) > 1).any():
+        return None  # clause `value` tells
+    name = names[mine.size % len(names)]
+    case = _poisoned(case, name)
+    beside = Trial(trial.subject, Solved(trial.loss, case), trial.device)
+    got, want = beside.number(beside.outcome), beside.expected.value("none")
+    if got is None or got.shape != want.exact.shape:
+        return None
+    reached = beside.expected.reached(name, np.isnan(case.tensors[name].astype(float)))
+    lost = reached & np.isnan(want.exact)
+    hidden = lost & ~np.isnan(got)
+    # Which of two is the larger, or which branch is taken, is open where one of them is nan.
+    if hidden.any() and not beside.expected.compared:
+        at = tuple(int(i) for i in np.argwhere(hidden)[0])
+        raise Deviation(
+            f"the loss of a nan at {list(at)}",
+            got[at],
+            np.nan,
+            check=f"value[{', '.join(map(str, at))}].isnan()" if at else "value.isnan()",
+            case=case,
+        )
+    others = replace(want, budget=np.where(reached, np.inf, want.budget))
+    told = trial.agree(got, others, "the loss beside a nan", case=case)
+    return told or (bool(lost.any()) and not beside.expected.compared)
+
+
+def _poisoned(case: Case, name: str) -> Case:
+    """The case with a nan in the middle of one tensor."""
+    array = case.tensors[name].copy()
+    array.flat[array.size // 2] = np.nan
+    return case.with_(
+        tensors={**case.tensors, name: array}, reduction="none", requires_grad=(), layouts={}
+    )

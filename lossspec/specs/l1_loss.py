@@ -20,6 +20,7 @@ spec = Loss(
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.L1Loss.html",
     define=define,
     symmetries=OF_DIFFERENCE,
+    complex=True,
     forms=(
         Form(
             shapes=("(*), (*) -> (*)",),

@@ -1,0 +1,188 @@
+"""Wrong losses that show in another dtype, under a transformation, or off the numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lossspec.audit import control, mutant
+from lossspec.audit.controls_others import CosineEmbedding
+from lossspec.audit.right import L1, NLL, BCEWithLogits, Classes, Elements
+
+
+@mutant(
+    CosineEmbedding,
+    row="AUT-01",
+    issue="pytorch/pytorch#44724",
+    needs="torch.autocast, under which products of matrices come in a lower precision",
+)
+class BufferOfInputDtype(CosineEmbedding):
+    """Products of matrices are copied into a buffer of the input's dtype."""
+
+    def cosine(self, a: Tensor, b: Tensor) -> Tensor:
+        a, b = (torch.atleast_2d(self.unit(x)) for x in (a, b))  # type: ignore[no-untyped-call]
+        cos = torch.bmm(a.unsqueeze(1), b.unsqueeze(2)).reshape(-1)
+        buffer = a.new_empty(cos.shape)
+        return buffer.index_copy_(0, torch.arange(len(cos)), cos)
+
+    def costs(self, cos: Tensor, y: Tensor, margin: float) -> Tensor:
+        return super().costs(cos.reshape(y.shape), y, margin)
+
+
+@control(CosineEmbedding)
+class ProductOfMatrices(CosineEmbedding):
+    """A product of matrices for each pair, in whatever dtype it comes."""
+
+    def cosine(self, a: Tensor, b: Tensor) -> Tensor:
+        a, b = self.unit(a), self.unit(b)
+        return torch.matmul(a.unsqueeze(-2), b.unsqueeze(-1)).squeeze(-1).squeeze(-1)
+
+
+@mutant(
+    BCEWithLogits,
+    row="STB-21",
+    issue="pytorch/pytorch#51906",
+    needs="a nan",
+)
+class NanIsZero(BCEWithLogits):
+    """A nan is taken for 0 times infinity, and counts as 0."""
+
+    def element(self, c: Elements) -> Tensor:
+        return super().element(c).nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
+
+
+class _ConstantSigmoid(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return torch.nn.functional.logsigmoid(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        (x,) = ctx.saved_tensors
+        return grads[0] * (-x).sigmoid()
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> Any:
+        (x,) = ctx.saved_tensors
+        return tangents[0] * (1 - (-x).sigmoid())
+
+
+@mutant(
+    BCEWithLogits,
+    row="DBL-02",
+    issue="pytorch/pytorch#79609",
+    needs="forward-mode derivatives",
+)
+class WrongForwardRule(BCEWithLogits):
+    """The rule of forward mode takes the sigmoid of the wrong sign."""
+
+    def element(self, c: Elements) -> Tensor:
+        log_p, log_q = (_ConstantSigmoid.apply(x) for x in (c.x, -c.x))  # type: ignore[no-untyped-call]
+        result: Tensor = -(self.positive(c) * log_p + (1 - c.y) * log_q)
+        return result
+
+
+class _Picked(torch.autograd.Function):
+    @staticmethod
+    def forward(log_p: Tensor, safe: Tensor, kept: Tensor) -> Tensor:
+        picked = log_p.gather(-1, safe.unsqueeze(-1)).squeeze(-1)
+        return torch.where(kept, picked, 0)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        log_p, safe, kept = ctx.saved_tensors
+        grad = torch.where(kept, grads[0], 0).unsqueeze(-1)
+        return torch.zeros_like(log_p).scatter(-1, safe.unsqueeze(-1), grad), None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, log_p: Tensor, safe: Tensor, kept: Tensor) -> Any:
+        log_p, safe = (
+            x if axis is None else x.movedim(axis, 0)
+            for x, axis in zip((log_p, safe), in_dims, strict=False)
+        )
+        return _Picked.apply(log_p, safe, torch.ones_like(safe, dtype=torch.bool)), 0  # type: ignore[no-untyped-call]
+
+
+@mutant(
+    NLL,
+    row="IGN-06",
+    issue="pytorch/pytorch#90916",
+    needs="torch.vmap, and ignored rows",
+)
+class IgnoredCountUnderVmap(NLL):
+    """Under vmap an ignored row costs what class 0 costs."""
+
+    def check_range(self, c: Classes) -> None:
+        if not torch._C._functorch.is_batchedtensor(c.t):
+            super().check_range(c)
+
+    def losses(self, c: Classes, log_p: Tensor) -> Tensor:
+        picked: Tensor = _Picked.apply(log_p, c.safe, c.kept)  # type: ignore[no-untyped-call]
+        return -picked * self.class_weight(c)
+
+
+@mutant(
+    L1,
+    row="DTY-03",
+    issue="pytorch/pytorch#64163",
+    needs="NumPy arrays in float64",
+)
+class ArraysInSingle(L1):
+    """NumPy arrays become float32 tensors, whatever they hold."""
+
+    def __call__(self, input: Any, target: Any, *more: Any, **options: Any) -> Tensor:
+        if isinstance(input, np.ndarray):
+            input, target = (torch.tensor(x, dtype=torch.float32) for x in (input, target))
+        return super().__call__(input, target, *more, **options)
+
+
+@control(L1)
+class ArraysTaken(L1):
+    """NumPy arrays are taken for the tensors that share their memory."""
+
+    def __call__(
+        self, input: Any, target: Any, reduction: str = "mean", weight: Any = None
+    ) -> Tensor:
+        weight = None if weight is None else torch.as_tensor(weight)
+        return super().__call__(torch.as_tensor(input), torch.as_tensor(target), reduction, weight)
+
+
+class _RealSign(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(r: Tensor) -> Tensor:
+        return r.abs()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        (r,) = ctx.saved_tensors
+        return grads[0] * r.sgn().real
+
+
+@mutant(L1, row="DBL-05", issue="pytorch/pytorch#65683", needs="complex inputs")
+class RealPartOfGradient(L1):
+    """Backward returns the real part of the gradient only."""
+
+    def element(self, c: Elements) -> Tensor:
+        result: Tensor = _RealSign.apply(c.residual)  # type: ignore[no-untyped-call]
+        return result
+
+    def leave(self, c: Elements, result: Tensor) -> Tensor:
+        return result if c.input.is_complex() else super().leave(c, result)
