@@ -28,15 +28,17 @@ BATCH = 400
 @dataclass(frozen=True)
 class Profile:
     """How long to look. examples : cases for each loss and device. informative : a clause with
-    fewer cases that could have told right from wrong is inconclusive."""
+    fewer cases that could have told right from wrong is inconclusive. patience : the share of what
+    a clause calls enough that is enough here."""
 
     name: str
     examples: int
     informative: int
+    patience: float = 1.0
 
 
 PROFILES = {
-    "quick": Profile("quick", 60, 1),
+    "quick": Profile("quick", 60, 1, 0.3),
     "standard": Profile("standard", 400, 4),
     "deep": Profile("deep", 10_000, 20),
 }
@@ -140,10 +142,9 @@ class Campaign:
                 ledger.found = self._reduced(ledger, *ledger.found)
         return ledgers
 
-    @staticmethod
-    def _satisfied(ledger: Ledger) -> bool:
+    def _satisfied(self, ledger: Ledger) -> bool:
         enough = ledger.clause.enough
-        return enough is not None and ledger.informative >= enough
+        return enough is not None and ledger.informative >= enough * self.profile.patience
 
     def _judge(
         self, ledger: Ledger, trial: Trial, refusals: dict[str, tuple[Case, Deviation]]

@@ -1,4 +1,4 @@
-"""Cases: complete calls as data, and the strategy that draws them from a spec."""
+"""Cases: complete calls as data, and how they are drawn from a spec."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from random import Random
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
-from hypothesis import strategies as st
 
 from lossspec.budget import precision
 from lossspec.spec import ClassIndex, Example, Factor, Form, Length, Loss, Role, Shape, written_out
@@ -366,25 +365,6 @@ class Choices(Protocol):
         """What dense values are made from."""
 
 
-@cache
-def _index(count: int) -> st.SearchStrategy[int]:
-    # Made once: making a strategy costs more than drawing from it.
-    return st.integers(0, count - 1)
-
-
-@dataclass(frozen=True)
-class _Drawn:
-    """Choices that Hypothesis makes, and can shrink."""
-
-    draw: st.DrawFn
-
-    def __call__(self, what: str, options: Sequence[T]) -> T:
-        return options[self.draw(_index(len(options)))] if len(options) > 1 else options[0]
-
-    def seed(self) -> int:
-        return self.draw(_index(2**32))
-
-
 class Dealt:
     """Choices dealt from shuffled decks, one for each kind of choice.
 
@@ -410,12 +390,6 @@ class Dealt:
     def seed(self) -> int:
         """A new number each time."""
         return self._random.getrandbits(32)
-
-
-@st.composite
-def cases(draw: st.DrawFn, loss: Loss, dtypes: tuple[str, ...] | None = None) -> Case:
-    """Every valid call that the spec allows, as a Hypothesis strategy."""
-    return drawn(_Drawn(draw), loss, dtypes)
 
 
 def drawn(choose: Choices, loss: Loss, dtypes: tuple[str, ...] | None = None) -> Case:
@@ -524,10 +498,11 @@ def _named_sizes(choose: Choices, shape: Shape, axes: list[str]) -> dict[str, in
     if kind == "square":
         return dict.fromkeys(axes, choose("square", [2, 3, 4]))
     if kind == "rows" and loop:
-        sizes = dict.fromkeys(loop, 1)
+        sizes = dict.fromkeys(axes, 2)
+        sizes |= dict.fromkeys(loop, 1)
         sizes[loop[-1]] = choose("columns", (1, 2))
         sizes[loop[0]] = choose("rows", _ROWS)
-        return sizes | {axis: choose("core", [2, 3]) for axis in core}
+        return sizes
     if kind == "wide" and core and len(loop) < 2:  # along more axes kernels add up one by one
         sizes = dict.fromkeys(axes, choose("breadth", (5, 2)))
         return sizes | {choose("wide axis", core): _WIDE}

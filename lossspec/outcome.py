@@ -237,9 +237,7 @@ def perform(
             outcome.value = call(given)
             outcome.phase = "backward"
             if backward and differentiable(outcome.value):
-                upstream = to_torch(case.upstream(case.reduction), device=device)
-                upstream = upstream.to(outcome.value.dtype)
-                outcome.value.backward(upstream.expand(outcome.value.shape))
+                backward_from(outcome.value, case)
         except Exception as error:
             outcome.error = error
     outcome.warnings = [str(warning.message) for warning in caught]
@@ -255,6 +253,16 @@ def perform(
             gradient = torch.zeros_like(tensors[name])
         outcome.gradients[name] = gradient.reshape(case.tensors[name].shape)
     return outcome
+
+
+def backward_from(value: torch.Tensor, case: Case, *, retain_graph: bool = False) -> None:
+    """Go backward from a result with the cotangent of the case."""
+    upstream = to_torch(case.upstream(case.reduction), device=str(value.device)).to(value.dtype)
+    upstream = upstream.expand(value.shape)
+    if value.is_complex():
+        torch.autograd.backward(value, upstream, retain_graph=retain_graph)
+    else:  # given a cotangent, torch would import its symbolic shapes first, which takes a second
+        torch.autograd.backward((value * upstream).sum(), retain_graph=retain_graph)
 
 
 def differentiable(value: Any) -> bool:

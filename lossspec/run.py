@@ -14,7 +14,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import hypothesis
 import numpy as np
 import torch
 
@@ -340,7 +339,7 @@ class Surroundings:
             processor=_processor(),
             torch=torch.__version__,
             numpy=np.__version__,
-            hypothesis=hypothesis.__version__,
+            hypothesis=version("hypothesis"),
             devices={device: _device_name(device) for device in devices},
             threads=torch.get_num_threads(),
             started=self.started,

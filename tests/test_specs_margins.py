@@ -13,13 +13,14 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from lossspec.cases import Case, cases
+from lossspec.cases import Case
 from lossspec.implementations import reference
 from lossspec.oracle import Expected, solve
 from lossspec.outcome import Expression, perform, written
 from lossspec.spec import Example, Loss, find
 from lossspec.specs.cosine_embedding_loss import SHORTEST, settle
 from lossspec.specs.triplet_margin_with_distance_loss import DISTANCES, SQUARED
+from lossspec.strategies import cases
 
 mp = mpmath.mp.clone()
 mp.dps = 50

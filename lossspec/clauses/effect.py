@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from lossspec.clauses import Judgement, clause, stateless
-from lossspec.outcome import Outcome, ready
-from lossspec.tensors import same_bits, to_torch
+from lossspec.outcome import Outcome, backward_from, ready
+from lossspec.tensors import same_bits
 from lossspec.trial import Deviation, Trial
 
 
@@ -70,8 +70,7 @@ def _slopes(
     """The gradients of one result, those that its call has."""
     if not value.requires_grad or trial.outcome.error is not None:
         return {}
-    upstream = to_torch(trial.case.upstream(trial.case.reduction), device=trial.device)
-    torch.autograd.backward(value, upstream.to(value.dtype).expand(value.shape))
+    backward_from(value, trial.case)
     found = {name: tensor.grad for name, tensor in inputs.items() if tensor.grad is not None}
     for tensor in inputs.values():
         tensor.grad = None
@@ -180,10 +179,8 @@ def second_backward(trial: Trial) -> Judgement:
     value = call()
     if not value.requires_grad:
         return None
-    upstream = to_torch(case.upstream(case.reduction), device=trial.device).to(value.dtype)
-    upstream = upstream.expand(value.shape)
     try:
-        value.backward(upstream, retain_graph=True)
+        backward_from(value, case, retain_graph=True)
     except RuntimeError:
         return None  # a graph that cannot be kept, as some compiled ones
     once = {
@@ -194,7 +191,7 @@ def second_backward(trial: Trial) -> Judgement:
     for tensor in inputs.values():
         tensor.grad = None
     try:
-        value.backward(upstream)
+        backward_from(value, case)
     except RuntimeError as error:
         raise Deviation(
             "a second backward raised", error, "the same gradients", check=None
