@@ -29,18 +29,20 @@ BATCH = 400
 class Profile:
     """How long to look. examples : cases for each loss and device. informative : a clause with
     fewer cases that could have told right from wrong is inconclusive. patience : the share of what
-    a clause calls enough that is enough here."""
+    a clause calls enough that is enough here. searched : cases beyond those, each sought where the
+    worst error so far was found."""
 
     name: str
     examples: int
     informative: int
     patience: float = 1.0
+    searched: int = 0
 
 
 PROFILES = {
     "quick": Profile("quick", 60, 1, 0.3),
     "standard": Profile("standard", 400, 4),
-    "deep": Profile("deep", 10_000, 20),
+    "deep": Profile("deep", 10_000, 20, searched=1_000),
 }
 
 
@@ -115,21 +117,16 @@ class Campaign:
         self._replay_known(ledgers)
         ran: dict[str, list[int]] = {}
         refusals: dict[str, tuple[Case, Deviation]] = {}
+
+        def look(solved: Solved) -> float:
+            return self._look(solved, ledgers, ran, refusals)
+
         for solved in stream(self.subject.loss, self.profile, self.seed, self.dtypes):
-            missing = lacking(self.subject, solved.case)
-            if missing is not None:
-                self.unsupported.add(missing)
-                continue
-            trial = Trial(self.subject, solved, self.device)
-            error = trial.outcome.error
-            if isinstance(error, NotImplementedError):
-                self.unsupported.add(str(error)[:80] or "something")
-                continue
-            counts = ran.setdefault(solved.case.dtype, [0, 0])
-            counts[error is not None] += 1
-            for ledger in ledgers.values():
-                if not (ledger.found or ledger.broken or self._satisfied(ledger)):
-                    self._judge(ledger, trial, refusals)
+            look(solved)
+        if self.profile.searched:
+            from lossspec.strategies import search
+
+            search(self.subject.loss, look, self.profile.searched, self.seed, self.dtypes)
         for dtype, found in refusals.items():
             # A dtype that never works is one that the implementation does not have. float32,
             # torch's default, is no option.
@@ -141,6 +138,32 @@ class Campaign:
             if ledger.found is not None:
                 ledger.found = self._reduced(ledger, *ledger.found)
         return ledgers
+
+    def _look(
+        self,
+        solved: Solved,
+        ledgers: dict[str, Ledger],
+        ran: dict[str, list[int]],
+        refusals: dict[str, tuple[Case, Deviation]],
+    ) -> float:
+        """Judge one case by every clause that may still learn; the worst observed ÷ budget."""
+        missing = lacking(self.subject, solved.case)
+        if missing is not None:
+            self.unsupported.add(missing)
+            return 0.0
+        trial = Trial(self.subject, solved, self.device)
+        error = trial.outcome.error
+        if isinstance(error, NotImplementedError):
+            self.unsupported.add(str(error)[:80] or "something")
+            return 0.0
+        counts = ran.setdefault(solved.case.dtype, [0, 0])
+        counts[error is not None] += 1
+        worst = 0.0
+        for ledger in ledgers.values():
+            if not (ledger.found or ledger.broken or self._satisfied(ledger)):
+                self._judge(ledger, trial, refusals)
+                worst = max(worst, trial.worst)
+        return worst
 
     def _satisfied(self, ledger: Ledger) -> bool:
         enough = ledger.clause.enough

@@ -5,9 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lossspec.verdict import Report, ReportError, merge
+
+if TYPE_CHECKING:
+    from lossspec.campaign import Profile
+    from lossspec.spec import Loss
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -77,6 +83,10 @@ def _parser() -> argparse.ArgumentParser:
     audit.add_argument(
         "--matrix", type=Path, metavar="FILE", help="write which clauses find which wrong loss"
     )
+    audit.add_argument(
+        "--controls", action="store_true", help="run right losses instead: is one accused?"
+    )
+    audit.add_argument("--cases", type=int, metavar="N", help="default: those of the profile")
     audit.set_defaults(action=_audit)
     return parser
 
@@ -187,7 +197,13 @@ def _audit(options: argparse.Namespace) -> int:
 
     torch.set_num_threads(1)
     profile = _profile(options.profile)
+    if options.cases is not None:
+        if options.cases < 1:
+            raise ValueError(f"--cases takes a whole number of 1 or more, got {options.cases}")
+        profile = replace(profile, examples=options.cases)
     losses = [find(name) for name in options.loss] or list(catalogue().values())
+    if options.controls:
+        return _soak(losses, profile, options.seed)
     results = []
     for loss in losses:
         wrong = [m for m in mutants().values() if m.loss == loss.name] + list(variants(loss))
@@ -201,6 +217,23 @@ def _audit(options: argparse.Namespace) -> int:
         replace_file(options.matrix, matrix(results))
         print(f"matrix: {options.matrix}")
     return 0
+
+
+def _soak(losses: Sequence[Loss], profile: Profile, seed: int) -> int:
+    """Run the right losses; status 1 when one of them is accused."""
+    from lossspec.audit import audit, controls
+    from lossspec.audit.table import accusations
+
+    cases, accused = 0, 0
+    for loss in losses:
+        for result in audit(
+            [c for c in controls().values() if c.loss == loss.name], profile, seed, spec=loss
+        ):
+            cases += result.cases
+            accused += bool(result.kills or result.crashed)
+            print(accusations(result), flush=True)
+    print(f"profile {profile.name}, seed {seed}: {cases} cases, {accused or 'nothing'} accused")
+    return 1 if accused else 0
 
 
 if __name__ == "__main__":

@@ -124,6 +124,7 @@ class Result:
 
     kills : the clauses', the earliest first. shared : clauses that torch's own loss breaks alike.
     refused : dtypes that never worked, and the error. crashed : clauses that failed themselves.
+    judged : clauses that saw a case which could have told right from wrong.
     """
 
     subject: Mutant | Control
@@ -133,6 +134,7 @@ class Result:
     shared: tuple[str, ...] = ()
     refused: Mapping[str, str] = field(default_factory=dict)
     crashed: Mapping[str, Exception] = field(default_factory=dict)
+    judged: frozenset[str] = frozenset()
 
     @property
     def survived(self) -> bool:
@@ -188,7 +190,14 @@ def _audited(
     kills = sorted(hunt.kills.values(), key=lambda kill: kill.index)
     shared = tuple(name for name, ledger in ledgers.items() if ledger.shared is not None)
     return Result(
-        subject, tuple(kills), hunt.index + 1, seconds, shared, dict(hunt.refused), hunt.crashed
+        subject,
+        tuple(kills),
+        hunt.index + 1,
+        seconds,
+        shared,
+        dict(hunt.refused),
+        hunt.crashed,
+        frozenset(name for name, ledger in ledgers.items() if ledger.informative),
     )
 
 

@@ -32,6 +32,19 @@ def _survivor(result: Result) -> str:
     return f"  not found: {result.subject.id}: {wrong}{f' Awaits {reason}.' if reason else ''}"
 
 
+def accusations(result: Result) -> str:
+    """What became of a right loss: a line for it and one for each clause that accused it."""
+    lines = [f"{result.subject.id}: {result.cases} cases, {len(result.kills) or 'no'} accusations"]
+    lines += [
+        f"  {kill.clause} in case {kill.index + 1}: {kill.what}: got {kill.got}, want {kill.want}"
+        for kill in result.kills
+    ]
+    lines += [
+        f"  {name}: lossspec itself failed: {error}" for name, error in result.crashed.items()
+    ]
+    return "\n".join(lines)
+
+
 def matrix(results: Iterable[Result]) -> str:
     """Which clauses find which wrong loss, and in which case the first one does."""
     lines = ["| loss | what is wrong | after | found by |", "| --- | --- | ---: | --- |"]

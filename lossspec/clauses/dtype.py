@@ -47,16 +47,19 @@ def mixed_dtypes(trial: Trial) -> Judgement:
         return None
     roles = trial.loss.roles(trial.form)
     wider = precision(WIDER[case.dtype]).numpy
-    judged = None
+    judged, refused = None, ""
     for name, array in case.tensors.items():
         if roles[name].integer or roles[name].scalar:
             continue
         mixed = case.with_(tensors={**case.tensors, name: array.astype(wider)})
         outcome = perform(trial.subject, mixed, trial.device)
         if outcome.error is not None and (outcome.phase != "backward" or _inherited(trial)):
+            refused = f"it refuses {name} in another dtype than the rest"
             continue
         _right(trial, outcome, trial.expected, f"with {name} in {WIDER[case.dtype]}", mixed)
         judged = True
+    if refused and not judged:
+        raise Unsupported(refused)
     return judged
 
 
@@ -132,7 +135,8 @@ def autocast(trial: Trial) -> Judgement:
     if got.shape == want.exact.shape and (want.error(got) > 1).any():
         # Products of matrices are taken in the lower precision.
         want = Solved(trial.loss, case.with_(dtype=LOW)).expected.value(case.reduction)
-    return trial.agree(got, want, "the value under autocast")
+    trial.agree(got, want, "the value under autocast")
+    return True
 
 
 def _complex(loss: Loss, surface: Surface) -> bool:

@@ -1,0 +1,188 @@
+"""Other dtypes, containers and transformations: what is wrong there is found, what lacks is not."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+import lossspec
+from lossspec.cases import published
+from lossspec.oracle import solve
+from lossspec.spec import catalogue, find
+from lossspec.verdict import Verdict
+
+LOSSES = list(catalogue())
+
+
+def verdict(loss, target, clause, **more):
+    (cell,) = lossspec.check(loss, target, clauses=[clause], profile="quick", **more)
+    return cell
+
+
+# === published examples ===================================================================
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_oracle_gives_what_was_published(name):
+    loss = find(name)
+    assert loss.examples
+    for example in loss.examples:
+        case = published(loss, example)
+        got = solve(loss, case).value(case.reduction).exact.astype(float)
+        assert got == pytest.approx(np.array(example.value), abs=0.6 * 10**-example.digits)
+
+
+def test_a_loss_that_differs_from_a_published_example_names_its_source():
+    cell = verdict("l1_loss", lambda input, target: (input - target).abs().sum(), "value")
+    assert cell.verdict is Verdict.DEVIATES
+
+    def off(input, target, reduction="mean"):
+        return F.l1_loss(input, target, reduction=reduction) * (1 + 1e-3)
+
+    cell = verdict("l1_loss", off, "published-examples")
+    assert cell.verdict is Verdict.DEVIATES
+    assert cell.reason == "the example (worked by hand: (1 + 0 + 2 + 0.5) / 4)"
+    assert (float(cell.got), cell.want) == (pytest.approx(0.875875), "0.875")
+
+
+# === nan ==================================================================================
+
+
+def test_a_nan_that_is_hidden_is_found():
+    def hides(input, target, reduction="mean"):
+        losses = F.mse_loss(input, target, reduction="none").nan_to_num(
+            0, posinf=torch.inf, neginf=-torch.inf
+        )
+        return losses if reduction == "none" else getattr(losses, reduction)()
+
+    cell = verdict("mse_loss", hides, "nan-spreads")
+    assert cell.verdict is Verdict.DEVIATES
+    assert (cell.got, cell.want) == ("0", "nan")
+
+
+def test_a_nan_that_spreads_to_other_rows_is_found():
+    def spreads(input, target, reduction="mean"):
+        losses = F.mse_loss(input, target, reduction="none")
+        losses = losses + 0 * losses.sum()
+        return losses if reduction == "none" else getattr(losses, reduction)()
+
+    cell = verdict("mse_loss", spreads, "nan-spreads")
+    assert cell.verdict is Verdict.DEVIATES
+    assert cell.reason.startswith("the loss beside a nan")
+
+
+@pytest.mark.parametrize("loses", [torch.fmax, torch.maximum], ids=["lost", "kept"])
+def test_which_of_a_number_and_a_nan_is_larger_is_open(loses):
+    def margin(input1, input2, target, margin=0.0, reduction="mean"):
+        losses = loses(margin - target * (input1 - input2), torch.zeros_like(input1))
+        return losses if reduction == "none" else getattr(losses, reduction)()
+
+    assert verdict("margin_ranking_loss", margin, "nan-spreads").verdict is Verdict.CONFORMS
+
+
+# === dtypes ===============================================================================
+
+
+def test_a_mixed_call_may_be_refused_but_not_on_the_way_back():
+    def refuses(input, target, reduction="mean"):
+        if input.dtype != target.dtype:
+            raise TypeError(f"{input.dtype} and {target.dtype}")
+        return F.mse_loss(input, target, reduction=reduction)
+
+    cell = verdict("mse_loss", refuses, "mixed-dtypes")
+    assert cell.verdict is Verdict.UNSUPPORTED
+    assert cell.reason == "it refuses target in another dtype than the rest"
+    cell = verdict("huber_loss", F.huber_loss, "mixed-dtypes")
+    assert cell.verdict is Verdict.KNOWN  # torch's own bug, inherited
+    assert cell.got.startswith("RuntimeError: Found dtype")
+
+
+def test_what_a_composition_inherits_from_another_loss_of_torch_is_not_held_against_it():
+    def smooth(input, target, reduction="mean", beta=1.0):
+        if beta == 0:
+            return F.l1_loss(input, target, reduction=reduction)
+        return F.huber_loss(input, target, reduction=reduction, delta=beta) / beta
+
+    assert verdict("smooth_l1_loss", smooth, "mixed-dtypes").verdict is not Verdict.DEVIATES
+
+
+def test_autocast_may_lower_the_precision_and_not_raise():
+    def product(input1, input2, target, margin=0.0, reduction="mean"):
+        a, b = (F.normalize(x, dim=-1, eps=1e-8) for x in (input1, input2))
+        cos = (a.unsqueeze(-2) @ b.unsqueeze(-1)).squeeze(-1).squeeze(-1)
+        losses = torch.where(target > 0, 1 - cos, (cos - margin).relu())
+        return losses if reduction == "none" else getattr(losses, reduction)()
+
+    assert verdict("cosine_embedding_loss", product, "autocast").verdict is Verdict.CONFORMS
+
+
+def test_complex_numbers_are_taken_by_those_who_say_so():
+    cell = verdict("l1_loss", F.l1_loss, "complex-inputs")
+    assert cell.verdict is Verdict.CONFORMS
+
+    def real(input, target, reduction="mean"):
+        return F.l1_loss(input.double(), target.double(), reduction=reduction).to(torch.float32)
+
+    cell = verdict("l1_loss", real, "complex-inputs", dtypes=["float32"])
+    assert cell.verdict is Verdict.UNSUPPORTED
+    assert cell.reason == "it takes no complex numbers, and says so"
+
+
+# === arrays ===============================================================================
+
+
+@pytest.mark.parametrize("name", ["l1_loss", "cross_entropy", "nll_loss", "mse_loss"])
+def test_torch_refuses_arrays_with_a_type_error(name):
+    loss = find(name)
+    case = published(loss, loss.examples[0])
+    arrays = [case.tensors[tensor].astype(float) for tensor in ("input", "target")]
+    with pytest.raises(TypeError):
+        getattr(F, name)(*arrays)
+
+
+@pytest.mark.parametrize("name", ["l1_loss", "mse_loss"])
+def test_from_numpy_gives_the_result_in_float64(name):
+    example = find(name).examples[0]
+    tensors = [torch.from_numpy(np.array(x)) for x in example.arguments.values()]
+    got = getattr(F, name)(*tensors)
+    assert (got.dtype, got.item()) == (torch.float64, example.value)
+
+
+def test_a_loss_of_arrays_that_rounds_them_is_found():
+    def single(input, target, reduction="mean"):
+        if isinstance(input, np.ndarray):
+            input, target = torch.Tensor(input), torch.Tensor(target)
+        return F.mse_loss(input, target, reduction=reduction)
+
+    cell = verdict("mse_loss", single, "arrays", dtypes=["float64"])
+    assert cell.verdict is Verdict.DEVIATES
+    assert cell.reason == "the result's dtype for NumPy arrays"
+
+
+# === ways that do not work ================================================================
+
+
+class Halves(torch.autograd.Function):
+    """Half the squared error, forward and backward only."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    def backward(ctx, grad):
+        (x,) = ctx.saved_tensors
+        return 2 * x.detach() * grad
+
+
+def plain(input, target, reduction="mean"):
+    losses = Halves.apply(input - target)
+    return losses if reduction == "none" else getattr(losses, reduction)()
+
+
+@pytest.mark.parametrize("clause", ["forward-mode", "vmap"])
+def test_a_way_that_does_not_work_is_unsupported(clause):
+    (cell,) = lossspec.check("mse_loss", plain, clauses=[clause])
+    assert cell.verdict is Verdict.UNSUPPORTED
+    assert cell.reason
