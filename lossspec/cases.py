@@ -711,10 +711,9 @@ def features(case: Case) -> frozenset[str]:
                 found.add("ties")
     if case.cotangent.size > 1 and case.cotangent.flat[0] == 0:
         found.add("zero cotangent in front")
-    for name, value in case.parameters.items():
-        target = list(case.tensors.values())[1] if len(case.tensors) > 1 else first
-        if name == "ignore_index" and target.dtype.kind in "iu":
-            ignored = target == value
+    for target in case.tensors.values():
+        if target.dtype.kind in "iu" and "ignore_index" in case.parameters:
+            ignored = target == case.parameters["ignore_index"]
             if ignored.all() and ignored.size:
                 found.add("all ignored")
             elif ignored.any():

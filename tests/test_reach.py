@@ -1,0 +1,204 @@
+"""Nothing passes for want of cases: the stream of every loss reaches what bugs are known to need."""
+
+from functools import cache
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from lossspec.campaign import PROFILES, stream
+from lossspec.cases import LAYOUTS, Case, features
+from lossspec.spec import ClassIndex, Loss, catalogue, find
+
+LOSSES = list(catalogue())
+named = pytest.mark.parametrize("name", LOSSES)
+
+
+@cache
+def drawn(name: str) -> list[Case]:
+    return [solved.case for solved in stream(find(name), PROFILES["standard"], 0)]
+
+
+def first(case: Case) -> np.ndarray:
+    return next(iter(case.tensors.values()))
+
+
+def numbers(case: Case) -> np.ndarray:
+    """All that are floating, in float64."""
+    floating = [x for x in case.tensors.values() if x.dtype.kind not in "iub"]
+    return np.concatenate([x.astype(np.float64).ravel() for x in floating])
+
+
+def sizes(case: Case) -> dict[str, int]:
+    return case.axis_sizes(find(case.loss))
+
+
+def missing(name: str, wanted: dict) -> list[str]:
+    """The features that no case has; each is a predicate of a case."""
+    with np.errstate(all="ignore"):
+        return [what for what, has in wanted.items() if not any(map(has, drawn(name)))]
+
+
+@named
+def test_every_form_contract_dtype_and_reduction(name):
+    loss = find(name)
+    wanted = {}
+    for form in loss.forms:
+        for contract in form.contracts:
+            for spread in contract.spreads:
+                wanted[f"{form.name} {contract.text} {spread}"] = (
+                    lambda c, f=form.name, t=contract.text, s=spread: (
+                        (c.form, c.contract, c.spread) == (f, t, s)
+                    )
+                )
+    wanted |= {dtype: lambda c, d=dtype: c.dtype == d for dtype in loss.dtypes}
+    wanted |= {r: lambda c, r=r: c.reduction == r for r in loss.reductions}
+    assert missing(name, wanted) == []
+
+
+@named
+def test_shapes_that_are_square_uneven_long_of_one_and_empty(name):
+    loss = find(name)
+    axes = {a for c in drawn(name) for a in (*c.shape.result, *c.shape.core) if a != "1"}
+    drawable = {a for a in axes if all(a not in form.sizes for form in loss.forms)}
+    wanted = {"a scalar or one row": lambda c: first(c).size == 1 or 1 in first(c).shape}
+    if not any(form.sizes for form in loss.forms):  # where sizes hang together, none is free
+        wanted["rows past a block"] = lambda c: max(first(c).shape, default=0) > 1024
+    if any(first(c).ndim > 1 for c in drawn(name)):
+        wanted["square"] = lambda c: "square" in features(c)
+        wanted["uneven"] = lambda c: len({*first(c).shape} - {0}) >= min(first(c).ndim, 3) > 1
+    for axis in sorted(drawable):
+        in_loop = any(axis in c.shape.result for c in drawn(name))
+        wanted[f"{axis} of 1"] = lambda c, a=axis: sizes(c).get(a) == 1
+        if in_loop and any(axis in c.shape.result and axis != "1" for c in drawn(name)):
+            wanted[f"{axis} of 0"] = lambda c, a=axis: (
+                sizes(c).get(a) == 0 or a not in c.shape.result and first(c).size == 0
+            )
+        if not in_loop:
+            wanted[f"{axis} of more than a byte"] = lambda c, a=axis: sizes(c).get(a, 0) > 127
+    assert missing(name, wanted) == []
+
+
+@named
+def test_every_value_of_every_parameter_and_every_pair_of_them(name):
+    loss = find(name)
+    lists = {}
+    for form in loss.forms:
+        for parameter, declared in loss.parameters_of(form).items():
+            for value in declared.values:
+                lists[form.name, parameter, str(value)] = (
+                    lambda c, f=form.name, p=parameter, v=(value): (
+                        c.form == f and c.parameters.get(p) == v
+                    )
+                )
+    assert missing(name, lists) == []
+    pairs = {}
+    for form in loss.forms:
+        known = loss.parameters_of(form)
+        for one, two in combinations(known, 2):
+            for v in known[one].values:
+                for w in known[two].values:
+                    pairs[one, str(v), two, str(w)] = lambda c, a=one, v=v, b=two, w=w: (
+                        (c.parameters.get(a), c.parameters.get(b)) == (v, w)
+                    )
+    assert missing(name, pairs) == []
+
+
+@named
+def test_options_alone_and_together(name):
+    loss = find(name)
+    wanted = {}
+    for option in loss.options:
+        wanted[f"with {option}"] = lambda c, o=option: o in c.tensors
+        wanted[f"without {option}"] = lambda c, o=option: o not in c.tensors
+        wanted[f"a zero in {option}"] = lambda c, o=option: (
+            o in c.tensors and bool((c.tensors[o].astype(float) == 0).any())
+        )
+    for one, two in combinations(loss.options, 2):
+        wanted[f"{one} and {two}"] = lambda c, a=one, b=two: {a, b} <= c.tensors.keys()
+    assert missing(name, wanted) == []
+
+
+@named
+def test_numbers_at_the_ends_and_ties(name):
+    loss = find(name)
+    wanted = {"zero": lambda c: (numbers(c) == 0).any()}
+    styles = [role.style for form in loss.forms for role in form.tensors.values()]
+    if {"real", "logit"} & set(styles):
+        wanted["large"] = lambda c: (np.abs(numbers(c)) > 1e4).any()
+        wanted["tiny"] = lambda c: ((np.abs(numbers(c)) < 1e-4) & (numbers(c) != 0)).any()
+        wanted["negative zero or negative"] = lambda c: np.signbit(numbers(c)).any()
+    if "probability" in styles or "distribution" in styles:
+        wanted["certain"] = lambda c: (numbers(c) == 1).any()
+    twins = [styles[i] == styles[i + 1] for i in range(len(styles) - 1)]
+    if any(twins) and loss.symmetries:
+        wanted["ties"] = lambda c: "ties" in features(c)
+    assert missing(name, wanted) == []
+
+
+@named
+def test_every_layout_of_every_tensor(name):
+    loss = find(name)
+    wanted = {}
+    for form in loss.forms:
+        for tensor, role in loss.roles(form).items():
+            if role.scalar:
+                continue
+            present = [c.tensors[tensor] for c in drawn(name) if tensor in c.tensors]
+            for layout in LAYOUTS[1:]:
+                most = max((x.ndim for x in present), default=0)
+                if layout == "channels_last" and most < 4:
+                    continue
+                if layout == "expanded" and form.settle is not None:
+                    continue
+                wanted[f"{tensor} {layout}"] = lambda c, t=tensor, y=layout: c.layouts.get(t) == y
+    assert missing(name, wanted) == []
+
+
+@named
+def test_targets_of_every_kind(name):
+    loss = find(name)
+    wanted = {}
+    for form in loss.forms:
+        for tensor, role in form.tensors.items():
+            if not isinstance(role, ClassIndex):
+                continue
+            for dtype in (*role.dtypes, *role.tolerated):
+                wanted[f"{tensor} in {dtype}"] = lambda c, t=tensor, d=dtype: (
+                    t in c.tensors and c.tensors[t].dtype == d
+                )
+            if role.ignored_by is None:
+                continue
+            for value in loss.parameters[role.ignored_by].values:
+                wanted[f"ignores {value}"] = lambda c, t=tensor, v=value: (
+                    c.parameters.get("ignore_index") == v and bool((c.tensors[t] == v).any())
+                )
+            for feature in ("some ignored", "all ignored", "leading ignored"):
+                wanted[feature] = lambda c, f=feature: f in features(c)
+            if not any(r.state for r in form.tensors.values()):
+                wanted["an ignored row that is not finite"] = lambda c: (
+                    {"some ignored", "non-finite"} <= features(c)
+                )
+    assert missing(name, wanted) == []
+
+
+@named
+def test_gradients_of_every_subset_and_a_zero_in_front_of_the_cotangent(name):
+    loss = find(name)
+    wanted = {"no gradient": lambda c: not c.requires_grad}
+    for tensor in {t for c in drawn(name) for t in c.requires_grad}:
+        wanted[f"of {tensor}"] = lambda c, t=tensor: t in c.requires_grad
+    if len(loss.reductions) > 1:
+        wanted["a zero in front"] = lambda c: "zero cotangent in front" in features(c)
+    assert missing(name, wanted) == []
+
+
+def test_a_feature_that_no_case_has_is_named():
+    assert missing("l1_loss", {"four thousand axes": lambda c: first(c).ndim > 4000}) == [
+        "four thousand axes"
+    ]
+
+
+def test_every_loss_is_asked():
+    assert all(isinstance(find(name), Loss) for name in LOSSES)
+    assert len(LOSSES) >= 23
