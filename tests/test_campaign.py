@@ -1,8 +1,10 @@
 """What is added in one place is judged everywhere; what a campaign learns is what it tells."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
+import torch
 from torch.nn import functional as F
 
 import lossspec.clauses
@@ -11,6 +13,7 @@ from lossspec.campaign import PROFILES, Campaign, Profile
 from lossspec.clauses import clauses
 from lossspec.implementations import Subject
 from lossspec.spec import catalogue, find
+from lossspec.trial import Unsupported
 
 SPEC = '''\
 """Half the squared error."""
@@ -210,3 +213,40 @@ def test_too_few_cases_that_can_tell_are_no_pass(monkeypatch, informative, verdi
     assert cell.verdict == verdict
     if verdict == "inconclusive":
         assert "profile quick asks for 10000" in cell.reason
+
+
+def test_the_search_goes_where_the_error_is_largest():
+    def rough(input, target, reduction="mean"):
+        # Wrong by as much as the number of axes: something to climb.
+        value = F.mse_loss(input, target, reduction=reduction)
+        return value * (1 + 2.0**-24 * input.ndim) if input.dtype == torch.float32 else value
+
+    def worst(searched):
+        subject = Subject("rough", find("mse_loss"), "function", rough)
+        profile = Profile("x", 4, 1, searched=searched)
+        ledgers = Campaign(subject, [clauses()["value"], clauses()["accepts"]], profile).run()
+        return ledgers["value"].examples, ledgers["value"].worst
+
+    (few, before), (many, after) = worst(0), worst(60)
+    assert few <= 4
+    assert many > 40
+    assert after > before
+
+
+def test_what_an_implementation_lacks_is_told_once_nothing_else_was():
+    def lacks(trial):
+        raise Unsupported("it has no wings")
+
+    clause = replace(clauses()["value"], judge=lacks)
+    subject = Subject("mine", find("mse_loss"), "function", F.mse_loss)
+    ledger = Campaign(subject, [clause], Profile("x", 4, 1)).run()["value"]
+    assert (ledger.lacks, ledger.examples) == ("it has no wings", 0)
+
+
+def test_a_patient_profile_asks_for_all_that_a_clause_calls_enough():
+    subject = Subject("mine", find("mse_loss"), "function", F.mse_loss)
+    informative = [
+        Campaign(subject, [clauses()["own-memory"]], Profile("x", 60, 1, patience)).run()
+        for patience in (0.3, 1.0)
+    ]
+    assert [run["own-memory"].informative for run in informative] == [12, 40]

@@ -1,4 +1,4 @@
-"""Nothing passes for want of cases: the stream of every loss reaches what bugs are known to need."""
+"""Nothing passes for want of cases: every stream reaches what bugs are known to need."""
 
 from functools import cache
 from itertools import combinations
@@ -72,7 +72,7 @@ def test_shapes_that_are_square_uneven_long_of_one_and_empty(name):
         wanted[f"{axis} of 1"] = lambda c, a=axis: sizes(c).get(a) == 1
         if in_loop and any(axis in c.shape.result and axis != "1" for c in drawn(name)):
             wanted[f"{axis} of 0"] = lambda c, a=axis: (
-                sizes(c).get(a) == 0 or a not in c.shape.result and first(c).size == 0
+                sizes(c).get(a) == 0 or (a not in c.shape.result and first(c).size == 0)
             )
         if not in_loop:
             wanted[f"{axis} of more than a byte"] = lambda c, a=axis: sizes(c).get(a, 0) > 127
