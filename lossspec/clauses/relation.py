@@ -11,7 +11,7 @@ from lossspec.cases import Case
 from lossspec.clauses import Judgement, clause
 from lossspec.oracle import Solved
 from lossspec.reduce import taken
-from lossspec.spec import ClassIndex, Distribution, Loss, Role, Surface, Weight
+from lossspec.spec import ClassIndex, Distribution, Form, Loss, Role, Shape, Surface, Weight
 from lossspec.tensors import to_extended
 from lossspec.trial import Trial
 
@@ -371,3 +371,42 @@ def no_batch_is_batch_of_one(trial: Trial) -> Judgement:
         told = [_agree(trial, other, "a batch of one", r) for r in ("sum", "mean")]
         return any(told)
     return None
+
+
+def _spreads(loss: Loss, surface: Surface) -> bool:
+    return any(_flat(form, contract) for form in loss.forms for contract in form.contracts)
+
+
+def _flat(form: Form, spread: Shape) -> Shape | None:
+    """The contract that is another one without its further axes, samples first."""
+    without = [tuple(a for a in axes if a != "d*") for axes in spread.inputs]
+    for contract in form.contracts:
+        if contract is not spread and list(contract.inputs) == without and spread.batched:
+            return contract if all(axes[0] == "N" for axes in without) else None
+    return None
+
+
+@clause(_spreads, enough=ENOUGH)
+def further_axes_are_samples(trial: Trial) -> Judgement:
+    """With further axes the loss is that of all positions as the samples of one batch."""
+    case, form = trial.case, trial.form
+    contract = next(c for c in form.contracts if c.text == case.contract)
+    flat = _flat(form, contract)
+    options = [trial.loss.options[name] for name in case.tensors if name not in form.tensors]
+    if flat is None or any(not (role.shape or "").startswith("(") for role in options):
+        return None
+    tensors = dict(case.tensors)
+    for name, axes in zip(form.tensors, case.shape.inputs, strict=True):
+        loop = [i for i, axis in enumerate(axes) if axis in case.shape.result]
+        core = [i for i, axis in enumerate(axes) if axis not in case.shape.result]
+        moved = case.tensors[name].transpose(loop + core)
+        tensors[name] = moved.reshape(-1, *moved.shape[len(loop) :])
+    other = case.with_(
+        contract=flat.text,
+        spread=0,
+        tensors=tensors,
+        cotangent=case.cotangent.reshape(-1),
+        layouts={},
+    )
+    told = [_agree(trial, other, f"{r!r} of all positions", r) for r in ("sum", "mean")]
+    return any(told) if any(t is not None for t in told) else None

@@ -1,0 +1,60 @@
+"""What a worker holds over a long campaign: its resident memory after each batch of cases.
+
+`python benchmarks/deep_memory.py [--cases 10000] [LOSS]` judges torch.nn.functional in this process
+(Linux only: it reads /proc).
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from lossspec import deviations
+from lossspec.campaign import BATCH, PROFILES, Campaign
+from lossspec.clauses import clauses
+from lossspec.implementations import torch_nn
+from lossspec.oracle import Solved
+from lossspec.spec import find
+
+PAGE = 4096 / 2**20
+
+
+def resident() -> float:
+    """MiB of this process that lie in memory."""
+    gc.collect()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
+
+
+class Watched(Campaign):
+    """A campaign that notes its memory at the end of each batch."""
+
+    def _look(self, solved: Solved, *more: object) -> float:
+        worst = super()._look(solved, *more)  # type: ignore[arg-type]
+        self.seen = getattr(self, "seen", 0) + 1
+        if self.seen % BATCH == 0:
+            print(f"{self.seen:8} cases{resident():10.1f} MiB", flush=True)
+        return worst
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("loss", nargs="?", default="huber_loss")
+    parser.add_argument("--cases", type=int, default=10_000)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    loss = find(options.loss)
+    profile = replace(PROFILES["deep"], examples=options.cases, searched=0)
+    listed = [e for e in deviations.shipped("torch.nn.functional") if e.loss == loss.name]
+    for subject in torch_nn.functions.subjects(loss):
+        judges = [c for c in clauses().values() if c.applies(loss, subject.surface)]
+        Watched(subject, judges, profile, known=listed).run()
+
+
+if __name__ == "__main__":
+    main()
