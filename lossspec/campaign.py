@@ -104,6 +104,8 @@ class Campaign:
     reference: Subject | None = None
     unsupported: set[str] = field(default_factory=set)
     refused: dict[str, str] = field(default_factory=dict)
+    attached: bool = False
+    detached: dict[str, tuple[Case, Deviation]] = field(default_factory=dict)
 
     def run(self) -> dict[str, Ledger]:
         """Walk the stream; a clause stops at its first deviation that nothing explains."""
@@ -134,6 +136,14 @@ class Campaign:
                 self.refused[dtype] = str(found[1].got)
             elif ledgers["accepts"].found is None:
                 ledgers["accepts"].found = found
+        for name, found in self.detached.items():
+            # What never has a gradient, as in a library of arrays, has none to be wrong.
+            ledger = ledgers[name]
+            if self.attached:
+                ledger.found = ledger.found or found
+            else:
+                ledger.examples = ledger.informative = 0
+                ledger.lacks = "its results have no gradient"
         for ledger in ledgers.values():
             if ledger.found is not None:
                 ledger.found = self._reduced(ledger, *ledger.found)
@@ -156,6 +166,7 @@ class Campaign:
         if isinstance(error, NotImplementedError):
             self.unsupported.add(str(error)[:80] or "something")
             return 0.0
+        self.attached |= getattr(trial.outcome.value, "requires_grad", False)
         counts = ran.setdefault(solved.case.dtype, [0, 0])
         counts[error is not None] += 1
         worst = 0.0
@@ -214,6 +225,9 @@ class Campaign:
             return
         if ledger.clause.name == "accepts":
             refusals.setdefault(case.dtype, (case, deviation))
+            return
+        if deviation.detached and not self.attached:
+            self.detached.setdefault(ledger.clause.name, (case, deviation))
             return
         ledger.found = (case, deviation)
         ledger.worst = max(ledger.worst, trial.worst)

@@ -26,6 +26,7 @@ class Deviation(Exception):
     case, replaced : the call that shows it, where that is not the trial's own. check : an
     expression for a script, true of a call that conforms; it may use `value`, `gradients`, `error`,
     `inputs`, `before`, `call()` and `near(got, want, budget)`. None where no short script shows it.
+    detached : whether it is that the result has no gradient.
     """
 
     def __init__(
@@ -38,8 +39,10 @@ class Deviation(Exception):
         check: str | None,
         case: Case | None = None,
         replaced: Mapping[str, Any] | None = None,
+        detached: bool = False,
     ) -> None:
         super().__init__(what)
+        self.detached = detached
         self.what = what
         self.got = None if got is None else _text(got)
         self.want = None if want is None else _text(want)

@@ -250,3 +250,23 @@ def test_a_patient_profile_asks_for_all_that_a_clause_calls_enough():
         for patience in (0.3, 1.0)
     ]
     assert [run["own-memory"].informative for run in informative] == [12, 40]
+
+
+def test_what_never_has_a_gradient_is_taken_for_a_library_without_them():
+    def of_arrays(input, target, reduction="mean"):
+        return F.mse_loss(input.detach(), target.detach(), reduction=reduction)
+
+    cells = lossspec.check("mse_loss", of_arrays)
+    assert [cell.id for cell in cells if cell.verdict.fails] == []
+    (cell,) = (cell for cell in cells if cell.clause == "gradient")
+    assert (cell.verdict, cell.reason) == ("unsupported", "its results have no gradient")
+
+
+def test_what_lacks_a_gradient_at_times_deviates():
+    def at_times(input, target, reduction="mean"):
+        if input.numel() % 2:
+            input, target = input.detach(), target.detach()
+        return F.mse_loss(input, target, reduction=reduction)
+
+    (cell,) = lossspec.check("mse_loss", at_times, profile="quick", clauses=["gradient"])
+    assert (cell.verdict, cell.reason) == ("deviates", "no gradient of input")

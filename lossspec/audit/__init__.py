@@ -226,6 +226,8 @@ class _Hunt(Campaign):
         accepts = ledgers["accepts"].found if "accepts" in ledgers else None
         if accepts is not None:
             self.kills["accepts"] = self._refusals[accepts[0].dtype]
+        for name in self.detached if self.attached else ():
+            self.kills.setdefault(name, self._kill(name, *self.detached[name]))
         return ledgers
 
     def _judge(

@@ -12,7 +12,7 @@ from torch.autograd import forward_ad
 from lossspec.budget import SLACK, Bounded, as_extended, precision
 from lossspec.clauses import Judgement, clause, stateless
 from lossspec.oracle import solve_second
-from lossspec.outcome import arguments, invoke, ready
+from lossspec.outcome import arguments, differentiable, invoke, ready
 from lossspec.spec import ClassIndex, Loss, Surface
 from lossspec.tensors import to_extended, to_torch
 from lossspec.trial import Deviation, Trial, Unsupported
@@ -37,6 +37,7 @@ def gradient(trial: Trial) -> Judgement:
                 "None",
                 f"a gradient of shape {list(want.exact.shape)}",
                 check=f"gradients[{name!r}] is not None",
+                detached=not differentiable(outcome.value),
             )
         # Clause `ignored-gradient` judges the rows that are ignored.
         want = trial.expected.counted_only(name, want)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from lossspec.clauses import Judgement, clause, stateless
-from lossspec.outcome import arguments, invoke, ready
+from lossspec.outcome import arguments, differentiable, invoke, ready
 from lossspec.tensors import to_extended, to_torch
 from lossspec.trial import Deviation, Trial, Unsupported
 
@@ -75,7 +75,7 @@ def _called(call: Callable[[], Any], what: str) -> np.ndarray:
 def functional_gradient(trial: Trial) -> Judgement:
     """torch.func.vjp gives the gradients that backward gives."""
     case = trial.case
-    if not case.requires_grad or not _plain(trial):
+    if not case.requires_grad or not _plain(trial) or not differentiable(trial.outcome.value):
         return None
     try:
         inputs = arguments(trial.subject, case.with_(requires_grad=()), trial.device)
