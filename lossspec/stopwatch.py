@@ -33,7 +33,7 @@ LONGEST = 20e-3
 #: A call that takes longer, in seconds, or more of the free memory, is not made at all.
 PATIENCE = 0.25
 SHARE = 0.4
-#: A step that takes longer, in seconds, is not mostly the cost of a call.
+#: A step that takes longer, in seconds, and still grows is not mostly the cost of a call.
 TELLING = 1e-3
 #: Results that differ by more, of their length, are not those of one loss.
 SAME_RESULT = 2.0**-4
@@ -402,7 +402,9 @@ def peak(work: Step, device: str) -> int:
     activities = [torch.profiler.ProfilerActivity.CPU]
     if kind == "cuda":
         activities.append(torch.profiler.ProfilerActivity.CUDA)
-    with torch.profiler.profile(activities=activities, profile_memory=True, acc_events=True) as seen:
+    with torch.profiler.profile(
+        activities=activities, profile_memory=True, acc_events=True
+    ) as seen:
         kept = [work()]  # what it returns is alive until here, and counts
     kept.clear()
     recorded: Any = seen.profiler
@@ -458,9 +460,7 @@ class Need:
     seconds: float
 
 
-def need(
-    subject: Subject, axes: Mapping[str, int], dtype: str, device: str, clock: Clock
-) -> Need:
+def need(subject: Subject, axes: Mapping[str, int], dtype: str, device: str, clock: Clock) -> Need:
     """What a step at these sizes will take, going by smaller ones.
 
     They grow until a step takes long enough to tell how the next will go, and no further. TooLarge
@@ -478,9 +478,11 @@ def need(
         sizes.append(1 / scale)
         bytes_.append(weighed(subject, case, device)[0])
         taken.append(1e9 * clocked(subject, case, device, clock))
-        if len(sizes) > 1 and taken[-2] > 1e9 * TELLING:
-            break
-        if len(sizes) > 1 and foreseen(sizes, bytes_, 2 / scale) > SHARE * free_memory(device):
+        if len(sizes) > 1 and (
+            1e9 * TELLING < taken[-2] < taken[-1] / 1.5
+            or taken[-1] > 1e9 * PATIENCE
+            or foreseen(sizes, bytes_, 2 / scale) > SHARE * free_memory(device)
+        ):
             break
     return Need(foreseen(sizes, bytes_, 1.0), foreseen(sizes, taken, 1.0) / 1e9)
 

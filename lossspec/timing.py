@@ -322,5 +322,3 @@ def beyond(cell: Timing, ratio: float) -> Comparison | None:
         if found.baseline == "torch" and deciding.low > ratio:
             return found
     return None
-
-
