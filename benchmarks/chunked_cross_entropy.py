@@ -20,9 +20,11 @@ class _Chunked(torch.autograd.Function):
     """Class indices, no weight, no smoothing; the mean or the sum over rows that count."""
 
     @staticmethod
-    def forward(ctx: Any, scores: Tensor, target: Tensor, ignore_index: int, mean: bool) -> Tensor:
+    def forward(
+        ctx: Any, scores: Tensor, target: Tensor, ignore_index: int, mean: bool, learns: bool
+    ) -> Tensor:
         rows, classes = scores.shape
-        gradient = torch.empty_like(scores) if ctx.needs_input_grad[0] else None
+        gradient = torch.empty_like(scores) if learns else None
         counts = target != ignore_index
         labels = torch.where(counts, target, 0)
         divisor = counts.sum() if mean else 1
@@ -42,7 +44,7 @@ class _Chunked(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> Any:
-        return ctx.gradient * upstream[0], None, None, None
+        return ctx.gradient * upstream[0], None, None, None, None
 
 
 def cross_entropy(
@@ -64,4 +66,5 @@ def cross_entropy(
             reduction=reduction,
             label_smoothing=label_smoothing,
         )
-    return _Chunked.apply(input, target.long(), ignore_index, reduction == "mean")
+    learns = torch.is_grad_enabled() and input.requires_grad
+    return _Chunked.apply(input, target.long(), ignore_index, reduction == "mean", learns)

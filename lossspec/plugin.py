@@ -60,7 +60,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave the timing suite alone unless it is asked for; pytest does not ask about named paths."""
+    """Leave the timing suite alone unless asked for; of a named path pytest asks nothing here."""
     if collection_path.name != "timing" or config.option.timing:
         return None
     from lossspec.timed import FOLDERS

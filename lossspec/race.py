@@ -55,7 +55,7 @@ POINT = 0.5
 
 @dataclass(frozen=True)
 class Entrant:
-    """A loss of an implementation on a device, in one dtype. loss by `subject`."""
+    """A loss of an implementation on a device, in one dtype."""
 
     implementation: Implementation
     subject: Subject
@@ -148,16 +148,17 @@ class Race:
     def run(self, heat: Heat, drive: Callable[[Contest], None] = Contest.run) -> Timing:
         """Time a cell. drive : goes through the rounds of a contest."""
         started = time.perf_counter()
+        barred = self.barred(heat.entrant)
         facts: dict[str, Any] = {
             "shapes": {},
             "verdict": "not-timed",
-            "reason": self.barred(heat.entrant),
+            "reason": barred,
             "comparisons": (),
             "arms": (),
             "peaks": (),
             "dropped": 0,
         }
-        if facts["reason"] is None:
+        if barred is None:
             try:
                 facts |= self._timed(heat, drive)
             except TooLarge as error:
@@ -205,11 +206,14 @@ class Race:
             reason = f"throttled in {dropped} rounds of {dropped + len(mine.own)}"
             return facts | {"reason": reason}
         comparisons = [compared(mine, baseline, clock.own) for baseline in baselines]
-        verdict, reason = comparisons[0].verdict, comparisons[0].reason
+        first = comparisons[0]
         problem = contest.problem()
-        if problem is not None:
-            verdict, reason = "suspicious", problem
-        return facts | {"verdict": verdict, "reason": reason, "comparisons": comparisons}
+        verdict = first.verdict if problem is None else "suspicious"
+        return facts | {
+            "verdict": verdict,
+            "reason": problem or first.reason,
+            "comparisons": comparisons,
+        }
 
     def _axes(self, heat: Heat, arms: Mapping[str, Subject]) -> dict[str, int]:
         entrant, loss = heat.entrant, heat.entrant.subject.loss

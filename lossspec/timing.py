@@ -90,7 +90,7 @@ def foreseen(sizes: Sequence[float], amounts: Sequence[float], size: float) -> f
     """The amount at a larger size, going on from the last two points as a power does."""
     (before, here), (low, high) = sizes[-2:], amounts[-2:]
     power = math.log(max(high, 1) / max(low, 1)) / math.log(here / before)
-    return high * float(size / here) ** max(power, 0.0)
+    return float(high * (size / here) ** max(power, 0.0))
 
 
 # === records ==============================================================================
@@ -294,7 +294,7 @@ def kept(arms: Sequence[Arm], rates: Sequence[float | None]) -> tuple[list[Arm],
     if len(good) == len(rates):
         return list(arms), 0
     picked = [
-        replace(arm, own=[arm.own[i] for i in good], wall=[arm.wall[i] for i in good])
+        replace(arm, own=tuple(arm.own[i] for i in good), wall=tuple(arm.wall[i] for i in good))
         for arm in arms
     ]
     return picked, len(rates) - len(good)

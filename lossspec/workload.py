@@ -85,7 +85,8 @@ def batch_axis(loss: Loss) -> str:
 def workload(loss: Loss, sizes: Mapping[str, int], dtype: str, seed: int) -> Case:
     """A plain call with axes of these sizes: defaults, no option, contiguous, ordinary numbers.
 
-    Everything but the target requires a gradient. Sizes that follow from others need not be given. The same seed gives the same numbers.
+    Everything but the target requires a gradient. Sizes that follow from others need not be given.
+    The same seed gives the same numbers.
     """
     case = drawn(_Plain(loss, sizes, seed), loss, (dtype,))
     # Data has no gradient, whatever else the loss can be differentiated by.

@@ -73,6 +73,7 @@ def test_every_file_of_the_package_and_the_suites_ships(wheel):
     ("folder", "suffix"),
     [
         ("lossspec/suites/conformance/", ".py"),
+        ("lossspec/suites/timing/", ".py"),
         ("lossspec/specs/", ".py"),
         ("lossspec/render/", ".j2"),
         ("lossspec/", ".json"),

@@ -1,4 +1,4 @@
-"""One item for each loss, size and mode that is timed, and one for each axis that it grows along."""
+"""One item for each loss, size and mode, and one for each axis that a loss grows along."""
 
 
 def test_timing(heat, timed, benchmark):
