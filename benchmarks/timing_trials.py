@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -18,8 +19,9 @@ from torch.nn import functional
 
 from lossspec.implementations import Subject
 from lossspec.race import MINE, TORCH
+from lossspec.render.timing import duration
 from lossspec.spec import find
-from lossspec.stopwatch import Contest, HostClock, clocked
+from lossspec.stopwatch import Contest, HostClock
 from lossspec.timing import Mode, compared
 from lossspec.workload import workload
 
@@ -50,19 +52,23 @@ def trials(share: float, axes: dict[str, int], mode: Mode, count: int) -> None:
     torchs = Subject(TORCH, LOSS, "function", functional.cross_entropy)
     mine = Subject(MINE, LOSS, "function", slowed(share)) if share else torchs
     verdicts: Counter[str] = Counter()
-    ratios, widths, start = [], [], time.perf_counter()
+    ratios, widths, calls, start = [], [], [], time.perf_counter()
     for _ in range(count):
         contest = Contest({MINE: mine, TORCH: torchs}, case, mode, "cpu", HostClock())
         contest.run()
-        found = compared(*contest.readings(), "cpu")
+        first, base = contest.readings()
+        found = compared(first, base, "cpu")
+        calls.append(base.seconds("cpu"))
         verdicts[found.verdict] += 1
         ratios.append(found.own.ratio)
         widths.append(found.own.high / found.own.low - 1)
     ratios.sort()
     widths.sort()
     told = ", ".join(f"{word} {n}" for word, n in verdicts.most_common())
+    each = duration(statistics.median(calls))
     print(
-        f"{share:+.0%} {mode:5s} {tuple(axes.values())!s:12s} {count} trials: {told}; ratio median "
+        f"{share:+.0%} {mode:5s} {tuple(axes.values())!s:12s} torch's call {each}, "
+        f"{count} trials: {told}; ratio median "
         f"{ratios[count // 2]:.3f}, from {ratios[0]:.3f} to {ratios[-1]:.3f}; interval median "
         f"{widths[count // 2]:.1%} wide; {time.perf_counter() - start:.0f} s",
         flush=True,
@@ -76,10 +82,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     count = parser.parse_args(arguments).trials
     torch.set_num_threads(1)
     rows = 1024
-    subject = Subject(TORCH, LOSS, "function", functional.cross_entropy)
-    sample = workload(LOSS, {"N": rows, "C": CLASSES}, "float32", 0)
-    # `clocked` times a full step, of which forward is about a third.
-    rows = round(3 * rows * SECONDS / clocked(subject, sample, "cpu", HostClock(), times=21))
+    inputs = torch.randn(rows, CLASSES), torch.zeros(rows, dtype=torch.int64)
+    taken = [HostClock().measure([lambda: functional.cross_entropy(*inputs)])[0] for _ in range(51)]
+    rows = round(rows * SECONDS * 1e9 / statistics.median(taken))
     axes = {"N": rows, "C": CLASSES}
     print(f"torch {torch.__version__}, 1 thread, load average {os.getloadavg()[0]:.1f}")
     trials(0.0, axes, "infer", count)

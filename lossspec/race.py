@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -160,7 +161,10 @@ class Race:
         }
         if barred is None:
             try:
-                facts |= self._timed(heat, drive)
+                # What an implementation warns of would only fill the screen.
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    facts |= self._timed(heat, drive)
             except TooLarge as error:
                 facts["reason"] = str(error)
             except Exception as error:  # of the implementation: it belongs in its report
@@ -266,7 +270,9 @@ class Race:
         arms = {MINE: entrant.subject} | ({TORCH: torchs} if torchs is not None else {})
         if reason is not None:
             return [self._curve(entrant, axis, MINE, [], [], [], reason)]
-        return [self._grown(entrant, axis, name, subject) for name, subject in arms.items()]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return [self._grown(entrant, axis, name, s) for name, s in arms.items()]
 
     def _grown(self, entrant: Entrant, axis: str, name: str, subject: Subject) -> Growth:
         done: list[int] = []

@@ -398,6 +398,8 @@ def peak(work: Step, device: str) -> int:
 
     From torch's profiler, which sees every allocation; the same on every run.
     """
+    # Its library tells of every start and stop on the screen otherwise.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     kind = device.partition(":")[0]
     activities = [torch.profiler.ProfilerActivity.CPU]
     if kind == "cuda":

@@ -20,8 +20,9 @@ CLASSES = "C"  # the axis that contracts call so
 class Size:
     """How large a workload is.
 
-    elements : of the first tensor, about. inner : the size of the axes within a sample. classes :
-    of the class axis, where it is another. what : the reason for timing at this size.
+    elements : of the first tensor, or of the scores that are made of it, about. inner : the size of
+    the axes within a sample. classes : of the class axis, where it is another. what : the reason
+    for timing at this size.
     """
 
     name: str
