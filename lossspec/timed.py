@@ -70,7 +70,12 @@ class Timed:
             fail = None if option.timing_fail is None else limit(option.timing_fail)
         except ValueError as error:
             raise pytest.UsageError(str(error)) from None
-        return cls(config, conformance, fail)
+        made = cls(config, conformance, fail)
+        if not made.entrants():
+            names = ", ".join(i.name for i in conformance.plan.implementations)
+            wanted = ", ".join(loss.name for loss in conformance.plan.chosen_losses())
+            raise pytest.UsageError(f"nothing to time: {names} has none of {wanted}")
+        return made
 
     def entrants(self) -> list[tuple[str, Entrant]]:
         """What is timed, with names that are unique within the run: what there is, on a surface."""

@@ -127,6 +127,7 @@ def test_growth_is_in_the_artifact_too(run, workplace):
         ("--impl=mine --benchmark-disable", "the timing suite and --benchmark-disable do not mix"),
         ("--impl=mine --shard=1/2", "the timing suite has no parts: leave out --shard"),
         ("--impl=mine --timing-fail=2", "takes slower:RATIO with a ratio of 1 or more, such as sl"),
+        ("--impl=mine --loss=nll_loss", "nothing to time: mine has none of nll_loss"),
         ("--impl=mine --loss=l3_loss", "unknown loss 'l3_loss'; known: "),
     ],
 )
