@@ -102,7 +102,8 @@ class Race:
     seed: int = 0
     budget: float = 2.0
     _barred: dict[tuple[str, str], str | None] = field(default_factory=dict)
-    _sizes: dict[tuple[str, str, str], dict[str, int]] = field(default_factory=dict)
+    _sizes: dict[tuple[str, str, str], dict[str, int] | TooLarge] = field(default_factory=dict)
+    _dear: dict[tuple[str, str, str], str | None] = field(default_factory=dict)
     _clocks: dict[str, Clock] = field(default_factory=dict)
 
     def clock(self, device: str) -> Clock:
@@ -224,12 +225,20 @@ class Race:
         key = (entrant.implementation.name, entrant.name, heat.size.name)
         if key not in self._sizes:
             wanted = axes(loss, heat.size)
+            self._sizes[key] = wanted
             if heat.size.elements >= LARGE:
                 subjects = list(dict.fromkeys(arms.values()))
                 clock, batch = self.clock(entrant.device), batch_axis(loss)
-                wanted = fitted(subjects, wanted, batch, entrant.dtype, entrant.device, clock)
-            self._sizes[key] = wanted
-        return self._sizes[key]
+                try:
+                    self._sizes[key] = fitted(
+                        subjects, wanted, batch, entrant.dtype, entrant.device, clock
+                    )
+                except TooLarge as error:
+                    self._sizes[key] = error
+        found = self._sizes[key]
+        if isinstance(found, TooLarge):
+            raise found
+        return found
 
     def _textbook(
         self, heat: Heat, known: Mapping[str, int], arms: dict[str, Subject]
@@ -240,14 +249,18 @@ class Race:
         if control is None:
             return "no textbook composition of this loss ships"
         subject = Subject(TEXTBOOK, loss, control.surface, control.make())
-        if heat.size.elements >= LARGE:
-            clock = self.clock(entrant.device)
-            needed = need(subject, known, entrant.dtype, entrant.device, clock)
-            shorter = Need(needed.bytes, needed.seconds / SLOWER)
-            if excess(shorter, entrant.device) > 1:
-                return str(too_large(needed))
-        arms[TEXTBOOK] = subject
-        return None
+        key = (entrant.implementation.name, entrant.name, heat.size.name)
+        if key not in self._dear:  # once for all modes, so that they have the same arms
+            self._dear[key] = None
+            if heat.size.elements >= LARGE:
+                clock = self.clock(entrant.device)
+                needed = need(subject, known, entrant.dtype, entrant.device, clock)
+                shorter = Need(needed.bytes, needed.seconds / SLOWER)
+                if excess(shorter, entrant.device) > 1:
+                    self._dear[key] = str(too_large(needed))
+        if self._dear[key] is None:
+            arms[TEXTBOOK] = subject
+        return self._dear[key]
 
     def _peaks(
         self, heat: Heat, arms: Mapping[str, Subject], case: Any, absent: str | None

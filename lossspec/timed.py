@@ -118,7 +118,8 @@ class Timed:
         self.cells.setdefault(heat.entrant.implementation.name, []).append(cell)
         benchmark.extra_info["verdict"] = cell.verdict
         for arm in cell.arms[:1]:
-            benchmark.extra_info["calls in a round"] = arm.calls
+            # A block of several calls begins with one that warms up and is not in the artifact.
+            benchmark.extra_info["calls in a round"] = arm.calls + (arm.calls > 1)
         for found in cell.comparisons:
             benchmark.extra_info[f"time / {found.baseline}"] = found.own.to_data()
         if cell.verdict == "not-timed":

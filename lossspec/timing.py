@@ -20,8 +20,9 @@ SPEEDS: tuple[Speed, ...] = get_args(Speed)
 BAND = 1.05
 #: There is one look at the pairs of a cell, after a number of rounds fixed beforehand.
 CONFIDENCE = 0.99
-#: Fewer pairs have no interval of that confidence.
-FEWEST, MOST = 8, 128
+#: Rounds of a cell. Up to three arms go through their orders in six of them, the same number of
+#: times each; from 12 on, an interval bears an outlier at either end.
+FEWEST, MOST, CYCLE = 12, 126, 6
 #: So much faster than torch is seldom true.
 INCREDIBLE = 10.0
 #: Two clocks whose ratios differ by this factor do not tell of the same work.
@@ -69,8 +70,9 @@ def speed(measured: Interval, band: float = BAND) -> Speed:
 
 
 def rounds(seconds: float, budget: float) -> int:
-    """How many rounds of some seconds each a budget in seconds pays for, within bounds."""
-    return max(FEWEST, min(MOST, int(budget / max(seconds, 1e-9))))
+    """How many rounds of some seconds a budget in seconds pays for: whole cycles, within bounds."""
+    paid = int(budget / max(seconds, 1e-9))
+    return max(FEWEST, min(MOST, paid - paid % CYCLE))
 
 
 def exponent(sizes: Sequence[float], amounts: Sequence[float]) -> float | None:

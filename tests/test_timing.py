@@ -106,7 +106,7 @@ def test_a_verdict_is_given_when_the_whole_interval_allows_it(low, high, verdict
 
 
 @pytest.mark.parametrize(
-    ("seconds", "number"), [(1.0, 8), (0.1, 20), (0.001, 128), (0.0, 128), (1e9, 8)]
+    ("seconds", "number"), [(1.0, 12), (0.1, 18), (0.001, 126), (0.0, 126), (1e9, 12)]
 )
 def test_the_budget_buys_rounds_within_bounds(seconds, number):
     assert rounds(seconds, 2.0) == number
@@ -485,7 +485,7 @@ def test_a_loss_that_conforms_is_timed_against_torch_and_the_textbook():
     assert (cell.verdict, cell.reason) == ("same", None)
     assert cell.id == "mse_loss/small/full[function-cpu-float32]"
     assert [found.baseline for found in cell.comparisons] == ["torch", "composite"]
-    assert [len(arm.own) for arm in cell.arms] == [8, 8, 8]
+    assert [len(arm.own) for arm in cell.arms] == [12, 12, 12]
     assert [peak.arm for peak in cell.peaks] == [MINE, TORCH, TEXTBOOK]
     assert cell.peaks[0].ratio == cell.peaks[1].ratio > 0
     assert "mse_loss/composite" in controls()
