@@ -134,7 +134,7 @@ class Conformance:
             raise pytest.xfail.Exception(record.reason or "known", pytrace=False)
         if record.verdict.fails:
             if record.script:
-                folder = self._folder(cell.implementation.name)
+                folder = self.folder(cell.implementation.name)
                 record = replace(record, script=str(folder / record.script))
             pytest.fail(failure_text(record), pytrace=False)
 
@@ -249,14 +249,14 @@ class Conformance:
                 )
         return reports
 
-    def _folder(self, name: str) -> Path:
+    def folder(self, name: str) -> Path:
         """Where an implementation's report lies, as seen from where the run started."""
         folder = self.directory / name.replace(":", ".").replace("/", ".")
         return Path(os.path.relpath(folder, self.config.invocation_params.dir))
 
     def _write(self, report: Report, scripts: Mapping[str, str]) -> None:
         name = report.implementation.name
-        folder = self.config.invocation_params.dir / self._folder(name)
+        folder = self.config.invocation_params.dir / self.folder(name)
         for old in (folder / "repro").glob("*.py"):
             old.unlink()
         for cell in report.cells:
@@ -271,7 +271,7 @@ class Conformance:
             terminalreporter.ensure_newline()
             name = report.implementation.name
             terminalreporter.section(f"lossspec: {name}")
-            page = self._folder(name) / "index.html"
+            page = self.folder(name) / "index.html"
             terminalreporter.write_line(terminal.screen(report, page))
 
 

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-_ASKED = pytest.StashKey[bool]()
+_ASKED = pytest.StashKey[str]()
+#: The fixtures that the items of a suite are made from.
+_FIXTURES = {
+    "conformance": ({"cell", "conformance"},),
+    "timing": ({"heat", "timed"}, {"entrant", "axis", "timed"}),
+}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -29,6 +36,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--require-all", action="store_true", help="a missing loss or parameter is a failure"
     )
+    group.addoption("--timing", action="store_true", help="time too, where suites are collected")
+    group.addoption(
+        "--timing-fail",
+        metavar="slower:RATIO",
+        help="fail what certainly takes more than so many times torch's time (default: nothing)",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -38,17 +51,34 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.option.impl:
         from lossspec.conformance import Conformance
 
-        config.pluginmanager.register(Conformance.of(config), "lossspec-conformance")
+        conformance = Conformance.of(config)
+        config.pluginmanager.register(conformance, "lossspec-conformance")
+        from lossspec.timed import Timed, asked
+
+        if asked(config):
+            config.pluginmanager.register(Timed.of(config, conformance), "lossspec-timing")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave the timing suite alone unless asked for; of a named path pytest asks nothing here."""
+    if collection_path.name != "timing" or config.option.timing:
+        return None
+    from lossspec.timed import FOLDERS
+
+    return True if collection_path.resolve() in FOLDERS else None
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Without `--impl` the suite has no cells."""
-    if {"cell", "conformance"} <= set(metafunc.fixturenames) and not metafunc.config.option.impl:
-        metafunc.config.stash[_ASKED] = True
-        metafunc.parametrize("cell, conformance", [])
+    """Without `--impl` a suite has no cells."""
+    for suite, needs in _FIXTURES.items():
+        for names in needs:
+            if names <= set(metafunc.fixturenames) and not metafunc.config.option.impl:
+                metafunc.config.stash[_ASKED] = suite
+                metafunc.parametrize(", ".join(sorted(names)), [])
 
 
 def pytest_collection_modifyitems(config: pytest.Config) -> None:
     """Say what is missing; while it collects, pytest would take that for an error of the suite."""
-    if config.stash.get(_ASKED, False):
-        raise pytest.UsageError("the conformance suite needs --impl NAME, such as --impl=torch.nn")
+    if _ASKED in config.stash:
+        suite = config.stash[_ASKED]
+        raise pytest.UsageError(f"the {suite} suite needs --impl NAME, such as --impl=torch.nn")

@@ -206,55 +206,8 @@ class Cell(_Record):
 
 
 @dataclass(frozen=True)
-class Report(_Record):
-    """The artifact: everything a run found, with its cells in one stable order."""
-
-    implementation: Subject
-    environment: Environment
-    profile: Literal["quick", "standard", "deep"]
-    seed: int
-    selection: Selection
-    cells: tuple[Cell, ...]
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        order = sorted(self.cells, key=lambda c: (c.loss, c.surface, c.clause, c.device))
-        object.__setattr__(self, "cells", tuple(order))
-        if twice := _repeated(cell.id for cell in order):
-            raise ReportError(f"got the same cell twice: {_some(twice)}", ".cells")
-
-    @property
-    def counts(self) -> dict[Verdict, int]:
-        """The number of cells per verdict, zeros included."""
-        counts = dict.fromkeys(Verdict, 0)
-        for cell in self.cells:
-            counts[cell.verdict] += 1
-        return counts
-
-    @property
-    def failing(self) -> tuple[Cell, ...]:
-        """The cells that fail the run."""
-        return tuple(cell for cell in self.cells if cell.verdict.fails)
-
-    @property
-    def exit_status(self) -> int:
-        """0: no failing cell; 1: at least one; 5: no cell at all (pytest's "nothing collected")."""
-        return 5 if not self.cells else 1 if self.failing else 0
-
-    @property
-    def headline(self) -> str:
-        """Such as "412 of 418 clauses conform, 4 known, 2 deviate": counts, never percentages."""
-        counts = self.counts
-        conform = counts.pop(Verdict.CONFORMS)
-        apart = counts.pop(Verdict.NOT_APPLICABLE)
-        total = len(self.cells) - apart
-        text = f"{conform} of {total} clauses conform"
-        words = {Verdict.DEVIATES: ("deviates", "deviate"), Verdict.CRASH: ("crashes", "crash")}
-        for verdict in _IN_HEADLINE:
-            if count := counts[verdict]:
-                one, many = words.get(verdict, (str(verdict).replace("-", " "),) * 2)
-                text += f", {count} {one if count == 1 else many}"
-        return text + (f"; {apart} not applicable" if apart else "")
+class Artifact(_Record):
+    """What a run writes: one strict JSON file, which holds its cells one a line."""
 
     def to_data(self) -> dict[str, Any]:
         """The artifact as strict JSON data."""
@@ -305,6 +258,58 @@ class Report(_Record):
             raise ReportError(f"{path}: cannot be read ({error.strerror})") from None
         except ReportError as error:
             raise ReportError(f"{path}: {error}") from None
+
+
+@dataclass(frozen=True)
+class Report(Artifact):
+    """The artifact: everything a run found, with its cells in one stable order."""
+
+    implementation: Subject
+    environment: Environment
+    profile: Literal["quick", "standard", "deep"]
+    seed: int
+    selection: Selection
+    cells: tuple[Cell, ...]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        order = sorted(self.cells, key=lambda c: (c.loss, c.surface, c.clause, c.device))
+        object.__setattr__(self, "cells", tuple(order))
+        if twice := _repeated(cell.id for cell in order):
+            raise ReportError(f"got the same cell twice: {_some(twice)}", ".cells")
+
+    @property
+    def counts(self) -> dict[Verdict, int]:
+        """The number of cells per verdict, zeros included."""
+        counts = dict.fromkeys(Verdict, 0)
+        for cell in self.cells:
+            counts[cell.verdict] += 1
+        return counts
+
+    @property
+    def failing(self) -> tuple[Cell, ...]:
+        """The cells that fail the run."""
+        return tuple(cell for cell in self.cells if cell.verdict.fails)
+
+    @property
+    def exit_status(self) -> int:
+        """0: no failing cell; 1: at least one; 5: no cell at all (pytest's "nothing collected")."""
+        return 5 if not self.cells else 1 if self.failing else 0
+
+    @property
+    def headline(self) -> str:
+        """Such as "412 of 418 clauses conform, 4 known, 2 deviate": counts, never percentages."""
+        counts = self.counts
+        conform = counts.pop(Verdict.CONFORMS)
+        apart = counts.pop(Verdict.NOT_APPLICABLE)
+        total = len(self.cells) - apart
+        text = f"{conform} of {total} clauses conform"
+        words = {Verdict.DEVIATES: ("deviates", "deviate"), Verdict.CRASH: ("crashes", "crash")}
+        for verdict in _IN_HEADLINE:
+            if count := counts[verdict]:
+                one, many = words.get(verdict, (str(verdict).replace("-", " "),) * 2)
+                text += f", {count} {one if count == 1 else many}"
+        return text + (f"; {apart} not applicable" if apart else "")
 
 
 _IN_HEADLINE = (

@@ -73,6 +73,7 @@ def test_every_file_of_the_package_and_the_suites_ships(wheel):
     ("folder", "suffix"),
     [
         ("lossspec/suites/conformance/", ".py"),
+        ("lossspec/suites/timing/", ".py"),
         ("lossspec/specs/", ".py"),
         ("lossspec/render/", ".j2"),
         ("lossspec/", ".json"),
@@ -125,3 +126,12 @@ def test_an_installed_wheel_stands_before_the_checkout(installed, tmp_path):
     program = "import lossspec.suites.conformance as suite; print(suite.__path__[0])"
     got = run("-c", program, cwd=tmp_path, path=str(installed)).strip()
     assert got == str(installed / "lossspec" / "suites" / "conformance")
+
+
+@pytest.mark.parametrize(
+    ("suite", "times"), [("lossspec.suites", False), ("lossspec.suites.timing", True)]
+)
+def test_an_installed_suite_times_only_when_it_is_named(installed, tmp_path, suite, times):
+    words = ("--impl=torch.nn", "--loss=mse_loss", "--collect-only", "-q")
+    output = run("-m", "pytest", "--pyargs", suite, *words, cwd=tmp_path, path=str(installed))
+    assert ("::test_timing[" in output, "::test_conformance[" in output) == (times, not times)

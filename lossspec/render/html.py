@@ -205,20 +205,21 @@ def _badness(cell: Cell) -> float:
     return math.inf if math.isnan(worst) else worst
 
 
-def _environment() -> Environment:
-    environment = Environment(
+def environment() -> Environment:
+    """What templates of pages are rendered with: everything is escaped, nothing may be missing."""
+    made = Environment(
         loader=PackageLoader("lossspec.render", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.policies["json.dumps_kwargs"] = {
+    made.policies["json.dumps_kwargs"] = {
         "allow_nan": False,
         "ensure_ascii": False,
         "separators": (",", ":"),
     }
-    environment.filters |= {
+    made.filters |= {
         "ratio": ratio,
         "clip": clip,
         "long": lambda text: clip(text, _LONGEST),
@@ -226,13 +227,13 @@ def _environment() -> Environment:
         "short": lambda verdict: "n/a" if verdict is Verdict.NOT_APPLICABLE else str(verdict),
         "tone": _TONES.__getitem__,
     }
-    environment.tests["web"] = lambda link: re.match(r"https?://", link or "") is not None
+    made.tests["web"] = lambda link: re.match(r"https?://", link or "") is not None
     # A script that is not a plain path below the report must not become a link.
-    environment.tests["below"] = lambda path: (
+    made.tests["below"] = lambda path: (
         re.fullmatch(r"(?!.*\.\.)[\w.-]+(/[\w.-]+)*", path or "", re.ASCII) is not None
     )
-    environment.globals["plural"] = plural
-    return environment
+    made.globals["plural"] = plural
+    return made
 
 
 def _pretty(data: Any) -> str:
@@ -258,4 +259,4 @@ def _urgency(verdict: Verdict) -> int:
     return ("pass", "fail", "warn", "none").index(_TONES[verdict])
 
 
-_ENVIRONMENT = _environment()
+_ENVIRONMENT = environment()

@@ -1,0 +1,203 @@
+"""A timing run under pytest: when it is asked for, its items, and the artifact that it writes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lossspec.conformance import Conformance
+from lossspec.implementations import Implementation
+from lossspec.race import Entrant, Heat, Race, growing, heats, paired
+from lossspec.render.timing import page
+from lossspec.timing import MODES, Growth, Rules, Timing, TimingReport, beyond, limit
+from lossspec.verdict import Subject as Tested
+from lossspec.verdict import replace_file
+
+_PACKAGE = Path(__file__).resolve().parent
+#: Where the suite lies: in a wheel inside the package, in a checkout beside it.
+FOLDERS = (_PACKAGE / "suites" / "timing", _PACKAGE.parent / "suites" / "timing")
+MODULE = "lossspec.suites.timing"
+
+
+def asked(config: pytest.Config) -> bool:
+    """Whether the run is to time: `--timing`, or the suite itself is named."""
+    return bool(config.option.timing) or any(_names_suite(config, word) for word in config.args)
+
+
+def _names_suite(config: pytest.Config, word: str) -> bool:
+    name = word.partition("::")[0]
+    if config.option.pyargs and (name == MODULE or name.startswith(f"{MODULE}.")):
+        return True
+    path = (config.invocation_params.dir / name).resolve()
+    return any(path == folder or folder in path.parents for folder in FOLDERS)
+
+
+class Timed:
+    """Makes the items, times them, and writes what was found."""
+
+    def __init__(self, config: pytest.Config, conformance: Conformance, fail: float | None) -> None:
+        self.config = config
+        self.conformance = conformance
+        self.fail = fail
+        self.race = Race(conformance.run.seed)
+        self.cells: dict[str, list[Timing]] = {}
+        self.growth: dict[str, list[Growth]] = {}
+        self.load = os.getloadavg()
+
+    @classmethod
+    def of(cls, config: pytest.Config, conformance: Conformance) -> Timed:
+        """From the options; pytest.UsageError says which is wrong and what is allowed."""
+        option = config.option
+        if getattr(option, "dist", "no") != "no" or hasattr(config, "workerinput"):
+            raise pytest.UsageError(
+                "the timing suite runs in one process: workers of pytest-xdist would disturb each "
+                "other's times; leave out -n"
+            )
+        if not config.pluginmanager.hasplugin("benchmark"):
+            raise pytest.UsageError(
+                "the timing suite needs pytest-benchmark: pip install lossspec[timing]"
+            )
+        for switch in ("disable", "skip"):
+            if getattr(option, f"benchmark_{switch}", False):
+                raise pytest.UsageError(f"the timing suite and --benchmark-{switch} do not mix")
+        if option.shard is not None:
+            raise pytest.UsageError("the timing suite has no parts: leave out --shard")
+        try:
+            fail = None if option.timing_fail is None else limit(option.timing_fail)
+        except ValueError as error:
+            raise pytest.UsageError(str(error)) from None
+        made = cls(config, conformance, fail)
+        if not made.entrants():
+            names = ", ".join(i.name for i in conformance.plan.implementations)
+            wanted = ", ".join(loss.name for loss in conformance.plan.chosen_losses())
+            raise pytest.UsageError(f"nothing to time: {names} has none of {wanted}")
+        return made
+
+    def entrants(self) -> list[tuple[str, Entrant]]:
+        """What is timed, with names that are unique within the run: what there is, on a surface."""
+        plan = self.conformance.plan
+        found = []
+        for loss in plan.chosen_losses():
+            for implementation in plan.implementations:
+                # A class only wraps the function, where there are both.
+                subject = next(iter(implementation.subjects(loss)), None)
+                for device in plan.devices if subject is not None else ():
+                    for dtype in self.conformance.run.dtypes or ("float32",):
+                        assert subject is not None
+                        entrant = Entrant(implementation, subject, device, dtype)
+                        found.append((f"{implementation.name}:{entrant.name}", entrant))
+        return found
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """One item for each size and mode, and one for each axis that a loss grows along."""
+        if "timed" not in metafunc.fixturenames:
+            return
+        if "heat" in metafunc.fixturenames:
+            every = [heat for _, entrant in self.entrants() for heat in heats(entrant, MODES)]
+            names = [f"{heat.entrant.implementation.name}:{heat.id}" for heat in every]
+            metafunc.parametrize("heat", every, ids=names)
+        elif "axis" in metafunc.fixturenames:
+            pairs = [(name, e, axis) for name, e in self.entrants() for axis in growing(e)]
+            ids = [f"{name}-{axis}" for name, _, axis in pairs]
+            metafunc.parametrize("entrant, axis", [pair[1:] for pair in pairs], ids=ids)
+
+    @pytest.fixture
+    def timed(self) -> Timed:
+        """What times a cell."""
+        return self
+
+    def time(self, heat: Heat, benchmark: Any) -> None:
+        """Time one cell, put it into pytest-benchmark's table, and report it to pytest."""
+        drive = paired(benchmark)
+        benchmark.group = heat.entrant.subject.loss.name
+        cell = self.race.run(heat, drive)
+        self.cells.setdefault(heat.entrant.implementation.name, []).append(cell)
+        benchmark.extra_info["verdict"] = cell.verdict
+        for arm in cell.arms[:1]:
+            # A block of several calls begins with one that warms up and is not in the artifact.
+            benchmark.extra_info["calls in a round"] = arm.calls + (arm.calls > 1)
+        for found in cell.comparisons:
+            benchmark.extra_info[f"time / {found.baseline}"] = found.own.to_data()
+        if cell.verdict == "not-timed":
+            pytest.skip(f"not-timed: {cell.reason}")
+        slow = None if self.fail is None else beyond(cell, self.fail)
+        if slow is not None:
+            deciding = slow.wall if slow.clock == "wall" else slow.own
+            pytest.fail(
+                f"{cell.id}: {deciding.ratio:.2f} times torch's time (at least "
+                f"{deciding.low:.2f}), on the {slow.clock} clock; allowed: {self.fail}",
+                pytrace=False,
+            )
+
+    def grow(self, entrant: Entrant, axis: str) -> None:
+        """Measure the growth along one axis."""
+        curves = self.race.grow(entrant, axis)
+        self.growth.setdefault(entrant.implementation.name, []).extend(curves)
+        if not curves[0].sizes:
+            pytest.skip(f"not-timed: {curves[0].reason}")
+
+    def reports(self) -> list[TimingReport]:
+        """One for each implementation that something was measured of."""
+        made = []
+        conformance = self.conformance
+        environment = conformance.surroundings.environment(conformance.plan.devices)
+        for implementation in conformance.plan.implementations:
+            name = implementation.name
+            if name in self.cells or name in self.growth:
+                made.append(
+                    TimingReport(
+                        implementation=_tested(implementation),
+                        environment=environment,
+                        seed=conformance.run.seed,
+                        rules=Rules(),
+                        load=self.load,
+                        cells=tuple(self.cells.get(name, ())),
+                        growth=tuple(self.growth.get(name, ())),
+                    )
+                )
+        return made
+
+    def pytest_sessionfinish(self) -> None:
+        """Write the artifacts and their pages."""
+        for report in self.reports():
+            folder = self._folder(report)
+            report.write(folder / "timing.json")
+            replace_file(folder / "timing.html", page(report))
+
+    def _folder(self, report: TimingReport) -> Path:
+        folder = self.conformance.folder(report.implementation.name)
+        return Path(self.config.invocation_params.dir, folder)
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """The counts, what is slower or suspicious, and where the page lies."""
+        for report in self.reports():
+            terminalreporter.ensure_newline()
+            name = report.implementation.name
+            terminalreporter.section(f"lossspec timing: {name}")
+            for line in summary(report.cells):
+                terminalreporter.write_line(line)
+            page = self.conformance.folder(name) / "timing.html"
+            terminalreporter.write_line(f"{report.headline}.\n{page}")
+
+
+def summary(cells: Sequence[Timing]) -> list[str]:
+    """A line for each cell that asks for a look."""
+    lines = []
+    for cell in cells:
+        if cell.verdict == "suspicious":
+            lines.append(f"suspicious  {cell.id}: {cell.reason}")
+        elif cell.verdict in ("slower", "faster"):
+            found = cell.comparisons[0]
+            own = found.wall if found.clock == "wall" else found.own
+            numbers = f"{own.ratio:.2f} ({own.low:.2f} to {own.high:.2f})"
+            lines.append(f"{cell.verdict:11s} {cell.id}: {numbers} times torch's time")
+    return lines
+
+
+def _tested(implementation: Implementation) -> Tested:
+    name = implementation.name
+    return Tested(name, implementation.version, implementation.target or name)

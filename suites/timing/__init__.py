@@ -1,0 +1,1 @@
+"""Timing: one test for each cell, and for each axis that a loss grows along."""

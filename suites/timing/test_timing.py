@@ -1,0 +1,11 @@
+"""One item for each loss, size and mode, and one for each axis that a loss grows along."""
+
+
+def test_timing(heat, timed, benchmark):
+    """The time of a call against torch's, in pairs."""
+    timed.time(heat, benchmark)
+
+
+def test_growth(entrant, axis, timed):
+    """The time and the memory of a full step against the size of one axis."""
+    timed.grow(entrant, axis)

@@ -1,0 +1,145 @@
+"""The timing suite under pytest: when it is collected, what it writes, and what it refuses."""
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from lossspec import race
+from lossspec.timing import SCHEMA
+
+SUITES = Path(__file__).parents[1] / "suites"
+MINE = """
+    from torch.nn import functional as F
+
+    TICKS = [0]
+
+    def mse_loss(input, target, reduction="mean", weight=None):
+        TICKS[0] += 1
+        return F.mse_loss(input, target, reduction=reduction, weight=weight)
+
+    def l1_loss(input, target, reduction="mean"):
+        return F.l1_loss(input, target, reduction=reduction) * 1.01
+"""
+ONE = ("-k", "small and infer")
+
+
+class Ticks:
+    """A clock by which a call takes one million ns, and one more for each tick of `mine`."""
+
+    own = "cpu"
+
+    def measure(self, steps):
+        import mine
+
+        before = mine.TICKS[0]
+        results = [step() for step in steps]
+        passed = 10**6 * (len(steps) + mine.TICKS[0] - before)
+        return passed, passed, results
+
+    def rate(self):
+        return None
+
+
+@pytest.fixture
+def run(workplace, monkeypatch):
+    """The suite in this process, on a clock of its own."""
+    workplace.write(mine=MINE)
+    monkeypatch.setattr(race, "clock_of", lambda device: Ticks())
+    quiet = ("-p", "no:cacheprovider", "-p", "no:faulthandler", "-q")
+
+    def run(*words, at=SUITES / "timing"):
+        return workplace.within(lambda: pytest.main([str(at), *quiet, *words]))
+
+    return run
+
+
+def collected(result) -> set[str]:
+    assert result.status == 0, result.out
+    return {line.partition("::")[2].partition("[")[0] for line in result.out if "::test_" in line}
+
+
+@pytest.mark.parametrize(
+    ("at", "words", "want"),
+    [
+        (SUITES, (), {"test_conformance"}),
+        (SUITES, ("--timing",), {"test_conformance", "test_timing", "test_growth"}),
+        (SUITES / "timing", (), {"test_timing", "test_growth"}),
+        (SUITES / "timing" / "test_timing.py", (), {"test_timing", "test_growth"}),
+    ],
+    ids=["not-asked", "option", "folder", "file"],
+)
+def test_timing_is_collected_only_when_it_is_asked_for(run, at, words, want):
+    words = ("--impl=mine", "--loss=mse_loss", "--collect-only", *words)
+    assert collected(run(*words, at=at)) == want
+
+
+def test_a_loss_has_an_item_for_each_size_and_mode_and_axis(run):
+    result = run("--impl=torch.nn", "--loss=nll_loss", "--collect-only")
+    ids = [line.partition("::")[2] for line in result.out if "::" in line]
+    assert len(ids) == 4 * 3 + 2
+    assert "test_timing[torch.nn:nll_loss/vocabulary/full[class-cpu-float32]]" in ids
+    assert "test_growth[torch.nn:nll_loss[class-cpu-float32]-C]" in ids
+
+
+def test_a_run_writes_the_artifact_and_the_page_and_no_conformance_report(run, workplace):
+    result = run("--impl=mine", "--loss=mse_loss,l1_loss", "--seed=3", *ONE)
+    assert result.status == 0
+    folder = workplace.path / "reports" / "mine"
+    assert {path.name for path in folder.iterdir()} == {"timing.json", "timing.html"}
+    data = json.loads((folder / "timing.json").read_text("utf-8"))
+    jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text("utf-8"))).validate(data)
+    cells = {cell["loss"]: cell for cell in data["cells"]}
+    assert (cells["mse_loss"]["verdict"], data["seed"]) == ("slower", 3)
+    assert cells["mse_loss"]["comparisons"][0]["own"]["low"] == pytest.approx(2)
+    assert (cells["l1_loss"]["verdict"], cells["l1_loss"]["arms"]) == ("not-timed", [])
+    text = "\n".join(result.out)
+    assert "2 cells against torch: 1 slower, 1 not-timed." in text
+    assert "slower      mse_loss/small/infer[function-cpu-float32]: 2.00 (2.00 to 2.00)" in text
+
+
+@pytest.mark.parametrize(("ratio", "status"), [("1.9", 1), ("2.1", 0)])
+def test_a_limit_fails_what_certainly_takes_longer(run, ratio, status):
+    result = run("--impl=mine", "--loss=mse_loss", f"--timing-fail=slower:{ratio}", *ONE)
+    assert result.status == status
+    failed = f"2.00 times torch's time (at least 2.00), on the cpu clock; allowed: {ratio}"
+    assert (failed in "\n".join(result.out)) is bool(status)
+
+
+def test_growth_is_in_the_artifact_too(run, workplace):
+    assert run("--impl=mine", "--loss=mse_loss", "-k", "growth").status == 0
+    data = json.loads((workplace.path / "reports/mine/timing.json").read_text("utf-8"))
+    assert [curve["arm"] for curve in data["growth"]] == ["implementation", "torch"]
+    # by this clock every call takes the same
+    assert {curve["time_power"] for curve in data["growth"]} == {0.0}
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ("", "the timing suite needs --impl NAME, such as --impl=torch.nn"),
+        ("--impl=mine -n2", "the timing suite runs in one process: workers of pytest-xdist would"),
+        (
+            "--impl=mine -p no:benchmark",
+            "the timing suite needs pytest-benchmark: pip install lossspec[timing]",
+        ),
+        ("--impl=mine --benchmark-disable", "the timing suite and --benchmark-disable do not mix"),
+        ("--impl=mine --shard=1/2", "the timing suite has no parts: leave out --shard"),
+        ("--impl=mine --timing-fail=2", "takes slower:RATIO with a ratio of 1 or more, such as sl"),
+        ("--impl=mine --loss=nll_loss", "nothing to time: mine has none of nll_loss"),
+        ("--impl=mine --loss=l3_loss", "unknown loss 'l3_loss'; known: "),
+    ],
+)
+def test_what_cannot_be_is_one_message_that_names_it(run, workplace, words, wanted):
+    result = run(*words.split())
+    assert result.status == pytest.ExitCode.USAGE_ERROR
+    (said,) = [line for line in (*result.out, *result.err) if line.startswith("ERROR: ")]
+    assert wanted in said
+    assert not (workplace.path / "reports").exists()
+
+
+def test_conformance_runs_without_pytest_benchmark(run, workplace):
+    words = ("--impl=mine", "--loss=mse_loss", "--clause=result-shape", "--profile=quick")
+    assert run(*words, "-p", "no:benchmark", at=SUITES).status == 0
+    assert set(workplace.verdicts("mine").values()) == {"conforms"}

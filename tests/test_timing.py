@@ -1,0 +1,604 @@
+"""Timing: exact statistics on made-up pairs, contests on a stand-in clock, the suite's options."""
+
+import gc
+import json
+import math
+import random
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import jsonschema
+import pytest
+import torch
+from test_render import Page
+from torch.nn import functional
+
+from lossspec.audit import controls
+from lossspec.implementations import Implementation, Subject, reference
+from lossspec.race import MINE, TEXTBOOK, TORCH, Entrant, Heat, Race, growing, points
+from lossspec.render.timing import page
+from lossspec.spec import Loss, catalogue, find
+from lossspec.stopwatch import (
+    Contest,
+    CudaClock,
+    HostClock,
+    Need,
+    TooLarge,
+    alike,
+    excess,
+    fitted,
+    peak,
+    weighed,
+)
+from lossspec.timing import (
+    MODES,
+    SCHEMA,
+    SPEEDS,
+    Arm,
+    Growth,
+    Interval,
+    TimingReport,
+    beyond,
+    compared,
+    exponent,
+    foreseen,
+    interval,
+    kept,
+    limit,
+    rounds,
+    speed,
+)
+from lossspec.verdict import Report, ReportError
+from lossspec.workload import Size, axes, batch_axis, has_classes, sizes, workload
+
+ROOT = Path(__file__).parents[1]
+SAMPLE = Report.read(Path(__file__).parent / "data" / "conformance.json")
+
+
+# === intervals and verdicts ================================================================
+
+
+@pytest.mark.parametrize(("n", "low", "high"), [(12, 3, 10), (32, 10, 23), (64, 24, 41)])
+def test_the_interval_is_that_of_the_sign_test(n, low, high):
+    # ranks of the 95 % interval of a median, as tables have them
+    ratios = [math.exp(rank) for rank in range(1, n + 1)]
+    random.Random(0).shuffle(ratios)
+    found = interval(ratios, 0.95)
+    assert (math.log(found.low), math.log(found.high)) == pytest.approx((low, high))
+    assert math.log(found.ratio) == pytest.approx((n + 1) / 2)
+
+
+@pytest.mark.parametrize("n", [8, 12, 37, 64, 128])
+def test_the_interval_covers_the_median_as_often_as_it_says(n):
+    ratios = [math.exp(rank) for rank in range(1, n + 1)]
+    below = round(math.log(interval(ratios).low)) - 1
+    missed = 2 * sum(math.comb(n, i) for i in range(below + 1)) / 2**n
+    wider = 2 * sum(math.comb(n, i) for i in range(below + 2)) / 2**n
+    assert missed <= 0.01 < wider
+
+
+def test_few_pairs_tell_nothing():
+    found = interval([2.0] * 7)
+    assert (found.low, found.ratio, found.high) == (0, pytest.approx(2), math.inf)
+    assert speed(found) == "unclear"
+
+
+@pytest.mark.parametrize("ratios", [[], [1.0, 0.0], [math.inf], [math.nan]])
+def test_what_is_no_ratio_is_refused(ratios):
+    with pytest.raises(ValueError, match="want ratios above 0"):
+        interval(ratios)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (0.5, 0.952, "faster"),
+        (0.5, 0.953, "unclear"),
+        (0.953, 1.05, "same"),
+        (0.9, 1.2, "unclear"),
+        (1.0, 1.0501, "unclear"),
+        (1.0501, 3.0, "slower"),
+    ],
+)
+def test_a_verdict_is_given_when_the_whole_interval_allows_it(low, high, verdict):
+    assert speed(Interval(1.0, low, high)) == verdict
+
+
+@pytest.mark.parametrize(
+    ("seconds", "number"), [(1.0, 12), (0.1, 18), (0.001, 126), (0.0, 126), (1e9, 12)]
+)
+def test_the_budget_buys_rounds_within_bounds(seconds, number):
+    assert rounds(seconds, 2.0) == number
+
+
+def arm(name, own, wall=None, calls=1):
+    return Arm(name, calls, tuple(own), tuple(wall or own))
+
+
+def test_a_ratio_is_that_of_a_call():
+    found = compared(arm("mine", [300] * 20, calls=3), arm("torch", [400] * 20, calls=2), "cpu")
+    assert (found.own.ratio, found.verdict) == (pytest.approx(0.5), "faster")
+
+
+def test_a_drift_that_both_arms_share_cancels():
+    drift = [1000 * (1 + i) for i in range(64)]
+    found = compared(arm("mine", [2 * t for t in drift]), arm("torch", drift), "cpu")
+    assert (found.own.low, found.own.high) == (pytest.approx(2), pytest.approx(2))
+
+
+def test_work_that_waits_is_suspicious():
+    found = compared(arm("mine", [500] * 20, [9000] * 20), arm("torch", [1000] * 20), "cpu")
+    assert (found.verdict, found.own.ratio) == ("suspicious", pytest.approx(0.5))
+    assert "0.5 times the baseline on the cpu clock but 9 times on the wall" in found.reason
+
+
+def test_work_on_another_stream_is_suspicious():
+    found = compared(arm("mine", [100] * 20, [1100] * 20), arm("torch", [900] * 20), "device")
+    assert found.verdict == "suspicious"
+
+
+def test_parallel_work_is_judged_on_the_wall():
+    found = compared(arm("mine", [2000] * 20, [500] * 20), arm("torch", [1000] * 20), "cpu")
+    assert (found.clock, found.verdict) == ("wall", "faster")
+    assert found.own.ratio == pytest.approx(2)
+
+
+def test_what_is_too_good_is_suspicious_against_torch_only():
+    mine, times = arm("mine", [90] * 20), [1000] * 20
+    assert compared(mine, arm("torch", times), "cpu").verdict == "suspicious"
+    assert compared(mine, arm("composite", times), "cpu").verdict == "faster"
+
+
+def test_throttled_rounds_are_dropped_from_every_arm():
+    arms = [arm("mine", [1, 2, 3, 4]), arm("torch", [5, 6, 7, 8])]
+    (mine, base), dropped = kept(arms, [1000.0, 740.0, 760.0, None])
+    assert (mine.own, base.wall, dropped) == ((1, 3, 4), (5, 7, 8), 1)
+    assert kept(arms, [None] * 4) == (arms, 0)
+
+
+def test_arms_with_unequal_readings_are_refused():
+    with pytest.raises(ReportError, match="as many readings"):
+        arm("mine", [1, 2], [1])
+
+
+@pytest.mark.parametrize("power", [0.0, 1.0, 2.0])
+def test_a_power_is_found_and_followed(power):
+    grown = [10, 20, 40, 80]
+    amounts = [3 * size**power for size in grown]
+    assert exponent(grown, amounts) == pytest.approx(power)
+    assert foreseen(grown, amounts, 800) == pytest.approx(3 * 800**power)
+
+
+def test_two_points_have_no_power():
+    assert exponent([1, 2], [1, 2]) is None
+    assert exponent([1, 2, 3], [1, 0, 3]) is None
+
+
+@pytest.mark.parametrize(
+    "text", ["slower", "slower:", "slower:0.9", "faster:2", "1.5", "slower:inf"]
+)
+def test_a_limit_that_is_none_is_refused(text):
+    assert limit("slower:1.5") == 1.5
+    with pytest.raises(ValueError, match="--timing-fail takes slower:RATIO"):
+        limit(text)
+
+
+# === workloads =============================================================================
+
+
+@pytest.mark.filterwarnings("ignore:reduction:UserWarning")  # kl_div, of its mean
+@pytest.mark.parametrize("loss", catalogue().values(), ids=lambda loss: loss.name)
+def test_every_loss_has_workloads_that_torch_takes(loss: Loss):
+    subject = reference(loss, "function") or reference(loss, "class")
+    assert {"small", "cache", "large"} <= {size.name for size in sizes(loss, "cpu")}
+    for size in sizes(loss, "cpu")[:2]:
+        case = workload(loss, axes(loss, size), "float32", 0)
+        contest = Contest({MINE: subject, TORCH: subject}, case, "full", "cpu", Ticks())
+        contest.before()
+        contest.during()
+        contest.after()
+        assert contest.problem() is None
+        assert case.requires_grad
+        # Scores that a layer makes count as elements, though no tensor that is passed holds them.
+        elements = next(iter(case.tensors.values())).size
+        assert size.elements // (2 * size.inner) < elements <= size.elements
+    assert batch_axis(loss) in axes(loss, size)
+
+
+def test_a_vocabulary_belongs_to_losses_with_classes():
+    with_classes = {name for name, loss in catalogue().items() if has_classes(loss)}
+    assert {"cross_entropy", "nll_loss", "linear_cross_entropy"} <= with_classes
+    assert not {"mse_loss", "multilabel_soft_margin_loss", "kl_div"} & with_classes
+    (size,) = [s for s in sizes(find("nll_loss"), "cpu") if s.name == "vocabulary"]
+    assert axes(find("nll_loss"), size) == {"N": 128, "C": 32768}
+
+
+def test_a_workload_is_the_same_for_the_same_seed():
+    loss = find("cross_entropy")
+    known = axes(loss, Size("any", 600, 5, None, ""))
+    first, again, other = (workload(loss, known, "float32", seed) for seed in (0, 0, 1))
+    assert known == {"N": 120, "C": 5}
+    assert first.to_json() == again.to_json() != other.to_json()
+    assert first.requires_grad == ("input",)
+
+
+def test_the_classes_grow_to_those_of_a_large_vocabulary():
+    entrant = entrant_of("cross_entropy", functional.cross_entropy)
+    assert growing(entrant) == ["N", "C"]
+    assert [size for size, _ in points(entrant, "C")][-1] == 2**17
+    assert len({known["N"] for _, known in points(entrant, "C")}) == 1
+
+
+# === contests ==============================================================================
+
+
+class Ticks:
+    """A clock that counts calls in place of time: a call takes a million ns, or what it says."""
+
+    own = "cpu"
+
+    def __init__(self, rates=()):
+        self.rates = list(rates)
+        self.order = []
+
+    def measure(self, steps):
+        results = [step() for step in steps]
+        self.order.append(len(steps))
+        return 10**6 * len(steps), 10**6 * len(steps), results
+
+    def rate(self):
+        return self.rates.pop(0) if self.rates else None
+
+
+def entrant_of(name, function):
+    implementation = Implementation("mine", functions={name: function})
+    (subject,) = implementation.subjects(find(name))
+    return Entrant(implementation, subject, "cpu", "float32")
+
+
+def contest(*functions, mode="full", loss="mse_loss"):
+    spec = find(loss)
+    case = workload(spec, axes(spec, sizes(spec, "cpu")[0]), "float32", 0)
+    names = (MINE, TORCH, TEXTBOOK)
+    arms = {
+        name: Subject(name, spec, "function", function)
+        for name, function in zip(names, functions, strict=False)
+    }
+    return Contest(arms, case, mode, "cpu", Ticks())
+
+
+def test_the_arms_take_every_order_in_turn():
+    called = []
+
+    def named(name):
+        def mse_loss(*tensors, **parameters):
+            called.append(name)
+            return functional.mse_loss(*tensors, **parameters)
+
+        return mse_loss
+
+    made = contest(named("a"), named("b"), named("c"))
+    assert made.calls == 1
+    made.rounds = 6
+    called.clear()
+    made.run()
+    orders = {"".join(called[i : i + 3]) for i in range(0, 18, 3)}
+    assert orders == {"abc", "acb", "bac", "bca", "cab", "cba"}
+    assert [len(arm.own) for arm in made.readings()] == [6, 6, 6]
+
+
+def test_every_call_gets_fresh_inputs_and_no_old_gradient():
+    seen = []
+
+    def greedy(input, target, reduction="mean"):
+        seen.append((float(input.detach().sum()), input.grad))
+        value = functional.mse_loss(input, target, reduction=reduction)
+        with torch.no_grad():
+            target += 1
+        return value
+
+    made = contest(greedy, functional.mse_loss, mode="infer")
+    made.run()
+    assert len(set(seen)) == 1
+    assert "the inputs were no longer" in contest_problem(made)
+
+
+def contest_problem(made):
+    made.before()
+    made.during()
+    return made.problem()
+
+
+def test_a_call_that_returns_something_else_is_found_out():
+    made = contest(
+        lambda x, y, reduction="mean": 1.1 * functional.mse_loss(x, y), functional.mse_loss
+    )
+    made.run()
+    assert made.problem() == "the timed call returned another value than torch at this size"
+
+
+def test_a_gradient_of_something_else_is_found_out():
+    def mse_loss(x, y, reduction="mean"):
+        right = functional.mse_loss(x, y)
+        return 2 * right - right.detach()
+
+    made = contest(mse_loss, functional.mse_loss)
+    made.run()
+    assert made.problem() == "the gradient is another one than that of torch at this size"
+
+
+@pytest.mark.parametrize(("mode", "learns"), [("infer", False), ("forward", True), ("full", True)])
+def test_a_mode_says_whether_gradients_are_recorded(mode, learns):
+    recorded = []
+
+    def mse_loss(x, y, reduction="mean"):
+        value = functional.mse_loss(x, y)
+        recorded.append((torch.is_grad_enabled(), value.requires_grad, x.grad is not None))
+        return value
+
+    made = contest(mse_loss, functional.mse_loss, mode=mode)
+    made.run()
+    assert set(recorded) == {(learns, learns, False)}
+    assert mode in MODES
+
+
+def test_the_garbage_collector_rests_for_every_arm():
+    states = []
+
+    def mse_loss(x, y, reduction="mean"):
+        states.append(gc.isenabled())
+        return functional.mse_loss(x, y)
+
+    made = contest(mse_loss, mse_loss)
+    states.clear()
+    made.run()
+    assert set(states) == {False}
+    assert gc.isenabled()
+
+
+def test_what_a_call_is_handed_is_made_outside_of_it():
+    made = contest(functional.ctc_loss, functional.ctc_loss, loss="ctc_loss")
+    log_probs = made.inputs[0].given["log_probs"]
+    assert log_probs.is_leaf
+    assert log_probs.exp().sum(-1).detach() == pytest.approx(torch.ones(4, 8))
+
+
+def test_the_host_clock_reads_both_clocks():
+    own, wall, results = HostClock().measure([lambda: 1, lambda: 2])
+    assert (own >= 0, wall > 0, results) == (True, True, [1, 2])
+
+
+class Device:
+    """A stand-in for torch.cuda: a call takes as long as it says, some of it on the side."""
+
+    def __init__(self, rate=1500):
+        self.log = []
+        self.elapsed = 2.0
+        self.mhz = rate
+
+    def Event(self, enable_timing):
+        return SimpleNamespace(
+            record=lambda: self.log.append("record"),
+            synchronize=lambda: self.log.append("event"),
+            elapsed_time=lambda end: self.elapsed,
+        )
+
+    def get_device_properties(self, device):
+        return SimpleNamespace(L2_cache_size=64)
+
+    def synchronize(self, device):
+        self.log.append("device")
+
+    def _sleep(self, cycles):
+        self.log.append("spin")
+
+    def clock_rate(self, device):
+        if self.mhz is None:
+            raise ModuleNotFoundError("pynvml")
+        return self.mhz
+
+
+def test_the_device_clock_flushes_times_and_waits_for_all_streams():
+    device = Device()
+    clock = CudaClock("cpu", device)
+    clock.flushed.fill_(1)
+    own, wall, results = clock.measure([lambda: device.log.append("call") or 7])
+    assert device.log == ["device", "spin", "record", "call", "record", "event", "device"]
+    assert (own, results, wall >= own) == (2_000_000, [7], True)
+    assert clock.flushed.numel() == 128
+    assert not clock.flushed.any()
+    assert clock.rate() == 1500
+    assert CudaClock("cpu", Device(None)).rate() is None
+
+
+# === memory and size =======================================================================
+
+
+def test_the_peak_is_what_is_held_at_once_and_the_same_every_time():
+    def work():
+        first = torch.empty(1000)
+        del first
+        return torch.empty(600), torch.empty(600)
+
+    assert {peak(work, "cpu") for _ in range(3)} == {4800}
+
+
+def test_cross_entropy_holds_three_times_its_input():
+    # its log-softmax, the gradient of that, the gradient of the input
+    loss = find("cross_entropy")
+    case = workload(loss, {"N": 64, "C": 1000}, "float32", 0)
+    top, size = weighed(reference(loss, "function"), case, "cpu")
+    assert size == 64 * 1000 * 4 + 64 * 8
+    assert 2.9 < top / size < 3.1
+
+
+def test_a_need_is_measured_against_memory_and_patience():
+    assert excess(Need(1, 0.1), "cpu", 0.25) == pytest.approx(0.4)
+    assert excess(Need(1e18, 0.1), "cpu") > 1
+
+
+def test_a_batch_is_halved_until_it_can_be_afforded():
+    loss = find("mse_loss")
+    subject = reference(loss, "function")
+    assert fitted([subject], {"d1": 4096}, "d1", "float32", "cpu", Ticks()) == {"d1": 4096}
+
+    class Slow(Ticks):
+        def measure(self, steps):
+            return 10**9, 10**9, [step() for step in steps]
+
+    assert fitted([subject], {"d1": 4096}, "d1", "float32", "cpu", Slow()) == {"d1": 1024}
+    with pytest.raises(TooLarge, match="not run: a call needs about"):
+        fitted([subject], {"d1": 2}, "d1", "float32", "cpu", Slow())
+
+
+@pytest.mark.parametrize(
+    ("got", "want", "same"),
+    [
+        ([1.0, 2.0], [1.0, 2.001], True),
+        ([1.0, 2.0], [1.0, 2.5], False),
+        ([math.nan, 1.0], [math.nan, 1.0], True),
+        ([1.0], [1.0, 1.0], False),
+    ],
+)
+def test_results_are_compared_as_whole_tensors(got, want, same):
+    assert alike([torch.tensor(got)], [torch.tensor(want)]) is same
+
+
+# === a cell ================================================================================
+
+
+def race():
+    made = Race(budget=0.0)
+    made._clocks["cpu"] = Ticks()
+    return made
+
+
+def run(function, name="mse_loss", mode="full"):
+    entrant = entrant_of(name, function)
+    size = Size("small", 128, 4, None, "")
+    return race().run(Heat(entrant, size, mode))
+
+
+def test_a_loss_that_conforms_is_timed_against_torch_and_the_textbook():
+    cell = run(functional.mse_loss)
+    assert (cell.verdict, cell.reason) == ("same", None)
+    assert cell.id == "mse_loss/small/full[function-cpu-float32]"
+    assert [found.baseline for found in cell.comparisons] == ["torch", "composite"]
+    assert [len(arm.own) for arm in cell.arms] == [12, 12, 12]
+    assert [peak.arm for peak in cell.peaks] == [MINE, TORCH, TEXTBOOK]
+    assert cell.peaks[0].ratio == cell.peaks[1].ratio > 0
+    assert "mse_loss/composite" in controls()
+
+
+def test_a_loss_that_deviates_is_not_timed():
+    cell = run(lambda x, y, reduction="mean": functional.l1_loss(x, y, reduction=reduction))
+    assert cell.verdict == "not-timed"
+    assert cell.reason.startswith("value: deviates")
+    assert cell.arms == ()
+
+
+def test_a_loss_that_fails_while_it_is_timed_is_not_timed():
+    def mse_loss(input, target, reduction="mean"):
+        if input.numel() == 128:
+            raise RuntimeError("no kernel for this size")
+        return functional.mse_loss(input, target, reduction=reduction)
+
+    cell = run(mse_loss)
+    assert (cell.verdict, cell.reason) == ("not-timed", "RuntimeError: no kernel for this size")
+
+
+def test_growth_ends_where_the_implementation_does():
+    def mse_loss(input, target, reduction="mean"):
+        if input.numel() > 2**15:
+            raise MemoryError("enough")
+        return functional.mse_loss(input, target, reduction=reduction)
+
+    mine, torchs = race().grow(entrant_of("mse_loss", mse_loss), "N")
+    assert (mine.arm, mine.sizes) == (MINE, (4096, 16384))
+    assert mine.reason == "at 65536: MemoryError: enough"
+    assert (torchs.arm, torchs.reason, len(torchs.sizes)) == (TORCH, None, 5)
+    assert torchs.memory_power == pytest.approx(1, abs=0.01)
+
+
+# === the artifact and its page =============================================================
+
+
+@pytest.fixture(scope="module")
+def report():
+    curve = race().grow(entrant_of("mse_loss", functional.mse_loss), "N")
+    slow = run(functional.mse_loss)
+    slow = replace(
+        slow,
+        comparisons=(
+            replace(slow.comparisons[0], own=Interval(1.6, 1.55, math.inf), verdict="slower"),
+            *slow.comparisons[1:],
+        ),
+        verdict="slower",
+    )
+    cells = [slow, run(functional.l1_loss, mode="infer")]
+    return TimingReport(
+        implementation=SAMPLE.implementation,
+        environment=SAMPLE.environment,
+        seed=0,
+        rules={"confidence": 0.99, "band": 1.05, "incredible": 10, "disagree": 2},
+        load=(0.5, 0.25, 1),
+        cells=cells,
+        growth=curve,
+    )
+
+
+def test_an_artifact_survives_a_round_trip_and_fits_its_schema(report):
+    text = report.to_json()
+    assert TimingReport.from_json(text) == report
+    schema = jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text("utf-8")))
+    schema.check_schema(schema.schema)
+    schema.validate(json.loads(text))
+    assert report.headline == "2 cells against torch: 1 slower, 1 not-timed"
+
+
+def test_verdicts_can_be_computed_again_from_the_readings(report):
+    for cell in TimingReport.from_json(report.to_json()).cells:
+        for found, baseline in zip(cell.comparisons[1:], cell.arms[2:], strict=True):
+            assert compared(cell.arms[0], baseline, found.clock) == found
+
+
+def test_a_limit_holds_for_the_whole_interval(report):
+    slow = report.cells[0]
+    assert beyond(slow, 1.5) is slow.comparisons[0]
+    assert beyond(slow, 1.55) is None
+
+
+def test_a_cell_under_another_name_is_refused(report):
+    with pytest.raises(ReportError, match="want 'mse_loss/small/full"):
+        replace(report.cells[0], id="mse_loss")
+    with pytest.raises(ReportError, match="same cell twice"):
+        replace(report, cells=(report.cells[0], report.cells[0]))
+
+
+def test_the_page_stands_alone_and_shows_every_verdict(report):
+    html = page(report)
+    links = [a.get("href") or a.get("src") for _, a in Page(html).elements]
+    assert [link for link in links if link and not link.startswith("#")] == []
+    assert "<script" not in html
+    for text in ("slower", "not-timed", "power 1.00", "polyline", "1.55 to ∞"):
+        assert text in html
+    assert page(TimingReport.from_json(report.to_json())) == html
+
+
+@pytest.mark.parametrize("word", SPEEDS)
+def test_the_guide_explains_every_verdict(word):
+    assert f"| {word} | " in (ROOT / "docs" / "timing.md").read_text("utf-8")
+
+
+def test_what_an_implementation_is_called_is_escaped(report):
+    odd = replace(report, implementation=replace(report.implementation, name="<b>&"))
+    assert "<b>&" not in page(odd).replace("<b>Time", "").replace("<b>Peak", "")
+
+
+def test_a_curve_of_one_point_is_told_in_words(report):
+    curve = replace(report.growth[0], sizes=(4096,), seconds=(1.0,), bytes=(1,), reason="enough")
+    assert isinstance(curve, Growth)
+    html = page(replace(report, growth=(curve,)))
+    assert "polyline class" not in html
+    assert "implementation: enough" in html
