@@ -21,6 +21,8 @@ from lossspec.reduce import reduced
 from lossspec.spec import Loss
 from lossspec.trial import Deviation, Trial, Unsupported
 
+#: What never worked in so many cases, such as torch.compile, is not tried again: it may be slow.
+TRIES = 8
 #: Cases drawn at a time: what a stream keeps in memory.
 BATCH = 400
 
@@ -84,6 +86,7 @@ class Ledger:
     stale: Known | None = None
     broken: str | None = None
     lacks: str | None = None
+    failed: int = 0
 
 
 @dataclass
@@ -178,6 +181,8 @@ class Campaign:
 
     def _satisfied(self, ledger: Ledger) -> bool:
         enough = ledger.clause.enough
+        if ledger.failed >= TRIES and not ledger.examples:
+            return True
         return enough is not None and ledger.informative >= enough * self.profile.patience
 
     def _judge(
@@ -194,6 +199,7 @@ class Campaign:
             told = True
         except Unsupported as lack:
             ledger.lacks, told = str(lack), None
+            ledger.failed += 1
         except Exception as error:
             # Not the implementation's: its errors are on its outcomes. One clause less, loudly.
             ledger.broken = "".join(traceback.format_exception(error)[-3:])

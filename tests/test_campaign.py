@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import lossspec.clauses
 import lossspec.specs
-from lossspec.campaign import PROFILES, Campaign, Profile
+from lossspec.campaign import PROFILES, TRIES, Campaign, Profile
 from lossspec.clauses import clauses
 from lossspec.implementations import Subject
 from lossspec.spec import catalogue, find
@@ -270,3 +270,16 @@ def test_what_lacks_a_gradient_at_times_deviates():
 
     (cell,) = lossspec.check("mse_loss", at_times, profile="quick", clauses=["gradient"])
     assert (cell.verdict, cell.reason) == ("deviates", "no gradient of input")
+
+
+def test_a_way_that_never_works_is_given_up():
+    tried = []
+
+    def lacks(trial):
+        tried.append(trial)
+        raise Unsupported("it has no wings")
+
+    clause = replace(clauses()["value"], judge=lacks)
+    subject = Subject("mine", find("mse_loss"), "function", F.mse_loss)
+    Campaign(subject, [clause], Profile("x", 60, 1)).run()
+    assert len(tried) == TRIES
