@@ -16,7 +16,7 @@ from lossspec.clauses import Clause
 from lossspec.deviations import Known
 from lossspec.implementations import Subject
 from lossspec.oracle import Solved
-from lossspec.outcome import lacking
+from lossspec.outcome import lacking, leaves_torch
 from lossspec.reduce import reduced
 from lossspec.spec import Loss
 from lossspec.trial import Deviation, Trial, Unsupported
@@ -140,9 +140,8 @@ class Campaign:
             elif ledgers["accepts"].found is None:
                 ledgers["accepts"].found = found
         for name, found in self.detached.items():
-            # What never has a gradient, as in a library of arrays, has none to be wrong.
             ledger = ledgers[name]
-            if self.attached:
+            if self._loses_graph(found[0]):
                 ledger.found = ledger.found or found
             else:
                 ledger.examples = ledger.informative = 0
@@ -151,6 +150,10 @@ class Campaign:
             if ledger.found is not None:
                 ledger.found = self._reduced(ledger, *ledger.found)
         return ledgers
+
+    def _loses_graph(self, case: Case) -> bool:
+        """Whether a gradient should be there: a library of arrays has none to be wrong."""
+        return self.attached or not leaves_torch(self.subject, case, self.device)
 
     def _look(
         self,

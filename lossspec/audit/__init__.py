@@ -226,8 +226,9 @@ class _Hunt(Campaign):
         accepts = ledgers["accepts"].found if "accepts" in ledgers else None
         if accepts is not None:
             self.kills["accepts"] = self._refusals[accepts[0].dtype]
-        for name in self.detached if self.attached else ():
-            self.kills.setdefault(name, self._kill(name, *self.detached[name]))
+        for name, found in self.detached.items():
+            if ledgers[name].found is not None:
+                self.kills.setdefault(name, self._kill(name, *found))
         return ledgers
 
     def _judge(

@@ -67,10 +67,10 @@ class OneHot(NLL):
     """A one-hot target in torch.einsum instead of a gather."""
 
     def picked(self, c: Classes, log_p: Tensor) -> Tensor:
-        certain = (c.safe.unsqueeze(-1) == torch.arange(c.count)).to(log_p.dtype)
-        # What an ignored row holds would come through 0 times nan.
-        log_p = torch.where(c.kept.unsqueeze(-1), log_p, 0)
-        return torch.einsum("...c,...c->...", certain, log_p)
+        certain = c.safe.unsqueeze(-1) == torch.arange(c.count)
+        # An ignored row, or a class that is ruled out, would come through as 0 times infinity.
+        log_p = torch.where(c.kept.unsqueeze(-1) & certain, log_p, 0)
+        return torch.einsum("...c,...c->...", certain.to(log_p.dtype), log_p)
 
 
 @control(NLL, CrossEntropy)
@@ -179,7 +179,8 @@ class IndicesAsProbabilities(CrossEntropy):
             return super().losses(c, log_p)
         certain = F.one_hot(c.safe, max(1, c.count)).to(log_p.dtype)
         p = certain * (1 - c.smoothing) + c.smoothing / max(1, c.count)
-        return torch.where(c.kept, -(p * self.weighted(c, log_p)).sum(-1), 0)
+        terms = torch.where(p == 0, 0, p * self.weighted(c, log_p))
+        return torch.where(c.kept, -terms.sum(-1), 0)
 
 
 @control("cross_entropy")

@@ -10,7 +10,16 @@ from torch import Tensor
 
 from lossspec.audit import control, mutant
 from lossspec.audit.controls_others import CosineEmbedding
-from lossspec.audit.right import L1, NLL, BCEWithLogits, Classes, Elements
+from lossspec.audit.right import (
+    L1,
+    NLL,
+    BCEWithLogits,
+    Classes,
+    CrossEntropy,
+    Elements,
+    Huber,
+    shares_memory,
+)
 
 
 @mutant(
@@ -186,3 +195,75 @@ class RealPartOfGradient(L1):
 
     def leave(self, c: Elements, result: Tensor) -> Tensor:
         return result if c.input.is_complex() else super().leave(c, result)
+
+
+@mutant(L1, row="MUT-01", issue="linkedin/Liger-Kernel#272", needs="nothing that needs a gradient")
+class InTheInputsMemory(L1):
+    """Where nothing requires a gradient, the losses are computed in the memory of the input."""
+
+    def element(self, c: Elements) -> Tensor:
+        if torch.is_grad_enabled() and (c.input.requires_grad or c.target.requires_grad):
+            return super().element(c)
+        if shares_memory(c.x) or c.input.shape != c.target.shape:
+            return super().element(c)
+        return c.x.detach().sub_(c.y).abs_()
+
+
+@mutant(NLL, row="DTY-12", issue="pytorch/pytorch#175151", needs="fake tensors")
+class FakeResultUnreduced(NLL):
+    """On fake tensors the result has the shape of the target under every reduction."""
+
+    def reduce(self, c: Classes, losses: Tensor) -> Tensor:
+        return losses if type(c.input).__name__ == "FakeTensor" else super().reduce(c, losses)
+
+    def check_range(self, c: Classes) -> None:
+        if type(c.input).__name__ != "FakeTensor":  # which holds no numbers to check
+            super().check_range(c)
+
+
+@mutant(Huber, row="CMP-04", issue="pytorch/pytorch#118090", needs="torch.compile, and delta")
+class CompiledWithoutDelta(Huber):
+    """Compiled, it takes delta for 1."""
+
+    def element(self, c: Elements) -> Tensor:
+        if torch.compiler.is_compiling():
+            c.parameter = 1.0
+        return super().element(c)
+
+
+@mutant(CrossEntropy, row="SHP-06", issue="pytorch/pytorch#76939", needs="no batch")
+class NoBatchIsNoClasses(CrossEntropy):
+    """Scores and probabilities without a batch are taken for samples of one class each."""
+
+    def log_probabilities(self, c: Classes) -> Tensor:
+        if c.soft and c.input.ndim == 1:
+            return c.x.unsqueeze(-1).log_softmax(-1).squeeze(-1)
+        return super().log_probabilities(c)
+
+
+@mutant(
+    "cross_entropy",
+    row="MOD-05",
+    issue="linkedin/Liger-Kernel#507",
+    needs="a module in evaluation mode",
+    surface="class",
+)
+class NothingInEvaluation(torch.nn.CrossEntropyLoss):
+    """In evaluation mode the loss is 0."""
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        value = super().forward(input, target)
+        return value if self.training else torch.zeros_like(value)
+
+
+@control("cross_entropy", surface="class")
+class ModuleOfParts(torch.nn.Module):
+    """A module that keeps its arguments, the weight in a buffer, and calls a composition."""
+
+    def __init__(self, weight: Tensor | None = None, **options: Any) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight)
+        self.options = options
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        return CrossEntropy()(input, target, self._buffers["weight"], **self.options)

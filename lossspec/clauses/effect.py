@@ -115,7 +115,7 @@ def own_memory(trial: Trial) -> Judgement:
                 "its own",
                 check=f"value.data_ptr() != inputs[{name!r}].data_ptr()",
             )
-    return True
+    return bool(outcome.value.numel() > 1)  # a sum needs memory of its own
 
 
 @clause(enough=3)
