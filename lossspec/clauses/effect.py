@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from lossspec.clauses import Judgement, clause, stateless
-from lossspec.outcome import Outcome, backward_from, ready
+from lossspec.outcome import Outcome, backward_from, perform, ready
 from lossspec.tensors import same_bits
 from lossspec.trial import Deviation, Trial
 
@@ -103,19 +103,26 @@ def random_state(trial: Trial) -> Judgement:
 @clause(enough=40)
 def own_memory(trial: Trial) -> Judgement:
     """The result shares no memory with an input."""
-    outcome = trial.outcome
-    if not trial.worked or not outcome.value.numel():
+    if not trial.worked or not trial.outcome.value.numel():
         return None
-    memory = outcome.value.untyped_storage().data_ptr()
-    for name, tensor in outcome.inputs.items():
-        if tensor.numel() and tensor.untyped_storage().data_ptr() == memory:
-            raise Deviation(
-                f"the result lies in {name}'s memory",
-                "shared",
-                "its own",
-                check=f"value.data_ptr() != inputs[{name!r}].data_ptr()",
-            )
-    return bool(outcome.value.numel() > 1)  # a sum needs memory of its own
+    elements = trial.case.with_(requires_grad=(), reduction="none")
+    outcomes = [trial.outcome]
+    if trial.can("none"):  # where nothing needs a gradient, memory is reused most
+        outcomes.append(perform(trial.subject, elements, trial.device))
+    for outcome in outcomes:
+        if not isinstance(outcome.value, torch.Tensor):
+            continue
+        memory = outcome.value.untyped_storage().data_ptr()
+        for name, tensor in outcome.inputs.items():
+            if tensor.numel() and tensor.untyped_storage().data_ptr() == memory:
+                raise Deviation(
+                    f"the result lies in {name}'s memory",
+                    "shared",
+                    "its own",
+                    check=f"value.data_ptr() != inputs[{name!r}].data_ptr()",
+                    case=None if outcome is trial.outcome else elements,
+                )
+    return True
 
 
 @clause(enough=3)
