@@ -2,15 +2,18 @@
 
 import re
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
 
-from lossspec.audit import Mutant, audit, controls, mutants
+from lossspec.audit import Mutant, audit, controls, mutants, record
 from lossspec.clauses import clauses
 from lossspec.spec import UnknownName, catalogue
 
 MUTANTS = mutants()
+DOCS = Path(__file__).parents[1] / "docs"
+RECORD = record.read(DOCS / "audit.json")
 #: Clauses that do no more than a few calls for each case.
 CHEAP = [c.name for c in clauses().values() if c.theme not in ("relation", "mode")]
 #: Clauses that learn from every further case.
@@ -110,3 +113,46 @@ def test_each_audit_starts_from_a_fresh_target():
 def test_an_unknown_profile_is_one_clear_error():
     with pytest.raises(UnknownName, match=r"'slow'; known: quick, standard, deep"):
         next(audit([], "slow"))
+
+
+# === the record ===========================================================================
+
+
+def test_the_record_is_of_every_mutant_and_control():
+    stale = f"run `{record.COMMAND}`"
+    assert set(RECORD) == {*MUTANTS, *controls()}, stale
+    assert (DOCS / "audit.md").read_text("utf-8") == record.page(RECORD), stale
+
+
+def test_every_clause_finds_a_mutant_and_spares_a_control():
+    wrong = [entry for id, entry in RECORD.items() if id in MUTANTS]
+    right = [entry for id, entry in RECORD.items() if id not in MUTANTS]
+    found = {clause for entry in wrong for clause in entry.kills}
+    spared = {clause for entry in right for clause in entry.judged}
+    assert set(clauses()) - found == set()
+    assert set(clauses()) - spared == set()
+
+
+def test_no_control_on_record_is_accused():
+    assert {id: e.kills for id, e in RECORD.items() if id not in MUTANTS and e.kills} == {}
+
+
+def test_the_record_holds_93_of_100_mutants_with_so_few_cases():
+    wrong = [entry for id, entry in RECORD.items() if id in MUTANTS]
+    assert sum(bool(entry.kills) for entry in wrong) >= 0.93 * len(wrong)
+
+
+@pytest.mark.parametrize("clause", list(clauses()))
+def test_what_is_on_record_is_found_again(clause):
+    by = {id: e for id, e in RECORD.items() if id in MUTANTS and clause in e.kills}
+    soonest = min(by, key=lambda id: by[id].kills[clause])
+    (result,) = audit([MUTANTS[soonest]], record.PROFILE, only=[clause, "accepts"])
+    assert {kill.clause: kill.index + 1 for kill in result.kills}[clause] == by[soonest].kills[
+        clause
+    ]
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["a", "b"]], ids=str)
+def test_a_wrong_call_of_the_recorder_is_one_line(arguments, capsys):
+    assert record.main(arguments) == 4
+    assert capsys.readouterr().err == f"want the directory of the page, as in `{record.COMMAND}`\n"

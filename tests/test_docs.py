@@ -19,7 +19,7 @@ from lossspec.verdict import Verdict
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-GENERATED = {DOCS / "clauses.md"}
+GENERATED = {DOCS / "clauses.md", DOCS / "audit.md"}
 GUIDES = [ROOT / "README.md", *sorted({*DOCS.glob("*.md")} - GENERATED)]
 TEXTS = [*GUIDES, ROOT / "CONTRIBUTING.md"]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
