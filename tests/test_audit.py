@@ -19,7 +19,7 @@ CHEAP = [c.name for c in clauses().values() if c.theme not in ("relation", "mode
 #: Clauses that learn from every further case.
 KEEN = ("accepts", "result-shape", "gradient", "mean-divisor", "mean-of-many")
 #: And what the quick profile leaves out.
-SLOW = ("second-order", "forward-mode", "vmap", "fake-tensors")
+SLOW = ("second-order", "forward-mode", "vmap", "fake-tensors", "compiled")
 #: The attempts, by what they cost; a mutant that is found early costs little.
 HUNTS = (("quick", CHEAP), ("standard", (*KEEN, *SLOW, "value")), ("quick", None))
 

@@ -22,8 +22,8 @@ from lossspec.trial import Deviation
 WRONG = """
     from torch.nn import functional as F
 
-    def nll_loss(input, target, weight=None, ignore_index=-100, reduction="mean"):
-        given = dict(weight=weight, ignore_index=ignore_index)
+    def nll_loss(input, target, ignore_index=-100, reduction="mean"):
+        given = dict(ignore_index=ignore_index)
         if reduction == "mean":
             return F.nll_loss(input, target, **given, reduction="sum") / target.numel()
         return F.nll_loss(input, target, **given, reduction=reduction)
