@@ -77,7 +77,7 @@ def ignored_gradient(trial: Trial) -> Judgement:
 
 
 #: Numbers up to here: a formula that saturates has derivatives of derivatives that nobody promises.
-MODERATE = 16.0
+MODERATE = 8.0
 #: And below this an epsilon of 1e-12 shows.
 TINY = 1e-8
 
