@@ -144,8 +144,8 @@ class Run:
             return blank(cell, Verdict.KNOWN, reason, **fields, **shown), ""
         if not ledger.examples:
             if campaign.unsupported or ledger.lacks:
-                reason = f"it takes no {', '.join(sorted(campaign.unsupported))}"
-                reason = ledger.lacks or reason
+                takes = f"it takes no {', '.join(sorted(campaign.unsupported))}"
+                reason = ledger.lacks or takes
                 verdict = Verdict.DEVIATES if self.require_all else Verdict.UNSUPPORTED
                 return blank(cell, verdict, reason, **fields), ""
             return blank(cell, Verdict.INCONCLUSIVE, "no case was about this clause", **fields), ""

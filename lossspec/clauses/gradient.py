@@ -10,6 +10,7 @@ import torch
 from torch.autograd import forward_ad
 
 from lossspec.budget import SLACK, Bounded, as_extended, precision
+from lossspec.cases import Case
 from lossspec.clauses import Judgement, clause, stateless
 from lossspec.oracle import solve_second
 from lossspec.outcome import arguments, differentiable, invoke, ready
@@ -96,13 +97,7 @@ def second_order(trial: Trial) -> Judgement:
     sizes = [np.abs(case.tensors[name]) for name in case.requires_grad]
     if any((size > MODERATE).any() or ((size > 0) & (size < TINY)).any() for size in sizes):
         return None
-    rng = np.random.default_rng(len(case.tensors))
-    directions = {
-        name: rng.choice([-1.0, 0.5, 1.0, 2.0], case.tensors[name].shape).astype(
-            case.tensors[name].dtype
-        )
-        for name in case.requires_grad
-    }
+    directions = _directions(case)
     got = _curvature(trial, directions)
     wants = solve_second(trial.expected, trial.loss, case.reduction, directions)
     if wants is None:
@@ -114,6 +109,17 @@ def second_order(trial: Trial) -> Judgement:
             got[name], want, f"the second derivative by {name}", of=f"curvatures[{name!r}]"
         )
     return told
+
+
+def _directions(case: Case) -> dict[str, np.ndarray]:
+    """A direction for each tensor that requires a gradient, the same for the same case."""
+    rng = np.random.default_rng(len(case.tensors))
+    return {
+        name: rng.choice([-1.0, 0.5, 1.0, 2.0], case.tensors[name].shape).astype(
+            case.tensors[name].dtype
+        )
+        for name in case.requires_grad
+    }
 
 
 def _curvature(trial: Trial, directions: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -158,13 +164,7 @@ def forward_mode(trial: Trial) -> Judgement:
     case = trial.case
     if not case.requires_grad or not trial.worked or trial.limited or not trial.conforms:
         return None
-    rng = np.random.default_rng(len(case.tensors))
-    directions = {
-        name: rng.choice([-1.0, 0.5, 1.0, 2.0], case.tensors[name].shape).astype(
-            case.tensors[name].dtype
-        )
-        for name in case.requires_grad
-    }
+    directions = _directions(case)
     tangent = _tangent(trial, directions)
     upstream = case.upstream(case.reduction)
     got = (tangent * as_extended(upstream)).sum()
