@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from torch.autograd.graph import Node
 
 from lossspec.budget import precision
 from lossspec.cases import Case
@@ -69,19 +70,20 @@ def _inherited(trial: Trial) -> bool:
     if torchs is None:
         return False
     own = perform(torchs, trial.case, trial.device).value
+    if not isinstance(own, torch.Tensor):
+        return False
     return bool(_kernels(trial.outcome.value) - _kernels(own))
 
 
 def _kernels(value: torch.Tensor) -> set[str]:
     """The names of the losses of torch that a result was computed by."""
-    found: set[str] = set()
-    nodes = [value.grad_fn]
+    seen: set[Node] = set() if value.grad_fn is None else {value.grad_fn}
+    nodes = list(seen)
     while nodes:
-        node = nodes.pop()
-        if node is not None:
-            found.add(node.name())
-            nodes += [following for following, _ in node.next_functions]
-    return {name for name in found if "LossBackward" in name}
+        further = {node for node, _ in nodes.pop().next_functions if node is not None} - seen
+        seen |= further
+        nodes += further
+    return {node.name() for node in seen if "LossBackward" in node.name()}
 
 
 def _right(trial: Trial, outcome: Outcome, expected: Expected, when: str, case: Case) -> None:
