@@ -29,22 +29,27 @@ BATCH = 400
 
 @dataclass(frozen=True)
 class Profile:
-    """How long to look. examples : cases for each loss and device. informative : a clause with
-    fewer cases that could have told right from wrong is inconclusive. patience : the share of what
-    a clause calls enough that is enough here. searched : cases beyond those, each sought where the
-    worst error so far was found."""
+    """How long to look. examples : cases for a loss of average breadth, on a device. even : as many
+    for every loss. informative : a clause with fewer cases that could have told right from wrong is
+    inconclusive. patience : the share of what a clause calls enough that is enough here. searched :
+    cases beyond those, each sought where the worst error so far was found."""
 
     name: str
     examples: int
     informative: int
     patience: float = 1.0
     searched: int = 0
+    even: bool = True
+
+    def cases(self, loss: Loss) -> int:
+        """How many cases of a loss are drawn."""
+        return self.examples if self.even else round(self.examples * (0.5 + loss.breadth / 8))
 
 
 PROFILES = {
-    "quick": Profile("quick", 60, 1, 0.3),
-    "standard": Profile("standard", 400, 4),
-    "deep": Profile("deep", 10_000, 20, searched=1_000),
+    "quick": Profile("quick", 40, 1, 0.3, even=False),
+    "standard": Profile("standard", 320, 4, even=False),
+    "deep": Profile("deep", 10_000, 20, searched=1_000, even=False),
 }
 
 
@@ -57,8 +62,9 @@ def stream(
     were distinct) and mixes in constants from whatever modules are loaded, so that neither would
     every case earn its time, nor would a stream be the same twice.
     """
-    for batch in range(0, profile.examples, BATCH):
-        yield from _batch(loss, start, batch, min(BATCH, profile.examples - batch), dtypes)
+    cases = profile.cases(loss)
+    for batch in range(0, cases, BATCH):
+        yield from _batch(loss, start, batch, min(BATCH, cases - batch), dtypes)
 
 
 @lru_cache(maxsize=1)
@@ -127,6 +133,8 @@ class Campaign:
             return self._look(solved, ledgers, ran, refusals)
 
         for solved in stream(self.subject.loss, self.profile, self.seed, self.dtypes):
+            if not any(map(self._learns, ledgers.values())):
+                break
             look(solved)
         if self.profile.searched:
             from lossspec.strategies import search
@@ -177,16 +185,17 @@ class Campaign:
         counts[error is not None] += 1
         worst = 0.0
         for ledger in ledgers.values():
-            if not (ledger.found or ledger.broken or self._satisfied(ledger)):
+            if self._learns(ledger):
                 self._judge(ledger, trial, refusals)
                 worst = max(worst, trial.worst)
         return worst
 
-    def _satisfied(self, ledger: Ledger) -> bool:
+    def _learns(self, ledger: Ledger) -> bool:
+        """Whether another case may tell a clause something."""
         enough = ledger.clause.enough
-        if ledger.failed >= TRIES and not ledger.examples:
-            return True
-        return enough is not None and ledger.informative >= enough * self.profile.patience
+        if ledger.found or ledger.broken or (ledger.failed >= TRIES and not ledger.examples):
+            return False
+        return enough is None or ledger.informative < enough * self.profile.patience
 
     def _judge(
         self, ledger: Ledger, trial: Trial, refusals: dict[str, tuple[Case, Deviation]]

@@ -200,7 +200,7 @@ def _audit(options: argparse.Namespace) -> int:
     if options.cases is not None:
         if options.cases < 1:
             raise ValueError(f"--cases takes a whole number of 1 or more, got {options.cases}")
-        profile = replace(profile, examples=options.cases)
+        profile = replace(profile, examples=options.cases, even=True)
     losses = [find(name) for name in options.loss] or list(catalogue().values())
     if options.controls:
         return _soak(losses, profile, options.seed)

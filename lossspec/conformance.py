@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import re
+import sys
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -52,6 +54,7 @@ class Conformance:
         self.surroundings = Surroundings(["pytest", *map(str, config.invocation_params.args)])
         self.here: list[str] = []
         self.died: dict[str, str] = {}
+        self.alone = True
 
     @classmethod
     def of(cls, config: pytest.Config) -> Conformance:
@@ -100,6 +103,7 @@ class Conformance:
         if getattr(option, "maxworkerrestart", "") is None:  # a campaign may take a worker down
             option.maxworkerrestart = str(len({cell.campaign for cell in made.cells.values()}))
         torch.set_num_threads(1)
+        gc.freeze()  # what is imported stays: torch alone is a million objects to walk
         return made
 
     # === items ============================================================================
@@ -182,6 +186,7 @@ class Conformance:
         """Keep what arrives; a cell that ended without a record has crashed."""
         key = cell_key(report.nodeid)
         if key is None or hasattr(self.config, "workerinput"):
+            self.alone = False
             return
         carried = getattr(report, "lossspec", None)
         if carried is not None:
@@ -203,6 +208,10 @@ class Conformance:
         self.reports = self._reports(dict(self._unjudged()) | self.records, empty)
         for report in self.reports:
             self._write(report, self.scripts)
+        hypothesis = self.config.pluginmanager.get_plugin("hypothesispytest")
+        if hypothesis is not None and self.alone and "hypothesis" not in sys.modules:
+            # It would import all of Hypothesis, to sum up no test of its own.
+            self.config.pluginmanager.unregister(hypothesis)
         lost = any(report.counts[Verdict.NOT_RUN] for report in self.reports)
         if lost and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED

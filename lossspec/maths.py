@@ -453,11 +453,15 @@ def log(x: Array) -> Array:
     return rounded(anp.log(x))
 
 
-def clamped_log(x: Array, lowest: float) -> Array:
-    """log(x), at least `lowest`; where that cuts, any finite slope of 0 or more is right."""
+def clamped_log(x: Array, lowest: float, held: Array) -> Array:
+    """log(x), at least `lowest`; where that cuts, any finite slope of 0 or more is right.
+
+    Where `held`, any slope from 0 to the logarithm's.
+    """
     raw = getval(x)
     cut = _kept(np.log(raw) < lowest)
     zero, one = np.zeros_like(raw), np.ones_like(raw)
+    x = any_slope(x, getval(held) & ~cut)
     slope = _kinked(np.where(cut, zero, one), zero, 2.0**1000, 0.0)
     floor = _standing_for(x, np.full_like(raw, lowest), slope)
     return _where(cut, floor, log(_where(cut, one, x)))

@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 _ASKED = pytest.StashKey[str]()
+_PACKAGE = Path(__file__).resolve().parent
+#: Where the timing suite lies: in a wheel inside the package, in a checkout beside it.
+_TIMING = (_PACKAGE / "suites" / "timing", _PACKAGE.parent / "suites" / "timing")
 #: The fixtures that the items of a suite are made from.
 _FIXTURES = {
     "conformance": ({"cell", "conformance"},),
@@ -53,9 +56,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
         conformance = Conformance.of(config)
         config.pluginmanager.register(conformance, "lossspec-conformance")
-        from lossspec.timed import Timed, asked
+        if config.option.timing or any(_names_timing(config, word) for word in config.args):
+            from lossspec.timed import Timed
 
-        if asked(config):
             config.pluginmanager.register(Timed.of(config, conformance), "lossspec-timing")
 
 
@@ -63,9 +66,15 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     """Leave the timing suite alone unless asked for; of a named path pytest asks nothing here."""
     if collection_path.name != "timing" or config.option.timing:
         return None
-    from lossspec.timed import FOLDERS
+    return True if collection_path.resolve() in _TIMING else None
 
-    return True if collection_path.resolve() in FOLDERS else None
+
+def _names_timing(config: pytest.Config, word: str) -> bool:
+    name = word.partition("::")[0]
+    if config.option.pyargs and f"{name}.".startswith("lossspec.suites.timing."):
+        return True
+    path = (config.invocation_params.dir / name).resolve()
+    return any(path == folder or folder in path.parents for folder in _TIMING)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -479,6 +479,12 @@ class Loss:
     examples: tuple[Example, ...] = ()
     notes: tuple[str, ...] = ()
 
+    @property
+    def breadth(self) -> int:
+        """In how many ways calls differ in kind: shapes, parameters and optional tensors."""
+        shapes = sum(len(form.contracts) for form in self.forms)
+        return shapes + len(self.parameters) + len(self.options)
+
     def stateful(self, surface: Surface) -> bool:
         """Whether the class keeps some of the call's tensors as its own parameters."""
         return surface == "class" and any(

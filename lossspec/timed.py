@@ -1,4 +1,4 @@
-"""A timing run under pytest: when it is asked for, its items, and the artifact that it writes."""
+"""A timing run under pytest: its items, and the artifact that it writes."""
 
 from __future__ import annotations
 
@@ -16,24 +16,6 @@ from lossspec.render.timing import page
 from lossspec.timing import MODES, Growth, Rules, Timing, TimingReport, beyond, limit
 from lossspec.verdict import Subject as Tested
 from lossspec.verdict import replace_file
-
-_PACKAGE = Path(__file__).resolve().parent
-#: Where the suite lies: in a wheel inside the package, in a checkout beside it.
-FOLDERS = (_PACKAGE / "suites" / "timing", _PACKAGE.parent / "suites" / "timing")
-MODULE = "lossspec.suites.timing"
-
-
-def asked(config: pytest.Config) -> bool:
-    """Whether the run is to time: `--timing`, or the suite itself is named."""
-    return bool(config.option.timing) or any(_names_suite(config, word) for word in config.args)
-
-
-def _names_suite(config: pytest.Config, word: str) -> bool:
-    name = word.partition("::")[0]
-    if config.option.pyargs and (name == MODULE or name.startswith(f"{MODULE}.")):
-        return True
-    path = (config.invocation_params.dir / name).resolve()
-    return any(path == folder or folder in path.parents for folder in FOLDERS)
 
 
 class Timed:

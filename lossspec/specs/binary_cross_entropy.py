@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lossspec.maths import any_slope, clamped_log, complement
+from lossspec.maths import clamped_log, complement
 from lossspec.spec import Example, Form, Loss, Probability, Refusal, Weight
 
 LOWEST = -100.0  # of a logarithm
@@ -10,9 +10,9 @@ EDGE = 1e-12  # of x (1 - x): how close to 0 or 1 the gradient may be held back 
 
 
 def define(input, target, weight):
-    x = any_slope(input, input * (1 - input) < EDGE)
-    log_p = clamped_log(x, LOWEST)
-    log_q = clamped_log(complement(x), LOWEST)
+    at_edge = input * (1 - input) < EDGE
+    log_p = clamped_log(input, LOWEST, held=at_edge)
+    log_q = clamped_log(complement(input), LOWEST, held=at_edge)
     return -weight * (target * log_p + (1 - target) * log_q)
 
 
