@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -93,6 +94,7 @@ class Ledger:
     broken: str | None = None
     lacks: str | None = None
     failed: int = 0
+    figures: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -155,7 +157,7 @@ class Campaign:
                 ledger.examples = ledger.informative = 0
                 ledger.lacks = "its results have no gradient"
         for ledger in ledgers.values():
-            if ledger.found is not None:
+            if ledger.found is not None and not ledger.clause.once:
                 ledger.found = self._reduced(ledger, *ledger.found)
         return ledgers
 
@@ -193,8 +195,11 @@ class Campaign:
     def _learns(self, ledger: Ledger) -> bool:
         """Whether another case may tell a clause something."""
         enough = ledger.clause.enough
-        if ledger.found or ledger.broken or (ledger.failed >= TRIES and not ledger.examples):
+        tries = 1 if ledger.clause.once else TRIES
+        if ledger.found or ledger.broken or (ledger.failed >= tries and not ledger.examples):
             return False
+        if ledger.clause.once:
+            return not ledger.examples
         return enough is None or ledger.informative < enough * self.profile.patience
 
     def _judge(
@@ -203,7 +208,7 @@ class Campaign:
         if not ledger.clause.empty and not trial.expected.losses.size:
             return
         start = time.perf_counter()
-        trial.worst = 0.0
+        trial.worst, trial.figures = 0.0, {}
         try:
             told = ledger.clause.judge(trial)
         except Deviation as deviation:
@@ -222,6 +227,7 @@ class Campaign:
         ledger.examples += 1
         ledger.informative += told
         ledger.dtypes.add(trial.case.dtype)
+        ledger.figures |= trial.figures
         if ledger.worst < trial.worst <= 1:
             ledger.worst, ledger.worst_case = trial.worst, trial.case
 

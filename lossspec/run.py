@@ -64,6 +64,8 @@ class Run:
                 if entry.clause == cell.clause.name:
                     return blank(cell, Verdict.DEVIATES, _stale(entry, reason)), ""
             return blank(cell, verdict, reason), ""
+        if cell.clause.lacks is not None:
+            return blank(cell, Verdict.UNSUPPORTED, cell.clause.lacks), ""
         if cell.campaign not in self._campaigns:
             # A campaign's cases are its memory: when its cells are done, nobody needs them again.
             self._campaigns.clear()
@@ -75,7 +77,7 @@ class Run:
         assert cell.subject is not None
         campaign = Campaign(
             cell.subject,
-            [clause for clause in clauses if clause.applies(cell.loss, cell.surface)],
+            [c for c in clauses if c.applies(cell.loss, cell.surface) and c.lacks is None],
             self.profile,
             self.seed,
             cell.device,
@@ -99,7 +101,7 @@ class Run:
 
     def _record(self, cell: Cell, campaign: Campaign, ledger: Ledger) -> tuple[Record, str]:
         assert cell.subject is not None
-        extra: dict[str, Any] = {}
+        extra: dict[str, Any] = dict(ledger.figures)
         if campaign.unsupported:
             extra["unsupported"] = sorted(campaign.unsupported)
         if campaign.refused:

@@ -63,12 +63,17 @@ class Unsupported(Exception):
 
 @dataclass
 class Trial:
-    """What a clause sees. Calls and right answers are made once and shared by all clauses."""
+    """What a clause sees. Calls and right answers are made once and shared by all clauses.
+
+    worst : the largest error ÷ budget that the clause saw. figures : what else it measured, for the
+    report; plain data.
+    """
 
     subject: Subject
     solved: Solved
     device: str = "cpu"
     worst: float = 0.0
+    figures: dict[str, Any] = field(default_factory=dict)
     _values: dict[str, np.ndarray | None] = field(default_factory=dict)
 
     @property

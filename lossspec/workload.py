@@ -126,7 +126,7 @@ class _Plain:
         if subject == "contract":
             first = next(c for c in _form(self.loss).contracts if c.text == _shape(self.loss).text)
         elif what == "spread":
-            first = max(1, first)
+            first = next((spread for spread in options if spread), first)
         elif subject == "size":
             first = self.sizes.get(name, first)
         elif subject == "style":

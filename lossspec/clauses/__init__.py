@@ -7,6 +7,7 @@ import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 
 from lossspec.spec import Loss, Surface
 from lossspec.trial import Trial
@@ -22,7 +23,9 @@ class Clause:
     judge : raises `lossspec.trial.Deviation` when a trial breaks it. applies : whether the spec
     gives it anything to say, for a loss on a surface. enough : after this many informative trials
     it has nothing left to learn; None for never. slow : left out of the quick profile.
-    empty : whether it has anything to say of a call on nothing.
+    empty : whether it has anything to say of a call on nothing. once : it is about the loss and not
+    the case that it is handed: one trial is enough, and no simpler case shows more. needs : a
+    package without which it cannot be judged.
     """
 
     name: str
@@ -33,6 +36,15 @@ class Clause:
     enough: int | None = None
     slow: bool = False
     empty: bool = False
+    once: bool = False
+    needs: str | None = None
+
+    @property
+    def lacks(self) -> str | None:
+        """Why it cannot be judged here, if it cannot."""
+        if self.needs is None or find_spec(self.needs) is not None:
+            return None
+        return f"{self.name} needs the package {self.needs}, which is not installed"
 
 
 def stateless(loss: Loss, surface: Surface) -> bool:
@@ -45,6 +57,8 @@ def clause(
     enough: int | None = None,
     slow: bool = False,
     empty: bool = False,
+    once: bool = False,
+    needs: str | None = None,
 ) -> Callable[[Callable[[Trial], Judgement]], Callable[[Trial], Judgement]]:
     """Make a clause of a function: its name is the id, its docstring the sentence."""
 
@@ -58,6 +72,8 @@ def clause(
             enough=enough,
             slow=slow,
             empty=empty,
+            once=once,
+            needs=needs,
         )
         return judge
 

@@ -16,7 +16,16 @@ import numpy as np
 import torch
 
 from lossspec.clauses import Judgement, clause, stateless
-from lossspec.outcome import arguments, differentiable, invoke, ready
+from lossspec.clauses.refusal import misshapen
+from lossspec.outcome import (
+    arguments,
+    backward_from,
+    constructed,
+    differentiable,
+    handed,
+    invoke,
+    ready,
+)
 from lossspec.tensors import to_extended, to_torch
 from lossspec.trial import Deviation, Trial, Unsupported
 
@@ -182,23 +191,90 @@ def tensor_subclass(trial: Trial) -> Judgement:
     return trial.agree(value, want, "the value of tensors of a subclass")
 
 
-@clause(stateless, enough=1, slow=True)
-def compiled(trial: Trial) -> Judgement:
-    """Under torch.compile the value is the same."""
-    case = trial.case
-    want = trial.expected.value(case.reduction)
-    small = sum(array.size for array in case.tensors.values()) < 500
-    # To compile takes about a second: only what tells right from wrong.
-    if not small or not want.informative or not _plain(trial):
-        return None
+def _compiled(call: Callable[[Any], Any]) -> Callable[[Any], Any]:
     torch._dynamo.reset()
+    whole: Callable[[Any], Any] = torch.compile(call, backend="aot_eager", dynamic=False)
+    return whole
+
+
+def _telling(trial: Trial) -> bool:
+    """Whether a case is worth the part of a second that it takes to compile its call."""
+    small = sum(array.size for array in trial.case.tensors.values()) < 500
+    return small and trial.expected.value(trial.case.reduction).informative and _plain(trial)
+
+
+@clause(stateless, enough=2, slow=True)
+def compiled(trial: Trial) -> Judgement:
+    """Under torch.compile the value and the gradients are the same."""
+    case = trial.case
+    if not _telling(trial):
+        return None
+    inputs = arguments(trial.subject, case, trial.device)
+    call = constructed(trial.subject, case, inputs, {})
     try:
-        inputs = arguments(trial.subject, case, trial.device)
-        whole = torch.compile(
-            lambda given: invoke(trial.subject, case, given), backend="aot_eager", dynamic=False
-        )
         with _silent():
-            got = whole(inputs)
+            got = _compiled(call)(handed(trial.subject, case, inputs))
+            if differentiable(got):
+                backward_from(got, case)
     except Exception as error:
         raise _unsupported("torch.compile", error) from None
-    return trial.agree(to_extended(got), want, "the value under torch.compile")
+    want = trial.expected.value(case.reduction)
+    told = trial.agree(to_extended(got), want, "the value under torch.compile")
+    for name in case.requires_grad:
+        gradient = inputs[name].grad
+        bounded = trial.expected.gradient(name, case.reduction, case.upstream(case.reduction))
+        if gradient is not None and bounded is not None:
+            bounded = trial.expected.counted_only(name, bounded)
+            trial.agree(to_extended(gradient), bounded, f"the gradient of {name}, compiled")
+    return told
+
+
+@clause(stateless, enough=1, slow=True)
+def compiled_refusal(trial: Trial) -> Judgement:
+    """A call whose shapes do not fit raises under torch.compile too, where it does without."""
+    case = trial.case
+    if any(0 in array.shape for array in case.tensors.values()) or not _plain(trial):
+        return None
+    for what, replaced, broadcasts in misshapen(trial):
+        tensors = {name: to_torch(array, device=trial.device) for name, array in replaced.items()}
+        if broadcasts or trial.attempt(**tensors).error is None:
+            continue
+        inputs = arguments(trial.subject, case, trial.device) | tensors
+        call = constructed(trial.subject, case, inputs, {})
+        try:
+            with _silent():
+                got = _compiled(call)(handed(trial.subject, case, inputs))
+        except Exception:
+            return True
+        raise Deviation(f"{what}: compiled, nothing was raised", got, "an error", check=None)
+    return None
+
+
+class _Called(torch.nn.Module):
+    """A call as the module that torch.export takes."""
+
+    def __init__(self, call: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self.call = call
+
+    def forward(self, given: dict[str, Any]) -> Any:
+        return self.call(given)
+
+
+@clause(stateless, enough=1, slow=True)
+def exported(trial: Trial) -> Judgement:
+    """What torch.export makes of the call gives the same value."""
+    if not _telling(trial):
+        return None
+    case = trial.case.with_(requires_grad=())
+    inputs = arguments(trial.subject, case, trial.device)
+    module = _Called(constructed(trial.subject, case, inputs, {}))
+    given = handed(trial.subject, case, inputs)
+    try:
+        with _silent():
+            got = torch.export.export(module, (given,)).module()(given)
+    except Exception as error:
+        raise _unsupported("torch.export", error) from None
+    return trial.agree(
+        to_extended(got), trial.expected.value(case.reduction), "the value of the exported call"
+    )

@@ -130,7 +130,7 @@ def refuses_classes(trial: Trial) -> Judgement:
     return judged
 
 
-def _misshapen(trial: Trial) -> Iterator[tuple[str, dict[str, Any], bool]]:
+def misshapen(trial: Trial) -> Iterator[tuple[str, dict[str, Any], bool]]:
     """Calls whose shapes break the contract, and whether a warning would do."""
     case, form = trial.case, trial.form
     names = list(form.tensors)
@@ -161,7 +161,7 @@ def refuses_shapes(trial: Trial) -> Judgement:
     if not _small(trial) or any(0 in array.shape for array in trial.case.tensors.values()):
         return None
     judged = None
-    for what, replaced, warning_will_do in _misshapen(trial):
+    for what, replaced, warning_will_do in misshapen(trial):
         tensors = {n: to_torch(a, device=trial.device) for n, a in replaced.items()}
         first = trial.case.tensors[next(iter(trial.form.tensors))]
         rule = f"{what} for an input of shape {list(first.shape)}"

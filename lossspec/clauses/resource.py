@@ -1,0 +1,46 @@
+"""Clauses on what a call takes of the machine."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lossspec.clauses import Judgement, clause
+from lossspec.reduce import taken
+from lossspec.spec import Loss, Surface, written_out
+from lossspec.trial import Deviation, Trial
+
+#: Elements of the call that is weighed: squared, they are far more than `TIMES` as many.
+MANY = 4096
+#: Some twenty copies in double where the input is single, and as much again.
+TIMES = 64
+
+
+def _elementwise(loss: Loss, surface: Surface) -> bool:
+    contracts = (contract for form in loss.forms for contract in form.contracts)
+    return not any(written_out(c.text, spread).core for c in contracts for spread in c.spreads)
+
+
+@clause(_elementwise, enough=1, slow=True)
+def memory_in_proportion(trial: Trial) -> Judgement:
+    """Forward and backward of an elementwise loss hold at most 64 times the memory of its input."""
+    from lossspec.stopwatch import weighed  # which starts torch's profiler
+
+    case = trial.case
+    axis = next(iter(case.shape.result), None)
+    if case.dtype != "float32" or axis is None or not case.requires_grad or not trial.worked:
+        return None
+    size = case.axis_sizes(trial.loss)[axis]
+    if not 0 < trial.expected.losses.size <= MANY:
+        return None
+    copies = MANY // trial.expected.losses.size + 1
+    many = taken(trial.loss, case, axis, np.arange(size * copies) % size).with_(layouts={})
+    held, given = weighed(trial.subject, many, trial.device)
+    trial.worst = held / (TIMES * given)
+    if trial.worst > 1:
+        raise Deviation(
+            f"the peak memory of a call on {MANY} elements",
+            f"{held / given:.0f} times its input",
+            f"at most {TIMES} times",
+            check=None,
+        )
+    return True

@@ -1,0 +1,40 @@
+"""Clauses on a loss that a model is trained with."""
+
+from __future__ import annotations
+
+from lossspec.clauses import Judgement, clause
+from lossspec.oracle import Solved
+from lossspec.outcome import lacking
+from lossspec.tensors import to_extended
+from lossspec.training import PACKAGE, Failed, plain, steps
+from lossspec.trial import Deviation, Trial, Unsupported
+
+
+@clause(once=True, slow=True, needs=PACKAGE)
+def trained(trial: Trial) -> Judgement:
+    """At every step of a training run on real digits, loss and gradients are the definition's."""
+    if lacking(trial.subject, plain(trial.loss)) is not None:
+        return None
+    curves: dict[str, list[tuple[int, float, float]]] = {"training": [], "validation": []}
+    told = False
+    try:
+        for step in steps(trial.subject, trial.device):
+            expected = Solved(trial.loss, step.case).expected
+            reduction = step.case.reduction
+            when = f"in step {step.number} of a training run"
+            want, got = expected.value(reduction), to_extended(step.value)
+            told |= trial.agree(got, want, f"the loss {when}", case=step.case)
+            for name, gradient in step.gradients.items():
+                bounded = expected.gradient(name, reduction, step.case.upstream(reduction))
+                if gradient is not None and bounded is not None:
+                    what = f"the gradient of {name} {when}"
+                    of = f"gradients[{name!r}]"
+                    trial.agree(to_extended(gradient), bounded, what, of=of, case=step.case)
+            curve = curves["training" if step.learned else "validation"]
+            curve.append((step.number, float(got), float(want.exact)))
+    except Failed as failed:
+        raise Deviation("a training run raised", failed, "a loss each step", check=None) from None
+    if not curves["training"]:
+        raise Unsupported("its results have no gradient")
+    trial.figures["curves"] = curves
+    return told
