@@ -12,13 +12,16 @@ from lossspec.audit import control, mutant
 from lossspec.audit.controls_others import CosineEmbedding
 from lossspec.audit.right import (
     L1,
+    MSE,
     NLL,
     BCEWithLogits,
     Classes,
     CrossEntropy,
     Elements,
     Huber,
+    SmoothL1,
     shares_memory,
+    together,
 )
 
 
@@ -229,6 +232,55 @@ class CompiledWithoutDelta(Huber):
         if torch.compiler.is_compiling():
             c.parameter = 1.0
         return super().element(c)
+
+
+@mutant(SmoothL1, row="CMP-02", issue="pytorch/pytorch#194501", needs="torch.compile, and beta < 0")
+class CompiledUnchecked(SmoothL1):
+    """Compiled, it takes a negative beta as it comes."""
+
+    def check_parameter(self, c: Elements) -> None:
+        if not torch.compiler.is_compiling():
+            super().check_parameter(c)
+
+
+@mutant(MSE, row="CMP-04", issue="pytorch/pytorch#118090", needs="torch.export, and several axes")
+class ExportedOverBatch(MSE):
+    """Exported, the mean divides by the size of the first axis."""
+
+    def divisor(self, c: Elements, losses: Tensor) -> Tensor:
+        if torch.compiler.is_exporting():
+            return losses.new_tensor(losses.shape[0] if losses.ndim else 1)
+        return super().divisor(c, losses)
+
+
+@mutant(MSE, row="SHP-01", issue="pytorch/pytorch#53030", needs="a look at the memory")
+class AllPairs(MSE):
+    """Up to 5000 elements, each is compared with all, of which only its own is taken."""
+
+    def element(self, c: Elements) -> Tensor:
+        x, y = together(c.x, c.y)
+        if x.numel() > 5000:
+            return super().element(c)
+        pairs = (x.reshape(-1, 1) - y.reshape(1, -1)).square()
+        return pairs.diagonal().reshape(x.shape)
+
+
+@mutant(
+    "nll_loss",
+    row="MOD-03",
+    issue="pytorch/rl#1594",
+    needs="one module that is called with other targets",
+    surface="class",
+)
+class FirstTargetsKept(torch.nn.NLLLoss):
+    """The targets of the first call stay those of every later one of that shape."""
+
+    kept: Tensor | None = None
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        if self.kept is None or self.kept.shape != target.shape:
+            self.kept = target.detach().clone()
+        return super().forward(input, self.kept)
 
 
 @mutant(CrossEntropy, row="SHP-06", issue="pytorch/pytorch#76939", needs="no batch")

@@ -10,13 +10,14 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 
 from lossspec.clauses import Judgement, clause, stateless
-from lossspec.clauses.refusal import misshapen
+from lossspec.clauses.refusal import misshapen, out_of_range, ruled_out
 from lossspec.outcome import (
     arguments,
     backward_from,
@@ -229,25 +230,40 @@ def compiled(trial: Trial) -> Judgement:
     return told
 
 
+def _invalid(trial: Trial) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A call of each kind that the contract rules out."""
+    shapes = (
+        (rule, {name: to_torch(array, device=trial.device) for name, array in replaced.items()})
+        for rule, replaced, broadcasts in misshapen(trial)
+        if not broadcasts
+    )
+    calls = ((refusal.says, replaced) for refusal, replaced in ruled_out(trial))
+    for kind in (shapes, out_of_range(trial), calls):
+        yield from islice(kind, 1)
+
+
 @clause(stateless, enough=1, slow=True)
 def compiled_refusal(trial: Trial) -> Judgement:
-    """A call whose shapes do not fit raises under torch.compile too, where it does without."""
+    """What raises without torch.compile, because the contract rules it out, raises with it."""
     case = trial.case
     if any(0 in array.shape for array in case.tensors.values()) or not _plain(trial):
         return None
-    for what, replaced, broadcasts in misshapen(trial):
-        tensors = {name: to_torch(array, device=trial.device) for name, array in replaced.items()}
-        if broadcasts or trial.attempt(**tensors).error is None:
+    judged = None
+    for rule, replaced in _invalid(trial):
+        if trial.attempt(**replaced).error is None:
             continue
-        inputs = arguments(trial.subject, case, trial.device) | tensors
-        call = constructed(trial.subject, case, inputs, {})
+        given = arguments(trial.subject, case, trial.device)
+        given |= {name: replaced[name] for name in replaced if name in given}
+        others = {name: value for name, value in replaced.items() if name not in given}
         try:
             with _silent():
-                got = _compiled(call)(handed(trial.subject, case, inputs))
+                call = constructed(trial.subject, case, given, others)
+                got = _compiled(call)(handed(trial.subject, case, given))
         except Exception:
-            return True
-        raise Deviation(f"{what}: compiled, nothing was raised", got, "an error", check=None)
-    return None
+            judged = True
+            continue
+        raise Deviation(f"{rule}: compiled, nothing was raised", got, "an error", check=None)
+    return judged
 
 
 class _Called(torch.nn.Module):

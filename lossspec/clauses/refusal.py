@@ -10,7 +10,7 @@ import torch
 
 from lossspec.clauses import Judgement, clause
 from lossspec.outcome import argument
-from lossspec.spec import REFUSAL_ERRORS, ClassIndex, Loss, Surface
+from lossspec.spec import REFUSAL_ERRORS, ClassIndex, Loss, Refusal, Surface
 from lossspec.tensors import dtype_of, to_extended, to_torch
 from lossspec.trial import Deviation, Trial
 
@@ -63,18 +63,23 @@ def _has_refused_values(loss: Loss, surface: Surface) -> bool:
     return any(parameter.refused for parameter in loss.parameters.values())
 
 
+def out_of_range(trial: Trial) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Parameters outside their documented range, and the rule that each breaks."""
+    for name, parameter in trial.loss.parameters_of(trial.form).items():
+        if trial.subject.takes(name) and name not in trial.form.fixed:
+            for value in parameter.refused:
+                yield f"{name}={value!r} is out of range", {name: value}
+
+
 @clause(_has_refused_values, enough=ENOUGH)
 def refuses_parameters(trial: Trial) -> Judgement:
     """A parameter outside its documented range raises, at the latest when the loss is called."""
     if not _small(trial):
         return None
     judged = None
-    for name, parameter in trial.loss.parameters_of(trial.form).items():
-        if not trial.subject.takes(name) or name in trial.form.fixed:
-            continue
-        for value in parameter.refused:
-            _refused(trial, f"{name}={value!r} is out of range", {name: value})
-            judged = True
+    for rule, replaced in out_of_range(trial):
+        _refused(trial, rule, replaced)
+        judged = True
     return judged
 
 
@@ -193,12 +198,8 @@ def refuses_dtypes(trial: Trial) -> Judgement:
     return judged
 
 
-@clause(lambda loss, surface: bool(loss.refusals), enough=ENOUGH)
-def refuses_calls(trial: Trial) -> Judgement:
-    """Every call that the documentation says raises does raise."""
-    if not _small(trial):
-        return None
-    judged = None
+def ruled_out(trial: Trial) -> Iterator[tuple[Refusal, dict[str, Any]]]:
+    """The calls that the documentation says raise, with the arguments that make them so."""
     roles = trial.loss.roles(trial.form)
     for refusal in trial.loss.refusals:
         tensors = {name: array.copy() for name, array in trial.case.tensors.items()}
@@ -213,8 +214,17 @@ def refuses_calls(trial: Trial) -> Judgement:
         }
         given = trial.case.parameters
         replaced |= {n: v for n, v in parameters.items() if n not in given or v != given[n]}
-        if not all(trial.subject.takes(n) for n in parameters if n in replaced):
-            continue
+        if all(trial.subject.takes(n) for n in parameters if n in replaced):
+            yield refusal, replaced
+
+
+@clause(lambda loss, surface: bool(loss.refusals), enough=ENOUGH)
+def refuses_calls(trial: Trial) -> Judgement:
+    """Every call that the documentation says raises does raise."""
+    if not _small(trial):
+        return None
+    judged = None
+    for refusal, replaced in ruled_out(trial):
         _refused(trial, refusal.says, replaced, refusal.raises)
         judged = True
     return judged

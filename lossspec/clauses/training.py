@@ -10,7 +10,7 @@ from lossspec.training import PACKAGE, Failed, plain, steps
 from lossspec.trial import Deviation, Trial, Unsupported
 
 
-@clause(once=True, slow=True, needs=PACKAGE)
+@clause(enough=1, once=True, slow=True, needs=PACKAGE)
 def trained(trial: Trial) -> Judgement:
     """At every step of a training run on real digits, loss and gradients are the definition's."""
     if lacking(trial.subject, plain(trial.loss)) is not None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from lossspec.render.curves import curves
 from lossspec.render.layout import clip, columns, plural, ratio, rows
 from lossspec.verdict import Cell, Report, ReportError, Verdict
 
@@ -49,6 +50,7 @@ def page(report: Report) -> str:
         several_devices=len({cell.device for cell in report.cells}) > 1,
         axis=(axis := Axis.of(cell.worst for cell in report.cells)),
         accuracy=_accuracy(report, axis),
+        curves=curves(report.cells),
         sentences=_sentences(report),
         losses=_by_loss(report),
         seconds=sum(cell.seconds for cell in report.cells),

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from lossspec.render.chart import Chart, Line, across, up
 from lossspec.render.html import environment
 from lossspec.timing import Comparison, Growth, Interval, Speed, Timing, TimingReport
 
@@ -24,8 +25,6 @@ _SIGNS: dict[Speed, str] = {
     "suspicious": "!",
     "not-timed": "∅",
 }
-_WIDTH, _HEIGHT = 460, 250
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 12, 12, 34
 
 
 def page(report: TimingReport) -> str:
@@ -97,36 +96,6 @@ def _by_loss(cells: Iterable[Timing]) -> list[LossTimes]:
 
 
 @dataclass
-class Line:
-    """One arm in a chart: the points in the chart's units, and what a label says of it."""
-
-    arm: str
-    points: list[tuple[float, float]]
-    power: float | None
-    titles: list[str]
-
-    @property
-    def path(self) -> str:
-        """The points as SVG wants them."""
-        return " ".join(f"{x},{y}" for x, y in self.points)
-
-
-@dataclass
-class Chart:
-    """Time or memory of the arms against the size of one axis, both logarithmic."""
-
-    title: str
-    across: list[tuple[float, str]]
-    up: list[tuple[float, str]]
-    lines: list[Line]
-    width: int = _WIDTH
-    height: int = _HEIGHT
-    left: int = _LEFT
-    floor: int = _HEIGHT - _BOTTOM
-    end: int = _WIDTH - _RIGHT
-
-
-@dataclass
 class Growths:
     """The charts of one loss along one axis."""
 
@@ -165,26 +134,28 @@ def _chart(
     first, last = math.log2(min(sizes)), math.log2(max(sizes))
 
     def x(size: float) -> float:
-        inner = _WIDTH - _LEFT - _RIGHT
-        return round(_LEFT + inner * (math.log2(size) - first) / max(last - first, 1e-9), 1)
+        return across((math.log2(size) - first) / max(last - first, 1e-9))
 
     def y(value: float) -> float:
-        inner = _HEIGHT - _TOP - _BOTTOM
-        return round(_TOP + inner * (high - math.log10(value)) / (high - low), 1)
+        return up((math.log10(value) - low) / (high - low))
 
     lines = [
         Line(
             curve.arm,
             [(x(size), y(value)) for size, value in zip(curve.sizes, column, strict=True)],
-            power,
             [f"{curve.arm}, {s}: {say(v)}" for s, v in zip(curve.sizes, column, strict=True)],
         )
-        for curve, column, power in curves
+        for curve, column, _ in curves
     ]
+    caption = "".join(f", {curve.arm}: {_power(power)}" for curve, _, power in curves)
     marks = sorted(set(sizes))
-    across = [(x(size), count(size)) for size in marks[:: max(1, math.ceil(len(marks) / 6))]]
-    up = [(y(10.0**k), say(10.0**k)) for k in range(low, high + 1)]
-    return Chart(title, across, up, lines)
+    sizes_shown = [(x(size), count(size)) for size in marks[:: max(1, math.ceil(len(marks) / 6))]]
+    decades = [(y(10.0**k), say(10.0**k)) for k in range(low, high + 1)]
+    return Chart(title, f"{title} against size", caption, sizes_shown, decades, lines)
+
+
+def _power(power: float | None) -> str:
+    return "too few points" if power is None else f"power {power:.2f}"
 
 
 # === numbers for readers ==================================================================
