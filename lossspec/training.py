@@ -123,6 +123,7 @@ class _Model:
             for name in plain.requires_grad
             if self.along in self.axes.get(name, ()) and not self.form.tensors[name].integer
         ]
+        self.vectors = plain.tensors[self.made[0]].ndim > 1
         width = max(plain.tensors[name].size // BATCH for name in self.made)
         start = np.random.default_rng(1).standard_normal((64, width)) / 8
         self.weight = torch.tensor(start.astype(np.float32), device=device, requires_grad=True)
@@ -146,7 +147,7 @@ class _Model:
         images = self._images(rows)
         for name, array in tensors.items():
             if name not in self.made and self.along in self.axes.get(name, ()):
-                tensors[name] = _told(self.form.tensors[name], array, images)
+                tensors[name] = self._told(self.form.tensors[name], array, images)
         case = self.plain.with_(tensors=tensors, requires_grad=tuple(self.made))
         return case.settled(self.loss)
 
@@ -154,12 +155,36 @@ class _Model:
         """The images for each tensor: of three, the second shows the same digit as the first."""
         if len(self.made) < 2 or len({self.form.tensors[n].style for n in self.made}) > 1:
             return [rows] * len(self.made)
-        other = np.roll(rows, 1)
-        if len(self.made) == 2:
-            return [rows, other]
         labels = digits()[1][rows]
-        same = [rows[np.flatnonzero(labels == label)[-1]] for label in labels]
-        return [rows, np.array(same), other]
+        same = np.array([rows[np.flatnonzero(labels == label)[-1]] for label in labels])
+        other = np.roll(rows, 1)
+        if len(self.made) > 2:
+            return [rows, same, other]
+        return [rows, np.where(np.arange(len(rows)) % 2, same, other) if self.vectors else other]
+
+    def _told(self, role: Role, like: np.ndarray, images: Sequence[np.ndarray]) -> np.ndarray:
+        """Targets for some images, in the shape and dtype that the loss takes them in."""
+        _, labels = digits()
+        label = labels[images[0]].reshape(-1, *(1,) * (like.ndim - 1))
+        if isinstance(role, ClassIndex):
+            listed = label + np.zeros_like(like)
+            if role.ends is not None:  # one label, and the end of the list
+                listed[..., 1:] = role.ends
+            return np.asarray(listed.astype(like.dtype))
+        if role.integer:
+            return like
+        width = like.shape[-1] if like.ndim > 1 else 1
+        hot = (label == np.arange(width)) if width > 1 else (label % 2 == 0)
+        if role.style == "sign" and len(images) > 1:
+            other = labels[images[1]].reshape(label.shape)
+            hot = label == other if self.vectors else label >= other
+        hot = np.broadcast_to(hot, like.shape).astype(np.float64)
+        match role.style:
+            case "sign":
+                hot = 2 * hot - 1
+            case "distribution":
+                hot = 0.9 * hot + 0.1 / width
+        return np.asarray(np.clip(hot, role.low, role.high).astype(like.dtype))
 
 
 def _within(role: Role, scores: torch.Tensor) -> torch.Tensor:
@@ -173,27 +198,3 @@ def _within(role: Role, scores: torch.Tensor) -> torch.Tensor:
             return scores.exp()
         case _:
             return scores
-
-
-def _told(role: Role, like: np.ndarray, images: Sequence[np.ndarray]) -> np.ndarray:
-    """Targets for some images, in the shape and dtype that the loss takes them in."""
-    _, labels = digits()
-    label = labels[images[0]].reshape(-1, *(1,) * (like.ndim - 1))
-    if isinstance(role, ClassIndex):
-        listed = label + np.zeros_like(like)
-        if role.ends is not None:  # one label, and the end of the list
-            listed[..., 1:] = role.ends
-        return np.asarray(listed.astype(like.dtype))
-    if role.integer:
-        return like
-    width = like.shape[-1] if like.ndim > 1 else 1
-    hot = (label == np.arange(width)) if width > 1 else (label % 2 == 0)
-    if role.style == "sign" and len(images) > 1:
-        hot = label >= labels[images[1]].reshape(label.shape)
-    hot = np.broadcast_to(hot, like.shape).astype(np.float64)
-    match role.style:
-        case "sign":
-            hot = 2 * hot - 1
-        case "distribution":
-            hot = 0.9 * hot + 0.1 / width
-    return np.asarray(np.clip(hot, role.low, role.high).astype(like.dtype))

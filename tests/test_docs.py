@@ -13,8 +13,9 @@ from types import SimpleNamespace
 import pytest
 
 from lossspec import cli, deviations, plugin
+from lossspec.campaign import PROFILES
 from lossspec.render.spec import COMMAND
-from lossspec.spec import REAL_DTYPES
+from lossspec.spec import REAL_DTYPES, catalogue
 from lossspec.verdict import Verdict
 
 ROOT = Path(__file__).parents[1]
@@ -222,6 +223,14 @@ def test_the_table_of_verdicts_is_that_of_the_package():
     text = (DOCS / "reading-a-report.md").read_text("utf-8")
     rows = re.findall(r"^\| (\S) \| ([\w-]+) \|.*\| (yes|no) \|$", text, re.MULTILINE)
     assert rows == [(v.sign, str(v), "yes" if v.fails else "no") for v in Verdict]
+
+
+def test_the_table_of_profiles_says_how_many_cases_there_are():
+    text = (ROOT / "docs" / "getting-started.md").read_text("utf-8")
+    told = re.findall(r"^\| `(\w+)` \|[^|]*\| (\d+) to (\d+) \|", text, re.MULTILINE)
+    losses = catalogue().values()
+    counts = {name: [profile.cases(x) for x in losses] for name, profile in PROFILES.items()}
+    assert told == [(name, str(min(c)), str(max(c))) for name, c in counts.items()]
 
 
 def test_the_guide_to_deviations_names_every_condition():

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 import lossspec
 from lossspec.cases import published
+from lossspec.clauses import clauses
 from lossspec.oracle import solve
 from lossspec.spec import catalogue, find
 from lossspec.verdict import Verdict
@@ -186,3 +187,86 @@ def test_a_way_that_does_not_work_is_unsupported(clause):
     (cell,) = lossspec.check("mse_loss", plain, clauses=[clause])
     assert cell.verdict is Verdict.UNSUPPORTED
     assert cell.reason
+
+
+# === compiled and exported ================================================================
+
+
+def squared(input, target, reduction, beside=0.0):
+    loss = (input - target) ** 2 + beside
+    return loss if reduction == "none" else getattr(loss, reduction)()
+
+
+def test_a_gradient_that_only_compiling_changes_is_found():
+    def other_slope(input, target, reduction="mean"):
+        compiling = torch.compiler.is_compiling()
+        return squared(input, target, reduction, input - input.detach() if compiling else 0.0)
+
+    cell = verdict("mse_loss", other_slope, "compiled")
+    assert cell.verdict is Verdict.DEVIATES
+    assert "the gradient of input, compiled" in cell.reason
+
+
+def test_a_check_that_compiling_drops_is_found():
+    def unchecked(input, target, reduction="mean", beta=1.0):
+        if beta < 0 and torch.compiler.is_compiling():
+            return F.smooth_l1_loss(input, target, reduction=reduction, beta=-beta)
+        return F.smooth_l1_loss(input, target, reduction=reduction, beta=beta)
+
+    cell = verdict("smooth_l1_loss", unchecked, "compiled-refusal")
+    assert cell.verdict is Verdict.DEVIATES
+    assert cell.reason == "beta=-1.0 is out of range: compiled, nothing was raised"
+
+
+def test_another_value_when_exported_is_found():
+    def exported_sum(input, target, reduction="mean"):
+        exporting = torch.compiler.is_exporting() and reduction == "mean"
+        return squared(input, target, "sum" if exporting else reduction)
+
+    assert verdict("mse_loss", exported_sum, "exported").verdict is Verdict.DEVIATES
+
+
+def test_what_cannot_be_exported_is_unsupported_and_fills_no_screen(capfd):
+    def by_number(input, target, reduction="mean"):
+        loss = squared(input, target, reduction)
+        return loss if float(loss.detach().sum()) >= 0 else -loss
+
+    capfd.readouterr()
+    cell = verdict("mse_loss", by_number, "exported")
+    assert cell.verdict is Verdict.UNSUPPORTED
+    assert cell.reason.startswith("it does not work with torch.export: ")
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("clause", ["compiled", "compiled-refusal", "exported"])
+def test_a_plain_composition_conforms_in_every_mode(clause):
+    def plain(input, target, reduction="mean"):
+        if reduction not in ("none", "mean", "sum"):
+            raise ValueError(reduction)
+        return squared(input, target, reduction)
+
+    assert verdict("mse_loss", plain, clause).verdict is Verdict.CONFORMS
+
+
+# === memory ===============================================================================
+
+
+def test_memory_that_grows_with_the_square_is_found_though_every_number_is_right():
+    def all_pairs(input, target, reduction="mean"):
+        x, y = torch.broadcast_tensors(input, target)
+        pairs = (x.reshape(-1, 1) - y.reshape(1, -1)).diagonal().reshape(x.shape) ** 2
+        return pairs if reduction == "none" else getattr(pairs, reduction)()
+
+    cell = verdict("mse_loss", all_pairs, "memory-in-proportion")
+    assert cell.verdict is Verdict.DEVIATES
+    assert (cell.reason, cell.want) == (
+        "the peak memory of a call on 4096 elements",
+        "at most 64 times",
+    )
+
+
+def test_memory_of_a_loss_of_vectors_is_nobodys_business():
+    assert not any(
+        clauses()["memory-in-proportion"].applies(find(name), "function")
+        for name in ("triplet_margin_loss", "cosine_embedding_loss", "cross_entropy", "ctc_loss")
+    )

@@ -6,10 +6,11 @@ is a deviation.
 
 from __future__ import annotations
 
+import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from itertools import islice
 from typing import Any
 
@@ -55,11 +56,12 @@ def _plain(trial: Trial) -> bool:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """What is traced and fails is not news, though torch logs it as such."""
+    """What is traced and fails is not news, though torch logs and prints it as such."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
+    nowhere = io.StringIO()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(nowhere), redirect_stderr(nowhere):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -1,0 +1,148 @@
+"""Training runs: real digits, every loss, each step against the definition; and their picture."""
+
+from statistics import mean
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import lossspec
+from lossspec.campaign import PROFILES, Campaign
+from lossspec.clauses import clauses
+from lossspec.implementations import Subject, torch_nn
+from lossspec.render.curves import chart, curves
+from lossspec.spec import catalogue, find
+from lossspec.training import STEPS, TRAINED, digits, plain, steps
+from lossspec.verdict import Verdict
+
+LOSSES = list(catalogue())
+
+
+def trained(loss, target, surface="function"):
+    subject = Subject("mine", find(loss), surface, target)
+    return Campaign(subject, [clauses()["trained"]], PROFILES["quick"]).run()["trained"]
+
+
+def record(loss, target, **more):
+    (cell,) = lossspec.check(loss, target, clauses=["trained"], profile="quick", **more)
+    return cell
+
+
+def test_the_digits_are_whole_and_the_same_every_time():
+    pixels, labels = digits()
+    assert pixels.shape == (1797, 64)
+    assert (pixels.min(), pixels.max()) == (0, 1)
+    assert sorted(set(labels.tolist())) == list(range(10))
+    assert labels[:5].tolist() == digits()[1][:5].tolist()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_model_learns_with_torchs_loss_and_every_step_is_right(name):
+    (subject, *_) = torch_nn.classes.subjects(find(name))
+    ledger = trained(name, subject.target, "class")
+    assert ledger.broken is None
+    assert (ledger.found, ledger.informative) == (None, 1)
+    assert 0 < ledger.worst <= 1
+    curves = ledger.figures["curves"]
+    assert [step for step, *_ in curves["training"]] == list(range(STEPS))
+    got = [value for _, value, _ in curves["training"]]
+    assert got == pytest.approx([want for *_, want in curves["training"]], rel=1e-3, abs=1e-4)
+    # What is learned is little, and seen over many samples.
+    assert mean(got[-10:]) < mean(got[:3])
+
+
+def test_what_a_model_is_tried_on_it_never_learned_from():
+    (subject,) = torch_nn.functions.subjects(find("cross_entropy"))
+    found = list(steps(subject, "cpu"))
+    tried = [step for step in found if not step.learned]
+    assert {step.number for step in tried} == {0, 5, 10, 15, 20, 25}
+    targets = digits()[1][TRAINED : TRAINED + len(tried[0].case.tensors["target"])]
+    assert all((step.case.tensors["target"] == targets).all() for step in tried)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_run_begins_with_a_plain_call(name):
+    case = plain(find(name))
+    assert case.dtype == "float32"
+    assert not case.layouts
+
+
+def test_state_that_is_carried_from_call_to_call_is_found_and_not_reduced():
+    class Warm(torch.nn.Module):
+        calls = 0
+
+        def __init__(self, reduction="mean"):
+            super().__init__()
+            self.reduction = reduction
+
+        def forward(self, input, target):
+            self.calls += 1
+            loss = F.mse_loss(input, target, reduction=self.reduction)
+            return loss * 2 if self.calls > 20 else loss
+
+    ledger = trained("mse_loss", Warm, "class")
+    _, deviation = ledger.found
+    assert deviation.what == "the loss in step 16 of a training run"  # 4 calls were no training
+    assert float(deviation.got) == pytest.approx(2 * float(deviation.want))
+
+
+def test_a_wrong_gradient_is_found_though_the_loss_is_right():
+    def steep(input, target, reduction="mean"):
+        loss = F.l1_loss(input, target, reduction=reduction)
+        return loss + (input - input.detach()).sum()
+
+    _, deviation = trained("l1_loss", steep).found
+    assert deviation.what.startswith("the gradient of input in step 0 of a training run")
+
+
+def test_a_step_that_raises_is_a_deviation_in_the_words_of_the_error():
+    def tired(input, target, reduction="mean"):
+        tired.calls += 1
+        if tired.calls > 3:
+            raise RuntimeError("no more")
+        return F.l1_loss(input, target, reduction=reduction)
+
+    tired.calls = 0
+    _, deviation = trained("l1_loss", tired).found
+    assert (deviation.what, deviation.got) == ("a training run raised", "RuntimeError: no more")
+
+
+def test_what_has_no_gradient_cannot_train_and_is_not_accused():
+    def without(input, target, reduction="mean"):
+        with torch.no_grad():
+            return F.l1_loss(input, target, reduction=reduction)
+
+    ledger = trained("l1_loss", without)
+    assert (ledger.found, ledger.lacks) == (None, "its results have no gradient")
+
+
+def test_without_the_package_of_the_digits_the_clause_is_unsupported_and_says_why(monkeypatch):
+    monkeypatch.setattr(lossspec.clauses, "find_spec", lambda name: None)
+    cell = record("l1_loss", F.l1_loss)
+    assert cell.verdict is Verdict.UNSUPPORTED
+    assert cell.reason == "trained needs the package sklearn, which is not installed"
+
+
+@pytest.fixture(scope="module")
+def cells():
+    clauses = ["trained", "value"]
+    return lossspec.check("mse_loss", F.mse_loss, clauses=clauses, profile="quick")
+
+
+def test_the_curves_are_a_picture_in_the_page(cells):
+    (cell,) = [cell for cell in cells if cell.clause == "trained"]
+    drawn = chart(cell)
+    assert {line.kind: len(line.points) for line in drawn.lines} == {
+        "implementation": STEPS,
+        "other": 6,
+    }
+    for line in drawn.lines:
+        assert all(drawn.left <= x <= drawn.end and 0 < y <= drawn.floor for x, y in line.points)
+    # The picture falls as the loss does: on a page, down is more.
+    (training, _) = drawn.lines
+    assert training.points[0][1] < training.points[-1][1]
+    assert training.titles[0].startswith("training, step 0: ")
+
+
+def test_only_cells_that_trained_have_a_curve(cells):
+    assert [drawn.title for drawn in curves(cells)] == ["mse_loss"]
