@@ -147,10 +147,31 @@ def ledgers(target, loss="l1_loss", names=("accepts", "value"), profile=None, **
     return campaign, campaign.run()
 
 
+def test_a_loss_with_more_to_choose_is_judged_on_more_cases():
+    simple, rich = find("soft_margin_loss"), find("cross_entropy")
+    assert (simple.breadth, rich.breadth) == (1, 9)
+    standard = PROFILES["standard"]
+    assert standard.cases(simple) == standard.examples * 5 // 8 < standard.cases(rich)
+    even = replace(standard, even=True)
+    assert even.cases(simple) == even.cases(rich) == standard.examples
+
+
+def test_a_campaign_ends_when_no_clause_has_anything_left_to_learn():
+    calls = []
+
+    def counted(input, target, reduction="mean"):
+        calls.append(reduction)
+        return F.l1_loss(input, target, reduction=reduction)
+
+    _, found = ledgers(counted, names=("graph-freed",), profile=PROFILES["standard"])
+    assert found["graph-freed"].informative == 3
+    assert len(calls) < 40
+
+
 def test_a_clause_counts_its_cases_and_those_that_could_tell():
     _, found = ledgers(F.l1_loss, names=("value", "gradient"), dtypes=("float64",))
     value, gradient = found["value"], found["gradient"]
-    assert 30 < value.examples <= 60
+    assert 15 < value.examples <= PROFILES["quick"].cases(find("l1_loss"))
     assert 0 < value.informative <= value.examples
     # Where no gradient is asked for there is nothing to say.
     assert 0 < gradient.examples < value.examples

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from lossspec.clauses import Judgement, clause
+from lossspec.outcome import differentiable
 from lossspec.reduce import taken
 from lossspec.spec import Loss, Surface, written_out
-from lossspec.trial import Deviation, Trial
+from lossspec.trial import Deviation, Trial, Unsupported
 
 #: Elements of the call that is weighed: squared, they are far more than `TIMES` as many.
 MANY = 4096
@@ -27,14 +28,18 @@ def memory_in_proportion(trial: Trial) -> Judgement:
 
     case = trial.case
     axis = next(iter(case.shape.result), None)
-    if case.dtype != "float32" or axis is None or not case.requires_grad or not trial.worked:
+    if case.dtype != "float32" or axis is None or not differentiable(trial.outcome.value):
         return None
     size = case.axis_sizes(trial.loss)[axis]
     if not 0 < trial.expected.losses.size <= MANY:
         return None
     copies = MANY // trial.expected.losses.size + 1
     many = taken(trial.loss, case, axis, np.arange(size * copies) % size).with_(layouts={})
-    held, given = weighed(trial.subject, many, trial.device)
+    try:
+        held, given = weighed(trial.subject, many, trial.device)
+    except Exception as error:  # what raises deviates from other clauses
+        text = f"{type(error).__name__}: {str(error)[:120]}"
+        raise Unsupported(f"it could not be weighed: {text}") from None
     trial.worst = held / (TIMES * given)
     if trial.worst > 1:
         raise Deviation(
