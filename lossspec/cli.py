@@ -83,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     audit.add_argument(
         "--matrix", type=Path, metavar="FILE", help="write which clauses find which wrong loss"
     )
+    audit.add_argument("--page", type=Path, metavar="FILE", help="write the same as a page of HTML")
     audit.add_argument(
         "--controls", action="store_true", help="run right losses instead: is one accused?"
     )
@@ -205,10 +206,11 @@ def _audit(options: argparse.Namespace) -> int:
     if options.controls:
         return _soak(losses, profile, options.seed)
     results = []
+    first_only = options.matrix is None and options.page is None
     for loss in losses:
         wrong = [m for m in mutants().values() if m.loss == loss.name] + list(variants(loss))
         found = list(
-            audit(wrong, profile, options.seed, first_only=options.matrix is None, spec=loss)
+            audit(wrong, profile, options.seed, first_only=first_only, spec=loss)
         )
         print(summary(loss.name, found), flush=True)
         results += found
@@ -216,6 +218,11 @@ def _audit(options: argparse.Namespace) -> int:
     if options.matrix is not None:
         replace_file(options.matrix, matrix(results))
         print(f"matrix: {options.matrix}")
+    if options.page is not None:
+        from lossspec.render.audit import page
+
+        replace_file(options.page, page(f"profile {profile.name}, seed {options.seed}", results))
+        print(f"page: {options.page}")
     return 0
 
 

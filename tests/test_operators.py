@@ -1,6 +1,8 @@
 """Wrong versions of a spec: one place changed, shown to be wrong, and found by the suite."""
 
+import re
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -8,8 +10,10 @@ import pytest
 from lossspec.audit import Result, audit
 from lossspec.audit.operators import variants, witness
 from lossspec.audit.table import matrix, summary
+from lossspec.clauses import clauses
 from lossspec.cli import main
 from lossspec.implementations.oracle import function
+from lossspec.render.audit import page
 from lossspec.spec import find
 
 
@@ -78,11 +82,26 @@ def test_the_summary_counts_and_names_who_was_not_found(margin_ranking):
     assert table[3].endswith("| - | nothing |")
 
 
+def test_a_page_shows_which_clause_found_what_and_what_none_did():
+    first, second = islice(variants(find("margin_ranking_loss")), 2)
+    (found,) = audit([first], "quick")
+    html = page("a test", [found, Result(second, (), 60, 1.0)])
+    assert "1 of 2 <small>wrong losses found" in html
+    head = re.findall(r'<th scope="col"[^>]* title="[^"]+">([\w-]+)</th>', html)
+    assert head == [name for name in clauses() if name in {kill.clause for kill in found.kills}]
+    rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in html.split("<tr><th scope")[1:]]
+    case = {kill.clause: str(kill.index + 1) for kill in found.kills}
+    assert rows[0][1:] == [case[name] for name in head]
+    assert rows[1] == ["–"] + [""] * len(head)
+    assert f"<h3>{second.id}</h3>" in html
+
+
 def test_the_command_prints_what_was_found_and_writes_the_matrix(workplace):
-    words = ["audit", "margin_ranking_loss", "--matrix=matrix.md"]
+    words = ["audit", "margin_ranking_loss", "--matrix=matrix.md", "--page=audit.html"]
     result = workplace.within(lambda: main(words))
     assert result.status == 0, result.err
-    assert result.out[-1] == "matrix: matrix.md"
+    assert result.out[-2:] == ["matrix: matrix.md", "page: audit.html"]
+    assert "<!DOCTYPE html>" in (workplace.path / "audit.html").read_text("utf-8")
     assert any(line.startswith("profile quick: ") for line in result.out)
     assert "`gradient`" in (workplace.path / "matrix.md").read_text("utf-8")
 

@@ -1,0 +1,63 @@
+"""The page of an audit: which clause finds which wrong loss, in which case, and what none finds."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from statistics import median
+
+from lossspec.audit import Result
+from lossspec.clauses import clauses
+from lossspec.render.html import environment
+
+
+@dataclass
+class Row:
+    """One wrong loss. found : the case, counted from 1, in which each clause first deviated."""
+
+    id: str
+    wrong: str
+    source: str
+    awaits: str
+    found: dict[str, int]
+
+    @property
+    def first(self) -> int | None:
+        """The first case in which any clause deviated."""
+        return min(self.found.values(), default=None)
+
+
+def page(title: str, results: Sequence[Result]) -> str:
+    """What an audit found, as a page of HTML that needs no other file."""
+    rows = [_row(result) for result in results]
+    found = [row for row in rows if row.found]
+    asked = {name for row in rows for name in row.found}
+    columns = {
+        theme: names
+        for theme, group in groupby(clauses().values(), key=lambda clause: clause.theme)
+        if (names := [clause.name for clause in group if clause.name in asked])
+    }
+    return _ENVIRONMENT.get_template("audit.html.j2").render(
+        title=title,
+        rows=rows,
+        survivors=[row for row in rows if not row.found],
+        found=found,
+        half=median(r.kills[0].index + 1 for r in results if r.kills) if found else None,
+        seconds=median(r.kills[0].seconds for r in results if r.kills) if found else None,
+        columns=columns,
+        says={clause.name: clause.says for clause in clauses().values()},
+    )
+
+
+def _row(result: Result) -> Row:
+    subject = result.subject
+    issue, row = getattr(subject, "issue", ""), getattr(subject, "row", "")
+    return Row(
+        subject.id,
+        getattr(subject, "wrong", ""),
+        f"{row}, {issue}" if issue else "",
+        getattr(subject, "awaits", ""),
+        {kill.clause: kill.index + 1 for kill in result.kills},
+    )
+
+
+_ENVIRONMENT = environment()
