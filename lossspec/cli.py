@@ -209,9 +209,7 @@ def _audit(options: argparse.Namespace) -> int:
     first_only = options.matrix is None and options.page is None
     for loss in losses:
         wrong = [m for m in mutants().values() if m.loss == loss.name] + list(variants(loss))
-        found = list(
-            audit(wrong, profile, options.seed, first_only=first_only, spec=loss)
-        )
+        found = list(audit(wrong, profile, options.seed, first_only=first_only, spec=loss))
         print(summary(loss.name, found), flush=True)
         results += found
     print(total(f"profile {profile.name}", results))

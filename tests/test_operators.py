@@ -89,7 +89,9 @@ def test_a_page_shows_which_clause_found_what_and_what_none_did():
     assert "1 of 2 <small>wrong losses found" in html
     head = re.findall(r'<th scope="col"[^>]* title="[^"]+">([\w-]+)</th>', html)
     assert head == [name for name in clauses() if name in {kill.clause for kill in found.kills}]
-    rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in html.split("<tr><th scope")[1:]]
+    rows = [
+        re.findall(r"<td[^>]*>(.*?)</td>", row) for row in html.split('<tr><th scope="row">')[1:]
+    ]
     case = {kill.clause: str(kill.index + 1) for kill in found.kills}
     assert rows[0][1:] == [case[name] for name in head]
     assert rows[1] == ["–"] + [""] * len(head)
