@@ -86,19 +86,18 @@ TINY = 1e-8
 @clause(stateless, enough=20, slow=True)
 def second_order(trial: Trial) -> Judgement:
     """The derivative of the gradient, where the implementation has one, is the definition's."""
-    case = trial.case
+    case = trial.case.with_(requires_grad=trial.differentiable)
     # Kernels carry epsilons of 1e-12 that no documentation mentions, and only float64 sees.
-    if case.dtype != "float32" or not case.requires_grad or not trial.worked:
+    if case.dtype != "float32" or not trial.worked or trial.limited:
         return None
-    if trial.limited:
-        return None
-    if case.requires_grad != trial.differentiable:
+    roles = trial.loss.roles(trial.form)
+    if not case.requires_grad or any(roles[name].scalar for name in case.requires_grad):
         return None
     sizes = [np.abs(case.tensors[name]) for name in case.requires_grad]
     if any((size > MODERATE).any() or ((size > 0) & (size < TINY)).any() for size in sizes):
         return None
     directions = _directions(case)
-    got = _curvature(trial, directions)
+    got = _curvature(trial, case, directions)
     wants = solve_second(trial.expected, trial.loss, case.reduction, directions)
     if wants is None:
         return None
@@ -106,7 +105,11 @@ def second_order(trial: Trial) -> Judgement:
     for name, want in wants.items():
         want = trial.expected.counted_only(name, want)
         told |= trial.agree(
-            got[name], want, f"the second derivative by {name}", of=f"curvatures[{name!r}]"
+            got[name],
+            want,
+            f"the second derivative by {name}",
+            of=f"curvatures[{name!r}]",
+            case=case,
         )
     return told
 
@@ -122,9 +125,10 @@ def _directions(case: Case) -> dict[str, np.ndarray]:
     }
 
 
-def _curvature(trial: Trial, directions: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _curvature(
+    trial: Trial, case: Case, directions: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
     """Second derivatives along the directions; Unsupported where there is no way to them."""
-    case = trial.case
     call, inputs = ready(trial.subject, case, trial.device)
     names = case.requires_grad
     tensors = [inputs[name] for name in names]
