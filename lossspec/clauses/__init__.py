@@ -7,12 +7,15 @@ import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from typing import Literal
 
+from lossspec.devices import accelerates
 from lossspec.spec import Loss, Surface
 from lossspec.trial import Trial
 
 #: True when the case could have told right from wrong, False when not, None when it does not apply.
 Judgement = bool | None
+Place = Literal["processor", "accelerator"]
 
 
 @dataclass(frozen=True)
@@ -20,9 +23,10 @@ class Clause:
     """One checkable sentence of the contract.
 
     judge : raises `lossspec.trial.Deviation` when a trial breaks it. applies : whether the spec
-    gives it anything to say, for a loss on a surface. enough : after this many informative trials
-    it has nothing left to learn; None for never. slow : left out of the quick profile.
-    empty : whether it has anything to say of a call on nothing.
+    gives it anything to say, for a loss on a surface. only_on : the one kind of device that it is
+    about. enough : after this many informative trials it has nothing left to learn; None for never.
+    slow : left out of the quick profile. empty : whether it has anything to say of a call on
+    nothing.
     """
 
     name: str
@@ -30,9 +34,14 @@ class Clause:
     says: str
     judge: Callable[[Trial], Judgement]
     applies: Callable[[Loss, Surface], bool]
+    only_on: Place | None = None
     enough: int | None = None
     slow: bool = False
     empty: bool = False
+
+    def speaks_on(self, device: str) -> bool:
+        """Whether it has anything to say of a device."""
+        return self.only_on in (None, "accelerator" if accelerates(device) else "processor")
 
 
 def stateless(loss: Loss, surface: Surface) -> bool:
@@ -42,6 +51,7 @@ def stateless(loss: Loss, surface: Surface) -> bool:
 
 def clause(
     applies: Callable[[Loss, Surface], bool] = lambda loss, surface: True,
+    only_on: Place | None = None,
     enough: int | None = None,
     slow: bool = False,
     empty: bool = False,
@@ -55,6 +65,7 @@ def clause(
             says=" ".join((judge.__doc__ or "").split()),
             judge=judge,
             applies=applies,
+            only_on=only_on,
             enough=enough,
             slow=slow,
             empty=empty,
