@@ -41,7 +41,7 @@ def check(
     for dtype in dtypes or ():
         if dtype not in spec.dtypes:
             raise UnknownName("dtype", dtype, spec.dtypes)
-    chosen((device,))
+    devices = chosen((device,))
     name = getattr(target, "__qualname__", type(target).__qualname__)
     if not callable(target):
         raise TypeError(f"target is a function or a class, got {target!r}")
@@ -56,7 +56,7 @@ def check(
         [implementation],
         (spec.name,),
         tuple(clauses) if clauses else None,
-        (device,),
+        devices,
         profile != "quick",
     )
     plan.check()
@@ -84,13 +84,13 @@ def parametrize(
     """
     import pytest
 
-    chosen((device,))
+    devices = chosen((device,))
     subject = load(implementation) if isinstance(implementation, str) else implementation
     plan = Plan(
         [subject],
         tuple(losses) if losses else None,
         tuple(clauses) if clauses else None,
-        (device,),
+        devices,
         slow=profile != "quick",
     )
     plan.check()

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from lossspec.cases import Case, Dealt, drawn
+from lossspec.cases import Case, Dealt, drawn, dtype_name
 from lossspec.clauses import Clause
 from lossspec.deviations import Known
+from lossspec.devices import lacks
 from lossspec.implementations import Subject
 from lossspec.oracle import Solved
 from lossspec.outcome import lacking, leaves_torch
@@ -177,6 +178,8 @@ class Campaign:
         if missing is not None:
             self.unsupported.add(missing)
             return 0.0
+        if self._beyond(solved.case):
+            return 0.0
         trial = Trial(self.subject, solved, self.device)
         error = trial.outcome.error
         if isinstance(error, NotImplementedError):
@@ -191,6 +194,15 @@ class Campaign:
                 self._judge(ledger, trial, refusals)
                 worst = max(worst, trial.worst)
         return worst
+
+    def _beyond(self, case: Case) -> bool:
+        """Whether the device cannot hold a tensor of the case; which dtype it lacks is noted."""
+        for dtype in sorted({dtype_name(array) for array in case.tensors.values()}):
+            reason = lacks(self.device, dtype)
+            if reason is not None:
+                self.refused[dtype] = reason
+                return True
+        return False
 
     def _learns(self, ledger: Ledger) -> bool:
         """Whether another case may tell a clause something."""
@@ -273,7 +285,7 @@ class Campaign:
             if ledger is None:
                 continue
             trial = self._trial(known.case)
-            if lacking(self.subject, known.case) is not None:
+            if lacking(self.subject, known.case) is not None or self._beyond(known.case):
                 continue
             deviation = deviation_of(ledger.clause, trial)
             if deviation is None:

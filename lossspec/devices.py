@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import torch
+
+from lossspec.tensors import torch_dtype
 
 
 class DeviceError(ValueError):
@@ -18,6 +21,21 @@ def present() -> list[str]:
     if accelerator is not None and torch.accelerator.is_available():
         found.append(accelerator.type)
     return found
+
+
+def accelerates(device: str) -> bool:
+    """Whether a device is another than the host."""
+    return torch.device(device).type != "cpu"
+
+
+@cache
+def lacks(device: str, dtype: str) -> str | None:
+    """Why a device cannot hold a dtype; None when it can."""
+    try:
+        torch.zeros(1, dtype=torch_dtype(dtype)).to(device)
+    except (RuntimeError, TypeError) as error:
+        return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
+    return None
 
 
 def chosen(names: Sequence[str]) -> tuple[str, ...]:

@@ -185,6 +185,8 @@ def constructed(
             for name, given in passed.items()
         }
     )
+    if isinstance(target, torch.nn.Module):
+        _move(target, tensors)
     for name, path in own.items():
         parameter = target.get_parameter(path)
         parameter.data = torch.reshape(tensors[name], parameter.shape).detach()
@@ -197,6 +199,14 @@ def constructed(
         return value if result is None else getattr(value, result)
 
     return call
+
+
+def _move(module: torch.nn.Module, tensors: Mapping[str, Any]) -> None:
+    """Put a module where its tensors are, since it is constructed on the host."""
+    places = (tensor.device for tensor in tensors.values() if isinstance(tensor, torch.Tensor))
+    device = next(places, torch.device("cpu"))
+    if device.type != "cpu":
+        module.to(device)
 
 
 def handed(subject: Subject, case: Case, tensors: Mapping[str, Any]) -> dict[str, Any]:

@@ -41,8 +41,8 @@ class Cell:
 
     @property
     def applies(self) -> bool:
-        """Whether the spec gives the clause anything to say here."""
-        return self.clause.applies(self.loss, self.surface)
+        """Whether the spec and the device give the clause anything to say here."""
+        return self.clause.applies(self.loss, self.surface) and self.clause.speaks_on(self.device)
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class Plan:
         if not any(cell.applies for cell in replace(self, shard=None).cells()):
             raise EmptyPlan(
                 f"nothing to judge: {', '.join(self.clauses or ['no clause'])} says nothing about "
-                f"{', '.join(self.losses or ['any loss'])}"
+                f"{', '.join(self.losses or ['any loss'])} on {', '.join(self.devices)}"
             )
 
 

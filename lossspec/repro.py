@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from lossspec.cases import Case, dtype_name
+from lossspec.devices import accelerates
 from lossspec.implementations import Subject
 from lossspec.outcome import argument, keywords, owned, written
 from lossspec.tensors import to_numpy
@@ -123,7 +124,7 @@ sys.exit(0 if conforms else 1)
 """
 
 _OWN = """\
-    made = subject({arguments})
+    made = subject({arguments}){moved}
     for name, path in {own}.items():
         parameter = made.get_parameter(path)
         parameter.data = inputs[name].detach().reshape(parameter.shape)
@@ -171,11 +172,15 @@ def script(subject: Subject, case: Case, deviation: Deviation, says: str, device
         elif name not in own:
             given.append(f"inputs[{name!r}]")
     if subject.surface == "class":
+        movable = isinstance(subject.target, type) and issubclass(subject.target, torch.nn.Module)
+        moved = f".to({device!r})" if movable and accelerates(device) else ""
         result = subject.loss.results.get(case.reduction)
         call = f"target({', '.join(given)})" + (f".{result}" if result else "")
-        construct = f"    return subject({', '.join(extra)})"
+        construct = f"    return subject({', '.join(extra)}){moved}"
         if own:
-            construct = _OWN.format(arguments=", ".join(extra), own=pprint.pformat(own))
+            construct = _OWN.format(
+                arguments=", ".join(extra), moved=moved, own=pprint.pformat(own)
+            )
     else:
         call = f"target({', '.join([*given, *extra])})"
         construct = "    return subject"

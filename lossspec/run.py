@@ -21,6 +21,7 @@ from lossspec import deviations, repro
 from lossspec.campaign import Campaign, Ledger, Profile, deviation_of
 from lossspec.clauses import Clause
 from lossspec.deviations import Known
+from lossspec.devices import accelerates
 from lossspec.implementations import Subject, reference
 from lossspec.oracle import Solved
 from lossspec.outcome import lacking, written
@@ -69,7 +70,9 @@ class Run:
         if cell.campaign not in self._campaigns:
             # A campaign's cases are its memory: when its cells are done, nobody needs them again.
             self._campaigns.clear()
-            self._campaigns[cell.campaign] = self._run(cell, [c.clause for c in beside])
+            self._campaigns[cell.campaign] = self._run(
+                cell, [c.clause for c in beside if c.applies]
+            )
         campaign, ledgers = self._campaigns[cell.campaign]
         return self._record(cell, campaign, ledgers[cell.clause.name])
 
@@ -77,7 +80,7 @@ class Run:
         assert cell.subject is not None
         campaign = Campaign(
             cell.subject,
-            [c for c in clauses if c.applies(cell.loss, cell.surface) and c.lacks is None],
+            [clause for clause in clauses if clause.lacks is None],
             self.profile,
             self.seed,
             cell.device,
@@ -120,7 +123,11 @@ class Run:
             reason = f"lossspec itself failed in this clause: {ledger.broken}"
             return blank(cell, Verdict.CRASH, reason, **fields), ""
         if ledger.stale is not None:
-            reason = _stale(ledger.stale, "its stored case no longer fails")
+            if accelerates(cell.device):  # it may well hold on the processor
+                why = f"its stored case does not fail on {cell.device}"
+                reason = _stale(ledger.stale, why, "name its devices, or remove it")
+            else:
+                reason = _stale(ledger.stale, "its stored case no longer fails")
             return blank(cell, Verdict.DEVIATES, reason, **fields), ""
         for entry in campaign.known:
             missing = self._lacks(cell, entry) if entry.clause == cell.clause.name else None
@@ -292,8 +299,8 @@ def still_fails(entry: Known, cell: Cell) -> bool:
     return deviation_of(cell.clause, trial) is not None
 
 
-def _stale(entry: Known, why: str) -> str:
-    return f"the deviation listed in {entry.file or 'the list'} matches nothing: {why}; remove it"
+def _stale(entry: Known, why: str, cure: str = "remove it") -> str:
+    return f"the deviation listed in {entry.file or 'the list'} matches nothing: {why}; {cure}"
 
 
 def failure_text(record: Record) -> str:

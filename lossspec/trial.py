@@ -13,6 +13,7 @@ import torch
 
 from lossspec.budget import Bounded
 from lossspec.cases import Case, dtype_name
+from lossspec.devices import lacks
 from lossspec.implementations import Subject
 from lossspec.oracle import Expected, Solved
 from lossspec.outcome import Outcome, lacking, perform
@@ -171,6 +172,10 @@ class Trial:
     def outcome(self) -> Outcome:
         """The case itself, forward and backward."""
         return perform(self.subject, self.case, self.device)
+
+    def holds(self, dtype: str) -> bool:
+        """Whether the device can hold another dtype than the case's."""
+        return lacks(self.device, dtype) is None
 
     def under(self, reduction: str) -> np.ndarray | None:
         """The value under a reduction, in longdouble; None when there is none."""

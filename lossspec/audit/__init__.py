@@ -179,7 +179,7 @@ def _audited(
     seed: int,
     first_only: bool,
 ) -> Result:
-    judges = [clause for clause in judges if clause.applies(loss, subject.surface)]
+    judges = [c for c in judges if c.applies(loss, subject.surface) and c.speaks_on("cpu")]
     target = Subject("audit", loss, subject.surface, subject.make())
     hunt = _Hunt(target, judges, profile, seed, reference=reference(loss, subject.surface))
     hunt.first_only = first_only

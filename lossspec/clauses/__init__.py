@@ -8,12 +8,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
+from typing import Literal
 
+from lossspec.devices import accelerates
 from lossspec.spec import Loss, Surface
 from lossspec.trial import Trial
 
 #: True when the case could have told right from wrong, False when not, None when it does not apply.
 Judgement = bool | None
+Place = Literal["processor", "accelerator"]
 
 
 @dataclass(frozen=True)
@@ -21,11 +24,11 @@ class Clause:
     """One checkable sentence of the contract.
 
     judge : raises `lossspec.trial.Deviation` when a trial breaks it. applies : whether the spec
-    gives it anything to say, for a loss on a surface. enough : after this many informative trials
-    it has nothing left to learn; None for never. slow : left out of the quick profile.
-    empty : whether it has anything to say of a call on nothing. once : it is about the loss and not
-    the case that it is handed: one trial is enough, and no simpler case shows more. needs : a
-    package without which it cannot be judged.
+    gives it anything to say, for a loss on a surface. only_on : the one kind of device that it is
+    about. enough : after this many informative trials it has nothing left to learn; None for never.
+    slow : left out of the quick profile. empty : whether it has anything to say of a call on
+    nothing. once : it is about the loss and not the case that it is handed: one trial is enough,
+    and no simpler case shows more. needs : a package without which it cannot be judged.
     """
 
     name: str
@@ -33,6 +36,7 @@ class Clause:
     says: str
     judge: Callable[[Trial], Judgement]
     applies: Callable[[Loss, Surface], bool]
+    only_on: Place | None = None
     enough: int | None = None
     slow: bool = False
     empty: bool = False
@@ -46,6 +50,10 @@ class Clause:
             return None
         return f"{self.name} needs the package {self.needs}, which is not installed"
 
+    def speaks_on(self, device: str) -> bool:
+        """Whether it has anything to say of a device."""
+        return self.only_on in (None, "accelerator" if accelerates(device) else "processor")
+
 
 def stateless(loss: Loss, surface: Surface) -> bool:
     """Whether the loss owns no parameters there, so that a call is all in its arguments."""
@@ -54,6 +62,7 @@ def stateless(loss: Loss, surface: Surface) -> bool:
 
 def clause(
     applies: Callable[[Loss, Surface], bool] = lambda loss, surface: True,
+    only_on: Place | None = None,
     enough: int | None = None,
     slow: bool = False,
     empty: bool = False,
@@ -69,6 +78,7 @@ def clause(
             says=" ".join((judge.__doc__ or "").split()),
             judge=judge,
             applies=applies,
+            only_on=only_on,
             enough=enough,
             slow=slow,
             empty=empty,

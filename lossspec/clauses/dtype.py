@@ -46,6 +46,8 @@ def mixed_dtypes(trial: Trial) -> Judgement:
     case = trial.case
     if case.dtype not in WIDER or not trial.worked or not trial.conforms:
         return None
+    if not trial.holds(WIDER[case.dtype]):
+        return None
     roles = trial.loss.roles(trial.form)
     wider = precision(WIDER[case.dtype]).numpy
     judged, refused = None, ""
@@ -167,6 +169,8 @@ def complex_inputs(trial: Trial) -> Judgement:
     if case.dtype not in ("float32", "float64") or not trial.worked or not trial.conforms:
         return None
     kind = np.complex64 if case.dtype == "float32" else np.complex128
+    if not trial.holds(kind.__name__):
+        return None
     turned = {
         name: torch.from_numpy(np.asarray(case.tensors[name] * kind(TURN))).to(trial.device)
         for name in trial.form.tensors
@@ -186,7 +190,7 @@ def complex_inputs(trial: Trial) -> Judgement:
         gradient = outcome.gradients[name]
         if slope is None or gradient is None:
             continue
-        back = gradient.to(torch.complex128) * (TURN.conjugate() / float(SIZE))
+        back = gradient.cpu().to(torch.complex128) * (TURN.conjugate() / float(SIZE))
         trial.agree(to_extended(back.real), slope, f"the gradient of complex {name}")
         none = replace(slope, exact=0 * slope.exact, low=0 * slope.low, high=0 * slope.high)
         trial.agree(to_extended(back.imag), none, f"the gradient of complex {name}, turned")

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from lossspec.clauses import Judgement, clause, stateless
+from lossspec.devices import accelerates
 from lossspec.outcome import Outcome, backward_from, perform, ready
 from lossspec.tensors import same_bits
 from lossspec.trial import Deviation, Trial
@@ -77,9 +78,14 @@ def _slopes(
     return found
 
 
-def _numpy_state() -> tuple[bytes, int]:
-    state: Any = np.random.get_state()
-    return state[1].tobytes(), state[2]
+def _random_states(device: str) -> list[bytes]:
+    """The states of torch's generators, the device's own too where it has one, and of numpy's."""
+    states = [torch.get_rng_state()]
+    if accelerates(device):
+        own = getattr(torch.get_device_module(device), "get_rng_state", None)
+        states += [own()] if own else []
+    numpy: Any = np.random.get_state()
+    return [*(state.numpy(force=True).tobytes() for state in states), numpy[1].tobytes(), numpy[2]]
 
 
 @clause(stateless, enough=40)  # a class that owns parameters draws their first values
@@ -88,9 +94,9 @@ def random_state(trial: Trial) -> Judgement:
     if not trial.worked:
         return None
     call, _ = ready(trial.subject, trial.case, trial.device)  # a constructor may well draw some
-    before, numpy_before = torch.get_rng_state(), _numpy_state()
+    before = _random_states(trial.device)
     call()
-    if not torch.equal(before, torch.get_rng_state()) or numpy_before != _numpy_state():
+    if _random_states(trial.device) != before:
         raise Deviation(
             "random numbers were drawn",
             "another state",

@@ -98,6 +98,8 @@ def moved_to_dtype(trial: Trial) -> Judgement:
         return None
     module, given = made
     other = torch.float64 if trial.case.dtype == "float32" else torch.float32
+    if not trial.holds(str(other).removeprefix("torch.")):
+        return None
     _same(trial, module.to(other).to(given[0].dtype), given, "the value after .to and back") if (
         other is torch.float64
     ) else None

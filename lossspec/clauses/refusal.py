@@ -106,12 +106,12 @@ def _has_classes(loss: Loss, surface: Surface) -> bool:
     )
 
 
-@clause(_has_classes, enough=ENOUGH)
+# On an accelerator such a call may take the whole device down with it.
+@clause(_has_classes, only_on="processor", enough=ENOUGH)
 def refuses_classes(trial: Trial) -> Judgement:
     """A class index outside [0, C) that is not the ignored one raises, under every reduction."""
     case = trial.case
-    # On an accelerator such a call may take the whole device down with it.
-    if not _small(trial) or trial.device != "cpu":
+    if not _small(trial):
         return None
     judged = None
     sizes = case.axis_sizes(trial.loss)

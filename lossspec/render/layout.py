@@ -12,6 +12,7 @@ THEMES = (
     "reduction",
     "gradient",
     "dtype",
+    "device",
     "relation",
     "layout",
     "effect",

@@ -133,7 +133,8 @@ def _whose(clause: Clause, losses: Sequence[Loss]) -> str:
     else:
         words = f"all but {linked(lacks)}" if lacks else "all"
     either = {surface for found in surfaces.values() for surface in found}
-    return f"{words}; {either.pop()} only" if len(either) == 1 else words
+    only = _only([*either], clause)
+    return f"{words}; {only}" if only else words
 
 
 # === what a page says =====================================================================
@@ -364,8 +365,14 @@ def _surfaces(clause: Clause, loss: Loss) -> list[Surface]:
 
 def _says(clause: Clause, loss: Loss) -> str:
     surfaces = _surfaces(clause, loss)
-    only = f" ({surfaces[0]} only)" if loss.module and len(surfaces) == 1 else ""
-    return f"{clause.says}{only}"
+    only = _only(surfaces if loss.module else [], clause)
+    return f"{clause.says} ({only})" if only else clause.says
+
+
+def _only(surfaces: Sequence[Surface], clause: Clause) -> str:
+    """The one surface, and the one kind of device, that a clause is about."""
+    words = [*(surfaces if len(surfaces) == 1 else ()), *filter(None, [clause.only_on])]
+    return f"{' on an '.join(words)} only" if words else ""
 
 
 # === the source of a definition ===========================================================

@@ -1,0 +1,135 @@
+"""Clauses on where things are: they speak on an accelerator only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from lossspec.clauses import Judgement, clause
+from lossspec.spec import Length, Loss, Surface
+from lossspec.trial import Deviation, Trial
+
+#: Numbers that may be read on the host in one call: a flag, a count. Torch reads such ones too.
+READ = 8
+
+
+@clause(only_on="accelerator", empty=True)
+def result_device(trial: Trial) -> Judgement:
+    """The result and the gradients are on the device of the inputs."""
+    if not trial.worked:
+        return None
+    inputs = trial.outcome.inputs
+    first, device = next((name, tensor.device) for name, tensor in inputs.items())
+    found = {"the result": trial.outcome.value, **_gradients(trial)}
+    for what, tensor in found.items():
+        if tensor.device != device:
+            told = what == "the result"
+            raise Deviation(
+                f"{what} is elsewhere",
+                tensor.device,
+                device,
+                check=f"value.device == inputs[{first!r}].device" if told else None,
+            )
+    return True
+
+
+def _gradients(trial: Trial) -> dict[str, torch.Tensor]:
+    found = trial.outcome.gradients.items()
+    return {f"the gradient of {name}": slope for name, slope in found if slope is not None}
+
+
+def _tensors(nested: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in tree_leaves(nested) if isinstance(leaf, torch.Tensor)]
+
+
+def _on_host(tensor: torch.Tensor) -> bool:
+    return tensor.device.type == "cpu"
+
+
+class _Arrivals(TorchDispatchMode):
+    """Notes what comes from an accelerator to the host.
+
+    It sees what is asked of torch (`cpu`, `to`, `copy_`, `item`, `tolist`, `bool`), forward and in
+    backward, whatever thread that runs on. It does not see what a kernel does inside, nor what
+    goes round torch: `__dlpack__`, a raw pointer, or an operation that waits for the device.
+    """
+
+    def __init__(self, spared: set[tuple[int, ...]]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.spared = spared
+        self.count = 0
+        self.largest: tuple[int, str] = (0, "")
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        copied = "copy" in name and _on_host(_tensors((made, args))[0])
+        if copied or name == "_local_scalar_dense":
+            for source in _tensors((args, kwargs)):
+                if not _on_host(source):
+                    self._note(name, source)
+        return made
+
+    def _note(self, name: str, source: torch.Tensor) -> None:
+        exact = not source.is_floating_point() and not source.is_complex()
+        if exact and tuple(source.shape) in self.spared:
+            return
+        size = source.numel()
+        self.count += size
+        self.largest = max(self.largest, (size, f"{name} of {source.dtype} {list(source.shape)}"))
+
+
+@clause(only_on="accelerator", enough=40)
+def no_host_copy(trial: Trial) -> Judgement:
+    """Neither the call nor its backward copies to the host more than a few numbers and lengths."""
+    if not trial.worked or trial.outcome.error is not None:
+        return None
+    roles = trial.loss.roles(trial.form)
+    tensors = trial.case.tensors
+    # Torch itself takes lengths to the host: they say how long the loops there are.
+    lengths = {tensors[name].shape for name in tensors if isinstance(roles[name], Length)}
+    with _Arrivals(lengths) as arrivals:
+        outcome = trial.attempt()
+    if outcome.error is not None:
+        return None  # it does not work where torch is watched, and other clauses judge it
+    if arrivals.count > READ:
+        raise Deviation(
+            "numbers were copied to the host",
+            f"{arrivals.count} numbers; {arrivals.largest[1]}",
+            f"{READ} numbers at most",
+            check=None,
+        )
+    return max(array.size for array in tensors.values()) > READ
+
+
+def _in_one_place(loss: Loss, surface: Surface) -> bool:
+    # Where there are lengths, torch's kernels for some devices want the targets on the host.
+    return not any(
+        isinstance(role, Length) for form in loss.forms for role in form.tensors.values()
+    )
+
+
+@clause(_in_one_place, only_on="accelerator", enough=10)
+def refuses_mixed_devices(trial: Trial) -> Judgement:
+    """With its second tensor left on the host a call raises, unless that tensor is a scalar."""
+    names = list(trial.form.tensors)
+    if not trial.worked or len(names) < 2:
+        return None
+    second = trial.outcome.before.get(names[1])
+    if second is None or second.ndim == 0:
+        return None
+    replaced = {names[1]: second.cpu()}
+    outcome = trial.attempt(**replaced)
+    if outcome.error is None:
+        got = outcome.value
+        raise Deviation(
+            f"{names[1]} is on the host, yet nothing was raised",
+            got.flatten()[:4].tolist() if isinstance(got, torch.Tensor) else got,
+            "an error",
+            check=None,
+            replaced=replaced,
+        )
+    return True
