@@ -188,7 +188,9 @@ def resolves(dotted):
 
 @named
 def test_every_option_that_is_named_exists(path):
-    known = {"--pyargs", "--group"}  # pytest's own and pip's
+    known = {"--pyargs", "--group", "--tx"}  # pytest's own, pip's and pytest-xdist's
+    for benchmark in (ROOT / "benchmarks").glob("*.py"):
+        known |= set(re.findall(r'"(--[a-z-]+)"', benchmark.read_text("utf-8")))
     known |= {option for command in subcommands().values() for option in options(command)}
     known |= set(options(conformance_options()))
     used = re.findall(r"(?<![\w-])--[a-z][\w-]*", path.read_text("utf-8"))
