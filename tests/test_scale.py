@@ -56,5 +56,7 @@ def test_another_interpreter_gives_the_same_report(outpost, alone):
 
 
 def test_a_socket_server_gives_the_same_report(outpost, alone, server):
-    words = ("-d", "--tx=popen", f"--tx=socket={server}//chdir={outpost.path}")
+    elsewhere = outpost.path / "elsewhere"  # pytest-xdist copies pytest there
+    elsewhere.mkdir()
+    words = ("-d", "--tx=popen", f"--tx=socket={server}//chdir={elsewhere}")
     assert cells(outpost, "socket", *words) == alone

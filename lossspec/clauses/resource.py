@@ -48,4 +48,4 @@ def memory_in_proportion(trial: Trial) -> Judgement:
             f"at most {TIMES} times",
             check=None,
         )
-    return True
+    return held > 0  # a library of arrays allocates where nobody looks
