@@ -103,7 +103,8 @@ class Conformance:
         if getattr(option, "maxworkerrestart", "") is None:  # a campaign may take a worker down
             option.maxworkerrestart = str(len({cell.campaign for cell in made.cells.values()}))
         torch.set_num_threads(1)
-        gc.freeze()  # what is imported stays: torch alone is a million objects to walk
+        if not gc.get_freeze_count():
+            gc.freeze()  # what is imported stays: torch alone is a million objects to walk
         return made
 
     # === items ============================================================================
