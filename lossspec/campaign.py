@@ -18,7 +18,7 @@ from lossspec.deviations import Known
 from lossspec.devices import lacks
 from lossspec.implementations import Subject
 from lossspec.oracle import Solved
-from lossspec.outcome import lacking, leaves_torch
+from lossspec.outcome import lacking, leaves_torch, without
 from lossspec.reduce import reduced
 from lossspec.spec import Loss
 from lossspec.trial import Deviation, Trial, Unsupported
@@ -174,10 +174,12 @@ class Campaign:
         refusals: dict[str, tuple[Case, Deviation]],
     ) -> float:
         """Judge one case by every clause that may still learn; the worst observed ÷ budget."""
-        missing = lacking(self.subject, solved.case)
-        if missing is not None:
+        while (missing := lacking(self.subject, solved.case)) is not None:
             self.unsupported.add(missing)
-            return 0.0
+            plainer = without(self.subject, solved.case, missing)
+            if plainer is None:
+                return 0.0
+            solved = Solved(self.subject.loss, plainer.settled(self.subject.loss))
         if self._beyond(solved.case):
             return 0.0
         trial = Trial(self.subject, solved, self.device)

@@ -217,7 +217,7 @@ def _audit(options: argparse.Namespace) -> int:
         replace_file(options.matrix, matrix(results))
         print(f"matrix: {options.matrix}")
     if options.page is not None:
-        from lossspec.render.audit import page
+        from lossspec.audit.page import page
 
         replace_file(options.page, page(f"profile {profile.name}, seed {options.seed}", results))
         print(f"page: {options.page}")

@@ -12,7 +12,7 @@ import torch
 
 from lossspec.cases import Case
 from lossspec.implementations import Subject
-from lossspec.spec import Role
+from lossspec.spec import Loss, Role
 from lossspec.tensors import same_bits, to_torch
 
 #: How many characters of a tensor are written, and so how many numbers at most.
@@ -97,11 +97,54 @@ def lacking(subject: Subject, case: Case) -> str | None:
         if not subject.takes(name):
             return name
     for name, parameter in loss.parameters_of(form).items():
-        if not subject.takes(name) and case.parameters[name] != parameter.default:
+        if not subject.takes(name) and (
+            case.parameters[name] != parameter.default or _ignores(loss, case, name)
+        ):
             return name
     if subject.takes("reduction") or (subject.surface == "class" and loss.results):
         return None
     return None if case.reduction == loss.reductions[0] else f"reduction={case.reduction!r}"
+
+
+def _ignores(loss: Loss, case: Case, name: str) -> bool:
+    """Whether a parameter is the index of targets that do not count, and some are of it."""
+    roles = loss.form(case.form).tensors.items()
+    return any(
+        getattr(role, "ignored_by", None) == name
+        and bool((case.tensors[given] == case.parameters[name]).any())
+        for given, role in roles
+    )
+
+
+def without(subject: Subject, case: Case, name: str) -> Case | None:
+    """The case without an argument that the subject lacks; None where it is no case without it."""
+    loss, form = subject.loss, subject.loss.form(case.form)
+    if name.startswith("reduction="):
+        return case.with_(reduction=loss.reductions[0])
+    if name in loss.options:
+        return case.with_(
+            tensors={n: x for n, x in case.tensors.items() if n != name},
+            layouts={n: layout for n, layout in case.layouts.items() if n != name},
+            requires_grad=tuple(n for n in case.requires_grad if n != name),
+        )
+    if name not in loss.parameters_of(form) or name in form.fixed:
+        return None
+    default = loss.parameters[name].default
+    tensors = dict(case.tensors)
+    if _ignores(loss, case, name):
+        if not all(np.isfinite(x).all() for x in tensors.values() if x.dtype.kind not in "iub"):
+            return None  # what lies in an ignored row was not meant to count
+        for given, role in form.tensors.items():
+            if getattr(role, "ignored_by", None) == name:
+                array = tensors[given]
+                tensors[given] = np.where(array == case.parameters[name], 0, array).astype(
+                    array.dtype
+                )
+    return case.with_(
+        tensors=tensors,
+        parameters={**case.parameters, name: default},
+        omitted=case.omitted | {name},
+    )
 
 
 def owned(subject: Subject, case: Case) -> dict[str, str]:

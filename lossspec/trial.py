@@ -211,12 +211,13 @@ class Trial:
         want: Bounded,
         what: str,
         *,
-        of: str = "value",
+        of: str | None = "value",
         case: Case | None = None,
     ) -> bool:
         """Raise Deviation unless `got` is within budget; whether the comparison could tell.
 
-        of : the expression for what was compared, in a script that runs `case`.
+        of : the expression for what was compared, in a script that runs `case`; None where a plain
+        call of it does not show the deviation.
         """
         if got.shape != want.exact.shape:
             return False  # clause `result-shape` tells
@@ -235,7 +236,7 @@ class Trial:
                 got[at],
                 want.exact[at],
                 want.budget[at],
-                check=f"near({of}{index}, float({str(exact)!r}), {budget!r})",
+                check=of and f"near({of}{index}, float({str(exact)!r}), {budget!r})",
                 case=case,
             )
         return want.informative

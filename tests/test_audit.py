@@ -21,7 +21,7 @@ AUDITED = [c.name for c in clauses().values() if c.speaks_on("cpu")]
 #: Clauses that learn from every further case.
 KEEN = ("accepts", "result-shape", "gradient", "mean-divisor", "mean-of-many")
 #: And what the quick profile leaves out.
-SLOW = ("second-order", "forward-mode", "vmap", "fake-tensors", "compiled")
+SLOW = [c.name for c in clauses().values() if c.slow]
 #: The attempts, by what they cost; a mutant that is found early costs little.
 HUNTS = (("quick", CHEAP), ("standard", (*KEEN, *SLOW, "value")), ("quick", None))
 

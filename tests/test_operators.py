@@ -9,11 +9,11 @@ import pytest
 
 from lossspec.audit import Result, audit
 from lossspec.audit.operators import variants, witness
+from lossspec.audit.page import page
 from lossspec.audit.table import matrix, summary
 from lossspec.clauses import clauses
 from lossspec.cli import main
 from lossspec.implementations.oracle import function
-from lossspec.render.audit import page
 from lossspec.spec import find
 
 

@@ -73,8 +73,8 @@ def test_the_artifact_is_valid_and_tells_the_number_of_cases(workplace, mine):
     data = workplace.artifact("mine")
     jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text())).validate(data)
     cells = {cell["id"]: cell for cell in data["cells"]}
-    # What the signature lacks (weight) is drawn, and left out.
-    assert 20 < cells["l1_loss/value[function-cpu]"]["examples"] <= 60
+    # What the signature lacks (weight) is left out of the calls that have it.
+    assert 20 < cells["l1_loss/value[function-cpu]"]["examples"] <= 30
     assert cells["l1_loss/value[function-cpu]"]["informative"] > 10
     assert cells["mse_loss/value[function-cpu]"]["verdict"] == "deviates"
     assert data["implementation"] == {"name": "mine", "version": None, "target": "mine"}

@@ -139,7 +139,7 @@ def autocast(trial: Trial) -> Judgement:
     if got.shape == want.exact.shape and (want.error(got) > 1).any():
         # Products of matrices are taken in the lower precision.
         want = Solved(trial.loss, case.with_(dtype=LOW)).expected.value(case.reduction)
-    trial.agree(got, want, "the value under autocast")
+    trial.agree(got, want, "the value under autocast", of=None)
     return True
 
 
@@ -184,14 +184,16 @@ def complex_inputs(trial: Trial) -> Judgement:
         raise Unsupported("it takes no complex numbers, and says so")
     got = to_extended(outcome.value.real if outcome.value.is_complex() else outcome.value)
     want = trial.expected.value(case.reduction)
-    told = trial.agree(got / SIZE, want, "the loss of complex inputs")
+    told = trial.agree(got / SIZE, want, "the loss of complex inputs", of=None)
     for name in case.requires_grad:
         slope = trial.expected.gradient(name, case.reduction, case.upstream(case.reduction))
         gradient = outcome.gradients[name]
         if slope is None or gradient is None:
             continue
         back = gradient.cpu().to(torch.complex128) * (TURN.conjugate() / float(SIZE))
-        trial.agree(to_extended(back.real), slope, f"the gradient of complex {name}")
+        trial.agree(to_extended(back.real), slope, f"the gradient of complex {name}", of=None)
         none = replace(slope, exact=0 * slope.exact, low=0 * slope.low, high=0 * slope.high)
-        trial.agree(to_extended(back.imag), none, f"the gradient of complex {name}, turned")
+        trial.agree(
+            to_extended(back.imag), none, f"the gradient of complex {name}, turned", of=None
+        )
     return told

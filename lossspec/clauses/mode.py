@@ -43,10 +43,10 @@ def grad_mode(trial: Trial) -> Judgement:
         with mode():
             call, _ = ready(trial.subject, trial.case, trial.device)
             value = _called(call, f"the call under {name}")
-        told |= trial.agree(value, want, f"the value under {name}")
+        told |= trial.agree(value, want, f"the value under {name}", of=None)
     none, _ = ready(trial.subject, trial.case.with_(requires_grad=()), trial.device)
     value = _called(none, "the call with no gradient required")
-    return trial.agree(value, want, "the value with no gradient required") or told
+    return trial.agree(value, want, "the value with no gradient required", of=None) or told
 
 
 def _plain(trial: Trial) -> bool:
@@ -109,7 +109,9 @@ def functional_gradient(trial: Trial) -> Judgement:
         want = trial.expected.gradient(name, case.reduction, case.upstream(case.reduction))
         if want is not None:
             want = trial.expected.counted_only(name, want)
-            told |= trial.agree(to_extended(got), want, f"torch.func.vjp's gradient of {name}")
+            told |= trial.agree(
+                to_extended(got), want, f"torch.func.vjp's gradient of {name}", of=None
+            )
     return told
 
 
@@ -132,7 +134,10 @@ def vmap(trial: Trial) -> Judgement:
     except Exception as error:
         raise _unsupported("torch.vmap", error) from None
     want = trial.expected.value(case.reduction)
-    told = [trial.agree(to_extended(value), want, "the value under torch.vmap") for value in values]
+    told = [
+        trial.agree(to_extended(value), want, "the value under torch.vmap", of=None)
+        for value in values
+    ]
     return all(told)
 
 
@@ -191,7 +196,7 @@ def tensor_subclass(trial: Trial) -> Judgement:
         raise _unsupported("tensors of a subclass", error) from None
     want = trial.expected.value(case.reduction)
     value = to_extended(got.as_subclass(torch.Tensor))
-    return trial.agree(value, want, "the value of tensors of a subclass")
+    return trial.agree(value, want, "the value of tensors of a subclass", of=None)
 
 
 def _compiled(call: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -222,13 +227,15 @@ def compiled(trial: Trial) -> Judgement:
     except Exception as error:
         raise _unsupported("torch.compile", error) from None
     want = trial.expected.value(case.reduction)
-    told = trial.agree(to_extended(got), want, "the value under torch.compile")
+    told = trial.agree(to_extended(got), want, "the value under torch.compile", of=None)
     for name in case.requires_grad:
         gradient = inputs[name].grad
         bounded = trial.expected.gradient(name, case.reduction, case.upstream(case.reduction))
         if gradient is not None and bounded is not None:
             bounded = trial.expected.counted_only(name, bounded)
-            trial.agree(to_extended(gradient), bounded, f"the gradient of {name}, compiled")
+            trial.agree(
+                to_extended(gradient), bounded, f"the gradient of {name}, compiled", of=None
+            )
     return told
 
 
@@ -294,5 +301,8 @@ def exported(trial: Trial) -> Judgement:
     except Exception as error:
         raise _unsupported("torch.export", error) from None
     return trial.agree(
-        to_extended(got), trial.expected.value(case.reduction), "the value of the exported call"
+        to_extended(got),
+        trial.expected.value(case.reduction),
+        "the value of the exported call",
+        of=None,
     )

@@ -264,4 +264,4 @@ def arrays(trial: Trial) -> Judgement:
             replaced=replaced,
         )
     want = trial.expected.value(trial.case.reduction)
-    return trial.agree(to_extended(value), want, "the value for NumPy arrays")
+    return trial.agree(to_extended(value), want, "the value for NumPy arrays", of=None)

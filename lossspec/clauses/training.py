@@ -23,13 +23,12 @@ def trained(trial: Trial) -> Judgement:
             reduction = step.case.reduction
             when = f"in step {step.number} of a training run"
             want, got = expected.value(reduction), to_extended(step.value)
-            told |= trial.agree(got, want, f"the loss {when}", case=step.case)
+            told |= trial.agree(got, want, f"the loss {when}", of=None, case=step.case)
             for name, gradient in step.gradients.items():
                 bounded = expected.gradient(name, reduction, step.case.upstream(reduction))
                 if gradient is not None and bounded is not None:
                     what = f"the gradient of {name} {when}"
-                    of = f"gradients[{name!r}]"
-                    trial.agree(to_extended(gradient), bounded, what, of=of, case=step.case)
+                    trial.agree(to_extended(gradient), bounded, what, of=None, case=step.case)
             curve = curves["training" if step.learned else "validation"]
             curve.append((step.number, float(got), float(want.exact)))
     except Failed as failed:
