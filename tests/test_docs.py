@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+
 from lossspec import cli, deviations, plugin
 from lossspec.campaign import PROFILES
 from lossspec.render.spec import COMMAND
