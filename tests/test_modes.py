@@ -207,6 +207,16 @@ def test_a_gradient_that_only_compiling_changes_is_found():
     assert "the gradient of input, compiled" in cell.reason
 
 
+def test_a_gradient_that_compiling_loses_is_found():
+    def cut(input, target, reduction="mean"):
+        loss = squared(input, target, reduction)
+        return loss.detach() if torch.compiler.is_compiling() else loss
+
+    cell = verdict("mse_loss", cut, "compiled")
+    assert cell.verdict is Verdict.DEVIATES
+    assert cell.reason.startswith("no gradient of ")
+
+
 def test_a_check_that_compiling_drops_is_found():
     def unchecked(input, target, reduction="mean", beta=1.0):
         if beta < 0 and torch.compiler.is_compiling():

@@ -230,6 +230,8 @@ def compiled(trial: Trial) -> Judgement:
     told = trial.agree(to_extended(got), want, "the value under torch.compile", of=None)
     for name in case.requires_grad:
         gradient = inputs[name].grad
+        if gradient is None and trial.outcome.gradients.get(name) is not None:
+            raise Deviation(f"no gradient of {name}, compiled", None, "as without", check=None)
         bounded = trial.expected.gradient(name, case.reduction, case.upstream(case.reduction))
         if gradient is not None and bounded is not None:
             bounded = trial.expected.counted_only(name, bounded)
