@@ -99,23 +99,20 @@ class Conformance:
             known,
             tuple(f"--deviations={path}" for path in option.deviations),
         )
-        made = cls(config, plan, run, directory)
-        if getattr(option, "maxworkerrestart", "") is None:  # a campaign may take a worker down
-            option.maxworkerrestart = str(len({cell.campaign for cell in made.cells.values()}))
         torch.set_num_threads(1)
         if not gc.get_freeze_count():
             gc.freeze()  # what is imported stays: torch alone is a million objects to walk
-        return made
+        return cls(config, plan, run, directory)
 
     # === items ============================================================================
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """One item for each cell about which the spec says something."""
         if "cell" in metafunc.fixturenames and "conformance" in metafunc.fixturenames:
-            metafunc.parametrize(
-                "cell",
-                [pytest.param(cell, id=cell.key) for cell in self.cells.values() if cell.applies],
-            )
+            cells = [cell for cell in self.cells.values() if cell.applies]
+            if hasattr(self.config, "workerinput"):  # the longest first, lest one worker end late
+                cells.sort(key=lambda cell: -cell.loss.breadth)
+            metafunc.parametrize("cell", [pytest.param(cell, id=cell.key) for cell in cells])
 
     @pytest.fixture
     def conformance(self) -> Conformance:

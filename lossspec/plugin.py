@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -51,15 +52,34 @@ def pytest_configure(config: pytest.Config) -> None:
     """Turn the options into a run; what cannot be one is a usage error."""
     # `lossspec.parametrize` marks with it, also where xdist is not installed.
     config.addinivalue_line("markers", "xdist_group(name): tests for one worker of pytest-xdist")
-    if config.option.impl:
-        from lossspec.conformance import Conformance
+    if not config.option.impl:
+        return
+    if getattr(config.option, "tx", None) and not hasattr(config, "workerinput"):
+        if config.option.maxworkerrestart is None:  # a campaign may take a worker down, once
+            config.option.maxworkerrestart = "9999"
+        config.pluginmanager.register(_WhileWorkersStart(), "lossspec-controller")
+    else:
+        _start(config)
 
-        conformance = Conformance.of(config)
-        config.pluginmanager.register(conformance, "lossspec-conformance")
-        if config.option.timing or any(_names_timing(config, word) for word in config.args):
-            from lossspec.timed import Timed
 
-            config.pluginmanager.register(Timed.of(config, conformance), "lossspec-timing")
+def _start(config: pytest.Config) -> None:
+    from lossspec.conformance import Conformance
+
+    conformance = Conformance.of(config)
+    config.pluginmanager.register(conformance, "lossspec-conformance")
+    if config.option.timing or any(_names_timing(config, word) for word in config.args):
+        from lossspec.timed import Timed
+
+        config.pluginmanager.register(Timed.of(config, conformance), "lossspec-timing")
+
+
+class _WhileWorkersStart:
+    """Makes the run of a controller of pytest-xdist while its workers, too, import torch."""
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_sessionstart(self, session: pytest.Session) -> Generator[None, None, None]:
+        yield
+        _start(session.config)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
