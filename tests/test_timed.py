@@ -47,6 +47,8 @@ def run(workplace, monkeypatch):
     """The suite in this process, on a clock of its own."""
     workplace.write(mine=MINE)
     monkeypatch.setattr(race, "clock_of", lambda device: Ticks())
+    # pytest-benchmark measures nothing on a worker, where these tests themselves may run.
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     quiet = ("-p", "no:cacheprovider", "-p", "no:faulthandler", "-q")
 
     def run(*words, at=SUITES / "timing"):
