@@ -284,7 +284,7 @@ class Campaign:
     def _replay_known(self, ledgers: dict[str, Ledger]) -> None:
         for known in self.known:
             ledger = ledgers.get(known.clause)
-            if ledger is None:
+            if ledger is None or known.case.dtype not in (self.dtypes or (known.case.dtype,)):
                 continue
             trial = self._trial(known.case)
             if lacking(self.subject, known.case) is not None or self._beyond(known.case):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -46,6 +46,10 @@ class Known:
             and device.partition(":")[0] in _listed(when.get("device", device.partition(":")[0]))
             and surface in _listed(when.get("surface", surface))
         )
+
+    def touches(self, dtypes: Sequence[str]) -> bool:
+        """Whether it is about one of these dtypes, whichever its stored case has."""
+        return not set(dtypes).isdisjoint(_listed(self.when.get("dtype", list(dtypes))))
 
     def covers(self, case: Case) -> bool:
         """Whether a failing case is of the kind that it describes."""

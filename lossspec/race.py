@@ -51,7 +51,7 @@ LARGE = 2**20
 #: Patience with the textbook: it may well be slower.
 SLOWER = 2.0
 #: A point of a growth curve takes no longer, in seconds.
-POINT = 0.5
+POINT = 0.1
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Race:
     """
 
     seed: int = 0
-    budget: float = 2.0
+    budget: float = 0.4
     _barred: dict[tuple[str, str], str | None] = field(default_factory=dict)
     _sizes: dict[tuple[str, str, str], dict[str, int] | TooLarge] = field(default_factory=dict)
     _dear: dict[tuple[str, str, str], str | None] = field(default_factory=dict)
@@ -294,7 +294,7 @@ class Race:
         reason = None
         clock = self.clock(entrant.device)
         for size, known in points(entrant, axis):
-            if len(done) > 1:
+            if done:
                 wanted = Need(
                     foreseen(done, bytes_, size),
                     foreseen(done, [1e9 * s for s in seconds], size) / 1e9,

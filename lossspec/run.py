@@ -99,7 +99,7 @@ class Run:
             for entry in (*shipped, *self.known)
             if entry.loss == cell.loss.name
             and entry.holds(implementation.version, cell.device, cell.surface)
-            and (self.dtypes is None or entry.case.dtype in self.dtypes)
+            and (self.dtypes is None or entry.touches(self.dtypes))
         ]
 
     def _record(self, cell: Cell, campaign: Campaign, ledger: Ledger) -> tuple[Record, str]:

@@ -31,10 +31,8 @@ BLOCK = 1e-3
 #: Nor is the slowest arm's block longer, unless a single call is.
 LONGEST = 20e-3
 #: A call that takes longer, in seconds, or more of the free memory, is not made at all.
-PATIENCE = 0.25
+PATIENCE = 0.1
 SHARE = 0.4
-#: A step that takes longer, in seconds, and still grows is not mostly the cost of a call.
-TELLING = 1e-3
 #: Results that differ by more, of their length, are not those of one loss.
 SAME_RESULT = 2.0**-4
 
@@ -235,7 +233,7 @@ class Contest:
         mode: Mode,
         device: str,
         clock: Clock | None = None,
-        budget: float = 2.0,
+        budget: float = 0.4,
     ) -> None:
         self.arms = dict(arms)
         self.mode: Mode = mode
@@ -465,8 +463,9 @@ class Need:
 def need(subject: Subject, axes: Mapping[str, int], dtype: str, device: str, clock: Clock) -> Need:
     """What a step at these sizes will take, going by smaller ones.
 
-    They grow until a step takes long enough to tell how the next will go, and no further. TooLarge
-    where the subject lacks what the call passes.
+    They grow up to half, or until a step takes too long: going far on from short steps, in which
+    the cost of a call still counts, would foresee too little. TooLarge where the subject lacks what
+    the call passes.
     """
     sizes: list[float] = []
     bytes_: list[float] = []
@@ -481,8 +480,7 @@ def need(subject: Subject, axes: Mapping[str, int], dtype: str, device: str, clo
         bytes_.append(weighed(subject, case, device)[0])
         taken.append(1e9 * clocked(subject, case, device, clock))
         if len(sizes) > 1 and (
-            1e9 * TELLING < taken[-2] < taken[-1] / 1.5
-            or taken[-1] > 1e9 * PATIENCE
+            taken[-1] > 1e9 * PATIENCE
             or foreseen(sizes, bytes_, 2 / scale) > SHARE * free_memory(device)
         ):
             break

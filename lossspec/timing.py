@@ -89,9 +89,14 @@ def exponent(sizes: Sequence[float], amounts: Sequence[float]) -> float | None:
 
 
 def foreseen(sizes: Sequence[float], amounts: Sequence[float], size: float) -> float:
-    """The amount at a larger size, going on from the last two points as a power does."""
-    (before, here), (low, high) = sizes[-2:], amounts[-2:]
-    power = math.log(max(high, 1) / max(low, 1)) / math.log(here / before)
+    """The amount at a larger size, going on from the last two points as a power does.
+
+    From a single point it is in proportion to the size.
+    """
+    here, high = sizes[-1], amounts[-1]
+    power = 1.0
+    if len(sizes) > 1:
+        power = math.log(max(high, 1) / max(amounts[-2], 1)) / math.log(here / sizes[-2])
     return float(high * (size / here) ** max(power, 0.0))
 
 

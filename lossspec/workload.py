@@ -43,10 +43,10 @@ def sizes(loss: Loss, device: str) -> list[Size]:
     found = [
         Size("small", 2**7, 4, None, "the cost of a call"),
         Size("cache", 2**15 * scale, 32, None, "fits a cache"),
-        Size("large", 2**23 * scale, 64, None, "bound by memory bandwidth"),
+        Size("large", 2**20 * scale, 64, None, "beyond the caches of a core"),
     ]
     if has_classes(loss):
-        found.append(Size("vocabulary", 2**22 * scale, 64, 2**15, "the classes of a vocabulary"))
+        found.append(Size("vocabulary", 2**21 * scale, 64, 2**15, "the classes of a vocabulary"))
     return found
 
 

@@ -125,6 +125,15 @@ def test_an_entry_about_something_else_is_not_asked_for(workplace, when):
     assert workplace.run("--impl=right", *QUICK, entry).status == 0
 
 
+def test_an_entry_counts_in_every_dtype_that_it_is_about(workplace):
+    workplace.write(wrong=WRONG)
+    assert WEIGHTED.dtype == "float64"
+    words = ("--impl=wrong", *QUICK, "--dtype=float32")
+    assert workplace.run(*words).status == 1
+    result = workplace.run(*words, listed(workplace, BOTH[1]))
+    assert result.status == 0, result.out
+
+
 def test_an_entry_outside_of_the_selection_is_not_asked_for(workplace):
     workplace.write(right=RIGHT)
     entry = listed(workplace, known())
