@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from lossspec import patience
 from lossspec.cases import Case, Dealt, drawn, dtype_name
 from lossspec.clauses import Clause
 from lossspec.deviations import Known
@@ -19,6 +20,7 @@ from lossspec.devices import lacks
 from lossspec.implementations import Subject
 from lossspec.oracle import Solved
 from lossspec.outcome import lacking, leaves_torch, without
+from lossspec.patience import Endless, limited
 from lossspec.reduce import reduced
 from lossspec.spec import Loss
 from lossspec.trial import Deviation, Trial, Unsupported
@@ -103,7 +105,7 @@ class Campaign:
     """Judge one subject on one device by a list of clauses.
 
     reference : the subject that defines torch's own known deviations; what an implementation merely
-    inherits from torch is not held against it.
+    inherits from torch is not held against it. endless : the case that it did not come back from.
     """
 
     subject: Subject
@@ -118,13 +120,18 @@ class Campaign:
     refused: dict[str, str] = field(default_factory=dict)
     attached: bool = False
     detached: dict[str, tuple[Case, Deviation]] = field(default_factory=dict)
+    optional: dict[tuple[str, str], tuple[Case, Deviation]] = field(default_factory=dict)
+    endless: Case | None = None
 
     def run(self) -> dict[str, Ledger]:
         """Walk the stream; a clause stops at its first deviation that nothing explains."""
         # What an implementation warns of is on its outcome; here it would only fill the screen.
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
-            return self._walk()
+            try:
+                return self._walk()
+            finally:
+                patience.disarm()
 
     def _walk(self) -> dict[str, Ledger]:
         ledgers = {clause.name: Ledger(clause) for clause in self.clauses}
@@ -133,16 +140,28 @@ class Campaign:
         refusals: dict[str, tuple[Case, Deviation]] = {}
 
         def look(solved: Solved) -> float:
-            return self._look(solved, ledgers, ran, refusals)
+            try:
+                return self._look(solved, ledgers, ran, refusals)
+            except Endless:
+                self.endless = solved.case
+                raise
 
-        for solved in stream(self.subject.loss, self.profile, self.seed, self.dtypes):
-            if not any(map(self._learns, ledgers.values())):
-                break
-            look(solved)
-        if self.profile.searched:
-            from lossspec.strategies import search
+        try:
+            for solved in stream(self.subject.loss, self.profile, self.seed, self.dtypes):
+                if not any(map(self.learns, ledgers.values())):
+                    break
+                look(solved)
+            if self.profile.searched:
+                from lossspec.strategies import search
 
-            search(self.subject.loss, look, self.profile.searched, self.seed, self.dtypes)
+                search(self.subject.loss, look, self.profile.searched, self.seed, self.dtypes)
+        except Endless:
+            return ledgers
+        for (form, dtype), found in self.optional.items():
+            if ran[form][0]:
+                refusals.setdefault(dtype, found)
+            else:
+                self.unsupported.add(form)
         for dtype, found in refusals.items():
             # A dtype that never works is one that the implementation does not have. float32,
             # torch's default, is no option.
@@ -183,16 +202,18 @@ class Campaign:
         if self._beyond(solved.case):
             return 0.0
         trial = Trial(self.subject, solved, self.device)
-        error = trial.outcome.error
+        patience.arm()
+        with limited():
+            error = trial.outcome.error
         if isinstance(error, NotImplementedError):
             self.unsupported.add(str(error)[:80] or "something")
             return 0.0
         self.attached |= getattr(trial.outcome.value, "requires_grad", False)
-        counts = ran.setdefault(solved.case.dtype, [0, 0])
-        counts[error is not None] += 1
+        for kind in (solved.case.dtype, solved.case.form):
+            ran.setdefault(kind, [0, 0])[error is not None] += 1
         worst = 0.0
         for ledger in ledgers.values():
-            if self._learns(ledger):
+            if self.learns(ledger):
                 self._judge(ledger, trial, refusals)
                 worst = max(worst, trial.worst)
         return worst
@@ -206,7 +227,7 @@ class Campaign:
                 return True
         return False
 
-    def _learns(self, ledger: Ledger) -> bool:
+    def learns(self, ledger: Ledger) -> bool:
         """Whether another case may tell a clause something."""
         enough = ledger.clause.enough
         tries = 1 if ledger.clause.once else TRIES
@@ -223,8 +244,10 @@ class Campaign:
             return
         start = time.perf_counter()
         trial.worst, trial.figures = 0.0, {}
+        patience.arm()
         try:
-            told = ledger.clause.judge(trial)
+            with limited():
+                told = ledger.clause.judge(trial)
         except Deviation as deviation:
             self._place(ledger, trial, deviation, refusals)
             told = True
@@ -262,7 +285,10 @@ class Campaign:
             ledger.shared = ledger.shared or (case, deviation)
             return
         if ledger.clause.name == "accepts":
-            refusals.setdefault(case.dtype, (case, deviation))
+            if trial.form.optional:
+                self.optional.setdefault((case.form, case.dtype), (case, deviation))
+            else:
+                refusals.setdefault(case.dtype, (case, deviation))
             return
         if deviation.detached and not self.attached:
             self.detached.setdefault(ledger.clause.name, (case, deviation))
@@ -323,9 +349,10 @@ class Campaign:
 def deviation_of(clause: Clause, trial: Trial) -> Deviation | None:
     """How a trial breaks a clause, if it does."""
     try:
-        clause.judge(trial)
+        with limited():
+            clause.judge(trial)
     except Deviation as deviation:
         return deviation
-    except Unsupported:
+    except (Unsupported, Endless):
         return None
     return None

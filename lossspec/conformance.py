@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from lossspec import deviations
+from lossspec import deviations, patience
 from lossspec.campaign import PROFILES
 from lossspec.devices import DeviceError, chosen
 from lossspec.implementations import ImplementationError, load
@@ -100,6 +100,7 @@ class Conformance:
             tuple(f"--deviations={path}" for path in option.deviations),
         )
         torch.set_num_threads(1)
+        patience.ends_process()
         if not gc.get_freeze_count():
             gc.freeze()  # what is imported stays: torch alone is a million objects to walk
         return cls(config, plan, run, directory)

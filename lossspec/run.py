@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lossspec import deviations, repro
+from lossspec import deviations, patience, repro
 from lossspec.campaign import Campaign, Ledger, Profile, deviation_of
 from lossspec.clauses import Clause
 from lossspec.deviations import Known
@@ -121,6 +121,11 @@ class Run:
         }
         if ledger.broken is not None:
             reason = f"lossspec itself failed in this clause: {ledger.broken}"
+            return blank(cell, Verdict.CRASH, reason, **fields), ""
+        if campaign.endless is not None and campaign.learns(ledger):
+            reason = f"it did not end within {patience.LIMIT:g} s"
+            call = written(cell.subject, campaign.endless)
+            fields |= {"case": campaign.endless.to_json(), "call": call}
             return blank(cell, Verdict.CRASH, reason, **fields), ""
         if ledger.stale is not None:
             if accelerates(cell.device):  # it may well hold on the processor

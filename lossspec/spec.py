@@ -18,8 +18,6 @@ from lossspec.maths import Definition
 
 REAL_DTYPES = ("float32", "float64", "float16", "bfloat16")
 Surface = Literal["function", "class"]
-#: What refusing an invalid call may raise, unless a refusal says otherwise.
-REFUSAL_ERRORS = ("ValueError", "TypeError", "RuntimeError", "IndexError", "NotImplementedError")
 
 
 # === tensors ==============================================================================
@@ -368,12 +366,14 @@ class Form:
     tensors fit each other, where roles cannot say how: it may change the tensors and parameters by
     name, given a random generator. sizes : for an axis that not every size suits, the ones worth
     drawing, or the one that follows from the other sizes and the parameters. define : the loss's
-    definition in terms of these tensors, where they are other ones.
+    definition in terms of these tensors, where they are other ones. optional : whether an
+    implementation in which no such call ever works is taken to have no such form.
     """
 
     shapes: tuple[str, ...]
     tensors: Mapping[str, Role]
     name: str = ""
+    optional: bool = False
     divisor: Definition | None = None
     share: Definition | None = None
     fixed: Mapping[str, Any] = field(default_factory=dict)
@@ -402,7 +402,6 @@ class Refusal:
     says: str
     breaks: Callable[[dict[str, Any], dict[str, Any]], bool | None]
     phase: Literal["construct", "call", "backward"] = "call"
-    raises: tuple[str, ...] = REFUSAL_ERRORS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ import lossspec.clauses
 import lossspec.specs
 from lossspec.campaign import PROFILES, TRIES, Campaign, Profile
 from lossspec.clauses import clauses
-from lossspec.implementations import Subject
+from lossspec.implementations import Subject, reference
 from lossspec.spec import catalogue, find
 from lossspec.trial import Unsupported
 
@@ -228,6 +228,58 @@ def test_a_dtype_that_works_at_times_deviates_when_it_does_not():
 
     _, found = ledgers(moody)
     assert found["accepts"].found is not None
+
+
+def test_class_probabilities_that_never_work_are_a_form_that_it_does_not_have():
+    def of_indices(input, target, weight=None, ignore_index=-100, reduction="mean"):
+        if target.is_floating_point():
+            raise TypeError("class indices only")
+        more = {"weight": weight, "ignore_index": ignore_index, "reduction": reduction}
+        return F.cross_entropy(input, target, **more)
+
+    loss = find("cross_entropy")
+    quick = [
+        name
+        for name, clause in clauses().items()
+        if clause.applies(loss, "function") and clause.speaks_on("cpu") and not clause.slow
+    ]
+    torchs = reference(loss, "function")
+    campaign, found = ledgers(of_indices, "cross_entropy", quick, reference=torchs)
+    assert {name for name, ledger in found.items() if ledger.found} == set()
+    assert "class probabilities" in campaign.unsupported
+
+
+def test_class_probabilities_that_work_at_times_deviate_when_they_do_not():
+    def moody(input, target, weight=None, ignore_index=-100, reduction="mean"):
+        if target.is_floating_point() and input.ndim > 2:
+            raise TypeError("two axes")
+        more = {"weight": weight, "ignore_index": ignore_index, "reduction": reduction}
+        return F.cross_entropy(input, target, **more)
+
+    _, found = ledgers(moody, "cross_entropy")
+    assert found["accepts"].found is not None
+
+
+@pytest.mark.parametrize("error", [KeyError("avg"), ValueError(), AttributeError("no avg")])
+def test_an_unknown_reduction_may_raise_any_error(error):
+    def strict(input, target, weight=None, reduction="mean"):
+        if reduction not in ("none", "sum", "mean"):
+            raise error
+        return F.l1_loss(input, target, weight=weight, reduction=reduction)
+
+    _, found = ledgers(strict, names=("refuses-reductions",))
+    assert found["refuses-reductions"].informative
+    assert found["refuses-reductions"].found is None
+
+
+def test_a_failed_assert_without_a_word_is_no_refusal():
+    def terse(input, target, weight=None, reduction="mean"):
+        if reduction not in ("none", "sum", "mean"):
+            raise AssertionError
+        return F.l1_loss(input, target, weight=weight, reduction=reduction)
+
+    _, found = ledgers(terse, names=("refuses-reductions",))
+    assert found["refuses-reductions"].found is not None
 
 
 def test_float32_is_no_option():

@@ -225,7 +225,8 @@ class _Hunt(Campaign):
             return {}
         accepts = ledgers["accepts"].found if "accepts" in ledgers else None
         if accepts is not None:
-            self.kills["accepts"] = self._refusals[accepts[0].dtype]
+            first = self._refusals.get(accepts[0].dtype)
+            self.kills.setdefault("accepts", first or self._kill("accepts", *accepts))
         for name, found in self.detached.items():
             if ledgers[name].found is not None:
                 self.kills.setdefault(name, self._kill(name, *found))

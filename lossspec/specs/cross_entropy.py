@@ -56,6 +56,7 @@ spec = Loss(
         ),
         Form(
             name="class probabilities",
+            optional=True,
             shapes=(
                 "(N, C), (N, C) -> (N)",
                 "(C), (C) -> ()",

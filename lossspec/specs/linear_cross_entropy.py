@@ -84,6 +84,7 @@ spec = Loss(
         ),
         Form(
             name="class probabilities",
+            optional=True,
             shapes=(
                 "(N, H), (C, H), (N, C) -> (N)",
                 "(H), (C, H), (C) -> ()",

@@ -1,0 +1,71 @@
+"""Patience: what never ends is interrupted; where nothing interrupts it, the process ends."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+#: A clause asks for a few calls on small tensors; in seconds.
+LIMIT = 60.0
+#: So many limits later a call sits where Python cannot interrupt it, and never will.
+LAST = 3.0
+#: Arming the last resort starts a thread, so it is not done for every clause.
+OFTEN = 1.0
+
+_armed: dict[str, Any] = {"file": None, "at": 0.0}
+
+
+class Endless(BaseException):
+    """Interrupts a call. No Exception, lest the implementation take it for one of its own."""
+
+
+@contextmanager
+def limited() -> Iterator[None]:
+    """Raise Endless in what takes longer than LIMIT, unless another timer is running."""
+    if not hasattr(signal, "setitimer") or not _free():
+        yield
+        return
+
+    def interrupt(signum: int, frame: object) -> None:
+        raise Endless
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    # Again and again: what is interrupted may be a destructor, which loses the exception.
+    signal.setitimer(signal.ITIMER_REAL, LIMIT, 1.0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _free() -> bool:
+    main = threading.current_thread() is threading.main_thread()
+    return main and signal.getitimer(signal.ITIMER_REAL)[0] == 0
+
+
+def ends_process() -> None:
+    """From now on end the process as the last resort, with every thread's traceback on stderr."""
+    if _armed["file"] is None:
+        _armed["file"] = os.dup(2)  # of its own: pytest puts a file in 2's place
+
+
+def arm() -> None:
+    """Begin anew to wait for the last resort, in a process that is to end so."""
+    now = time.monotonic()
+    if _armed["file"] is not None and now - _armed["at"] > min(OFTEN, LIMIT):
+        _armed["at"] = now
+        faulthandler.dump_traceback_later(LAST * LIMIT, exit=True, file=_armed["file"])
+
+
+def disarm() -> None:
+    """Nothing is judged for now."""
+    if _armed["file"] is not None:
+        _armed["at"] = 0.0
+        faulthandler.cancel_dump_traceback_later()

@@ -1,0 +1,94 @@
+"""Calls that never end: what Python can interrupt is told of, and else the process ends."""
+
+import signal
+from contextlib import suppress
+
+import pytest
+
+from lossspec import patience
+from lossspec.patience import Endless, limited
+
+ENDLESS = """
+    import time
+    from itertools import repeat
+
+    from lossspec import patience
+    from torch.nn import functional as F
+
+    patience.LIMIT = 0.3
+
+    def mse_loss(input, target, weight=None, reduction="mean"):
+        while input.ndim == 3:
+            try:
+                time.sleep(0.01)
+            except Exception:
+                pass
+        return F.mse_loss(input, target, weight=weight, reduction=reduction)
+
+    def l1_loss(input, target, weight=None, reduction="mean"):
+        if input.ndim == 3:
+            sum(repeat(0))  # Python has no say in it
+        return F.l1_loss(input, target, weight=weight, reduction=reduction)
+
+    huber_loss = F.huber_loss
+"""
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(patience, "LIMIT", 0.05)
+
+
+def test_a_call_that_does_not_end_is_a_crash_that_shows_the_call(workplace, monkeypatch):
+    monkeypatch.setattr(patience, "LIMIT", patience.LIMIT)  # what the module sets is undone
+    workplace.write(endless=ENDLESS)
+    result = workplace.run("--impl=endless", "--loss=mse_loss,huber_loss", "--profile=quick")
+    assert result.status == 1
+    cells = workplace.cells("endless")
+    cell = cells["mse_loss/gradient[function-cpu]"]
+    assert (cell["verdict"], cell["reason"]) == ("crash", "it did not end within 0.3 s")
+    assert len(cell["case"]["tensors"]["input"]["shape"]) == 3
+    assert "mse_loss(input, target" in cell["call"]
+    assert cells["huber_loss/gradient[function-cpu]"]["verdict"] == "conforms"
+
+
+def test_a_worker_that_nothing_interrupts_ends_and_costs_one_loss(workplace):
+    workplace.write(endless=ENDLESS)
+    words = ("--impl=endless", "--loss=l1_loss,huber_loss", "--profile=quick", "-n1")
+    result = workplace.apart("-m", "pytest", "--pyargs", "lossspec.suites", *words)
+    assert result.status == 1
+    assert any("in l1_loss" in line and "endless.py" in line for line in result.err), result.err
+    verdicts = workplace.verdicts("endless")
+    assert verdicts["l1_loss/value[function-cpu]"] == "crash"
+    assert verdicts["huber_loss/value[function-cpu]"] == "conforms"
+
+
+def test_what_ends_in_time_is_left_alone(impatient):
+    with limited():
+        pass
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_an_error_of_the_call_is_not_taken_for_a_late_one(impatient):
+    with pytest.raises(KeyError), limited():
+        raise KeyError
+
+
+def test_an_endless_call_cannot_take_the_interruption_for_an_error_of_its_own(impatient):
+    def stubborn():
+        while True:
+            with suppress(Exception):
+                signal.pause()
+
+    with pytest.raises(Endless), limited():
+        stubborn()
+
+
+def test_a_timer_that_runs_already_keeps_running(impatient):
+    signal.setitimer(signal.ITIMER_REAL, 100)
+    try:
+        with limited():
+            assert signal.getitimer(signal.ITIMER_REAL)[0] > 90
+        assert signal.getitimer(signal.ITIMER_REAL)[0] > 90
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
