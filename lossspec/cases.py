@@ -12,7 +12,18 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from lossspec.budget import precision
-from lossspec.spec import ClassIndex, Example, Factor, Form, Length, Loss, Role, Shape, written_out
+from lossspec.spec import (
+    ClassIndex,
+    Distribution,
+    Example,
+    Factor,
+    Form,
+    Length,
+    Loss,
+    Role,
+    Shape,
+    written_out,
+)
 
 T = TypeVar("T")
 
@@ -322,8 +333,9 @@ def _distributions(
         return certain if style == "one_hot" else 0.75 * certain + 0.25 / shape[axis]
     soft = np.exp(scores * 2)
     if style == "sparse":
-        soft = np.where(rng.random(shape) < 0.4, 0, soft)
-    return np.asarray(soft / np.maximum(soft.sum(axis, keepdims=True), 1e-3))
+        few = np.where(rng.random(shape) < 0.4, 0, soft)
+        soft = np.where(few.sum(axis, keepdims=True) > 0, few, soft)
+    return np.asarray(soft / soft.sum(axis, keepdims=True))
 
 
 def _cast(values: np.ndarray, role: Role, dtype: str) -> np.ndarray:
@@ -435,11 +447,14 @@ def drawn(choose: Choices, loss: Loss, dtypes: tuple[str, ...] | None = None) ->
 
     layouts = {}
     roles = loss.roles(form)
+    first = {n: axes[:1] for n, axes in zip(form.tensors, shape.inputs, strict=True)}
     if choose("layouts", _EITHER):
         for name, array in tensors.items():
             layout = choose(f"layout of {name}", LAYOUTS)
             if layout == "expanded" and form.settle is None:  # what is settled must stay so
                 tensors[name] = _repeated(array)
+                if isinstance(roles[name], Distribution) and set(first[name]) & set(shape.core):
+                    tensors[name] = np.full_like(array, 1 / max(len(array), 1))
             elif layout == "expanded" or roles[name].scalar:
                 layout = "contiguous"
             if layout != "contiguous":

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from lossspec.campaign import Profile, _batch, stream
+from lossspec.campaign import PROFILES, Profile, _batch, stream
 from lossspec.cases import LAYOUTS, Case, features
-from lossspec.oracle import solve
+from lossspec.oracle import axes_of, solve
+from lossspec.reduce import reduced
 from lossspec.spec import REAL_DTYPES, catalogue, find
 from lossspec.tensors import to_extended, to_torch
 
@@ -235,3 +236,21 @@ def test_odd_numbers_reach_torch_bit_for_bit(layout, dtype):
 )
 def test_what_a_case_has_is_told_in_words(case, words):
     assert features(case) == words
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "linear_cross_entropy"])
+def test_class_probabilities_sum_to_1_and_still_do_when_a_case_is_made_simpler(name):
+    loss = find(name)
+
+    def off(case):
+        target = case.tensors["target"].astype(np.float64)
+        form, shape = loss.form(case.form), case.shape
+        axis = axes_of(loss, form, shape, "target", target.ndim).index("C")
+        return np.abs(target.sum(axis) - 1).max(initial=0) if target.shape[axis] else 0
+
+    cases = [solved.case for solved in stream(loss, PROFILES["standard"], 0)]
+    cases = [case for case in cases if case.form == "class probabilities"]
+    assert len(cases) > 50
+    assert max(map(off, cases)) < 0.02
+    simple = [reduced(loss, case, lambda c: c.form == "class probabilities") for case in cases[:9]]
+    assert max(map(off, simple)) < 0.02
