@@ -30,7 +30,7 @@ Array = Any  # an ndarray, or autograd's box around one
 #: Relative size of every move. Far above the rounding of longdouble, far below curvature.
 STEP = 2.0**-30
 #: How many members stand for rounding inside the words.
-ROUNDING_MEMBERS = 4
+ROUNDING_MEMBERS = 6
 #: Beyond this torch's softplus is documented to be its argument.
 LINEAR = 20.0
 #: How many members, the last ones, differ in the side that they take at a kink.

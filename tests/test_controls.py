@@ -1,12 +1,21 @@
 """The controls: right losses in other formulations, which no clause may accuse."""
 
+import json
 import logging
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from lossspec.audit import audit, controls
-from lossspec.spec import catalogue
+from lossspec.campaign import deviation_of
+from lossspec.cases import Case
+from lossspec.clauses import clauses
+from lossspec.implementations import Subject
+from lossspec.oracle import Solved, solve
+from lossspec.spec import catalogue, find
+from lossspec.trial import Trial
 
 CONTROLS = controls()
 
@@ -36,3 +45,37 @@ def test_almost_every_loss_has_several_controls():
     # Those two own their weights: whoever writes them again writes torch's.
     rewritten = counts.keys() - {"adaptive_log_softmax_with_loss", "linear_cross_entropy"}
     assert {name: counts[name] for name in rewritten if counts[name] < 4} == {}
+
+
+def test_a_share_of_nearly_everything_is_rounded_like_any_other():
+    # 1 less a share of 1 - 7e-12: of four sign patterns all made share and posterior move alike.
+    stored = Path(__file__).parent / "data" / "ctc-softmax-share-near-1.json"
+    case = Case.from_json(json.loads(stored.read_text("utf-8")))
+    loss = find("ctc_loss")
+    for control in (c for c in CONTROLS.values() if c.loss == "ctc_loss"):
+        subject = Subject(control.id, loss, control.surface, control.make())
+        trial = Trial(subject, Solved(loss, case))
+        assert deviation_of(clauses()["gradient"], trial) is None, control.id
+
+
+def test_no_slope_is_asked_at_a_subnormal_number_but_in_float16():
+    loss = find("kl_div")
+    for dtype, tiny, asked in (("float32", 2.0**-139, False), ("float16", 2.0**-20, True)):
+        numbers = np.array([tiny, 0.5], dtype)
+        case = Case(
+            loss="kl_div",
+            form="target",
+            contract="(*), (*) -> (*)",
+            spread=1,
+            dtype=dtype,
+            tensors={"input": np.array([-3.0, -1.0], dtype), "target": numbers},
+            parameters={"log_target": False},
+            reduction="sum",
+            cotangent=np.ones(2, dtype),
+            scale=1.0,
+            omitted=frozenset(),
+            layouts={},
+            requires_grad=("target",),
+        )
+        slope = solve(loss, case).gradient("target", "sum", case.upstream("sum"))
+        assert list(np.isfinite(slope.budget)) == [asked, True]
