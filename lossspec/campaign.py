@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from lossspec import patience
 from lossspec.cases import Case, Dealt, drawn, dtype_name
 from lossspec.clauses import Clause
 from lossspec.deviations import Known
@@ -20,7 +19,7 @@ from lossspec.devices import lacks
 from lossspec.implementations import Subject
 from lossspec.oracle import Solved
 from lossspec.outcome import lacking, leaves_torch, without
-from lossspec.patience import Endless, limited
+from lossspec.patience import Endless, limited, watched
 from lossspec.reduce import reduced
 from lossspec.spec import Loss
 from lossspec.trial import Deviation, Trial, Unsupported
@@ -126,12 +125,9 @@ class Campaign:
     def run(self) -> dict[str, Ledger]:
         """Walk the stream; a clause stops at its first deviation that nothing explains."""
         # What an implementation warns of is on its outcome; here it would only fill the screen.
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
+        with warnings.catch_warnings(), np.errstate(all="ignore"), watched():
             warnings.simplefilter("ignore")
-            try:
-                return self._walk()
-            finally:
-                patience.disarm()
+            return self._walk()
 
     def _walk(self) -> dict[str, Ledger]:
         ledgers = {clause.name: Ledger(clause) for clause in self.clauses}
@@ -156,7 +152,7 @@ class Campaign:
 
                 search(self.subject.loss, look, self.profile.searched, self.seed, self.dtypes)
         except Endless:
-            return ledgers
+            pass  # what was found before it counts; what it is found in is not made simpler
         for (form, dtype), found in self.optional.items():
             if ran[form][0]:
                 refusals.setdefault(dtype, found)
@@ -171,13 +167,15 @@ class Campaign:
                 ledgers["accepts"].found = found
         for name, found in self.detached.items():
             ledger = ledgers[name]
-            if self._loses_graph(found[0]):
+            if self.endless is not None:  # to tell whose gradient is lost takes another call
+                ledger.informative = 0
+            elif self._loses_graph(found[0]):
                 ledger.found = ledger.found or found
             else:
                 ledger.examples = ledger.informative = 0
                 ledger.lacks = "its results have no gradient"
         for ledger in ledgers.values():
-            if ledger.found is not None and not ledger.clause.once:
+            if ledger.found and not ledger.clause.once and self.endless is None:
                 ledger.found = self._reduced(ledger, *ledger.found)
         return ledgers
 
@@ -202,7 +200,6 @@ class Campaign:
         if self._beyond(solved.case):
             return 0.0
         trial = Trial(self.subject, solved, self.device)
-        patience.arm()
         with limited():
             error = trial.outcome.error
         if isinstance(error, NotImplementedError):
@@ -244,7 +241,6 @@ class Campaign:
             return
         start = time.perf_counter()
         trial.worst, trial.figures = 0.0, {}
-        patience.arm()
         try:
             with limited():
                 told = ledger.clause.judge(trial)

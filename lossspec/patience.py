@@ -18,7 +18,7 @@ LAST = 3.0
 #: Arming the last resort starts a thread, so it is not done for every clause.
 OFTEN = 1.0
 
-_armed: dict[str, Any] = {"file": None, "at": 0.0}
+_armed: dict[str, Any] = {"file": None, "at": 0.0, "watched": False}
 
 
 class Endless(BaseException):
@@ -28,6 +28,8 @@ class Endless(BaseException):
 @contextmanager
 def limited() -> Iterator[None]:
     """Raise Endless in what takes longer than LIMIT, unless another timer is running."""
+    if _armed["watched"]:
+        _arm()
     if not hasattr(signal, "setitimer") or not _free():
         yield
         return
@@ -56,16 +58,20 @@ def ends_process() -> None:
         _armed["file"] = os.dup(2)  # of its own: pytest puts a file in 2's place
 
 
-def arm() -> None:
-    """Begin anew to wait for the last resort, in a process that is to end so."""
+@contextmanager
+def watched() -> Iterator[None]:
+    """Where the last resort may be needed: each `limited` in it begins anew to wait for it."""
+    _armed["watched"] = _armed["file"] is not None
+    try:
+        yield
+    finally:
+        if _armed["watched"]:
+            _armed["watched"], _armed["at"] = False, 0.0
+            faulthandler.cancel_dump_traceback_later()
+
+
+def _arm() -> None:
     now = time.monotonic()
-    if _armed["file"] is not None and now - _armed["at"] > min(OFTEN, LIMIT):
+    if now - _armed["at"] > min(OFTEN, LIMIT):
         _armed["at"] = now
         faulthandler.dump_traceback_later(LAST * LIMIT, exit=True, file=_armed["file"])
-
-
-def disarm() -> None:
-    """Nothing is judged for now."""
-    if _armed["file"] is not None:
-        _armed["at"] = 0.0
-        faulthandler.cancel_dump_traceback_later()

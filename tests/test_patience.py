@@ -1,12 +1,17 @@
 """Calls that never end: what Python can interrupt is told of, and else the process ends."""
 
 import signal
+import time
 from contextlib import suppress
 
 import pytest
 
 from lossspec import patience
+from lossspec.campaign import PROFILES, Campaign
+from lossspec.clauses import clauses
+from lossspec.implementations import Subject
 from lossspec.patience import Endless, limited
+from lossspec.spec import find
 
 ENDLESS = """
     import time
@@ -61,6 +66,28 @@ def test_a_worker_that_nothing_interrupts_ends_and_costs_one_loss(workplace):
     verdicts = workplace.verdicts("endless")
     assert verdicts["l1_loss/value[function-cpu]"] == "crash"
     assert verdicts["huber_loss/value[function-cpu]"] == "conforms"
+
+
+def test_what_was_not_settled_before_an_endless_call_does_not_conform(monkeypatch):
+    calls = []
+
+    def late(input, target, weight=None, reduction="mean"):
+        calls.append(input.shape)
+        while len(calls) > 200:
+            time.sleep(0.01)
+        return (input.detach() - target.detach()).square().mean()
+
+    monkeypatch.setattr(patience, "LIMIT", 0.3)
+    names = ("accepts", "gradient", "value")
+    mse = find("mse_loss")
+    judged = [clauses()[name] for name in names]
+    subject = Subject("late", mse, "function", late)
+    campaign = Campaign(subject, judged, PROFILES["standard"])
+    found = campaign.run()
+    assert campaign.endless is not None
+    # Every gradient so far was missing; whether one should have been there is not known.
+    assert found["gradient"].examples > 0
+    assert campaign.learns(found["gradient"])
 
 
 def test_what_ends_in_time_is_left_alone(impatient):
