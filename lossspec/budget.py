@@ -63,7 +63,8 @@ class Bounded:
     """Numbers known to lie in `[low - budget, high + budget]`.
 
     `low` and `high` differ from `exact` only at a kink. An infinite budget is a number that the
-    textbook formula cannot compute in the dtype either: nothing is asked there.
+    textbook formula cannot compute in the dtype either: nothing is asked there. open : the axis
+    along which a constant is left open; None where every number is asked for.
     """
 
     exact: np.ndarray
@@ -71,9 +72,36 @@ class Bounded:
     low: np.ndarray
     high: np.ndarray
     dtype: str
+    open: int | None = None
+
+    def settled(self, got: np.ndarray) -> tuple[np.ndarray, Bounded]:
+        """What came and what is known of it, both less the constant that is left open."""
+        if self.open is None:
+            return got, self
+        axis = self.open
+
+        def mean(numbers: np.ndarray) -> Any:
+            return numbers.mean(axis, keepdims=True) if numbers.shape[axis] else 0
+
+        with np.errstate(all="ignore"):
+            budget = self.budget + mean(self.budget)
+            exact, low, high = (
+                mine - mean(other)
+                for mine, other in (
+                    (self.exact, self.exact),
+                    (self.low, self.high),
+                    (self.high, self.low),
+                )
+            )
+            known = np.isfinite(exact) & np.isfinite(low) & np.isfinite(high)
+            budget = np.where(known & np.isfinite(budget), budget, np.inf)
+            return got - mean(got), Bounded(exact, budget, low, high, self.dtype)
 
     def error(self, got: np.ndarray) -> np.ndarray:
         """Observed error ÷ budget, element by element: at most 1 conforms, inf is plainly wrong."""
+        if self.open is not None:
+            got, known = self.settled(got)
+            return known.error(got)
         largest = precision(self.dtype).largest
         with np.errstate(all="ignore"):
             beyond = np.maximum(self.low - got, got - self.high)

@@ -15,7 +15,7 @@ from autograd import make_vjp
 from lossspec.budget import SLACK, Bounded, Extended, Precision, as_extended, precision
 from lossspec.cases import Case
 from lossspec.maths import ROUNDING_MEMBERS, SIDES, STEP, Definition, Ensemble, ensemble
-from lossspec.spec import ClassIndex, Form, Loss, Shape
+from lossspec.spec import ClassIndex, Distribution, Form, Loss, Shape
 
 #: Up to this many core elements each gets a member of its own; beyond, they share by sign patterns.
 OWN_MEMBERS = 12
@@ -69,6 +69,16 @@ def axes_of(loss: Loss, form: Form, contract: Shape, name: str, ndim: int) -> tu
     return like[len(like) - ndim :]
 
 
+def simplex(loss: Loss, case: Case) -> dict[str, int]:
+    """For each tensor of a call whose numbers sum to 1 along an axis, that axis."""
+    form = loss.form(case.form)
+    return {
+        name: axes_of(loss, form, case.shape, name, case.tensors[name].ndim).index("C")
+        for name, role in form.tensors.items()
+        if isinstance(role, Distribution)
+    }
+
+
 @dataclass(frozen=True)
 class Expected:
     """What a case must give: the unreduced loss and its derivatives, element by element.
@@ -77,7 +87,8 @@ class Expected:
     tensor, the derivative of each loss element by the elements that it depends on, exact and on
     each of the ensemble's sides (they differ at a kink), its budget. counts : what each element
     counts for in the mean, shares : what it is multiplied by there. counted : whether it counts at
-    all, or is ignored. compared : whether a nan was compared with a number, which may lose it.
+    all, or is ignored. simplex : for tensors whose numbers sum to 1 along an axis, that axis.
+    compared : whether a nan was compared with a number, which may lose it.
     """
 
     case: Case
@@ -89,6 +100,7 @@ class Expected:
     derivatives: Mapping[str, tuple[np.ndarray, np.ndarray]]
     placed: Mapping[str, _Placed]
     precision: Precision
+    simplex: Mapping[str, int]
     compared: bool = False
     _known: dict[Any, Any] = field(default_factory=dict)
 
@@ -182,7 +194,8 @@ class Expected:
             budget = placed.leave(budget, shape)
             if spread > 1:
                 budget = budget + unit * np.log2(spread) * placed.leave(np.abs(terms[0]), shape)
-        return self._bounded(exact, SLACK * budget, low, high)
+        # How a loss changes when shares no longer sum to 1 is left open: it need not be defined.
+        return self._bounded(exact, SLACK * budget, low, high, self.simplex.get(name))
 
     def ignored(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         """Which elements of a tensor belong to ignored rows only."""
@@ -209,6 +222,7 @@ class Expected:
         budget: Any,
         low: np.ndarray | None = None,
         high: np.ndarray | None = None,
+        open: int | None = None,
     ) -> Bounded:
         exact = np.asarray(exact, Extended)
         budget = np.where(np.isnan(budget), np.inf, budget)
@@ -218,6 +232,7 @@ class Expected:
             exact if low is None else low,
             exact if high is None else high,
             self.precision.name,
+            open,
         )
 
 
@@ -400,6 +415,7 @@ def solve(loss: Loss, case: Case) -> Expected:
         slopes,
         posed.placed,
         dtype,
+        simplex(loss, case),
         posed.ensemble.compared,
     )
 
@@ -451,7 +467,9 @@ def solve_second(
             placed = posed.placed[name]
             exact = np.asarray(placed.leave(exact, shape), Extended)
             budget = SLACK * placed.leave(error, shape)
-            bounded[name] = Bounded(exact, budget, exact, exact, posed.precision.name)
+            bounded[name] = Bounded(
+                exact, budget, exact, exact, posed.precision.name, expected.simplex.get(name)
+            )
     return bounded
 
 

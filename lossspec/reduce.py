@@ -11,14 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from lossspec.cases import Case
-from lossspec.oracle import axes_of
-from lossspec.spec import ClassIndex, Distribution, Length, Loss, Role, written_out
+from lossspec.budget import SLACK, precision
+from lossspec.cases import Case, dtype_name
+from lossspec.oracle import axes_of, simplex
+from lossspec.spec import ClassIndex, Length, Loss, Role, written_out
 
 #: How often the predicate may be asked: a second or so for a small case.
 ATTEMPTS = 400
-#: What rounding, even of narrow dtypes, leaves missing of a distribution's sum.
-ROUNDED = 0.02
 
 
 def reduced(
@@ -94,20 +93,17 @@ def _valid(loss: Loss, case: Case) -> bool:
 
 def _normalized(loss: Loss, case: Case) -> Case:
     """A case in which what is left of a distribution is one: all in the first class, if nothing."""
-    form, shape = loss.form(case.form), case.shape
     tensors = dict(case.tensors)
-    for name, role in form.tensors.items():
-        if not isinstance(role, Distribution):
-            continue
+    for name, axis in simplex(loss, case).items():
         shares = tensors[name].astype(np.float64)
-        axis = axes_of(loss, form, shape, name, shares.ndim).index("C")
         if not shares.shape[axis]:
             continue
         shares = np.moveaxis(shares, axis, -1)
         shares[..., 0] += shares.sum(-1) == 0
         total = shares.sum(-1, keepdims=True)
         # One that was drawn is off by no more than rounding.
-        shares = np.where(np.abs(total - 1) > ROUNDED, shares / total, shares)
+        rounded = SLACK * precision(dtype_name(tensors[name])).unit
+        shares = np.where(np.abs(total - 1) > rounded, shares / total, shares)
         tensors[name] = np.moveaxis(shares, -1, axis).astype(tensors[name].dtype)
     return case.with_(tensors=tensors)
 

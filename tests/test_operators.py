@@ -32,7 +32,7 @@ def test_terms_factors_and_words_of_a_definition_are_changed(margin_ranking):
         "`-target * (input1 - input2) + margin` became `-target * (input1 - input2)`.",
         "`input1 - input2` became `input1 + input2`.",
         "`mean` gives the sum.",
-        "input1 is detached.",
+        "The gradient of input1 is 0.",
         "float64 is computed in float32.",
     } <= wrong
 

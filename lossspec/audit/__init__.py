@@ -6,7 +6,7 @@ import importlib
 import pkgutil
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Literal, TypeVar
 
@@ -168,7 +168,14 @@ def audit(
             for name, clause in clauses().items()
             if (name in only if only else not clause.slow or profile.name != "quick")
         ]
-        yield _audited(subject, spec or find(subject.loss), judges, profile, seed, first_only)
+        # A second each, which is worth it only where nothing else has found anything.
+        late = [clause for clause in judges if first_only and clause.slow]
+        early = [clause for clause in judges if clause not in late]
+        result = _audited(subject, spec or find(subject.loss), early, profile, seed, first_only)
+        if late and result.survived:
+            last = _audited(subject, spec or find(subject.loss), late, profile, seed, first_only)
+            result = replace(last, crashed={**result.crashed, **last.crashed})
+        yield result
 
 
 def _audited(

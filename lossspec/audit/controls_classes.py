@@ -183,6 +183,18 @@ class IndicesAsProbabilities(CrossEntropy):
         return torch.where(c.kept, -terms.sum(-1), 0)
 
 
+@control(CrossEntropy)
+class SharesSumToOne(CrossEntropy):
+    """Log-sum-exp less the product of probabilities and scores, as they sum to 1."""
+
+    def losses(self, c: Classes, log_p: Tensor) -> Tensor:
+        if not c.soft or c.w is not None or not c.count:
+            return super().losses(c, log_p)
+        shifted = c.x - c.x.detach().amax(-1, keepdim=True)
+        p = c.t * (1 - c.smoothing) + c.smoothing / c.count
+        return shifted.logsumexp(-1) - (p * shifted).sum(-1)
+
+
 @control("cross_entropy")
 class NllOfLogSoftmax:
     """Torch's nll_loss of its log_softmax; what that cannot do, torch's cross_entropy."""

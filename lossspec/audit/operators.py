@@ -66,6 +66,14 @@ def witness(loss: Loss, right: Callable[..., Any], wrong: Callable[..., Any]) ->
     return None
 
 
+def _held(tensor: torch.Tensor) -> torch.Tensor:
+    """The same tensor, to which no gradient comes back but zeros."""
+    if tensor.requires_grad:
+        tensor = tensor.view_as(tensor)
+        tensor.register_hook(torch.zeros_like)
+    return tensor
+
+
 def _apart(got: Outcome, want: Outcome) -> bool:
     if got.error is not None or got.value.dtype != want.value.dtype:
         return True
@@ -259,11 +267,11 @@ def _wrapped(loss: Loss) -> Iterator[tuple[str, Callable[[], Callable[..., Any]]
     for position, name in enumerate(names):
         if first.tensors[name].differentiable and not first.tensors[name].integer:
 
-            def detached(tensors: Any, reduction: str, options: Any, at: int = position) -> Any:
-                kept = [t.detach() if i == at else t for i, t in enumerate(tensors)]
-                return right(*kept, reduction=reduction, **options)
+            def held(tensors: Any, reduction: str, options: Any, at: int = position) -> Any:
+                given = [_held(t) if i == at else t for i, t in enumerate(tensors)]
+                return right(*given, reduction=reduction, **options)
 
-            yield f"{name} is detached.", version(detached)
+            yield f"The gradient of {name} is 0.", version(held)
 
     def narrowed(dtype: torch.dtype, into: torch.dtype) -> Callable[..., Any]:
         def cast(x: Any) -> Any:

@@ -96,7 +96,7 @@ def second_order(trial: Trial) -> Judgement:
     sizes = [np.abs(case.tensors[name]) for name in case.requires_grad]
     if any((size > MODERATE).any() or ((size > 0) & (size < TINY)).any() for size in sizes):
         return None
-    directions = _directions(case)
+    directions = _directions(trial, case)
     got = _curvature(trial, case, directions)
     wants = solve_second(trial.expected, trial.loss, case.reduction, directions)
     if wants is None:
@@ -114,15 +114,22 @@ def second_order(trial: Trial) -> Judgement:
     return told
 
 
-def _directions(case: Case) -> dict[str, np.ndarray]:
-    """A direction for each tensor that requires a gradient, the same for the same case."""
+def _directions(trial: Trial, case: Case) -> dict[str, np.ndarray]:
+    """A direction for each tensor that requires a gradient, the same for the same case.
+
+    What sums to 1 moves so that it still does.
+    """
     rng = np.random.default_rng(len(case.tensors))
-    return {
-        name: rng.choice([-1.0, 0.5, 1.0, 2.0], case.tensors[name].shape).astype(
-            case.tensors[name].dtype
-        )
-        for name in case.requires_grad
-    }
+    directions = {}
+    for name in case.requires_grad:
+        direction = rng.choice([-1.0, 0.5, 1.0, 2.0], case.tensors[name].shape)
+        if name in trial.expected.simplex:
+            along = np.moveaxis(direction, trial.expected.simplex[name], -1)
+            pairs = along.shape[-1] // 2
+            along[..., pairs : 2 * pairs] = -along[..., :pairs]
+            along[..., 2 * pairs :] = 0
+        directions[name] = direction.astype(case.tensors[name].dtype)
+    return directions
 
 
 def _curvature(
@@ -168,7 +175,7 @@ def forward_mode(trial: Trial) -> Judgement:
     case = trial.case
     if not case.requires_grad or not trial.worked or trial.limited or not trial.conforms:
         return None
-    directions = _directions(case)
+    directions = _directions(trial, case)
     tangent = _tangent(trial, directions)
     upstream = case.upstream(case.reduction)
     got = (tangent * as_extended(upstream)).sum()

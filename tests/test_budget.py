@@ -1,0 +1,55 @@
+"""What counts as within rounding, and what is left open."""
+
+import numpy as np
+import pytest
+from torch.nn import functional as F
+
+import lossspec
+from lossspec.budget import Bounded
+
+
+def known(exact, open=None):
+    exact = np.asarray(exact, np.longdouble)
+    return Bounded(exact, np.full_like(exact, 0.1), exact, exact, "float64", open)
+
+
+def test_an_error_is_counted_in_budgets():
+    assert known([1.0, 2.0]).error(np.array([1.05, 2.2])) == pytest.approx([0.5, 2.0])
+
+
+def test_along_an_open_axis_a_constant_costs_nothing():
+    want = known([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], open=1)
+    assert (want.error(want.exact + [[10.0], [-20.0]]) == 0).all()
+    assert (want.error(want.exact + [0.0, 0.0, 0.5]) > 1).any()
+    assert (want.error(want.exact[::-1]) == 0).all()
+    assert (want.error(want.exact[:, ::-1]) > 1).any()
+
+
+def test_where_one_number_of_an_open_axis_is_unknown_nothing_is_asked_of_its_row():
+    want = known([[1.0, np.inf], [4.0, 5.0]], open=1)
+    error = want.error(np.array([[7.0, -7.0], [4.0, 6.0]]))
+    assert (error[0] == 0).all()
+    assert (error[1] > 1).all()
+
+
+def relies_on_their_sum(input, target, label_smoothing=0.0, reduction="mean", scores=1.0):
+    if input.shape != target.shape:
+        return F.cross_entropy(input, target, label_smoothing=label_smoothing, reduction=reduction)
+    classes = int(input.ndim > 1)
+    p = target * (1 - label_smoothing) + label_smoothing / input.shape[classes]
+    shifted = input - input.detach().amax(classes, keepdim=True)
+    held = p + (scores - 1) * (p - p.detach())
+    losses = shifted.logsumexp(classes) - (held * shifted).sum(classes)
+    losses = losses.to(input.dtype)
+    if reduction == "mean":
+        return losses.sum() / max(1, losses.numel())
+    return losses if reduction == "none" else losses.sum()
+
+
+@pytest.mark.parametrize("scores, verdict", [(1.0, "conforms"), (0.9, "deviates")])
+def test_a_gradient_of_probabilities_is_judged_as_long_as_they_sum_to_1(scores, verdict):
+    def loss(input, target, label_smoothing=0.0, reduction="mean"):
+        return relies_on_their_sum(input, target, label_smoothing, reduction, scores)
+
+    (cell,) = lossspec.check("cross_entropy", loss, profile="quick", clauses=["gradient"])
+    assert cell.verdict == verdict, (cell.what, cell.case)
