@@ -19,8 +19,8 @@ def test_an_error_is_counted_in_budgets():
 
 def test_along_an_open_axis_a_constant_costs_nothing():
     want = known([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], open=1)
-    assert (want.error(want.exact + [[10.0], [-20.0]]) == 0).all()
-    assert (want.error(want.exact + [0.0, 0.0, 0.5]) > 1).any()
+    assert (want.error(want.exact + np.array([[10.0], [-20.0]])) == 0).all()
+    assert (want.error(want.exact + np.array([0.0, 0.0, 0.5])) > 1).any()
     assert (want.error(want.exact[::-1]) == 0).all()
     assert (want.error(want.exact[:, ::-1]) > 1).any()
 
@@ -46,7 +46,7 @@ def relies_on_their_sum(input, target, label_smoothing=0.0, reduction="mean", sc
     return losses if reduction == "none" else losses.sum()
 
 
-@pytest.mark.parametrize("scores, verdict", [(1.0, "conforms"), (0.9, "deviates")])
+@pytest.mark.parametrize(("scores", "verdict"), [(1.0, "conforms"), (0.9, "deviates")])
 def test_a_gradient_of_probabilities_is_judged_as_long_as_they_sum_to_1(scores, verdict):
     def loss(input, target, label_smoothing=0.0, reduction="mean"):
         return relies_on_their_sum(input, target, label_smoothing, reduction, scores)
