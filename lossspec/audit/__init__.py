@@ -174,7 +174,8 @@ def audit(
         result = _audited(subject, spec or find(subject.loss), early, profile, seed, first_only)
         if late and result.survived:
             last = _audited(subject, spec or find(subject.loss), late, profile, seed, first_only)
-            result = replace(last, crashed={**result.crashed, **last.crashed})
+            shared = result.shared + last.shared
+            result = replace(last, shared=shared, crashed={**result.crashed, **last.crashed})
         yield result
 
 

@@ -70,7 +70,7 @@ def _held(tensor: torch.Tensor) -> torch.Tensor:
     """The same tensor, to which no gradient comes back but zeros."""
     if tensor.requires_grad:
         tensor = tensor.view_as(tensor)
-        tensor.register_hook(torch.zeros_like)
+        tensor.register_hook(torch.zeros_like)  # type: ignore[no-untyped-call]
     return tensor
 
 

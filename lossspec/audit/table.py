@@ -25,11 +25,13 @@ def total(what: str, results: Sequence[Result]) -> str:
 
 
 def _survivor(result: Result) -> str:
-    reason = getattr(result.subject, "awaits", "")
-    wrong = getattr(result.subject, "wrong", "")
+    awaits = getattr(result.subject, "awaits", "")
+    reason = f" Awaits {awaits}." if awaits else ""
+    if result.shared:
+        reason = f" Torch's own loss breaks {', '.join(result.shared)} alike."
     if result.crashed:
-        reason = f"lossspec itself failed in {', '.join(result.crashed)}"
-    return f"  not found: {result.subject.id}: {wrong}{f' Awaits {reason}.' if reason else ''}"
+        reason = f" lossspec itself failed in {', '.join(result.crashed)}."
+    return f"  not found: {result.subject.id}: {getattr(result.subject, 'wrong', '')}{reason}"
 
 
 def accusations(result: Result) -> str:
