@@ -23,11 +23,16 @@ from lossspec.patience import Endless, limited, watched
 from lossspec.reduce import reduced
 from lossspec.spec import Loss
 from lossspec.trial import Deviation, Trial, Unsupported
+from lossspec.whereabouts import Whereabouts
 
 #: What never worked in so many cases, such as torch.compile, is not tried again: it may be slow.
 TRIES = 8
 #: Cases drawn at a time: what a stream keeps in memory.
 BATCH = 400
+#: In place of the number of a case: a stored one is replayed, one that failed is made simpler.
+REPLAYED, REDUCED = -1, -2
+#: In place of a clause: the plain call, before any of them judges it.
+CALL = "call"
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,10 @@ def _batch(
 
 @dataclass
 class Ledger:
-    """What a campaign learned about one clause."""
+    """What a campaign learned about one clause.
+
+    fatal : whether it has ended a process. killer : the case that it was judging.
+    """
 
     clause: Clause
     examples: int = 0
@@ -95,6 +103,8 @@ class Ledger:
     stale: Known | None = None
     broken: str | None = None
     lacks: str | None = None
+    fatal: bool = False
+    killer: Case | None = None
     failed: int = 0
     figures: dict[str, Any] = field(default_factory=dict)
 
@@ -105,6 +115,7 @@ class Campaign:
 
     reference : the subject that defines torch's own known deviations; what an implementation merely
     inherits from torch is not held against it. endless : the case that it did not come back from.
+    whereabouts : what earlier processes that ran it ended in.
     """
 
     subject: Subject
@@ -121,6 +132,8 @@ class Campaign:
     detached: dict[str, tuple[Case, Deviation]] = field(default_factory=dict)
     optional: dict[tuple[str, str], tuple[Case, Deviation]] = field(default_factory=dict)
     endless: Case | None = None
+    whereabouts: Whereabouts | None = None
+    _case: int = REPLAYED
 
     def run(self) -> dict[str, Ledger]:
         """Walk the stream; a clause stops at its first deviation that nothing explains."""
@@ -131,11 +144,15 @@ class Campaign:
 
     def _walk(self) -> dict[str, Ledger]:
         ledgers = {clause.name: Ledger(clause) for clause in self.clauses}
+        if self.whereabouts is not None:
+            for case, step in self.whereabouts.deaths:
+                self._ledger(step, ledgers).fatal |= case != REDUCED
         self._replay_known(ledgers)
         ran: dict[str, list[int]] = {}
         refusals: dict[str, tuple[Case, Deviation]] = {}
 
         def look(solved: Solved) -> float:
+            self._case += 1
             try:
                 return self._look(solved, ledgers, ran, refusals)
             except Endless:
@@ -174,10 +191,23 @@ class Campaign:
             else:
                 ledger.examples = ledger.informative = 0
                 ledger.lacks = "its results have no gradient"
-        for ledger in ledgers.values():
-            if ledger.found and not ledger.clause.once and self.endless is None:
+        self._case = REDUCED
+        for name, ledger in ledgers.items():
+            again = ledger.found and not ledger.clause.once and self.endless is None
+            if ledger.found and again and self._enters(name):
                 ledger.found = self._reduced(ledger, *ledger.found)
+        if self.whereabouts is not None:
+            self.whereabouts.leave()
         return ledgers
+
+    def _enters(self, step: str) -> bool:
+        """Whether the case at hand may be called or judged: not where that has ended a process."""
+        return self.whereabouts is None or self.whereabouts.enter(self._case, step)
+
+    @staticmethod
+    def _ledger(step: str, ledgers: dict[str, Ledger]) -> Ledger:
+        """Whose step it is: a plain call is that of the clause on it, or of any that is asked."""
+        return ledgers.get("accepts" if step == CALL else step) or next(iter(ledgers.values()))
 
     def _loses_graph(self, case: Case) -> bool:
         """Whether a gradient should be there: a library of arrays has none to be wrong."""
@@ -200,6 +230,12 @@ class Campaign:
         if self._beyond(solved.case):
             return 0.0
         trial = Trial(self.subject, solved, self.device)
+        killer = self._ledger(CALL, ledgers).killer
+        if killer is not None and _empty(killer) and _empty(trial.case):
+            return 0.0  # what ends the process on one empty tensor does so on others
+        if not self._enters(CALL):
+            self._ledger(CALL, ledgers).killer = killer or trial.case
+            return 0.0
         with limited():
             error = trial.outcome.error
         if isinstance(error, NotImplementedError):
@@ -209,8 +245,12 @@ class Campaign:
         for kind in (solved.case.dtype, solved.case.form):
             ran.setdefault(kind, [0, 0])[error is not None] += 1
         worst = 0.0
-        for ledger in ledgers.values():
-            if self.learns(ledger):
+        for name, ledger in ledgers.items():
+            if not self.learns(ledger):
+                continue
+            if not self._enters(name):
+                ledger.killer = trial.case
+            elif not ledger.fatal:
                 self._judge(ledger, trial, refusals)
                 worst = max(worst, trial.worst)
         return worst
@@ -228,7 +268,12 @@ class Campaign:
         """Whether another case may tell a clause something."""
         enough = ledger.clause.enough
         tries = 1 if ledger.clause.once else TRIES
-        if ledger.found or ledger.broken or (ledger.failed >= tries and not ledger.examples):
+        if (
+            ledger.found
+            or ledger.broken
+            or ledger.killer
+            or (ledger.failed >= tries and not ledger.examples)
+        ):
             return False
         if ledger.clause.once:
             return not ledger.examples
@@ -311,6 +356,9 @@ class Campaign:
             trial = self._trial(known.case)
             if lacking(self.subject, known.case) is not None or self._beyond(known.case):
                 continue
+            if not self._enters(known.clause):
+                ledger.killer = known.case
+                continue
             deviation = deviation_of(ledger.clause, trial)
             if deviation is None:
                 ledger.stale = known
@@ -340,6 +388,10 @@ class Campaign:
             return True
 
         return reduced(self.subject.loss, case, fails), last
+
+
+def _empty(case: Case) -> bool:
+    return any(not array.size for array in case.tensors.values())
 
 
 def deviation_of(clause: Clause, trial: Trial) -> Deviation | None:

@@ -26,6 +26,7 @@ from lossspec.spec import REAL_DTYPES, UnknownName
 from lossspec.verdict import Cell as Record
 from lossspec.verdict import Report, Selection, Verdict, replace_file
 from lossspec.verdict import Subject as Tested
+from lossspec.whereabouts import DEATHS, deaths
 
 _ITEM = re.compile(r"test_conformance\.py::test_conformance\[(.*?\[[^\[\]]*\])\](@.*)?$")
 
@@ -57,8 +58,11 @@ class Conformance:
         self.alone = True
 
     @classmethod
-    def of(cls, config: pytest.Config) -> Conformance:
-        """From the options; pytest.UsageError says which is wrong and what is allowed."""
+    def of(cls, config: pytest.Config, places: Path | None = None) -> Conformance:
+        """From the options; pytest.UsageError says which is wrong and what is allowed.
+
+        places : where campaigns note where they are, if anybody could take over.
+        """
         option = config.option
         try:
             losses = split("--loss", option.loss)
@@ -98,6 +102,7 @@ class Conformance:
             option.require_all,
             known,
             tuple(f"--deviations={path}" for path in option.deviations),
+            places=places,
         )
         torch.set_num_threads(1)
         patience.ends_process()
@@ -174,6 +179,7 @@ class Conformance:
         xdist = importlib.import_module("xdist.scheduler").LoadScopeScheduling
         scheduling = type("CampaignScheduling", (_Campaigns, xdist), {})(config, log)
         scheduling.campaigns = {key: cell.campaign for key, cell in self.cells.items()}
+        scheduling.places, scheduling.deaths = self.run.places, {}
         return scheduling
 
     @pytest.hookimpl(optionalhook=True)
@@ -196,7 +202,11 @@ class Conformance:
             reason = f"the test process ended or failed: {lines[-1][:300]}"
             self.records[key] = blank(self.cells[key], Verdict.CRASH, reason)
             if report.when not in ("setup", "call", "teardown"):  # xdist tells of a dead worker
-                self.died[self.cells[key].campaign] = f"the test process ended in {key}"
+                campaign = self.cells[key].campaign
+                steps = deaths(self.run.places, campaign)
+                times = f"{len(steps)} times, in {', '.join(steps)}" if steps else f"in {key}"
+                self.died[campaign] = f"the test process ended {times}"
+                self.records[key] = blank(self.cells[key], Verdict.CRASH, self.died[campaign])
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Write the reports; a planned cell that did not arrive fails the run."""
@@ -284,13 +294,15 @@ class Conformance:
 
 
 class _Campaigns:
-    """Mixed into xdist's scheduler: a campaign is one worker's, and dies with it.
+    """Mixed into xdist's scheduler: a campaign is one worker's, until it has killed it too often.
 
-    xdist would start what killed a worker on the next one, and so on. Its own groups are not used
-    because they are spelled into node ids, in a way that pytest 9.2 no longer sees.
+    Whoever takes it over knows from its whereabouts what to leave out. xdist's own groups are not
+    used because they are spelled into node ids, in a way that pytest 9.2 no longer sees.
     """
 
     campaigns: Mapping[str, str]
+    places: Path | None
+    deaths: dict[str, int]
     assigned_work: dict[Any, dict[str, dict[str, bool]]]
     registered_collections: dict[Any, list[str]]
     workqueue: dict[str, dict[str, bool]]
@@ -299,16 +311,19 @@ class _Campaigns:
         return self.campaigns.get(cell_key(nodeid) or "", nodeid)
 
     def remove_node(self, node: Any) -> str | None:
-        """Pass on the work of a dead worker, but for the campaign that it died in."""
+        """Pass on the work of a dead worker; what has killed too many is lost."""
         work = self.assigned_work.pop(node)
         units = {scope: unit for scope, unit in work.items() if not all(unit.values())}
         if not units:
             return None
-        lost = units.pop(next(iter(units)))
+        scope = next(iter(units))
+        told = len(deaths(self.places, scope))
+        lost = {} if self.deaths.get(scope, 0) < told <= DEATHS else units.pop(scope)
+        self.deaths[scope] = told
         self.workqueue.update(units)
         for other in self.assigned_work:
             self._reschedule(other)
-        return next(item for item, done in lost.items() if not done)
+        return next((item for item, done in lost.items() if not done), None)
 
     def _reschedule(self, node: Any) -> None:
         # A worker that replaces a dead one is known before it has collected anything.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 
@@ -55,17 +57,18 @@ def pytest_configure(config: pytest.Config) -> None:
     if not config.option.impl:
         return
     if getattr(config.option, "tx", None) and not hasattr(config, "workerinput"):
-        if config.option.maxworkerrestart is None:  # a campaign may take a worker down, once
+        if config.option.maxworkerrestart is None:  # each campaign may take a worker down
             config.option.maxworkerrestart = "9999"
         config.pluginmanager.register(_WhileWorkersStart(), "lossspec-controller")
     else:
-        _start(config)
+        places = Path(getattr(config, "workerinput", {}).get("lossspec_places", ""))
+        _start(config, places if places.name and places.is_dir() else None)
 
 
-def _start(config: pytest.Config) -> None:
+def _start(config: pytest.Config, places: Path | None = None) -> None:
     from lossspec.conformance import Conformance
 
-    conformance = Conformance.of(config)
+    conformance = Conformance.of(config, places)
     config.pluginmanager.register(conformance, "lossspec-conformance")
     if config.option.timing or any(_names_timing(config, word) for word in config.args):
         from lossspec.timed import Timed
@@ -76,10 +79,22 @@ def _start(config: pytest.Config) -> None:
 class _WhileWorkersStart:
     """Makes the run of a controller of pytest-xdist while its workers, too, import torch."""
 
+    def __init__(self) -> None:
+        self.places = TemporaryDirectory(prefix="lossspec-")  # where workers note where they are
+
     @pytest.hookimpl(wrapper=True)
     def pytest_sessionstart(self, session: pytest.Session) -> Generator[None, None, None]:
         yield
-        _start(session.config)
+        _start(session.config, Path(self.places.name))
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        """Tell a worker, also one that takes over from another."""
+        node.workerinput["lossspec_places"] = self.places.name
+
+    def pytest_unconfigure(self) -> None:
+        """Nobody takes over any more."""
+        self.places.cleanup()
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -30,6 +30,7 @@ from lossspec.trial import Trial
 from lossspec.verdict import Cell as Record
 from lossspec.verdict import Deviation as Listed
 from lossspec.verdict import Environment, Oracle, Verdict
+from lossspec.whereabouts import Whereabouts
 
 #: The implementations whose own deviations are torch's; whatever else has them, inherited them.
 TORCH = ("torch.nn", "torch.nn.functional")
@@ -41,6 +42,7 @@ class Run:
 
     require_all : whether a missing loss or parameter is a failure. known : entries of deviations
     files beyond the shipped ones, which `ship` turns off. options : what a repeated run needs too.
+    places : a directory in which campaigns note where they are, for whoever takes them over.
     """
 
     profile: Profile
@@ -50,6 +52,7 @@ class Run:
     known: Sequence[Known] = ()
     options: tuple[str, ...] = ()
     ship: bool = True
+    places: Path | None = None
     _campaigns: dict[str, tuple[Campaign, dict[str, Ledger]]] = field(default_factory=dict)
 
     def judge(self, cell: Cell, beside: Iterable[Cell]) -> tuple[Record, str]:
@@ -87,6 +90,7 @@ class Run:
             self.dtypes,
             self._listed(cell),
             None if cell.implementation.name in TORCH else reference(cell.loss, cell.surface),
+            whereabouts=None if self.places is None else Whereabouts(self.places, cell.campaign),
         )
         return campaign, campaign.run()
 
@@ -121,6 +125,12 @@ class Run:
         }
         if ledger.broken is not None:
             reason = f"lossspec itself failed in this clause: {ledger.broken}"
+            return blank(cell, Verdict.CRASH, reason, **fields), ""
+        if ledger.fatal:
+            reason = "the process ended while this was judged"
+            if ledger.killer is not None:
+                call = written(cell.subject, ledger.killer)
+                fields |= {"case": ledger.killer.to_json(), "call": call}
             return blank(cell, Verdict.CRASH, reason, **fields), ""
         if campaign.endless is not None and campaign.learns(ledger):
             reason = f"it did not end within {patience.LIMIT:g} s"

@@ -65,7 +65,7 @@ def test_several_workers_tell_what_one_process_tells(shared, workplace):
     assert got == want
 
 
-def test_a_worker_that_dies_takes_its_campaign_along_and_nothing_else(shared):
+def test_a_loss_that_kills_every_worker_takes_nothing_else_along(shared):
     place, result = shared
     assert result.status == 1, result.out
     assert not [line for line in result.out if "INTERNALERROR" in line]
@@ -79,11 +79,53 @@ def test_a_worker_that_dies_takes_its_campaign_along_and_nothing_else(shared):
         )
         for clause in ("accepts", "mean-divisor", "result-shape")
     }
-    assert all(
-        "the test process ended" in cell["reason"] for cell in cells if cell["verdict"] == "crash"
-    )
+    assert {cell["reason"] for cell in cells if cell["verdict"] == "crash"} == {
+        f"the test process ended 6 times, in {', '.join(['call'] * 6)}"
+    }
     schema = json.loads(SCHEMA.read_text())
     jsonschema.Draft202012Validator(schema).validate(place.artifact("dies"))
+
+
+def test_what_kills_a_worker_is_named_and_the_rest_is_judged(workplace):
+    workplace.write(
+        frail="""
+            import os
+            import threading
+            from torch.nn import functional as F
+
+            def mse_loss(input, target, weight=None, reduction="mean"):
+                "Ends the process where nothing is left."
+                if not input.numel():
+                    os._exit(70)
+                return F.mse_loss(input, target, weight=weight, reduction=reduction)
+
+            def l1_loss(input, target, weight=None, reduction="mean"):
+                "Ends the process in any other thread, and is half of what it should be."
+                if threading.current_thread() is not threading.main_thread():
+                    os._exit(70)
+                return F.l1_loss(input, target, weight=weight, reduction=reduction) / 2
+        """
+    )
+    words = ("--profile=quick", "--clause=accepts,result-shape,threads,nothing-left,value")
+    result = workplace.apart(*APART, "--impl=frail", "--loss=l1_loss,mse_loss", *words, "-n2")
+    assert result.status == 1, result.out
+    cells = {(c["loss"], c["clause"]): c for c in workplace.artifact("frail")["cells"]}
+    assert {key: cell["verdict"] for key, cell in cells.items()} == {
+        ("l1_loss", "accepts"): "conforms",
+        ("l1_loss", "nothing-left"): "conforms",
+        ("l1_loss", "result-shape"): "conforms",
+        ("l1_loss", "threads"): "crash",
+        ("l1_loss", "value"): "deviates",
+        ("mse_loss", "accepts"): "crash",
+        ("mse_loss", "nothing-left"): "inconclusive",
+        ("mse_loss", "result-shape"): "conforms",
+        ("mse_loss", "threads"): "conforms",
+        ("mse_loss", "value"): "conforms",
+    }
+    killed = cells["mse_loss", "accepts"]
+    assert killed["reason"] == "the process ended while this was judged"
+    assert "input = tensor([]" in killed["call"]
+    assert "l1_loss(input, target" in cells["l1_loss", "threads"]["call"]
 
 
 def test_a_process_that_dies_leaves_no_earlier_report_behind(workplace):
