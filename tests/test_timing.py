@@ -170,6 +170,10 @@ def test_a_power_is_found_and_followed(power):
     assert foreseen(grown, amounts, 800) == pytest.approx(3 * 800**power)
 
 
+def test_from_a_single_point_the_amount_is_foreseen_in_proportion():
+    assert foreseen([10], [3.0], 800) == pytest.approx(240)
+
+
 def test_two_points_have_no_power():
     assert exponent([1, 2], [1, 2]) is None
     assert exponent([1, 2, 3], [1, 0, 3]) is None
