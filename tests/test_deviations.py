@@ -11,6 +11,9 @@ from lossspec.campaign import PROFILES, stream
 from lossspec.cases import Case, features
 from lossspec.cli import main
 from lossspec.deviations import DeviationsError, Known
+from lossspec.implementations import load
+from lossspec.plan import Plan
+from lossspec.run import Run
 from lossspec.spec import catalogue, find
 
 L1 = find("l1_loss")
@@ -52,6 +55,27 @@ BOTH = (
     known(when={"dtype": ["float16", "bfloat16"]}, link="https://example.org/1"),
     known(WEIGHTED, when={"options": ["weight"]}),
 )
+
+
+# === on a device ===
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "shipped", "verdict"),
+    [(False, True, "deviates"), (True, True, "conforms"), (True, False, "deviates")],
+)
+def test_a_shipped_entry_need_not_hold_on_an_accelerator(
+    monkeypatch, accelerator, shipped, verdict
+):
+    entry = known(PLAIN)
+    monkeypatch.setattr("lossspec.run.accelerates", lambda device: accelerator)
+    monkeypatch.setattr(deviations, "shipped", lambda name: [entry] if shipped else [])
+    implementation = load("torch.nn.functional")
+    plan = Plan([implementation], ("l1_loss",), ("value",))
+    (cell,) = plan.cells()
+    run = Run(PROFILES["quick"], known=[] if shipped else [entry])
+    record, _ = run.judge(cell, [cell])
+    assert record.verdict == verdict, record.reason
 
 
 # === in a run ==============================================================================
