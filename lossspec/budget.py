@@ -109,9 +109,9 @@ class Bounded:
             if (np.abs(self.exact) + self.budget + np.abs(got) < largest).all():
                 return np.asarray(ratio, dtype=np.float64)  # numbers throughout
             # Where rounding may overflow, infinity is as right as a number.
-            overflow = (np.abs(self.exact) + self.budget >= largest) & np.isfinite(self.exact)
-            right_infinity = np.isinf(got) & (np.sign(got) == np.sign(self.exact))
-            ratio = np.where(overflow & (right_infinity | (np.abs(got) >= largest)), 0, ratio)
+            above = (got >= largest) & (self.high + self.budget >= largest)
+            below = (got <= -largest) & (self.low - self.budget <= -largest)
+            ratio = np.where((above | below) & np.isfinite(self.exact), 0, ratio)
             ratio = np.where(np.isinf(self.exact), np.where(got == self.exact, 0, np.inf), ratio)
             ratio = np.where(np.isnan(self.exact), np.where(np.isnan(got), 0, np.inf), ratio)
             ratio = np.where(np.isnan(got) & ~np.isnan(self.exact), np.inf, ratio)

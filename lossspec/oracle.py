@@ -395,9 +395,9 @@ def solve(loss: Loss, case: Case) -> Expected:
         for name, derivative in derivatives.items():
             error = _spread(derivative, posed.ensemble, dtype) + dtype.negligible
             sides = derivative[[0, *range(-SIDES, 0)]]
-            # Where the loss or its derivative is infinite there is no gradient to ask for; where
+            # Where the dtype cannot hold the loss or its derivative no gradient is asked for; where
             # many kinks meet any is right that no one could list.
-            asked = np.isfinite(losses[0]) & ~posed.ensemble.crowded(loop)
+            asked = (np.abs(losses[0]) < dtype.largest) & ~posed.ensemble.crowded(loop)
             asked = asked.reshape(loop + (1,) * posed.placed[name].core)
             # Logarithms of subnormal numbers are off by a few per cent where they come in vectors.
             size = np.abs(as_extended(posed.exact[name]))

@@ -17,6 +17,13 @@ def test_an_error_is_counted_in_budgets():
     assert known([1.0, 2.0]).error(np.array([1.05, 2.2])) == pytest.approx([0.5, 2.0])
 
 
+def test_infinity_is_right_where_a_right_slope_rounds_to_it():
+    exact, high = np.zeros(2, np.longdouble), np.array([np.longdouble(1e30), 10.0])
+    either = Bounded(exact, exact + 1e-3, exact, high, "float16")
+    assert (either.error(np.array([np.inf, np.inf])) == [0, np.inf]).all()
+    assert (either.error(np.array([-np.inf, 5.0])) == [np.inf, 0]).all()
+
+
 def test_along_an_open_axis_a_constant_costs_nothing():
     want = known([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], open=1)
     assert (want.error(want.exact + np.array([[10.0], [-20.0]])) == 0).all()

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+import lossspec
 import lossspec.clauses
 import lossspec.specs
 from lossspec.campaign import PROFILES, TRIES, Campaign, Profile
@@ -396,3 +397,33 @@ def test_a_way_that_never_works_is_given_up():
     subject = Subject("mine", find("mse_loss"), "function", F.mse_loss)
     Campaign(subject, [clause], Profile("x", 60, 1)).run()
     assert len(tried) == TRIES
+
+
+# === what torch does too ===================================================================
+
+
+def test_what_torch_refuses_may_be_refused_in_other_words():
+    def triplet(anchor, positive, negative, *, margin=1.0, reduction="mean", **more):
+        if margin <= 0:
+            raise RuntimeError("there must be a margin")
+        return F.triplet_margin_with_distance_loss(
+            anchor, positive, negative, margin=margin, reduction=reduction, **more
+        )
+
+    name = "triplet_margin_with_distance_loss"
+    (cell,) = lossspec.check(name, triplet, profile="quick", clauses=["accepts"])
+    assert cell.verdict == "known", cell.reason
+    assert "torch.nn.functional" in cell.reason
+
+
+def test_a_warning_of_something_else_is_none_of_sizes():
+    """Torch's kl_div warns of its mean; of sizes that broadcast it does not."""
+
+    def divergence(input, target, reduction="mean", log_target=False):
+        losses = F.kl_div(input, target, reduction="none", log_target=log_target)
+        if reduction == "batchmean":
+            return losses.sum() / (len(losses) if losses.ndim else 1)
+        return {"none": losses.clone, "sum": losses.sum, "mean": losses.mean}[reduction]()
+
+    (cell,) = lossspec.check("kl_div", divergence, profile="quick", clauses=["refuses-shapes"])
+    assert cell.verdict == "known", (cell.reason, cell.call)

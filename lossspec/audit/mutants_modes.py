@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from lossspec.audit import control, mutant
 from lossspec.audit.controls_others import CosineEmbedding
@@ -281,6 +282,26 @@ class FirstTargetsKept(torch.nn.NLLLoss):
         if self.kept is None or self.kept.shape != target.shape:
             self.kept = target.detach().clone()
         return super().forward(input, self.kept)
+
+
+@mutant(
+    "kl_div",
+    row="RED-18",
+    issue="apache/mxnet#18506",
+    needs="one module that is called with batches of two sizes",
+    surface="class",
+)
+class FirstBatchSizeKept(torch.nn.KLDivLoss):
+    """The size of the first batch divides the batchmean of every later one."""
+
+    size: int | None = None
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        if self.reduction != "batchmean" or not input.ndim:
+            return super().forward(input, target)
+        if self.size is None:
+            self.size = len(input)
+        return F.kl_div(input, target, reduction="sum", log_target=self.log_target) / self.size
 
 
 @mutant(CrossEntropy, row="SHP-06", issue="pytorch/pytorch#76939", needs="no batch")

@@ -5,31 +5,45 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import torch
 
+from lossspec.cases import Case
 from lossspec.clauses import Judgement, clause, stateless
 from lossspec.devices import accelerates
-from lossspec.outcome import Outcome, backward_from, perform, ready
-from lossspec.tensors import same_bits
+from lossspec.outcome import (
+    Outcome,
+    arguments,
+    backward_from,
+    constructed,
+    handed,
+    perform,
+    ready,
+)
+from lossspec.reduce import taken
+from lossspec.tensors import same_bits, to_extended
 from lossspec.trial import Deviation, Trial
 
 
 @clause(empty=True)
 def inputs_untouched(trial: Trial) -> Judgement:
-    """After forward and backward every input holds the bits that it was handed over with."""
-    outcome = trial.outcome
-    touched = outcome.touched()
-    if touched:
-        name = touched[0]
-        raise Deviation(
-            f"{name} was written to",
-            outcome.inputs[name].detach().flatten()[:8].tolist(),
-            outcome.before[name].flatten()[:8].tolist(),
-            check=f"same_bits(inputs[{name!r}], before[{name!r}])",
-        )
+    """Every input holds the bits that it was handed over with, be a gradient required or not."""
+    plain = trial.case.with_(requires_grad=())
+    outcomes: list[tuple[Case | None, Outcome]] = [(None, trial.outcome)]
+    if trial.case.requires_grad:  # where nothing needs a gradient, memory is reused most
+        outcomes.append((plain, perform(trial.subject, plain, trial.device)))
+    for case, outcome in outcomes:
+        for name in outcome.touched():
+            raise Deviation(
+                f"{name} was written to",
+                outcome.inputs[name].detach().flatten()[:8].tolist(),
+                outcome.before[name].flatten()[:8].tolist(),
+                check=f"same_bits(inputs[{name!r}], before[{name!r}])",
+                case=case,
+            )
     return True
 
 
@@ -63,6 +77,29 @@ def second_call(trial: Trial) -> Judgement:
                 check="same_bits(call().detach(), call().detach())",
             )
     return True
+
+
+@clause(enough=20)
+def other_calls(trial: Trial) -> Judgement:
+    """Calls with other numbers, and of another size, make no difference to those after them."""
+    case, names = trial.case, trial.case.shape.result
+    if not names or not trial.separable or not trial.worked or not trial.conforms:
+        return None
+    axis = "N" if "N" in names else names[0]
+    size = case.axis_sizes(trial.loss)[axis]
+    if size < 2:
+        return None
+    tensors = arguments(trial.subject, case, trial.device)
+    call = constructed(trial.subject, case, tensors, {})
+    # What a call has kept, the next one of its size may be given.
+    for part in (np.arange(size // 2), np.arange(size)[::-1]):
+        other = taken(trial.loss, case, axis, part)
+        # What an option's shape rules out is no call that anything could be told by.
+        with suppress(Exception):
+            call(handed(trial.subject, other, arguments(trial.subject, other, trial.device)))
+    value = call(handed(trial.subject, case, tensors))
+    want = trial.expected.value(case.reduction)
+    return trial.agree(to_extended(value), want, "the value after other calls", of=None)
 
 
 def _slopes(

@@ -10,7 +10,7 @@ import torch
 
 from lossspec.clauses import Judgement, clause
 from lossspec.outcome import argument
-from lossspec.spec import ClassIndex, Loss, Refusal, Surface
+from lossspec.spec import ClassIndex, Length, Loss, Refusal, Surface
 from lossspec.tensors import dtype_of, to_extended, to_torch
 from lossspec.trial import Deviation, Trial
 
@@ -140,6 +140,8 @@ def misshapen(trial: Trial) -> Iterator[tuple[str, dict[str, Any], bool]]:
             yield f"{name} of shape {list(longer.shape)}", {name: longer}, False
             other = np.moveaxis(array[None], 0, 1)  # (N, ...) as (N, 1, ...)
             broadcast = axes == shape.inputs[0] and not shape.core
+            if isinstance(form.tensors[name], Length):
+                continue  # as many numbers, of which nobody doubts whose they are
             if other.shape != array.shape and (broadcast or axes == shape.result):
                 yield f"{name} of shape {list(other.shape)}", {name: other}, broadcast
         if array.ndim == 0 and "C" in shape.core and case.tensors[names[0]].ndim == 1:
@@ -165,7 +167,8 @@ def refuses_shapes(trial: Trial) -> Judgement:
         rule = f"{what} for an input of shape {list(first.shape)}"
         if warning_will_do:
             outcome = trial.attempt(**tensors)
-            if outcome.error is None and outcome.warnings:
+            # What the valid call warns of as well is not about shapes.
+            if outcome.error is None and set(outcome.warnings) - set(trial.outcome.warnings):
                 judged = True
                 continue
         _refused(trial, rule, tensors)
