@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -243,6 +243,15 @@ class Trial:
                 case=case,
             )
         return want.informative
+
+
+def returned(call: Callable[[], Any], what: str) -> Any:
+    """What a call returns that worked in another way before; Deviation where this one raises."""
+    try:
+        return call()
+    except Exception as error:
+        text = f"{type(error).__name__}: {str(error)[:200]}"
+        raise Deviation(f"{what} raised", text, "a tensor", check=None) from None
 
 
 def _text(value: Any) -> str:

@@ -427,3 +427,24 @@ def test_a_warning_of_something_else_is_none_of_sizes():
 
     (cell,) = lossspec.check("kl_div", divergence, profile="quick", clauses=["refuses-shapes"])
     assert cell.verdict == "known", (cell.reason, cell.call)
+
+
+# === calls after others ====================================================================
+
+
+class OfOneSize(torch.nn.MSELoss):
+    """Takes calls of the size of the first one only."""
+
+    size = None
+
+    def forward(self, input, target):
+        if self.size not in (None, input.shape):
+            raise ValueError("another size")
+        self.size = input.shape
+        return super().forward(input, target)
+
+
+def test_what_refuses_a_call_because_of_another_one_deviates():
+    (cell,) = lossspec.check("mse_loss", OfOneSize, profile="quick", clauses=["other-calls"])
+    assert (cell.verdict, cell.reason) == ("deviates", "the call after other calls raised")
+    assert "another size" in cell.got

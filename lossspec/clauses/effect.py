@@ -25,7 +25,7 @@ from lossspec.outcome import (
 )
 from lossspec.reduce import taken
 from lossspec.tensors import same_bits, to_extended
-from lossspec.trial import Deviation, Trial
+from lossspec.trial import Deviation, Trial, returned
 
 
 @clause(empty=True)
@@ -56,7 +56,7 @@ def second_call(trial: Trial) -> Judgement:
     first = call()
     kept = first.detach().clone()
     slopes = _slopes(trial, first, inputs)
-    second = call()
+    second = returned(call, "the second call")
     for name, again in _slopes(trial, second, inputs).items():
         if not same_bits(again, slopes[name]):
             raise Deviation(
@@ -97,7 +97,8 @@ def other_calls(trial: Trial) -> Judgement:
         # What an option's shape rules out is no call that anything could be told by.
         with suppress(Exception):
             call(handed(trial.subject, other, arguments(trial.subject, other, trial.device)))
-    value = call(handed(trial.subject, case, tensors))
+    given = handed(trial.subject, case, tensors)
+    value = returned(lambda: call(given), "the call after other calls")
     want = trial.expected.value(case.reduction)
     return trial.agree(to_extended(value), want, "the value after other calls", of=None)
 

@@ -14,7 +14,6 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from itertools import islice
 from typing import Any
 
-import numpy as np
 import torch
 
 from lossspec.clauses import Judgement, clause, stateless
@@ -29,7 +28,7 @@ from lossspec.outcome import (
     ready,
 )
 from lossspec.tensors import to_extended, to_torch
-from lossspec.trial import Deviation, Trial, Unsupported
+from lossspec.trial import Deviation, Trial, Unsupported, returned
 
 
 @clause(enough=40)
@@ -42,10 +41,10 @@ def grad_mode(trial: Trial) -> Judgement:
     for name, mode in (("no_grad", torch.no_grad), ("inference_mode", torch.inference_mode)):
         with mode():
             call, _ = ready(trial.subject, trial.case, trial.device)
-            value = _called(call, f"the call under {name}")
+            value = to_extended(returned(call, f"the call under {name}"))
         told |= trial.agree(value, want, f"the value under {name}", of=None)
     none, _ = ready(trial.subject, trial.case.with_(requires_grad=()), trial.device)
-    value = _called(none, "the call with no gradient required")
+    value = to_extended(returned(none, "the call with no gradient required"))
     return trial.agree(value, want, "the value with no gradient required", of=None) or told
 
 
@@ -71,15 +70,6 @@ def _silent() -> Iterator[None]:
 def _unsupported(way: str, error: Exception) -> Unsupported:
     text = str(error).strip().split("\n")[0][:120]
     return Unsupported(f"it does not work with {way}: {type(error).__name__}: {text}")
-
-
-def _called(call: Callable[[], Any], what: str) -> np.ndarray:
-    try:
-        value = call()
-    except Exception as error:
-        text = f"{type(error).__name__}: {str(error)[:200]}"
-        raise Deviation(f"{what} raised", text, "a tensor", check=None) from None
-    return to_extended(value)
 
 
 # Slow because torch.func imports the compiler, which takes seconds; so do fake tensors.
