@@ -286,8 +286,8 @@ class FirstTargetsKept(torch.nn.NLLLoss):
 
 @mutant(
     "kl_div",
-    row="RED-18",
-    issue="apache/mxnet#18506",
+    row="MOD-03",
+    issue="pytorch/rl#1594",
     needs="one module that is called with batches of two sizes",
     surface="class",
 )
