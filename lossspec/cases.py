@@ -616,9 +616,7 @@ def _mask_classes(
 ) -> None:
     """Rule out classes other than the target, as decoders do: a logit of -inf."""
     (first, role), *others = form.tensors.items()
-    indices = [
-        name for name, other in others if isinstance(other, ClassIndex) and other.ends is None
-    ]
+    indices = [name for name, other in others if isinstance(other, ClassIndex) and other.one_hot]
     labels = role.style == "logit" and role.through is None and len(indices) == 1
     if not labels or parameters.get("label_smoothing"):
         return

@@ -141,6 +141,8 @@ def shift_invariance(trial: Trial) -> Judgement:
     x = case.tensors[first]
     if role.style != "logit" or not x.size or not np.isfinite(x.astype(np.float64)).all():
         return None
+    if case.dtype == "float64":
+        return None  # in which others are computed, lest an offset matter
     # Numbers on a grid that the dtype still resolves beside the offset, so that the sum is exact.
     grid = np.clip(np.round(x.astype(np.float64) * 4) / 4, -7, 7)
     offset = 2.0 ** (-np.log2(precision(case.dtype).unit) - 4)

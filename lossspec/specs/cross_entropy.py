@@ -1,6 +1,6 @@
 """Cross entropy between the softmax of the input and a class, or a distribution over classes."""
 
-from lossspec.maths import log_softmax, times, total
+from lossspec.maths import any_slope, log_softmax, times, total
 from lossspec.spec import (
     ClassIndex,
     Distribution,
@@ -17,6 +17,8 @@ from lossspec.spec import (
 def define(input, target, weight, label_smoothing):
     classes = input.shape[-1]
     p = (1 - label_smoothing) * target + label_smoothing / max(classes, 1)
+    # What costs nothing because its share is 0 may also have no slope by that share.
+    p = any_slope(p, p == 0)
     return -total(weight * times(p, log_softmax(input)))
 
 

@@ -1,12 +1,13 @@
 """Huber loss: quadratic within delta of the target, linear beyond."""
 
-from lossspec.maths import absolute, where
+from lossspec.maths import absolute, cancelled, where
 from lossspec.spec import OF_DIFFERENCE, Example, Form, Loss, Real, Weight, number
 
 
 def define(input, target, delta, weight):
     r = absolute(input - target)
-    return weight * where(r < delta, r**2 / 2, delta * (r - delta / 2))
+    # With q = min(r, δ) it is also q²/2 + δ(r - q), whose slope is a difference.
+    return weight * where(r < delta, r**2 / 2 + delta * cancelled(r), delta * (r - delta / 2))
 
 
 spec = Loss(

@@ -1,6 +1,6 @@
 """Smooth L1 loss: quadratic within beta of the target, absolute beyond."""
 
-from lossspec.maths import absolute, where
+from lossspec.maths import absolute, cancelled, where
 from lossspec.spec import OF_DIFFERENCE, Example, Form, Loss, Real, number
 
 
@@ -8,7 +8,8 @@ def define(input, target, beta):
     r = absolute(input - target)
     if beta == 0:
         return r
-    return where(r < beta, r**2 / (2 * beta), r - beta / 2)
+    # With q = min(r, β) it is also q²/2β + r - q, whose slope is a difference.
+    return where(r < beta, r**2 / (2 * beta) + cancelled(r), r - beta / 2)
 
 
 spec = Loss(
