@@ -90,6 +90,14 @@ class Case:
             return self.cotangent
         return np.asarray(self.scale, self.cotangent.dtype)
 
+    def upstream_layout(self, reduction: str) -> str:
+        """How it lies in memory: that of a plain sum is one number for all elements."""
+        if reduction == "none" and self.cotangent.size > 1:
+            if (self.cotangent == self.cotangent.flat[0]).all():
+                return "expanded"
+            return "permuted" if self.layouts else "contiguous"
+        return "contiguous"
+
     def to_json(self) -> dict[str, Any]:
         """Plain data, strict JSON: numbers that JSON lacks are strings."""
         return {
@@ -357,6 +365,7 @@ def _cast(values: np.ndarray, role: Role, dtype: str) -> np.ndarray:
 
 _KINDS = (*["small"] * 4, *["distinct"] * 2, "square", "ones", "empty", "empty", "rows", "wide")
 _ROWS = (67, 257, 1031, 4099)
+_SOME_ROWS = (5, 9, 17, 35, 67, 131)
 #: More classes than a byte counts.
 _WIDE = 131
 _TIES = ("none", "none", "some", "all", "threshold")
@@ -365,6 +374,7 @@ _FILLS = ("plain", "plain", "nan", "inf", "-inf", "large")
 
 
 _EITHER = (False, True)
+_SELDOM = (False, False, False, False, False, True)
 
 
 class Choices(Protocol):
@@ -407,13 +417,18 @@ class Dealt:
 def drawn(choose: Choices, loss: Loss, dtypes: tuple[str, ...] | None = None) -> Case:
     """A valid call of a loss: structure from `choose`, dense values in bulk from a seed."""
     form = choose("form", loss.forms)
-    contract = choose(f"contract of {form.name}", form.contracts)
+    known = loss.parameters_of(form)
+    # Fast paths are for the plain call: a batch, and nothing but one thing that is not default.
+    plain = choose("plain", _SELDOM)
+    besides = choose(f"plain but for, {form.name}", ("", *known, *loss.options)) if plain else None
+    contract = form.contracts[0] if plain else choose(f"contract of {form.name}", form.contracts)
     spread = choose("spread", contract.spreads)
     shape = written_out(contract.text, spread)
-    sizes = _axis_sizes(choose, shape)
+    sizes = _axis_sizes(choose, shape, plain)
     dtype = choose("dtype", dtypes or loss.dtypes)
     parameters = {
-        name: choose(name, parameter.values) for name, parameter in loss.parameters_of(form).items()
+        name: parameter.values[0] if plain and name != besides else choose(name, parameter.values)
+        for name, parameter in known.items()
     }
     for axis, rule in form.sizes.items():
         if callable(rule):
@@ -427,7 +442,10 @@ def drawn(choose: Choices, loss: Loss, dtypes: tuple[str, ...] | None = None) ->
     for (name, role), axes in zip(form.tensors.items(), shape.inputs, strict=True):
         dims = tuple(sizes[axis] for axis in axes)
         if isinstance(role, ClassIndex):
-            parameters, tensors[name] = _class_indices(choose, rng, role, dims, sizes, parameters)
+            ignored = "none" if plain and role.ignored_by != besides else None
+            parameters, tensors[name] = _class_indices(
+                choose, rng, role, dims, sizes, parameters, ignored
+            )
         elif isinstance(role, Length):
             tensors[name] = _lengths(choose, rng, role, dims, sizes[role.of])
         else:
@@ -440,7 +458,7 @@ def drawn(choose: Choices, loss: Loss, dtypes: tuple[str, ...] | None = None) ->
     _mask_classes(choose, rng, form, shape, tensors, parameters)
     _fill_ignored(choose, form, shape, tensors, parameters)
     for name, role in loss.options.items():
-        if choose(f"with {name}", _EITHER):
+        if name == besides if plain else choose(f"with {name}", _EITHER):
             dims = _option_shape(choose, loss, form, shape, sizes, name, tensors)
             style = _style(choose, name, role, dims)
             tensors[name] = _cast(_dense(rng, role.style, style, dims, None), role, dtype)
@@ -448,9 +466,11 @@ def drawn(choose: Choices, loss: Loss, dtypes: tuple[str, ...] | None = None) ->
     layouts = {}
     roles = loss.roles(form)
     first = {n: axes[:1] for n, axes in zip(form.tensors, shape.inputs, strict=True)}
-    if choose("layouts", _EITHER):
-        for name, array in tensors.items():
-            layout = choose(f"layout of {name}", LAYOUTS)
+    laid = choose("layouts", ("none", "each", "one", "each")) if not plain else "none"
+    if laid != "none":
+        names = list(tensors) if laid == "each" else [choose("laid out", list(tensors))]
+        for name, array in [(name, tensors[name]) for name in names]:
+            layout = choose(f"layout of {name}", _layouts(array.ndim))
             if layout == "expanded" and form.settle is None:  # what is settled must stay so
                 tensors[name] = _repeated(array)
                 if isinstance(roles[name], Distribution) and set(first[name]) & set(shape.core):
@@ -466,12 +486,15 @@ def drawn(choose: Choices, loss: Loss, dtypes: tuple[str, ...] | None = None) ->
     info = precision(dtype)
     loop = tuple(sizes[axis] for axis in shape.result)
     cotangent = rng.choice([-1.5, -0.25, 0.5, 1.0, 3.0], loop) * rng.uniform(0.5, 1, loop)
-    if cotangent.size > 1 and choose("cotangent", _EITHER):
+    kind = choose("cotangent", ("varied", "zero in front", "even", "zero in front"))
+    if cotangent.size > 1 and kind == "zero in front":
         cotangent.flat[0] = 0  # the row that a per-row bug reads for all of them
+    elif cotangent.size > 1 and kind == "even":
+        cotangent[...] = cotangent.flat[0]
     omitted = frozenset(
         name
-        for name, parameter in loss.parameters_of(form).items()
-        if parameters[name] == parameter.default and choose(f"{name} left out", _EITHER)
+        for name, parameter in known.items()
+        if parameters[name] == parameter.default and (plain or choose(f"{name} left out", _EITHER))
     )
     return Case(
         loss=loss.name,
@@ -490,6 +513,11 @@ def drawn(choose: Choices, loss: Loss, dtypes: tuple[str, ...] | None = None) ->
     )
 
 
+def _layouts(ndim: int) -> Sequence[str]:
+    """Those that a tensor of so many axes can have; few tensors can have the last one."""
+    return (*LAYOUTS, *LAYOUTS[-1:] * 4) if ndim in (4, 5) else LAYOUTS[:-1]
+
+
 def _style(choose: Choices, name: str, role: Role, dims: tuple[int, ...]) -> str:
     style = choose(f"style of {name}", STYLES[role.style])
     # So many terms that are nearly equal make a serial sum drift beyond the budget.
@@ -497,17 +525,20 @@ def _style(choose: Choices, name: str, role: Role, dims: tuple[int, ...]) -> str
     return "normal" if drifts else style
 
 
-def _axis_sizes(choose: Choices, shape: Shape) -> dict[str, int]:
+def _axis_sizes(choose: Choices, shape: Shape, plain: bool) -> dict[str, int]:
     axes = list(
         dict.fromkeys(a for axes in (*shape.inputs, shape.result) for a in axes if a != "1")
     )
-    return {"1": 1} | (_named_sizes(choose, shape, axes) if axes else {})
+    return {"1": 1} | (_named_sizes(choose, shape, axes, plain) if axes else {})
 
 
-def _named_sizes(choose: Choices, shape: Shape, axes: list[str]) -> dict[str, int]:
-    kind = choose("sizes", _KINDS)
+def _named_sizes(choose: Choices, shape: Shape, axes: list[str], plain: bool) -> dict[str, int]:
     core = [axis for axis in axes if axis in shape.core]
     loop = [axis for axis in axes if axis not in core]
+    if plain and loop:  # so many rows that the last block of them is a short one
+        sizes = {axis: choose(f"plain size of {axis}", (3, 5, 2)) for axis in axes}
+        return sizes | {loop[0]: choose("plain rows", _SOME_ROWS)}
+    kind = choose("sizes", _KINDS)
     if kind == "ones":
         return dict.fromkeys(axes, 1)
     if kind == "square":
@@ -539,6 +570,7 @@ def _class_indices(
     dims: tuple[int, ...],
     sizes: Mapping[str, int],
     parameters: dict[str, Any],
+    kind: str | None,
 ) -> tuple[dict[str, Any], np.ndarray]:
     """Targets of every kind: any class, the sentinel nowhere, somewhere, in front, everywhere."""
     target = rng.integers(0, sizes[role.classes], dims)
@@ -550,7 +582,7 @@ def _class_indices(
         dtype = role.dtypes[0]
     if role.ignored_by is None:
         return parameters, target.astype(dtype)
-    kind = choose("ignored", _IGNORED)
+    kind = kind or choose("ignored", _IGNORED)
     sentinel = parameters[role.ignored_by]
     if dtype == "uint8" and not 0 <= sentinel <= 255:
         sentinel = 255
@@ -614,10 +646,15 @@ def _mask_classes(
     tensors: dict[str, np.ndarray],
     parameters: Mapping[str, Any],
 ) -> None:
-    """Rule out classes other than the target, as decoders do: a logit of -inf."""
+    """Rule out classes other than the target, as decoders do: of probability 0."""
     (first, role), *others = form.tensors.items()
-    indices = [name for name, other in others if isinstance(other, ClassIndex) and other.one_hot]
-    labels = role.style == "logit" and role.through is None and len(indices) == 1
+    indices = [
+        name
+        for name, other in others
+        if isinstance(other, ClassIndex) and (other.one_hot or role.style == "log_probability")
+    ]
+    scores = role.style in ("logit", "log_probability") and role.through is None
+    labels = scores and len(indices) == 1
     if not labels or parameters.get("label_smoothing"):
         return
     if choose("masked", ("no", "no", "no", "no", "some")) == "no":
@@ -680,7 +717,10 @@ def _option_shape(
     like = tensors[declared.rsplit(" ", 1)[-1]].shape
     if declared.startswith("like") or not like:
         return like
-    kept = choose(f"shape of {name}", [like, like[-1:], like[1:], (1,), ()])
+    shapes = [like, like[-1:], like[1:], (1,), ()]
+    if len(like) > 1 and len(set(like)) == 1:  # in which a row is as long as a column
+        shapes += [like[-1:]] * 4
+    kept = choose(f"shape of {name}", shapes)
     if kept == like and choose(f"one axis of {name}", _EITHER):
         axis = choose(f"axis of {name}", range(len(like)))
         kept = (*like[:axis], 1, *like[axis + 1 :])

@@ -23,7 +23,7 @@ from typing import Any
 import autograd.numpy as anp
 import numpy as np
 from autograd.extend import defvjp, primitive
-from autograd.tracer import getval
+from autograd.tracer import getval, isbox
 
 Array = Any  # an ndarray, or autograd's box around one
 
@@ -149,6 +149,13 @@ class Ensemble:
         for either in self.meetings:
             counts += either.any(axis=tuple(range(len(loop), either.ndim)))
         return np.asarray(counts > 2)
+
+    def met(self, loop: tuple[int, ...]) -> np.ndarray:
+        """Which elements of the loss lie on a kink."""
+        met = np.zeros(loop, bool)
+        for either in self.meetings:
+            met |= either.any(axis=tuple(range(len(loop), either.ndim)))
+        return met
 
     def either(self, argument: np.ndarray) -> np.ndarray:
         """Where rounding may have put `argument` on either side of 0."""
@@ -300,6 +307,8 @@ def clamped(x: Array, lowest: Array) -> Array:
 
 def any_slope(x: Array, undecided: Array) -> Array:
     """x; where `undecided` holds its derivative is left open: every slope in [0, 1] is right."""
+    if not isbox(x):
+        return x
     raw = getval(x)
     distance = np.where(_kept(np.asarray(getval(undecided))), np.zeros_like(raw), np.ones_like(raw))
     # The moved members take the second side: what is open is not known to any precision.

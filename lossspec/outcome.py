@@ -310,11 +310,16 @@ def perform(
 
 def backward_from(value: torch.Tensor, case: Case, *, retain_graph: bool = False) -> None:
     """Go backward from a result with the cotangent of the case."""
-    upstream = to_torch(case.upstream(case.reduction), device=str(value.device)).to(value.dtype)
+    layout = case.upstream_layout(case.reduction)
+    upstream = to_torch(case.upstream(case.reduction), layout, str(value.device)).to(value.dtype)
     upstream = upstream.expand(value.shape)
+    # Given a cotangent, torch would import its symbolic shapes first, which takes a second.
     if value.is_complex():
         torch.autograd.backward(value, upstream, retain_graph=retain_graph)
-    else:  # given a cotangent, torch would import its symbolic shapes first, which takes a second
+    elif layout == "expanded" and value.numel():
+        total = value.sum() * upstream.flatten()[0]
+        torch.autograd.backward(total, retain_graph=retain_graph)
+    else:
         torch.autograd.backward((value * upstream).sum(), retain_graph=retain_graph)
 
 

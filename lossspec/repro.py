@@ -197,7 +197,9 @@ def script(subject: Subject, case: Case, deviation: Deviation, says: str, device
         requires=pprint.pformat(requires),
         construct=construct,
         call=call,
-        upstream=_tensor(np.asarray(case.upstream(case.reduction)), "contiguous"),
+        upstream=_tensor(
+            np.asarray(case.upstream(case.reduction)), case.upstream_layout(case.reduction)
+        ),
         reshape=_RESHAPE.format(shapes=pprint.pformat(shapes)) if shapes else "",
         what=deviation.what,
         got=deviation.got,

@@ -220,7 +220,11 @@ class Trial:
         call of it does not show the deviation.
         """
         if got.shape != want.exact.shape:
-            return False  # clause `result-shape` tells
+            if of == "value" and case is None:
+                return False  # clause `result-shape` tells
+            raise Deviation(
+                f"{what}: its shape", got.shape, want.exact.shape, check=None, case=case
+            )
         if of is not None and want.open is not None:
             of = f"({of}.double() - {of}.double().mean({want.open}, True))"
         got, want = want.settled(got)

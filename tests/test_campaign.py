@@ -161,7 +161,9 @@ def test_what_a_subject_lacks_is_left_out_of_a_call_which_is_judged_all_the_same
     def plain(input, target, reduction="mean"):
         return F.cross_entropy(input, target, reduction=reduction)
 
-    campaign, found = ledgers(plain, loss="cross_entropy", names=("value", "gradient"))
+    # In float16 torch's own mean may overflow.
+    given = {"names": ("value", "gradient"), "dtypes": ("float32", "float64", "bfloat16")}
+    campaign, found = ledgers(plain, loss="cross_entropy", **given)
     assert campaign.unsupported == {"ignore_index", "label_smoothing", "weight"}
     assert found["value"].examples > PROFILES["quick"].cases(find("cross_entropy")) / 2
     assert (found["value"].found, found["gradient"].found) == (None, None)
@@ -176,7 +178,8 @@ def test_who_knows_of_no_ignored_targets_is_given_none():
         more = {"weight": weight, "label_smoothing": label_smoothing}
         return F.cross_entropy(input, target, reduction=reduction, **more)
 
-    _, found = ledgers(strict, loss="cross_entropy", profile=PROFILES["standard"])
+    given = {"profile": PROFILES["standard"], "dtypes": ("float32", "float64", "bfloat16")}
+    _, found = ledgers(strict, loss="cross_entropy", **given)
     assert min(seen) == 0
     assert (found["accepts"].found, found["value"].found) == (None, None)
 
@@ -223,7 +226,7 @@ def test_a_dtype_that_works_at_times_deviates_when_it_does_not():
     calls = itertools.count()
 
     def moody(input, target, weight=None, reduction="mean"):
-        if input.dtype.itemsize == 2 and next(calls) % 2:
+        if input.dtype.itemsize == 2 and next(calls) % 3 == 2:
             raise TypeError("not today")
         return F.l1_loss(input, target, weight=weight, reduction=reduction)
 

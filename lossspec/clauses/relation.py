@@ -36,8 +36,6 @@ def _agree(trial: Trial, other: Case, what: str, reduction: str, order: Any = ..
     if mine.shape != here.exact.shape:
         return None
     mine, allowed = mine[order], here.budget[order]
-    if mine.shape != theirs.shape:
-        return None
     # Both calls have the same exact result, and so the same budget, each its own.
     budget = np.where(np.isfinite(mine), 2 * allowed, np.inf)
     want = Bounded(mine, budget, mine, mine, trial.case.dtype)

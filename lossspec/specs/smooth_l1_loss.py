@@ -24,7 +24,9 @@ spec = Loss(
     forms=(Form(shapes=("(*), (*) -> (*)",), tensors={"input": Real(), "target": Real()}),),
     parameters={
         "beta": number(
-            1.0, 0.0, 0.25, 3.0, refused=(-1.0,), doc="Where the square ends; 0 is the L1 loss."
+            *(1.0, 0.0, 0.25, 3.0, 2.0**-20),
+            refused=(-1.0,),
+            doc="Where the square ends; 0 is the L1 loss.",
         )
     },
     examples=(
