@@ -67,7 +67,7 @@ class Trial:
     """What a clause sees. Calls and right answers are made once and shared by all clauses.
 
     worst : the largest error ÷ budget that the clause saw. figures : what else it measured, for the
-    report; plain data.
+    report; plain data. bar : the error ÷ budget from which it deviates.
     """
 
     subject: Subject
@@ -75,6 +75,7 @@ class Trial:
     device: str = "cpu"
     worst: float = 0.0
     figures: dict[str, Any] = field(default_factory=dict)
+    bar: float = 1.0
     _values: dict[str, np.ndarray | None] = field(default_factory=dict)
 
     @property
@@ -233,7 +234,7 @@ class Trial:
             return False
         worst = float(error.max())
         self.worst = max(self.worst, worst)
-        if worst > 1:
+        if worst > self.bar:
             at = np.unravel_index(int(error.argmax()), error.shape)
             place = f" at {list(map(int, at))}" if at else ""
             exact, budget = float(want.exact[at]), float(want.budget[at])

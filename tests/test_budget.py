@@ -1,11 +1,14 @@
 """What counts as within rounding, and what is left open."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 from torch.nn import functional as F
 
 import lossspec
 from lossspec.budget import Bounded
+from lossspec.maths import Ensemble, ensemble, rounded
 
 
 def known(exact, open=None):
@@ -37,6 +40,18 @@ def test_where_one_number_of_an_open_axis_is_unknown_nothing_is_asked_of_its_row
     error = want.error(np.array([[7.0, -7.0], [4.0, 6.0]]))
     assert (error[0] == 0).all()
     assert (error[1] > 1).all()
+
+
+@pytest.mark.parametrize("before", [0, 8, 24])
+def test_roundings_never_cancel_in_every_member(before):
+    members = Ensemble(size=20, unit=2.0**-53, smallest=0.0, slack=8.0)
+    with ensemble(members):
+        for _ in range(before):
+            rounded(np.ones((20, 1)))
+        words = [rounded(np.ones((20, 1)))[members.rounding, 0] - 1 for _ in range(8)]
+    for signs in product((-1, 1), repeat=8):
+        combined = sum(sign * word for sign, word in zip(signs, words, strict=True))
+        assert np.abs(combined).max() >= 0.99 * np.sqrt(8) * members.step
 
 
 def relies_on_their_sum(input, target, label_smoothing=0.0, reduction="mean", scores=1.0):

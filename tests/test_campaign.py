@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -451,3 +452,69 @@ def test_what_refuses_a_call_because_of_another_one_deviates():
     (cell,) = lossspec.check("mse_loss", OfOneSize, profile="quick", clauses=["other-calls"])
     assert (cell.verdict, cell.reason) == ("deviates", "the call after other calls raised")
     assert "another size" in cell.got
+
+
+# === other ways to be wrong on a derived call ==============================================
+
+
+def test_a_derived_call_of_another_shape_deviates():
+    def squeezed(input1, input2, target, margin=0.0, reduction="mean"):
+        losses = F.cosine_embedding_loss(input1, input2, target, margin, reduction=reduction)
+        return losses.squeeze(0) if losses.ndim else losses
+
+    name = "cosine_embedding_loss"
+    (cell,) = lossspec.check(name, squeezed, profile="quick", clauses=["batch-split"])
+    assert (cell.verdict, cell.reason) == ("deviates", "the last rows alone: its shape")
+
+
+class Flattening(torch.autograd.Function):
+    """Squares, whose backward needs an upstream gradient without gaps."""
+
+    @staticmethod
+    def forward(ctx, residual):
+        ctx.save_for_backward(residual)
+        return residual**2
+
+    @staticmethod
+    def backward(ctx, upstream):
+        (residual,) = ctx.saved_tensors
+        return (2 * upstream.view(-1) * residual.reshape(-1)).reshape(residual.shape)
+
+
+def test_an_upstream_gradient_may_lie_in_memory_in_any_way():
+    def squares(input, target, reduction="mean"):
+        losses = Flattening.apply(input - target)
+        return losses if reduction == "none" else getattr(losses, reduction)()
+
+    (cell,) = lossspec.check("mse_loss", squares, profile="standard", clauses=["accepts"])
+    assert (cell.verdict, cell.reason) == ("deviates", "backward raised RuntimeError")
+    assert "view" in cell.got
+
+
+def test_an_epsilon_that_torch_adds_too_is_inherited():
+    def normalised(input1, input2, target, margin=0.0, reduction="mean", eps=1e-12):
+        a, b = (
+            x.double() * (x.double().square().sum(-1, keepdim=True) + eps).rsqrt()
+            for x in (input1, input2)
+        )
+        cos = (a * b).sum(-1)
+        losses = torch.where(target > 0, 1 - cos, (cos - margin).clamp(min=0)).to(input1.dtype)
+        return losses if reduction == "none" else getattr(losses, reduction)()
+
+    def verdict(eps):
+        given = {"dtypes": ("float64",), "clauses": ["value"]}
+        loss = partial(normalised, eps=eps)
+        (cell,) = lossspec.check("cosine_embedding_loss", loss, profile="standard", **given)
+        return cell.verdict
+
+    assert (verdict(1e-12), verdict(1e-9)) == ("known", "deviates")
+
+
+def test_indices_that_are_whole_floating_numbers_may_be_taken_for_them():
+    def lenient(input, target, reduction="mean"):
+        return F.multi_margin_loss(input, target.long(), reduction=reduction)
+
+    (cell,) = lossspec.check(
+        "multi_margin_loss", lenient, profile="quick", clauses=["refuses-dtypes"]
+    )
+    assert cell.verdict == "inconclusive", cell.reason

@@ -190,7 +190,28 @@ def test_gradients_of_every_subset_and_a_zero_in_front_of_the_cotangent(name):
         wanted[f"of {tensor}"] = lambda c, t=tensor: t in c.requires_grad
     if len(loss.reductions) > 1:
         wanted["a zero in front"] = lambda c: "zero cotangent in front" in features(c)
+        wanted["of a plain sum"] = lambda c: c.upstream_layout("none") == "expanded"
+        wanted["permuted"] = lambda c: c.upstream_layout("none") == "permuted"
     assert missing(name, wanted) == []
+
+
+@named
+def test_plain_calls_of_many_rows(name):
+    """Nothing but one thing is not default, and the last block of rows is a short one."""
+    loss = find(name)
+
+    def plain(case, besides):
+        form = loss.form(case.form)
+        other = {
+            n for n, p in loss.parameters_of(form).items() if case.parameters[n] != p.values[0]
+        }
+        other |= case.tensors.keys() - form.tensors.keys()
+        rows = case.cotangent.shape[0] if case.cotangent.ndim else 0
+        # Where sizes hang together, there may be few rows.
+        return other <= {besides} and rows > (1 if form.sizes else 8)
+
+    besides = ("", *loss.parameters, *loss.options)
+    assert missing(name, {f"but for {one}": lambda c, o=one: plain(c, o) for one in besides}) == []
 
 
 def test_a_feature_that_no_case_has_is_named():
