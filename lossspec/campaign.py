@@ -21,7 +21,7 @@ from lossspec.oracle import Solved
 from lossspec.outcome import lacking, leaves_torch, without
 from lossspec.patience import Endless, limited, watched
 from lossspec.reduce import reduced
-from lossspec.spec import Loss
+from lossspec.spec import ClassIndex, Loss
 from lossspec.trial import Deviation, Trial, Unsupported
 from lossspec.whereabouts import Whereabouts
 
@@ -343,7 +343,8 @@ class Campaign:
             return False
         try:
             # What is next to the budget may be within it here and beyond it there.
-            torchs = Trial(self.reference, trial.solved, self.device, bar=0.5)
+            documented = Solved(trial.loss, _documented(trial))
+            torchs = Trial(self.reference, documented, self.device, bar=0.5)
             same = deviation_of(clause, torchs)
         except Exception:
             return False  # the clause has nothing to say of torch here
@@ -397,6 +398,15 @@ class Campaign:
             return True
 
         return reduced(self.subject.loss, case, fails), last
+
+
+def _documented(trial: Trial) -> Case:
+    """The call of a trial with class indices in a dtype that torch is documented to take."""
+    tensors = dict(trial.case.tensors)
+    for name, role in trial.form.tensors.items():
+        if isinstance(role, ClassIndex) and dtype_name(tensors[name]) in role.tolerated:
+            tensors[name] = tensors[name].astype(role.dtypes[0])
+    return trial.case.with_(tensors=tensors)
 
 
 def _alike(one: Deviation, other: Deviation) -> bool:
