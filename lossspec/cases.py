@@ -515,7 +515,7 @@ def drawn(choose: Choices, loss: Loss, dtypes: tuple[str, ...] | None = None) ->
 
 def _layouts(ndim: int) -> Sequence[str]:
     """Those that a tensor of so many axes can have; few tensors can have the last one."""
-    return (*LAYOUTS, *LAYOUTS[-1:] * 4) if ndim in (4, 5) else LAYOUTS[:-1]
+    return (*LAYOUTS, *LAYOUTS[-1:] * 3) if ndim in (4, 5) else LAYOUTS[:-1]
 
 
 def _style(choose: Choices, name: str, role: Role, dims: tuple[int, ...]) -> str:

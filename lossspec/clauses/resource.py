@@ -31,7 +31,7 @@ def memory_in_proportion(trial: Trial) -> Judgement:
     if case.dtype != "float32" or axis is None or not differentiable(trial.outcome.value):
         return None
     size = case.axis_sizes(trial.loss)[axis]
-    if not 0 < trial.expected.losses.size <= MANY:
+    if size < 2 or not 0 < trial.expected.losses.size <= MANY // 8:
         return None
     copies = MANY // trial.expected.losses.size + 1
     many = taken(trial.loss, case, axis, np.arange(size * copies) % size).with_(layouts={})
