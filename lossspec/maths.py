@@ -71,7 +71,8 @@ class Ensemble:
     lower slope always, the last one the higher, and those before now this and now that.
     unit : unit roundoff of the case's dtype; `smallest` its smallest subnormal. free : every member
     takes its own branches, so that a branch close by shows as an enormous change. step : relative
-    size of every move. meetings : for each kink, where a case lies on it. compared : whether a nan
+    size of every move. meetings : for each kink, where a case lies on it. tips : for each length,
+    where it is 0 and so has no slope. compared : whether a nan
     was compared with a number, which may lose it.
     """
 
@@ -84,6 +85,7 @@ class Ensemble:
     words: int = field(default=0)
     kinks: int = field(default=0)
     meetings: list[np.ndarray] = field(default_factory=list)
+    tips: list[np.ndarray] = field(default_factory=list)
     compared: bool = False
 
     @property
@@ -150,12 +152,12 @@ class Ensemble:
             counts += either.any(axis=tuple(range(len(loop), either.ndim)))
         return np.asarray(counts > 2)
 
-    def met(self, loop: tuple[int, ...]) -> np.ndarray:
-        """Which elements of the loss lie on a kink."""
-        met = np.zeros(loop, bool)
-        for either in self.meetings:
-            met |= either.any(axis=tuple(range(len(loop), either.ndim)))
-        return met
+    def pointed(self, loop: tuple[int, ...]) -> np.ndarray:
+        """Which elements of the loss are made of a length of 0."""
+        pointed = np.zeros(loop, bool)
+        for tip in self.tips:
+            pointed |= tip.any(axis=tuple(range(len(loop), tip.ndim)))
+        return pointed
 
     def either(self, argument: np.ndarray) -> np.ndarray:
         """Where rounding may have put `argument` on either side of 0."""
@@ -431,6 +433,7 @@ def norm(x: Array, p: float) -> Array:
     if _here.ensemble is not None:
         zero = _kept(zero)
         zero[2:] |= np.all(_here.ensemble.either(raw), axis=-1)
+        _here.ensemble.tips.append(np.asarray(zero.any(axis=0)))
     power = _where(zero, anp.ones_like(power), power)
     root = sqrt(power) if p == 2 else rounded(power ** constant(1 / p, like=power))
     return _where(zero, total(absolute(x)), root)

@@ -462,8 +462,8 @@ def solve_second(
             sided = np.abs(curvature[-SIDES:] - curvature[:1]).max(0) > SLACK * error
             # No accuracy is promised of second derivatives: half the digits, by the largest term.
             error = error + np.sqrt(posed.precision.unit) * _largest(size)
-            met = posed.ensemble.met(loop)
-            sided |= met.reshape(loop + (1,) * posed.placed[name].core)
+            pointed = posed.ensemble.pointed(loop)
+            sided |= pointed.reshape(loop + (1,) * posed.placed[name].core)
             vague = sided | (SLACK * error > 0.1 * size)
             error = np.where(np.isfinite(curvature[0]) & ~vague, error, np.inf)
             placed = posed.placed[name]

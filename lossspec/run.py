@@ -167,7 +167,7 @@ class Run:
         if ledger.shared is not None:
             case, deviation = ledger.shared
             shown = self._shown(cell, cell.subject, case, deviation)
-            reason = "inherited: torch.nn.functional gives the same on the same call"
+            reason = "inherited: torch.nn.functional does the same on the same call"
             return blank(cell, Verdict.KNOWN, reason, **fields, **shown), ""
         if not ledger.examples:
             if campaign.unsupported or ledger.lacks:

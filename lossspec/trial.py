@@ -217,6 +217,8 @@ class Trial:
     ) -> bool:
         """Raise Deviation unless `got` is within budget; whether the comparison could tell.
 
+        A plain call's value of another shape is left to clause `result-shape`.
+
         of : the expression for what was compared, in a script that runs `case`; None where a plain
         call of it does not show the deviation.
         """
