@@ -131,6 +131,7 @@ class Campaign:
     attached: bool = False
     detached: dict[str, tuple[Case, Deviation]] = field(default_factory=dict)
     optional: dict[tuple[str, str], tuple[Case, Deviation]] = field(default_factory=dict)
+    absent: dict[str, set[str]] = field(default_factory=dict)
     endless: Case | None = None
     whereabouts: Whereabouts | None = None
     _case: int = REPLAYED
@@ -175,6 +176,11 @@ class Campaign:
                 refusals.setdefault(dtype, found)
             else:
                 self.unsupported.add(form)
+        for dtype, texts in self.absent.items():
+            if dtype in ran or dtype == "float32":
+                self.unsupported |= texts
+            else:
+                self.refused[dtype] = min(texts)
         for dtype, found in refusals.items():
             # A dtype that never works is one that the implementation does not have. float32,
             # torch's default, is no option.
@@ -239,7 +245,7 @@ class Campaign:
         with limited():
             error = trial.outcome.error
         if isinstance(error, NotImplementedError):
-            self.unsupported.add(str(error)[:80] or "something")
+            self.absent.setdefault(solved.case.dtype, set()).add(str(error)[:80] or "something")
             return 0.0
         self.attached |= getattr(trial.outcome.value, "requires_grad", False)
         for kind in (solved.case.dtype, solved.case.form):

@@ -169,10 +169,10 @@ class Run:
             shown = self._shown(cell, cell.subject, case, deviation)
             reason = "inherited: torch.nn.functional does the same on the same call"
             return blank(cell, Verdict.KNOWN, reason, **fields, **shown), ""
+        lacks = sorted({*campaign.unsupported, *campaign.refused})
         if not ledger.examples:
-            if campaign.unsupported or ledger.lacks:
-                takes = f"it takes no {', '.join(sorted(campaign.unsupported))}"
-                reason = ledger.lacks or takes
+            if lacks or ledger.lacks:
+                reason = ledger.lacks or f"it takes no {', '.join(lacks)}"
                 verdict = Verdict.DEVIATES if self.require_all else Verdict.UNSUPPORTED
                 return blank(cell, verdict, reason, **fields), ""
             return blank(cell, Verdict.INCONCLUSIVE, "no case was about this clause", **fields), ""
@@ -183,8 +183,7 @@ class Run:
                 f"wrong; profile {self.profile.name} asks for {wanted}"
             )
             return blank(cell, Verdict.INCONCLUSIVE, reason, **fields), ""
-        if self.require_all and (campaign.unsupported or campaign.refused):
-            lacks = sorted({*campaign.unsupported, *campaign.refused})
+        if self.require_all and lacks:
             reason = f"--require-all, and it lacks {', '.join(lacks)}"
             return blank(cell, Verdict.DEVIATES, reason, **fields), ""
         return blank(cell, Verdict.CONFORMS, None, **fields), ""

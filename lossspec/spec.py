@@ -388,6 +388,13 @@ class Form:
         """Its shapes, parsed."""
         return tuple(Shape.parse(text) for text in self.shapes)
 
+    def lists_classes(self, shape: Shape) -> bool:
+        """Whether class indices are a list with an entry for each class, padded where shorter."""
+        return any(
+            isinstance(role, ClassIndex) and "C" in axes
+            for role, axes in zip(self.tensors.values(), shape.inputs, strict=True)
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Refusal:

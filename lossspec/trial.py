@@ -112,12 +112,7 @@ class Trial:
     @property
     def permutable(self) -> bool:
         """Whether the classes may be renumbered."""
-        indices = [
-            axes
-            for role, axes in zip(self.form.tensors.values(), self.case.shape.inputs, strict=True)
-            if isinstance(role, ClassIndex)
-        ]
-        return self.loss.exchangeable and not any("C" in axes for axes in indices)
+        return self.loss.exchangeable and not self.form.lists_classes(self.case.shape)
 
     def ones(self, name: str) -> np.ndarray | None:
         """An optional tensor of ones, in the largest shape that its contract allows."""

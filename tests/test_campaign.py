@@ -309,6 +309,17 @@ def test_what_is_not_implemented_is_unsupported():
     assert (found["accepts"].found, found["value"].found) == (None, None)
 
 
+def test_a_dtype_in_which_nothing_is_implemented_is_one_that_it_lacks():
+    def partial(input, target, weight=None, reduction="mean"):
+        if input.dtype == torch.float16:
+            raise NotImplementedError("not for Half")
+        return F.l1_loss(input, target, weight=weight, reduction=reduction)
+
+    campaign, found = ledgers(partial)
+    assert (campaign.unsupported, campaign.refused) == (set(), {"float16": "not for Half"})
+    assert (found["accepts"].found, found["value"].found) == (None, None)
+
+
 @pytest.mark.parametrize(("informative", "verdict"), [(1, "conforms"), (10_000, "inconclusive")])
 def test_too_few_cases_that_can_tell_are_no_pass(monkeypatch, informative, verdict):
     monkeypatch.setitem(PROFILES, "quick", Profile("quick", 60, informative))

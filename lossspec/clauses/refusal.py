@@ -176,7 +176,16 @@ def refuses_shapes(trial: Trial) -> Judgement:
     return judged
 
 
-@clause(_has_classes, enough=ENOUGH)
+def _has_a_class_each(loss: Loss, surface: Surface) -> bool:
+    return any(
+        isinstance(role, ClassIndex) and role.checked and not form.lists_classes(contract)
+        for form in loss.forms
+        for role in form.tensors.values()
+        for contract in form.contracts
+    )
+
+
+@clause(_has_a_class_each, enough=ENOUGH)
 def refuses_dtypes(trial: Trial) -> Judgement:
     """Class indices in a floating dtype raise."""
     if not _small(trial):

@@ -100,7 +100,9 @@ def ignored_is_deleted(trial: Trial) -> Judgement:
 
 def _has_classes(loss: Loss, surface: Surface) -> bool:
     return loss.exchangeable and any(
-        isinstance(role, ClassIndex | Distribution) and "C" in contract.core
+        isinstance(role, ClassIndex | Distribution)
+        and "C" in contract.core
+        and not form.lists_classes(contract)
         for form in loss.forms
         for role in form.tensors.values()
         for contract in form.contracts
