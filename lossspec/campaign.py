@@ -247,6 +247,8 @@ class Campaign:
         if isinstance(error, NotImplementedError):
             self.absent.setdefault(solved.case.dtype, set()).add(str(error)[:80] or "something")
             return 0.0
+        if self.subject.refuses(error):
+            return self._look(solved, ledgers, ran, refusals)
         self.attached |= getattr(trial.outcome.value, "requires_grad", False)
         for kind in (solved.case.dtype, solved.case.form):
             ran.setdefault(kind, [0, 0])[error is not None] += 1

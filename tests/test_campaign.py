@@ -309,6 +309,27 @@ def test_what_is_not_implemented_is_unsupported():
     assert (found["accepts"].found, found["value"].found) == (None, None)
 
 
+def test_a_keyword_that_is_handed_on_to_what_does_not_take_it_is_unsupported():
+    def plain(input, target, reduction="mean"):
+        return F.l1_loss(input, target, reduction=reduction)
+
+    def wrapped(input, target, **options):
+        return plain(input, target, **options)
+
+    campaign, found = ledgers(wrapped)
+    assert campaign.unsupported == {"weight"}
+    assert (found["accepts"].found, found["value"].found) == (None, None)
+    assert found["value"].informative > 10
+
+
+def test_a_keyword_that_the_loss_does_not_have_is_no_excuse():
+    def wrapped(input, target, **options):
+        return F.l1_loss(input, target, axis=0)
+
+    _, found = ledgers(wrapped)
+    assert "unexpected keyword argument 'axis'" in found["accepts"].found[1].got
+
+
 def test_a_dtype_in_which_nothing_is_implemented_is_one_that_it_lacks():
     def partial(input, target, weight=None, reduction="mean"):
         if input.dtype == torch.float16:

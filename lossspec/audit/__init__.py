@@ -25,7 +25,7 @@ class Mutant:
     """A loss that is right but for one thing.
 
     make : makes a fresh target, with torch's signature (on the class surface: the class itself).
-    row : the entry of the bug catalogue that it re-creates, issue : the thread behind it.
+    row : the entry of the bug catalogue that it re-creates, where it has one. issue : the thread.
     wrong : what is wrong, in one sentence. needs : what a case must have to show it.
     awaits : why no present clause can kill it; empty when one must. witness : given a target, a
     result in which the mutant differs from a right loss, where no case of the suite can be one.
@@ -64,7 +64,7 @@ class Control:
         return f"{self.loss}/{self.name}"
 
 
-def mutant(*losses: str | type, row: str, issue: str, **more: Any) -> Callable[[T], T]:
+def mutant(*losses: str | type, issue: str, row: str = "", **more: Any) -> Callable[[T], T]:
     """Put a wrong loss into the catalogue; its name is the id, its docstring says what is wrong.
 
     losses : names, or right classes with a `loss` of that name: then the target is a part that

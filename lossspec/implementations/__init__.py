@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -30,7 +31,7 @@ class Subject:
 
     target : the function, or the class. On the class surface everything but the tensors of the
     form goes to the constructor. found : where an import finds it, as `package.module:expression`;
-    empty when no import does.
+    empty when no import does. refused : keywords that one with **keywords turned out not to take.
     """
 
     implementation: str
@@ -38,6 +39,7 @@ class Subject:
     surface: Surface
     target: Callable[..., Any]
     found: str = ""
+    refused: set[str] = field(default_factory=set)
 
     @cached_property
     def keywords(self) -> frozenset[str] | None:
@@ -63,7 +65,20 @@ class Subject:
 
     def takes(self, name: str) -> bool:
         """Whether it has an argument of that name."""
-        return self.keywords is None or name in self.keywords
+        if self.surface == "class" and name == "reduction" and self.loss.results:
+            return False  # it returns them all
+        return name not in self.refused if self.keywords is None else name in self.keywords
+
+    def refuses(self, error: Exception | None) -> bool:
+        """Whether a call failed by a keyword that **keywords hands on to what does not take it."""
+        if self.keywords is not None or not isinstance(error, TypeError):
+            return False
+        named = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        known = {*self.loss.options, *self.loss.parameters, "reduction"} - self.refused
+        if named is None or named[1] not in known:
+            return False
+        self.refused.add(named[1])
+        return True
 
     def construct(self, keywords: Mapping[str, Any]) -> Callable[..., Any]:
         """The callable that takes the form's tensors: the module, or the function with keywords."""
