@@ -349,15 +349,20 @@ class Campaign:
         """Whether torch does the same on the same call."""
         if self.reference is None:
             return False
-        try:
-            # What is next to the budget may be within it here and beyond it there.
-            documented = Solved(trial.loss, _documented(trial))
-            torchs = Trial(self.reference, documented, self.device, bar=0.5)
-            same = deviation_of(clause, torchs)
-        except Exception:
-            return False  # the clause has nothing to say of torch here
-        if same is None:
-            return False
+        documented = Solved(trial.loss, _documented(trial))
+        # What is next to the budget may be within it here and beyond it there.
+        for bar in (1.0, 0.5):
+            try:
+                same = deviation_of(clause, Trial(self.reference, documented, self.device, bar=bar))
+            except Exception:
+                return False  # the clause has nothing to say of torch here
+            if same is not None and self._alike(clause, deviation, same):
+                return True
+        return False
+
+    @staticmethod
+    def _alike(clause: Clause, deviation: Deviation, same: Deviation) -> bool:
+        """Whether torch's deviation is the same one."""
         if clause.name == "accepts":  # whatever they raise, but not where torch has a value
             later = same.what.startswith("backward") and not deviation.what.startswith("backward")
             return "raised" in same.what and "raised" in deviation.what and not later

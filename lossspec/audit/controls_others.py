@@ -809,6 +809,23 @@ class MinusLogSigmoid(SoftMargin):
         return -F.logsigmoid(y * x)
 
 
+@control(SoftMargin)
+class TwoClassSoftmax(SoftMargin):
+    """The log-softmax of the score beside a 0."""
+
+    def element(self, x: Tensor, y: Tensor) -> Tensor:
+        z = y * x
+        return -torch.stack([torch.zeros_like(z), z], -1).log_softmax(-1)[..., 1]
+
+
+@control(SoftMargin)
+class BinaryCrossEntropy(SoftMargin):
+    """The binary cross entropy of the score, the sign being a label."""
+
+    def element(self, x: Tensor, y: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(x, (1 + y) / 2, reduction="none")
+
+
 class _AnalyticSoftMargin(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:

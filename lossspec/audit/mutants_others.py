@@ -30,7 +30,14 @@ from lossspec.audit.controls_others import (
     Triplet,
     TripletWithDistance,
 )
-from lossspec.audit.right import REDUCTIONS, dense_reading, passed, shares_memory, wide
+from lossspec.audit.right import (
+    REDUCTIONS,
+    dense_reading,
+    first_gradient,
+    passed,
+    shares_memory,
+    wide,
+)
 
 #: Rows in a chunk, where a mutant works in chunks.
 CHUNK = 4
@@ -833,7 +840,14 @@ class _Cancelling(torch.autograd.Function):
         return grads[0] * (1 - torch.sigmoid(-z))
 
 
-@mutant(SoftMargin, row="GRD-26", issue="pytorch/pytorch#195677", needs="a large right score")
+@mutant(
+    SoftMargin,
+    row="GRD-26",
+    issue="pytorch/pytorch#195677",
+    needs="a large right score",
+    awaits="a definition whose own gradient does not cancel (its budget allows what that loses)",
+    witness=lambda loss: first_gradient(loss, torch.tensor([20.0]), torch.tensor([1.0])),
+)
 class CancellingSlope(SoftMargin):
     """The slope is 1 less a sigmoid, which cancels where the score is right."""
 

@@ -13,7 +13,7 @@ from lossspec.budget import SLACK, Bounded, as_extended, precision
 from lossspec.cases import Case
 from lossspec.clauses import Judgement, clause, stateless
 from lossspec.oracle import solve_second
-from lossspec.outcome import arguments, differentiable, invoke, ready
+from lossspec.outcome import arguments, constructed, differentiable, handed, invoke
 from lossspec.spec import ClassIndex, Loss, Surface
 from lossspec.tensors import to_extended, to_torch
 from lossspec.trial import Deviation, Trial, Unsupported
@@ -83,6 +83,9 @@ MODERATE = 8.0
 TINY = 1e-8
 
 
+LINEAR = "its gradients depend on no input, which promises no second derivative"
+
+
 @clause(stateless, enough=20, slow=True)
 def second_order(trial: Trial) -> Judgement:
     """The derivative of the gradient, where the implementation has one, is the definition's."""
@@ -136,11 +139,14 @@ def _curvature(
     trial: Trial, case: Case, directions: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
     """Second derivatives along the directions; Unsupported where there is no way to them."""
-    call, inputs = ready(trial.subject, case, trial.device)
+    given = arguments(trial.subject, case, trial.device)
+    call = constructed(trial.subject, case, given, {})
+    passed = handed(trial.subject, case, given)
     names = case.requires_grad
-    tensors = [inputs[name] for name in names]
+    tensors = [given[name] for name in names]
+    found: Sequence[Any]
     try:
-        value = call()
+        value = call(passed)
         upstream = to_torch(case.upstream(case.reduction), device=trial.device).to(value.dtype)
         # That it requires a gradient makes a backward that cannot be differentiated say so.
         upstream = upstream.expand(value.shape).clone().requires_grad_()
@@ -152,14 +158,22 @@ def _curvature(
         ]
         if not along:
             raise Unsupported("its gradients cannot be differentiated")
-        found: Sequence[Any] = torch.autograd.grad(
-            torch.stack(along).sum(), tensors, allow_unused=True
-        )
+        if any(passed[name] is not given[name] for name in names):
+            # What tensors become on their way to the implementation has derivatives of its own.
+            reached = [passed[name] for name in names]
+            own = torch.autograd.grad(value, reached, upstream, create_graph=True)
+            whole = torch.stack([slope.sum() for slope in own]).sum()
+            bent: Sequence[Any] = torch.autograd.grad(
+                whole, reached, allow_unused=True, retain_graph=True
+            )
+            if all(curvature is None for curvature in bent):
+                raise Unsupported(LINEAR)
+        found = torch.autograd.grad(torch.stack(along).sum(), tensors, allow_unused=True)
     except RuntimeError as error:
         text = str(error).strip().split("\n")[0][:120]
         raise Unsupported(f"its gradients cannot be differentiated: {text}") from None
     if all(curvature is None for curvature in found):
-        raise Unsupported("its gradients depend on no input, which promises no second derivative")
+        raise Unsupported(LINEAR)
     return {
         name: np.zeros(case.tensors[name].shape, np.longdouble)
         if curvature is None

@@ -196,18 +196,22 @@ def symmetry(trial: Trial) -> Judgement:
         a, b = here.number(here.outcome), there.number(there.outcome)
         if a is None or b is None or a.shape != b.shape:
             continue
-        judged = _close(trial, b, a, change.says, "value", other) or judged or False
+        value = here.expected.value(case.reduction)
+        judged = _close(trial, b, a, value, change.says, "value", other) or judged or False
+        upstream = case.upstream(case.reduction)
         for name in slopes:
             source, factor, _ = change.maps[name]
             if source not in slopes:
                 continue
             one, two = here.outcome.gradients[source], there.outcome.gradients[name]
-            if one is None or two is None:
+            slope = here.expected.gradient(source, case.reduction, upstream)
+            if one is None or two is None or slope is None:
                 continue
             _close(
                 trial,
                 to_extended(two),
                 to_extended(one) / factor,
+                slope,
                 f"{change.says}: the gradient of {name}",
                 f"gradients[{name!r}]",
                 other,
@@ -216,12 +220,20 @@ def symmetry(trial: Trial) -> Judgement:
 
 
 def _close(
-    trial: Trial, got: np.ndarray, want: np.ndarray, what: str, of: str, case: Case
+    trial: Trial,
+    got: np.ndarray,
+    want: np.ndarray,
+    allowed: Bounded,
+    what: str,
+    of: str,
+    case: Case,
 ) -> Judgement:
-    """Equal but for a few units in the last place, which is all that symmetry leaves."""
+    """Equal but for a few units in the last place, and for what rounding explains in each."""
     dtype = precision(trial.case.dtype)
+    if want.shape != allowed.exact.shape:
+        return None
     with np.errstate(all="ignore"):
-        budget = 16 * dtype.unit * np.abs(want) + 4 * dtype.smallest
+        budget = 16 * dtype.unit * np.abs(want) + 4 * dtype.smallest + 2 * allowed.budget
         budget = np.where(np.isfinite(want) & np.isfinite(got), budget, np.inf)
     bounded = Bounded(want, budget, want, want, trial.case.dtype)
     return trial.agree(got, bounded, what, of=of, case=case)

@@ -1,11 +1,12 @@
 """Soft margin loss: the logistic loss of a score against a sign."""
 
-from lossspec.maths import softplus
+from lossspec.maths import minus_log_sigmoid
 from lossspec.spec import Example, Form, Logit, Loss, Sign, Symmetry
 
 
 def define(input, target):
-    return softplus(-target * input)
+    minus_log_p, minus_log_q = minus_log_sigmoid(input)  # -log σ(x), -log (1 - σ(x))
+    return (1 + target) / 2 * minus_log_p + (1 - target) / 2 * minus_log_q  # the sign picks one
 
 
 spec = Loss(
