@@ -220,7 +220,22 @@ def constructed(
     subject: Subject, case: Case, tensors: dict[str, Any], replaced: Mapping[str, Any]
 ) -> Callable[[Mapping[str, Any]], Any]:
     """What takes the tensors of a case; those that the class owns become its parameters."""
+    target = instance(subject, case, tensors, replaced)
     own = owned(subject, case)
+    given = [name for name in subject.loss.form(case.form).tensors if name not in own]
+    result = subject.loss.results.get(case.reduction) if subject.surface == "class" else None
+
+    def call(tensors: Mapping[str, Any]) -> Any:
+        value = target(*(tensors[name] for name in given))
+        return value if result is None else getattr(value, result)
+
+    return call
+
+
+def instance(
+    subject: Subject, case: Case, tensors: dict[str, Any], replaced: Mapping[str, Any]
+) -> Any:
+    """The module or the function with its keywords; tensors that it owns become its parameters."""
     passed = {**keywords(subject, case, tensors), **replaced}
     target: Any = subject.construct(
         {
@@ -230,18 +245,14 @@ def constructed(
     )
     if isinstance(target, torch.nn.Module):
         _move(target, tensors)
-    for name, path in own.items():
+    for name, path in owned(subject, case).items():
+        shape = getattr(dict(target.named_parameters()).get(path), "shape", None)
+        if replaced and (shape is None or shape.numel() != tensors[name].numel()):
+            continue  # the constructor has made another module where it should have raised
         parameter = target.get_parameter(path)
         parameter.data = torch.reshape(tensors[name], parameter.shape).detach()
         tensors[name] = parameter.requires_grad_(tensors[name].requires_grad)
-    given = [name for name in subject.loss.form(case.form).tensors if name not in own]
-    result = subject.loss.results.get(case.reduction) if subject.surface == "class" else None
-
-    def call(tensors: Mapping[str, Any]) -> Any:
-        value = target(*(tensors[name] for name in given))
-        return value if result is None else getattr(value, result)
-
-    return call
+    return target
 
 
 def _move(module: torch.nn.Module, tensors: Mapping[str, Any]) -> None:

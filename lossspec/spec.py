@@ -462,6 +462,7 @@ class Loss:
     results : what to read from the class's result, by reduction, where it has none to choose.
     exchangeable : whether classes may be renumbered. complex : whether complex inputs are
     documented. shift_invariant : whether a common offset of all logits of a row changes nothing.
+    ranks : whether the class has torch's `log_prob` and `predict`, about every class of each row.
     """
 
     name: str
@@ -482,6 +483,7 @@ class Loss:
     exchangeable: bool = True
     complex: bool = False
     shift_invariant: bool = False
+    ranks: bool = False
     examples: tuple[Example, ...] = ()
     notes: tuple[str, ...] = ()
 

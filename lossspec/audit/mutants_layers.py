@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from lossspec.audit import mutant
 from lossspec.audit.controls_layers import (
     ADAPTIVE,
-    ClusterByCluster,
     EveryClass,
     LinearCrossEntropy,
 )
@@ -44,21 +43,6 @@ class ClusterCountsTwice(EveryClass):
             2 * head[:, self.column(i), None] + self.tail_log_p(i, x) for i in range(len(self.tail))
         ]
         return torch.cat([head[:, : self.frequent], *tails], 1)
-
-
-@mutant(
-    ADAPTIVE,
-    row="AUT-01",
-    issue="pytorch/pytorch#44724",
-    needs="torch.autocast, under which products of matrices come in a lower precision",
-    surface="class",
-)
-class BufferOfInputDtype(ClusterByCluster):
-    """Results are copied into a buffer of the input's dtype."""
-
-    def chosen(self, x: Tensor, target: Tensor) -> Tensor:
-        rows = super().chosen(x, target)
-        return x.new_empty(rows.shape).index_copy(0, torch.arange(len(rows)), rows)
 
 
 @mutant(

@@ -119,7 +119,7 @@ def _clause_row(
     entries: Mapping[str, Entry],
 ) -> tuple[str, ...]:
     killed = [id for id, entry in wrong.items() if clause.name in entry.kills]
-    rows = sorted({mutants()[id].row for id in killed})
+    rows = sorted({mutants()[id].row for id in killed} - {""})
     more = f" and {len(rows) - LISTED} more" if len(rows) > LISTED else ""
     best = min(killed, key=lambda id: len(wrong[id].kills), default=None)
     spared = [id for id in right if clause.name in entries[id].judged]

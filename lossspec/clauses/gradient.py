@@ -83,9 +83,6 @@ MODERATE = 8.0
 TINY = 1e-8
 
 
-LINEAR = "its gradients depend on no input, which promises no second derivative"
-
-
 @clause(stateless, enough=20, slow=True)
 def second_order(trial: Trial) -> Judgement:
     """The derivative of the gradient, where the implementation has one, is the definition's."""
@@ -144,7 +141,6 @@ def _curvature(
     passed = handed(trial.subject, case, given)
     names = case.requires_grad
     tensors = [given[name] for name in names]
-    found: Sequence[Any]
     try:
         value = call(passed)
         upstream = to_torch(case.upstream(case.reduction), device=trial.device).to(value.dtype)
@@ -163,23 +159,24 @@ def _curvature(
             reached = [passed[name] for name in names]
             own = torch.autograd.grad(value, reached, upstream, create_graph=True)
             whole = torch.stack([slope.sum() for slope in own]).sum()
-            bent: Sequence[Any] = torch.autograd.grad(
-                whole, reached, allow_unused=True, retain_graph=True
-            )
-            if all(curvature is None for curvature in bent):
-                raise Unsupported(LINEAR)
-        found = torch.autograd.grad(torch.stack(along).sum(), tensors, allow_unused=True)
+            _bent(torch.autograd.grad(whole, reached, allow_unused=True, retain_graph=True))
+        found = _bent(torch.autograd.grad(torch.stack(along).sum(), tensors, allow_unused=True))
     except RuntimeError as error:
         text = str(error).strip().split("\n")[0][:120]
         raise Unsupported(f"its gradients cannot be differentiated: {text}") from None
-    if all(curvature is None for curvature in found):
-        raise Unsupported(LINEAR)
     return {
         name: np.zeros(case.tensors[name].shape, np.longdouble)
         if curvature is None
         else to_extended(curvature)
         for name, curvature in zip(names, found, strict=True)
     }
+
+
+def _bent(curvatures: Sequence[Any]) -> Sequence[Any]:
+    """The second derivatives; Unsupported where the gradients are the same for all inputs."""
+    if all(curvature is None for curvature in curvatures):
+        raise Unsupported("its gradients depend on no input, which promises no second derivative")
+    return curvatures
 
 
 # Slow because the first dual number imports the compiler, which takes seconds.

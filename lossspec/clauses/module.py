@@ -6,13 +6,16 @@ import copy
 import pickle
 from typing import Any
 
+import numpy as np
 import torch
 
+from lossspec.budget import Bounded
 from lossspec.clauses import Judgement, clause
-from lossspec.outcome import arguments, handed, keywords
-from lossspec.spec import Loss, Surface
-from lossspec.tensors import same_bits
-from lossspec.trial import Deviation, Trial
+from lossspec.oracle import Solved
+from lossspec.outcome import arguments, handed, instance, keywords
+from lossspec.spec import ClassIndex, Loss, Surface
+from lossspec.tensors import same_bits, to_extended
+from lossspec.trial import Deviation, Trial, Unsupported, returned
 
 
 def _module(loss: Loss, surface: Surface) -> bool:
@@ -51,11 +54,18 @@ def pickled(trial: Trial) -> Judgement:
         return None
     module, given = made
     _same(trial, copy.deepcopy(module), given, "a deep copy")
+    # A class that pickle cannot find by name, a local one for instance, is no fault of the module.
+    if all(map(_pickles, (type(module), *trial.case.parameters.values()))):
+        data = returned(lambda: pickle.dumps(module), "pickling")
+        _same(trial, pickle.loads(data), given, "a pickled module")
+    return True
+
+
+def _pickles(thing: Any) -> bool:
     try:
-        data = pickle.dumps(module)
-    except (pickle.PicklingError, AttributeError, TypeError):
-        return True  # a class that pickle cannot find by name, a local one for instance
-    _same(trial, pickle.loads(data), given, "a pickled module")
+        pickle.dumps(thing)
+    except Exception:
+        return False
     return True
 
 
@@ -117,3 +127,53 @@ def moved_to_dtype(trial: Trial) -> Judgement:
     if isinstance(got, torch.Tensor) and got.dtype != other:
         raise Deviation(f"the dtype after .to({other})", got.dtype, other, check=None)
     return True
+
+
+@clause(lambda loss, surface: surface == "class" and loss.ranks, enough=20)
+def every_class(trial: Trial) -> Judgement:
+    """log_prob has the definition's result for every class, and predict the largest one's class."""
+    if "N" not in trial.case.shape.result or not trial.worked:
+        return None
+    case = trial.case.with_(requires_grad=())
+    tensors = arguments(trial.subject, case, trial.device)
+    module = instance(trial.subject, case, tensors, {})
+    if not (hasattr(module, "log_prob") and hasattr(module, "predict")):
+        raise Unsupported("it has no log_prob, or no predict")
+    input = tensors[next(iter(trial.form.tensors))]
+    scores = to_extended(returned(lambda: module.log_prob(input), "log_prob"))
+    wants = _of_each_class(trial)
+    if scores.shape != (len(input), len(wants)):
+        raise Deviation(
+            "log_prob: its shape", scores.shape, (len(input), len(wants)), check=None, case=case
+        )
+    told = False
+    for index, want in enumerate(wants):
+        told |= trial.agree(scores[:, index], want, f"log_prob of class {index}", of=None)
+    chosen = returned(lambda: module.predict(input), "predict").numpy(force=True)
+    exact = np.stack([want.exact for want in wants], -1)
+    budget = np.stack([want.budget for want in wants], -1)
+    if chosen.shape != exact.shape[:-1]:
+        raise Deviation("predict: its shape", chosen.shape, exact.shape[:-1], check=None, case=case)
+    for row, (best, got) in enumerate(zip(exact.argmax(-1), chosen, strict=True)):
+        known = 0 <= got < len(wants)
+        reach = budget[row, best] + budget[row, got] if known else 0.0
+        if not known or exact[row, best] - exact[row, got] > reach:
+            raise Deviation(f"predict at [{row}]", got, best, check=None, case=case)
+    return told
+
+
+def _of_each_class(trial: Trial) -> list[Bounded]:
+    """The definition's unreduced result were the target class 0, 1, ... in all rows."""
+    name = next(n for n, role in trial.form.tensors.items() if isinstance(role, ClassIndex))
+    case, target = trial.case, trial.case.tensors[name]
+    return [
+        Solved(
+            trial.loss,
+            case.with_(
+                tensors={**case.tensors, name: np.full_like(target, index)},
+                reduction="none",
+                requires_grad=(),
+            ),
+        ).expected.value("none")
+        for index in range(case.axis_sizes(trial.loss)["C"])
+    ]

@@ -100,6 +100,7 @@ spec = Loss(
     source="https://arxiv.org/abs/1609.04309",
     define=define,
     exchangeable=False,
+    ranks=True,
     forms=(form("one cluster", (1,), define), form("two clusters", (1, 2), define_two)),
     options={
         "bias": Factor(
