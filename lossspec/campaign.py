@@ -349,15 +349,18 @@ class Campaign:
         """Whether torch does the same on the same call."""
         if self.reference is None:
             return False
-        documented = Solved(trial.loss, _documented(trial))
-        # What is next to the budget may be within it here and beyond it there.
-        for bar in (1.0, 0.5):
-            try:
-                same = deviation_of(clause, Trial(self.reference, documented, self.device, bar=bar))
-            except Exception:
-                return False  # the clause has nothing to say of torch here
-            if same is not None and self._alike(clause, deviation, same):
-                return True
+        documented = _documented(trial)
+        # Torch may deviate elsewhere first: in another gradient, or where this is within budget.
+        each = [documented.with_(requires_grad=(name,)) for name in documented.requires_grad]
+        for case in (documented, *(each if len(each) > 1 else ())):
+            solved = Solved(trial.loss, case)
+            for bar in (1.0, 0.5):
+                try:
+                    same = deviation_of(clause, Trial(self.reference, solved, self.device, bar=bar))
+                except Exception:
+                    return False  # the clause has nothing to say of torch here
+                if same is not None and self._alike(clause, deviation, same):
+                    return True
         return False
 
     @staticmethod

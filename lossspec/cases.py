@@ -718,7 +718,7 @@ def _option_shape(
     if declared.startswith("like") or not like:
         return like
     shapes = [like, like[-1:], like[1:], (1,), ()]
-    if len(like) > 1 and len(set(like)) == 1:  # in which a row is as long as a column
+    if like[-1] > 1 and like[-1] in like[:-1]:  # in which a row is as long as a column
         shapes += [like[-1:]] * 4
     kept = choose(f"shape of {name}", shapes)
     if kept == like and choose(f"one axis of {name}", _EITHER):

@@ -21,6 +21,7 @@ from math import pi
 from typing import Any
 
 import autograd.numpy as anp
+import ml_dtypes
 import numpy as np
 from autograd.extend import defvjp, primitive
 from autograd.tracer import getval, isbox
@@ -317,6 +318,13 @@ def any_slope(x: Array, undecided: Array) -> Array:
     return _standing_for(x, raw, _kinked(distance, np.ones_like(raw), 1.0, 0.0))
 
 
+def by_convention(x: Array, value: float, undefined: np.ndarray) -> Array:
+    """x; where it is undefined the value that is agreed on, and nothing is asked of the slope."""
+    raw, undefined = getval(x), getval(undefined)
+    agreed = np.where(undefined, np.full_like(raw, value), raw)
+    return _standing_for(x, agreed, np.where(undefined, np.full_like(raw, np.nan), 1))
+
+
 def cancelled(x: Array) -> Array:
     """0, as the sum of x and -x: its derivative is off by the rounding of a slope of 1."""
     ones = np.ones_like(getval(x))
@@ -477,8 +485,9 @@ def over(x: Array, y: Array) -> Array:
 
 
 def constant(value: float, like: Array) -> Array:
-    """A parameter that a dtype may not hold exactly, such as an epsilon, in the shape of `like`."""
-    return rounded(anp.full_like(getval(like), value))
+    """A parameter, in the shape of `like`; rounded unless every dtype holds it exactly."""
+    filled = anp.full_like(getval(like), value)
+    return filled if float(ml_dtypes.bfloat16(value)) == value else rounded(filled)
 
 
 def exp(x: Array) -> Array:

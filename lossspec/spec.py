@@ -11,7 +11,6 @@ from functools import cache, cached_property
 from importlib.metadata import entry_points
 from typing import Any, Literal
 
-import ml_dtypes
 import numpy as np
 
 from lossspec.maths import Definition
@@ -242,13 +241,9 @@ def number(
 ) -> Parameter:
     """A real parameter with its default, other values worth drawing, and refused ones.
 
-    Values worth drawing are exact in every dtype (ValueError otherwise), so that it does not matter
-    in which one an implementation keeps them. A default may be inexact, such as an epsilon of 1e-8;
-    then `define` passes it through `maths.constant`.
+    What not every dtype holds exactly, such as 0.3 or an epsilon of 1e-8, `define` passes through
+    `maths.constant`: it shows whether a parameter is kept in a narrower dtype than the tensors'.
     """
-    for value in also:
-        if float(ml_dtypes.bfloat16(value)) != value:
-            raise ValueError(f"parameter value {value} is not exact in bfloat16; take a nearby one")
     return Parameter(
         default=float(default),
         values=(float(default), *map(float, also)),

@@ -156,5 +156,6 @@ def mean_of_many(trial: Trial) -> Judgement:
     scale = np.abs(expected.losses * expected.shares).sum() / abs(expected.divided("mean")[2])
     budget = known.budget + SLACK * unit * (np.log2(MANY) + 1) * scale
     want = Bounded(known.exact, np.asarray(budget), known.exact, known.exact, case.dtype)
-    trial.agree(got, want, f"the mean over {expected.losses.size * copies} elements")
+    what = f"the mean over {expected.losses.size * copies} elements, {copies} times the call's"
+    trial.agree(got, want, what, of=None, case=case.with_(reduction="mean"))
     return bool(budget < mean / 2)  # what overflows is not half right

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lossspec.maths import norm, over, positive_part, total, where
+from lossspec.maths import by_convention, constant, norm, over, positive_part, total, where
 from lossspec.spec import Example, Form, Loss, Real, Sign, Symmetry, number
 
 #: The documentation writes cos; torch's cosine similarity, which that may mean, has an epsilon of
@@ -11,12 +11,13 @@ SHORTEST = 1e-4
 
 
 def define(input1, input2, target, margin):
-    cos = over(total(input1 * input2), norm(input1, 2) * norm(input2, 2))
-    return where(target > 0, 1 - cos, positive_part(cos - margin))
+    lengths = norm(input1, 2) * norm(input2, 2)
+    cos = by_convention(over(total(input1 * input2), lengths), 0.0, lengths == 0)
+    return where(target > 0, 1 - cos, positive_part(cos - constant(margin, like=cos)))
 
 
 def settle(rng, tensors, parameters):
-    """Lengthen the vectors that are too short. Of zero vectors, which have no cosine, some stay."""
+    """Lengthen the vectors that are too short. Zero vectors, which have none, stay."""
     for name in ("input1", "input2"):
         x = tensors[name].astype(np.float64)
         length = np.linalg.norm(x, axis=-1, keepdims=True)
@@ -42,7 +43,7 @@ spec = Loss(
         ),
     ),
     parameters={
-        "margin": number(0.0, 0.5, -0.5, 1.0, -1.0, doc="Cosine from which an unlike pair costs.")
+        "margin": number(0.0, 0.3, -0.5, 1.0, -1.0, doc="Cosine from which an unlike pair costs.")
     },
     symmetries=(
         Symmetry(
@@ -63,5 +64,8 @@ spec = Loss(
             source="worked by hand: the cosine is 3/5",
         ),
     ),
-    notes=("Where a or b is zero its cosine, and so the loss, is not defined.",),
+    notes=(
+        "The cosine of a zero vector is 0, as in torch.nn.CosineSimilarity, which divides by no less"
+        " than its eps; no gradient is asked there.",
+    ),
 )

@@ -1,6 +1,6 @@
 """Cross entropy between the softmax of the input and a class, or a distribution over classes."""
 
-from lossspec.maths import any_slope, log_softmax, times, total
+from lossspec.maths import any_slope, constant, log_softmax, times, total
 from lossspec.spec import (
     ClassIndex,
     Distribution,
@@ -16,7 +16,8 @@ from lossspec.spec import (
 
 def define(input, target, weight, label_smoothing):
     classes = input.shape[-1]
-    p = (1 - label_smoothing) * target + label_smoothing / max(classes, 1)
+    share = constant(label_smoothing, like=target)
+    p = (1 - share) * target + share / max(classes, 1)
     # What costs nothing because its share is 0 may also have no slope by that share.
     p = any_slope(p, p == 0)
     return -total(weight * times(p, log_softmax(input)))
@@ -77,7 +78,7 @@ spec = Loss(
     parameters={
         "ignore_index": ignore_index(forms=["class indices"]),
         "label_smoothing": number(
-            0.0, 0.125, 0.5, 1.0, refused=(-0.1, 1.5), doc="Share ε of the uniform distribution."
+            0.0, 0.1, 0.5, 1.0, refused=(-0.1, 1.5), doc="Share ε of the uniform distribution."
         ),
     },
     examples=(

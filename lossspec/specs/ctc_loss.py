@@ -45,6 +45,8 @@ def settle(rng, tensors, parameters):
     targets, lengths = tensors["targets"], tensors["target_lengths"]
     classes = tensors["log_probs"].shape[-1]
     blank = parameters["blank"] = parameters["blank"] % classes
+    if classes == 1:  # all are blank
+        lengths[...] = 0
     if targets.ndim == 2:
         counts = np.arange(targets.shape[1]) < lengths[:, None]
     else:

@@ -1,11 +1,11 @@
 """Hinge embedding loss: a distance for what is alike, what it lacks of the margin otherwise."""
 
-from lossspec.maths import positive_part, where
+from lossspec.maths import constant, positive_part, where
 from lossspec.spec import Example, Form, Loss, Real, Sign, number
 
 
 def define(input, target, margin):
-    return where(target == 1, input, positive_part(margin - input))
+    return where(target == 1, input, positive_part(constant(margin, like=input) - input))
 
 
 spec = Loss(
@@ -19,7 +19,7 @@ spec = Loss(
     forms=(Form(shapes=("(*), (*) -> (*)",), tensors={"input": Real(), "target": Sign()}),),
     parameters={
         "margin": number(
-            1.0, 0.0, 0.25, 3.0, -0.5, doc="The distance from which on y = -1 costs nothing."
+            1.0, 0.0, 0.3, 3.0, -0.5, doc="The distance from which on y = -1 costs nothing."
         )
     },
     examples=(

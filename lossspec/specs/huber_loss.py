@@ -1,11 +1,12 @@
 """Huber loss: quadratic within delta of the target, linear beyond."""
 
-from lossspec.maths import absolute, cancelled, where
+from lossspec.maths import absolute, cancelled, constant, where
 from lossspec.spec import OF_DIFFERENCE, Example, Form, Loss, Real, Weight, number
 
 
 def define(input, target, delta, weight):
     r = absolute(input - target)
+    delta = constant(delta, like=r)
     # With q = min(r, δ) it is also q²/2 + δ(r - q), whose slope is a difference.
     return weight * where(r < delta, r**2 / 2 + delta * cancelled(r), delta * (r - delta / 2))
 
@@ -27,7 +28,7 @@ spec = Loss(
             doc="Factor for each element; the mean still divides by the number of elements.",
         )
     },
-    parameters={"delta": number(1.0, 0.25, 3.0, refused=(-1.0, 0.0), doc="Where the square ends.")},
+    parameters={"delta": number(1.0, 0.3, 3.0, refused=(-1.0, 0.0), doc="Where the square ends.")},
     examples=(
         Example(
             arguments={"input": [1.0, 2.5, 4.0, 0.5], "target": [2.0, 2.5, 2.0, 1.0]},

@@ -109,7 +109,7 @@ spec = Loss(
     parameters={
         "ignore_index": ignore_index(forms=["class indices"]),
         "label_smoothing": number(
-            0.0, 0.125, 0.5, 1.0, refused=(-0.1, 1.5), doc="Share ε of the uniform distribution."
+            0.0, 0.1, 0.5, 1.0, refused=(-0.1, 1.5), doc="Share ε of the uniform distribution."
         ),
         "options": Parameter(
             default=None,

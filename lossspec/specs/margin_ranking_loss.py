@@ -1,11 +1,11 @@
 """Margin ranking loss: what the right one of two scores lacks to lead by the margin."""
 
-from lossspec.maths import positive_part
+from lossspec.maths import constant, positive_part
 from lossspec.spec import Example, Form, Loss, Real, Sign, Symmetry, number
 
 
 def define(input1, input2, target, margin):
-    return positive_part(-target * (input1 - input2) + margin)
+    return positive_part(-target * (input1 - input2) + constant(margin, like=input1))
 
 
 spec = Loss(
@@ -22,7 +22,7 @@ spec = Loss(
             tensors={"input1": Real(), "input2": Real(), "target": Sign()},
         ),
     ),
-    parameters={"margin": number(0.0, 0.25, 1.0, 3.0, -0.5, doc="The lead that is enough.")},
+    parameters={"margin": number(0.0, 0.3, 1.0, 3.0, -0.5, doc="The lead that is enough.")},
     symmetries=(
         Symmetry(
             says="the inputs swapped, and the target negated",

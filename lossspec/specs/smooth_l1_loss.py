@@ -1,6 +1,6 @@
 """Smooth L1 loss: quadratic within beta of the target, absolute beyond."""
 
-from lossspec.maths import absolute, cancelled, where
+from lossspec.maths import absolute, cancelled, constant, where
 from lossspec.spec import OF_DIFFERENCE, Example, Form, Loss, Real, number
 
 
@@ -8,6 +8,7 @@ def define(input, target, beta):
     r = absolute(input - target)
     if beta == 0:
         return r
+    beta = constant(beta, like=r)
     # With q = min(r, β) it is also q²/2β + r - q, whose slope is a difference.
     return where(r < beta, r**2 / (2 * beta) + cancelled(r), r - beta / 2)
 
@@ -24,7 +25,7 @@ spec = Loss(
     forms=(Form(shapes=("(*), (*) -> (*)",), tensors={"input": Real(), "target": Real()}),),
     parameters={
         "beta": number(
-            *(1.0, 0.0, 0.25, 3.0, 2.0**-20),
+            *(1.0, 0.0, 0.3, 3.0, 2.0**-20),
             refused=(-1.0,),
             doc="Where the square ends; 0 is the L1 loss.",
         )

@@ -11,7 +11,7 @@ def define(anchor, positive, negative, margin, p, eps, swap):
     away = d(anchor, negative)
     if swap:
         away = minimum(away, d(positive, negative))
-    return positive_part(d(anchor, positive) - away + margin)
+    return positive_part(d(anchor, positive) - away + constant(margin, like=away))
 
 
 TENSORS = {"anchor": Real(), "positive": Real(), "negative": Real()}
@@ -31,9 +31,7 @@ spec = Loss(
     define=define,
     forms=(Form(shapes=("(N, D), (N, D), (N, D) -> (N)", "(D), (D), (D) -> ()"), tensors=TENSORS),),
     parameters={
-        "margin": number(
-            1.0, 0.25, 3.0, 20.0, refused=(0.0, -1.0), doc="How much nearer; above 0."
-        ),
+        "margin": number(1.0, 0.3, 3.0, 20.0, refused=(0.0, -1.0), doc="How much nearer; above 0."),
         "p": number(2.0, 1.0, 1.5, 3.0, doc="Degree of the norm."),
         "eps": number(1e-6, 0.0, 2.0**-10, 0.25, doc="Added to each difference of coordinates."),
         "swap": switch(

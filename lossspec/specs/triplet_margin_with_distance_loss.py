@@ -29,7 +29,7 @@ def define(anchor, positive, negative, distance_function, margin, swap):
     away = d(anchor, negative)
     if swap:
         away = minimum(away, d(positive, negative))
-    return positive_part(d(anchor, positive) - away + margin)
+    return positive_part(d(anchor, positive) - away + constant(margin, like=away))
 
 
 TENSORS = {"anchor": Real(), "positive": Real(), "negative": Real()}
@@ -63,7 +63,7 @@ spec = Loss(
             " added to each difference of coordinates, when left out.",
         ),
         "margin": number(
-            1.0, 0.25, 0.0, 3.0, 20.0, refused=(-1.0,), doc="How much nearer; not below 0."
+            1.0, 0.3, 0.0, 3.0, 20.0, refused=(-1.0,), doc="How much nearer; not below 0."
         ),
         "swap": switch(
             False,
