@@ -36,6 +36,8 @@ ROUNDING_MEMBERS = 8
 LINEAR = 20.0
 #: How many members, the last ones, differ in the side that they take at a kink.
 SIDES = 6
+#: How many kinks, the first ones, take their sides each on its own.
+LISTED = 4
 
 
 def _signs() -> np.ndarray:
@@ -138,8 +140,8 @@ class Ensemble:
         self.meetings.append(either)
         if not self.free:
             slope[2:] = np.where(either, high, slope[0])
-        # Of the first four kinks in a definition any two may meet, each on its own side.
-        odd, late, more = self.kinks & 1, self.kinks & 2, self.kinks >= 4
+        # Of the first `LISTED` kinks in a definition any two may meet, each on its own side.
+        odd, late, more = self.kinks & 1, self.kinks & 2, self.kinks >= LISTED
         mixed = (more or odd, more or not odd, more or late, more or not late)
         for i, higher in enumerate((*mixed, False, True), start=-SIDES):
             slope[i] = np.where(either, high if higher else low, slope[0])
@@ -148,10 +150,12 @@ class Ensemble:
 
     def crowded(self, loop: tuple[int, ...]) -> np.ndarray:
         """Where more kinks meet in an element of the loss than the sides can tell apart."""
-        counts = np.zeros(loop, int)
-        for either in self.meetings:
-            counts += either.any(axis=tuple(range(len(loop), either.ndim)))
-        return np.asarray(counts > 2)
+        counts, late = np.zeros(loop, int), np.zeros(loop, bool)
+        for kink, either in enumerate(self.meetings):
+            meets = either.any(axis=tuple(range(len(loop), either.ndim)))
+            counts += meets
+            late |= meets & (kink >= LISTED)
+        return np.asarray((counts > 2) | (late & (counts > 1)))
 
     def pointed(self, loop: tuple[int, ...]) -> np.ndarray:
         """Which elements of the loss are made of a length of 0."""

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 import lossspec
 from lossspec.budget import Bounded
-from lossspec.maths import Ensemble, ensemble, rounded
+from lossspec.maths import ROUNDING_MEMBERS, SIDES, Ensemble, ensemble, rounded
 
 
 def known(exact, open=None):
@@ -75,3 +75,19 @@ def test_a_gradient_of_probabilities_is_judged_as_long_as_they_sum_to_1(scores, 
 
     (cell,) = lossspec.check("cross_entropy", loss, profile="quick", clauses=["gradient"])
     assert cell.verdict == verdict, (cell.what, cell.case)
+
+
+@pytest.mark.parametrize(
+    ("kinks", "listed"), [((0, 1), True), ((1, 3), True), ((0, 1, 2), False), ((4, 5), False)]
+)
+def test_where_kinks_meet_whose_sides_are_not_all_tried_no_gradient_is_asked(kinks, listed):
+    members = Ensemble(2 + ROUNDING_MEMBERS + SIDES, 2.0**-53, 5e-324, 4.0)
+    tried = []
+    for kink in range(6):
+        at = np.zeros(members.size) if kink in kinks else np.ones(members.size)
+        slope = members.sided(at, np.ones(members.size), 0.0, 1.0)
+        if kink in kinks:
+            tried.append(slope[-SIDES:])
+    sides = set(zip(*tried, strict=True))
+    assert (len(sides) == 2 ** len(kinks)) == listed
+    assert members.crowded(()) != listed

@@ -65,7 +65,7 @@ spec = Loss(
         ),
     ),
     notes=(
-        "The cosine of a zero vector is 0, as in torch.nn.CosineSimilarity, which divides by no less"
-        " than its eps; no gradient is asked there.",
+        "The cosine of a zero vector is 0, as in torch.nn.CosineSimilarity, which divides by its"
+        " eps at least; no gradient is asked there.",
     ),
 )
