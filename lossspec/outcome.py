@@ -52,7 +52,8 @@ class Outcome:
     """What came of a call: a value and gradients, or an error and the phase that raised it.
 
     inputs : the tensors that were handed over, after the call. before : copies from before it.
-    gradients : of the tensors that required one; None where backward left none.
+    gradients : of the tensors that required one; None where backward left none. written : the
+    gradient from upstream after backward and before it, where that has written to it.
     """
 
     inputs: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -61,6 +62,7 @@ class Outcome:
     gradients: dict[str, torch.Tensor | None] = field(default_factory=dict)
     error: Exception | None = None
     phase: Phase = "construct"
+    written: tuple[torch.Tensor, torch.Tensor] | None = None
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -301,7 +303,7 @@ def perform(
             outcome.value = call(given)
             outcome.phase = "backward"
             if backward and differentiable(outcome.value):
-                backward_from(outcome.value, case)
+                outcome.written = backward_from(outcome.value, case)
         except Exception as error:
             outcome.error = error
     outcome.warnings = [str(warning.message) for warning in caught]
@@ -319,19 +321,39 @@ def perform(
     return outcome
 
 
-def backward_from(value: torch.Tensor, case: Case, *, retain_graph: bool = False) -> None:
-    """Go backward from a result with the cotangent of the case."""
+class _HandedOver(torch.autograd.Function):
+    """What follows a result in the graph, and hands it a tensor as its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, value: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+        ctx.gradient = gradient
+        return value.new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+        return ctx.gradient, None
+
+
+def backward_from(
+    value: torch.Tensor, case: Case, *, retain_graph: bool = False
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Go backward from a result with the cotangent of the case.
+
+    Returns the cotangent as it is afterwards, and as it was, where it has been written to.
+    """
     layout = case.upstream_layout(case.reduction)
     upstream = to_torch(case.upstream(case.reduction), layout, str(value.device)).to(value.dtype)
+    if layout == "expanded" and value.numel():
+        upstream = upstream.flatten()[0]  # as of a sum: one number for all
     upstream = upstream.expand(value.shape)
-    # Given a cotangent, torch would import its symbolic shapes first, which takes a second.
+    before = upstream.clone()
     if value.is_complex():
         torch.autograd.backward(value, upstream, retain_graph=retain_graph)
-    elif layout == "expanded" and value.numel():
-        total = value.sum() * upstream.flatten()[0]
-        torch.autograd.backward(total, retain_graph=retain_graph)
     else:
-        torch.autograd.backward((value * upstream).sum(), retain_graph=retain_graph)
+        # Given a cotangent, torch would import its symbolic shapes first, which takes a second.
+        end: torch.Tensor = _HandedOver.apply(value, upstream)  # type: ignore[no-untyped-call]
+        torch.autograd.backward(end, retain_graph=retain_graph)
+    return None if same_bits(upstream, before) else (upstream, before)
 
 
 def differentiable(value: Any) -> bool:

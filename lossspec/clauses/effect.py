@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lossspec.cases import Case
+from lossspec.cases import Case, dtype_name
 from lossspec.clauses import Judgement, clause, stateless
 from lossspec.devices import accelerates
 from lossspec.outcome import (
@@ -24,13 +24,14 @@ from lossspec.outcome import (
     ready,
 )
 from lossspec.reduce import taken
+from lossspec.spec import ClassIndex
 from lossspec.tensors import same_bits, to_extended
 from lossspec.trial import Deviation, Trial, returned
 
 
 @clause(empty=True)
 def inputs_untouched(trial: Trial) -> Judgement:
-    """Every input holds the bits that it was handed over with, be a gradient required or not."""
+    """Every input, and the gradient from upstream, holds the bits that it was handed over with."""
     plain = trial.case.with_(requires_grad=())
     outcomes: list[tuple[Case | None, Outcome]] = [(None, trial.outcome)]
     if trial.case.requires_grad:  # where nothing needs a gradient, memory is reused most
@@ -42,6 +43,13 @@ def inputs_untouched(trial: Trial) -> Judgement:
                 outcome.inputs[name].detach().flatten()[:8].tolist(),
                 outcome.before[name].flatten()[:8].tolist(),
                 check=f"same_bits(inputs[{name!r}], before[{name!r}])",
+                case=case,
+            )
+        if outcome.written is not None:
+            raise Deviation(
+                "the gradient from upstream was written to",
+                *(tensor.flatten()[:8].tolist() for tensor in outcome.written),
+                check=None,
                 case=case,
             )
     return True
@@ -81,7 +89,7 @@ def second_call(trial: Trial) -> Judgement:
 
 @clause(enough=20)
 def other_calls(trial: Trial) -> Judgement:
-    """Calls with other numbers, and of another size, make no difference to those after them."""
+    """Calls with other numbers, of other sizes or another dtype, change nothing for later ones."""
     case, names = trial.case, trial.case.shape.result
     if not names or not trial.separable or not trial.worked or not trial.conforms:
         return None
@@ -92,8 +100,12 @@ def other_calls(trial: Trial) -> Judgement:
     tensors = arguments(trial.subject, case, trial.device)
     call = constructed(trial.subject, case, tensors, {})
     # What a call has kept, the next one of its size may be given.
-    for part in (np.arange(size // 2), np.arange(size)[::-1]):
-        other = taken(trial.loss, case, axis, part)
+    for other in (
+        _fewer_classes(trial),
+        taken(trial.loss, case, axis, np.arange(size // 2)),
+        _narrower(case),
+        taken(trial.loss, case, axis, np.arange(size)[::-1]),
+    ):
         # What an option's shape rules out is no call that anything could be told by.
         with suppress(Exception):
             call(handed(trial.subject, other, arguments(trial.subject, other, trial.device)))
@@ -101,6 +113,34 @@ def other_calls(trial: Trial) -> Judgement:
     value = returned(lambda: call(given), "the call after other calls")
     want = trial.expected.value(case.reduction)
     return trial.agree(to_extended(value), want, "the value after other calls", of=None)
+
+
+def _fewer_classes(trial: Trial) -> Case:
+    """The case with one class less, where it has two; nothing is a target of that one."""
+    case, sizes = trial.case, trial.case.axis_sizes(trial.loss)
+    if sizes.get("C", 0) < 2:
+        return case
+    fewer = taken(trial.loss, case, "C", np.arange(sizes["C"] - 1))
+    tensors = dict(fewer.tensors)
+    for name, role in trial.form.tensors.items():
+        if isinstance(role, ClassIndex):
+            tensors[name] = np.where(tensors[name] == sizes["C"] - 1, 0, tensors[name]).astype(
+                tensors[name].dtype
+            )
+    return fewer.with_(tensors=tensors)
+
+
+def _narrower(case: Case) -> Case:
+    """The case with half as many bits in each floating number."""
+    with np.errstate(over="ignore"):
+        return case.with_(
+            tensors={
+                name: array.astype(np.float16 if case.dtype == "float32" else np.float32)
+                if dtype_name(array) in ("float32", "float64")
+                else array
+                for name, array in case.tensors.items()
+            }
+        )
 
 
 def _slopes(

@@ -19,8 +19,10 @@ ENOUGH = 30
 SMALL = 200
 
 
-def _small(trial: Trial) -> bool:
-    return sum(array.size for array in trial.case.tensors.values()) <= SMALL
+def _told(trial: Trial) -> bool:
+    """Whether an error would tell: of a small call that works as it is."""
+    size = sum(array.size for array in trial.case.tensors.values())
+    return size <= SMALL and trial.outcome.error is None
 
 
 def _refused(trial: Trial, rule: str, replaced: dict[str, Any]) -> None:
@@ -67,7 +69,7 @@ def out_of_range(trial: Trial) -> Iterator[tuple[str, dict[str, Any]]]:
 @clause(_has_refused_values, enough=ENOUGH)
 def refuses_parameters(trial: Trial) -> Judgement:
     """A parameter outside its documented range raises, at the latest when the loss is called."""
-    if not _small(trial):
+    if not _told(trial):
         return None
     judged = None
     for rule, replaced in out_of_range(trial):
@@ -83,9 +85,9 @@ def _takes_reduction(loss: Loss, surface: Surface) -> bool:
 @clause(_takes_reduction, enough=ENOUGH)
 def refuses_reductions(trial: Trial) -> Judgement:
     """A reduction of an unknown name raises."""
-    if not trial.subject.takes("reduction") or not _small(trial):
+    if not trial.subject.takes("reduction") or not _told(trial):
         return None
-    for name in ("avg", "Mean", "", "batchmean"):
+    for name in ("avg", "Mean", ""):
         if name not in trial.loss.reductions:
             _refused(trial, f"reduction={name!r} is unknown", {"reduction": name})
     return True
@@ -104,7 +106,7 @@ def _has_classes(loss: Loss, surface: Surface) -> bool:
 def refuses_classes(trial: Trial) -> Judgement:
     """A class index outside [0, C) that is not the ignored one raises, under every reduction."""
     case = trial.case
-    if not _small(trial):
+    if not _told(trial):
         return None
     judged = None
     sizes = case.axis_sizes(trial.loss)
@@ -138,6 +140,10 @@ def misshapen(trial: Trial) -> Iterator[tuple[str, dict[str, Any], bool]]:
         if array.ndim and array.shape[0] > 1 and axes[0] in shape.inputs[0]:
             longer = np.concatenate([array, array[:1]])
             yield f"{name} of shape {list(longer.shape)}", {name: longer}, False
+            last = [i for i in range(1, array.ndim) if axes[i] in shape.inputs[0]][-1:]
+            if last and array.shape[last[0]] > 1:
+                longer = np.concatenate([array, array.take([0], last[0])], last[0])
+                yield f"{name} of shape {list(longer.shape)}", {name: longer}, False
             other = np.moveaxis(array[None], 0, 1)  # (N, ...) as (N, 1, ...)
             broadcast = axes == shape.inputs[0] and not shape.core
             if isinstance(form.tensors[name], Length):
@@ -158,7 +164,7 @@ def misshapen(trial: Trial) -> Iterator[tuple[str, dict[str, Any], bool]]:
 @clause(enough=ENOUGH)
 def refuses_shapes(trial: Trial) -> Judgement:
     """Shapes that break the contract raise; where they broadcast, a warning is the least."""
-    if not _small(trial) or any(0 in array.shape for array in trial.case.tensors.values()):
+    if not _told(trial) or any(0 in array.shape for array in trial.case.tensors.values()):
         return None
     judged = None
     for what, replaced, warning_will_do in misshapen(trial):
@@ -188,7 +194,7 @@ def _has_a_class_each(loss: Loss, surface: Surface) -> bool:
 @clause(_has_a_class_each, enough=ENOUGH)
 def refuses_dtypes(trial: Trial) -> Judgement:
     """Class indices in a floating dtype raise."""
-    if not _small(trial):
+    if not _told(trial):
         return None
     judged = None
     for name, role in trial.form.tensors.items():
@@ -226,7 +232,7 @@ def ruled_out(trial: Trial) -> Iterator[tuple[Refusal, dict[str, Any]]]:
 @clause(lambda loss, surface: bool(loss.refusals), enough=ENOUGH)
 def refuses_calls(trial: Trial) -> Judgement:
     """Every call that the documentation says raises does raise."""
-    if not _small(trial):
+    if not _told(trial):
         return None
     judged = None
     for refusal, replaced in ruled_out(trial):
@@ -248,7 +254,7 @@ def _same(x: Any, y: Any) -> bool:
 @clause(enough=3)
 def arrays(trial: Trial) -> Judgement:
     """NumPy arrays in place of tensors raise, or give what torch.from_numpy of them gives."""
-    if not _small(trial) or not trial.worked or not trial.conforms:
+    if not _told(trial) or not trial.worked or not trial.conforms:
         return None
     roles = trial.loss.roles(trial.form)
     replaced: dict[str, Any] = {

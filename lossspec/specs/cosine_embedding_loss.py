@@ -17,9 +17,11 @@ def define(input1, input2, target, margin):
 
 
 def settle(rng, tensors, parameters):
-    """Lengthen the vectors that are too short. Zero vectors, which have none, stay."""
+    """Lengthen the vectors that are too short, but not zero; some cases get one that is."""
     for name in ("input1", "input2"):
         x = tensors[name].astype(np.float64)
+        if x.size and rng.random() < 0.1:
+            np.atleast_2d(x)[0] = 0.0
         length = np.linalg.norm(x, axis=-1, keepdims=True)
         short = (length > 0) & (length < SHORTEST)
         tensors[name] = np.where(short, x + 1, x).astype(tensors[name].dtype)
