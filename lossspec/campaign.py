@@ -330,6 +330,8 @@ class Campaign:
             if known.clause == ledger.clause.name and known.covers(case):
                 ledger.known = ledger.known or (known, case, deviation)
                 return
+        if self._of_absent(ledger.clause, trial):
+            return
         if self._inherits(ledger.clause, trial, deviation):
             ledger.shared = ledger.shared or (case, deviation)
             return
@@ -344,6 +346,18 @@ class Campaign:
             return
         ledger.found = (case, deviation)
         ledger.worst = max(ledger.worst, trial.worst)
+
+    def _of_absent(self, clause: Clause, trial: Trial) -> bool:
+        """Whether it is right by what a parameter that its signature lacks may be as well."""
+        absent = {
+            name: parameter.absent
+            for name, parameter in trial.loss.parameters_of(trial.form).items()
+            if parameter.absent is not None and not self.subject.takes(name)
+        }
+        if not absent:
+            return False
+        other = trial.case.with_(parameters={**trial.case.parameters, **absent})
+        return deviation_of(clause, self._trial(other)) is None
 
     def _inherits(self, clause: Clause, trial: Trial, deviation: Deviation) -> bool:
         """Whether torch does the same on the same call."""
@@ -409,7 +423,10 @@ class Campaign:
                 return False  # a candidate that the clause cannot judge is no simpler case
             if found is None or found.kind != deviation.kind:
                 return False
-            if self._inherits(ledger.clause, self._trial(candidate), found):
+            trial = self._trial(candidate)
+            if self._of_absent(ledger.clause, trial):
+                return False
+            if self._inherits(ledger.clause, trial, found):
                 return False
             last = found
             return True

@@ -214,6 +214,7 @@ class Parameter:
     forms : the names of the forms that know it; all of them when empty.
     code : a value is a Python expression in torch; a call gets what it stands for.
     limited : values with which only plain backward is documented to work, once.
+    absent : what it may be as well where a signature lacks it, such as an epsilon of 0.
     exact : an integer or a switch, which rounding cannot move.
     """
 
@@ -224,6 +225,7 @@ class Parameter:
     surfaces: tuple[Surface, ...] = ("function", "class")
     code: bool = False
     limited: tuple[Any, ...] = ()
+    absent: Any = None
     doc: str = ""
 
     @property
@@ -237,6 +239,7 @@ def number(
     *also: float,
     refused: Sequence[Any] = (),
     forms: Sequence[str] = (),
+    absent: float | None = None,
     doc: str = "",
 ) -> Parameter:
     """A real parameter with its default, other values worth drawing, and refused ones.
@@ -249,6 +252,7 @@ def number(
         values=(float(default), *map(float, also)),
         refused=tuple(refused),
         forms=tuple(forms),
+        absent=absent,
         doc=doc,
     )
 

@@ -322,6 +322,21 @@ def test_a_keyword_that_is_handed_on_to_what_does_not_take_it_is_unsupported():
     assert found["value"].informative > 10
 
 
+@pytest.mark.parametrize("epsilon", [0.0, 1e-6, 1e-3])
+def test_a_signature_without_an_epsilon_may_have_none_or_the_default(epsilon):
+    def triplet(anchor, positive, negative, margin=1.0, reduction="mean"):
+        near, far = (
+            torch.linalg.vector_norm(anchor - x + epsilon, dim=-1) for x in (positive, negative)
+        )
+        losses = (near - far + margin).relu()
+        return losses if reduction == "none" else getattr(losses, reduction)()
+
+    cells = lossspec.check(
+        "triplet_margin_loss", triplet, profile="quick", clauses=["value"], dtypes=["float64"]
+    )
+    assert [cell.verdict.fails for cell in cells] == [epsilon == 1e-3]
+
+
 def test_a_keyword_that_the_loss_does_not_have_is_no_excuse():
     def wrapped(input, target, **options):
         return F.l1_loss(input, target, axis=0)

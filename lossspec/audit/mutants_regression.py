@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lossspec.audit import mutant
+from lossspec.audit import control, mutant
 from lossspec.audit.right import (
     L1,
     MSE,
@@ -351,6 +351,40 @@ class ShapesCheckedWithoutGradient(MSE):
     def check_shapes(self, c: Elements) -> None:
         if c.input.shape != c.target.shape and not c.input.requires_grad:
             raise ValueError("sizes differ")
+
+
+@control(MSE)
+class DeprecatedArguments(MSE):
+    """Takes size_average and reduce, which override the reduction."""
+
+    loss = "mse_loss"
+
+    def __call__(  # type: ignore[override]  # as torch's, which has them in front
+        self,
+        input: Tensor,
+        target: Tensor,
+        size_average: bool | None = None,
+        reduce: bool | None = None,
+        reduction: str = "mean",
+        weight: Tensor | None = None,
+    ) -> Tensor:
+        if size_average is not None or reduce is not None:
+            reduction = self.amounting(size_average, reduce)
+        return super().__call__(input, target, weight=weight, reduction=reduction)
+
+    def amounting(self, size_average: bool | None, reduce: bool | None) -> str:
+        """To which reduction they do."""
+        if reduce is False:
+            return "none"
+        return "sum" if size_average is False else "mean"
+
+
+@mutant(DeprecatedArguments, issue="pytorch/pytorch#10697", needs="a deprecated argument")
+class ReduceIsTakenForSum(DeprecatedArguments):
+    """With the deprecated reduce=True the sum comes back."""
+
+    def amounting(self, size_average: bool | None, reduce: bool | None) -> str:
+        return "none" if reduce is False else "sum"
 
 
 # === memory ===============================================================================

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,7 +14,7 @@ from lossspec.clauses import Judgement, clause
 from lossspec.outcome import perform
 from lossspec.reduce import taken
 from lossspec.spec import Loss, Surface
-from lossspec.trial import Deviation, Trial
+from lossspec.trial import Deviation, Trial, Unsupported
 
 
 def _reduces(name: str):  # type: ignore[no-untyped-def]  # a predicate for `clause`
@@ -69,6 +70,44 @@ def sum_of_none(trial: Trial) -> Judgement:
 def mean_divisor(trial: Trial) -> Judgement:
     """`mean` is the sum of what `none` returns, divided by what the contract says it counts."""
     return _derived(trial, "mean")
+
+
+#: `size_average`, `reduce` and the reduction that they are documented to amount to.
+DEPRECATED = (
+    (True, None, "mean"),
+    (False, None, "sum"),
+    (None, True, "mean"),
+    (None, False, "none"),
+    (False, True, "sum"),
+    (True, False, "none"),
+)
+
+
+def _deprecates(loss: Loss, surface: Surface) -> bool:
+    module = getattr(torch.nn, loss.module or "", None)
+    return module is not None and "size_average" in inspect.signature(module).parameters
+
+
+@clause(_deprecates, enough=8)
+def deprecated_reductions(trial: Trial) -> Judgement:
+    """The deprecated `size_average` and `reduce`, where it takes both, override the reduction."""
+    if not {"size_average", "reduce"} <= (trial.subject.keywords or set()):
+        raise Unsupported("it takes no size_average and reduce")
+    if not trial.worked:
+        return None
+    for size_average, reduce, reduction in DEPRECATED:
+        want = trial.under(reduction)
+        outcome = trial.attempt(size_average=size_average, reduce=reduce)
+        got = trial.number(outcome)
+        if want is not None and (got is None or not np.array_equal(got, want, equal_nan=True)):
+            raise Deviation(
+                f"size_average={size_average} and reduce={reduce} are no {reduction!r}",
+                outcome.error if got is None else got,
+                want,
+                check=None,
+                replaced={"size_average": size_average, "reduce": reduce},
+            )
+    return trial.expected.losses.size > 1
 
 
 @clause(_reduces("batchmean"))

@@ -33,7 +33,9 @@ spec = Loss(
     parameters={
         "margin": number(1.0, 0.3, 3.0, 20.0, refused=(0.0, -1.0), doc="How much nearer; above 0."),
         "p": number(2.0, 1.0, 1.5, 3.0, doc="Degree of the norm."),
-        "eps": number(1e-6, 0.0, 2.0**-10, 0.25, doc="Added to each difference of coordinates."),
+        "eps": number(
+            *(1e-6, 0.0, 2.0**-10, 0.25), absent=0.0, doc="Added to each difference of coordinates."
+        ),
         "swap": switch(
             False,
             doc="Take the negative's distance from the anchor or the positive,"
