@@ -1,12 +1,15 @@
 """The command line: what is asked for is judged, and what cannot be is one clear message."""
 
 import json
+import shutil
+from pathlib import Path
 
 import jsonschema
 import pytest
 
 from lossspec.verdict import SCHEMA
 
+ROOT = Path(__file__).parents[1]
 MINE = """
     import types
     import torch
@@ -203,6 +206,38 @@ def test_without_the_option_the_plugin_keeps_out_of_the_way(workplace):
     result = workplace.within(lambda: pytest.main(["-p", "no:faulthandler"]))
     assert result.status == 0
     assert "lossspec:" not in "\n".join(result.out)
+
+
+@pytest.mark.parametrize(
+    ("words", "passed"), [((), 1), (("--timing",), 2), (("suites/timing", "-k", "small"), 1)]
+)
+def test_the_suites_of_a_clone_run_with_a_package_that_lies_elsewhere(workplace, words, passed):
+    for name in ("suites", "pyproject.toml"):
+        source, copy = ROOT / name, workplace.path / name
+        shutil.copytree(source, copy) if source.is_dir() else shutil.copy(source, copy)
+    judged = ("--impl=torch.nn", "--loss=l1_loss", "--clause=result-shape", "--profile=quick")
+    words = ("-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *judged, *words)
+    result = workplace.apart(*words)
+    assert result.status == 0, result.out
+    found = {line.partition("::")[0] for line in result.out if "::test_" in line}
+    assert len(found) == passed, result.out
+
+
+@pytest.mark.parametrize("words", [(), ("-n", "1"), ("--collect-only",)])
+def test_an_implementation_without_a_suite_is_a_usage_error(workplace, words):
+    workplace.write(test_own="def test_own(): pass")
+    words = ("-p", "no:faulthandler", "-p", "no:cacheprovider", "--impl=torch.nn", *words)
+    result = workplace.within(lambda: pytest.main(list(words)))
+    assert result.status == pytest.ExitCode.USAGE_ERROR, result.out
+    assert "ERROR: --impl was given, and no suite of lossspec was collected; add --pyargs " in (
+        "\n".join(result.err)
+    )
+    assert not (workplace.path / "reports").exists()
+
+
+def test_an_implementation_and_a_choice_of_no_cell_is_no_usage_error(workplace):
+    result = workplace.run("--impl=torch.nn", "-k", "nosuch", *QUICK)
+    assert result.status == pytest.ExitCode.NO_TESTS_COLLECTED, result.err
 
 
 # === usage errors ==========================================================================
