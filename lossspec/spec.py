@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import re
+import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal
 
 import ml_dtypes
@@ -552,15 +553,29 @@ def catalogue() -> Mapping[str, Loss]:
         importlib.import_module(f"lossspec.specs.{module.name}").spec
         for module in pkgutil.iter_modules(lossspec.specs.__path__)
     ]
-    losses += [entry.load() for entry in entry_points(group=ENTRY_POINTS)]
-    known: dict[str, Loss] = {}
-    for loss in losses:
-        if not isinstance(loss, Loss):
-            raise TypeError(f"entry point group {ENTRY_POINTS!r} must give Loss, got {loss!r}")
-        if loss.name in known:
-            raise ValueError(f"two specs are named {loss.name!r}")
-        known[loss.name] = loss
+    known = {loss.name: loss for loss in losses}
+    for entry in entry_points(group=ENTRY_POINTS):
+        try:
+            loss = _loaded(entry, known)
+        except (Exception, SystemExit) as error:  # what somebody else installed stops nobody
+            by = f" of {entry.dist.name}" if entry.dist else ""
+            warnings.warn(
+                f"left out the spec {entry.name!r}{by}, entry point {entry.value!r}: "
+                f"{type(error).__name__}: {error}",
+                stacklevel=2,
+            )
+        else:
+            known[loss.name] = loss
     return dict(sorted(known.items()))
+
+
+def _loaded(entry: EntryPoint, known: Collection[str]) -> Loss:
+    loss = entry.load()
+    if not isinstance(loss, Loss):
+        raise TypeError(f"group {ENTRY_POINTS!r} must give a Loss, got {loss!r}")
+    if loss.name in known:
+        raise ValueError(f"another spec is named {loss.name!r}")
+    return loss
 
 
 def find(name: str) -> Loss:

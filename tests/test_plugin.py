@@ -261,6 +261,10 @@ def test_an_implementation_and_a_choice_of_no_cell_is_no_usage_error(workplace):
         ("--impl=broken", "--impl broken: importing 'broken': SyntaxError: "),
         ("--impl=lost", "--impl lost: importing 'lost': ModuleNotFoundError: No module named 'no_"),
         ("--impl=leaves", "--impl leaves: importing 'leaves': SystemExit: 0 ("),
+        ("--impl=mine:", "--impl mine:: no attribute is named after the colon"),
+        ("--impl=broken", "broken.py, line 1)"),
+        ("--impl=skips", "--impl skips: importing 'skips': Skipped: no device ("),
+        ("--impl=odd", "--impl odd: RuntimeError: no "),
         ("--impl=lazy:space", "--impl lazy:space: RuntimeError: not today ("),
         ("--impl=mine --loss=l2_loss", "unknown loss 'l2_loss'; known: "),
         ("--impl=mine --loss=,", "--loss was given no name"),
@@ -292,6 +296,8 @@ def test_what_cannot_be_is_one_message_that_names_it(workplace, mine, words, wan
         broken="def f(:",
         lost="import no_such_module",
         leaves="raise SystemExit(0)",
+        skips="import pytest; pytest.skip('no device', allow_module_level=True)",
+        odd="def __getattr__(name): raise RuntimeError(f'no {name}')",
         lazy="""
             class Lazy:
                 def __getattr__(self, name):
