@@ -1,12 +1,15 @@
 """The command line: what is asked for is judged, and what cannot be is one clear message."""
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
 import jsonschema
 import pytest
 
+from lossspec import verdict
 from lossspec.verdict import SCHEMA
 
 ROOT = Path(__file__).parents[1]
@@ -240,6 +243,48 @@ def test_an_implementation_and_a_choice_of_no_cell_is_no_usage_error(workplace):
     assert result.status == pytest.ExitCode.NO_TESTS_COLLECTED, result.err
 
 
+def test_a_report_that_cannot_be_written_is_told_before_anything_is_judged(workplace, monkeypatch):
+    monkeypatch.setattr(verdict.Path, "write_bytes", full)
+    result = workplace.run("--impl=torch.nn", *QUICK)
+    wanted = "--reports: reports/torch.nn cannot be written: No space left on device"
+    assert message(result) == wanted
+
+
+def test_a_report_that_can_no_longer_be_written_leaves_the_summary(workplace):
+    workplace.write(
+        mine="""
+            from pathlib import Path
+            from torch.nn.functional import l1_loss as right
+
+            def l1_loss(input, target, reduction="mean"):
+                if Path("reports/mine").is_dir():
+                    Path("reports/mine").rename("gone")
+                    Path("reports/mine").touch()
+                return right(input, target, reduction=reduction)
+        """
+    )
+    result = workplace.run("--impl=mine", *QUICK)
+    assert result.status == pytest.ExitCode.USAGE_ERROR
+    assert "Traceback" not in "\n".join(result.out + result.err)
+    assert "2 of 2 clauses conform." in result.out
+    assert "--reports: reports/mine cannot be written: " in "\n".join(result.out)
+    assert not any(line.startswith("report: ") for line in result.out)
+
+
+def full(path: Path, data: bytes) -> int:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_terminal_of_few_characters_gets_the_summary_line_by_line(workplace, monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    workplace.write(mine="def l1_loss(input, target): return 7 * input.sum()")
+    words = ("-m", "pytest", "--pyargs", "lossspec.suites", "-p", "no:cacheprovider")
+    result = workplace.apart(*words, "--impl=mine", "--loss=l1_loss", *QUICK[2:])
+    assert result.status == 1
+    assert "report: reports/mine/index.html" in result.out
+    assert any(line.startswith(r"\u2717 deviates: l1_loss/") for line in result.out), result.out
+
+
 # === usage errors ==========================================================================
 
 
@@ -282,8 +327,15 @@ def test_an_implementation_and_a_choice_of_no_cell_is_no_usage_error(workplace):
         ("--impl=mine --device=zpu", "--device zpu: not a torch device; present here: cpu"),
         ("--impl=mine --device=meta", "--device meta: no such device; present here: cpu"),
         ("--impl=mine --profile=fast", "unknown profile 'fast'; known: quick, standard, deep"),
-        ("--impl=mine --seed=-1", "--seed takes a whole number of 0 or more, got '-1'"),
-        ("--impl=mine --seed=1.5", "--seed takes a whole number of 0 or more, got '1.5'"),
+        (
+            "--impl=mine --seed=-1",
+            "--seed takes a whole number of 0 or more, ",
+        ),
+        (
+            "--impl=mine --seed=1.5",
+            "--seed takes a whole number of 0 or more, ",
+        ),
+        (f"--impl=mine --seed={'9' * 19}", "0 or more, of 18 digits at most, got '9999"),
         ("--impl=mine --reports=mine.py", "--reports takes a directory, and "),
         ("--impl=mine --reports=mine.py/deep", "--reports takes a directory, and "),
         ("--impl=mine --deviations=none.toml", "none.toml: cannot be read (No such file or dir"),
