@@ -370,6 +370,14 @@ def test_themes_come_in_the_order_of_the_contract_and_new_ones_last():
     assert list(columns(cells)) == ["value", "mode", "art", "zeal"]
 
 
+def test_what_is_listed_gives_its_reason_once():
+    known = next(c for c in SAMPLE.cells if c.verdict is Verdict.KNOWN)
+    reason = known.deviation.reason
+    alone = replace(SAMPLE, cells=(replace(known, reason=reason),))
+    assert summary(alone).count(reason) == 1
+    assert Page(page(alone)).text.count(reason) == 2  # in the article and in the table of cells
+
+
 def test_the_summary_tells_deviations_before_the_matrix():
     got = [line for line in summary(SAMPLE).splitlines() if line.startswith("#")]
     assert got[0] == "# mylib.losses 1.4.0"

@@ -109,11 +109,12 @@ def _deviation(cell: Cell) -> str:
 
 
 def _known(cell: Cell) -> str:
-    text = _bullet(cell, cell.reason)
-    if cell.deviation is not None:
-        text += f"\n  {_inline(cell.deviation.reason)}"
-        if cell.deviation.link is not None:
-            text += f" ({_inline(cell.deviation.link)})"
+    listed = cell.deviation
+    text = _bullet(cell, None if listed and listed.reason == cell.reason else cell.reason)
+    if listed is not None:
+        text += f"\n  {_inline(listed.reason)}"
+        if listed.link is not None:
+            text += f" ({_inline(listed.link)})"
     return text
 
 
