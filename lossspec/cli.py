@@ -79,7 +79,14 @@ def _parser() -> argparse.ArgumentParser:
 
     merging = commands.add_parser("merge", help="one report from those of several shards")
     merging.add_argument("reports", nargs="+", type=Path)
-    merging.add_argument("-o", "--output", type=Path, required=True, metavar="FILE")
+    merging.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="the report; its pages are written beside it",
+    )
     merging.set_defaults(action=_merge)
 
     render = commands.add_parser("render", help="write the pages of a report again")

@@ -4,7 +4,7 @@ import html
 import re
 from collections.abc import Iterable
 
-from lossspec.render.layout import clip, columns, one_line, plural, ratio, rows
+from lossspec.render.layout import clip, columns, nothing, one_line, plural, ratio, rows
 from lossspec.verdict import Cell, Report, Verdict
 
 # Services refuse a whole comment of more than 64 kB; the budget leaves room for a frame.
@@ -89,7 +89,7 @@ def _head(report: Report) -> str:
         lines += ["", "| verdict | clauses |", "|---|--:|"]
         lines += [f"| {verdict.sign} {verdict} | {count} |" for verdict, count in counts]
     else:
-        lines += ["", "This run holds no cell at all, which is an error in itself."]
+        lines += ["", nothing(report)]
     return "\n".join(lines)
 
 
