@@ -210,11 +210,8 @@ class Conformance:
             if report.when not in ("setup", "call", "teardown"):  # xdist tells of a dead worker
                 campaign = self.cells[key].campaign
                 steps = deaths(self.run.places, campaign)
-                times = (
-                    f"{len(steps)} times, in {', '.join(dict.fromkeys(steps))}"
-                    if steps
-                    else f"in {key}"
-                )
+                places = ", ".join(dict.fromkeys(steps))
+                times = f"{len(steps)} times, in {places}" if steps else f"in {key}"
                 self.died[campaign] = f"the test process ended {times}"
                 self.records[key] = blank(self.cells[key], Verdict.CRASH, self.died[campaign])
 
