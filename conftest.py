@@ -1,3 +1,13 @@
 """Loads the plugin for a checkout that is not installed."""
 
+from pathlib import Path
+
+import lossspec
+
 pytest_plugins = ["lossspec.plugin"]
+
+
+def pytest_report_header() -> str | None:
+    """Tell of another lossspec than this checkout's, such as one installed from it."""
+    package = Path(lossspec.__file__).resolve().parent
+    return None if package.parent == Path(__file__).resolve().parent else f"lossspec: {package}"

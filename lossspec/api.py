@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 from lossspec.campaign import PROFILES
-from lossspec.devices import chosen
+from lossspec.devices import DeviceError, chosen
 from lossspec.implementations import Implementation, load
 from lossspec.plan import Cell, Plan
 from lossspec.run import Run, failure_text
@@ -38,10 +37,10 @@ def check(
     ['l1_loss/result-shape[function-cpu]: conforms']
     """
     spec = find(loss) if isinstance(loss, str) else loss
-    for dtype in dtypes or ():
+    for dtype in _names(dtypes) or ():
         if dtype not in spec.dtypes:
             raise UnknownName("dtype", dtype, spec.dtypes)
-    devices = chosen((device,))
+    devices = _devices(device)
     name = getattr(target, "__qualname__", type(target).__qualname__)
     if not callable(target):
         raise TypeError(f"target is a function or a class, got {target!r}")
@@ -51,11 +50,11 @@ def check(
         implementation = Implementation(name, classes={spec.module: target}, own=(spec,))
     else:
         raise TypeError(f"{spec.name} is specified as a function only, got the class {name}")
-    run = Run(_profile(profile), seed, tuple(dtypes) if dtypes else None)
+    run = Run(_profile(profile), _seed(seed), _names(dtypes))
     plan = Plan(
         [implementation],
         (spec.name,),
-        tuple(clauses) if clauses else None,
+        _names(clauses),
         devices,
         profile != "quick",
     )
@@ -84,23 +83,27 @@ def parametrize(
     """
     import pytest
 
-    devices = chosen((device,))
     subject = load(implementation) if isinstance(implementation, str) else implementation
+    if not isinstance(subject, Implementation):
+        raise TypeError(
+            "parametrize takes the name of an implementation or a lossspec.Implementation, got "
+            f"{subject!r}; lossspec.check takes a function or a class"
+        )
     plan = Plan(
         [subject],
-        tuple(losses) if losses else None,
-        tuple(clauses) if clauses else None,
-        devices,
+        _names(losses),
+        _names(clauses),
+        _devices(device),
         slow=profile != "quick",
     )
     plan.check()
-    run = Run(_profile(profile), seed)
+    run = Run(_profile(profile), _seed(seed))
     cells = [cell for cell in plan.cells() if cell.applies and cell.subject is not None]
     return pytest.mark.parametrize(
         "judge",
         [
             pytest.param(
-                partial(_judge, run, cell, [c for c in cells if c.campaign == cell.campaign]),
+                _Judge(run, cell, [c for c in cells if c.campaign == cell.campaign]),
                 id=cell.id,
                 marks=pytest.mark.xdist_group(cell.campaign),
             )
@@ -109,12 +112,39 @@ def parametrize(
     )
 
 
-def _judge(run: Run, cell: Cell, beside: Sequence[Cell]) -> Record:
-    __tracebackhide__ = True
-    record, _ = run.judge(cell, beside)
-    if record.verdict.fails:
-        raise AssertionError(failure_text(record))
-    return record
+class _Judge:
+    """What the test function of `parametrize` calls; pytest prints it with each failure."""
+
+    def __init__(self, run: Run, cell: Cell, beside: Sequence[Cell]) -> None:
+        self.run, self.cell, self.beside = run, cell, beside
+
+    def __call__(self) -> Record:
+        __tracebackhide__ = True
+        record, _ = self.run.judge(self.cell, self.beside)
+        if record.verdict.fails:
+            raise AssertionError(failure_text(record))
+        return record
+
+    def __repr__(self) -> str:
+        return f"<judge of {self.cell.key}>"
+
+
+def _names(given: Sequence[str] | None) -> tuple[str, ...] | None:
+    """One name or several; none at all are all of them."""
+    return ((given,) if isinstance(given, str) else tuple(given)) if given else None
+
+
+def _seed(given: Any) -> int:
+    if not isinstance(given, int) or given < 0:
+        raise ValueError(f"seed takes a whole number of 0 or more, got {given!r}")
+    return given
+
+
+def _devices(given: str) -> tuple[str, ...]:
+    try:
+        return chosen((given,))
+    except DeviceError as error:
+        raise DeviceError(str(error).removeprefix("--")) from None
 
 
 def _profile(name: str) -> Any:

@@ -3,30 +3,49 @@
 from __future__ import annotations
 
 import argparse
+import io
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 from lossspec.verdict import Report, ReportError, merge
 
 if TYPE_CHECKING:
+    import pytest
+
     from lossspec.campaign import Profile
     from lossspec.spec import Loss
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; bad input is one line on standard error and exit status 4, as in pytest."""
-    parser = _parser()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a sign that it cannot show stops nothing
+            stream.reconfigure(errors="backslashreplace")
     arguments = sys.argv[1:] if argv is None else list(argv)
-    if arguments[:1] == ["run"] and not {"-h", "--help"} & set(arguments[:2]):
+    try:
+        status = _command(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # nobody reads on; what is buffered would fail again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return status
+
+
+def _command(arguments: list[str]) -> int:
+    if arguments[:1] == ["run"]:
         return _run(arguments[1:])
-    options = parser.parse_args(arguments)
+    options = _parser().parse_args(arguments)
     try:
         status: int = options.action(options)
     except BrokenPipeError:
-        return 0
+        raise
     except (ReportError, ValueError, OSError) as error:
         print(f"lossspec {options.command}: {error}", file=sys.stderr)
         return 4
@@ -40,11 +59,10 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="lossspec", description="The conformance suite for loss functions.")
+    parser.add_argument("--version", action="version", version=f"lossspec {_version()}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    run = commands.add_parser("run", help="judge implementations: lossspec run NAME ... [options]")
-    run.add_argument("implementation", nargs="+", help="as for --impl; pytest's options follow")
-    run.set_defaults(action=lambda options: 4)
+    commands.add_parser("run", help="judge implementations: lossspec run NAME ... [options]")
 
     show = commands.add_parser("show", help="print the spec of a loss")
     show.add_argument("loss")
@@ -61,7 +79,14 @@ def _parser() -> argparse.ArgumentParser:
 
     merging = commands.add_parser("merge", help="one report from those of several shards")
     merging.add_argument("reports", nargs="+", type=Path)
-    merging.add_argument("-o", "--output", type=Path, required=True, metavar="FILE")
+    merging.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="the report; its pages are written beside it",
+    )
     merging.set_defaults(action=_merge)
 
     render = commands.add_parser("render", help="write the pages of a report again")
@@ -92,18 +117,57 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _version() -> str:
+    try:
+        return version("lossspec")
+    except PackageNotFoundError:
+        return "checkout"
+
+
 def _run(arguments: Sequence[str]) -> int:
     import pytest
 
-    names = []
-    rest = list(arguments)
-    while rest and not rest[0].startswith("-"):
-        names.append(rest.pop(0))
+    if {"-h", "--help"} & set(arguments):
+        print(_run_help(), end="")
+        return 0
+    names = list(takewhile(lambda word: not word.startswith("-"), arguments))
     if not names:
-        print("lossspec run: which implementation? e.g. lossspec run torch.nn", file=sys.stderr)
+        print(f"lossspec run: which implementation? {_FIRST}", file=sys.stderr)
         return 4
     words = [f"--impl={name}" for name in names]
-    return int(pytest.main(["--pyargs", "lossspec.suites", *words, *rest]))
+    words = ["--pyargs", "lossspec.suites", *words, *arguments[len(names) :]]
+    return int(pytest.main(words, plugins=[_NamesFirst()]))
+
+
+_FIRST = "names come first, e.g. lossspec run torch.nn --loss=l1_loss"
+
+
+class _NamesFirst:
+    """Refuses what pytest would take for one more path: a name behind an option."""
+
+    def pytest_configure(self, config: pytest.Config) -> None:
+        """Only pytest can tell it from the value of an option."""
+        if config.args[1:]:
+            import pytest
+
+            raise pytest.UsageError(f"lossspec run: {' '.join(config.args[1:])}? {_FIRST}")
+
+
+def _run_help() -> str:
+    from lossspec.plugin import pytest_addoption
+
+    parser = argparse.ArgumentParser(
+        usage="lossspec run NAME ... [options]",
+        description="Judge implementations: entry points, package.module or module:attribute.",
+        epilog="All options of pytest work too; pytest --help prints them.",
+        add_help=False,
+    )
+
+    def getgroup(*_: str) -> SimpleNamespace:
+        return SimpleNamespace(addoption=parser.add_argument)
+
+    pytest_addoption(cast("pytest.Parser", SimpleNamespace(getgroup=getgroup)))
+    return parser.format_help()
 
 
 def _show(options: argparse.Namespace) -> int:

@@ -52,6 +52,7 @@ class Conformance:
         self.records: dict[str, Record] = {}
         self.scripts: dict[str, str] = {}
         self.reports: list[Report] = []
+        self.unwritten: list[str] = []
         self.surroundings = Surroundings(["pytest", *map(str, config.invocation_params.args)])
         self.here: list[str] = []
         self.died: dict[str, str] = {}
@@ -73,7 +74,10 @@ class Conformance:
                 if dtype not in REAL_DTYPES:
                     raise UnknownName("dtype", dtype, REAL_DTYPES)
             if not re.fullmatch(r"\d{1,18}", str(option.seed)):
-                raise ValueError(f"--seed takes a whole number of 0 or more, got {option.seed!r}")
+                raise ValueError(
+                    f"--seed takes a whole number of 0 or more, of 18 digits at most, "
+                    f"got {option.seed!r}"
+                )
             names = dict.fromkeys(split("--impl", option.impl) or ())
             plan = Plan(
                 [load(name, losses or ()) for name in names],
@@ -170,6 +174,8 @@ class Conformance:
         if self._writes(session):
             for report in self._reports(dict(self._unjudged())):
                 self._write(report, {})
+            if self.unwritten:
+                raise pytest.UsageError(self.unwritten[0])
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
@@ -204,7 +210,8 @@ class Conformance:
             if report.when not in ("setup", "call", "teardown"):  # xdist tells of a dead worker
                 campaign = self.cells[key].campaign
                 steps = deaths(self.run.places, campaign)
-                times = f"{len(steps)} times, in {', '.join(steps)}" if steps else f"in {key}"
+                places = ", ".join(dict.fromkeys(steps))
+                times = f"{len(steps)} times, in {places}" if steps else f"in {key}"
                 self.died[campaign] = f"the test process ended {times}"
                 self.records[key] = blank(self.cells[key], Verdict.CRASH, self.died[campaign])
 
@@ -215,6 +222,7 @@ class Conformance:
         # A part of a run without a cell is a part all the same, which `lossspec merge` asks for.
         empty = self.plan.shard is not None and session.exitstatus == pytest.ExitCode.OK
         self.reports = self._reports(dict(self._unjudged()) | self.records, empty)
+        self.unwritten.clear()
         for report in self.reports:
             self._write(report, self.scripts)
         hypothesis = self.config.pluginmanager.get_plugin("hypothesispytest")
@@ -224,6 +232,11 @@ class Conformance:
         lost = any(report.counts[Verdict.NOT_RUN] for report in self.reports)
         if lost and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        if self.unwritten and session.exitstatus in (
+            pytest.ExitCode.OK,
+            pytest.ExitCode.TESTS_FAILED,
+        ):
+            session.exitstatus = pytest.ExitCode.USAGE_ERROR
 
     def _writes(self, session: pytest.Session) -> bool:
         return not hasattr(self.config, "workerinput") and not session.config.option.collectonly
@@ -275,13 +288,17 @@ class Conformance:
     def _write(self, report: Report, scripts: Mapping[str, str]) -> None:
         name = report.implementation.name
         folder = self.config.invocation_params.dir / self.folder(name)
-        for old in (folder / "repro").glob("*.py"):
-            old.unlink()
-        for cell in report.cells:
-            if cell.script:
-                replace_file(folder / cell.script, scripts[f"{name}:{cell.id}"])
-        report.write(folder / "conformance.json")
-        render_all(report, folder)
+        try:
+            for old in (folder / "repro").glob("*.py"):
+                old.unlink()
+            for cell in report.cells:
+                if cell.script:
+                    replace_file(folder / cell.script, scripts[f"{name}:{cell.id}"])
+            report.write(folder / "conformance.json")
+            render_all(report, folder)
+        except OSError as error:
+            why = error.strerror or error
+            self.unwritten.append(f"--reports: {self.folder(name)} cannot be written: {why}")
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """One screen: the counts, the first deviations, where the report lies."""
@@ -289,8 +306,12 @@ class Conformance:
             terminalreporter.ensure_newline()
             name = report.implementation.name
             terminalreporter.section(f"lossspec: {name}")
-            page = self.folder(name) / "index.html"
-            terminalreporter.write_line(terminal.screen(report, page))
+            page = None if self.unwritten else self.folder(name) / "index.html"
+            # Line by line: pytest escapes what the terminal cannot show, ends of lines as well.
+            for line in terminal.screen(report, page).splitlines():
+                terminalreporter.write_line(line)
+        for line in self.unwritten:
+            terminalreporter.write_line(line, red=True)
 
 
 class _Campaigns:

@@ -11,15 +11,22 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lossspec.cases import Case, features
+from lossspec.cases import LAYOUTS, Case, features
 from lossspec.clauses import clauses
-from lossspec.spec import Surface, catalogue
+from lossspec.spec import REAL_DTYPES, Loss, Surface, catalogue
 from lossspec.verdict import replace_file
 
 SHIPPED = Path(__file__).with_name("deviations")
 SURFACES: tuple[Surface, ...] = ("function", "class")
 _KEYS = {"loss", "clause", "reason", "link", "when", "case"}
 _WHEN = {"version", "dtype", "device", "surface", "form", "reduction", "options", "features"}
+
+
+#: What `lossspec.cases.features` says of a case, beside layouts, axes and optional tensors.
+FEATURES = (
+    *("no batch", "k-d", "empty", "many rows", "square", "non-finite", "ties"),
+    *("zero cotangent in front", "all ignored", "some ignored", "leading ignored"),
+)
 
 
 class DeviationsError(ValueError):
@@ -101,6 +108,8 @@ def read(path: Path) -> list[Known]:
         raise DeviationsError(f"{path}: cannot be read ({error.strerror})") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DeviationsError(f"{path}: not TOML: {error}") from None
+    if isinstance(data.get("deviation"), Mapping):
+        raise DeviationsError(f"{path}: [deviation] takes two brackets: [[deviation]]")
     unknown = set(data) - {"deviation"}
     if unknown or not isinstance(data.get("deviation", []), list):
         raise DeviationsError(f"{path}: it holds [[deviation]] tables only, got {sorted(data)}")
@@ -117,15 +126,17 @@ def _entry(path: Path, number: int, entry: Any) -> Known:
         ("not text", sorted(k for k in set(entry) - {"when"} if not isinstance(entry[k], str))),
     ):
         if wrong:
-            known = f"; known: {', '.join(sorted(_KEYS))}" if problem == "unknown keys" else ""
-            raise DeviationsError(f"{place}: {problem} {', '.join(wrong)}{known}")
-    when = _condition(place, entry.get("when", {}))
+            more = f"; known: {', '.join(sorted(_KEYS))}" if problem == "unknown keys" else ""
+            if problem == "missing keys" and "case" in wrong:
+                more = "; `lossspec deviations NAME --file FILE --update` writes it"
+            raise DeviationsError(f"{place}: {problem} {', '.join(wrong)}{more}")
     loss, clause = entry["loss"], entry["clause"]
     if loss not in catalogue():
         raise DeviationsError(f"{place}: no loss {loss!r}; known: {', '.join(catalogue())}")
     if clause not in clauses():
         raise DeviationsError(f"{place}: no clause {clause!r}; known: {', '.join(clauses())}")
     spec = catalogue()[loss]
+    when = _condition(place, spec, entry.get("when", {}))
     if not any(clauses()[clause].applies(spec, surface) for surface in SURFACES):
         raise DeviationsError(f"{place}: clause {clause!r} says nothing about {loss}")
     if not entry["reason"].strip():
@@ -151,23 +162,43 @@ def _entry(path: Path, number: int, entry: Any) -> Known:
     return found
 
 
-def _condition(place: str, when: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The `when` of an entry; that its words about a case are known ones, the stored case shows."""
+def _condition(place: str, loss: Loss, when: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The `when` of an entry, all of whose words are known ones."""
     if wrong := sorted(set(when) - _WHEN):
         known = ", ".join(sorted(_WHEN))
         raise DeviationsError(f"{place}: unknown keys in when {', '.join(wrong)}; known: {known}")
     for key, value in when.items():
         if not all(isinstance(word, str) for word in _listed(value)):
             raise DeviationsError(f"{place}: when.{key} takes text or a list of it, got {value!r}")
-    for surface in _listed(when.get("surface", [])):
-        if surface not in SURFACES:
-            raise DeviationsError(f"{place}: no surface {surface!r}; known: {', '.join(SURFACES)}")
+    words = {
+        "surface": SURFACES,
+        "dtype": (*REAL_DTYPES, "complex64", "complex128"),
+        "form": [form.name for form in loss.forms],
+        "reduction": loss.reductions,
+        "options": list(loss.options),
+        "features": _features(loss),
+    }
+    for key, allowed in words.items():
+        for word in _listed(when.get(key, [])):
+            if word not in allowed:
+                raise DeviationsError(f"{place}: no {key} {word!r}; known: {', '.join(allowed)}")
     if "version" in when:
         try:
             _in_range(None, when["version"])
         except DeviationsError as error:
             raise DeviationsError(f"{place}: {error}") from None
     return when
+
+
+def _features(loss: Loss) -> list[str]:
+    """All that `lossspec.cases.features` may say of a case of a loss."""
+    tensors = dict.fromkeys(name for form in loss.forms for name in loss.roles(form))
+    return [
+        *FEATURES,
+        *(f"{axes}-d" for axes in range(9)),
+        *(f"with {name}" for name in tensors),
+        *(f"{name} {layout}" for name in tensors for layout in LAYOUTS[1:]),
+    ]
 
 
 @cache

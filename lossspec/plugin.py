@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 
-_ASKED = pytest.StashKey[str]()
-_PACKAGE = Path(__file__).resolve().parent
-#: Where the timing suite lies: in a wheel inside the package, in a checkout beside it.
-_TIMING = (_PACKAGE / "suites" / "timing", _PACKAGE.parent / "suites" / "timing")
+#: The suites that were collected, the last first.
+_SUITES = pytest.StashKey[list[str]]()
 #: The fixtures that the items of a suite are made from.
 _FIXTURES = {
     "conformance": ({"cell", "conformance"},),
@@ -101,7 +99,13 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     """Leave the timing suite alone unless asked for; of a named path pytest asks nothing here."""
     if collection_path.name != "timing" or config.option.timing:
         return None
-    return True if collection_path.resolve() in _TIMING else None
+    return True if _is_timing(collection_path.resolve()) else None
+
+
+def _is_timing(folder: Path) -> bool:
+    """Whether a folder is the timing suite: the package's, or that of any clone."""
+    beside = folder.parent / "conformance" / "test_conformance.py"
+    return (folder.parent.name, folder.name) == ("suites", "timing") and beside.is_file()
 
 
 def _names_timing(config: pytest.Config, word: str) -> bool:
@@ -109,20 +113,39 @@ def _names_timing(config: pytest.Config, word: str) -> bool:
     if config.option.pyargs and f"{name}.".startswith("lossspec.suites.timing."):
         return True
     path = (config.invocation_params.dir / name).resolve()
-    return any(path == folder or folder in path.parents for folder in _TIMING)
+    return any(_is_timing(folder) for folder in (path, *path.parents))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Without `--impl` a suite has no cells."""
+    """Note the suites; without `--impl` they have no cells."""
     for suite, needs in _FIXTURES.items():
         for names in needs:
-            if names <= set(metafunc.fixturenames) and not metafunc.config.option.impl:
-                metafunc.config.stash[_ASKED] = suite
-                metafunc.parametrize(", ".join(sorted(names)), [])
+            if names <= set(metafunc.fixturenames):
+                metafunc.config.stash.setdefault(_SUITES, []).insert(0, suite)
+                if not metafunc.config.option.impl:
+                    metafunc.parametrize(", ".join(sorted(names)), [])
 
 
-def pytest_collection_modifyitems(config: pytest.Config) -> None:
+def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config) -> None:
     """Say what is missing; while it collects, pytest would take that for an error of the suite."""
-    if _ASKED in config.stash:
-        suite = config.stash[_ASKED]
-        raise pytest.UsageError(f"the {suite} suite needs --impl NAME, such as --impl=torch.nn")
+    suites = config.stash.get(_SUITES, [])
+    if suites and not config.option.impl:
+        raise pytest.UsageError(f"the {suites[0]} suite needs --impl NAME, such as --impl=torch.nn")
+    if not suites and not session.testsfailed and not hasattr(config, "workerinput"):
+        _misses_suite(config)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_node_collection_finished(node: Any, ids: Sequence[str]) -> None:
+    """Say the same where workers collect."""
+    if not any("::test_conformance[" in nodeid for nodeid in ids):
+        _misses_suite(node.config)
+
+
+def _misses_suite(config: pytest.Config) -> None:
+    """A run that judges nothing must not look green; one that was narrowed down may be empty."""
+    narrow = ("keyword", "markexpr", "deselect", "lf", "stepwise")
+    if config.option.impl and not any(getattr(config.option, name, None) for name in narrow):
+        raise pytest.UsageError(
+            "--impl was given, and no suite of lossspec was collected; add --pyargs lossspec.suites"
+        )

@@ -20,7 +20,8 @@ _HEAD = '''\
 """{says}
 
 {title}
-Exit status: 0 when the call conforms, 1 when it does not. Needs torch and the implementation only.
+Exit status: 0 when the call conforms, 1 when it does not, 2 when the implementation cannot be
+imported. Needs torch and the implementation only.
 """
 
 import math
@@ -28,6 +29,7 @@ import sys
 
 import torch
 
+sys.stdout.reconfigure(errors="backslashreplace")  # a message may hold what is no character
 sys.path.insert(0, "")  # the implementation may lie where the run was started
 
 {find}
@@ -80,6 +82,16 @@ def near(got, want, budget):
 
 
 '''
+
+_FIND = """\
+try:
+    import {module} as subject
+
+    subject = subject.{expression}
+except Exception as error:
+    print("the implementation cannot be imported:", repr(error))
+    sys.exit(2)
+"""
 
 _BODY = """\
 inputs = {{
@@ -190,7 +202,7 @@ def script(subject: Subject, case: Case, deviation: Deviation, says: str, device
     return _HEAD.format(
         says=says,
         title=title,
-        find=f"import {module} as subject\n\nsubject = subject.{expression}",
+        find=_FIND.format(module=module, expression=expression),
         device=device,
     ) + _BODY.format(
         inputs="\n".join(inputs),

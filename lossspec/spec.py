@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
+from inspect import signature
 from typing import Any, Literal
 
 import numpy as np
@@ -276,6 +278,8 @@ def ignore_index(*, forms: Sequence[str] = (), doc: str = "") -> Parameter:
 
 #: `(N, C, d1, ..., dk)`: any number of further axes, one at least.
 _SPREAD = re.compile(r"d1, \.\.\., dk")
+_AXES = r"\s*\([^()]*\)\s*"
+_CONTRACT = re.compile(rf"({_AXES}(?:,{_AXES})*)->({_AXES})")
 
 
 @dataclass(frozen=True)
@@ -295,7 +299,7 @@ class Shape:
     @classmethod
     def parse(cls, text: str) -> Shape:
         """Read one line; ValueError names the line when it is not of the form `(..) -> (..)`."""
-        match = re.fullmatch(r"\s*(\(.*\))\s*->\s*(\([^()]*\))\s*", text)
+        match = _CONTRACT.fullmatch(text)
         if match is None:
             raise ValueError(f"a shape contract reads like '(N, C), (N) -> (N)', got {text!r}")
 
@@ -304,7 +308,7 @@ class Shape:
             return tuple(axis.strip() for axis in group.split(",") if axis.strip())
 
         inputs = tuple(axes(group) for group in re.findall(r"\(([^()]*)\)", match[1]))
-        return cls(text, inputs, axes(match[2].strip("()")))
+        return cls(text, inputs, axes(match[2].strip(" ()")))
 
     @property
     def core(self) -> tuple[str, ...]:
@@ -486,6 +490,10 @@ class Loss:
     examples: tuple[Example, ...] = ()
     notes: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        for problem in _problems(self):
+            raise ValueError(f"spec {self.name!r}: {problem}")
+
     @property
     def breadth(self) -> int:
         """In how many ways calls differ in kind: shapes, parameters and optional tensors."""
@@ -532,6 +540,62 @@ class Loss:
         }
 
 
+def _problems(loss: Loss) -> Iterator[str]:
+    """What keeps a spec from being judged by; the parts are looked at in an order that is safe."""
+    for name in (loss.name, loss.module):
+        if name is not None and not name.isidentifier():
+            yield f"a loss is named like a function or class of Python, got {name!r}"
+    for kind, named, of in (
+        *(("tensors", form.tensors, Role) for form in loss.forms),
+        ("options", loss.options, Role),
+        ("parameters", loss.parameters, Parameter),
+    ):
+        for name, given in named.items():
+            if not isinstance(given, of):
+                yield f"{kind} takes a {of.__name__} for {name!r}, got {given!r}"
+    if not loss.forms:
+        yield "it needs a form"
+    forms = [form.name for form in loss.forms]
+    if len(set(forms)) < len(forms):
+        yield f"forms need names of their own, got {', '.join(map(repr, forms))}"
+    for parameter, declared in loss.parameters.items():
+        yield from _unknown(f"forms of {parameter!r}", declared.forms, forms)
+    for form in loss.forms:
+        yield from _problems_of_form(loss, form)
+    yield from _unknown("dtypes", loss.dtypes, REAL_DTYPES)
+    for example in loss.examples:
+        yield from _unknown("form of an example", [example.form], forms)
+        form = loss.form(example.form)
+        takes = loss.parameters_of(form)
+        yield from _unknown("arguments of an example", example.arguments, loss.roles(form))
+        yield from _unknown("parameters of an example", example.parameters, takes)
+        yield from _unknown("reduction of an example", [example.reduction], loss.reductions)
+        if missing := ", ".join(form.tensors.keys() - example.arguments.keys()):
+            yield f"an example lacks {missing}"
+
+
+def _problems_of_form(loss: Loss, form: Form) -> Iterator[str]:
+    shapes: Any = form.shapes
+    if isinstance(shapes, str) or not shapes:
+        yield f"shapes takes a tuple of lines, got {shapes!r}"
+    for shape in form.contracts:
+        if len(shape.inputs) != len(form.tensors):
+            names = ", ".join(form.tensors) or "none"
+            yield f"the shape contract {shape.text!r} does not fit the tensors: {names}"
+    yield from _unknown("fixed", form.fixed, loss.parameters)
+    known = [*loss.roles(form), *loss.parameters_of(form)]
+    for part in ("define", "divisor", "share"):
+        function = getattr(form, part) or (loss.define if part == "define" else None)
+        if function is not None:
+            yield from _unknown(f"arguments of {part}", signature(function).parameters, known)
+
+
+def _unknown(place: str, given: Collection[str], known: Collection[str]) -> Iterator[str]:
+    for name in given:
+        if name not in known:
+            yield f"{place}: unknown {name!r}; known: {', '.join(map(repr, known)) or 'none'}"
+
+
 # === the catalogue ========================================================================
 
 ENTRY_POINTS = "lossspec.specs"
@@ -553,15 +617,29 @@ def catalogue() -> Mapping[str, Loss]:
         importlib.import_module(f"lossspec.specs.{module.name}").spec
         for module in pkgutil.iter_modules(lossspec.specs.__path__)
     ]
-    losses += [entry.load() for entry in entry_points(group=ENTRY_POINTS)]
-    known: dict[str, Loss] = {}
-    for loss in losses:
-        if not isinstance(loss, Loss):
-            raise TypeError(f"entry point group {ENTRY_POINTS!r} must give Loss, got {loss!r}")
-        if loss.name in known:
-            raise ValueError(f"two specs are named {loss.name!r}")
-        known[loss.name] = loss
+    known = {loss.name: loss for loss in losses}
+    for entry in entry_points(group=ENTRY_POINTS):
+        try:
+            loss = _loaded(entry, known)
+        except (Exception, SystemExit) as error:  # what somebody else installed stops nobody
+            by = f" of {entry.dist.name}" if entry.dist else ""
+            warnings.warn(
+                f"left out the spec {entry.name!r}{by}, entry point {entry.value!r}: "
+                f"{type(error).__name__}: {error}",
+                stacklevel=2,
+            )
+        else:
+            known[loss.name] = loss
     return dict(sorted(known.items()))
+
+
+def _loaded(entry: EntryPoint, known: Collection[str]) -> Loss:
+    loss = entry.load()
+    if not isinstance(loss, Loss):
+        raise TypeError(f"group {ENTRY_POINTS!r} must give a Loss, got {loss!r}")
+    if loss.name in known:
+        raise ValueError(f"another spec is named {loss.name!r}")
+    return loss
 
 
 def find(name: str) -> Loss:

@@ -72,7 +72,7 @@ def test_dtypes_and_seed_are_as_asked_for():
         (cell,) = lossspec.check("l1_loss", F.l1_loss, clauses=["value"], profile="quick", **more)
         return cell.dtypes, cell.worst
 
-    assert value(dtypes=["float64"])[0] == ("float64",)
+    assert value(dtypes=["float64"])[0] == value(dtypes="float64")[0] == ("float64",)
     assert value(seed=1) == value(seed=1) != value(seed=2)
 
 
@@ -84,7 +84,15 @@ def test_dtypes_and_seed_are_as_asked_for():
         (("l1_loss", halved), {"profile": "fast"}, UnknownName, "unknown profile 'fast'; known: q"),
         (("l1_loss", halved), {"clauses": ["nice"]}, UnknownName, "unknown clause 'nice'; known"),
         (("l1_loss", halved), {"dtypes": ["int8"]}, UnknownName, "unknown dtype 'int8'; known: "),
-        (("l1_loss", halved), {"device": "zpu"}, DeviceError, "--device zpu: not a torch device"),
+        (("l1_loss", halved), {"device": "zpu"}, DeviceError, "device zpu: not a torch device"),
+        (("l1_loss", halved), {"seed": -1}, ValueError, "seed takes a whole number of 0 or more"),
+        (
+            ("l1_loss", halved),
+            {"seed": "x"},
+            ValueError,
+            "seed takes a whole number of 0 or more",
+        ),
+        (("l1_loss", halved), {"clauses": "nice"}, UnknownName, "unknown clause 'nice'; known: "),
         (
             ("l1_loss", halved),
             {"clauses": ["ignored-gradient"]},
@@ -133,6 +141,7 @@ def test_another_suite_gets_a_test_for_each_cell(workplace):
     assert "1 failed, 3 passed" in result.out[-1]
     assert "FAILED test_mine.py::test_conformance[mse_loss/value[function-cpu]]" in text
     assert "  The value is that of the definition, within the error that rounding explains." in text
+    assert "judge = <judge of mine:mse_loss/value[function-cpu]>" in text
     assert "  repeat:  lossspec run mine --loss=mse_loss --clause=value" in text
 
 
@@ -150,6 +159,8 @@ def test_parametrize_knows_what_it_is_asked_for():
         lossspec.parametrize("torch.nn", losses=["l2_loss"])
     with pytest.raises(ValueError, match="--impl nosuch: no entry point of that name"):
         lossspec.parametrize("nosuch")
+    with pytest.raises(TypeError, match="parametrize takes the name of an implementation or a "):
+        lossspec.parametrize(halved)
 
 
 def test_every_public_word_is_there():

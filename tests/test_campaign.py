@@ -131,6 +131,30 @@ def test_a_clause_is_added_by_one_function(workplace, tmp_path_factory, monkeypa
     assert "No loss is seven." in page
 
 
+@pytest.mark.parametrize(
+    ("spec", "why"),
+    [
+        ("raise SystemExit('no licence')", "SystemExit: no licence"),
+        ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
+        ("spec = 7", "TypeError: group 'lossspec.specs' must give a Loss, got 7"),
+        ("from lossspec.specs.l1_loss import spec", "ValueError: another spec is named 'l1_loss'"),
+    ],
+)
+def test_a_spec_that_cannot_be_had_is_named_and_left_out(
+    tmp_path, monkeypatch, known_anew, spec, why
+):
+    tmp_path.joinpath("dead_specs.py").write_text(spec)
+    info = tmp_path / "dead_specs-1.dist-info"
+    info.mkdir()
+    info.joinpath("METADATA").write_text("Metadata-Version: 2.1\nName: dead-specs\n")
+    info.joinpath("entry_points.txt").write_text("[lossspec.specs]\ndead = dead_specs:spec\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(__import__("sys").modules, "dead_specs", False)
+    message = "left out the spec 'dead' of dead-specs, entry point 'dead_specs:spec': "
+    with pytest.warns(UserWarning, match=message + why):
+        assert "l1_loss" in catalogue()
+
+
 def test_what_was_added_is_gone_again():
     assert "half_squared_error" not in catalogue()
     assert "never-seven" not in clauses()

@@ -1,6 +1,8 @@
 """The command lossspec: each verb does its work, and bad input is one line and status 4."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,7 +43,59 @@ def test_run_gives_pytests_status(workplace):
 def test_run_needs_an_implementation(workplace, words):
     result = lossspec(workplace, "run", *words)
     assert result.status == 4
-    assert result.err == ["lossspec run: which implementation? e.g. lossspec run torch.nn"]
+    (said,) = result.err
+    assert said.startswith("lossspec run: which implementation? names come first, e.g. ")
+
+
+def test_a_name_behind_an_option_is_not_passed_over(workplace):
+    workplace.write(mine="from torch.nn.functional import l1_loss\n")
+    words = ("-p", "no:faulthandler", "--loss", "l1_loss")
+    result = lossspec(workplace, "run", "torch.nn", *words, "mine")
+    assert result.status == 4
+    assert [line for line in result.err if line] == [
+        "ERROR: lossspec run: mine? names come first, e.g. lossspec run torch.nn --loss=l1_loss"
+    ]
+
+
+@pytest.mark.parametrize("words", [["--help"], ["torch.nn", "-h"]])
+def test_the_help_of_run_has_its_options(workplace, words):
+    result = lossspec(workplace, "run", *words)
+    assert result.status == 0
+    assert {"--loss", "--deviations", "--shard"} <= set("\n".join(result.out).split())
+
+
+def test_it_is_a_module_too_and_tells_its_version(workplace):
+    result = workplace.apart("-m", "lossspec", "--version")
+    assert (result.status, result.out[0].split()[0]) == (0, "lossspec")
+
+
+def reader_leaves(workplace, *words):
+    """The command with a reader of one line; what it says on standard error."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lossspec", *words],
+        cwd=workplace.path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    process.stdout.readline()
+    process.stdout.close()
+    said = process.stderr.read().decode()
+    process.stderr.close()
+    return process.wait(), said
+
+
+@pytest.mark.parametrize(
+    "words", [("list", "losses"), ("run", "torch.nn", "--loss=l1_loss", "--profile=quick")]
+)
+def test_a_reader_that_leaves_is_no_traceback(workplace, words):
+    assert reader_leaves(workplace, *words) in ((0, ""), (1, ""))
+
+
+def test_a_terminal_of_few_characters_is_no_error(workplace, monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    result = workplace.apart("-m", "lossspec", "show", "huber_loss")
+    assert (result.status, result.err) == (0, [])
+    assert any("\\u" in line for line in result.out)
 
 
 def test_list_prints_what_is_known(workplace):

@@ -274,7 +274,13 @@ GOOD = {"loss": "l1_loss", "clause": "value", "reason": "why", "case": STORED}
         ({"case": "not JSON"}, "the stored case cannot be read (JSONDecodeError: "),
         ({"loss": "mse_loss"}, "the stored case is none of those that the entry is about"),
         ({"when": {"dtype": "float64"}}, "the stored case is none of those that the entry is ab"),
-        ({"when": {"features": ["4-D"]}}, "the stored case is none of those that the entry is ab"),
+        ({"when": {"features": ["8-d"]}}, "the stored case is none of those that the entry is ab"),
+        ({"when": {"features": ["4-D"]}}, "no features '4-D'; known: no batch, k-d, empty, "),
+        ({"when": {"dtype": "float31"}}, "no dtype 'float31'; known: float32, float64, float16, "),
+        ({"when": {"reduction": "max"}}, "no reduction 'max'; known: mean, sum, none"),
+        ({"when": {"options": ["bias"]}}, "no options 'bias'; known: weight"),
+        ({"when": {"form": "other"}}, "no form 'other'; known: "),
+        ({"case": None}, "missing keys case; `lossspec deviations NAME --file FILE --update` "),
         ({"when": "always"}, "it must be a table, and so must its `when`"),
         ({"when": {"dtypes": "float16"}}, "unknown keys in when dtypes; known: device, dtype, "),
         ({"when": {"dtype": 16}}, "when.dtype takes text or a list of it, got 16"),
@@ -293,6 +299,13 @@ def test_a_wrong_entry_is_told_with_its_place(tmp_path, changes, message):
     assert str(caught.value).startswith(f"{path}: deviation 1: {message}")
 
 
+@pytest.mark.parametrize("name", catalogue())
+def test_every_feature_of_a_case_can_be_listed(name):
+    loss = catalogue()[name]
+    for solved in stream(loss, PROFILES["quick"], 0):
+        assert features(solved.case) <= {*deviations._features(loss)}
+
+
 def inline(value) -> str:
     if isinstance(value, dict):
         return "{ " + ", ".join(f"{k} = {json.dumps(v)}" for k, v in value.items()) + " }"
@@ -304,6 +317,7 @@ def inline(value) -> str:
     [
         ("deviation = 3", "it holds [[deviation]] tables only, got ['deviation']"),
         ("deviation = [3]", "deviation 1: it must be a table"),
+        ("[deviation]", "[deviation] takes two brackets: [[deviation]]"),
         ("[known]", "it holds [[deviation]] tables only, got ['known']"),
         ("=", "not TOML: "),
         ("\udcff", "not TOML: "),

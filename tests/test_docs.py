@@ -95,7 +95,6 @@ def test_a_guide_can_be_followed_from_top_to_bottom(path, tmp_path):
     shell = Shell(tmp_path)
     if path.stem == "README":
         shell.write("mylib.py", MYLIB)
-        (tmp_path / "reports").mkdir()
     files = [(file, code) for _, file, code in blocks(path) if file]
     for file, code in files:
         shell.write(file, code)

@@ -86,6 +86,7 @@ def test_an_installed_package_brings_its_name_along(package, tmp_path, monkeypat
     info.joinpath("METADATA").write_text("Metadata-Version: 2.1\nName: losses-of-mine\n")
     info.joinpath("entry_points.txt").write_text(
         f"[lossspec.implementations]\nmine = {package}:wrapped\nmissing = {package}:none\n"
+        "dead = no_such_module:losses\n"
     )
     got = load("mine")
     assert (got.name, got.target, list(got.functions)) == (
@@ -95,8 +96,37 @@ def test_an_installed_package_brings_its_name_along(package, tmp_path, monkeypat
     )
     with pytest.raises(ImplementationError, match=r"--impl missing: .* has no attribute 'none'"):
         load("missing")
-    with pytest.raises(ImplementationError, match=r"known: mine, missing, oracle, torch\.nn, "):
+    with pytest.raises(ImplementationError, match="known: dead, mine, missing, oracle, "):
         load("nosuch")
+    dead = "dead: its entry point of losses-of-mine, 'no_such_module:losses', cannot be imported"
+    with pytest.raises(ImplementationError, match=f"{dead}: ModuleNotFoundError: No module named"):
+        load("dead")
+
+
+@pytest.mark.parametrize("loss", ["l1_loss", "mse_loss"])
+def test_a_loss_is_the_one_that_it_is_named_after_whatever_comes_first_in_the_catalogue(loss):
+    (other,) = {"l1_loss", "mse_loss"} - {loss}
+    name = f"torch.nn.functional:{loss}"
+    assert list(load(name, (loss, other)).functions) == [loss]
+    with pytest.raises(ImplementationError, match=f"like the loss {loss}, and --loss {other} "):
+        load(name, (other,))
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("{}.py", "{}"),
+        ("./{}.py", "{}"),
+        ("{}/inner.py", "{}.inner"),
+        ("{}.inner.squared", "{}.inner:squared"),
+        ("{}.inner::squared", "{}.inner:squared"),
+    ],
+)
+def test_a_name_that_is_nearly_right_is_told_what_it_may_mean(package, typed, meant):
+    package = package.removesuffix(".inner")
+    with pytest.raises(ImplementationError) as caught:
+        load(typed.format(package), ("mse_loss",))
+    assert str(caught.value).endswith(f"; try {meant.format(package)}")
 
 
 @pytest.mark.parametrize(

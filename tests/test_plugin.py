@@ -1,12 +1,18 @@
 """The command line: what is asked for is judged, and what cannot be is one clear message."""
 
+import errno
 import json
+import os
+import shutil
+from pathlib import Path
 
 import jsonschema
 import pytest
 
+from lossspec import verdict
 from lossspec.verdict import SCHEMA
 
+ROOT = Path(__file__).parents[1]
 MINE = """
     import types
     import torch
@@ -205,6 +211,80 @@ def test_without_the_option_the_plugin_keeps_out_of_the_way(workplace):
     assert "lossspec:" not in "\n".join(result.out)
 
 
+@pytest.mark.parametrize(
+    ("words", "passed"), [((), 1), (("--timing",), 2), (("suites/timing", "-k", "small"), 1)]
+)
+def test_the_suites_of_a_clone_run_with_a_package_that_lies_elsewhere(workplace, words, passed):
+    for name in ("suites", "pyproject.toml"):
+        source, copy = ROOT / name, workplace.path / name
+        shutil.copytree(source, copy) if source.is_dir() else shutil.copy(source, copy)
+    judged = ("--impl=torch.nn", "--loss=l1_loss", "--clause=result-shape", "--profile=quick")
+    words = ("-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *judged, *words)
+    result = workplace.apart(*words)
+    assert result.status == 0, result.out
+    found = {line.partition("::")[0] for line in result.out if "::test_" in line}
+    assert len(found) == passed, result.out
+
+
+@pytest.mark.parametrize("words", [(), ("-n", "1"), ("--collect-only",)])
+def test_an_implementation_without_a_suite_is_a_usage_error(workplace, words):
+    workplace.write(test_own="def test_own(): pass")
+    words = ("-p", "no:faulthandler", "-p", "no:cacheprovider", "--impl=torch.nn", *words)
+    result = workplace.within(lambda: pytest.main(list(words)))
+    assert result.status == pytest.ExitCode.USAGE_ERROR, result.out
+    assert "ERROR: --impl was given, and no suite of lossspec was collected; add --pyargs " in (
+        "\n".join(result.err)
+    )
+    assert not (workplace.path / "reports").exists()
+
+
+def test_an_implementation_and_a_choice_of_no_cell_is_no_usage_error(workplace):
+    result = workplace.run("--impl=torch.nn", "-k", "nosuch", *QUICK)
+    assert result.status == pytest.ExitCode.NO_TESTS_COLLECTED, result.err
+
+
+def test_a_report_that_cannot_be_written_is_told_before_anything_is_judged(workplace, monkeypatch):
+    monkeypatch.setattr(verdict.Path, "write_bytes", full)
+    result = workplace.run("--impl=torch.nn", *QUICK)
+    wanted = "--reports: reports/torch.nn cannot be written: No space left on device"
+    assert message(result) == wanted
+
+
+def test_a_report_that_can_no_longer_be_written_leaves_the_summary(workplace):
+    workplace.write(
+        mine="""
+            from pathlib import Path
+            from torch.nn.functional import l1_loss as right
+
+            def l1_loss(input, target, reduction="mean"):
+                if Path("reports/mine").is_dir():
+                    Path("reports/mine").rename("gone")
+                    Path("reports/mine").touch()
+                return right(input, target, reduction=reduction)
+        """
+    )
+    result = workplace.run("--impl=mine", *QUICK)
+    assert result.status == pytest.ExitCode.USAGE_ERROR
+    assert "Traceback" not in "\n".join(result.out + result.err)
+    assert "2 of 2 clauses conform." in result.out
+    assert "--reports: reports/mine cannot be written: " in "\n".join(result.out)
+    assert not any(line.startswith("report: ") for line in result.out)
+
+
+def full(path: Path, data: bytes) -> int:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_terminal_of_few_characters_gets_the_summary_line_by_line(workplace, monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    workplace.write(mine="def l1_loss(input, target): return 7 * input.sum()")
+    words = ("-m", "pytest", "--pyargs", "lossspec.suites", "-p", "no:cacheprovider")
+    result = workplace.apart(*words, "--impl=mine", "--loss=l1_loss", *QUICK[2:])
+    assert result.status == 1
+    assert "report: reports/mine/index.html" in result.out
+    assert any(line.startswith(r"\u2717 deviates: l1_loss/") for line in result.out), result.out
+
+
 # === usage errors ==========================================================================
 
 
@@ -226,6 +306,10 @@ def test_without_the_option_the_plugin_keeps_out_of_the_way(workplace):
         ("--impl=broken", "--impl broken: importing 'broken': SyntaxError: "),
         ("--impl=lost", "--impl lost: importing 'lost': ModuleNotFoundError: No module named 'no_"),
         ("--impl=leaves", "--impl leaves: importing 'leaves': SystemExit: 0 ("),
+        ("--impl=mine:", "--impl mine:: no attribute is named after the colon"),
+        ("--impl=broken", "broken.py, line 1)"),
+        ("--impl=skips", "--impl skips: importing 'skips': Skipped: no device ("),
+        ("--impl=odd", "--impl odd: RuntimeError: no "),
         ("--impl=lazy:space", "--impl lazy:space: RuntimeError: not today ("),
         ("--impl=mine --loss=l2_loss", "unknown loss 'l2_loss'; known: "),
         ("--impl=mine --loss=,", "--loss was given no name"),
@@ -243,8 +327,15 @@ def test_without_the_option_the_plugin_keeps_out_of_the_way(workplace):
         ("--impl=mine --device=zpu", "--device zpu: not a torch device; present here: cpu"),
         ("--impl=mine --device=meta", "--device meta: no such device; present here: cpu"),
         ("--impl=mine --profile=fast", "unknown profile 'fast'; known: quick, standard, deep"),
-        ("--impl=mine --seed=-1", "--seed takes a whole number of 0 or more, got '-1'"),
-        ("--impl=mine --seed=1.5", "--seed takes a whole number of 0 or more, got '1.5'"),
+        (
+            "--impl=mine --seed=-1",
+            "--seed takes a whole number of 0 or more, ",
+        ),
+        (
+            "--impl=mine --seed=1.5",
+            "--seed takes a whole number of 0 or more, ",
+        ),
+        (f"--impl=mine --seed={'9' * 19}", "0 or more, of 18 digits at most, got '9999"),
         ("--impl=mine --reports=mine.py", "--reports takes a directory, and "),
         ("--impl=mine --reports=mine.py/deep", "--reports takes a directory, and "),
         ("--impl=mine --deviations=none.toml", "none.toml: cannot be read (No such file or dir"),
@@ -257,6 +348,8 @@ def test_what_cannot_be_is_one_message_that_names_it(workplace, mine, words, wan
         broken="def f(:",
         lost="import no_such_module",
         leaves="raise SystemExit(0)",
+        skips="import pytest; pytest.skip('no device', allow_module_level=True)",
+        odd="def __getattr__(name): raise RuntimeError(f'no {name}')",
         lazy="""
             class Lazy:
                 def __getattr__(self, name):

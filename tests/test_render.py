@@ -277,6 +277,19 @@ def test_a_run_without_cells_is_told_in_every_rendering(pages):
     assert json.loads(badge(report()))["message"] == "no clause was run"
 
 
+def test_an_empty_part_of_a_run_is_no_error():
+    part = replace(report(), selection=replace(report().selection, shard="1/2"))
+    for made in (Page(page(part)).text, summary(part), screen(part)):
+        assert "Part 1/2 of this run holds no cell; other parts do." in made
+        assert "error in itself" not in made
+
+
+def test_a_diff_with_a_narrowed_run_says_why_cells_may_be_gone():
+    narrowed = replace(SAMPLE, cells=SAMPLE.cells[1:])
+    assert "note: the new report lacks cells: " in diff(SAMPLE, narrowed).text()
+    assert "note: " not in diff(SAMPLE, SAMPLE).text()
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -368,6 +381,14 @@ def test_an_axis_without_values_still_holds_the_budget():
 def test_themes_come_in_the_order_of_the_contract_and_new_ones_last():
     cells = [cell(clause=theme, theme=theme) for theme in ("zeal", "mode", "value", "art")]
     assert list(columns(cells)) == ["value", "mode", "art", "zeal"]
+
+
+def test_what_is_listed_gives_its_reason_once():
+    known = next(c for c in SAMPLE.cells if c.verdict is Verdict.KNOWN)
+    reason = known.deviation.reason
+    alone = replace(SAMPLE, cells=(replace(known, reason=reason),))
+    assert summary(alone).count(reason) == 1
+    assert Page(page(alone)).text.count(reason) == 2  # in the article and in the table of cells
 
 
 def test_the_summary_tells_deviations_before_the_matrix():

@@ -18,6 +18,7 @@ from lossspec.outcome import lacking, perform
 from lossspec.spec import catalogue
 from lossspec.tensors import same_bits
 from lossspec.trial import Deviation
+from lossspec.verdict import replace_file
 
 WRONG = """
     from torch.nn import functional as F
@@ -96,6 +97,16 @@ def test_the_script_runs_without_lossspec_until_the_defect_is_mended(workplace):
     assert (result.status, result.out[-1]) == (0, "conforms")
 
 
+@pytest.mark.parametrize("module", ["import no_such_module", "other = 0"])
+def test_the_script_of_what_cannot_be_imported_is_no_deviation(workplace, module):
+    workplace.write(wrong=WRONG)
+    assert workplace.run("--impl=wrong", *WORDS).status == 1
+    workplace.write(wrong=module)
+    result = workplace.apart(SCRIPT)
+    assert (result.status, result.err) == (2, [])
+    assert result.out[0].startswith("the implementation cannot be imported: ")
+
+
 def script_status(path) -> int:
     with pytest.raises(SystemExit) as caught:
         runpy.run_path(str(path), run_name="__main__")
@@ -169,3 +180,14 @@ def test_a_script_passes_numbers_that_have_no_name_in_python():
     assert "delta=float('inf')" in text
     assert "reduction=['mean', float('nan')]" in text
     assert ran(text)[0] == 0
+
+
+def test_a_script_prints_what_is_no_character(workplace):
+    (subject,) = load("torch.nn.functional").subjects(catalogue()["huber_loss"])
+    solved = next(stream(subject.loss, Profile("quick", 1, 1), 0))
+    deviation = Deviation("a \udcff", check="error is not None")
+    text = repro.script(subject, solved.case, deviation, "A sentence.", "cpu")
+    replace_file(workplace.path / "script.py", text)
+    result = workplace.apart("script.py")
+    assert (result.status, result.err) == (1, [])
+    assert result.out[0] == r"a \udcff"

@@ -181,14 +181,16 @@ def load(name: str, losses: tuple[str, ...] = ()) -> Implementation:
     entries = known()
     entry = entries.get(name)
     path, _, attribute = (entry.value if entry else name).partition(":")
-    namespace: Any = _import(name, path, list(entries))
-    version = _version(path)
+    if name.endswith(":"):
+        raise ImplementationError(f"--impl {name}: no attribute is named after the colon")
+    namespace: Any = _import(name, path, entries)
     try:
+        version = _version(path)
         namespace = _attribute(name, path, attribute, namespace)
         implementation = Implementation.of(name, namespace, version)
-    except ImplementationError:
+    except (ImplementationError, KeyboardInterrupt):
         raise
-    except Exception as error:  # a lazy namespace may import when it is looked at
+    except BaseException as error:  # a lazy namespace may import when it is looked at
         raise ImplementationError(f"--impl {name}: {_what(error)}") from error
     where = f"{path}:{attribute}" if attribute else path
     holds = f"{where}." if attribute else f"{path}:"
@@ -218,22 +220,44 @@ def load(name: str, losses: tuple[str, ...] = ()) -> Implementation:
     )
 
 
-def _import(name: str, path: str, entries: list[str]) -> ModuleType:
+def _import(name: str, path: str, entries: Mapping[str, EntryPoint]) -> ModuleType:
     if not path or path.startswith("."):
-        raise ImplementationError(f"--impl {name}: {path!r} is not the full name of a module")
+        raise ImplementationError(
+            f"--impl {name}: {path!r} is not the full name of a module{_meant(name)}"
+        )
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
         return importlib.import_module(path)
-    except ModuleNotFoundError as error:
-        if error.name and (path == error.name or path.startswith(f"{error.name}.")):
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # an exit or a skip in it must not pass for a run's
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if name in entries:
+            where = _declared(entries[name])
+        elif missing and f"{path}.".startswith(f"{missing}."):
             raise ImplementationError(
                 f"--impl {name}: no entry point of that name (known: "
-                f"{', '.join(sorted(entries))}) and no module {error.name!r} to import"
+                f"{', '.join(sorted(entries))}) and no module {missing!r} to import{_meant(name)}"
             ) from None
-        raise ImplementationError(f"--impl {name}: importing {path!r}: {_what(error)}") from error
-    except (Exception, SystemExit) as error:  # an exit in it must not pass for a run's
-        raise ImplementationError(f"--impl {name}: importing {path!r}: {_what(error)}") from error
+        else:
+            where = f"importing {path!r}"
+        raise ImplementationError(f"--impl {name}: {where}: {_what(error)}") from error
+
+
+def _declared(entry: EntryPoint) -> str:
+    """An entry point, and the distribution that declares it."""
+    by = f" of {entry.dist.name}" if entry.dist else ""
+    return f"its entry point{by}, {entry.value!r}, cannot be imported"
+
+
+def _meant(name: str) -> str:
+    """What the name of a file, or a dot or two colons before an attribute, may stand for."""
+    meant = re.sub(r"^(\.?/)+|\.py\b", "", name).replace("::", ":").replace("/", ".")
+    module, _, attribute = name.rpartition(".")
+    if meant == name and module in sys.modules:
+        meant = f"{module}:{attribute}"
+    return f"; try {meant}" if meant != name else ""
 
 
 def _attribute(name: str, path: str, attribute: str, namespace: Any) -> Any:
@@ -244,32 +268,45 @@ def _attribute(name: str, path: str, attribute: str, namespace: Any) -> Any:
             public = [word for word in dir(namespace) if not word.startswith("_")]
             raise ImplementationError(
                 f"--impl {name}: {path!r} has no attribute {part!r}; it has: "
-                f"{', '.join(public[:30]) or 'nothing public'}"
+                f"{', '.join(public[:30]) or 'nothing public'}{_meant(name)}"
             ) from None
     return namespace
 
 
 def _what(error: BaseException) -> str:
     """An error and its place in a line."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} ({last.filename}, line {last.lineno})"
+    frames = [(f.filename, f.lineno) for f in traceback.extract_tb(error.__traceback__)]
+    file, line = next((f for f in reversed(frames) if not f[0].startswith("<frozen")), frames[-1])
+    says = str(error)
+    if isinstance(error, SyntaxError) and error.filename:
+        says, file, line = error.msg, error.filename, error.lineno
+    return f"{type(error).__name__}: {' '.join(says.split())} ({file}, line {line})"
 
 
 def _single(
     name: str, target: Callable[..., Any], losses: tuple[str, ...], version: str | None
 ) -> Implementation:
     own = getattr(target, "__name__", "")
-    for loss in catalogue().values():
-        names = [word for word in (loss.name, loss.module) if word]
-        if own in names or (len(losses) == 1 and losses[0] in names):
-            if not inspect.isclass(target):
-                return Implementation(name, functions={loss.name: target}, version=version)
-            if loss.module is not None:
-                return Implementation(name, classes={loss.module: target}, version=version)
+    loss = _named(own)
+    if loss is None and len(losses) == 1:
+        loss = _named(losses[0])
+    elif loss is not None and losses and not {loss.name, loss.module} & set(losses):
+        raise ImplementationError(
+            f"--impl {name}: it is named like the loss {loss.name}, and --loss "
+            f"{','.join(losses)} leaves that out"
+        )
+    if loss is not None and not inspect.isclass(target):
+        return Implementation(name, functions={loss.name: target}, version=version)
+    if loss is not None and loss.module is not None:
+        return Implementation(name, classes={loss.module: target}, version=version)
     raise ImplementationError(
         f"--impl {name}: {own or 'it'} is not named like a loss; say which one it is with one "
         f"--loss of: {', '.join(catalogue())}"
     )
+
+
+def _named(name: str) -> Loss | None:
+    return next((o for o in catalogue().values() if name in (o.name, o.module)), None)
 
 
 def _version(target: str) -> str | None:

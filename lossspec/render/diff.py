@@ -86,6 +86,8 @@ class Diff:
         lines = [f"old: {_run(self.old)}", f"new: {_run(self.new)}"]
         if self.old.selection != self.new.selection:
             lines.append("note: the runs selected different parts of the suite")
+        elif self.count(Kind.DELETED):
+            lines.append("note: the new report lacks cells: -k, -m, --lf or -x leave some out")
         counts = [f"{kind} {self.count(kind)} {kind.name.lower()}" for kind in Kind]
         lines += [", ".join(counts), ""]
         changed = [change for change in self.changes if change.kind is not Kind.UNCHANGED]

@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lossspec.render.curves import curves
-from lossspec.render.layout import clip, columns, plural, ratio, rows
+from lossspec.render.layout import clip, columns, nothing, plural, ratio, rows
 from lossspec.verdict import Cell, Report, ReportError, Verdict
 
 # An artifact of more characters is embedded compressed: a page should open at once.
@@ -46,6 +46,7 @@ def page(report: Report) -> str:
             if (count := report.counts[verdict]) or verdict in (Verdict.CONFORMS, Verdict.DEVIATES)
         ],
         columns=columns(report.cells),
+        nothing=nothing(report),
         rows=rows(report),
         several_devices=len({cell.device for cell in report.cells}) > 1,
         axis=(axis := Axis.of(cell.worst for cell in report.cells)),

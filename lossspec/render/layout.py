@@ -77,3 +77,10 @@ def clip(text: str, limit: int) -> str:
 def one_line(text: str) -> str:
     """``text`` on one line, without characters that would steer a terminal."""
     return "".join(char if char.isprintable() else " " for char in " ".join(text.split()))
+
+
+def nothing(report: Report) -> str:
+    """What to say of a report without a cell."""
+    if report.selection.shard is not None:
+        return f"Part {report.selection.shard} of this run holds no cell; other parts do."
+    return "This run holds no cell at all, which is an error in itself."

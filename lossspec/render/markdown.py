@@ -4,7 +4,7 @@ import html
 import re
 from collections.abc import Iterable
 
-from lossspec.render.layout import clip, columns, one_line, plural, ratio, rows
+from lossspec.render.layout import clip, columns, nothing, one_line, plural, ratio, rows
 from lossspec.verdict import Cell, Report, Verdict
 
 # Services refuse a whole comment of more than 64 kB; the budget leaves room for a frame.
@@ -89,7 +89,7 @@ def _head(report: Report) -> str:
         lines += ["", "| verdict | clauses |", "|---|--:|"]
         lines += [f"| {verdict.sign} {verdict} | {count} |" for verdict, count in counts]
     else:
-        lines += ["", "This run holds no cell at all, which is an error in itself."]
+        lines += ["", nothing(report)]
     return "\n".join(lines)
 
 
@@ -109,11 +109,12 @@ def _deviation(cell: Cell) -> str:
 
 
 def _known(cell: Cell) -> str:
-    text = _bullet(cell, cell.reason)
-    if cell.deviation is not None:
-        text += f"\n  {_inline(cell.deviation.reason)}"
-        if cell.deviation.link is not None:
-            text += f" ({_inline(cell.deviation.link)})"
+    listed = cell.deviation
+    text = _bullet(cell, None if listed and listed.reason == cell.reason else cell.reason)
+    if listed is not None:
+        text += f"\n  {_inline(listed.reason)}"
+        if listed.link is not None:
+            text += f" ({_inline(listed.link)})"
     return text
 
 

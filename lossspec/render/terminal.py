@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Iterator
 from os import PathLike
 
-from lossspec.render.layout import one_line
+from lossspec.render.layout import nothing, one_line
 from lossspec.verdict import Cell, Report, Verdict
 
 WIDTH = 100
@@ -33,7 +33,7 @@ def screen(report: Report, path: str | PathLike[str] | None = None) -> str:
     if told < len(cells):
         body.append(f"… and {len(cells) - told} more")
     if not report.cells:
-        body.append("this run holds no cell at all, which is an error in itself")
+        body.append(nothing(report))
     return "\n".join(_cut(line) for line in head + body + foot).rstrip("\n") + "\n"
 
 

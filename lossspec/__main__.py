@@ -1,0 +1,7 @@
+"""`python -m lossspec` is the command lossspec."""
+
+import sys
+
+from lossspec.cli import main
+
+sys.exit(main())

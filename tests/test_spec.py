@@ -1,0 +1,90 @@
+"""A spec is looked at when it is made: what cannot be judged by is one clear error."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+
+from lossspec.spec import Example, Form, Loss, Real, Weight, catalogue, number
+
+ROLES = MappingProxyType({"input": Real(), "target": Real()})
+
+
+def form(*shapes: str, tensors: Mapping[str, Any] = ROLES, **more: Any) -> Form:
+    return Form(shapes=shapes or ("(*), (*) -> (*)",), tensors=tensors, **more)
+
+
+def example(**changed: Any) -> tuple[Example]:
+    published = {"arguments": {"input": 1.0, "target": 2.0}, "value": 1.0, "source": "by hand"}
+    return (Example(**published | changed),)
+
+
+RIGHT: dict[str, Any] = {
+    "name": "distance",
+    "module": "Distance",
+    "summary": "The distance.",
+    "formula": "|x - y|",
+    "source": "by hand",
+    "define": lambda input, target, scale: (input - target) * scale,
+    "forms": (form(),),
+    "options": {"weight": Weight(shape="like input")},
+    "parameters": {"scale": number(1.0, 2.0)},
+    "examples": example(parameters={"scale": 2.0}),
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"name": ""}, "spec '': a loss is named like a function or class of Python, got ''"),
+        ({"name": "log cosh!"}, "named like a function or class of Python, got 'log cosh!'"),
+        ({"module": "a.B"}, "spec 'distance': a loss is named like a function or class of Py"),
+        ({"forms": ()}, "spec 'distance': it needs a form"),
+        ({"forms": (form(), form())}, "forms need names of their own, got '', ''"),
+        ({"forms": (form("(N, (N) -> ()"),)}, "a shape contract reads like '(N, C), (N) -> (N)', "),
+        ({"forms": (form("(*), (*)"),)}, "a shape contract reads like '(N, C), (N) -> (N)', got "),
+        (
+            {"forms": (form("(*) -> (*)"),)},
+            "the shape contract '(*) -> (*)' does not fit the tensors: input, target",
+        ),
+        ({"forms": (Form(shapes="(*)", tensors=ROLES),)}, "shapes takes a tuple of lines, got '(*"),
+        ({"forms": (Form(shapes=(), tensors=ROLES),)}, "shapes takes a tuple of lines, got ()"),
+        (
+            {"forms": (form(tensors={"input": Real, "target": Real()}),)},
+            "tensors takes a Role for 'input', got <class 'lossspec.spec.Real'>",
+        ),
+        ({"parameters": {"scale": 1.0}}, "parameters takes a Parameter for 'scale', got 1.0"),
+        ({"parameters": {"scale": number(1.0, forms=("x",))}}, "forms of 'scale': unknown 'x'; "),
+        (
+            {"define": lambda a, b: a - b},
+            "arguments of define: unknown 'a'; known: 'input', 'target', 'weight', 'scale'",
+        ),
+        ({"parameters": {}}, "arguments of define: unknown 'scale'; known: 'input', 'target', "),
+        ({"forms": (form(divisor=lambda n: n),)}, "arguments of divisor: unknown 'n'; known: "),
+        ({"forms": (form(fixed={"p": 1}),)}, "fixed: unknown 'p'; known: 'scale'"),
+        ({"dtypes": ("float31",)}, "dtypes: unknown 'float31'; known: 'float32', 'float64', "),
+        (
+            {"examples": example(arguments={"inptu": 1.0, "target": 1.0})},
+            "arguments of an example: unknown 'inptu'; known: 'input', 'target', 'weight'",
+        ),
+        ({"examples": example(arguments={"input": 1.0})}, "an example lacks target"),
+        ({"examples": example(parameters={"p": 1})}, "parameters of an example: unknown 'p'; "),
+        ({"examples": example(reduction="max")}, "reduction of an example: unknown 'max'; known: "),
+        ({"examples": example(form="other")}, "form of an example: unknown 'other'; known: ''"),
+    ],
+)
+def test_a_spec_that_cannot_be_judged_by_is_one_clear_error(changed, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Loss(**RIGHT | changed)
+
+
+def test_a_spec_that_can_be_judged_by_is_none():
+    assert Loss(**RIGHT).roles(RIGHT["forms"][0]).keys() == {"input", "target", "weight"}
+
+
+@pytest.mark.parametrize("name", catalogue())
+def test_the_shipped_specs_are_still_right_when_made_anew(name):
+    assert replace(catalogue()[name]).name == name
