@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from lossspec.cases import Case, Dealt, drawn, dtype_name
-from lossspec.clauses import Clause
+from lossspec.clauses import Clause, clauses
 from lossspec.deviations import Known
 from lossspec.devices import lacks
 from lossspec.implementations import Subject
@@ -115,7 +115,8 @@ class Campaign:
 
     reference : the subject that defines torch's own known deviations; what an implementation merely
     inherits from torch is not held against it. endless : the case that it did not come back from.
-    whereabouts : what earlier processes that ran it ended in.
+    whereabouts : what earlier processes that ran it ended in. answers : whether a call in float32,
+    which is no option, gave a tensor. silent : the first one that ought to have and did not.
     """
 
     subject: Subject
@@ -134,6 +135,8 @@ class Campaign:
     absent: dict[str, set[str]] = field(default_factory=dict)
     endless: Case | None = None
     whereabouts: Whereabouts | None = None
+    answers: bool = False
+    silent: tuple[Case, Deviation] | None = None
     _case: int = REPLAYED
 
     def run(self) -> dict[str, Ledger]:
@@ -198,13 +201,29 @@ class Campaign:
                 ledger.examples = ledger.informative = 0
                 ledger.lacks = "its results have no gradient"
         self._case = REDUCED
+        if self.silent is not None and not self.answers:
+            self._tell_of_silence(ledgers, *self.silent)
+        else:
+            self._simplify(ledgers)
+        if self.whereabouts is not None:
+            self.whereabouts.leave()
+        return ledgers
+
+    def _simplify(self, ledgers: dict[str, Ledger]) -> None:
+        """Make each case that was found readable."""
         for name, ledger in ledgers.items():
             again = ledger.found and not ledger.clause.once and self.endless is None
             if ledger.found and again and self._enters(name):
                 ledger.found = self._reduced(ledger, *ledger.found)
-        if self.whereabouts is not None:
-            self.whereabouts.leave()
-        return ledgers
+
+    def _tell_of_silence(
+        self, ledgers: dict[str, Ledger], case: Case, deviation: Deviation
+    ) -> None:
+        """Of what never gave a tensor no clause can say that it conforms, or is not there."""
+        if self.endless is None and self._enters("accepts"):
+            case, deviation = self._reduced(Ledger(clauses()["accepts"]), case, deviation)
+        for ledger in ledgers.values():
+            ledger.found = case, deviation
 
     def _enters(self, step: str) -> bool:
         """Whether the case at hand may be called or judged: not where that has ended a process."""
@@ -252,6 +271,7 @@ class Campaign:
         self.attached |= getattr(trial.outcome.value, "requires_grad", False)
         for kind in (solved.case.dtype, solved.case.form):
             ran.setdefault(kind, [0, 0])[error is not None] += 1
+        self._listen(trial)
         worst = 0.0
         for name, ledger in ledgers.items():
             if not self.learns(ledger):
@@ -262,6 +282,25 @@ class Campaign:
                 self._judge(ledger, trial, refusals)
                 worst = max(worst, trial.worst)
         return worst
+
+    def _listen(self, trial: Trial) -> None:
+        """Take note of whether calls in float32 are answered, until one is."""
+        if self.answers or trial.case.dtype != "float32":
+            return
+        self.answers = trial.worked
+        if self.answers or self.silent is not None or trial.form.optional:
+            return
+        accepts = clauses()["accepts"]
+        deviation = deviation_of(accepts, trial)
+        if deviation is None or self._covered(accepts, trial.case):
+            return
+        if not self._inherits(accepts, trial, deviation):
+            self.silent = trial.case, deviation
+
+    def _covered(self, clause: Clause, case: Case) -> Known | None:
+        """What is listed of a clause and such a case."""
+        about = (known for known in self.known if known.clause == clause.name)
+        return next((known for known in about if known.covers(case)), None)
 
     def _beyond(self, case: Case) -> bool:
         """Whether the device cannot hold a tensor of the case; which dtype it lacks is noted."""
@@ -326,10 +365,9 @@ class Campaign:
     ) -> None:
         """Listed, inherited from torch, or new."""
         case = trial.case
-        for known in self.known:
-            if known.clause == ledger.clause.name and known.covers(case):
-                ledger.known = ledger.known or (known, case, deviation)
-                return
+        if (known := self._covered(ledger.clause, case)) is not None:
+            ledger.known = ledger.known or (known, case, deviation)
+            return
         if self._inherits(ledger.clause, trial, deviation):
             ledger.shared = ledger.shared or (case, deviation)
             return
@@ -396,7 +434,7 @@ class Campaign:
 
         def fails(candidate: Case) -> bool:
             nonlocal last
-            if any(k.clause == ledger.clause.name and k.covers(candidate) for k in self.known):
+            if self._covered(ledger.clause, candidate) is not None:
                 return False
             if lacking(self.subject, candidate) is not None:
                 return False

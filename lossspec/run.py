@@ -290,19 +290,20 @@ def updated(
         beside = [other for other in cells if other.campaign == cell.campaign]
         record, _ = run.judge(cell, beside)
         # Not the case that the record shows, which may be derived from the one judged.
-        found = run._campaigns[cell.campaign][1][cell.clause.name].found
+        campaign, ledgers = run._campaigns[cell.campaign]
+        found = ledgers[cell.clause.name].found
         if record.verdict is Verdict.DEVIATES and found is not None:
             both = len(list(cell.implementation.subjects(cell.loss))) > 1
-            added.setdefault(
-                (record.loss, record.clause, record.surface),
-                Known(
-                    loss=record.loss,
-                    clause=record.clause,
-                    reason=f"not explained yet: {record.reason}",
-                    when={"surface": record.surface} if both else {},
-                    case=found[0],
-                ),
+            entry = Known(
+                loss=record.loss,
+                clause=record.clause,
+                reason=f"not explained yet: {record.reason}",
+                when={"surface": record.surface} if both else {},
+                case=found[0],
             )
+            # Of a loss that never works every clause says so; clause `accepts` is the one to list.
+            if not campaign.silent or still_fails(entry, cell):
+                added.setdefault((record.loss, record.clause, record.surface), entry)
     return kept, list(added.values()), dropped
 
 

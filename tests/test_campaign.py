@@ -15,6 +15,8 @@ import lossspec.specs
 from lossspec.campaign import PROFILES, TRIES, Campaign, Profile
 from lossspec.clauses import clauses
 from lossspec.implementations import Subject, reference
+from lossspec.plan import Plan
+from lossspec.run import Run, updated
 from lossspec.spec import catalogue, find
 from lossspec.trial import Unsupported
 
@@ -296,6 +298,48 @@ def test_float32_is_no_option():
     _, found = ledgers(wide)
     case, deviation = found["accepts"].found
     assert (case.dtype, deviation.got) == ("float32", "TypeError: float64 only")
+
+
+def never(*tensors, **options):
+    raise RuntimeError("extension not built")
+
+
+def no_tensor(input, target, reduction="mean"):
+    return float(F.l1_loss(input, target, reduction="sum"))
+
+
+def too_few(input, target, alpha, reduction="mean"):
+    return F.l1_loss(input, target, reduction=reduction)
+
+
+class NoLicence(torch.nn.L1Loss):
+    def __init__(self, reduction="mean"):
+        raise RuntimeError("no licence")
+
+
+@pytest.mark.parametrize(
+    ("loss", "got"),
+    [
+        (never, "RuntimeError: extension not built"),
+        (no_tensor, "float"),
+        (too_few, "TypeError: too_few() missing 1 required positional argument: 'alpha'"),
+        (NoLicence, "RuntimeError: no licence"),
+    ],
+)
+def test_every_clause_deviates_of_a_loss_that_never_works(loss, got):
+    chosen = ["value", "gradient", "inputs-untouched", "published-examples", "refuses-shapes"]
+    cells = lossspec.check("l1_loss", loss, profile="quick", clauses=chosen)
+    assert len(cells) == 5
+    assert {(cell.verdict, cell.got) for cell in cells} == {("deviates", got)}
+    assert all("l1_loss" in cell.call.lower().replace("l1loss", "l1_loss") for cell in cells)
+
+
+def test_what_is_listed_of_a_loss_that_never_works_is_what_accepts_says():
+    run = Run(PROFILES["quick"])
+    broken = lossspec.Implementation("broken", functions={"l1_loss": never})
+    plan = Plan([broken], losses=("l1_loss",), clauses=("accepts", "value"))
+    _, added, _ = updated(run, plan, [])
+    assert [entry.clause for entry in added] == ["accepts"]
 
 
 def test_what_is_not_implemented_is_unsupported():
