@@ -22,6 +22,7 @@ from lossspec.outcome import lacking, leaves_torch, without
 from lossspec.patience import Endless, limited, watched
 from lossspec.reduce import reduced
 from lossspec.spec import ClassIndex, Loss
+from lossspec.switches import preserved
 from lossspec.trial import Deviation, Trial, Unsupported
 from lossspec.whereabouts import Whereabouts
 
@@ -334,7 +335,7 @@ class Campaign:
         start = time.perf_counter()
         trial.worst, trial.figures = 0.0, {}
         try:
-            with limited():
+            with limited(), preserved():
                 told = ledger.clause.judge(trial)
         except Deviation as deviation:
             self._place(ledger, trial, deviation, refusals)
@@ -479,7 +480,7 @@ def _empty(case: Case) -> bool:
 def deviation_of(clause: Clause, trial: Trial) -> Deviation | None:
     """How a trial breaks a clause, if it does."""
     try:
-        with limited():
+        with limited(), preserved():
             clause.judge(trial)
     except Deviation as deviation:
         return deviation

@@ -13,6 +13,7 @@ import torch
 from lossspec.cases import Case
 from lossspec.implementations import Subject
 from lossspec.spec import Loss, Role
+from lossspec.switches import Changed, preserved
 from lossspec.tensors import same_bits, to_torch
 
 #: How many characters of a tensor are written, and so how many numbers at most.
@@ -52,7 +53,8 @@ class Outcome:
     """What came of a call: a value and gradients, or an error and the phase that raised it.
 
     inputs : the tensors that were handed over, after the call. before : copies from before it.
-    gradients : of the tensors that required one; None where backward left none.
+    gradients : of the tensors that required one; None where backward left none. changed : torch's
+    switches that were not left as they were, which they are again.
     """
 
     inputs: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -62,6 +64,7 @@ class Outcome:
     error: Exception | None = None
     phase: Phase = "construct"
     warnings: list[str] = field(default_factory=list)
+    changed: list[Changed] = field(default_factory=list)
 
     @property
     def returned(self) -> bool:
@@ -213,7 +216,12 @@ def ready(
     tensors = arguments(subject, case, device)
     call = constructed(subject, case, tensors, {})
     inputs = {n: t for n, t in tensors.items() if isinstance(t, torch.Tensor)}
-    return lambda: call(handed(subject, case, tensors)), inputs
+
+    def again() -> Any:
+        with preserved():
+            return call(handed(subject, case, tensors))
+
+    return again, inputs
 
 
 def constructed(
@@ -283,14 +291,16 @@ def perform(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            call = constructed(subject, case, tensors, replaced)
-            given = handed(subject, case, tensors)
-            outcome.keep(given)
-            outcome.phase = "call"
-            outcome.value = call(given)
+            with preserved(outcome.changed):
+                call = constructed(subject, case, tensors, replaced)
+                given = handed(subject, case, tensors)
+                outcome.keep(given)
+                outcome.phase = "call"
+                outcome.value = call(given)
             outcome.phase = "backward"
             if backward and differentiable(outcome.value):
-                backward_from(outcome.value, case)
+                with preserved(outcome.changed):
+                    backward_from(outcome.value, case)
         except Exception as error:
             outcome.error = error
     outcome.warnings = [str(warning.message) for warning in caught]

@@ -1,6 +1,7 @@
 """What is added in one place is judged everywhere; what a campaign learns is what it tells."""
 
 import itertools
+import random
 from dataclasses import replace
 from functools import partial
 
@@ -18,6 +19,7 @@ from lossspec.implementations import Subject, reference
 from lossspec.plan import Plan
 from lossspec.run import Run, updated
 from lossspec.spec import catalogue, find
+from lossspec.switches import SWITCHES
 from lossspec.trial import Unsupported
 
 SPEC = '''\
@@ -528,6 +530,87 @@ def test_what_refuses_a_call_because_of_another_one_deviates():
     (cell,) = lossspec.check("mse_loss", OfOneSize, profile="quick", clauses=["other-calls"])
     assert (cell.verdict, cell.reason) == ("deviates", "the call after other calls raised")
     assert "another size" in cell.got
+
+
+# === what a call leaves behind =============================================================
+
+
+def leaving(change):
+    def loss(input, target, reduction="mean"):
+        value = F.l1_loss(input, target, reduction=reduction)
+        change()
+        return value
+
+    return loss
+
+
+@pytest.mark.parametrize(
+    ("change", "what", "got"),
+    [
+        (lambda: torch.set_grad_enabled(False), "grad mode", "False"),
+        (lambda: torch.set_default_dtype(torch.float64), "the default dtype", "torch.float64"),
+        (lambda: torch.set_num_threads(3), "the number of threads", "3"),
+        (
+            lambda: torch._C._set_deterministic_algorithms(True, warn_only=True),
+            "the deterministic flag",
+            "True",
+        ),
+        (lambda: torch.set_anomaly_enabled(True), "the anomaly flag", "True"),
+        (lambda: torch.set_autocast_enabled("cpu", True), "autocast on cpu", "True"),
+    ],
+)
+def test_a_switch_that_a_call_leaves_changed_deviates_and_is_put_back(change, what, got):
+    before = [switch.read() for switch in SWITCHES]
+    cells = lossspec.check("l1_loss", leaving(change), profile="quick")
+    (wrong,) = (cell for cell in cells if cell.verdict.fails)
+    assert (wrong.clause, wrong.reason, wrong.got) == ("random-state", f"{what} was changed", got)
+    assert [switch.read() for switch in SWITCHES] == before
+
+
+@pytest.mark.parametrize("clause", ["gradient", "second-call", "other-calls"])
+def test_a_switch_that_is_left_changed_excuses_nothing(clause):
+    loss = leaving(lambda: torch.set_grad_enabled(False))
+    (cell,) = lossspec.check("l1_loss", loss, profile="quick", clauses=[clause])
+    assert cell.verdict == "conforms", (cell.reason, cell.got)
+
+
+def test_switches_that_a_call_puts_back_are_its_own_affair():
+    def loss(input, target, reduction="mean"):
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+            (input - target).sign()
+        torch.set_default_dtype(before)
+        return F.l1_loss(input, target, reduction=reduction)
+
+    cells = lossspec.check("l1_loss", loss, profile="quick", clauses=["random-state", "value"])
+    assert [cell.verdict for cell in cells] == ["conforms"] * 2
+
+
+@pytest.mark.parametrize(
+    ("whose", "change"),
+    [
+        ("torch's", lambda: torch.manual_seed(42)),
+        ("numpy's", lambda: np.random.seed(42)),
+        ("Python's", lambda: random.seed(42)),
+        ("torch's", lambda: torch.rand(1)),
+    ],
+    ids=["seeds torch", "seeds numpy", "seeds Python", "draws"],
+)
+def test_a_loss_that_seeds_or_draws_on_each_call_deviates(whose, change):
+    given = {"profile": "quick", "clauses": ["random-state"]}
+    (cell,) = lossspec.check("l1_loss", leaving(change), **given)
+    assert (cell.verdict, cell.reason) == ("deviates", f"{whose} random generator was changed")
+
+
+def test_who_draws_random_numbers_and_hides_it_conforms():
+    def loss(input, target, reduction="mean"):
+        with torch.random.fork_rng(devices=[]):
+            torch.rand(3)
+        return F.l1_loss(input, target, reduction=reduction)
+
+    (cell,) = lossspec.check("l1_loss", loss, profile="quick", clauses=["random-state"])
+    assert cell.verdict == "conforms"
 
 
 # === other ways to be wrong on a derived call ==============================================
