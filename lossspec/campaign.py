@@ -19,7 +19,7 @@ from lossspec.devices import lacks
 from lossspec.implementations import Subject
 from lossspec.oracle import Solved
 from lossspec.outcome import lacking, leaves_torch, without
-from lossspec.patience import Endless, limited, watched
+from lossspec.patience import STOPS, Endless, limited, watched
 from lossspec.reduce import reduced
 from lossspec.spec import ClassIndex, Loss
 from lossspec.switches import preserved
@@ -343,7 +343,9 @@ class Campaign:
         except Unsupported as lack:
             ledger.lacks, told = str(lack), None
             ledger.failed += 1
-        except Exception as error:
+        except STOPS:
+            raise
+        except BaseException as error:
             # Not the implementation's: its errors are on its outcomes. One clause less, loudly.
             ledger.broken = "".join(traceback.format_exception(error)[-3:])
             told = None
@@ -441,7 +443,9 @@ class Campaign:
                 return False
             try:
                 found = deviation_of(ledger.clause, self._trial(candidate))
-            except Exception:
+            except STOPS:
+                raise
+            except BaseException:
                 return False  # a candidate that the clause cannot judge is no simpler case
             if found is None or found.kind != deviation.kind:
                 return False

@@ -12,6 +12,7 @@ import torch
 
 from lossspec.cases import Case
 from lossspec.implementations import Subject
+from lossspec.patience import STOPS
 from lossspec.spec import Loss, Role
 from lossspec.switches import Changed, preserved
 from lossspec.tensors import same_bits, to_torch
@@ -61,7 +62,7 @@ class Outcome:
     before: dict[str, torch.Tensor] = field(default_factory=dict)
     value: Any = None
     gradients: dict[str, torch.Tensor | None] = field(default_factory=dict)
-    error: Exception | None = None
+    error: BaseException | None = None
     phase: Phase = "construct"
     warnings: list[str] = field(default_factory=list)
     changed: list[Changed] = field(default_factory=list)
@@ -296,13 +297,15 @@ def perform(
                 given = handed(subject, case, tensors)
                 outcome.keep(given)
                 outcome.phase = "call"
-                outcome.value = call(given)
+                outcome.value = dense(call(given))
             outcome.phase = "backward"
             if backward and differentiable(outcome.value):
                 with preserved(outcome.changed):
                     backward_from(outcome.value, case)
-        except Exception as error:
-            outcome.error = error
+        except STOPS:
+            raise
+        except BaseException as error:  # sys.exit too ends a call, and no more than that
+            outcome.error = legible(error)
     outcome.warnings = [str(warning.message) for warning in caught]
     outcome.gradients = {
         name: tensors[name].grad
@@ -316,6 +319,31 @@ def perform(
             gradient = torch.zeros_like(tensors[name])
         outcome.gradients[name] = gradient.reshape(case.tensors[name].shape)
     return outcome
+
+
+def legible(error: BaseException) -> BaseException:
+    """The error or, where its message cannot be made, one of the same name that says so."""
+    try:
+        str(error)
+    except Exception as second:
+        text = f"its message cannot be read: {type(second).__name__}"
+        return type(type(error).__name__, (Exception,), {})(text)
+    return error
+
+
+def dense(value: Any) -> Any:
+    """What came back; in place of a tensor without plain numbers, a thing named after its kind."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    if value.is_nested:
+        kind = "nested"
+    elif value.layout is not torch.strided:
+        kind = str(value.layout).removeprefix("torch.")
+    elif value.is_meta:
+        kind = "meta"
+    else:
+        return value
+    return type(f"a {kind} tensor, without plain numbers", (), {})()
 
 
 def backward_from(value: torch.Tensor, case: Case, *, retain_graph: bool = False) -> None:
@@ -367,7 +395,9 @@ def leaves_torch(subject: Subject, case: Case, device: str = "cpu") -> bool:
                 for n, x in inputs.items()
             },
         )
-    except Exception:
+    except STOPS:
+        raise
+    except BaseException:
         return True  # it can only be told that it is no composition of torch's operations
     return bool(_LEAVING & set(left))
 

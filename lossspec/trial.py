@@ -16,7 +16,8 @@ from lossspec.cases import Case, dtype_name
 from lossspec.devices import lacks
 from lossspec.implementations import Subject
 from lossspec.oracle import Expected, Solved
-from lossspec.outcome import Outcome, lacking, perform
+from lossspec.outcome import Outcome, lacking, legible, perform
+from lossspec.patience import STOPS
 from lossspec.spec import ClassIndex, Form, Loss
 from lossspec.tensors import to_extended
 
@@ -251,7 +252,10 @@ def returned(call: Callable[[], Any], what: str) -> Any:
     """What a call returns that worked in another way before; Deviation where this one raises."""
     try:
         return call()
-    except Exception as error:
+    except STOPS:
+        raise
+    except BaseException as raised:
+        error = legible(raised)
         text = f"{type(error).__name__}: {str(error)[:200]}"
         raise Deviation(f"{what} raised", text, "a tensor", check=None) from None
 

@@ -336,6 +336,68 @@ def test_every_clause_deviates_of_a_loss_that_never_works(loss, got):
     assert all("l1_loss" in cell.call.lower().replace("l1loss", "l1_loss") for cell in cells)
 
 
+class Panic(BaseException):
+    """What extensions raise that are not written in Python."""
+
+
+class Unprintable(Exception):
+    def __str__(self):
+        raise ValueError("no text")
+
+
+@pytest.mark.parametrize(
+    ("error", "got"),
+    [
+        (SystemExit(3), "SystemExit: 3"),
+        (GeneratorExit(), "GeneratorExit:"),
+        (Panic("boo"), "Panic: boo"),
+        (Unprintable(), "Unprintable: its message cannot be read: ValueError"),
+    ],
+)
+def test_whatever_a_call_raises_is_an_error_of_that_call(error, got):
+    def loss(input, target, reduction="mean"):
+        if input.numel():
+            raise error
+        return F.l1_loss(input, target, reduction=reduction)
+
+    cells = lossspec.check("l1_loss", loss, profile="quick", clauses=["accepts", "value"])
+    accepts, value = cells
+    assert (accepts.verdict, accepts.reason, accepts.got) == (
+        "deviates",
+        f"call raised {got.partition(':')[0]}",
+        got + " " * got.endswith(":"),
+    )
+    assert value.verdict in ("deviates", "inconclusive")
+
+
+def test_the_users_interruption_is_none():
+    def loss(input, target, reduction="mean"):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        lossspec.check("l1_loss", loss, profile="quick", clauses=["value"])
+
+
+@pytest.mark.parametrize(
+    ("made", "kind"),
+    [
+        (torch.Tensor.to_sparse, "sparse_coo"),
+        (lambda value: value.to("meta"), "meta"),
+        (lambda value: torch.nested.nested_tensor([value, value]), "nested"),
+    ],
+    ids=["sparse", "meta", "nested"],
+)
+def test_a_tensor_without_plain_numbers_is_no_result(made, kind):
+    def loss(input, target, reduction="mean"):
+        return made(F.l1_loss(input, target, reduction=reduction).detach())
+
+    for cell in lossspec.check("l1_loss", loss, profile="quick"):
+        assert cell.verdict in ("deviates", "unsupported"), cell.reason
+        if cell.verdict == "deviates":
+            assert cell.reason == "no tensor came back"
+            assert cell.got == f"a {kind} tensor, without plain numbers"
+
+
 def test_what_is_listed_of_a_loss_that_never_works_is_what_accepts_says():
     run = Run(PROFILES["quick"])
     broken = lossspec.Implementation("broken", functions={"l1_loss": never})

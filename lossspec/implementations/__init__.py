@@ -69,7 +69,7 @@ class Subject:
             return False  # it returns them all
         return name not in self.refused if self.keywords is None else name in self.keywords
 
-    def refuses(self, error: Exception | None) -> bool:
+    def refuses(self, error: BaseException | None) -> bool:
         """Whether a call failed by a keyword that **keywords hands on to what does not take it."""
         if self.keywords is not None or not isinstance(error, TypeError):
             return False
