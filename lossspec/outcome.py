@@ -15,7 +15,7 @@ from lossspec.implementations import Subject
 from lossspec.patience import STOPS
 from lossspec.spec import Loss, Role
 from lossspec.switches import Changed, preserved
-from lossspec.tensors import same_bits, to_torch
+from lossspec.tensors import same_bits, to_numpy, to_torch
 
 #: How many characters of a tensor are written, and so how many numbers at most.
 LISTED = 300
@@ -405,12 +405,11 @@ def leaves_torch(subject: Subject, case: Case, device: str = "cpu") -> bool:
 def written(subject: Subject, case: Case, replaced: Mapping[str, Any] | None = None) -> str:
     """The call as a person would type it."""
     form = subject.loss.form(case.form)
-    given = {**{name: _short(array) for name, array in case.tensors.items()}}
+    roles, replaced = subject.loss.roles(form), replaced or {}
+    given = {name: _passed(roles[name], array) for name, array in case.tensors.items()}
     passed = {name: repr(value) for name, value in keywords(subject, case, {}).items()}
-    for name, value in (replaced or {}).items():
-        short = f"<{type(value).__module__}.{type(value).__name__}>"
-        text = short if hasattr(value, "shape") else repr(value)
-        (given if name in given else passed)[name] = text
+    for name, value in replaced.items():
+        (given if name in given else passed)[name] = _replaced(value)
     lines = [f"{name} = {text}" for name, text in given.items()]
     own = owned(subject, case)
     extra = [f"{name}={name}" for name in case.tensors if name not in {**form.tensors, **own}]
@@ -432,9 +431,25 @@ def written(subject: Subject, case: Case, replaced: Mapping[str, Any] | None = N
         lines.append(f"{made}({call}){f'.{result}' if result else ''}")
     else:
         lines.append(f"{subject.loss.name}({', '.join([call, *extra])})")
-    for name in case.layouts:
-        lines.append(f"# {name} is stored {case.layouts[name]}")
+    for name, layout in case.layouts.items():
+        if name not in replaced and not roles[name].scalar:
+            lines.append(f"# {name} is stored {layout}")
     return "\n".join(lines)
+
+
+def _passed(role: Role, array: np.ndarray) -> str:
+    """What a call passes for the numbers of a role, as Python."""
+    if not role.scalar:
+        return _short(array)
+    text = repr(argument(role, array))
+    return text if len(text) <= LISTED else f"{text[: LISTED - 20]} ... {array.size} numbers"
+
+
+def _replaced(value: Any) -> str:
+    """What a call passes in place of a case's own, as Python."""
+    if isinstance(value, torch.Tensor):
+        return _short(to_numpy(value))
+    return f"{_short(value)}.numpy()" if isinstance(value, np.ndarray) else repr(value)
 
 
 def _short(array: Any) -> str:
@@ -444,7 +459,7 @@ def _short(array: Any) -> str:
     for axis in range(array.ndim):  # a large one is cut before it is written
         keep = max(1, LISTED * part.shape[axis] // max(part.size, 1))
         part = part[(slice(None),) * axis + (slice(keep),)]
-    listed = repr(_listed(part)).replace("'", "")
+    listed = repr(part.tolist() if part.dtype.kind == "c" else _listed(part)).replace("'", "")
     if len(listed) > LISTED or part.size < array.size:
         listed = f"{listed[: LISTED - 20]} ... {array.size} numbers"
     return f"tensor({listed}, dtype={dtype_name(array)})"

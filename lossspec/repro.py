@@ -165,7 +165,7 @@ def script(subject: Subject, case: Case, deviation: Deviation, says: str, device
         layout = "contiguous" if name in replaced else case.layouts.get(name, "contiguous")
         if isinstance(given, torch.Tensor):
             given = to_numpy(given)
-        if isinstance(given, np.ndarray) and roles[name].scalar:
+        elif isinstance(given, np.ndarray) and roles[name].scalar:
             given = argument(roles[name], given)
         code = _tensor(given, layout) if isinstance(given, np.ndarray) else _code(given)
         inputs.append(f"    {name!r}: {code},")
