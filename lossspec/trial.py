@@ -46,8 +46,9 @@ class Deviation(Exception):
         super().__init__(what)
         self.detached = detached
         self.what = what
-        self.got = None if got is None else _text(got)
-        self.want = None if want is None else _text(want)
+        digits = next((n for n in (9, 17) if _text(got, n) != _text(want, n)), 9)
+        self.got = None if got is None else _text(got, digits)
+        self.want = None if want is None else _text(want, digits)
         self.budget = None if budget is None else _text(budget)
         self.check = check
         self.case = case
@@ -260,9 +261,8 @@ def returned(call: Callable[[], Any], what: str) -> Any:
         raise Deviation(f"{what} raised", text, "a tensor", check=None) from None
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, np.floating):
-        return f"{float(value):.9g}"
-    if isinstance(value, float):
-        return f"{value:.9g}"
+def _text(value: Any, digits: int = 9) -> str:
+    """As a person reads it: a number with so many digits."""
+    if isinstance(value, np.floating | float):
+        return f"{float(value):.{digits}g}"
     return str(value)

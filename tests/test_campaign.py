@@ -20,7 +20,7 @@ from lossspec.plan import Plan
 from lossspec.run import Run, updated
 from lossspec.spec import catalogue, find
 from lossspec.switches import SWITCHES
-from lossspec.trial import Unsupported
+from lossspec.trial import Deviation, Unsupported
 
 SPEC = '''\
 """Half the squared error."""
@@ -428,6 +428,32 @@ def test_a_keyword_that_is_handed_on_to_what_does_not_take_it_is_unsupported():
     assert campaign.unsupported == {"weight"}
     assert (found["accepts"].found, found["value"].found) == (None, None)
     assert found["value"].informative > 10
+
+
+@torch.jit.script
+def scripted(input: torch.Tensor, target: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
+    return F.l1_loss(input, target, reduction=reduction)
+
+
+def test_what_a_scripted_function_does_not_take_is_unsupported():
+    campaign, found = ledgers(scripted)
+    assert campaign.unsupported == {"weight"}
+    assert (found["accepts"].found, found["value"].found) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("got", "want", "texts"),
+    [
+        (1 / 3, 1 / 4, ("0.333333333", "0.25")),
+        (0.1 + 0.2, 0.3, ("0.30000000000000004", "0.29999999999999999")),
+        (np.longdouble(1) + 1e-12, 1.0, ("1.0000000000010001", "1")),
+        (0.5, 0.5, ("0.5", "0.5")),
+        (None, 0.5, (None, "0.5")),
+    ],
+)
+def test_numbers_that_differ_are_printed_with_digits_that_do(got, want, texts):
+    deviation = Deviation("the value", got, want, check=None)
+    assert (deviation.got, deviation.want) == texts
 
 
 def test_a_keyword_that_the_loss_does_not_have_is_no_excuse():
