@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,31 @@ def _batch(
 ) -> Sequence[Solved]:
     choose = Dealt(f"{loss.name} {start} {batch}")
     return [Solved(loss, drawn(choose, loss, dtypes)) for _ in range(count)]
+
+
+def of_number(
+    subject: Subject,
+    number: int,
+    profile: Profile,
+    start: int,
+    dtypes: tuple[str, ...] | None = None,
+) -> Case | None:
+    """The case of a number in the stream, as a subject is called with it, if it is."""
+    if not 0 <= number < profile.cases(subject.loss):
+        return None
+    solved = next(islice(stream(subject.loss, profile, start, dtypes), number, None))
+    return _taken(subject, solved.case, set())
+
+
+def _taken(subject: Subject, case: Case, unsupported: set[str]) -> Case | None:
+    """The case without what the subject lacks, which is noted; None where it is none without it."""
+    while (missing := lacking(subject, case)) is not None:
+        unsupported.add(missing)
+        plainer = without(subject, case, missing)
+        if plainer is None:
+            return None
+        case = plainer.settled(subject.loss)
+    return case
 
 
 @dataclass
@@ -247,12 +273,11 @@ class Campaign:
         refusals: dict[str, tuple[Case, Deviation]],
     ) -> float:
         """Judge one case by every clause that may still learn; the worst observed ÷ budget."""
-        while (missing := lacking(self.subject, solved.case)) is not None:
-            self.unsupported.add(missing)
-            plainer = without(self.subject, solved.case, missing)
-            if plainer is None:
-                return 0.0
-            solved = Solved(self.subject.loss, plainer.settled(self.subject.loss))
+        case = _taken(self.subject, solved.case, self.unsupported)
+        if case is None:
+            return 0.0
+        if case is not solved.case:
+            solved = Solved(self.subject.loss, case)
         if self._beyond(solved.case):
             return 0.0
         trial = Trial(self.subject, solved, self.device)

@@ -82,6 +82,10 @@ def test_a_loss_that_kills_every_worker_takes_nothing_else_along(shared):
     assert {cell["reason"] for cell in cells if cell["verdict"] == "crash"} == {
         f"the test process ended 6 times, in {', '.join(['call'] * 6)}"
     }
+    # The case that the last process ended in, of a stream that anyone can draw again.
+    for cell in (cell for cell in cells if cell["verdict"] == "crash"):
+        assert f"{cell['loss']}(input, target" in cell["call"]
+        assert cell["case"]["loss"] == cell["loss"]
     schema = json.loads(SCHEMA.read_text())
     jsonschema.Draft202012Validator(schema).validate(place.artifact("dies"))
 
