@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -172,7 +173,7 @@ class Run:
         lacks = sorted({*campaign.unsupported, *campaign.refused})
         if not ledger.examples:
             if lacks or ledger.lacks:
-                reason = ledger.lacks or f"it takes no {', '.join(lacks)}"
+                reason = ledger.lacks or _lacks(cell.subject, lacks)
                 verdict = Verdict.DEVIATES if self.require_all else Verdict.UNSUPPORTED
                 return blank(cell, verdict, reason, **fields), ""
             return blank(cell, Verdict.INCONCLUSIVE, "no case was about this clause", **fields), ""
@@ -315,6 +316,18 @@ def still_fails(entry: Known, cell: Cell) -> bool:
         return False
     trial = Trial(cell.subject, Solved(cell.loss, entry.case), cell.device)
     return deviation_of(cell.clause, trial) is not None
+
+
+def _lacks(subject: Subject, lacks: Sequence[str]) -> str:
+    """What a subject does not take, and what it takes that may be the same misspelt."""
+    loss = subject.loss
+    known = {*loss.options, *loss.parameters, "reduction"}
+    known |= {name for form in loss.forms for name in form.tensors}
+    words = sorted({word.partition("=")[0] for word in lacks})
+    stray = sorted((subject.keywords or frozenset()) - known)
+    misspelt = [near for word in words for near in get_close_matches(word, stray, 1, 0.8)]
+    hint = f"; it takes {', '.join(misspelt)}, which the loss does not have" if misspelt else ""
+    return f"it takes no {', '.join(lacks)}{hint}"
 
 
 def _stale(entry: Known, why: str, cure: str = "remove it") -> str:

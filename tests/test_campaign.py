@@ -430,6 +430,15 @@ def test_a_keyword_that_is_handed_on_to_what_does_not_take_it_is_unsupported():
     assert found["value"].informative > 10
 
 
+def test_a_misspelt_parameter_is_named_where_the_right_one_is_missing():
+    def misspelt(input, target, reductoin="mean"):
+        return F.l1_loss(input, target, reduction=reductoin)
+
+    (cell,) = lossspec.check("l1_loss", misspelt, profile="quick", clauses=["sum-of-none"])
+    assert cell.verdict == "unsupported"
+    assert "it takes reductoin, which the loss does not have" in cell.reason
+
+
 @torch.jit.script
 def scripted(input: torch.Tensor, target: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
     return F.l1_loss(input, target, reduction=reduction)
