@@ -8,20 +8,22 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from lossspec.cases import Case, Dealt, drawn, dtype_name
-from lossspec.clauses import Clause
+from lossspec.clauses import Clause, clauses
 from lossspec.deviations import Known
 from lossspec.devices import lacks
 from lossspec.implementations import Subject
 from lossspec.oracle import Solved
 from lossspec.outcome import lacking, leaves_torch, without
-from lossspec.patience import Endless, limited, watched
+from lossspec.patience import STOPS, Endless, limited, watched
 from lossspec.reduce import reduced
 from lossspec.spec import ClassIndex, Loss
+from lossspec.switches import preserved
 from lossspec.trial import Deviation, Trial, Unsupported
 from lossspec.whereabouts import Whereabouts
 
@@ -83,6 +85,31 @@ def _batch(
     return [Solved(loss, drawn(choose, loss, dtypes)) for _ in range(count)]
 
 
+def of_number(
+    subject: Subject,
+    number: int,
+    profile: Profile,
+    start: int,
+    dtypes: tuple[str, ...] | None = None,
+) -> Case | None:
+    """The case of a number in the stream, as a subject is called with it, if it is."""
+    if not 0 <= number < profile.cases(subject.loss):
+        return None
+    solved = next(islice(stream(subject.loss, profile, start, dtypes), number, None))
+    return _taken(subject, solved.case, set())
+
+
+def _taken(subject: Subject, case: Case, unsupported: set[str]) -> Case | None:
+    """The case without what the subject lacks, which is noted; None where it is none without it."""
+    while (missing := lacking(subject, case)) is not None:
+        unsupported.add(missing)
+        plainer = without(subject, case, missing)
+        if plainer is None:
+            return None
+        case = plainer.settled(subject.loss)
+    return case
+
+
 @dataclass
 class Ledger:
     """What a campaign learned about one clause.
@@ -115,7 +142,8 @@ class Campaign:
 
     reference : the subject that defines torch's own known deviations; what an implementation merely
     inherits from torch is not held against it. endless : the case that it did not come back from.
-    whereabouts : what earlier processes that ran it ended in.
+    whereabouts : what earlier processes that ran it ended in. answers : whether a call in float32,
+    which is no option, gave a tensor. silent : the first one that ought to have and did not.
     """
 
     subject: Subject
@@ -134,6 +162,8 @@ class Campaign:
     absent: dict[str, set[str]] = field(default_factory=dict)
     endless: Case | None = None
     whereabouts: Whereabouts | None = None
+    answers: bool = False
+    silent: tuple[Case, Deviation] | None = None
     _case: int = REPLAYED
 
     def run(self) -> dict[str, Ledger]:
@@ -198,13 +228,29 @@ class Campaign:
                 ledger.examples = ledger.informative = 0
                 ledger.lacks = "its results have no gradient"
         self._case = REDUCED
+        if self.silent is not None and not self.answers:
+            self._tell_of_silence(ledgers, *self.silent)
+        else:
+            self._simplify(ledgers)
+        if self.whereabouts is not None:
+            self.whereabouts.leave()
+        return ledgers
+
+    def _simplify(self, ledgers: dict[str, Ledger]) -> None:
+        """Make each case that was found readable."""
         for name, ledger in ledgers.items():
             again = ledger.found and not ledger.clause.once and self.endless is None
             if ledger.found and again and self._enters(name):
                 ledger.found = self._reduced(ledger, *ledger.found)
-        if self.whereabouts is not None:
-            self.whereabouts.leave()
-        return ledgers
+
+    def _tell_of_silence(
+        self, ledgers: dict[str, Ledger], case: Case, deviation: Deviation
+    ) -> None:
+        """Of what never gave a tensor no clause can say that it conforms, or is not there."""
+        if self.endless is None and self._enters("accepts"):
+            case, deviation = self._reduced(Ledger(clauses()["accepts"]), case, deviation)
+        for ledger in ledgers.values():
+            ledger.found = case, deviation
 
     def _enters(self, step: str) -> bool:
         """Whether the case at hand may be called or judged: not where that has ended a process."""
@@ -227,12 +273,11 @@ class Campaign:
         refusals: dict[str, tuple[Case, Deviation]],
     ) -> float:
         """Judge one case by every clause that may still learn; the worst observed ÷ budget."""
-        while (missing := lacking(self.subject, solved.case)) is not None:
-            self.unsupported.add(missing)
-            plainer = without(self.subject, solved.case, missing)
-            if plainer is None:
-                return 0.0
-            solved = Solved(self.subject.loss, plainer.settled(self.subject.loss))
+        case = _taken(self.subject, solved.case, self.unsupported)
+        if case is None:
+            return 0.0
+        if case is not solved.case:
+            solved = Solved(self.subject.loss, case)
         if self._beyond(solved.case):
             return 0.0
         trial = Trial(self.subject, solved, self.device)
@@ -252,6 +297,7 @@ class Campaign:
         self.attached |= getattr(trial.outcome.value, "requires_grad", False)
         for kind in (solved.case.dtype, solved.case.form):
             ran.setdefault(kind, [0, 0])[error is not None] += 1
+        self._listen(trial)
         worst = 0.0
         for name, ledger in ledgers.items():
             if not self.learns(ledger):
@@ -262,6 +308,25 @@ class Campaign:
                 self._judge(ledger, trial, refusals)
                 worst = max(worst, trial.worst)
         return worst
+
+    def _listen(self, trial: Trial) -> None:
+        """Take note of whether calls in float32 are answered, until one is."""
+        if self.answers or trial.case.dtype != "float32":
+            return
+        self.answers = trial.worked
+        if self.answers or self.silent is not None or trial.form.optional:
+            return
+        accepts = clauses()["accepts"]
+        deviation = deviation_of(accepts, trial)
+        if deviation is None or self._covered(accepts, trial.case):
+            return
+        if not self._inherits(accepts, trial, deviation):
+            self.silent = trial.case, deviation
+
+    def _covered(self, clause: Clause, case: Case) -> Known | None:
+        """What is listed of a clause and such a case."""
+        about = (known for known in self.known if known.clause == clause.name)
+        return next((known for known in about if known.covers(case)), None)
 
     def _beyond(self, case: Case) -> bool:
         """Whether the device cannot hold a tensor of the case; which dtype it lacks is noted."""
@@ -295,7 +360,7 @@ class Campaign:
         start = time.perf_counter()
         trial.worst, trial.figures = 0.0, {}
         try:
-            with limited():
+            with limited(), preserved():
                 told = ledger.clause.judge(trial)
         except Deviation as deviation:
             self._place(ledger, trial, deviation, refusals)
@@ -303,7 +368,9 @@ class Campaign:
         except Unsupported as lack:
             ledger.lacks, told = str(lack), None
             ledger.failed += 1
-        except Exception as error:
+        except STOPS:
+            raise
+        except BaseException as error:
             # Not the implementation's: its errors are on its outcomes. One clause less, loudly.
             ledger.broken = "".join(traceback.format_exception(error)[-3:])
             told = None
@@ -326,10 +393,9 @@ class Campaign:
     ) -> None:
         """Listed, inherited from torch, or new."""
         case = trial.case
-        for known in self.known:
-            if known.clause == ledger.clause.name and known.covers(case):
-                ledger.known = ledger.known or (known, case, deviation)
-                return
+        if (known := self._covered(ledger.clause, case)) is not None:
+            ledger.known = ledger.known or (known, case, deviation)
+            return
         if self._of_absent(ledger.clause, trial):
             return
         if self._inherits(ledger.clause, trial, deviation):
@@ -413,13 +479,15 @@ class Campaign:
 
         def fails(candidate: Case) -> bool:
             nonlocal last
-            if any(k.clause == ledger.clause.name and k.covers(candidate) for k in self.known):
+            if self._covered(ledger.clause, candidate) is not None:
                 return False
             if lacking(self.subject, candidate) is not None:
                 return False
             try:
                 found = deviation_of(ledger.clause, self._trial(candidate))
-            except Exception:
+            except STOPS:
+                raise
+            except BaseException:
                 return False  # a candidate that the clause cannot judge is no simpler case
             if found is None or found.kind != deviation.kind:
                 return False
@@ -461,7 +529,7 @@ def _empty(case: Case) -> bool:
 def deviation_of(clause: Clause, trial: Trial) -> Deviation | None:
     """How a trial breaks a clause, if it does."""
     try:
-        with limited():
+        with limited(), preserved():
             clause.judge(trial)
     except Deviation as deviation:
         return deviation

@@ -16,9 +16,10 @@ import pytest
 import torch
 
 from lossspec import deviations, patience
-from lossspec.campaign import PROFILES
+from lossspec.campaign import PROFILES, of_number
 from lossspec.devices import DeviceError, chosen
 from lossspec.implementations import ImplementationError, load
+from lossspec.outcome import written
 from lossspec.plan import Cell, Plan
 from lossspec.render import render_all, terminal
 from lossspec.run import Run, Surroundings, blank, failure_text
@@ -55,7 +56,7 @@ class Conformance:
         self.unwritten: list[str] = []
         self.surroundings = Surroundings(["pytest", *map(str, config.invocation_params.args)])
         self.here: list[str] = []
-        self.died: dict[str, str] = {}
+        self.died: dict[str, dict[str, Any]] = {}
         self.alone = True
 
     @classmethod
@@ -208,12 +209,25 @@ class Conformance:
             reason = f"the test process ended or failed: {lines[-1][:300]}"
             self.records[key] = blank(self.cells[key], Verdict.CRASH, reason)
             if report.when not in ("setup", "call", "teardown"):  # xdist tells of a dead worker
-                campaign = self.cells[key].campaign
-                steps = deaths(self.run.places, campaign)
-                places = ", ".join(dict.fromkeys(steps))
-                times = f"{len(steps)} times, in {places}" if steps else f"in {key}"
-                self.died[campaign] = f"the test process ended {times}"
-                self.records[key] = blank(self.cells[key], Verdict.CRASH, self.died[campaign])
+                self.died[self.cells[key].campaign] = self._death(self.cells[key])
+                self.records[key] = self._dead(self.cells[key])
+
+    def _death(self, cell: Cell) -> dict[str, Any]:
+        """What is known of a campaign that was given up: in what, and at which call."""
+        ended = deaths(self.run.places, cell.campaign)
+        if not ended:
+            return {"reason": f"the test process ended in {cell.key}"}
+        steps = ", ".join(dict.fromkeys(step for _, step in ended))
+        told: dict[str, Any] = {"reason": f"the test process ended {len(ended)} times, in {steps}"}
+        run, number = self.run, ended[-1][0]
+        if cell.subject is not None:
+            case = of_number(cell.subject, number, run.profile, run.seed, run.dtypes)
+            if case is not None:
+                told |= {"case": case.to_json(), "call": written(cell.subject, case)}
+        return told
+
+    def _dead(self, cell: Cell) -> Record:
+        return blank(cell, Verdict.CRASH, **self.died[cell.campaign])
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Write the reports; a planned cell that did not arrive fails the run."""
@@ -249,7 +263,7 @@ class Conformance:
                 reason = f"the spec of {cell.loss.name} gives this clause nothing to say"
                 yield key, blank(cell, Verdict.NOT_APPLICABLE, reason)
             elif key in self.planned and cell.campaign in self.died:
-                yield key, blank(cell, Verdict.CRASH, self.died[cell.campaign])
+                yield key, self._dead(cell)
             elif key in self.planned:
                 reason = "planned, and no verdict arrived"
                 yield key, blank(cell, Verdict.NOT_RUN, reason)

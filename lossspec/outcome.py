@@ -12,8 +12,10 @@ import torch
 
 from lossspec.cases import Case
 from lossspec.implementations import Subject
+from lossspec.patience import STOPS
 from lossspec.spec import Loss, Role
-from lossspec.tensors import same_bits, to_torch
+from lossspec.switches import Changed, preserved
+from lossspec.tensors import same_bits, to_numpy, to_torch
 
 #: How many characters of a tensor are written, and so how many numbers at most.
 LISTED = 300
@@ -53,17 +55,19 @@ class Outcome:
 
     inputs : the tensors that were handed over, after the call. before : copies from before it.
     gradients : of the tensors that required one; None where backward left none. written : the
-    gradient from upstream after backward and before it, where that has written to it.
+    gradient from upstream after backward and before it, where that has written to it. changed :
+    torch's switches that were not left as they were, which they are again.
     """
 
     inputs: dict[str, torch.Tensor] = field(default_factory=dict)
     before: dict[str, torch.Tensor] = field(default_factory=dict)
     value: Any = None
     gradients: dict[str, torch.Tensor | None] = field(default_factory=dict)
-    error: Exception | None = None
+    error: BaseException | None = None
     phase: Phase = "construct"
     written: tuple[torch.Tensor, torch.Tensor] | None = None
     warnings: list[str] = field(default_factory=list)
+    changed: list[Changed] = field(default_factory=list)
 
     @property
     def returned(self) -> bool:
@@ -215,7 +219,12 @@ def ready(
     tensors = arguments(subject, case, device)
     call = constructed(subject, case, tensors, {})
     inputs = {n: t for n, t in tensors.items() if isinstance(t, torch.Tensor)}
-    return lambda: call(handed(subject, case, tensors)), inputs
+
+    def again() -> Any:
+        with preserved():
+            return call(handed(subject, case, tensors))
+
+    return again, inputs
 
 
 def constructed(
@@ -296,16 +305,20 @@ def perform(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            call = constructed(subject, case, tensors, replaced)
-            given = handed(subject, case, tensors)
-            outcome.keep(given)
-            outcome.phase = "call"
-            outcome.value = call(given)
+            with preserved(outcome.changed):
+                call = constructed(subject, case, tensors, replaced)
+                given = handed(subject, case, tensors)
+                outcome.keep(given)
+                outcome.phase = "call"
+                outcome.value = dense(call(given))
             outcome.phase = "backward"
             if backward and differentiable(outcome.value):
-                outcome.written = backward_from(outcome.value, case)
-        except Exception as error:
-            outcome.error = error
+                with preserved(outcome.changed):
+                    outcome.written = backward_from(outcome.value, case)
+        except STOPS:
+            raise
+        except BaseException as error:  # sys.exit too ends a call, and no more than that
+            outcome.error = legible(error)
     outcome.warnings = [str(warning.message) for warning in caught]
     outcome.gradients = {
         name: tensors[name].grad
@@ -332,6 +345,31 @@ class _HandedOver(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
         return ctx.gradient, None
+
+
+def legible(error: BaseException) -> BaseException:
+    """The error or, where its message cannot be made, one of the same name that says so."""
+    try:
+        str(error)
+    except Exception as second:
+        text = f"its message cannot be read: {type(second).__name__}"
+        return type(type(error).__name__, (Exception,), {})(text)
+    return error
+
+
+def dense(value: Any) -> Any:
+    """What came back; in place of a tensor without plain numbers, a thing named after its kind."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    if value.is_nested:
+        kind = "nested"
+    elif value.layout is not torch.strided:
+        kind = str(value.layout).removeprefix("torch.")
+    elif value.is_meta:
+        kind = "meta"
+    else:
+        return value
+    return type(f"a {kind} tensor, without plain numbers", (), {})()
 
 
 def backward_from(
@@ -390,7 +428,9 @@ def leaves_torch(subject: Subject, case: Case, device: str = "cpu") -> bool:
                 for n, x in inputs.items()
             },
         )
-    except Exception:
+    except STOPS:
+        raise
+    except BaseException:
         return True  # it can only be told that it is no composition of torch's operations
     return bool(_LEAVING & set(left))
 
@@ -398,12 +438,11 @@ def leaves_torch(subject: Subject, case: Case, device: str = "cpu") -> bool:
 def written(subject: Subject, case: Case, replaced: Mapping[str, Any] | None = None) -> str:
     """The call as a person would type it."""
     form = subject.loss.form(case.form)
-    given = {**{name: _short(array) for name, array in case.tensors.items()}}
+    roles, replaced = subject.loss.roles(form), replaced or {}
+    given = {name: _passed(roles[name], array) for name, array in case.tensors.items()}
     passed = {name: repr(value) for name, value in keywords(subject, case, {}).items()}
-    for name, value in (replaced or {}).items():
-        short = f"<{type(value).__module__}.{type(value).__name__}>"
-        text = short if hasattr(value, "shape") else repr(value)
-        (given if name in given else passed)[name] = text
+    for name, value in replaced.items():
+        (given if name in given else passed)[name] = _replaced(value)
     lines = [f"{name} = {text}" for name, text in given.items()]
     own = owned(subject, case)
     extra = [f"{name}={name}" for name in case.tensors if name not in {**form.tensors, **own}]
@@ -425,9 +464,25 @@ def written(subject: Subject, case: Case, replaced: Mapping[str, Any] | None = N
         lines.append(f"{made}({call}){f'.{result}' if result else ''}")
     else:
         lines.append(f"{subject.loss.name}({', '.join([call, *extra])})")
-    for name in case.layouts:
-        lines.append(f"# {name} is stored {case.layouts[name]}")
+    for name, layout in case.layouts.items():
+        if name not in replaced and not roles[name].scalar:
+            lines.append(f"# {name} is stored {layout}")
     return "\n".join(lines)
+
+
+def _passed(role: Role, array: np.ndarray) -> str:
+    """What a call passes for the numbers of a role, as Python."""
+    if not role.scalar:
+        return _short(array)
+    text = repr(argument(role, array))
+    return text if len(text) <= LISTED else f"{text[: LISTED - 20]} ... {array.size} numbers"
+
+
+def _replaced(value: Any) -> str:
+    """What a call passes in place of a case's own, as Python."""
+    if isinstance(value, torch.Tensor):
+        return _short(to_numpy(value))
+    return f"{_short(value)}.numpy()" if isinstance(value, np.ndarray) else repr(value)
 
 
 def _short(array: Any) -> str:
@@ -437,7 +492,7 @@ def _short(array: Any) -> str:
     for axis in range(array.ndim):  # a large one is cut before it is written
         keep = max(1, LISTED * part.shape[axis] // max(part.size, 1))
         part = part[(slice(None),) * axis + (slice(keep),)]
-    listed = repr(_listed(part)).replace("'", "")
+    listed = repr(part.tolist() if part.dtype.kind == "c" else _listed(part)).replace("'", "")
     if len(listed) > LISTED or part.size < array.size:
         listed = f"{listed[: LISTED - 20]} ... {array.size} numbers"
     return f"tensor({listed}, dtype={dtype_name(array)})"

@@ -25,6 +25,10 @@ class Endless(BaseException):
     """Interrupts a call. No Exception, lest the implementation take it for one of its own."""
 
 
+#: What is no error of the call that it ends: the user's interruption, and ours.
+STOPS = (KeyboardInterrupt, Endless)
+
+
 @contextmanager
 def limited() -> Iterator[None]:
     """Raise Endless in what takes longer than LIMIT, unless another timer is running."""

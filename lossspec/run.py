@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -172,7 +173,7 @@ class Run:
         lacks = sorted({*campaign.unsupported, *campaign.refused})
         if not ledger.examples:
             if lacks or ledger.lacks:
-                reason = ledger.lacks or f"it takes no {', '.join(lacks)}"
+                reason = ledger.lacks or _lacks(cell.subject, lacks)
                 verdict = Verdict.DEVIATES if self.require_all else Verdict.UNSUPPORTED
                 return blank(cell, verdict, reason, **fields), ""
             return blank(cell, Verdict.INCONCLUSIVE, "no case was about this clause", **fields), ""
@@ -290,19 +291,20 @@ def updated(
         beside = [other for other in cells if other.campaign == cell.campaign]
         record, _ = run.judge(cell, beside)
         # Not the case that the record shows, which may be derived from the one judged.
-        found = run._campaigns[cell.campaign][1][cell.clause.name].found
+        campaign, ledgers = run._campaigns[cell.campaign]
+        found = ledgers[cell.clause.name].found
         if record.verdict is Verdict.DEVIATES and found is not None:
             both = len(list(cell.implementation.subjects(cell.loss))) > 1
-            added.setdefault(
-                (record.loss, record.clause, record.surface),
-                Known(
-                    loss=record.loss,
-                    clause=record.clause,
-                    reason=f"not explained yet: {record.reason}",
-                    when={"surface": record.surface} if both else {},
-                    case=found[0],
-                ),
+            entry = Known(
+                loss=record.loss,
+                clause=record.clause,
+                reason=f"not explained yet: {record.reason}",
+                when={"surface": record.surface} if both else {},
+                case=found[0],
             )
+            # Of a loss that never works every clause says so; clause `accepts` is the one to list.
+            if not campaign.silent or still_fails(entry, cell):
+                added.setdefault((record.loss, record.clause, record.surface), entry)
     return kept, list(added.values()), dropped
 
 
@@ -314,6 +316,18 @@ def still_fails(entry: Known, cell: Cell) -> bool:
         return False
     trial = Trial(cell.subject, Solved(cell.loss, entry.case), cell.device)
     return deviation_of(cell.clause, trial) is not None
+
+
+def _lacks(subject: Subject, lacks: Sequence[str]) -> str:
+    """What a subject does not take, and what it takes that may be the same misspelt."""
+    loss = subject.loss
+    known = {*loss.options, *loss.parameters, "reduction"}
+    known |= {name for form in loss.forms for name in form.tensors}
+    words = sorted({word.partition("=")[0] for word in lacks})
+    stray = sorted((subject.keywords or frozenset()) - known)
+    misspelt = [near for word in words for near in get_close_matches(word, stray, 1, 0.8)]
+    hint = f"; it takes {', '.join(misspelt)}, which the loss does not have" if misspelt else ""
+    return f"it takes no {', '.join(lacks)}{hint}"
 
 
 def _stale(entry: Known, why: str, cure: str = "remove it") -> str:

@@ -167,7 +167,7 @@ class Timed:
 
 
 def summary(cells: Sequence[Timing]) -> list[str]:
-    """A line for each cell that asks for a look."""
+    """A line for each cell that asks for a look, and for each reason not to time some."""
     lines = []
     for cell in cells:
         if cell.verdict == "suspicious":
@@ -177,7 +177,18 @@ def summary(cells: Sequence[Timing]) -> list[str]:
             own = found.wall if found.clock == "wall" else found.own
             numbers = f"{own.ratio:.2f} ({own.low:.2f} to {own.high:.2f})"
             lines.append(f"{cell.verdict:11s} {cell.id}: {numbers} times torch's time")
+    untimed: dict[str, list[str]] = {}
+    for cell in cells:
+        if cell.verdict == "not-timed":
+            untimed.setdefault(_line(cell.reason or "no reason was given"), []).append(cell.id)
+    for reason, ids in untimed.items():
+        more = f" and {len(ids) - 1} more" if len(ids) > 1 else ""
+        lines.append(f"not-timed   {ids[0]}{more}: {reason}")
     return lines
+
+
+def _line(text: str) -> str:
+    return text.strip().partition("\n")[0][:300]
 
 
 def _tested(implementation: Implementation) -> Tested:

@@ -16,7 +16,8 @@ from lossspec.cases import Case, dtype_name
 from lossspec.devices import lacks
 from lossspec.implementations import Subject
 from lossspec.oracle import Expected, Solved
-from lossspec.outcome import Outcome, lacking, perform
+from lossspec.outcome import Outcome, lacking, legible, perform
+from lossspec.patience import STOPS
 from lossspec.spec import ClassIndex, Form, Loss
 from lossspec.tensors import to_extended
 
@@ -45,8 +46,9 @@ class Deviation(Exception):
         super().__init__(what)
         self.detached = detached
         self.what = what
-        self.got = None if got is None else _text(got)
-        self.want = None if want is None else _text(want)
+        digits = next((n for n in (9, 17) if _text(got, n) != _text(want, n)), 9)
+        self.got = None if got is None else _text(got, digits)
+        self.want = None if want is None else _text(want, digits)
         self.budget = None if budget is None else _text(budget)
         self.check = check
         self.case = case
@@ -251,14 +253,16 @@ def returned(call: Callable[[], Any], what: str) -> Any:
     """What a call returns that worked in another way before; Deviation where this one raises."""
     try:
         return call()
-    except Exception as error:
+    except STOPS:
+        raise
+    except BaseException as raised:
+        error = legible(raised)
         text = f"{type(error).__name__}: {str(error)[:200]}"
         raise Deviation(f"{what} raised", text, "a tensor", check=None) from None
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, np.floating):
-        return f"{float(value):.9g}"
-    if isinstance(value, float):
-        return f"{value:.9g}"
+def _text(value: Any, digits: int = 9) -> str:
+    """As a person reads it: a number with so many digits."""
+    if isinstance(value, np.floating | float):
+        return f"{float(value):.{digits}g}"
     return str(value)

@@ -12,11 +12,15 @@ DEATHS = 5
 _WIDTH = 64
 
 
-def deaths(directory: Path | None, campaign: str) -> list[str]:
-    """The steps in which a campaign that no process runs has ended one, as far as it told."""
+def deaths(directory: Path | None, campaign: str) -> list[tuple[int, str]]:
+    """The cases and steps in which a campaign that no process runs has ended one, if it told."""
     if directory is None or not (path := _path(directory, campaign)).exists():
         return []
-    return [line.split()[1] for line in path.read_text().splitlines()]
+    return _read(path.read_text())
+
+
+def _read(text: str) -> list[tuple[int, str]]:
+    return [(int(case), step) for case, step in (line.split() for line in text.splitlines())]
 
 
 def _path(directory: Path, campaign: str) -> Path:
@@ -32,8 +36,7 @@ class Whereabouts:
 
     def __init__(self, directory: Path, campaign: str) -> None:
         self._file = os.open(_path(directory, campaign), os.O_RDWR | os.O_CREAT)
-        lines = os.pread(self._file, _WIDTH * (DEATHS + 1), 0).decode().splitlines()
-        self.deaths = [(int(case), step) for case, step in (line.split() for line in lines)]
+        self.deaths = _read(os.pread(self._file, _WIDTH * (DEATHS + 1), 0).decode())
 
     def enter(self, case: int, step: str) -> bool:
         """Note the next step with a case; False where that has ended a process."""

@@ -1,6 +1,7 @@
 """What is added in one place is judged everywhere; what a campaign learns is what it tells."""
 
 import itertools
+import random
 from dataclasses import replace
 from functools import partial
 
@@ -15,8 +16,11 @@ import lossspec.specs
 from lossspec.campaign import PROFILES, TRIES, Campaign, Profile
 from lossspec.clauses import clauses
 from lossspec.implementations import Subject, reference
+from lossspec.plan import Plan
+from lossspec.run import Run, updated
 from lossspec.spec import catalogue, find
-from lossspec.trial import Unsupported
+from lossspec.switches import SWITCHES
+from lossspec.trial import Deviation, Unsupported
 
 SPEC = '''\
 """Half the squared error."""
@@ -322,6 +326,110 @@ def test_float32_is_no_option():
     assert (case.dtype, deviation.got) == ("float32", "TypeError: float64 only")
 
 
+def never(*tensors, **options):
+    raise RuntimeError("extension not built")
+
+
+def no_tensor(input, target, reduction="mean"):
+    return float(F.l1_loss(input, target, reduction="sum"))
+
+
+def too_few(input, target, alpha, reduction="mean"):
+    return F.l1_loss(input, target, reduction=reduction)
+
+
+class NoLicence(torch.nn.L1Loss):
+    def __init__(self, reduction="mean"):
+        raise RuntimeError("no licence")
+
+
+@pytest.mark.parametrize(
+    ("loss", "got"),
+    [
+        (never, "RuntimeError: extension not built"),
+        (no_tensor, "float"),
+        (too_few, "TypeError: too_few() missing 1 required positional argument: 'alpha'"),
+        (NoLicence, "RuntimeError: no licence"),
+    ],
+)
+def test_every_clause_deviates_of_a_loss_that_never_works(loss, got):
+    chosen = ["value", "gradient", "inputs-untouched", "published-examples", "refuses-shapes"]
+    cells = lossspec.check("l1_loss", loss, profile="quick", clauses=chosen)
+    assert len(cells) == 5
+    assert {(cell.verdict, cell.got) for cell in cells} == {("deviates", got)}
+    assert all("l1_loss" in cell.call.lower().replace("l1loss", "l1_loss") for cell in cells)
+
+
+class Panic(BaseException):
+    """What extensions raise that are not written in Python."""
+
+
+class Unprintable(Exception):
+    def __str__(self):
+        raise ValueError("no text")
+
+
+@pytest.mark.parametrize(
+    ("error", "got"),
+    [
+        (SystemExit(3), "SystemExit: 3"),
+        (GeneratorExit(), "GeneratorExit:"),
+        (Panic("boo"), "Panic: boo"),
+        (Unprintable(), "Unprintable: its message cannot be read: ValueError"),
+    ],
+)
+def test_whatever_a_call_raises_is_an_error_of_that_call(error, got):
+    def loss(input, target, reduction="mean"):
+        if input.numel():
+            raise error
+        return F.l1_loss(input, target, reduction=reduction)
+
+    cells = lossspec.check("l1_loss", loss, profile="quick", clauses=["accepts", "value"])
+    accepts, value = cells
+    assert (accepts.verdict, accepts.reason, accepts.got) == (
+        "deviates",
+        f"call raised {got.partition(':')[0]}",
+        got + " " * got.endswith(":"),
+    )
+    assert value.verdict in ("deviates", "inconclusive")
+
+
+def test_the_users_interruption_is_none():
+    def loss(input, target, reduction="mean"):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        lossspec.check("l1_loss", loss, profile="quick", clauses=["value"])
+
+
+@pytest.mark.parametrize(
+    ("made", "kind"),
+    [
+        (torch.Tensor.to_sparse, "sparse_coo"),
+        (lambda value: value.to("meta"), "meta"),
+        (lambda value: torch.nested.nested_tensor([value, value]), "nested"),
+    ],
+    ids=["sparse", "meta", "nested"],
+)
+def test_a_tensor_without_plain_numbers_is_no_result(made, kind):
+    def loss(input, target, reduction="mean"):
+        return made(F.l1_loss(input, target, reduction=reduction).detach())
+
+    for cell in lossspec.check("l1_loss", loss, profile="quick"):
+        assert cell.verdict in ("deviates", "unsupported"), cell.reason
+        if cell.verdict == "deviates":
+            assert cell.reason == "no tensor came back"
+            assert cell.got == f"a {kind} tensor, without plain numbers"
+
+
+def test_what_is_listed_of_a_loss_that_never_works_is_what_accepts_says():
+    run = Run(PROFILES["quick"])
+    broken = lossspec.Implementation("broken", functions={"l1_loss": never})
+    plan = Plan([broken], losses=("l1_loss",), clauses=("accepts", "value"))
+    _, added, _ = updated(run, plan, [])
+    assert [entry.clause for entry in added] == ["accepts"]
+
+
 def test_what_is_not_implemented_is_unsupported():
     def partial(input, target, weight=None, reduction="mean"):
         if weight is not None:
@@ -359,6 +467,41 @@ def test_a_signature_without_an_epsilon_may_have_none_or_the_default(epsilon):
         "triplet_margin_loss", triplet, profile="quick", clauses=["value"], dtypes=["float64"]
     )
     assert [cell.verdict.fails for cell in cells] == [epsilon == 1e-3]
+
+
+def test_a_misspelt_parameter_is_named_where_the_right_one_is_missing():
+    def misspelt(input, target, reductoin="mean"):
+        return F.l1_loss(input, target, reduction=reductoin)
+
+    (cell,) = lossspec.check("l1_loss", misspelt, profile="quick", clauses=["sum-of-none"])
+    assert cell.verdict == "unsupported"
+    assert "it takes reductoin, which the loss does not have" in cell.reason
+
+
+@torch.jit.script
+def scripted(input: torch.Tensor, target: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
+    return F.l1_loss(input, target, reduction=reduction)
+
+
+def test_what_a_scripted_function_does_not_take_is_unsupported():
+    campaign, found = ledgers(scripted)
+    assert campaign.unsupported == {"weight"}
+    assert (found["accepts"].found, found["value"].found) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("got", "want", "texts"),
+    [
+        (1 / 3, 1 / 4, ("0.333333333", "0.25")),
+        (0.1 + 0.2, 0.3, ("0.30000000000000004", "0.29999999999999999")),
+        (np.longdouble(1) + 1e-12, 1.0, ("1.0000000000010001", "1")),
+        (0.5, 0.5, ("0.5", "0.5")),
+        (None, 0.5, (None, "0.5")),
+    ],
+)
+def test_numbers_that_differ_are_printed_with_digits_that_do(got, want, texts):
+    deviation = Deviation("the value", got, want, check=None)
+    assert (deviation.got, deviation.want) == texts
 
 
 def test_a_keyword_that_the_loss_does_not_have_is_no_excuse():
@@ -523,6 +666,87 @@ def test_what_refuses_a_call_because_of_another_one_deviates():
     (cell,) = lossspec.check("mse_loss", OfOneSize, profile="quick", clauses=["other-calls"])
     assert (cell.verdict, cell.reason) == ("deviates", "the call after other calls raised")
     assert "another size" in cell.got
+
+
+# === what a call leaves behind =============================================================
+
+
+def leaving(change):
+    def loss(input, target, reduction="mean"):
+        value = F.l1_loss(input, target, reduction=reduction)
+        change()
+        return value
+
+    return loss
+
+
+@pytest.mark.parametrize(
+    ("change", "what", "got"),
+    [
+        (lambda: torch.set_grad_enabled(False), "grad mode", "False"),
+        (lambda: torch.set_default_dtype(torch.float64), "the default dtype", "torch.float64"),
+        (lambda: torch.set_num_threads(3), "the number of threads", "3"),
+        (
+            lambda: torch._C._set_deterministic_algorithms(True, warn_only=True),
+            "the deterministic flag",
+            "True",
+        ),
+        (lambda: torch.set_anomaly_enabled(True), "the anomaly flag", "True"),
+        (lambda: torch.set_autocast_enabled("cpu", True), "autocast on cpu", "True"),
+    ],
+)
+def test_a_switch_that_a_call_leaves_changed_deviates_and_is_put_back(change, what, got):
+    before = [switch.read() for switch in SWITCHES]
+    cells = lossspec.check("l1_loss", leaving(change), profile="quick")
+    (wrong,) = (cell for cell in cells if cell.verdict.fails)
+    assert (wrong.clause, wrong.reason, wrong.got) == ("random-state", f"{what} was changed", got)
+    assert [switch.read() for switch in SWITCHES] == before
+
+
+@pytest.mark.parametrize("clause", ["gradient", "second-call", "other-calls"])
+def test_a_switch_that_is_left_changed_excuses_nothing(clause):
+    loss = leaving(lambda: torch.set_grad_enabled(False))
+    (cell,) = lossspec.check("l1_loss", loss, profile="quick", clauses=[clause])
+    assert cell.verdict == "conforms", (cell.reason, cell.got)
+
+
+def test_switches_that_a_call_puts_back_are_its_own_affair():
+    def loss(input, target, reduction="mean"):
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+            (input - target).sign()
+        torch.set_default_dtype(before)
+        return F.l1_loss(input, target, reduction=reduction)
+
+    cells = lossspec.check("l1_loss", loss, profile="quick", clauses=["random-state", "value"])
+    assert [cell.verdict for cell in cells] == ["conforms"] * 2
+
+
+@pytest.mark.parametrize(
+    ("whose", "change"),
+    [
+        ("torch's", lambda: torch.manual_seed(42)),
+        ("numpy's", lambda: np.random.seed(42)),
+        ("Python's", lambda: random.seed(42)),
+        ("torch's", lambda: torch.rand(1)),
+    ],
+    ids=["seeds torch", "seeds numpy", "seeds Python", "draws"],
+)
+def test_a_loss_that_seeds_or_draws_on_each_call_deviates(whose, change):
+    given = {"profile": "quick", "clauses": ["random-state"]}
+    (cell,) = lossspec.check("l1_loss", leaving(change), **given)
+    assert (cell.verdict, cell.reason) == ("deviates", f"{whose} random generator was changed")
+
+
+def test_who_draws_random_numbers_and_hides_it_conforms():
+    def loss(input, target, reduction="mean"):
+        with torch.random.fork_rng(devices=[]):
+            torch.rand(3)
+        return F.l1_loss(input, target, reduction=reduction)
+
+    (cell,) = lossspec.check("l1_loss", loss, profile="quick", clauses=["random-state"])
+    assert cell.verdict == "conforms"
 
 
 # === other ways to be wrong on a derived call ==============================================

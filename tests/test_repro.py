@@ -6,16 +6,17 @@ import shlex
 import sys
 import warnings
 
+import numpy as np
 import pytest
 import torch
 
 from lossspec import repro
-from lossspec.campaign import Profile, stream
+from lossspec.campaign import PROFILES, Profile, stream
 from lossspec.cases import features
 from lossspec.cli import main
-from lossspec.implementations import load
-from lossspec.outcome import lacking, perform
-from lossspec.spec import catalogue
+from lossspec.implementations import Subject, load
+from lossspec.outcome import lacking, perform, written
+from lossspec.spec import catalogue, find
 from lossspec.tensors import same_bits
 from lossspec.trial import Deviation
 from lossspec.verdict import replace_file
@@ -191,3 +192,20 @@ def test_a_script_prints_what_is_no_character(workplace):
     result = workplace.apart("script.py")
     assert (result.status, result.err) == (1, [])
     assert result.out[0] == r"a \udcff"
+
+
+def test_the_call_shown_is_what_was_passed():
+    loss = find("gaussian_nll_loss")
+    subject = Subject("mine", loss, "function", torch.nn.functional.gaussian_nll_loss)
+    every = (solved.case for solved in stream(loss, PROFILES["standard"], 0))
+    case = next(c for c in every if c.form == "one variance")
+    case = case.with_(layouts={"target": "sliced"}, omitted=frozenset())
+    assert f"var = {float(case.tensors['var'])!r}\n" in written(subject, case)
+    assert "target is stored sliced" in written(subject, case)
+
+    given = {"target": torch.tensor([7, -99]), "var": np.array([0.5]), "reduction": "avg"}
+    text = written(subject, case, given)
+    assert "target = tensor([7, -99], dtype=int64)\n" in text
+    assert "var = tensor([0.5], dtype=float64).numpy()\n" in text
+    assert "reduction='avg'" in text
+    assert "stored" not in text

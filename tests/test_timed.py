@@ -99,6 +99,14 @@ def test_a_run_writes_the_artifact_and_the_page_and_no_conformance_report(run, w
     text = "\n".join(result.out)
     assert "2 cells against torch: 1 slower, 1 not-timed." in text
     assert "slower      mse_loss/small/infer[function-cpu-float32]: 2.00 (2.00 to 2.00)" in text
+    why = cells["l1_loss"]["reason"].partition("\n")[0]
+    assert f"not-timed   l1_loss/small/infer[function-cpu-float32]: {why[:300]}" in text
+
+
+def test_what_several_cells_were_not_timed_for_is_said_once(run):
+    result = run("--impl=mine", "--loss=l1_loss", "-k", "small")
+    (line,) = [line for line in result.out if line.startswith("not-timed ")]
+    assert " and 2 more: " in line
 
 
 @pytest.mark.parametrize(("ratio", "status"), [("1.9", 1), ("2.1", 0)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import random
 import threading
 import weakref
 from contextlib import suppress
@@ -156,31 +157,57 @@ def _slopes(
     return found
 
 
-def _random_states(device: str) -> list[bytes]:
-    """The states of torch's generators, the device's own too where it has one, and of numpy's."""
-    states = [torch.get_rng_state()]
+def _random_states(device: str) -> dict[str, bytes]:
+    """The states of the random generators: torch's, the device's where it has one, and others'."""
+    numpy: Any = np.random.get_state()
+    states = {
+        "torch's": torch.get_rng_state().numpy(force=True).tobytes(),
+        "numpy's": repr((numpy[1].tobytes(), *numpy[2:])).encode(),
+        "Python's": repr(random.getstate()).encode(),
+    }
     if accelerates(device):
         own = getattr(torch.get_device_module(device), "get_rng_state", None)
-        states += [own()] if own else []
-    numpy: Any = np.random.get_state()
-    return [*(state.numpy(force=True).tobytes() for state in states), numpy[1].tobytes(), numpy[2]]
+        if own is not None:
+            states["the device's"] = own().numpy(force=True).tobytes()
+    return states
+
+
+def _draw(device: str) -> None:
+    """Move every generator on, so that what sets its state to the same again does change it."""
+    torch.rand(1)
+    torch.rand(1, device=device)
+    np.random.random()
+    random.random()
+
+
+#: For a script: whether torch's generator is after a call as it was before.
+_UNDRAWN = (
+    "torch.equal(*[(torch.rand(1), torch.get_rng_state())[1], call(), torch.get_rng_state()][::2])"
+)
 
 
 @clause(stateless, enough=40)  # a class that owns parameters draws their first values
 def random_state(trial: Trial) -> Judgement:
-    """The state of torch's and numpy's random generators is the same after the call."""
+    """A call leaves random generators (torch's, numpy's, Python's) and torch's switches (grad mode,
+    default dtype, threads, determinism, autocast) as they were."""
+    for found in trial.outcome.changed:
+        check = f"{found.switch.code} == {found.before!r}"
+        raise Deviation(f"{found.switch.name} was changed", found.after, found.before, check=check)
     if not trial.worked:
         return None
     call, _ = ready(trial.subject, trial.case, trial.device)  # a constructor may well draw some
+    _draw(trial.device)
     before = _random_states(trial.device)
     call()
-    if _random_states(trial.device) != before:
-        raise Deviation(
-            "random numbers were drawn",
-            "another state",
-            "the state before",
-            check="torch.equal(*[torch.get_rng_state(), call(), torch.get_rng_state()][::2])",
-        )
+    after = _random_states(trial.device)
+    for whose, state in before.items():
+        if after[whose] != state:
+            raise Deviation(
+                f"{whose} random generator was changed",
+                "another state",
+                "the state before",
+                check=_UNDRAWN if whose == "torch's" else None,
+            )
     return True
 
 

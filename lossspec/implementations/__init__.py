@@ -69,16 +69,21 @@ class Subject:
             return False  # it returns them all
         return name not in self.refused if self.keywords is None else name in self.keywords
 
-    def refuses(self, error: Exception | None) -> bool:
-        """Whether a call failed by a keyword that **keywords hands on to what does not take it."""
-        if self.keywords is not None or not isinstance(error, TypeError):
+    def refuses(self, error: BaseException | None) -> bool:
+        """Whether a call failed by a keyword that it does not take, though no signature says so.
+
+        It may be handed on by **keywords, or be none of what torch has scripted.
+        """
+        if self.keywords is not None or not isinstance(error, TypeError | RuntimeError):
             return False
-        named = re.search(r"unexpected keyword argument '(\w+)'", str(error))
         known = {*self.loss.options, *self.loss.parameters, "reduction"} - self.refused
-        if named is None or named[1] not in known:
-            return False
-        self.refused.add(named[1])
-        return True
+        schema = getattr(getattr(self.target, "forward", self.target), "schema", None)
+        if schema is not None:
+            named = known - {argument.name for argument in schema.arguments}
+        else:
+            named = known & {*re.findall(r"unexpected keyword argument '(\w+)'", str(error))}
+        self.refused.update(named)
+        return bool(named)
 
     def construct(self, keywords: Mapping[str, Any]) -> Callable[..., Any]:
         """The callable that takes the form's tensors: the module, or the function with keywords."""
