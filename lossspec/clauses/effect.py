@@ -102,8 +102,7 @@ def other_calls(trial: Trial) -> Judgement:
     call = constructed(trial.subject, case, tensors, {})
     # What a call has kept, the next one of its size may be given.
     for other in (
-        _fewer_classes(trial),
-        taken(trial.loss, case, axis, np.arange(size // 2)),
+        taken(trial.loss, _fewer_classes(trial), axis, np.arange(size // 2)),
         _narrower(case),
         taken(trial.loss, case, axis, np.arange(size)[::-1]),
     ):
