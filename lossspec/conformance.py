@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -174,9 +175,12 @@ class Conformance:
         # An implementation that ends the process must not leave an earlier run's report behind.
         if self._writes(session):
             for report in self._reports(dict(self._unjudged())):
-                self._write(report, {})
+                self._write(session, report, {})
             if self.unwritten:
-                raise pytest.UsageError(self.unwritten[0])
+                problem, *_ = self.unwritten
+                self.unwritten.clear()
+                self.planned.clear()  # nothing of it will be judged
+                raise pytest.UsageError(problem)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
@@ -236,9 +240,8 @@ class Conformance:
         # A part of a run without a cell is a part all the same, which `lossspec merge` asks for.
         empty = self.plan.shard is not None and session.exitstatus == pytest.ExitCode.OK
         self.reports = self._reports(dict(self._unjudged()) | self.records, empty)
-        self.unwritten.clear()
         for report in self.reports:
-            self._write(report, self.scripts)
+            self._write(session, report, self.scripts)
         hypothesis = self.config.pluginmanager.get_plugin("hypothesispytest")
         if hypothesis is not None and self.alone and "hypothesis" not in sys.modules:
             # It would import all of Hypothesis, to sum up no test of its own.
@@ -246,11 +249,6 @@ class Conformance:
         lost = any(report.counts[Verdict.NOT_RUN] for report in self.reports)
         if lost and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        if self.unwritten and session.exitstatus in (
-            pytest.ExitCode.OK,
-            pytest.ExitCode.TESTS_FAILED,
-        ):
-            session.exitstatus = pytest.ExitCode.USAGE_ERROR
 
     def _writes(self, session: pytest.Session) -> bool:
         return not hasattr(self.config, "workerinput") and not session.config.option.collectonly
@@ -299,10 +297,21 @@ class Conformance:
         folder = self.directory / name.replace(":", ".").replace("/", ".")
         return Path(os.path.relpath(folder, self.config.invocation_params.dir))
 
-    def _write(self, report: Report, scripts: Mapping[str, str]) -> None:
+    @contextmanager
+    def writing(self, session: pytest.Session, name: str) -> Iterator[None]:
+        """Keep what cannot be written of an implementation for the summary, which is not lost."""
+        try:
+            yield
+        except OSError as error:
+            why = error.strerror or error
+            self.unwritten.append(f"--reports: {self.folder(name)} cannot be written: {why}")
+            if session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+                session.exitstatus = pytest.ExitCode.USAGE_ERROR
+
+    def _write(self, session: pytest.Session, report: Report, scripts: Mapping[str, str]) -> None:
         name = report.implementation.name
         folder = self.config.invocation_params.dir / self.folder(name)
-        try:
+        with self.writing(session, name):
             for old in (folder / "repro").glob("*.py"):
                 old.unlink()
             for cell in report.cells:
@@ -310,9 +319,6 @@ class Conformance:
                     replace_file(folder / cell.script, scripts[f"{name}:{cell.id}"])
             report.write(folder / "conformance.json")
             render_all(report, folder)
-        except OSError as error:
-            why = error.strerror or error
-            self.unwritten.append(f"--reports: {self.folder(name)} cannot be written: {why}")
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """One screen: the counts, the first deviations, where the report lies."""

@@ -143,12 +143,13 @@ class Timed:
                 )
         return made
 
-    def pytest_sessionfinish(self) -> None:
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Write the artifacts and their pages."""
         for report in self.reports():
             folder = self._folder(report)
-            report.write(folder / "timing.json")
-            replace_file(folder / "timing.html", page(report))
+            with self.conformance.writing(session, report.implementation.name):
+                report.write(folder / "timing.json")
+                replace_file(folder / "timing.html", page(report))
 
     def _folder(self, report: TimingReport) -> Path:
         folder = self.conformance.folder(report.implementation.name)

@@ -248,6 +248,7 @@ def test_a_report_that_cannot_be_written_is_told_before_anything_is_judged(workp
     result = workplace.run("--impl=torch.nn", *QUICK)
     wanted = "--reports: reports/torch.nn cannot be written: No space left on device"
     assert message(result) == wanted
+    assert not any("torch.nn" in line for line in result.out)
 
 
 def test_a_report_that_can_no_longer_be_written_leaves_the_summary(workplace):

@@ -125,6 +125,14 @@ def test_growth_is_in_the_artifact_too(run, workplace):
     assert {curve["time_power"] for curve in data["growth"]} == {0.0}
 
 
+def test_a_table_of_times_that_cannot_be_written_is_one_line(run, workplace):
+    (workplace.path / "reports" / "mine" / "timing.json").mkdir(parents=True)
+    result = run("--impl=mine", "--loss=mse_loss", *ONE)
+    assert result.status == pytest.ExitCode.USAGE_ERROR
+    assert "--reports: reports/mine cannot be written: Is a directory" in result.out
+    assert "Traceback" not in "\n".join(result.out + result.err)
+
+
 @pytest.mark.parametrize(
     ("words", "wanted"),
     [

@@ -279,13 +279,17 @@ def _attribute(name: str, path: str, attribute: str, namespace: Any) -> Any:
 
 
 def _what(error: BaseException) -> str:
-    """An error and its place in a line."""
-    frames = [(f.filename, f.lineno) for f in traceback.extract_tb(error.__traceback__)]
-    file, line = next((f for f in reversed(frames) if not f[0].startswith("<frozen")), frames[-1])
-    says = str(error)
+    """An error in a line, and its place unless that is the import itself."""
+    says, own = str(error), (__file__, importlib.__file__)
+    places = [
+        (frame.filename, frame.lineno)
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename not in own and not frame.filename.startswith("<frozen")
+    ]
     if isinstance(error, SyntaxError) and error.filename:
-        says, file, line = error.msg, error.filename, error.lineno
-    return f"{type(error).__name__}: {' '.join(says.split())} ({file}, line {line})"
+        says, places = error.msg, [(error.filename, error.lineno)]
+    place = "".join(f" ({file}, line {line})" for file, line in places[-1:])
+    return f"{type(error).__name__}: {' '.join(says.split())}{place}"
 
 
 def _single(
