@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
@@ -19,7 +19,7 @@ from lossspec.deviations import Known
 from lossspec.devices import lacks
 from lossspec.implementations import Subject
 from lossspec.oracle import Solved
-from lossspec.outcome import lacking, leaves_torch, without
+from lossspec.outcome import Phase, differentiable, lacking, leaves_torch, without
 from lossspec.patience import STOPS, Endless, limited, watched
 from lossspec.reduce import reduced
 from lossspec.spec import ClassIndex, Loss
@@ -142,8 +142,8 @@ class Campaign:
 
     reference : the subject that defines torch's own known deviations; what an implementation merely
     inherits from torch is not held against it. endless : the case that it did not come back from.
-    whereabouts : what earlier processes that ran it ended in. answers : whether a call in float32,
-    which is no option, gave a tensor. silent : the first one that ought to have and did not.
+    whereabouts : what earlier processes that ran it ended in. works : which phases of a call have
+    worked in float32, which is no option. fails : the first call that did not, though it ought to.
     """
 
     subject: Subject
@@ -162,8 +162,8 @@ class Campaign:
     absent: dict[str, set[str]] = field(default_factory=dict)
     endless: Case | None = None
     whereabouts: Whereabouts | None = None
-    answers: bool = False
-    silent: tuple[Case, Deviation] | None = None
+    works: set[Phase] = field(default_factory=set)
+    fails: dict[Phase, tuple[Case, Deviation]] = field(default_factory=dict)
     _case: int = REPLAYED
 
     def run(self) -> dict[str, Ledger]:
@@ -228,10 +228,12 @@ class Campaign:
                 ledger.examples = ledger.informative = 0
                 ledger.lacks = "its results have no gradient"
         self._case = REDUCED
-        if self.silent is not None and not self.answers:
-            self._tell_of_silence(ledgers, *self.silent)
-        else:
-            self._simplify(ledgers)
+        self._simplify(ledgers)
+        if self.never("call"):
+            self._tell(ledgers.values(), "call")
+        elif self.never("backward"):
+            about = (x for x in ledgers.values() if x.clause.theme == "gradient" and not x.examples)
+            self._tell(about, "backward")
         if self.whereabouts is not None:
             self.whereabouts.leave()
         return ledgers
@@ -243,13 +245,16 @@ class Campaign:
             if ledger.found and again and self._enters(name):
                 ledger.found = self._reduced(ledger, *ledger.found)
 
-    def _tell_of_silence(
-        self, ledgers: dict[str, Ledger], case: Case, deviation: Deviation
-    ) -> None:
-        """Of what never gave a tensor no clause can say that it conforms, or is not there."""
+    def never(self, phase: Phase) -> bool:
+        """Whether a phase of a call ought to work in float32 and never did."""
+        return phase in self.fails and phase not in self.works
+
+    def _tell(self, ledgers: Iterable[Ledger], phase: Phase) -> None:
+        """Of what never works no clause can say that it conforms, or is not there."""
+        case, deviation = self.fails[phase]
         if self.endless is None and self._enters("accepts"):
             case, deviation = self._reduced(Ledger(clauses()["accepts"]), case, deviation)
-        for ledger in ledgers.values():
+        for ledger in ledgers:
             ledger.found = case, deviation
 
     def _enters(self, step: str) -> bool:
@@ -297,7 +302,8 @@ class Campaign:
         self.attached |= getattr(trial.outcome.value, "requires_grad", False)
         for kind in (solved.case.dtype, solved.case.form):
             ran.setdefault(kind, [0, 0])[error is not None] += 1
-        self._listen(trial)
+        if trial.case.dtype == "float32":
+            self._listen(trial)
         worst = 0.0
         for name, ledger in ledgers.items():
             if not self.learns(ledger):
@@ -310,18 +316,20 @@ class Campaign:
         return worst
 
     def _listen(self, trial: Trial) -> None:
-        """Take note of whether calls in float32 are answered, until one is."""
-        if self.answers or trial.case.dtype != "float32":
-            return
-        self.answers = trial.worked
-        if self.answers or self.silent is not None or trial.form.optional:
+        """Take note of what works in float32 and what does not, until it does."""
+        phase: Phase = "backward" if trial.worked else "call"
+        if trial.worked:
+            self.works.add("call")
+            if trial.outcome.error is None and differentiable(trial.outcome.value):
+                self.works.add("backward")
+        if phase in {*self.works, *self.fails} or trial.form.optional:
             return
         accepts = clauses()["accepts"]
         deviation = deviation_of(accepts, trial)
         if deviation is None or self._covered(accepts, trial.case):
             return
         if not self._inherits(accepts, trial, deviation):
-            self.silent = trial.case, deviation
+            self.fails[phase] = trial.case, deviation
 
     def _covered(self, clause: Clause, case: Case) -> Known | None:
         """What is listed of a clause and such a case."""

@@ -303,7 +303,7 @@ def updated(
                 case=found[0],
             )
             # Of a loss that never works every clause says so; clause `accepts` is the one to list.
-            if not campaign.silent or still_fails(entry, cell):
+            if not campaign.fails or still_fails(entry, cell):
                 added.setdefault((record.loss, record.clause, record.surface), entry)
     return kept, list(added.values()), dropped
 

@@ -360,6 +360,26 @@ def test_every_clause_deviates_of_a_loss_that_never_works(loss, got):
     assert all("l1_loss" in cell.call.lower().replace("l1loss", "l1_loss") for cell in cells)
 
 
+class Onward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, value):
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx, upstream):
+        raise RuntimeError("no backward")
+
+
+def test_the_gradient_of_a_loss_whose_backward_never_works_deviates():
+    def loss(input, target, reduction="mean"):
+        return Onward.apply(F.l1_loss(input, target, reduction=reduction))
+
+    cells = lossspec.check("l1_loss", loss, profile="quick", clauses=["value", "gradient"])
+    told = {cell.clause: (cell.verdict, cell.got) for cell in cells}
+    assert told["value"][0] == "conforms"
+    assert told["gradient"] == ("deviates", "RuntimeError: no backward")
+
+
 class Panic(BaseException):
     """What extensions raise that are not written in Python."""
 
