@@ -280,3 +280,122 @@ def test_memory_of_a_loss_of_vectors_is_nobodys_business():
         clauses()["memory-in-proportion"].applies(find(name), "function")
         for name in ("triplet_margin_loss", "cosine_embedding_loss", "cross_entropy", "ctc_loss")
     )
+
+
+# === modules, and what is around a call ===================================================
+
+
+class Greedy(torch.nn.AdaptiveLogSoftmaxWithLoss):
+    def predict(self, input):
+        return self.head(input).argmax(1)
+
+
+def test_a_prediction_that_takes_a_cluster_for_a_class_is_found():
+    name = "adaptive_log_softmax_with_loss"
+    cell = verdict(name, Greedy, "every-class")
+    assert cell.verdict is Verdict.DEVIATES
+    assert cell.reason.startswith("predict at [")
+    right = verdict(name, torch.nn.AdaptiveLogSoftmaxWithLoss, "every-class")
+    assert right.verdict is Verdict.CONFORMS
+
+
+class Unpicklable(torch.nn.L1Loss):
+    def __init__(self, reduction="mean"):
+        super().__init__(reduction=reduction)
+        self.kept = lambda x: x
+
+
+def test_a_module_that_cannot_be_pickled_is_found_and_a_local_class_is_not():
+    class Local(torch.nn.L1Loss):
+        pass
+
+    cell = verdict("l1_loss", Unpicklable, "pickled")
+    assert (cell.verdict, cell.reason) == (Verdict.DEVIATES, "pickling raised")
+    assert verdict("l1_loss", Local, "pickled").verdict is Verdict.CONFORMS
+
+
+class _Scaled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**2
+
+    @staticmethod
+    def backward(ctx, upstream):
+        (x,) = ctx.saved_tensors
+        return upstream.mul_(2 * x) if upstream.shape == x.shape else upstream * 2 * x
+
+
+def test_a_backward_that_writes_to_the_gradient_from_upstream_is_found():
+    def loss(input, target, reduction="mean"):
+        losses = _Scaled.apply(input - target)
+        return losses if reduction == "none" else getattr(losses, reduction)()
+
+    cells = lossspec.check("mse_loss", loss, clauses=["inputs-untouched"])
+    assert [cell.reason for cell in cells] == ["the gradient from upstream was written to"]
+
+
+class FirstClasses(torch.nn.CrossEntropyLoss):
+    classes = None
+
+    def forward(self, input, target):
+        if self.classes is None and input.ndim > 1:
+            self.classes = input.shape[1]
+        value = super().forward(input, target)
+        same = input.ndim < 2 or input.shape[1] == self.classes
+        return value if same else value * 2
+
+
+def test_what_keeps_the_number_of_classes_of_its_first_call_is_found():
+    cells = lossspec.check("cross_entropy", FirstClasses, clauses=["other-calls"])
+    assert [cell.reason.partition(" at ")[0] for cell in cells] == ["the value after other calls"]
+
+
+def test_an_error_that_the_valid_call_raises_too_is_not_judged_as_a_refusal():
+    def loss(input, target, ignore_index=-100, reduction="mean", label_smoothing=0.0):
+        assert label_smoothing < 1  # without a word, which would be no way to refuse a class
+        options = {"ignore_index": ignore_index, "label_smoothing": label_smoothing}
+        return F.cross_entropy(input, target, reduction=reduction, **options)
+
+    assert verdict("cross_entropy", loss, "refuses-classes").verdict is Verdict.CONFORMS
+
+
+def test_a_target_longer_along_its_last_axis_must_be_refused():
+    def cut(input, target, reduction="mean"):
+        if input.shape[:1] != target.shape[:1] or input.ndim != target.ndim:
+            raise ValueError("sizes differ")
+        if input.ndim > 1 and input.shape != target.shape:
+            target = target[..., : input.shape[-1]]
+        return torch.nn.functional.l1_loss(input, target, reduction=reduction)
+
+    cell = verdict("l1_loss", cut, "refuses-shapes")
+    assert (cell.verdict, "yet nothing was raised" in cell.reason) == (Verdict.DEVIATES, True)
+
+
+def test_a_cosine_that_divides_by_a_length_of_0_is_found():
+    def loss(input1, input2, target, margin=0.0, reduction="mean"):
+        unit = [x / torch.linalg.vector_norm(x, dim=-1, keepdim=True) for x in (input1, input2)]
+        cos = (unit[0] * unit[1]).sum(-1)
+        losses = torch.where(target > 0, 1 - cos, (cos - margin).relu())
+        return losses if reduction == "none" else getattr(losses, reduction)()
+
+    cell = verdict("cosine_embedding_loss", loss, "value", dtypes=["float64"])
+    assert (cell.verdict, cell.got) == (Verdict.DEVIATES, "nan")
+
+
+def test_a_parameter_kept_in_float32_is_found():
+    def loss(input, target, reduction="mean", delta=1.0, weight=None):
+        kept = torch.tensor(delta, dtype=torch.float32).item()
+        return F.huber_loss(input, target, reduction=reduction, delta=kept, weight=weight)
+
+    cell = verdict("huber_loss", loss, "value", dtypes=["float64"])
+    assert (cell.verdict, "delta=0.3" in cell.call) == (Verdict.DEVIATES, True)
+
+
+def test_torch_in_a_wrapper_shares_what_torch_does():
+    def wrapped(input1, input2, target, margin=0.0, reduction="mean"):
+        return F.cosine_embedding_loss(input1, input2, target, margin=margin, reduction=reduction)
+
+    for seed in (4, 5):
+        cell = verdict("cosine_embedding_loss", wrapped, "gradient", seed=seed)
+        assert cell.verdict is Verdict.KNOWN
