@@ -29,7 +29,8 @@ def margin_ranking():
 def test_terms_factors_and_words_of_a_definition_are_changed(margin_ranking):
     wrong = {version.wrong for version in margin_ranking}
     assert {
-        "`-target * (input1 - input2) + margin` became `-target * (input1 - input2)`.",
+        "`-target * (input1 - input2) + constant(margin, like=input1)` became"
+        " `-target * (input1 - input2)`.",
         "`input1 - input2` became `input1 + input2`.",
         "`mean` gives the sum.",
         "The gradient of input1 is 0.",
