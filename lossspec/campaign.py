@@ -527,7 +527,8 @@ def _alike(one: Deviation, other: Deviation) -> bool:
         first, second, want = (float(str(text)) for text in (one.got, other.got, other.want))
     except ValueError:
         return False
-    return abs(first - second) <= 0.1 * abs(second - want)
+    nans = np.isnan(first) and np.isnan(second)  # of which each may have shown another element's
+    return bool(nans) or abs(first - second) <= 0.1 * abs(second - want)
 
 
 def _empty(case: Case) -> bool:

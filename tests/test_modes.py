@@ -392,6 +392,16 @@ def test_a_parameter_kept_in_float32_is_found():
     assert (cell.verdict, "delta=0.3" in cell.call) == (Verdict.DEVIATES, True)
 
 
+def test_a_nan_that_torch_has_in_another_element_is_shared():
+    def weighted(input, target, weight=None, reduction="mean"):
+        losses = F.binary_cross_entropy(input, target, reduction="none")
+        losses = losses if weight is None else losses * weight
+        return losses if reduction == "none" else getattr(losses, reduction)()
+
+    cell = verdict("binary_cross_entropy", weighted, "gradient")
+    assert cell.verdict is Verdict.KNOWN
+
+
 def test_torch_in_a_wrapper_shares_what_torch_does():
     def wrapped(input1, input2, target, margin=0.0, reduction="mean"):
         return F.cosine_embedding_loss(input1, input2, target, margin=margin, reduction=reduction)
