@@ -324,7 +324,7 @@ def any_slope(x: Array, undecided: Array) -> Array:
 
 def by_convention(x: Array, value: float, undefined: np.ndarray) -> Array:
     """x; where it is undefined the value that is agreed on, and nothing is asked of the slope."""
-    raw, undefined = getval(x), getval(undefined)
+    raw, undefined = getval(x), _kept(np.asarray(getval(undefined)))
     agreed = np.where(undefined, np.full_like(raw, value), raw)
     return _standing_for(x, agreed, np.where(undefined, np.full_like(raw, np.nan), 1))
 

@@ -334,19 +334,6 @@ def perform(
     return outcome
 
 
-class _HandedOver(torch.autograd.Function):
-    """What follows a result in the graph, and hands it a tensor as its gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, value: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-        ctx.gradient = gradient
-        return value.new_zeros(())
-
-    @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
-        return ctx.gradient, None
-
-
 def legible(error: BaseException) -> BaseException:
     """The error or, where its message cannot be made, one of the same name that says so."""
     try:
@@ -370,6 +357,19 @@ def dense(value: Any) -> Any:
     else:
         return value
     return type(f"a {kind} tensor, without plain numbers", (), {})()
+
+
+class _HandedOver(torch.autograd.Function):
+    """What follows a result in the graph, and hands it a tensor as its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, value: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+        ctx.gradient = gradient
+        return value.new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+        return ctx.gradient, None
 
 
 def backward_from(

@@ -383,6 +383,18 @@ def test_a_cosine_that_divides_by_a_length_of_0_is_found():
     assert (cell.verdict, cell.got) == (Verdict.DEVIATES, "nan")
 
 
+def test_any_other_cosine_of_a_zero_vector_is_found():
+    def loss(input1, input2, target, margin=0.0, reduction="mean"):
+        cos = F.cosine_similarity(input1, input2, dim=-1)
+        zero = (input1 == 0).all(-1) | (input2 == 0).all(-1)
+        cos = torch.where(zero, 0.5, cos)
+        losses = torch.where(target > 0, 1 - cos, (cos - margin).relu())
+        return losses if reduction == "none" else getattr(losses, reduction)()
+
+    cell = verdict("cosine_embedding_loss", loss, "value", dtypes=["float32"])
+    assert (cell.verdict, "tensor([0.0" in cell.call) == (Verdict.DEVIATES, True)
+
+
 def test_a_parameter_kept_in_float32_is_found():
     def loss(input, target, reduction="mean", delta=1.0, weight=None):
         kept = torch.tensor(delta, dtype=torch.float32).item()
