@@ -99,7 +99,7 @@ def deprecated_reductions(trial: Trial) -> Judgement:
         want = trial.under(reduction)
         outcome = trial.attempt(size_average=size_average, reduce=reduce)
         got = trial.number(outcome)
-        if want is not None and (got is None or not np.array_equal(got, want, equal_nan=True)):
+        if want is not None and (got is None or not _same(trial, reduction, got, want)):
             raise Deviation(
                 f"size_average={size_average} and reduce={reduce} are no {reduction!r}",
                 outcome.error if got is None else got,
@@ -108,6 +108,15 @@ def deprecated_reductions(trial: Trial) -> Judgement:
                 replaced={"size_average": size_average, "reduce": reduce},
             )
     return trial.expected.losses.size > 1
+
+
+def _same(trial: Trial, reduction: str, got: np.ndarray, want: np.ndarray) -> bool:
+    """Whether two results of the same call are, but for what rounding explains in each."""
+    if np.array_equal(got, want, equal_nan=True):
+        return True
+    budget = 2 * trial.expected.value(reduction).budget
+    near = got.shape == want.shape == budget.shape and np.isfinite(budget).all()
+    return near and bool((np.abs(got - want) <= budget).all())
 
 
 @clause(_reduces("batchmean"))
