@@ -17,7 +17,7 @@ from lossspec.cases import Case, Dealt, drawn, dtype_name
 from lossspec.clauses import Clause, clauses
 from lossspec.deviations import Known
 from lossspec.devices import lacks
-from lossspec.implementations import Subject
+from lossspec.implementations import Subject, composed
 from lossspec.oracle import Solved
 from lossspec.outcome import Phase, differentiable, lacking, leaves_torch, without
 from lossspec.patience import STOPS, Endless, limited, watched
@@ -440,11 +440,16 @@ class Campaign:
         documented = _documented(trial)
         # Torch may deviate elsewhere first: in another gradient, or where this is within budget.
         each = [documented.with_(requires_grad=(name,)) for name in documented.requires_grad]
-        for case in (documented, *(each if len(each) > 1 else ())):
-            solved = Solved(trial.loss, case)
+        calls = [(self.reference, call) for call in (documented, *(each if len(each) > 1 else ()))]
+        # Whoever takes the mean of torch's unreduced loss has the roundings of its parts.
+        parts = composed(trial.loss)
+        if parts is not None and trial.expected.plain and documented.reduction in ("mean", "sum"):
+            calls.append((parts, documented))
+        for torchs, call in calls:
+            solved = Solved(trial.loss, call)
             for bar in (1.0, 0.5):
                 try:
-                    same = deviation_of(clause, Trial(self.reference, solved, self.device, bar=bar))
+                    same = deviation_of(clause, Trial(torchs, solved, self.device, bar=bar))
                 except Exception:
                     return False  # the clause has nothing to say of torch here
                 if same is not None and self._alike(clause, deviation, same):

@@ -452,9 +452,9 @@ def drawn(choose: Choices, loss: Loss, dtypes: tuple[str, ...] | None = None) ->
             style = _style(choose, name, role, dims)
             class_axis = next((i for i, a in enumerate(axes) if a in shape.core), None)
             tensors[name] = _cast(_dense(rng, role.style, style, dims, class_axis), role, dtype)
-    if form.settle is not None:
-        form.settle(rng, tensors, parameters)
     _tie(choose, rng, form, tensors, parameters)
+    if form.settle is not None:  # after ties, which make vectors short that were not
+        form.settle(rng, tensors, parameters)
     _mask_classes(choose, rng, form, shape, tensors, parameters)
     _fill_ignored(choose, form, shape, tensors, parameters)
     for name, role in loss.options.items():

@@ -104,6 +104,11 @@ class Expected:
     compared: bool = False
     _known: dict[Any, Any] = field(default_factory=dict)
 
+    @property
+    def plain(self) -> bool:
+        """Whether each element counts once in the mean."""
+        return bool((self.counts == 1).all() and (self.shares == 1).all())
+
     def value(self, reduction: str) -> Bounded:
         """The result under one of the loss's reductions."""
         return self._once(("value", reduction), lambda: self._value(reduction))

@@ -824,3 +824,17 @@ def test_an_epsilon_that_torch_adds_too_is_inherited():
         return cell.verdict
 
     assert (verdict(1e-12), verdict(1e-9)) == ("known", "deviates")
+
+
+def test_a_mean_behind_torchs_unreduced_loss_inherits_the_roundings_of_its_parts():
+    def mean_behind(input, target, scale=1.0, weight=None, reduction="mean"):
+        losses = F.binary_cross_entropy(input, target, weight, reduction="none")
+        return losses if reduction == "none" else scale * getattr(losses, reduction)()
+
+    def verdict(scale):  # torch's backward multiplies the small share by what it then divides by
+        given = {"dtypes": ("float16",), "clauses": ["gradient"]}
+        loss = partial(mean_behind, scale=scale)
+        (cell,) = lossspec.check("binary_cross_entropy", loss, profile="quick", **given)
+        return cell.verdict
+
+    assert (verdict(1.0), verdict(1.02)) == ("known", "deviates")

@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
+from lossspec.campaign import Profile, stream
 from lossspec.cases import Case
 from lossspec.implementations import reference
 from lossspec.oracle import Expected, solve
@@ -289,6 +290,15 @@ def test_short_vectors_are_lengthened_and_zero_ones_stay() -> None:
         lengths = np.linalg.norm(array, axis=-1)
         assert lengths[0] == 0
         assert (lengths[1:] > SHORTEST).all()
+
+
+def test_no_drawn_vector_is_too_short_also_where_ties_copied_short_coordinates() -> None:
+    loss, many = find("cosine_embedding_loss"), Profile("many", 1200, 1)
+    for solved in stream(loss, many, 91):
+        for name in ("input1", "input2"):
+            vectors = solved.case.tensors[name].astype(np.float64)
+            lengths = np.linalg.norm(vectors, axis=-1)
+            assert ((lengths == 0) | (lengths > 0.99 * SHORTEST)).all()
 
 
 @pytest.mark.parametrize("p", [1.0, 2.0, 3.0])

@@ -9,7 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, wraps
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 from typing import Any
@@ -175,6 +175,22 @@ def reference(loss: Loss, surface: Surface) -> Subject | None:
 
     torchs = torch_nn.functions if surface == "function" else torch_nn.classes
     return next(torchs.subjects(loss), None)
+
+
+@cache
+def composed(loss: Loss) -> Subject | None:
+    """Torch's own function of a loss without a reduction, and a plain mean or sum behind it."""
+    unreduced = reference(loss, "function")
+    if unreduced is None or not unreduced.takes("reduction"):
+        return None
+    function = unreduced.target
+
+    @wraps(function)
+    def target(*tensors: torch.Tensor, reduction: str = "mean", **options: Any) -> torch.Tensor:
+        each = function(*tensors, reduction="none", **options)
+        return {"mean": each.mean, "sum": each.sum, "none": each.clone}[reduction]()
+
+    return replace(unreduced, target=target)
 
 
 def load(name: str, losses: tuple[str, ...] = ()) -> Implementation:
