@@ -7,8 +7,9 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 #: A clause asks for a few calls on small tensors; in seconds.
@@ -60,6 +61,20 @@ def ends_process() -> None:
     """From now on end the process as the last resort, with every thread's traceback on stderr."""
     if _armed["file"] is None:
         _armed["file"] = os.dup(2)  # of its own: pytest puts a file in 2's place
+
+
+def ends_orderly() -> Callable[[], object]:
+    """From now on SIGTERM is taken for Ctrl-C: a run out of time reports too. What undoes that."""
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        return lambda: None
+
+    def interrupt(signum: int, frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # another one must not end the reporting
+        raise KeyboardInterrupt("SIGTERM")
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    return partial(signal.signal, signal.SIGTERM, before)
 
 
 @contextmanager

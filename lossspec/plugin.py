@@ -65,7 +65,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def _start(config: pytest.Config, places: Path | None = None) -> None:
     from lossspec.conformance import Conformance
+    from lossspec.patience import ends_orderly
 
+    if not hasattr(config, "workerinput"):
+        config.add_cleanup(ends_orderly())
     conformance = Conformance.of(config, places)
     config.pluginmanager.register(conformance, "lossspec-conformance")
     if config.option.timing or any(_names_timing(config, word) for word in config.args):

@@ -150,6 +150,30 @@ def test_a_process_that_dies_leaves_no_earlier_report_behind(workplace):
     assert Report.read(workplace.path / "reports" / "dies" / "conformance.json").exit_status == 1
 
 
+@pytest.mark.parametrize(("whom", "more"), [("getpid", ("-pno:xdist",)), ("getppid", ("-n1",))])
+def test_a_run_that_is_told_to_end_reports_first(workplace, whom, more):
+    workplace.write(
+        ended=f"""
+            import os
+            import signal
+            import time
+            from torch.nn.functional import huber_loss
+
+            def l1_loss(input, target, reduction="mean"):
+                os.kill(os.{whom}(), signal.SIGTERM)
+                time.sleep(2)
+        """
+    )
+    words = ("--impl=ended", "--loss=huber_loss,l1_loss", "--profile=quick", "--clause=accepts")
+    result = workplace.apart(*APART, *words, *more)
+    assert result.status == 2, result.out
+    assert any("KeyboardInterrupt: SIGTERM" in line for line in result.out)
+    verdicts = workplace.verdicts("ended")
+    assert verdicts["l1_loss/accepts[function-cpu]"] == "not-run"
+    if whom == "getpid":
+        assert verdicts["huber_loss/accepts[function-cpu]"] == "conforms"
+
+
 @pytest.mark.parametrize(
     ("body", "more", "status", "verdicts"),
     [
