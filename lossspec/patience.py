@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 #: A clause asks for a few calls on small tensors; in seconds.
@@ -63,7 +62,7 @@ def ends_process() -> None:
         _armed["file"] = os.dup(2)  # of its own: pytest puts a file in 2's place
 
 
-def ends_orderly() -> Callable[[], object]:
+def ends_orderly() -> Callable[[], None]:
     """From now on SIGTERM is taken for Ctrl-C: a run out of time reports too. What undoes that."""
     main = threading.current_thread() is threading.main_thread()
     if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
@@ -73,8 +72,11 @@ def ends_orderly() -> Callable[[], object]:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # another one must not end the reporting
         raise KeyboardInterrupt("SIGTERM")
 
-    before = signal.signal(signal.SIGTERM, interrupt)
-    return partial(signal.signal, signal.SIGTERM, before)
+    def undo() -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    signal.signal(signal.SIGTERM, interrupt)
+    return undo
 
 
 @contextmanager

@@ -187,8 +187,8 @@ def composed(loss: Loss) -> Subject | None:
 
     @wraps(function)
     def target(*tensors: torch.Tensor, reduction: str = "mean", **options: Any) -> torch.Tensor:
-        each = function(*tensors, reduction="none", **options)
-        return {"mean": each.mean, "sum": each.sum, "none": each.clone}[reduction]()
+        each: torch.Tensor = function(*tensors, reduction="none", **options)
+        return each if reduction == "none" else each.mean() if reduction == "mean" else each.sum()
 
     return replace(unreduced, target=target)
 
