@@ -77,3 +77,14 @@ def preserved(changed: list[Changed] | None = None) -> Iterator[None]:
                     switch.write(was)
                     if changed is not None:
                         changed.append(Changed(switch, was, now))
+
+
+@contextmanager
+def otherwise() -> Iterator[None]:
+    """Grad mode, the default dtype and determinism are set as few users set them."""
+    usual = torch.get_default_dtype() is torch.float32
+    with preserved():
+        torch._C._set_grad_enabled(not torch.is_grad_enabled())
+        torch.set_default_dtype(torch.float64 if usual else torch.float32)
+        _deterministic(not torch.are_deterministic_algorithms_enabled())
+        yield

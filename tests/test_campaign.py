@@ -724,6 +724,23 @@ def test_a_switch_that_a_call_leaves_changed_deviates_and_is_put_back(change, wh
     assert [switch.read() for switch in SWITCHES] == before
 
 
+@pytest.mark.parametrize(
+    ("usual", "what", "got"),
+    [
+        (lambda: torch.set_grad_enabled(True), "grad mode", "True"),
+        (lambda: torch.set_default_dtype(torch.float32), "the default dtype", "torch.float32"),
+        (lambda: torch._C._set_deterministic_algorithms(False), "the deterministic flag", "False"),
+    ],
+)
+def test_a_switch_that_is_set_back_to_what_it_usually_is_deviates(usual, what, got):
+    before = [switch.read() for switch in SWITCHES]
+    given = {"profile": "quick", "clauses": ["random-state"]}
+    (cell,) = lossspec.check("l1_loss", leaving(usual), **given)
+    assert cell.reason == f"{what}, which the user had set otherwise, was changed"
+    assert (cell.verdict, cell.got) == ("deviates", got)
+    assert [switch.read() for switch in SWITCHES] == before
+
+
 @pytest.mark.parametrize("clause", ["gradient", "second-call", "other-calls"])
 def test_a_switch_that_is_left_changed_excuses_nothing(clause):
     loss = leaving(lambda: torch.set_grad_enabled(False))

@@ -1169,6 +1169,31 @@ class WeightRegisteredLate(torch.nn.CrossEntropyLoss):
 
 @mutant(
     "cross_entropy",
+    issue="Project-MONAI/MONAI#8819",
+    needs="a module that was moved to another device after it was given a weight",
+    surface="class",
+)
+class WeightLeftBehind(torch.nn.CrossEntropyLoss):
+    """The weight is a plain attribute, which stays where it was when the module is moved."""
+
+    def __init__(self, weight: Tensor | None = None, **options: Any) -> None:
+        super().__init__(None, **options)
+        self.left = weight
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        weight = None if self.left is None else self.left.to(input.dtype)
+        return torch.nn.functional.cross_entropy(
+            input,
+            target,
+            weight,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+            label_smoothing=self.label_smoothing,
+        )
+
+
+@mutant(
+    "cross_entropy",
     row="LSM-02",
     issue="linkedin/Liger-Kernel#243",
     needs="smoothing, given to the constructor",

@@ -26,6 +26,7 @@ from lossspec.outcome import (
 )
 from lossspec.reduce import taken
 from lossspec.spec import ClassIndex
+from lossspec.switches import otherwise
 from lossspec.tensors import same_bits, to_extended
 from lossspec.trial import Deviation, Trial, returned
 
@@ -194,6 +195,11 @@ def random_state(trial: Trial) -> Judgement:
         raise Deviation(f"{found.switch.name} was changed", found.after, found.before, check=check)
     if not trial.worked:
         return None
+    with otherwise():  # to set them back to what they usually are is no better
+        again = perform(trial.subject, trial.case, trial.device, backward=False)
+    for found in again.changed:
+        what = f"{found.switch.name}, which the user had set otherwise, was changed"
+        raise Deviation(what, found.after, found.before, check=None)
     call, _ = ready(trial.subject, trial.case, trial.device)  # a constructor may well draw some
     _draw(trial.device)
     before = _random_states(trial.device)

@@ -19,7 +19,7 @@ from lossspec.tensors import to_extended, to_torch
 from lossspec.trial import Deviation, Trial, Unsupported
 
 
-@clause()
+@clause(empty=True)  # a result without a graph ends a training loop
 def gradient(trial: Trial) -> Judgement:
     """For any cotangent, each gradient is the definition's, within what rounding explains."""
     case, outcome = trial.case, trial.outcome

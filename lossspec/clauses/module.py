@@ -129,6 +129,31 @@ def moved_to_dtype(trial: Trial) -> Judgement:
     return True
 
 
+def _takes_tensors(loss: Loss, surface: Surface) -> bool:
+    options = loss.options.values()
+    return _module(loss, surface) and any(surface in role.surfaces for role in options)
+
+
+@clause(_takes_tensors, enough=8)
+def moved_to_device(trial: Trial) -> Judgement:
+    """`.to(device)` moves the tensors that the module was constructed with."""
+    made = _made(trial)
+    if made is None or not any(name in trial.loss.options for name in trial.case.tensors):
+        return None
+    module, _ = made
+    # Every torch has this device. Its tensors have no numbers, but mix with no others.
+    there = arguments(trial.subject, trial.case.with_(requires_grad=(), layouts={}), "meta")
+    passed = handed(trial.subject, trial.case, there)
+    given = [passed[name] for name in trial.form.tensors]
+    try:
+        trial.subject.target(**keywords(trial.subject, trial.case, there))(*given)
+    except Exception as error:
+        text = str(error).strip().split("\n")[0][:120]
+        raise Unsupported(f"it cannot be called without numbers: {text}") from None
+    returned(lambda: module.to("meta")(*given), "the call after .to(device)")
+    return True
+
+
 @clause(lambda loss, surface: surface == "class" and loss.ranks, enough=20)
 def every_class(trial: Trial) -> Judgement:
     """log_prob has the definition's result for every class, and predict the largest one's class."""
