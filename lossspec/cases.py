@@ -363,11 +363,15 @@ def _cast(values: np.ndarray, role: Role, dtype: str) -> np.ndarray:
 
 # === structure ============================================================================
 
-_KINDS = (*["small"] * 4, *["distinct"] * 2, "square", "ones", "empty", "empty", "rows", "wide")
-_ROWS = (67, 257, 1031, 4099)
-_SOME_ROWS = (5, 9, 17, 35, 67, 131)
-#: More classes than a byte counts.
-_WIDE = 131
+_KINDS = (
+    *(["small"] * 3 + ["distinct"] * 2 + ["square"] * 2 + ["empty"] * 2),
+    *("ones", "rows", "wide"),
+)
+#: More than whole blocks of them, by one or a few.
+_ROWS = (67, 257, 1025, 4099)
+_SOME_ROWS = (5, 9, 17, 33, 65, 131)
+#: More classes than a byte counts, or a block of a kernel holds.
+_WIDE, _WIDER = 131, 1027
 _TIES = ("none", "none", "some", "all", "threshold")
 _IGNORED = ("none", "some", "some", "leading", "all")
 _FILLS = ("plain", "plain", "nan", "inf", "-inf", "large")
@@ -424,7 +428,9 @@ def drawn(choose: Choices, loss: Loss, dtypes: tuple[str, ...] | None = None) ->
     contract = form.contracts[0] if plain else choose(f"contract of {form.name}", form.contracts)
     spread = choose("spread", contract.spreads)
     shape = written_out(contract.text, spread)
-    sizes = _axis_sizes(choose, shape, plain)
+    # Where each class is compared with each there is no room for so many.
+    widest = _WIDE if form.lists_classes(shape) else _WIDER
+    sizes = _axis_sizes(choose, shape, plain, widest)
     dtype = choose("dtype", dtypes or loss.dtypes)
     parameters = {
         name: parameter.values[0] if plain and name != besides else choose(name, parameter.values)
@@ -525,14 +531,16 @@ def _style(choose: Choices, name: str, role: Role, dims: tuple[int, ...]) -> str
     return "normal" if drifts else style
 
 
-def _axis_sizes(choose: Choices, shape: Shape, plain: bool) -> dict[str, int]:
+def _axis_sizes(choose: Choices, shape: Shape, plain: bool, widest: int) -> dict[str, int]:
     axes = list(
         dict.fromkeys(a for axes in (*shape.inputs, shape.result) for a in axes if a != "1")
     )
-    return {"1": 1} | (_named_sizes(choose, shape, axes, plain) if axes else {})
+    return {"1": 1} | (_named_sizes(choose, shape, axes, plain, widest) if axes else {})
 
 
-def _named_sizes(choose: Choices, shape: Shape, axes: list[str], plain: bool) -> dict[str, int]:
+def _named_sizes(
+    choose: Choices, shape: Shape, axes: list[str], plain: bool, widest: int
+) -> dict[str, int]:
     core = [axis for axis in axes if axis in shape.core]
     loop = [axis for axis in axes if axis not in core]
     if plain and loop:  # so many rows that the last block of them is a short one
@@ -551,7 +559,8 @@ def _named_sizes(choose: Choices, shape: Shape, axes: list[str], plain: bool) ->
         return sizes
     if kind == "wide" and core and len(loop) < 2:  # along more axes kernels add up one by one
         sizes = dict.fromkeys(axes, choose("breadth", (5, 2)))
-        return sizes | {choose("wide axis", core): _WIDE}
+        axis = choose("wide axis", core)
+        return sizes | {axis: choose(f"width of {axis}", (_WIDE, widest)) if axis == "C" else _WIDE}
     pool = [2, 3, 1, 4, 5, 7] if len(axes) < 4 else [2, 1, 3]
     if kind == "distinct":
         order = [2, 3, 4, 5, 1, 7, 6, 8][: max(len(axes), 3)]

@@ -390,6 +390,7 @@ def solve(loss: Loss, case: Case) -> Expected:
             # rounded there is luck, so try several.
             share = case.upstream("mean") / counts.sum() * shares
             seeds += [share * luck for luck in (1.0, 0.8, 0.6)]
+        parts = losses[0].size if "mean" in case.reduction and dtype.name != "float16" else 1
         rest = posed.rest(dtype.numpy)
         textbook, slips = _textbook(
             posed.define, posed.exact, rest, dtype, losses[:2], derivatives, seeds
@@ -404,9 +405,10 @@ def solve(loss: Loss, case: Case) -> Expected:
             # many kinks meet any is right that no one could list.
             asked = (np.abs(losses[0]) < dtype.largest) & ~posed.ensemble.crowded(loop)
             asked = asked.reshape(loop + (1,) * posed.placed[name].core)
-            # Logarithms of subnormal numbers are off by a few per cent where they come in vectors.
+            # Logarithms of subnormal numbers are off by a few per cent where they come in vectors,
+            # and a mean divides what is on its way back.
             size = np.abs(as_extended(posed.exact[name]))
-            asked = asked & ((size == 0) | (size >= dtype.negligible))
+            asked = asked & ((size == 0) | (size >= dtype.negligible * parts))
             error = np.where(np.isfinite(sides[0]) & asked, error + slips[name], np.inf)
             mask = posed.mask(name)
             slopes[name] = np.where(mask, sides, 0), np.where(mask, error, 0)
