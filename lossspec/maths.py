@@ -116,10 +116,12 @@ class Ensemble:
         )
         return x + moves
 
-    def doubt(self, ndim: int) -> np.ndarray:
+    def doubt(self, ndim: int, some: bool) -> np.ndarray:
         """By how much a difference has to count in the rounding members to be within the budget."""
         counts = np.zeros(self.size)
         counts[self.rounding] = 2 * self.step / (self.slack * self.unit)
+        if some:
+            counts[self.rounding] *= _HALF
         return self.column(counts, ndim)
 
     def kept(self, condition: np.ndarray) -> np.ndarray:
@@ -195,11 +197,15 @@ def rounded(x: Array, steady: bool = False, times: float = 1.0) -> Array:
     return x if _here.ensemble is None else _here.ensemble.rounded(x, steady, times)
 
 
-def _or(x: Array, y: Array, condition: np.ndarray) -> Array:
-    """x; where `condition` holds y, which is close by, is within the budget as well."""
+def _or(x: Array, y: Array, condition: np.ndarray, some: bool = False) -> Array:
+    """x; where `condition` holds y, which is close by, is within the budget as well.
+
+    some : in some of the members that stand for rounding only.
+    """
     if _here.ensemble is None:
         return x
-    return x + _where(condition, y - x, anp.zeros_like(getval(x))) * _here.ensemble.doubt(x.ndim)
+    doubt = _here.ensemble.doubt(x.ndim, some)
+    return x + _where(condition, y - x, anp.zeros_like(getval(x))) * doubt
 
 
 def _kept(condition: np.ndarray) -> np.ndarray:
@@ -542,11 +548,13 @@ defvjp(_softplus, lambda ans, x: lambda g: g * sigmoid(x))
 
 
 def minus_log_sigmoid(x: Array) -> tuple[Array, Array]:
-    """-log σ(x) and -log(1 - σ(x)), which is x more; beyond `LINEAR` 0 and x are as right."""
-    large = getval(x) > LINEAR
-    minus_log_p = softplus(-x)
-    minus_log_q = rounded(_or(x + minus_log_p, x, large))
-    return _or(minus_log_p, anp.zeros_like(getval(x)), large), minus_log_q
+    """-log σ(x) and -log(1 - σ(x)), which is x more; beyond `LINEAR` |x| and 0 are as right."""
+    raw = getval(x)
+    large = np.abs(raw) > LINEAR
+    minus_log_p = rounded(_softplus(-x))
+    # One of the two may be taken so and the other not.
+    minus_log_q = rounded(_or(x + minus_log_p, x * (raw > 0), large, some=True))
+    return _or(minus_log_p, -x * (raw < 0), large), minus_log_q
 
 
 def sigmoid(x: Array) -> Array:

@@ -144,23 +144,27 @@ def _curvature(
     try:
         value = call(passed)
         upstream = to_torch(case.upstream(case.reduction), device=trial.device).to(value.dtype)
-        # That it requires a gradient makes a backward that cannot be differentiated say so.
         upstream = upstream.expand(value.shape).clone().requires_grad_()
-        slopes = torch.autograd.grad(value, tensors, upstream, create_graph=True, allow_unused=True)
+        reached = [passed[name] for name in names]
+        slopes = torch.autograd.grad(value, reached, upstream, create_graph=True, allow_unused=True)
+        own = [slope for slope in slopes if getattr(slope, "requires_grad", False)]
+        if not own or any(map(_once, own)):
+            raise Unsupported("its gradients cannot be differentiated")
+        # What tensors become on their way to the implementation has derivatives of its own.
+        used = [i for i, slope in enumerate(slopes) if slope is not None]
+        slopes = torch.autograd.grad(
+            [reached[i] for i in used],
+            tensors,
+            [slopes[i] for i in used],
+            create_graph=True,
+            allow_unused=True,
+        )
         along = [
             (slope * to_torch(directions[name], device=trial.device)).sum()
             for name, slope in dict(zip(names, slopes, strict=True)).items()
             if getattr(slope, "requires_grad", False)
         ]
-        if not along:
-            raise Unsupported("its gradients cannot be differentiated")
-        if any(passed[name] is not given[name] for name in names):
-            # What tensors become on their way to the implementation has derivatives of its own.
-            reached = [passed[name] for name in names]
-            own = torch.autograd.grad(value, reached, upstream, create_graph=True)
-            whole = torch.stack([slope.sum() for slope in own]).sum()
-            _bent(torch.autograd.grad(whole, reached, allow_unused=True, retain_graph=True))
-        found = _bent(torch.autograd.grad(torch.stack(along).sum(), tensors, allow_unused=True))
+        found = torch.autograd.grad(torch.stack(along).sum(), tensors, allow_unused=True)
     except RuntimeError as error:
         text = str(error).strip().split("\n")[0][:120]
         raise Unsupported(f"its gradients cannot be differentiated: {text}") from None
@@ -172,11 +176,22 @@ def _curvature(
     }
 
 
-def _bent(curvatures: Sequence[Any]) -> Sequence[Any]:
-    """The second derivatives; Unsupported where the gradients are the same for all inputs."""
-    if all(curvature is None for curvature in curvatures):
-        raise Unsupported("its gradients depend on no input, which promises no second derivative")
-    return curvatures
+def _once(slope: torch.Tensor) -> bool:
+    """Whether a backward in its graph is marked as one that can be differentiated only once.
+
+    One that is not promises a second derivative: what it takes for constant counts as such.
+    """
+    seen: set[Any] = set()
+    nodes = [slope.grad_fn]
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        if node.name() == "torch::autograd::Error":
+            return True
+        seen.add(node)
+        nodes += [behind for behind, _ in node.next_functions]
+    return False
 
 
 # Slow because the first dual number imports the compiler, which takes seconds.
