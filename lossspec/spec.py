@@ -403,15 +403,13 @@ class Form:
 class Refusal:
     """A call that must raise.
 
-    says : the rule that the call breaks. breaks : turns the arguments of a valid call (`tensors`
-    by name as numpy arrays, `parameters` by name) into the invalid one, in place, or returns False
-    where this call cannot be made invalid that way. phase : by when it must raise.
+    says : what is wrong with the call. breaks : turns the arguments of a valid call (`tensors` by
+    name as numpy arrays, `parameters` by name) into the invalid one, in place, or returns False
+    where this call cannot be made invalid that way.
     """
 
-    name: str
     says: str
     breaks: Callable[[dict[str, Any], dict[str, Any]], bool | None]
-    phase: Literal["construct", "call", "backward"] = "call"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -234,12 +234,11 @@ def compiled(trial: Trial) -> Judgement:
 def _invalid(trial: Trial) -> Iterator[tuple[str, dict[str, Any]]]:
     """A call of each kind that the contract rules out."""
     shapes = (
-        (rule, {name: to_torch(array, device=trial.device) for name, array in replaced.items()})
-        for rule, replaced, broadcasts in misshapen(trial)
+        (breach, {name: to_torch(array, device=trial.device) for name, array in replaced.items()})
+        for breach, replaced, broadcasts in misshapen(trial)
         if not broadcasts
     )
-    calls = ((refusal.says, replaced) for refusal, replaced in ruled_out(trial))
-    for kind in (shapes, out_of_range(trial), calls):
+    for kind in (shapes, out_of_range(trial), ruled_out(trial)):
         yield from islice(kind, 1)
 
 
@@ -250,7 +249,7 @@ def compiled_refusal(trial: Trial) -> Judgement:
     if any(0 in array.shape for array in case.tensors.values()) or not _plain(trial):
         return None
     judged = None
-    for rule, replaced in _invalid(trial):
+    for breach, replaced in _invalid(trial):
         if trial.attempt(**replaced).error is None:
             continue
         given = arguments(trial.subject, case, trial.device)
@@ -263,7 +262,7 @@ def compiled_refusal(trial: Trial) -> Judgement:
         except Exception:
             judged = True
             continue
-        raise Deviation(f"{rule}: compiled, nothing was raised", got, "an error", check=None)
+        raise Deviation(f"{breach}: compiled, nothing was raised", got, "an error", check=None)
     return judged
 
 

@@ -311,9 +311,8 @@ def _head(function: Callable[..., Any]) -> str:
 
 
 def _refusals(loss: Loss) -> Iterator[str]:
-    by = {"construct": ", when constructed", "call": "", "backward": ", by backward at the latest"}
     for refusal in loss.refusals:
-        yield _sentence(f"{refusal.name}: {refusal.says}{by[refusal.phase]}")
+        yield _sentence(refusal.says)
     for name, parameter in loss.parameters.items():
         if parameter.refused:
             values = [_shown(parameter, value) for value in parameter.refused]

@@ -52,13 +52,7 @@ spec = Loss(
         "margin": number(1.0, 0.0, 0.25, 3.0, -0.5, doc="By how much the class should lead."),
     },
     shift_invariant=True,
-    refusals=(
-        Refusal(
-            name="weight has one axis",
-            says="a weight of two axes is not one number for each class",
-            breaks=two_dimensional,
-        ),
-    ),
+    refusals=(Refusal(says="the weight has two axes", breaks=two_dimensional),),
     examples=(
         Example(
             arguments={"input": [[0.1, 0.2, 0.4, 0.8]], "target": [3]},
