@@ -126,7 +126,7 @@ class Ledger:
     seconds: float = 0.0
     found: tuple[Case, Deviation] | None = None
     known: tuple[Known, Case, Deviation] | None = None
-    shared: tuple[Case, Deviation] | None = None
+    shared: tuple[Subject, Case, Deviation] | None = None
     stale: Known | None = None
     broken: str | None = None
     lacks: str | None = None
@@ -328,7 +328,7 @@ class Campaign:
         deviation = deviation_of(accepts, trial)
         if deviation is None or self._covered(accepts, trial.case):
             return
-        if not self._inherits(accepts, trial, deviation):
+        if self._inherited_from(accepts, trial, deviation) is None:
             self.fails[phase] = trial.case, deviation
 
     def _covered(self, clause: Clause, case: Case) -> Known | None:
@@ -406,8 +406,9 @@ class Campaign:
             return
         if self._of_absent(ledger.clause, trial):
             return
-        if self._inherits(ledger.clause, trial, deviation):
-            ledger.shared = ledger.shared or (case, deviation)
+        torchs = self._inherited_from(ledger.clause, trial, deviation)
+        if torchs is not None:
+            ledger.shared = ledger.shared or (torchs, case, deviation)
             return
         if ledger.clause.name == "accepts":
             if trial.form.optional:
@@ -433,10 +434,10 @@ class Campaign:
         other = trial.case.with_(parameters={**trial.case.parameters, **absent})
         return deviation_of(clause, self._trial(other)) is None
 
-    def _inherits(self, clause: Clause, trial: Trial, deviation: Deviation) -> bool:
-        """Whether torch does the same on the same call."""
+    def _inherited_from(self, clause: Clause, trial: Trial, deviation: Deviation) -> Subject | None:
+        """What of torch's does the same on the same call, if anything."""
         if self.reference is None:
-            return False
+            return None
         documented = _documented(trial)
         # Torch may deviate elsewhere first: in another gradient, or where this is within budget.
         each = [documented.with_(requires_grad=(name,)) for name in documented.requires_grad]
@@ -451,10 +452,10 @@ class Campaign:
                 try:
                     same = deviation_of(clause, Trial(torchs, solved, self.device, bar=bar))
                 except Exception:
-                    return False  # the clause has nothing to say of torch here
+                    return None  # the clause has nothing to say of torch here
                 if same is not None and self._alike(clause, deviation, same):
-                    return True
-        return False
+                    return torchs
+        return None
 
     @staticmethod
     def _alike(clause: Clause, deviation: Deviation, same: Deviation) -> bool:
@@ -507,7 +508,7 @@ class Campaign:
             trial = self._trial(candidate)
             if self._of_absent(ledger.clause, trial):
                 return False
-            if self._inherits(ledger.clause, trial, found):
+            if self._inherited_from(ledger.clause, trial, found) is not None:
                 return False
             last = found
             return True

@@ -258,7 +258,10 @@ class Conformance:
         touched = {self.cells[key].campaign for key in self.planned if key in self.cells}
         for key, cell in self.cells.items():
             if not cell.applies and cell.campaign in touched:
-                reason = f"the spec of {cell.loss.name} gives this clause nothing to say"
+                if cell.clause.speaks_on(cell.device):
+                    reason = f"the spec of {cell.loss.name} gives this clause nothing to say"
+                else:
+                    reason = f"this clause speaks on {cell.clause.only_on}s only"
                 yield key, blank(cell, Verdict.NOT_APPLICABLE, reason)
             elif key in self.planned and cell.campaign in self.died:
                 yield key, self._dead(cell)

@@ -166,9 +166,9 @@ class Run:
             shown["deviation"] = Listed(known.reason, known.link, known.file)
             return blank(cell, Verdict.KNOWN, known.reason, **fields, **shown), ""
         if ledger.shared is not None:
-            case, deviation = ledger.shared
+            torchs, case, deviation = ledger.shared
             shown = self._shown(cell, cell.subject, case, deviation)
-            reason = "inherited: torch.nn.functional does the same on the same call"
+            reason = f"inherited: {torchs.implementation} does the same on the same call"
             return blank(cell, Verdict.KNOWN, reason, **fields, **shown), ""
         lacks = sorted({*campaign.unsupported, *campaign.refused})
         if not ledger.examples:

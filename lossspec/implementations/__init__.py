@@ -190,7 +190,8 @@ def composed(loss: Loss) -> Subject | None:
         each: torch.Tensor = function(*tensors, reduction="none", **options)
         return each if reduction == "none" else each.mean() if reduction == "mean" else each.sum()
 
-    return replace(unreduced, target=target)
+    name = f"the plain mean or sum of {unreduced.implementation}'s unreduced loss"
+    return replace(unreduced, implementation=name, target=target)
 
 
 def load(name: str, losses: tuple[str, ...] = ()) -> Implementation:
