@@ -414,7 +414,7 @@ class Refusal:
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """A published example: a call in plain numbers, its value, and where it was published."""
+    """An example: a call in plain numbers, its value, and where that comes from."""
 
     arguments: Mapping[str, Any]
     value: Any

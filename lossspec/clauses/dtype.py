@@ -164,7 +164,7 @@ def _every_warning() -> Iterator[None]:
 
 @clause(_complex, enough=20)
 def complex_inputs(trial: Trial) -> Judgement:
-    """Of all inputs times 1 + i the loss is √2 as large, and its gradient points along 1 + i."""
+    """With inputs times 1 + i the loss is √2 times as large and its gradient points along 1 + i."""
     case = trial.case
     if case.dtype not in ("float32", "float64") or not trial.worked or not trial.conforms:
         return None

@@ -182,7 +182,7 @@ def _bent(curvatures: Sequence[Any]) -> Sequence[Any]:
 # Slow because the first dual number imports the compiler, which takes seconds.
 @clause(stateless, enough=20, slow=True)
 def forward_mode(trial: Trial) -> Judgement:
-    """Forward-mode derivatives, where the implementation has them, are those of backward."""
+    """Forward-mode derivatives, where the implementation has them, are the definition's."""
     case = trial.case
     if not case.requires_grad or not trial.worked or trial.limited or not trial.conforms:
         return None

@@ -75,7 +75,7 @@ def _unsupported(way: str, error: Exception) -> Unsupported:
 # Slow because torch.func imports the compiler, which takes seconds; so do fake tensors.
 @clause(stateless, enough=20, slow=True)
 def functional_gradient(trial: Trial) -> Judgement:
-    """torch.func.vjp gives the gradients that backward gives."""
+    """torch.func.vjp gives the definition's gradients."""
     case = trial.case
     if not case.requires_grad or not _plain(trial) or not differentiable(trial.outcome.value):
         return None

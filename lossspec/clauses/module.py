@@ -102,7 +102,7 @@ def evaluation_mode(trial: Trial) -> Judgement:
 
 @clause(_module, enough=20)
 def moved_to_dtype(trial: Trial) -> Judgement:
-    """`.to(dtype)` takes the tensors that it was constructed with along."""
+    """`.to(dtype)` converts the tensors that the module was constructed with."""
     made = _made(trial)
     if made is None or trial.case.dtype not in ("float32", "float64"):
         return None
@@ -131,7 +131,7 @@ def moved_to_dtype(trial: Trial) -> Judgement:
 
 @clause(lambda loss, surface: surface == "class" and loss.ranks, enough=20)
 def every_class(trial: Trial) -> Judgement:
-    """log_prob has the definition's result for every class, and predict the largest one's class."""
+    """log_prob is each class's result by the definition, predict the class of the largest one."""
     if "N" not in trial.case.shape.result or not trial.worked:
         return None
     case = trial.case.with_(requires_grad=())

@@ -68,7 +68,7 @@ def sum_of_none(trial: Trial) -> Judgement:
 
 @clause(_reduces("mean"))
 def mean_divisor(trial: Trial) -> Judgement:
-    """`mean` is the sum of what `none` returns, divided by what the contract says it counts."""
+    """`mean` is the sum of what `none` returns, weighted and divided as the contract says."""
     return _derived(trial, "mean")
 
 
@@ -140,7 +140,7 @@ def _poisoned() -> Iterator[None]:
 
 @clause(enough=40, empty=True)
 def nothing_left(trial: Trial) -> Judgement:
-    """Of nothing (empty, or all ignored) the sum is 0 and the mean nan; ignored elements are 0."""
+    """Over no elements (empty, or all ignored) sum is 0 and mean nan; ignored losses are 0."""
     expected = trial.expected
     if expected.counted.any():
         return None

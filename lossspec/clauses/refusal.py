@@ -163,7 +163,7 @@ def misshapen(trial: Trial) -> Iterator[tuple[str, dict[str, Any], bool]]:
 
 @clause(enough=ENOUGH)
 def refuses_shapes(trial: Trial) -> Judgement:
-    """Shapes that break the contract raise; where they broadcast, a warning is the least."""
+    """Shapes that break the contract raise, or at least warn where they would broadcast."""
     if not _told(trial) or any(0 in array.shape for array in trial.case.tensors.values()):
         return None
     judged = None

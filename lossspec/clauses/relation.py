@@ -54,7 +54,7 @@ def _batched(loss: Loss, surface: Surface) -> bool:
 
 @clause(_batched, enough=ENOUGH)
 def batch_permutation(trial: Trial) -> Judgement:
-    """Turning the batch round turns the unreduced result round, and nothing else."""
+    """Reversing the batch reverses the unreduced result, and changes nothing else."""
     rows = _rows(trial)
     if rows < 2 or not trial.separable:
         return None
@@ -62,7 +62,7 @@ def batch_permutation(trial: Trial) -> Judgement:
     other = taken(trial.loss, trial.case, "N", order)
     axis = trial.case.shape.result.index("N")
     where = (slice(None),) * axis + (slice(None, None, -1),)
-    return _agree(trial, other, "the batch turned round", "none", where)
+    return _agree(trial, other, "the batch reversed", "none", where)
 
 
 @clause(_batched, enough=ENOUGH)
@@ -130,7 +130,7 @@ def class_permutation(trial: Trial) -> Judgement:
             if 0 <= case.parameters[role.ignored_by] < classes:
                 return None  # the ignored class would move too
         tensors[name] = np.where(inside, classes - 1 - target, target).astype(target.dtype)
-    return _agree(trial, other.with_(tensors=tensors), "the classes turned round", "none")
+    return _agree(trial, other.with_(tensors=tensors), "the classes reversed", "none")
 
 
 @clause(lambda loss, surface: loss.shift_invariant, enough=ENOUGH)
@@ -307,7 +307,7 @@ def _certain_form(loss: Loss) -> tuple[str, str, str] | None:
 
 @clause(_two_targets, enough=ENOUGH)
 def index_is_one_hot(trial: Trial) -> Judgement:
-    """A class index gives the sum that the distribution certain of that class gives."""
+    """A class index gives the same sum as the one-hot distribution of that class."""
     found = _certain_form(trial.loss)
     case = trial.case
     if found is None or case.form != found[0] or not trial.expected.counted.all():
@@ -402,7 +402,7 @@ def _flat(form: Form, spread: Shape) -> Shape | None:
 
 @clause(_spreads, enough=ENOUGH)
 def further_axes_are_samples(trial: Trial) -> Judgement:
-    """With further axes the loss is that of all positions as the samples of one batch."""
+    """With further axes, sum and mean are those of one batch with every position as a sample."""
     case, form = trial.case, trial.form
     contract = next(c for c in form.contracts if c.text == case.contract)
     flat = _flat(form, contract)
