@@ -186,9 +186,9 @@ def composed(loss: Loss) -> Subject | None:
     function = unreduced.target
 
     @wraps(function)
-    def target(*tensors: torch.Tensor, reduction: str = "mean", **options: Any) -> torch.Tensor:
-        each: torch.Tensor = function(*tensors, reduction="none", **options)
-        return each if reduction == "none" else each.mean() if reduction == "mean" else each.sum()
+    def target(*tensors: torch.Tensor, reduction: str = "mean", **options: Any) -> Any:
+        each = function(*tensors, reduction="none", **options)
+        return each if reduction == "none" else getattr(each, reduction)()
 
     name = f"the plain mean or sum of {unreduced.implementation}'s unreduced loss"
     return replace(unreduced, implementation=name, target=target)
