@@ -31,8 +31,8 @@ def two_dimensional(tensors, parameters):
 spec = Loss(
     name="multi_margin_loss",
     module="MultiMarginLoss",
-    summary="For class t, how much each other class's score falls short of being lower by the"
-    " margin m, as it is or squared, summed and divided by the number of classes.",
+    summary="How far the lead of class t over each other class falls below the margin m, to the"
+    " power p, summed and divided by the number of classes.",
     formula=r"\ell(x, t) = \frac{w_t}{C} \sum_{i \ne t} \max(0,\; m - x_t + x_i)^p",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.MultiMarginLoss.html",
     define=define,

@@ -38,8 +38,8 @@ CORNERS = {"anchor": [[0.0, 0.0]], "positive": [[3.0, 4.0]], "negative": [[0.0, 
 spec = Loss(
     name="triplet_margin_with_distance_loss",
     module="TripletMarginWithDistanceLoss",
-    summary="How much the distance of the anchor a from the positive x falls short of being"
-    " smaller, by the margin m, than that from the negative y.",
+    summary="How far the anchor a is from being nearer to the positive x than to the negative y by"
+    " the margin m.",
     formula=r"\ell(a, x, y) = \max(0,\; d(a, x) - d(a, y) + m);"
     r"\quad\text{with swap } \min(d(a, y), d(x, y)) \text{ for } d(a, y)",
     source="https://docs.pytorch.org/docs/stable/generated/"
