@@ -75,7 +75,7 @@ class Bounded:
     open: int | None = None
 
     def settled(self, got: np.ndarray) -> tuple[np.ndarray, Bounded]:
-        """What came and what is known of it, both less the constant that is left open."""
+        """Both sides less their mean along `open`, the constant that is left open."""
         if self.open is None:
             return got, self
         axis = self.open

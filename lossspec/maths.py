@@ -307,7 +307,7 @@ defvjp(_standing_for, lambda ans, x, value, slope: lambda g: g * slope, None, No
 
 
 def clamped(x: Array, lowest: Array) -> Array:
-    """max(x, lowest) without a word to autograd: the derivative by x is 1, also where that cuts."""
+    """max(x, lowest), whose derivative by x is 1 even where `lowest` is taken."""
     raw, floor = getval(x), getval(lowest)
     return _standing_for(x, np.where(_kept(raw < floor), floor, raw), np.ones_like(raw))
 

@@ -67,9 +67,9 @@ class Real(Role):
 
 @dataclass(frozen=True, kw_only=True)
 class Factor(Real):
-    """A number that a layer multiplies by others and adds up; `count` of them make a product.
+    """A factor that a layer multiplies with others and sums, `count` of them to a product.
 
-    It is drawn of a size at which the dtype can still tell such sums apart.
+    Its size is such that the dtype still resolves the sums.
     """
 
     count: int = 2

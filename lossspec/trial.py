@@ -28,7 +28,7 @@ class Deviation(Exception):
     case, replaced : the call that shows it, where that is not the trial's own. check : an
     expression for a script, true of a call that conforms; it may use `value`, `gradients`, `error`,
     `inputs`, `before`, `call()` and `near(got, want, budget)`. None where no short script shows it.
-    detached : whether it is that the result has no gradient.
+    detached : whether what is wrong is that the result carries no graph.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Trial:
 
     @property
     def separable(self) -> bool:
-        """Whether each sample is told by its own part of every tensor that was drawn to fit."""
+        """Whether the batch can be cut: `settle` has fitted no tensor without a batch axis."""
         return self.form.settle is None or all("N" in axes for axes in self.case.shape.inputs)
 
     @property
