@@ -14,7 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
-from lossspec.verdict import Report, ReportError, merge
+from lossspec.verdict import Report, merge
 
 if TYPE_CHECKING:
     import pytest
@@ -46,7 +46,7 @@ def _command(arguments: list[str]) -> int:
         status: int = options.action(options)
     except BrokenPipeError:
         raise
-    except (ReportError, ValueError, OSError) as error:
+    except (ValueError, OSError) as error:
         print(f"lossspec {options.command}: {error}", file=sys.stderr)
         return 4
     return status

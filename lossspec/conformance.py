@@ -18,8 +18,8 @@ import torch
 
 from lossspec import deviations, patience
 from lossspec.campaign import PROFILES, of_number
-from lossspec.devices import DeviceError, chosen
-from lossspec.implementations import ImplementationError, load
+from lossspec.devices import chosen
+from lossspec.implementations import load
 from lossspec.outcome import written
 from lossspec.plan import Cell, Plan
 from lossspec.render import render_all, terminal
@@ -99,7 +99,7 @@ class Conformance:
                 raise ValueError(f"--reports takes a directory, and {present} is a file")
             if not os.access(present, os.W_OK):
                 raise ValueError(f"--reports {option.reports}: {present} cannot be written to")
-        except (ImplementationError, UnknownName, DeviceError, ValueError) as error:
+        except ValueError as error:
             raise pytest.UsageError(str(error)) from None
         run = Run(
             PROFILES[option.profile],

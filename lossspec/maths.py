@@ -423,11 +423,6 @@ def _shares(ans: Array, x: Array) -> Array:
 defvjp(log_sum_exp, lambda ans, x: lambda g: g[..., None] * _shares(ans, x))
 
 
-def log_add_exp(*terms: Array) -> Array:
-    """log(eˣ + eʸ + ...), element by element."""
-    return log_sum_exp(anp.stack(terms, axis=-1))
-
-
 # === lengths ==============================================================================
 
 

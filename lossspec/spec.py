@@ -224,7 +224,6 @@ class Parameter:
     values: tuple[Any, ...]
     refused: tuple[Any, ...] = ()
     forms: tuple[str, ...] = ()
-    surfaces: tuple[Surface, ...] = ("function", "class")
     code: bool = False
     limited: tuple[Any, ...] = ()
     absent: Any = None

@@ -269,8 +269,6 @@ def _parameter(name: str, parameter: Parameter) -> tuple[str, str, str]:
         parts.append(f"Refused: {shown(parameter.refused)}.")
     if parameter.forms:
         parts.append(f"Only for {_joined(parameter.forms, 'and')}.")
-    if len(parameter.surfaces) == 1:
-        parts.append(f"On the {parameter.surfaces[0]} only.")
     return f"`{name}`", shown([parameter.default]), " ".join(parts)
 
 
