@@ -22,7 +22,7 @@ from lossspec.oracle import Solved
 from lossspec.outcome import Phase, differentiable, lacking, leaves_torch, without
 from lossspec.patience import STOPS, Endless, limited, watched
 from lossspec.reduce import reduced
-from lossspec.spec import ClassIndex, Loss
+from lossspec.spec import ClassIndex, Loss, UnknownName
 from lossspec.switches import preserved
 from lossspec.trial import Deviation, Trial, Unsupported
 from lossspec.whereabouts import Whereabouts
@@ -61,6 +61,13 @@ PROFILES = {
     "standard": Profile("standard", 320, 4, even=False),
     "deep": Profile("deep", 10_000, 20, searched=1_000, even=False),
 }
+
+
+def profile_named(name: str) -> Profile:
+    """The profile of a name; UnknownName lists the known ones."""
+    if name not in PROFILES:
+        raise UnknownName("profile", name, list(PROFILES))
+    return PROFILES[name]
 
 
 def stream(

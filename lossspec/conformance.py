@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from lossspec import deviations, patience
-from lossspec.campaign import PROFILES, of_number
+from lossspec.campaign import of_number, profile_named
 from lossspec.devices import chosen
 from lossspec.implementations import load
 from lossspec.outcome import written
@@ -69,8 +69,7 @@ class Conformance:
         option = config.option
         try:
             losses = split("--loss", option.loss)
-            if option.profile not in PROFILES:
-                raise UnknownName("profile", option.profile, list(PROFILES))
+            profile = profile_named(option.profile)
             dtypes = split("--dtype", option.dtype)
             for dtype in dtypes or ():
                 if dtype not in REAL_DTYPES:
@@ -102,7 +101,7 @@ class Conformance:
         except ValueError as error:
             raise pytest.UsageError(str(error)) from None
         run = Run(
-            PROFILES[option.profile],
+            profile,
             int(option.seed),
             dtypes,
             option.require_all,
