@@ -74,6 +74,12 @@ class Bounded:
     dtype: str
     open: int | None = None
 
+    @classmethod
+    def around(cls, exact: Any, budget: Any, dtype: str, open: int | None = None) -> Bounded:
+        """Numbers known to lie within `budget` of the exact ones, at no kink."""
+        exact = np.asarray(exact)
+        return cls(exact, np.asarray(budget), exact, exact, dtype, open)
+
     def settled(self, got: np.ndarray) -> tuple[np.ndarray, Bounded]:
         """Both sides less their mean along `open`, the constant that is left open."""
         if self.open is None:

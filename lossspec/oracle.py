@@ -202,6 +202,13 @@ class Expected:
         # How a loss changes when shares no longer sum to 1 is left open: it need not be defined.
         return self._bounded(exact, SLACK * budget, low, high, self.simplex.get(name))
 
+    def gradients(self) -> dict[str, Bounded]:
+        """The gradients that the case asks for, where there are any; of ignored rows nothing."""
+        reduction = self.case.reduction
+        upstream = self.case.upstream(reduction)
+        found = {name: self.gradient(name, reduction, upstream) for name in self.case.requires_grad}
+        return {name: self.counted_only(name, it) for name, it in found.items() if it is not None}
+
     def ignored(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         """Which elements of a tensor belong to ignored rows only."""
         placed = self.placed[name]
@@ -474,9 +481,8 @@ def solve_second(
             placed = posed.placed[name]
             exact = np.asarray(placed.leave(exact, shape), Extended)
             budget = SLACK * placed.leave(error, shape)
-            bounded[name] = Bounded(
-                exact, budget, exact, exact, posed.precision.name, expected.simplex.get(name)
-            )
+            axis = expected.simplex.get(name)
+            bounded[name] = Bounded.around(exact, budget, posed.precision.name, axis)
     return bounded
 
 

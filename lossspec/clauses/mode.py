@@ -94,14 +94,10 @@ def functional_gradient(trial: Trial) -> Judgement:
         gradients = back(upstream.expand(value.shape))
     except Exception as error:
         raise _unsupported("torch.func.vjp", error) from None
-    told = False
-    for name, got in zip(names, gradients, strict=True):
-        want = trial.expected.gradient(name, case.reduction, case.upstream(case.reduction))
-        if want is not None:
-            want = trial.expected.counted_only(name, want)
-            told |= trial.agree(
-                to_extended(got), want, f"torch.func.vjp's gradient of {name}", of=None
-            )
+    found, told = dict(zip(names, gradients, strict=True)), False
+    for name, want in trial.expected.gradients().items():
+        what = f"torch.func.vjp's gradient of {name}"
+        told |= trial.agree(to_extended(found[name]), want, what, of=None)
     return told
 
 
@@ -218,16 +214,12 @@ def compiled(trial: Trial) -> Judgement:
         raise _unsupported("torch.compile", error) from None
     want = trial.expected.value(case.reduction)
     told = trial.agree(to_extended(got), want, "the value under torch.compile", of=None)
-    for name in case.requires_grad:
-        gradient = inputs[name].grad
-        if gradient is None and trial.outcome.gradients.get(name) is not None:
+    for name, bounded in trial.expected.gradients().items():
+        gradient, what = inputs[name].grad, f"the gradient of {name}, compiled"
+        if gradient is not None:
+            trial.agree(to_extended(gradient), bounded, what, of=None)
+        elif trial.outcome.gradients.get(name) is not None:
             raise Deviation(f"no gradient of {name}, compiled", None, "as without", check=None)
-        bounded = trial.expected.gradient(name, case.reduction, case.upstream(case.reduction))
-        if gradient is not None and bounded is not None:
-            bounded = trial.expected.counted_only(name, bounded)
-            trial.agree(
-                to_extended(gradient), bounded, f"the gradient of {name}, compiled", of=None
-            )
     return told
 
 

@@ -38,7 +38,7 @@ def _agree(trial: Trial, other: Case, what: str, reduction: str, order: Any = ..
     mine, allowed = mine[order], here.budget[order]
     # Both calls have the same exact result, and so the same budget, each its own.
     budget = np.where(np.isfinite(mine), 2 * allowed, np.inf)
-    want = Bounded(mine, budget, mine, mine, trial.case.dtype)
+    want = Bounded.around(mine, budget, trial.case.dtype)
     return trial.agree(theirs, want, what, case=other.with_(reduction=reduction))
 
 
@@ -155,18 +155,15 @@ def shift_invariance(trial: Trial) -> Judgement:
         return None
     want = solved.expected.value(case.reduction)
     told = trial.agree(got, want, f"the value with {offset:g} added to all logits", case=moved)
-    if first in case.requires_grad and beside.outcome.gradients.get(first) is not None:
-        upstream = case.upstream(case.reduction)
-        slope = solved.expected.gradient(first, case.reduction, upstream)
-        gradient = beside.outcome.gradients[first]
-        if slope is not None and gradient is not None:
-            told |= trial.agree(
-                to_extended(gradient),
-                solved.expected.counted_only(first, slope),
-                f"the gradient with {offset:g} added to all logits",
-                of=f"gradients[{first!r}]",
-                case=moved,
-            )
+    slope, gradient = solved.expected.gradients().get(first), beside.outcome.gradients.get(first)
+    if slope is not None and gradient is not None:
+        told |= trial.agree(
+            to_extended(gradient),
+            slope,
+            f"the gradient with {offset:g} added to all logits",
+            of=f"gradients[{first!r}]",
+            case=moved,
+        )
     return told
 
 
@@ -235,7 +232,7 @@ def _close(
     with np.errstate(all="ignore"):
         budget = 16 * dtype.unit * np.abs(want) + 4 * dtype.smallest + 2 * allowed.budget
         budget = np.where(np.isfinite(want) & np.isfinite(got), budget, np.inf)
-    bounded = Bounded(want, budget, want, want, trial.case.dtype)
+    bounded = Bounded.around(want, budget, trial.case.dtype)
     return trial.agree(got, bounded, what, of=of, case=case)
 
 

@@ -40,7 +40,7 @@ def published_examples(trial: Trial) -> Judgement:
         printed = np.asarray(example.value, np.longdouble)
         half = 0.5 * 10.0**-example.digits
         budget = beside.expected.value(case.reduction).budget + half
-        want = Bounded(printed, budget, printed, printed, case.dtype)
+        want = Bounded.around(printed, budget, case.dtype)
         trial.agree(got, want, f"the example ({example.source})", case=case)
         judged = True
     return judged
