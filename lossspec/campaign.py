@@ -376,24 +376,24 @@ class Campaign:
         trial.worst, trial.figures = 0.0, {}
         try:
             with limited(), preserved():
-                told = ledger.clause.judge(trial)
+                informative = ledger.clause.judge(trial)
         except Deviation as deviation:
             self._place(ledger, trial, deviation, refusals)
-            told = True
+            informative = True
         except Unsupported as lack:
-            ledger.lacks, told = str(lack), None
+            ledger.lacks, informative = str(lack), None
             ledger.failed += 1
         except STOPS:
             raise
         except BaseException as error:
             # Not the implementation's: its errors are on its outcomes. One clause less, loudly.
             ledger.broken = "".join(traceback.format_exception(error)[-3:])
-            told = None
+            informative = None
         ledger.seconds += time.perf_counter() - start
-        if told is None:
+        if informative is None:
             return
         ledger.examples += 1
-        ledger.informative += told
+        ledger.informative += informative
         ledger.dtypes.add(trial.case.dtype)
         ledger.figures |= trial.figures
         if ledger.worst < trial.worst <= 1:

@@ -390,6 +390,14 @@ class Form:
         """Its shapes, parsed."""
         return tuple(Shape.parse(text) for text in self.shapes)
 
+    @property
+    def ignores(self) -> bool:
+        """Whether some elements may be marked as ones that do not count."""
+        return any(
+            isinstance(role, ClassIndex) and role.ignored_by is not None
+            for role in self.tensors.values()
+        )
+
     def lists_classes(self, shape: Shape) -> bool:
         """Whether class indices are a list with an entry for each class, padded where shorter."""
         return any(
@@ -496,6 +504,11 @@ class Loss:
         """In how many ways calls differ in kind: shapes, parameters and optional tensors."""
         shapes = sum(len(form.contracts) for form in self.forms)
         return shapes + len(self.parameters) + len(self.options)
+
+    @property
+    def ignores(self) -> bool:
+        """Whether some elements of a call may be marked as ones that do not count."""
+        return any(form.ignores for form in self.forms)
 
     def stateful(self, surface: Surface) -> bool:
         """Whether the class keeps some of the call's tensors as its own parameters."""

@@ -181,7 +181,7 @@ def complex_inputs(trial: Trial) -> Judgement:
         raise Unsupported("it takes no complex numbers, and says so")
     got = to_extended(outcome.value.real if outcome.value.is_complex() else outcome.value)
     want = trial.expected.value(case.reduction)
-    told = trial.agree(got / SIZE, want, "the loss of complex inputs", of=None)
+    informative = trial.agree(got / SIZE, want, "the loss of complex inputs", of=None)
     for name, slope in trial.expected.gradients().items():
         gradient = outcome.gradients[name]
         if gradient is None:
@@ -192,4 +192,4 @@ def complex_inputs(trial: Trial) -> Judgement:
         trial.agree(
             to_extended(back.imag), none, f"the gradient of complex {name}, turned", of=None
         )
-    return told
+    return informative

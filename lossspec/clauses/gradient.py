@@ -14,7 +14,6 @@ from lossspec.cases import Case
 from lossspec.clauses import Judgement, clause, stateless
 from lossspec.oracle import solve_second
 from lossspec.outcome import arguments, constructed, differentiable, handed, invoke
-from lossspec.spec import ClassIndex, Loss, Surface
 from lossspec.tensors import to_extended, to_torch
 from lossspec.trial import Deviation, Trial, Unsupported
 
@@ -25,7 +24,7 @@ def gradient(trial: Trial) -> Judgement:
     case, outcome = trial.case, trial.outcome
     if outcome.error is not None or not case.requires_grad:
         return None
-    told = False
+    informative = False
     for name, want in trial.expected.gradients().items():
         got = outcome.gradients[name]
         if got is None:
@@ -36,21 +35,13 @@ def gradient(trial: Trial) -> Judgement:
                 check=f"gradients[{name!r}] is not None",
                 detached=not differentiable(outcome.value),
             )
-        told |= trial.agree(
+        informative |= trial.agree(
             to_extended(got), want, f"the gradient of {name}", of=f"gradients[{name!r}]"
         )
-    return told
+    return informative
 
 
-def _ignores(loss: Loss, surface: Surface) -> bool:
-    return any(
-        isinstance(role, ClassIndex) and role.ignored_by is not None
-        for form in loss.forms
-        for role in form.tensors.values()
-    )
-
-
-@clause(_ignores)
+@clause(lambda loss, surface: loss.ignores)
 def ignored_gradient(trial: Trial) -> Judgement:
     """An ignored element gets a gradient of exactly 0, whatever its row holds."""
     counted = trial.expected.counted
@@ -95,17 +86,17 @@ def second_order(trial: Trial) -> Judgement:
     wants = solve_second(trial.expected, trial.loss, case.reduction, directions)
     if wants is None:
         return None
-    told = False
+    informative = False
     for name, want in wants.items():
         want = trial.expected.counted_only(name, want)
-        told |= trial.agree(
+        informative |= trial.agree(
             got[name],
             want,
             f"the second derivative by {name}",
             of=f"curvatures[{name!r}]",
             case=case,
         )
-    return told
+    return informative
 
 
 def _directions(trial: Trial, case: Case) -> dict[str, np.ndarray]:

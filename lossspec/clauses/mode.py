@@ -37,15 +37,15 @@ def grad_mode(trial: Trial) -> Judgement:
     if not trial.worked or not trial.conforms:
         return None
     want = trial.expected.value(trial.case.reduction)
-    told = False
+    informative = False
     for name, mode in (("no_grad", torch.no_grad), ("inference_mode", torch.inference_mode)):
         with mode():
             call, _ = ready(trial.subject, trial.case, trial.device)
             value = to_extended(returned(call, f"the call under {name}"))
-        told |= trial.agree(value, want, f"the value under {name}", of=None)
+        informative |= trial.agree(value, want, f"the value under {name}", of=None)
     none, _ = ready(trial.subject, trial.case.with_(requires_grad=()), trial.device)
     value = to_extended(returned(none, "the call with no gradient required"))
-    return trial.agree(value, want, "the value with no gradient required", of=None) or told
+    return trial.agree(value, want, "the value with no gradient required", of=None) or informative
 
 
 def _plain(trial: Trial) -> bool:
@@ -94,11 +94,12 @@ def functional_gradient(trial: Trial) -> Judgement:
         gradients = back(upstream.expand(value.shape))
     except Exception as error:
         raise _unsupported("torch.func.vjp", error) from None
-    found, told = dict(zip(names, gradients, strict=True)), False
+    found = dict(zip(names, gradients, strict=True))
+    informative = False
     for name, want in trial.expected.gradients().items():
         what = f"torch.func.vjp's gradient of {name}"
-        told |= trial.agree(to_extended(found[name]), want, what, of=None)
-    return told
+        informative |= trial.agree(to_extended(found[name]), want, what, of=None)
+    return informative
 
 
 @clause(stateless, enough=20, slow=True)
@@ -120,11 +121,11 @@ def vmap(trial: Trial) -> Judgement:
     except Exception as error:
         raise _unsupported("torch.vmap", error) from None
     want = trial.expected.value(case.reduction)
-    told = [
+    judged = [
         trial.agree(to_extended(value), want, "the value under torch.vmap", of=None)
         for value in values
     ]
-    return all(told)
+    return all(judged)
 
 
 @clause(stateless, enough=4, slow=True)
@@ -213,14 +214,14 @@ def compiled(trial: Trial) -> Judgement:
     except Exception as error:
         raise _unsupported("torch.compile", error) from None
     want = trial.expected.value(case.reduction)
-    told = trial.agree(to_extended(got), want, "the value under torch.compile", of=None)
+    informative = trial.agree(to_extended(got), want, "the value under torch.compile", of=None)
     for name, bounded in trial.expected.gradients().items():
         gradient, what = inputs[name].grad, f"the gradient of {name}, compiled"
         if gradient is not None:
             trial.agree(to_extended(gradient), bounded, what, of=None)
         elif trial.outcome.gradients.get(name) is not None:
             raise Deviation(f"no gradient of {name}, compiled", None, "as without", check=None)
-    return told
+    return informative
 
 
 def _invalid(trial: Trial) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -145,9 +145,9 @@ def every_class(trial: Trial) -> Judgement:
         raise Deviation(
             "log_prob: its shape", scores.shape, (len(input), len(wants)), check=None, case=case
         )
-    told = False
+    informative = False
     for index, want in enumerate(wants):
-        told |= trial.agree(scores[:, index], want, f"log_prob of class {index}", of=None)
+        informative |= trial.agree(scores[:, index], want, f"log_prob of class {index}", of=None)
     chosen = returned(lambda: module.predict(input), "predict").numpy(force=True)
     exact = np.stack([want.exact for want in wants], -1)
     budget = np.stack([want.budget for want in wants], -1)
@@ -158,7 +158,7 @@ def every_class(trial: Trial) -> Judgement:
         reach = budget[row, best] + budget[row, got] if known else 0.0
         if not known or exact[row, best] - exact[row, got] > reach:
             raise Deviation(f"predict at [{row}]", got, best, check=None, case=case)
-    return told
+    return informative
 
 
 def _of_each_class(trial: Trial) -> list[Bounded]:

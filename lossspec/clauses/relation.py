@@ -11,7 +11,7 @@ from lossspec.cases import Case
 from lossspec.clauses import Judgement, clause
 from lossspec.oracle import Solved
 from lossspec.reduce import taken
-from lossspec.spec import ClassIndex, Distribution, Form, Loss, Role, Shape, Surface, Weight
+from lossspec.spec import ClassIndex, Distribution, Form, Loss, Shape, Surface, Weight
 from lossspec.tensors import to_extended
 from lossspec.trial import Trial
 
@@ -40,6 +40,13 @@ def _agree(trial: Trial, other: Case, what: str, reduction: str, order: Any = ..
     budget = np.where(np.isfinite(mine), 2 * allowed, np.inf)
     want = Bounded.around(mine, budget, trial.case.dtype)
     return trial.agree(theirs, want, what, case=other.with_(reduction=reduction))
+
+
+def _agree_reduced(trial: Trial, other: Case, what: str) -> Judgement:
+    """As `_agree`, of the sum and of the mean."""
+    each = (_agree(trial, other, f"{r!r} {what}", r) for r in ("sum", "mean"))
+    judged = [informative for informative in each if informative is not None]
+    return any(judged) if judged else None
 
 
 def _rows(trial: Trial) -> int:
@@ -79,23 +86,14 @@ def batch_split(trial: Trial) -> Judgement:
     )
 
 
-def _ignores(loss: Loss, surface: Surface) -> bool:
-    return any(_ignoring(role) for form in loss.forms for role in form.tensors.values())
-
-
-def _ignoring(role: Role) -> bool:
-    return isinstance(role, ClassIndex) and role.ignored_by is not None
-
-
-@clause(_ignores, enough=ENOUGH)
+@clause(lambda loss, surface: loss.ignores, enough=ENOUGH)
 def ignored_is_deleted(trial: Trial) -> Judgement:
     """Leaving ignored rows out changes neither sum nor mean."""
     counted = trial.expected.counted
     if counted.ndim != 1 or counted.all() or not counted.any():
         return None
     other = taken(trial.loss, trial.case, "N", np.flatnonzero(counted))
-    told = [_agree(trial, other, f"{r!r} without the ignored rows", r) for r in ("sum", "mean")]
-    return any(told) if any(t is not None for t in told) else None
+    return _agree_reduced(trial, other, "without the ignored rows")
 
 
 def _has_classes(loss: Loss, surface: Surface) -> bool:
@@ -154,17 +152,18 @@ def shift_invariance(trial: Trial) -> Judgement:
     if got is None:
         return None
     want = solved.expected.value(case.reduction)
-    told = trial.agree(got, want, f"the value with {offset:g} added to all logits", case=moved)
+    when = f"with {offset:g} added to all logits"
+    informative = trial.agree(got, want, f"the value {when}", case=moved)
     slope, gradient = solved.expected.gradients().get(first), beside.outcome.gradients.get(first)
     if slope is not None and gradient is not None:
-        told |= trial.agree(
+        informative |= trial.agree(
             to_extended(gradient),
             slope,
-            f"the gradient with {offset:g} added to all logits",
+            f"the gradient {when}",
             of=f"gradients[{first!r}]",
             case=moved,
         )
-    return told
+    return informative
 
 
 @clause(lambda loss, surface: bool(loss.symmetries), enough=ENOUGH)
@@ -379,8 +378,7 @@ def no_batch_is_batch_of_one(trial: Trial) -> Judgement:
             cotangent=np.expand_dims(case.cotangent, batched.result.index("N")),
             layouts={},
         )
-        told = [_agree(trial, other, "a batch of one", r) for r in ("sum", "mean")]
-        return any(told)
+        return _agree_reduced(trial, other, "of a batch of one")
     return None
 
 
@@ -419,5 +417,4 @@ def further_axes_are_samples(trial: Trial) -> Judgement:
         cotangent=case.cotangent.reshape(-1),
         layouts={},
     )
-    told = [_agree(trial, other, f"{r!r} of all positions", r) for r in ("sum", "mean")]
-    return any(told) if any(t is not None for t in told) else None
+    return _agree_reduced(trial, other, "of all positions")

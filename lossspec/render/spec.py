@@ -297,8 +297,7 @@ def _reductions(loss: Loss) -> Iterator[str]:
 
 
 def _mean(form: Form) -> str:
-    ignored = any(isinstance(r, ClassIndex) and r.ignored_by for r in form.tensors.values())
-    which = "elements that are not ignored" if ignored else "elements"
+    which = "elements that are not ignored" if form.ignores else "elements"
     of = f"the sum of the losses, each times its `{_head(form.share)}`" if form.share else ""
     by = f"sum of `{_head(form.divisor)}` over the" if form.divisor else "number of"
     return f"{of or 'the sum of the losses'}, divided by the {by} {which}"
