@@ -234,7 +234,7 @@ class Expected:
         budget: Any,
         low: np.ndarray | None = None,
         high: np.ndarray | None = None,
-        open: int | None = None,
+        free_axis: int | None = None,
     ) -> Bounded:
         exact = np.asarray(exact, Extended)
         budget = np.where(np.isnan(budget), np.inf, budget)
@@ -244,7 +244,7 @@ class Expected:
             exact if low is None else low,
             exact if high is None else high,
             self.precision.name,
-            open,
+            free_axis,
         )
 
 
@@ -375,31 +375,31 @@ def solve(loss: Loss, case: Case) -> Expected:
     """Evaluate and differentiate a loss's definition for one case, in extended precision."""
     posed = _pose(loss, case)
     form, loop, dtype = loss.form(case.form), posed.loop, posed.precision
-    size = posed.ensemble.size
+    members = posed.ensemble.size
 
     def each(part: Definition | None) -> np.ndarray:
         if part is None:
             return np.ones(loop, Extended)
         given = np.asarray(posed.evaluate(part, posed.differentiable), Extended)
-        return np.broadcast_to(given, (size, *loop))[0]
+        return np.broadcast_to(given, (members, *loop))[0]
 
     with np.errstate(all="ignore"), ensemble(posed.ensemble):
         back, losses = make_vjp(lambda t: posed.evaluate(posed.define, t))(posed.differentiable)
-        losses = np.broadcast_to(np.asarray(losses, Extended), (size, *loop))
+        losses = np.broadcast_to(np.asarray(losses, Extended), (members, *loop))
         derivatives = dict(zip(posed.wanted, back(np.ones_like(losses)), strict=True))
         counts, shares = each(form.divisor), each(form.share)
 
     with np.errstate(all="ignore"):
         # So many times over, lest it matter in which order a derivative's factors are multiplied.
-        seeds = [np.full(loop, SLACK)]
+        cotangents = [np.full(loop, SLACK)]
         if dtype.name == "float16" and case.reduction == "mean" and counts.any():
             # Divided first, what is on its way back may fall below the smallest numbers; how it is
             # rounded there is luck, so try several.
             share = case.upstream("mean") / counts.sum() * shares
-            seeds += [share * luck for luck in (1.0, 0.8, 0.6)]
+            cotangents += [share * luck for luck in (1.0, 0.8, 0.6)]
         rest = posed.rest(dtype.numpy)
         textbook, slips = _textbook(
-            posed.define, posed.exact, rest, dtype, losses[:2], derivatives, seeds
+            posed.define, posed.exact, rest, dtype, losses[:2], derivatives, cotangents
         )
         budget = _spread(losses, posed.ensemble, dtype)
         budget = budget + dtype.unit * np.abs(losses[0]) + textbook + dtype.negligible
@@ -445,8 +445,8 @@ def solve_second(
     scale = expected.scale(reduction, case.upstream(reduction))
     if scale is None:
         return None
-    size, loop = posed.ensemble.size, posed.loop
-    cotangent = np.broadcast_to(np.where(posed.counted, scale, 0), (size, *loop))
+    members, loop = posed.ensemble.size, posed.loop
+    cotangent = np.broadcast_to(np.where(posed.counted, scale, 0), (members, *loop))
     entered = {
         name: posed.placed[name].enter(as_extended(directions[name]), loop) for name in posed.wanted
     }
@@ -557,9 +557,9 @@ def _textbook(
     dtype: Precision,
     want: np.ndarray,
     slopes: Mapping[str, np.ndarray],
-    seeds: Sequence[np.ndarray],
+    cotangents: Sequence[np.ndarray],
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """The definition itself, run in the case's own dtype, and back from each of the seeds.
+    """The definition itself, run in the case's own dtype, and back from each of the cotangents.
 
     Returns its error and those of its derivatives; inf where it overflows, in the loss or on the
     way back. What the textbook loses, a right implementation may lose.
@@ -581,11 +581,13 @@ def _textbook(
     hopeless = ~np.isfinite(got) & np.isfinite(want)
     error = np.where(hopeless, np.inf, np.where(np.isfinite(error), error, 0))
     slips = {name: np.zeros(()) for name in wanted}
-    for seed in seeds:
-        derivatives = back(np.broadcast_to(seed.astype(dtype.numpy), want.shape))
+    for cotangent in cotangents:
+        derivatives = back(np.broadcast_to(cotangent.astype(dtype.numpy), want.shape))
         for name, derivative in zip(wanted, derivatives, strict=True):
             core = (1,) * (derivative[0].ndim - hopeless[0].ndim)
-            overflow, value, by = (a.reshape(a.shape + core) for a in (hopeless[0], got[0], seed))
+            overflow, value, by = (
+                a.reshape(a.shape + core) for a in (hopeless[0], got[0], cotangent)
+            )
             slip = np.abs(as_extended(derivative[0]) / as_extended(by) - slopes[name][0])
             lost = ~np.isfinite(slip) | (overflow & np.isnan(value))
             slips[name] = np.maximum(

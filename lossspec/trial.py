@@ -220,8 +220,8 @@ class Trial:
             raise Deviation(
                 f"{what}: its shape", got.shape, want.exact.shape, check=None, case=case
             )
-        if of is not None and want.open is not None:
-            of = f"({of}.double() - {of}.double().mean({want.open}, True))"
+        if of is not None and want.free_axis is not None:
+            of = f"({of}.double() - {of}.double().mean({want.free_axis}, True))"
         got, want = want.settled(got)
         error = want.error(got)
         if not error.size:
