@@ -39,16 +39,18 @@ CALL = "call"
 
 @dataclass(frozen=True)
 class Profile:
-    """How long to look. examples : cases for a loss of average breadth, on a device. even : as many
-    for every loss. informative : a clause with fewer cases that could have told right from wrong is
-    inconclusive. patience : the share of what a clause calls enough that is enough here. searched :
-    cases beyond those, each sought where the worst error so far was found."""
+    """How long to look."""
 
     name: str
+    #: Cases for a loss of average breadth, on a device.
     examples: int
+    #: A clause with fewer cases that could have told right from wrong is inconclusive.
     informative: int
+    #: The share of what a clause calls enough that is enough here.
     patience: float = 1.0
+    #: Cases beyond `examples`, each sought where the worst error so far was found.
     searched: int = 0
+    #: Whether there are as many for every loss, whatever its breadth.
     even: bool = True
 
     def cases(self, loss: Loss) -> int:
@@ -145,13 +147,7 @@ class Ledger:
 
 @dataclass
 class Campaign:
-    """Judge one subject on one device by a list of clauses.
-
-    reference : the subject that defines torch's own known deviations; what an implementation merely
-    inherits from torch is not held against it. endless : the case that it did not come back from.
-    whereabouts : what earlier processes that ran it ended in. works : which phases of a call have
-    worked in float32, which is no option. fails : the first call that did not, though it ought to.
-    """
+    """Judge one subject on one device by a list of clauses."""
 
     subject: Subject
     clauses: Sequence[Clause]
@@ -160,17 +156,29 @@ class Campaign:
     device: str = "cpu"
     dtypes: tuple[str, ...] | None = None
     known: Sequence[Known] = ()
+    #: Torch's own function or class: what is merely inherited from it is not held against anybody.
     reference: Subject | None = None
+    #: What the subject lacks: parameters, optional tensors, reductions, forms.
     unsupported: set[str] = field(default_factory=set)
+    #: Dtypes that never worked, or that the device cannot hold, and the error.
     refused: dict[str, str] = field(default_factory=dict)
+    #: Whether some result carried a graph; by clause, the first deviation that is only that one
+    #: does not.
     attached: bool = False
     detached: dict[str, tuple[Case, Deviation]] = field(default_factory=dict)
+    #: By form and dtype, the first call of an optional form that raised.
     optional: dict[tuple[str, str], tuple[Case, Deviation]] = field(default_factory=dict)
+    #: By dtype, what was said not to be implemented.
     absent: dict[str, set[str]] = field(default_factory=dict)
+    #: The case that it did not come back from.
     endless: Case | None = None
+    #: What earlier processes that ran it ended in.
     whereabouts: Whereabouts | None = None
+    #: Which phases of a call have worked in float32, which is no option.
     works: set[Phase] = field(default_factory=set)
+    #: By phase, the first call in float32 that did not work, though it ought to.
     fails: dict[Phase, tuple[Case, Deviation]] = field(default_factory=dict)
+    #: The number of the case at hand in the stream, or what stands for one.
     _case: int = REPLAYED
 
     def run(self) -> dict[str, Ledger]:

@@ -67,28 +67,31 @@ _HALF = np.array([0, 0, 0, 1, 0, 1, 1, 1], bool)
 class Ensemble:
     """What the members of axis 0 stand for while a definition is evaluated.
 
-    exact : always member 0; `neighbour`, member 1, is the case moved by one unit in the last place.
-    moved : members 2 up to `rounding`: one input moved each.
-    rounding : first of `ROUNDING_MEMBERS` members in which each word's result is rounded.
-    sides : the last `SIDES` members, which differ in the side they take at a kink: one takes the
-    lower slope always, the last one the higher, and those before now this and now that.
-    unit : unit roundoff of the case's dtype; `smallest` its smallest subnormal. free : every member
-    takes its own branches, so that a branch close by shows as an enormous change. step : relative
-    size of every move. meetings : for each kink, where a case lies on it. tips : for each length,
-    where it is 0 and so has no slope. compared : whether a nan
-    was compared with a number, which may lose it.
+    Member 0 is the case itself, member 1 the case moved by one unit in the last place. In those up
+    to `rounding` one input each is moved, in the `ROUNDING_MEMBERS` there each word's result is
+    rounded. The last `SIDES` differ in the side that they take at a kink: the last but one takes
+    the lower slope always, the last one the higher, and those before now this and now that.
     """
 
+    #: How many members there are.
     size: int
+    #: Unit roundoff of the case's dtype, and its smallest subnormal.
     unit: float
     smallest: float
+    #: `lossspec.budget.SLACK`.
     slack: float
+    #: Whether every member takes its own branches: one close by shows as an enormous change.
     free: bool = False
+    #: Relative size of every move.
     step: float = STEP
+    #: How many results have been rounded, and how many kinks have been met, so far.
     words: int = field(default=0)
     kinks: int = field(default=0)
+    #: For each kink, where a case lies on it.
     meetings: list[np.ndarray] = field(default_factory=list)
+    #: For each length, where it is 0 and so has no slope.
     tips: list[np.ndarray] = field(default_factory=list)
+    #: Whether a nan was compared with a number, which may lose it.
     compared: bool = False
 
     @property

@@ -81,26 +81,25 @@ def simplex(loss: Loss, case: Case) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Expected:
-    """What a case must give: the unreduced loss and its derivatives, element by element.
-
-    losses, budget : in the shape of the unreduced result. derivatives : for each differentiable
-    tensor, the derivative of each loss element by the elements that it depends on, exact and on
-    each of the ensemble's sides (they differ at a kink), its budget. counts : what each element
-    counts for in the mean, shares : what it is multiplied by there. counted : whether it counts at
-    all, or is ignored. simplex : for tensors whose numbers sum to 1 along an axis, that axis.
-    compared : whether a nan was compared with a number, which may lose it.
-    """
+    """What a case must give: the unreduced loss and its derivatives, element by element."""
 
     case: Case
+    #: In the shape of the unreduced result, as all up to `counted` are.
     losses: np.ndarray
     budget: np.ndarray
+    #: What each element counts for in the divisor of the mean, and what it is multiplied by there.
     counts: np.ndarray
     shares: np.ndarray
+    #: Whether it counts at all, or is ignored.
     counted: np.ndarray
+    #: For each differentiable tensor, the derivative of each loss element by the elements that it
+    #: depends on, exact and on each of the ensemble's sides (they differ at a kink); its budget.
     derivatives: Mapping[str, tuple[np.ndarray, np.ndarray]]
     placed: Mapping[str, _Placed]
     precision: Precision
+    #: For tensors whose numbers sum to 1 along an axis, that axis.
     simplex: Mapping[str, int]
+    #: Whether a nan was compared with a number, which may lose it.
     compared: bool = False
     _known: dict[Any, Any] = field(default_factory=dict)
 
