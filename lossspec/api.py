@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lossspec.campaign import PROFILES
+from lossspec.campaign import profile_named
 from lossspec.devices import DeviceError, chosen
 from lossspec.implementations import Implementation, load
 from lossspec.plan import Cell, Plan
@@ -50,7 +50,7 @@ def check(
         implementation = Implementation(name, classes={spec.module: target}, own=(spec,))
     else:
         raise TypeError(f"{spec.name} is specified as a function only, got the class {name}")
-    run = Run(_profile(profile), _seed(seed), _names(dtypes))
+    run = Run(profile_named(profile), _seed(seed), _names(dtypes))
     plan = Plan(
         [implementation],
         (spec.name,),
@@ -97,7 +97,7 @@ def parametrize(
         slow=profile != "quick",
     )
     plan.check()
-    run = Run(_profile(profile), _seed(seed))
+    run = Run(profile_named(profile), _seed(seed))
     cells = [cell for cell in plan.cells() if cell.applies and cell.subject is not None]
     return pytest.mark.parametrize(
         "judge",
@@ -145,9 +145,3 @@ def _devices(given: str) -> tuple[str, ...]:
         return chosen((given,))
     except DeviceError as error:
         raise DeviceError(str(error).removeprefix("--")) from None
-
-
-def _profile(name: str) -> Any:
-    if name not in PROFILES:
-        raise UnknownName("profile", name, list(PROFILES))
-    return PROFILES[name]

@@ -63,8 +63,8 @@ class Bounded:
     """Numbers known to lie in `[low - budget, high + budget]`.
 
     `low` and `high` differ from `exact` only at a kink. An infinite budget is a number that the
-    textbook formula cannot compute in the dtype either: nothing is asked there. open : the axis
-    along which a constant is left open; None where every number is asked for.
+    textbook formula cannot compute in the dtype either: nothing is asked there. free_axis : the
+    axis along which a constant is left open; None where every number is asked for.
     """
 
     exact: np.ndarray
@@ -72,13 +72,19 @@ class Bounded:
     low: np.ndarray
     high: np.ndarray
     dtype: str
-    open: int | None = None
+    free_axis: int | None = None
+
+    @classmethod
+    def around(cls, exact: Any, budget: Any, dtype: str, free_axis: int | None = None) -> Bounded:
+        """Numbers known to lie within `budget` of the exact ones, at no kink."""
+        exact = np.asarray(exact)
+        return cls(exact, np.asarray(budget), exact, exact, dtype, free_axis)
 
     def settled(self, got: np.ndarray) -> tuple[np.ndarray, Bounded]:
-        """What came and what is known of it, both less the constant that is left open."""
-        if self.open is None:
+        """Both sides less their mean along `free_axis`, the constant that is left open."""
+        if self.free_axis is None:
             return got, self
-        axis = self.open
+        axis = self.free_axis
 
         def mean(numbers: np.ndarray) -> Any:
             return numbers.mean(axis, keepdims=True) if numbers.shape[axis] else 0
@@ -99,7 +105,7 @@ class Bounded:
 
     def error(self, got: np.ndarray) -> np.ndarray:
         """Observed error ÷ budget, element by element: at most 1 conforms, inf is plainly wrong."""
-        if self.open is not None:
+        if self.free_axis is not None:
             got, known = self.settled(got)
             return known.error(got)
         largest = precision(self.dtype).largest

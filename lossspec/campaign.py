@@ -22,7 +22,7 @@ from lossspec.oracle import Solved
 from lossspec.outcome import Phase, differentiable, lacking, leaves_torch, without
 from lossspec.patience import STOPS, Endless, limited, watched
 from lossspec.reduce import reduced
-from lossspec.spec import ClassIndex, Loss
+from lossspec.spec import ClassIndex, Loss, UnknownName
 from lossspec.switches import preserved
 from lossspec.trial import Deviation, Trial, Unsupported
 from lossspec.whereabouts import Whereabouts
@@ -39,16 +39,18 @@ CALL = "call"
 
 @dataclass(frozen=True)
 class Profile:
-    """How long to look. examples : cases for a loss of average breadth, on a device. even : as many
-    for every loss. informative : a clause with fewer cases that could have told right from wrong is
-    inconclusive. patience : the share of what a clause calls enough that is enough here. searched :
-    cases beyond those, each sought where the worst error so far was found."""
+    """How long to look."""
 
     name: str
+    #: Cases for a loss of average breadth, on a device.
     examples: int
+    #: A clause with fewer cases that could have told right from wrong is inconclusive.
     informative: int
+    #: The share of what a clause calls enough that is enough here.
     patience: float = 1.0
+    #: Cases beyond `examples`, each sought where the worst error so far was found.
     searched: int = 0
+    #: Whether there are as many for every loss, whatever its breadth.
     even: bool = True
 
     def cases(self, loss: Loss) -> int:
@@ -61,6 +63,13 @@ PROFILES = {
     "standard": Profile("standard", 320, 4, even=False),
     "deep": Profile("deep", 10_000, 20, searched=1_000, even=False),
 }
+
+
+def profile_named(name: str) -> Profile:
+    """The profile of a name; UnknownName lists the known ones."""
+    if name not in PROFILES:
+        raise UnknownName("profile", name, list(PROFILES))
+    return PROFILES[name]
 
 
 def stream(
@@ -126,7 +135,7 @@ class Ledger:
     seconds: float = 0.0
     found: tuple[Case, Deviation] | None = None
     known: tuple[Known, Case, Deviation] | None = None
-    shared: tuple[Case, Deviation] | None = None
+    shared: tuple[Subject, Case, Deviation] | None = None
     stale: Known | None = None
     broken: str | None = None
     lacks: str | None = None
@@ -138,13 +147,7 @@ class Ledger:
 
 @dataclass
 class Campaign:
-    """Judge one subject on one device by a list of clauses.
-
-    reference : the subject that defines torch's own known deviations; what an implementation merely
-    inherits from torch is not held against it. endless : the case that it did not come back from.
-    whereabouts : what earlier processes that ran it ended in. works : which phases of a call have
-    worked in float32, which is no option. fails : the first call that did not, though it ought to.
-    """
+    """Judge one subject on one device by a list of clauses."""
 
     subject: Subject
     clauses: Sequence[Clause]
@@ -153,17 +156,29 @@ class Campaign:
     device: str = "cpu"
     dtypes: tuple[str, ...] | None = None
     known: Sequence[Known] = ()
+    #: Torch's own function or class: what is merely inherited from it is not held against anybody.
     reference: Subject | None = None
+    #: What the subject lacks: parameters, optional tensors, reductions, forms.
     unsupported: set[str] = field(default_factory=set)
+    #: Dtypes that never worked, or that the device cannot hold, and the error.
     refused: dict[str, str] = field(default_factory=dict)
+    #: Whether some result carried a graph; by clause, the first deviation that is only that one
+    #: does not.
     attached: bool = False
     detached: dict[str, tuple[Case, Deviation]] = field(default_factory=dict)
+    #: By form and dtype, the first call of an optional form that raised.
     optional: dict[tuple[str, str], tuple[Case, Deviation]] = field(default_factory=dict)
+    #: By dtype, what was said not to be implemented.
     absent: dict[str, set[str]] = field(default_factory=dict)
+    #: The case that it did not come back from.
     endless: Case | None = None
+    #: What earlier processes that ran it ended in.
     whereabouts: Whereabouts | None = None
+    #: Which phases of a call have worked in float32, which is no option.
     works: set[Phase] = field(default_factory=set)
+    #: By phase, the first call in float32 that did not work, though it ought to.
     fails: dict[Phase, tuple[Case, Deviation]] = field(default_factory=dict)
+    #: The number of the case at hand in the stream, or what stands for one.
     _case: int = REPLAYED
 
     def run(self) -> dict[str, Ledger]:
@@ -328,7 +343,7 @@ class Campaign:
         deviation = deviation_of(accepts, trial)
         if deviation is None or self._covered(accepts, trial.case):
             return
-        if not self._inherits(accepts, trial, deviation):
+        if self._inherited_from(accepts, trial, deviation) is None:
             self.fails[phase] = trial.case, deviation
 
     def _covered(self, clause: Clause, case: Case) -> Known | None:
@@ -369,24 +384,24 @@ class Campaign:
         trial.worst, trial.figures = 0.0, {}
         try:
             with limited(), preserved():
-                told = ledger.clause.judge(trial)
+                informative = ledger.clause.judge(trial)
         except Deviation as deviation:
             self._place(ledger, trial, deviation, refusals)
-            told = True
+            informative = True
         except Unsupported as lack:
-            ledger.lacks, told = str(lack), None
+            ledger.lacks, informative = str(lack), None
             ledger.failed += 1
         except STOPS:
             raise
         except BaseException as error:
             # Not the implementation's: its errors are on its outcomes. One clause less, loudly.
             ledger.broken = "".join(traceback.format_exception(error)[-3:])
-            told = None
+            informative = None
         ledger.seconds += time.perf_counter() - start
-        if told is None:
+        if informative is None:
             return
         ledger.examples += 1
-        ledger.informative += told
+        ledger.informative += informative
         ledger.dtypes.add(trial.case.dtype)
         ledger.figures |= trial.figures
         if ledger.worst < trial.worst <= 1:
@@ -406,8 +421,9 @@ class Campaign:
             return
         if self._of_absent(ledger.clause, trial):
             return
-        if self._inherits(ledger.clause, trial, deviation):
-            ledger.shared = ledger.shared or (case, deviation)
+        torchs = self._inherited_from(ledger.clause, trial, deviation)
+        if torchs is not None:
+            ledger.shared = ledger.shared or (torchs, case, deviation)
             return
         if ledger.clause.name == "accepts":
             if trial.form.optional:
@@ -433,10 +449,10 @@ class Campaign:
         other = trial.case.with_(parameters={**trial.case.parameters, **absent})
         return deviation_of(clause, self._trial(other)) is None
 
-    def _inherits(self, clause: Clause, trial: Trial, deviation: Deviation) -> bool:
-        """Whether torch does the same on the same call."""
+    def _inherited_from(self, clause: Clause, trial: Trial, deviation: Deviation) -> Subject | None:
+        """What of torch's does the same on the same call, if anything."""
         if self.reference is None:
-            return False
+            return None
         documented = _documented(trial)
         # Torch may deviate elsewhere first: in another gradient, or where this is within budget.
         each = [documented.with_(requires_grad=(name,)) for name in documented.requires_grad]
@@ -451,10 +467,10 @@ class Campaign:
                 try:
                     same = deviation_of(clause, Trial(torchs, solved, self.device, bar=bar))
                 except Exception:
-                    return False  # the clause has nothing to say of torch here
+                    return None  # the clause has nothing to say of torch here
                 if same is not None and self._alike(clause, deviation, same):
-                    return True
-        return False
+                    return torchs
+        return None
 
     @staticmethod
     def _alike(clause: Clause, deviation: Deviation, same: Deviation) -> bool:
@@ -507,7 +523,7 @@ class Campaign:
             trial = self._trial(candidate)
             if self._of_absent(ledger.clause, trial):
                 return False
-            if self._inherits(ledger.clause, trial, found):
+            if self._inherited_from(ledger.clause, trial, found) is not None:
                 return False
             last = found
             return True

@@ -111,14 +111,14 @@ class Case:
                     "dtype": dtype_name(array),
                     "shape": list(array.shape),
                     "layout": self.layouts.get(name, "contiguous"),
-                    "data": _listed(array),
+                    "data": listed(array),
                 }
                 for name, array in self.tensors.items()
             },
             "parameters": dict(self.parameters),
             "omitted": sorted(self.omitted),
             "reduction": self.reduction,
-            "cotangent": _listed(self.cotangent),
+            "cotangent": listed(self.cotangent),
             "scale": self.scale,
             "requires_grad": list(self.requires_grad),
         }
@@ -168,7 +168,8 @@ def _name_of(dtype: Any) -> str:
     return str(dtype)  # numpy takes its time
 
 
-def _listed(array: np.ndarray) -> Any:
+def listed(array: np.ndarray) -> Any:
+    """The numbers of an array in lists, what is not finite as a word: as JSON can hold them."""
     if array.dtype.kind in "iub":
         return array.tolist()
     numbers = [x if np.isfinite(x) else str(x) for x in array.astype(np.float64).ravel().tolist()]

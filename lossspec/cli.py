@@ -8,13 +8,12 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from itertools import takewhile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
-from lossspec.verdict import Report, ReportError, merge
+from lossspec.verdict import Report, merge, own_version
 
 if TYPE_CHECKING:
     import pytest
@@ -46,7 +45,7 @@ def _command(arguments: list[str]) -> int:
         status: int = options.action(options)
     except BrokenPipeError:
         raise
-    except (ReportError, ValueError, OSError) as error:
+    except (ValueError, OSError) as error:
         print(f"lossspec {options.command}: {error}", file=sys.stderr)
         return 4
     return status
@@ -59,7 +58,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="lossspec", description="The conformance suite for loss functions.")
-    parser.add_argument("--version", action="version", version=f"lossspec {_version()}")
+    parser.add_argument("--version", action="version", version=f"lossspec {own_version()}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     commands.add_parser("run", help="judge implementations: lossspec run NAME ... [options]")
@@ -115,13 +114,6 @@ def _parser() -> argparse.ArgumentParser:
     audit.add_argument("--cases", type=int, metavar="N", help="default: those of the profile")
     audit.set_defaults(action=_audit)
     return parser
-
-
-def _version() -> str:
-    try:
-        return version("lossspec")
-    except PackageNotFoundError:
-        return "checkout"
 
 
 def _run(arguments: Sequence[str]) -> int:
@@ -225,7 +217,7 @@ def _render(options: argparse.Namespace) -> int:
 
 def _deviations(options: argparse.Namespace) -> int:
     from lossspec import deviations
-    from lossspec.api import _profile
+    from lossspec.campaign import profile_named
     from lossspec.implementations import load
     from lossspec.plan import Plan
     from lossspec.run import Run, updated
@@ -242,7 +234,7 @@ def _deviations(options: argparse.Namespace) -> int:
             f"lossspec ships no file for {implementation.name}; say which: --file FILE"
         )
     listed = deviations.read(path) if path.exists() else []
-    run = Run(_profile(options.profile), known=listed, ship=False)
+    run = Run(profile_named(options.profile), known=listed, ship=False)
     plan = Plan([implementation], slow=options.profile != "quick")
     kept, added, dropped = updated(run, plan, listed)
     deviations.write(path, kept + added)
@@ -253,15 +245,15 @@ def _deviations(options: argparse.Namespace) -> int:
 def _audit(options: argparse.Namespace) -> int:
     import torch
 
-    from lossspec.api import _profile
     from lossspec.audit import audit, mutants
     from lossspec.audit.operators import variants
     from lossspec.audit.table import matrix, summary, total
+    from lossspec.campaign import profile_named
     from lossspec.spec import catalogue, find
     from lossspec.verdict import replace_file
 
     torch.set_num_threads(1)
-    profile = _profile(options.profile)
+    profile = profile_named(options.profile)
     if options.cases is not None:
         if options.cases < 1:
             raise ValueError(f"--cases takes a whole number of 1 or more, got {options.cases}")

@@ -17,9 +17,9 @@ import pytest
 import torch
 
 from lossspec import deviations, patience
-from lossspec.campaign import PROFILES, of_number
-from lossspec.devices import DeviceError, chosen
-from lossspec.implementations import ImplementationError, load
+from lossspec.campaign import of_number, profile_named
+from lossspec.devices import chosen
+from lossspec.implementations import load
 from lossspec.outcome import written
 from lossspec.plan import Cell, Plan
 from lossspec.render import render_all, terminal
@@ -69,8 +69,7 @@ class Conformance:
         option = config.option
         try:
             losses = split("--loss", option.loss)
-            if option.profile not in PROFILES:
-                raise UnknownName("profile", option.profile, list(PROFILES))
+            profile = profile_named(option.profile)
             dtypes = split("--dtype", option.dtype)
             for dtype in dtypes or ():
                 if dtype not in REAL_DTYPES:
@@ -99,10 +98,10 @@ class Conformance:
                 raise ValueError(f"--reports takes a directory, and {present} is a file")
             if not os.access(present, os.W_OK):
                 raise ValueError(f"--reports {option.reports}: {present} cannot be written to")
-        except (ImplementationError, UnknownName, DeviceError, ValueError) as error:
+        except ValueError as error:
             raise pytest.UsageError(str(error)) from None
         run = Run(
-            PROFILES[option.profile],
+            profile,
             int(option.seed),
             dtypes,
             option.require_all,
@@ -258,7 +257,10 @@ class Conformance:
         touched = {self.cells[key].campaign for key in self.planned if key in self.cells}
         for key, cell in self.cells.items():
             if not cell.applies and cell.campaign in touched:
-                reason = f"the spec of {cell.loss.name} gives this clause nothing to say"
+                if cell.clause.speaks_on(cell.device):
+                    reason = f"the spec of {cell.loss.name} gives this clause nothing to say"
+                else:
+                    reason = f"this clause speaks on {cell.clause.only_on}s only"
                 yield key, blank(cell, Verdict.NOT_APPLICABLE, reason)
             elif key in self.planned and cell.campaign in self.died:
                 yield key, self._dead(cell)

@@ -67,28 +67,31 @@ _HALF = np.array([0, 0, 0, 1, 0, 1, 1, 1], bool)
 class Ensemble:
     """What the members of axis 0 stand for while a definition is evaluated.
 
-    exact : always member 0; `neighbour`, member 1, is the case moved by one unit in the last place.
-    moved : members 2 up to `rounding`: one input moved each.
-    rounding : first of `ROUNDING_MEMBERS` members in which each word's result is rounded.
-    sides : the last `SIDES` members, which differ in the side they take at a kink: one takes the
-    lower slope always, the last one the higher, and those before now this and now that.
-    unit : unit roundoff of the case's dtype; `smallest` its smallest subnormal. free : every member
-    takes its own branches, so that a branch close by shows as an enormous change. step : relative
-    size of every move. meetings : for each kink, where a case lies on it. tips : for each length,
-    where it is 0 and so has no slope. compared : whether a nan
-    was compared with a number, which may lose it.
+    Member 0 is the case itself, member 1 the case moved by one unit in the last place. In those up
+    to `rounding` one input each is moved, in the `ROUNDING_MEMBERS` there each word's result is
+    rounded. The last `SIDES` differ in the side that they take at a kink: the last but one takes
+    the lower slope always, the last one the higher, and those before now this and now that.
     """
 
+    #: How many members there are.
     size: int
+    #: Unit roundoff of the case's dtype, and its smallest subnormal.
     unit: float
     smallest: float
+    #: `lossspec.budget.SLACK`.
     slack: float
+    #: Whether every member takes its own branches: one close by shows as an enormous change.
     free: bool = False
+    #: Relative size of every move.
     step: float = STEP
+    #: How many results have been rounded, and how many kinks have been met, so far.
     words: int = field(default=0)
     kinks: int = field(default=0)
+    #: For each kink, where a case lies on it.
     meetings: list[np.ndarray] = field(default_factory=list)
+    #: For each length, where it is 0 and so has no slope.
     tips: list[np.ndarray] = field(default_factory=list)
+    #: Whether a nan was compared with a number, which may lose it.
     compared: bool = False
 
     @property
@@ -313,7 +316,7 @@ defvjp(_standing_for, lambda ans, x, value, slope: lambda g: g * slope, None, No
 
 
 def clamped(x: Array, lowest: Array) -> Array:
-    """max(x, lowest) without a word to autograd: the derivative by x is 1, also where that cuts."""
+    """max(x, lowest), whose derivative by x is 1 even where `lowest` is taken."""
     raw, floor = getval(x), getval(lowest)
     return _standing_for(x, np.where(_kept(raw < floor), floor, raw), np.ones_like(raw))
 
@@ -356,9 +359,9 @@ def joined(*parts: Array) -> Array:
     return anp.concatenate(parts, axis=-1)
 
 
-def one_hot(index: np.ndarray, classes: int, dtype: Any = np.longdouble) -> np.ndarray:
-    """The distribution that is certain of class `index`, along a new last axis."""
-    return (np.asarray(index)[..., None] == np.arange(classes)).astype(dtype)
+def one_hot(index: np.ndarray, classes: int, like: Array) -> np.ndarray:
+    """The distribution that is certain of class `index`, along a new last axis, in like's dtype."""
+    return (np.asarray(index)[..., None] == np.arange(classes)).astype(getval(like).dtype)
 
 
 def total(x: Array) -> Array:
@@ -427,11 +430,6 @@ def _shares(ans: Array, x: Array) -> Array:
 
 
 defvjp(log_sum_exp, lambda ans, x: lambda g: g[..., None] * _shares(ans, x))
-
-
-def log_add_exp(*terms: Array) -> Array:
-    """log(eˣ + eʸ + ...), element by element."""
-    return log_sum_exp(anp.stack(terms, axis=-1))
 
 
 # === lengths ==============================================================================

@@ -81,26 +81,25 @@ def simplex(loss: Loss, case: Case) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Expected:
-    """What a case must give: the unreduced loss and its derivatives, element by element.
-
-    losses, budget : in the shape of the unreduced result. derivatives : for each differentiable
-    tensor, the derivative of each loss element by the elements that it depends on, exact and on
-    each of the ensemble's sides (they differ at a kink), its budget. counts : what each element
-    counts for in the mean, shares : what it is multiplied by there. counted : whether it counts at
-    all, or is ignored. simplex : for tensors whose numbers sum to 1 along an axis, that axis.
-    compared : whether a nan was compared with a number, which may lose it.
-    """
+    """What a case must give: the unreduced loss and its derivatives, element by element."""
 
     case: Case
+    #: In the shape of the unreduced result, as all up to `counted` are.
     losses: np.ndarray
     budget: np.ndarray
+    #: What each element counts for in the divisor of the mean, and what it is multiplied by there.
     counts: np.ndarray
     shares: np.ndarray
+    #: Whether it counts at all, or is ignored.
     counted: np.ndarray
+    #: For each differentiable tensor, the derivative of each loss element by the elements that it
+    #: depends on, exact and on each of the ensemble's sides (they differ at a kink); its budget.
     derivatives: Mapping[str, tuple[np.ndarray, np.ndarray]]
     placed: Mapping[str, _Placed]
     precision: Precision
+    #: For tensors whose numbers sum to 1 along an axis, that axis.
     simplex: Mapping[str, int]
+    #: Whether a nan was compared with a number, which may lose it.
     compared: bool = False
     _known: dict[Any, Any] = field(default_factory=dict)
 
@@ -202,6 +201,13 @@ class Expected:
         # How a loss changes when shares no longer sum to 1 is left open: it need not be defined.
         return self._bounded(exact, SLACK * budget, low, high, self.simplex.get(name))
 
+    def gradients(self) -> dict[str, Bounded]:
+        """The gradients that the case asks for, where there are any; of ignored rows nothing."""
+        reduction = self.case.reduction
+        upstream = self.case.upstream(reduction)
+        found = {name: self.gradient(name, reduction, upstream) for name in self.case.requires_grad}
+        return {name: self.counted_only(name, it) for name, it in found.items() if it is not None}
+
     def ignored(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         """Which elements of a tensor belong to ignored rows only."""
         placed = self.placed[name]
@@ -227,7 +233,7 @@ class Expected:
         budget: Any,
         low: np.ndarray | None = None,
         high: np.ndarray | None = None,
-        open: int | None = None,
+        free_axis: int | None = None,
     ) -> Bounded:
         exact = np.asarray(exact, Extended)
         budget = np.where(np.isnan(budget), np.inf, budget)
@@ -237,7 +243,7 @@ class Expected:
             exact if low is None else low,
             exact if high is None else high,
             self.precision.name,
-            open,
+            free_axis,
         )
 
 
@@ -368,32 +374,32 @@ def solve(loss: Loss, case: Case) -> Expected:
     """Evaluate and differentiate a loss's definition for one case, in extended precision."""
     posed = _pose(loss, case)
     form, loop, dtype = loss.form(case.form), posed.loop, posed.precision
-    size = posed.ensemble.size
+    members = posed.ensemble.size
 
     def each(part: Definition | None) -> np.ndarray:
         if part is None:
             return np.ones(loop, Extended)
         given = np.asarray(posed.evaluate(part, posed.differentiable), Extended)
-        return np.broadcast_to(given, (size, *loop))[0]
+        return np.broadcast_to(given, (members, *loop))[0]
 
     with np.errstate(all="ignore"), ensemble(posed.ensemble):
         back, losses = make_vjp(lambda t: posed.evaluate(posed.define, t))(posed.differentiable)
-        losses = np.broadcast_to(np.asarray(losses, Extended), (size, *loop))
+        losses = np.broadcast_to(np.asarray(losses, Extended), (members, *loop))
         derivatives = dict(zip(posed.wanted, back(np.ones_like(losses)), strict=True))
         counts, shares = each(form.divisor), each(form.share)
 
     with np.errstate(all="ignore"):
         # So many times over, lest it matter in which order a derivative's factors are multiplied.
-        seeds = [np.full(loop, SLACK)]
+        cotangents = [np.full(loop, SLACK)]
         if dtype.name == "float16" and case.reduction == "mean" and counts.any():
             # Divided first, what is on its way back may fall below the smallest numbers; how it is
             # rounded there is luck, so try several.
             share = case.upstream("mean") / counts.sum() * shares
-            seeds += [share * luck for luck in (1.0, 0.8, 0.6)]
+            cotangents += [share * luck for luck in (1.0, 0.8, 0.6)]
         parts = losses[0].size if "mean" in case.reduction and dtype.name != "float16" else 1
         rest = posed.rest(dtype.numpy)
         textbook, slips = _textbook(
-            posed.define, posed.exact, rest, dtype, losses[:2], derivatives, seeds
+            posed.define, posed.exact, rest, dtype, losses[:2], derivatives, cotangents
         )
         budget = _spread(losses, posed.ensemble, dtype)
         budget = budget + dtype.unit * np.abs(losses[0]) + textbook + dtype.negligible
@@ -440,8 +446,8 @@ def solve_second(
     scale = expected.scale(reduction, case.upstream(reduction))
     if scale is None:
         return None
-    size, loop = posed.ensemble.size, posed.loop
-    cotangent = np.broadcast_to(np.where(posed.counted, scale, 0), (size, *loop))
+    members, loop = posed.ensemble.size, posed.loop
+    cotangent = np.broadcast_to(np.where(posed.counted, scale, 0), (members, *loop))
     entered = {
         name: posed.placed[name].enter(as_extended(directions[name]), loop) for name in posed.wanted
     }
@@ -476,9 +482,8 @@ def solve_second(
             placed = posed.placed[name]
             exact = np.asarray(placed.leave(exact, shape), Extended)
             budget = SLACK * placed.leave(error, shape)
-            bounded[name] = Bounded(
-                exact, budget, exact, exact, posed.precision.name, expected.simplex.get(name)
-            )
+            axis = expected.simplex.get(name)
+            bounded[name] = Bounded.around(exact, budget, posed.precision.name, axis)
     return bounded
 
 
@@ -553,9 +558,9 @@ def _textbook(
     dtype: Precision,
     want: np.ndarray,
     slopes: Mapping[str, np.ndarray],
-    seeds: Sequence[np.ndarray],
+    cotangents: Sequence[np.ndarray],
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """The definition itself, run in the case's own dtype, and back from each of the seeds.
+    """The definition itself, run in the case's own dtype, and back from each of the cotangents.
 
     Returns its error and those of its derivatives; inf where it overflows, in the loss or on the
     way back. What the textbook loses, a right implementation may lose.
@@ -577,11 +582,13 @@ def _textbook(
     hopeless = ~np.isfinite(got) & np.isfinite(want)
     error = np.where(hopeless, np.inf, np.where(np.isfinite(error), error, 0))
     slips = {name: np.zeros(()) for name in wanted}
-    for seed in seeds:
-        derivatives = back(np.broadcast_to(seed.astype(dtype.numpy), want.shape))
+    for cotangent in cotangents:
+        derivatives = back(np.broadcast_to(cotangent.astype(dtype.numpy), want.shape))
         for name, derivative in zip(wanted, derivatives, strict=True):
             core = (1,) * (derivative[0].ndim - hopeless[0].ndim)
-            overflow, value, by = (a.reshape(a.shape + core) for a in (hopeless[0], got[0], seed))
+            overflow, value, by = (
+                a.reshape(a.shape + core) for a in (hopeless[0], got[0], cotangent)
+            )
             slip = np.abs(as_extended(derivative[0]) / as_extended(by) - slopes[name][0])
             lost = ~np.isfinite(slip) | (overflow & np.isnan(value))
             slips[name] = np.maximum(

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from lossspec.cases import Case
+from lossspec.cases import Case, dtype_name, listed
 from lossspec.implementations import Subject
 from lossspec.patience import STOPS
 from lossspec.spec import Loss, Role
@@ -486,13 +486,11 @@ def _replaced(value: Any) -> str:
 
 
 def _short(array: Any) -> str:
-    from lossspec.cases import _listed, dtype_name
-
     part = array
     for axis in range(array.ndim):  # a large one is cut before it is written
         keep = max(1, LISTED * part.shape[axis] // max(part.size, 1))
         part = part[(slice(None),) * axis + (slice(keep),)]
-    listed = repr(part.tolist() if part.dtype.kind == "c" else _listed(part)).replace("'", "")
-    if len(listed) > LISTED or part.size < array.size:
-        listed = f"{listed[: LISTED - 20]} ... {array.size} numbers"
-    return f"tensor({listed}, dtype={dtype_name(array)})"
+    text = repr(part.tolist() if part.dtype.kind == "c" else listed(part)).replace("'", "")
+    if len(text) > LISTED or part.size < array.size:
+        text = f"{text[: LISTED - 20]} ... {array.size} numbers"
+    return f"tensor({text}, dtype={dtype_name(array)})"

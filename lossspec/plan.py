@@ -123,10 +123,14 @@ class Plan:
             if clause not in clauses():
                 raise UnknownName("clause", given, list(clauses()))
         if not any(cell.applies for cell in replace(self, shard=None).cells()):
-            raise EmptyPlan(
-                f"nothing to judge: {', '.join(self.clauses or ['no clause'])} says nothing about "
-                f"{', '.join(self.losses or ['any loss'])} on {', '.join(self.devices)}"
-            )
+            losses = ", ".join(self.losses or ())
+            if self.clauses:
+                about = f"{losses or 'any loss'} on {', '.join(self.devices)}"
+                why = f"{', '.join(self.clauses)} says nothing about {about}"
+            else:
+                names = ", ".join(implementation.name for implementation in self.implementations)
+                why = f"{names} has no {losses or 'loss'}"
+            raise EmptyPlan(f"nothing to judge: {why}")
 
 
 class EmptyPlan(ValueError):

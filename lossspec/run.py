@@ -30,7 +30,7 @@ from lossspec.plan import Cell, Plan
 from lossspec.trial import Trial
 from lossspec.verdict import Cell as Record
 from lossspec.verdict import Deviation as Listed
-from lossspec.verdict import Environment, Oracle, Verdict
+from lossspec.verdict import Environment, Oracle, Verdict, own_version
 from lossspec.whereabouts import Whereabouts
 
 #: The implementations whose own deviations are torch's; whatever else has them, inherited them.
@@ -166,9 +166,9 @@ class Run:
             shown["deviation"] = Listed(known.reason, known.link, known.file)
             return blank(cell, Verdict.KNOWN, known.reason, **fields, **shown), ""
         if ledger.shared is not None:
-            case, deviation = ledger.shared
+            torchs, case, deviation = ledger.shared
             shown = self._shown(cell, cell.subject, case, deviation)
-            reason = "inherited: torch.nn.functional does the same on the same call"
+            reason = f"inherited: {torchs.implementation} does the same on the same call"
             return blank(cell, Verdict.KNOWN, reason, **fields, **shown), ""
         lacks = sorted({*campaign.unsupported, *campaign.refused})
         if not ledger.examples:
@@ -387,14 +387,6 @@ class Surroundings:
             oracle=Oracle("longdouble", int(np.finfo(np.longdouble).nmant) + 1),
             git_commit=self.commit,
         )
-
-
-def own_version() -> str:
-    """The version of lossspec, or `checkout` where it is not installed."""
-    try:
-        return version("lossspec")
-    except ImportError:
-        return "checkout"
 
 
 def _processor() -> str:

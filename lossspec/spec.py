@@ -26,27 +26,29 @@ Surface = Literal["function", "class"]
 
 @dataclass(frozen=True, kw_only=True)
 class Role:
-    """What the numbers of a tensor mean, and therefore which ones a valid call may hold.
+    """What the numbers of a tensor mean, and therefore which ones a valid call may hold."""
 
-    low, high : the domain, ends included. differentiable : whether the documentation promises a
-    gradient. shape : for an optional tensor, its own shape such as `(C)`; `like input` for the
-    shape of that tensor; `broadcasts with input` for any shape that expands to it.
-    default : for an optional tensor, what leaving it out means (in `define`: a number).
-    scalar : it is passed as a Python number, or as a tuple of them. through : the name of a torch
-    function, applied along the class axis, whose result the call gets in place of the tensor
-    itself; gradients are judged in front of it. state : the class owns it as the parameter of this
-    name, which holds the same numbers in any shape: it is loaded after construction.
-    """
-
+    #: The domain, ends included.
     low: float = float("-inf")
     high: float = float("inf")
+    #: Whether the documentation promises a gradient.
     differentiable: bool = True
+    #: Of an optional tensor: its own shape, such as `(C)`; `like input` for the shape of that
+    #: tensor; `broadcasts with input` for any shape that expands to it.
     shape: str | None = None
+    #: Of an optional tensor: the number that `define` gets when it is left out.
     default: float | None = None
+    #: Of an optional tensor: where it may be given.
     surfaces: tuple[Surface, ...] = ("function", "class")
+    #: Whether it is passed as a Python number, or as a tuple of them.
     scalar: bool = False
+    #: The name of a torch function, applied along the class axis, whose result the call gets in
+    #: place of the tensor itself; gradients are judged in front of it.
     through: str | None = None
+    #: The name of the parameter as which the class owns it, with the same numbers in any shape: it
+    #: is loaded after construction.
     state: str | None = None
+    #: What a reader should know beside the role.
     doc: str = ""
 
     #: How `lossspec.cases` draws dense values for it.
@@ -67,9 +69,9 @@ class Real(Role):
 
 @dataclass(frozen=True, kw_only=True)
 class Factor(Real):
-    """A number that a layer multiplies by others and adds up; `count` of them make a product.
+    """A factor that a layer multiplies with others and sums, `count` of them to a product.
 
-    It is drawn of a size at which the dtype can still tell such sums apart.
+    Its size is such that the dtype still resolves the sums.
     """
 
     count: int = 2
@@ -163,22 +165,22 @@ class Weight(Role):
 
 @dataclass(frozen=True, kw_only=True)
 class ClassIndex(Role):
-    """An integer in [0, C). `one_hot` hands `define` the certain distribution instead.
-
-    `ignored_by` names the parameter whose value marks elements that do not count. `dtypes` are the
-    documented ones; `tolerated` ones may raise, but must be right when they do not. `ends` is the
-    value that ends a list of classes: what follows it in its row is no part of the list.
-    `checked` : whether another integer, or a floating dtype, must raise.
-    """
+    """An integer in [0, C)."""
 
     low: float = 0.0
     differentiable: bool = False
+    #: Whether `define` gets the certain distribution instead.
     one_hot: bool = False
+    #: The parameter whose value marks elements that do not count.
     ignored_by: str | None = None
+    #: The documented dtypes, and those that may raise, but must be right when they do not.
     dtypes: tuple[str, ...] = ("int64",)
     tolerated: tuple[str, ...] = ("uint8",)
+    #: What ends a list of classes: what follows it in its row is no part of the list.
     ends: int | None = None
+    #: Whether another integer, or a floating dtype, must raise.
     checked: bool = True
+    #: The axis that it counts along.
     classes: str = "C"
     style = "class_index"
     integer = True
@@ -210,29 +212,27 @@ class Length(Role):
 
 @dataclass(frozen=True, kw_only=True)
 class Parameter:
-    """An argument that is a plain number, switch or word.
-
-    values : valid ones worth drawing, the default first. refused : ones that must raise.
-    forms : the names of the forms that know it; all of them when empty.
-    code : a value is a Python expression in torch; a call gets what it stands for.
-    limited : values with which only plain backward is documented to work, once.
-    absent : what it may be as well where a signature lacks it, such as an epsilon of 0.
-    exact : an integer or a switch, which rounding cannot move.
-    """
+    """An argument that is a plain number, switch or word."""
 
     default: Any
+    #: Valid ones worth drawing, the default first.
     values: tuple[Any, ...]
+    #: Ones that must raise.
     refused: tuple[Any, ...] = ()
+    #: The names of the forms that know it; all of them when empty.
     forms: tuple[str, ...] = ()
-    surfaces: tuple[Surface, ...] = ("function", "class")
+    #: Whether a value is a Python expression in torch; a call gets what it stands for.
     code: bool = False
+    #: Values with which only plain backward is documented to work, once.
     limited: tuple[Any, ...] = ()
+    #: What it may be as well where a signature lacks it, such as an epsilon of 0.
     absent: Any = None
+    #: What a reader should know.
     doc: str = ""
 
     @property
     def exact(self) -> bool:
-        """Whether rounding cannot move it."""
+        """Whether rounding cannot move it, as an integer or a switch."""
         return self.code or isinstance(self.default, (bool, int, str))
 
 
@@ -361,35 +361,45 @@ SizeRule = Callable[[Mapping[str, int], Mapping[str, Any]], int]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Form:
-    """One way to call a loss: the roles of its tensors, in call order, and the shapes they take.
+    """One way to call a loss."""
 
-    divisor : what each element counts for in the mean, from the same arguments as `define`;
-    every element counts 1 when it is left out. fixed : parameters that make it this form.
-    share : what each element is multiplied by in the mean, likewise. settle : makes freshly drawn
-    tensors fit each other, where roles cannot say how: it may change the tensors and parameters by
-    name, given a random generator. sizes : for an axis that not every size suits, the ones worth
-    drawing, or the one that follows from the other sizes and the parameters. define : the loss's
-    definition in terms of these tensors, where they are other ones. optional : whether an
-    implementation in which no such call ever works is taken to have no such form.
-    """
-
+    #: The shapes that its tensors take, as `Shape.parse` reads them.
     shapes: tuple[str, ...]
+    #: The roles of its tensors, in call order.
     tensors: Mapping[str, Role]
     name: str = ""
+    #: Whether an implementation in which no such call ever works is taken to have no such form.
     optional: bool = False
+    #: What each element counts for in the divisor of the mean, from the same arguments as `define`;
+    #: 1 when it is left out.
     divisor: Definition | None = None
+    #: What each element is multiplied by in the mean, likewise.
     share: Definition | None = None
+    #: Parameters that make it this form.
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    #: Makes freshly drawn tensors fit each other, where roles cannot say how: given a random
+    #: generator, it may change the tensors and parameters by name.
     settle: Callable[[np.random.Generator, dict[str, np.ndarray], dict[str, Any]], None] | None = (
         None
     )
+    #: For an axis that not every size suits: the ones worth drawing, or the one that follows from
+    #: the other sizes and the parameters.
     sizes: Mapping[str, Sequence[int] | SizeRule] = field(default_factory=dict)
+    #: The loss's definition in terms of these tensors, where they are other ones.
     define: Definition | None = None
 
     @cached_property
     def contracts(self) -> tuple[Shape, ...]:
         """Its shapes, parsed."""
         return tuple(Shape.parse(text) for text in self.shapes)
+
+    @property
+    def ignores(self) -> bool:
+        """Whether some elements may be marked as ones that do not count."""
+        return any(
+            isinstance(role, ClassIndex) and role.ignored_by is not None
+            for role in self.tensors.values()
+        )
 
     def lists_classes(self, shape: Shape) -> bool:
         """Whether class indices are a list with an entry for each class, padded where shorter."""
@@ -403,20 +413,18 @@ class Form:
 class Refusal:
     """A call that must raise.
 
-    says : the rule that the call breaks. breaks : turns the arguments of a valid call (`tensors`
-    by name as numpy arrays, `parameters` by name) into the invalid one, in place, or returns False
-    where this call cannot be made invalid that way. phase : by when it must raise.
+    says : what is wrong with the call. breaks : turns the arguments of a valid call (`tensors` by
+    name as numpy arrays, `parameters` by name) into the invalid one, in place, or returns False
+    where this call cannot be made invalid that way.
     """
 
-    name: str
     says: str
     breaks: Callable[[dict[str, Any], dict[str, Any]], bool | None]
-    phase: Literal["construct", "call", "backward"] = "call"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """A published example: a call in plain numbers, its value, and where it was published."""
+    """An example: a call in plain numbers, its value, and where that comes from."""
 
     arguments: Mapping[str, Any]
     value: Any
@@ -456,36 +464,38 @@ OF_DIFFERENCE = (
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Loss:
-    """The specification of one loss.
+    """The specification of one loss."""
 
-    name : the function's name, as in `torch.nn.functional`. module : the class's, as in `torch.nn`.
-    define : the unreduced loss, from the tensors and parameters by name. Core axes come last.
-    options : optional tensors. reductions : by name, the first being the default. constructor :
-    what the class takes beyond parameters, from the sizes of the axes and the names of the tensors.
-    results : what to read from the class's result, by reduction, where it has none to choose.
-    exchangeable : whether classes may be renumbered. complex : whether complex inputs are
-    documented. shift_invariant : whether a common offset of all logits of a row changes nothing.
-    ranks : whether the class has torch's `log_prob` and `predict`, about every class of each row.
-    """
-
+    #: The function's name, as in `torch.nn.functional`, and the class's, as in `torch.nn`.
     name: str
     module: str | None
+    #: What it is: in a sentence, in LaTeX, and where that is said.
     summary: str
     formula: str
     source: str
+    #: The unreduced loss, from the tensors and parameters by name. Core axes come last.
     define: Definition
     forms: tuple[Form, ...]
+    #: Optional tensors.
     options: Mapping[str, Role] = field(default_factory=dict)
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    #: By name, the first being the default.
     reductions: tuple[str, ...] = ("mean", "sum", "none")
+    #: What the class takes beyond parameters, from the sizes of the axes and the names of the
+    #: tensors.
     constructor: Callable[[Mapping[str, int], Collection[str]], dict[str, Any]] | None = None
+    #: What to read from the class's result, by reduction, where it has none to choose.
     results: Mapping[str, str] = field(default_factory=dict)
     dtypes: tuple[str, ...] = REAL_DTYPES
     refusals: tuple[Refusal, ...] = ()
     symmetries: tuple[Symmetry, ...] = ()
+    #: Whether classes may be renumbered.
     exchangeable: bool = True
+    #: Whether complex inputs are documented.
     complex: bool = False
+    #: Whether a common offset of all logits of a row changes nothing.
     shift_invariant: bool = False
+    #: Whether the class has torch's `log_prob` and `predict`, about every class of each row.
     ranks: bool = False
     examples: tuple[Example, ...] = ()
     notes: tuple[str, ...] = ()
@@ -499,6 +509,11 @@ class Loss:
         """In how many ways calls differ in kind: shapes, parameters and optional tensors."""
         shapes = sum(len(form.contracts) for form in self.forms)
         return shapes + len(self.parameters) + len(self.options)
+
+    @property
+    def ignores(self) -> bool:
+        """Whether some elements of a call may be marked as ones that do not count."""
+        return any(form.ignores for form in self.forms)
 
     def stateful(self, surface: Surface) -> bool:
         """Whether the class keeps some of the call's tensors as its own parameters."""

@@ -89,11 +89,6 @@ def same_bits(x: torch.Tensor, y: torch.Tensor) -> bool:
     return bool(torch.equal(x.view(bits), y.view(bits)))
 
 
-def largest(name: str) -> float:
-    """The largest finite number of a floating dtype."""
-    return precision(name).largest
-
-
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:
     """The same bits as an array on the host, in the dtype that a case has it in."""
     plain = tensor.detach().cpu().contiguous()

@@ -28,7 +28,7 @@ class Deviation(Exception):
     case, replaced : the call that shows it, where that is not the trial's own. check : an
     expression for a script, true of a call that conforms; it may use `value`, `gradients`, `error`,
     `inputs`, `before`, `call()` and `near(got, want, budget)`. None where no short script shows it.
-    detached : whether it is that the result has no gradient.
+    detached : whether what is wrong is that the result carries no graph.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Trial:
 
     @property
     def separable(self) -> bool:
-        """Whether each sample is told by its own part of every tensor that was drawn to fit."""
+        """Whether the batch can be cut: `settle` has fitted no tensor without a batch axis."""
         return self.form.settle is None or all("N" in axes for axes in self.case.shape.inputs)
 
     @property
@@ -142,14 +142,9 @@ class Trial:
             return False
         if (want.error(got) > 1).any():
             return False
-        for name in self.case.requires_grad:
-            upstream = self.case.upstream(self.case.reduction)
-            slope = self.expected.gradient(name, self.case.reduction, upstream)
+        for name, slope in self.expected.gradients().items():
             gradient = self.outcome.gradients.get(name)
-            if slope is None or gradient is None:
-                continue
-            slope = self.expected.counted_only(name, slope)
-            if (slope.error(to_extended(gradient)) > 1).any():
+            if gradient is not None and (slope.error(to_extended(gradient)) > 1).any():
                 return False
         return True
 
@@ -225,8 +220,8 @@ class Trial:
             raise Deviation(
                 f"{what}: its shape", got.shape, want.exact.shape, check=None, case=case
             )
-        if of is not None and want.open is not None:
-            of = f"({of}.double() - {of}.double().mean({want.open}, True))"
+        if of is not None and want.free_axis is not None:
+            of = f"({of}.double() - {of}.double().mean({want.free_axis}, True))"
         got, want = want.settled(got)
         error = want.error(got)
         if not error.size:

@@ -9,6 +9,7 @@ import reprlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Self, get_args, get_origin
@@ -320,6 +321,14 @@ _IN_HEADLINE = (
     Verdict.INCONCLUSIVE,
     Verdict.UNSUPPORTED,
 )
+
+
+def own_version() -> str:
+    """The version of lossspec, or `checkout` where it is not installed."""
+    try:
+        return version("lossspec")
+    except PackageNotFoundError:
+        return "checkout"
 
 
 def cell_id(loss: str, clause: str, surface: str, device: str) -> str:

@@ -107,6 +107,11 @@ def test_what_cannot_be_is_one_error(arguments, more, kind, message):
     assert str(caught.value).startswith(message)
 
 
+def test_an_implementation_of_nothing_is_one_error():
+    with pytest.raises(ValueError, match=r"^nothing to judge: mine has no l1_loss$"):
+        lossspec.parametrize(lossspec.Implementation("mine"), losses=["l1_loss"])
+
+
 def test_a_class_of_a_loss_without_one_is_refused():
     own = dataclasses.replace(find("l1_loss"), name="own", module=None)
     with pytest.raises(TypeError, match="own is specified as a function only, got the class L1L"):

@@ -11,9 +11,9 @@ from lossspec.budget import Bounded
 from lossspec.maths import ROUNDING_MEMBERS, SIDES, Ensemble, ensemble, rounded
 
 
-def known(exact, open=None):
+def known(exact, free_axis=None):
     exact = np.asarray(exact, np.longdouble)
-    return Bounded(exact, np.full_like(exact, 0.1), exact, exact, "float64", open)
+    return Bounded.around(exact, np.full_like(exact, 0.1), "float64", free_axis)
 
 
 def test_an_error_is_counted_in_budgets():
@@ -28,7 +28,7 @@ def test_infinity_is_right_where_a_right_slope_rounds_to_it():
 
 
 def test_along_an_open_axis_a_constant_costs_nothing():
-    want = known([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], open=1)
+    want = known([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], free_axis=1)
     assert (want.error(want.exact + np.array([[10.0], [-20.0]])) == 0).all()
     assert (want.error(want.exact + np.array([0.0, 0.0, 0.5])) > 1).any()
     assert (want.error(want.exact[::-1]) == 0).all()
@@ -36,7 +36,7 @@ def test_along_an_open_axis_a_constant_costs_nothing():
 
 
 def test_where_one_number_of_an_open_axis_is_unknown_nothing_is_asked_of_its_row():
-    want = known([[1.0, np.inf], [4.0, 5.0]], open=1)
+    want = known([[1.0, np.inf], [4.0, 5.0]], free_axis=1)
     error = want.error(np.array([[7.0, -7.0], [4.0, 6.0]]))
     assert (error[0] == 0).all()
     assert (error[1] > 1).all()

@@ -9,7 +9,7 @@ import torch
 
 from lossspec.campaign import PROFILES, Profile, _batch, stream
 from lossspec.cases import LAYOUTS, Case, features
-from lossspec.oracle import axes_of, solve
+from lossspec.oracle import _arguments, _pose, axes_of, solve
 from lossspec.reduce import reduced
 from lossspec.spec import REAL_DTYPES, catalogue, find
 from lossspec.tensors import to_extended, to_torch
@@ -254,3 +254,17 @@ def test_class_probabilities_sum_to_1_and_still_do_when_a_case_is_made_simpler(n
     assert max(map(off, cases)) < 0.02
     simple = [reduced(loss, case, lambda c: c.form == "class probabilities") for case in cases[:9]]
     assert max(map(off, simple)) < 0.02
+
+
+@pytest.mark.parametrize("loss", catalogue().values(), ids=str)
+def test_a_definition_stays_in_the_dtype_that_it_is_given(loss):
+    # As the plain formula in the case's dtype, what it loses a right implementation may lose.
+    for solved in stream(loss, FEW, 0):
+        posed = _pose(loss, solved.case)
+        given = {
+            **posed.rest(posed.precision.numpy),
+            **{n: x[None] for n, x in posed.exact.items()},
+        }
+        with np.errstate(all="ignore"):
+            result = posed.define(**{name: given[name] for name in _arguments(posed.define)})
+        assert np.asarray(result).dtype == NUMPY[solved.case.dtype], solved.case.form

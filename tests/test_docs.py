@@ -187,7 +187,7 @@ def resolves(dotted):
 
 @named
 def test_every_option_that_is_named_exists(path):
-    known = {"--pyargs", "--group", "--tx"}  # pytest's own, pip's and pytest-xdist's
+    known = {"--pyargs", "--noconftest", "--group", "--tx"}  # of pytest, pip and pytest-xdist
     for benchmark in (ROOT / "benchmarks").glob("*.py"):
         known |= set(re.findall(r'"(--[a-z-]+)"', benchmark.read_text("utf-8")))
     known |= {option for command in subcommands().values() for option in options(command)}

@@ -93,9 +93,11 @@ def test_a_mixed_call_may_be_refused_but_not_on_the_way_back():
     cell = verdict("mse_loss", refuses, "mixed-dtypes")
     assert cell.verdict is Verdict.UNSUPPORTED
     assert cell.reason == "it refuses target in another dtype than the rest"
-    cell = verdict("huber_loss", F.huber_loss, "mixed-dtypes")
-    assert cell.verdict is Verdict.KNOWN  # torch's own bug, inherited
-    assert cell.got.startswith("RuntimeError: Found dtype")
+    for target, torchs in ((F.huber_loss, "torch.nn.functional"), (torch.nn.HuberLoss, "torch.nn")):
+        cell = verdict("huber_loss", target, "mixed-dtypes")
+        assert cell.verdict is Verdict.KNOWN  # torch's own bug
+        assert cell.reason == f"inherited: {torchs} does the same on the same call"
+        assert cell.got.startswith("RuntimeError: Found dtype")
 
 
 def test_what_a_composition_inherits_from_another_loss_of_torch_is_not_held_against_it():
@@ -421,3 +423,34 @@ def test_torch_in_a_wrapper_shares_what_torch_does():
     for seed in (4, 5):
         cell = verdict("cosine_embedding_loss", wrapped, "gradient", seed=seed)
         assert cell.verdict is Verdict.KNOWN
+
+
+class SavedSlope(torch.autograd.Function):
+    """Squares, whose backward takes its slope for a constant."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(2 * x)
+        return x**2
+
+    @staticmethod
+    def backward(ctx, upstream):
+        return upstream * ctx.saved_tensors[0]
+
+
+class MarkedSlope(SavedSlope):
+    """The same, and says so."""
+
+    backward = staticmethod(torch.autograd.function.once_differentiable(SavedSlope.backward))
+
+
+@pytest.mark.parametrize(
+    ("slope", "want"), [(SavedSlope, "deviates"), (MarkedSlope, "unsupported")]
+)
+def test_a_slope_that_is_taken_for_a_constant_must_be_marked_as_such(slope, want):
+    def squares(input, target, reduction="mean"):
+        losses = slope.apply(input - target)
+        return losses if reduction == "none" else getattr(losses, reduction)()
+
+    cell = verdict("mse_loss", squares, "second-order")
+    assert cell.verdict == want, cell.reason

@@ -33,7 +33,7 @@ WRONG = """
 MENDED = "from torch.nn.functional import nll_loss\n"
 STORY = r"""
 nll_loss/mean-divisor on cpu \(function\) deviates:
-  `mean` is the sum of what `none` returns, divided by what the contract says it counts\.
+  `mean` is the sum of what `none` returns, weighted and divided as the contract says\.
 
   what:    'mean' of the implementation's own 'none'
   call:    input = tensor\(\[(\[0\.0\], \[-1\.0\]|\[-1\.0\], \[0\.0\])\], dtype=b?float\d\d\)

@@ -544,7 +544,7 @@ def test_cross_entropy_is_nll_of_the_log_softmax() -> None:
     entropy, nll = find("cross_entropy").define, find("nll_loss").define
     w = WEIGHT.astype(np.longdouble)
     same_function(
-        lambda x: entropy(x, one_hot(CLASSES, 5), w, 0.0),
+        lambda x: entropy(x, one_hot(CLASSES, 5, like=x), w, 0.0),
         lambda x: nll(log_softmax(x), CLASSES, w),
         scores().astype(np.longdouble),
         1e-17,

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Literal, TypeVar
 
-from lossspec.campaign import PROFILES, Campaign, Ledger, Profile, stream
+from lossspec.campaign import Campaign, Ledger, Profile, profile_named, stream
 from lossspec.cases import Case
 from lossspec.clauses import Clause, clauses
 from lossspec.implementations import Subject, reference
-from lossspec.spec import Loss, Surface, UnknownName, find
+from lossspec.spec import Loss, Surface, find
 from lossspec.trial import Deviation, Trial
 
 T = TypeVar("T", bound=Callable[..., Any])
@@ -159,9 +159,7 @@ def audit(
     is none of the known ones.
     """
     if isinstance(profile, str):
-        if profile not in PROFILES:
-            raise UnknownName("profile", profile, list(PROFILES))
-        profile = PROFILES[profile]
+        profile = profile_named(profile)
     for subject in subjects:
         judges = [
             clause

@@ -312,3 +312,12 @@ class BySoftplus(BCEWithLogits):
         zero = torch.zeros_like(c.x)
         positive, negative = torch.logaddexp(zero, -c.x), torch.logaddexp(zero, c.x)
         return self.positive(c) * positive + (1 - c.y) * negative
+
+
+@control(BCEWithLogits)
+class TwoSoftplus(BCEWithLogits):
+    """Torch's softplus of the logit and of its negative, each linear beyond 20."""
+
+    def element(self, c: Elements) -> Tensor:
+        positive, negative = F.softplus(-c.x), F.softplus(c.x)
+        return self.positive(c) * positive + (1 - c.y) * negative

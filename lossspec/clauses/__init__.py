@@ -26,9 +26,9 @@ class Clause:
     judge : raises `lossspec.trial.Deviation` when a trial breaks it. applies : whether the spec
     gives it anything to say, for a loss on a surface. only_on : the one kind of device that it is
     about. enough : after this many informative trials it has nothing left to learn; None for never.
-    slow : left out of the quick profile. empty : whether it has anything to say of a call on
-    nothing. once : it is about the loss and not the case that it is handed: one trial is enough,
-    and no simpler case shows more. needs : a package without which it cannot be judged.
+    slow : left out of the quick profile. empty : whether it also judges calls on empty tensors.
+    once : it is about the loss and not the case that it is handed: one trial is enough, and no
+    simpler case shows more. needs : a package without which it cannot be judged.
     """
 
     name: str

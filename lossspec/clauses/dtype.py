@@ -95,23 +95,20 @@ def _right(trial: Trial, outcome: Outcome, expected: Expected, when: str, case: 
         raise Deviation(
             f"{outcome.phase} {when} raised", error, "a gradient", check="error is None", case=case
         )
-    got, reduction = trial.number(outcome), case.reduction
+    got = trial.number(outcome)
     if got is None:
         return
-    trial.agree(got, expected.value(reduction), f"the value {when}", case=case)
-    for name in case.requires_grad:
-        want = expected.gradient(name, reduction, case.upstream(reduction))
+    trial.agree(got, expected.value(case.reduction), f"the value {when}", case=case)
+    for name, want in expected.gradients().items():
         gradient = outcome.gradients[name]
-        if want is None or gradient is None:
-            continue
-        want = expected.counted_only(name, want)
-        trial.agree(
-            to_extended(gradient),
-            want,
-            f"the gradient of {name} {when}",
-            of=f"gradients[{name!r}]",
-            case=case,
-        )
+        if gradient is not None:
+            trial.agree(
+                to_extended(gradient),
+                want,
+                f"the gradient of {name} {when}",
+                of=f"gradients[{name!r}]",
+                case=case,
+            )
 
 
 #: What torch.autocast computes in on a processor unless it is told otherwise.
@@ -164,7 +161,7 @@ def _every_warning() -> Iterator[None]:
 
 @clause(_complex, enough=20)
 def complex_inputs(trial: Trial) -> Judgement:
-    """Of all inputs times 1 + i the loss is √2 as large, and its gradient points along 1 + i."""
+    """With inputs times 1 + i the loss is √2 times as large and its gradient points along 1 + i."""
     case = trial.case
     if case.dtype not in ("float32", "float64") or not trial.worked or not trial.conforms:
         return None
@@ -184,11 +181,10 @@ def complex_inputs(trial: Trial) -> Judgement:
         raise Unsupported("it takes no complex numbers, and says so")
     got = to_extended(outcome.value.real if outcome.value.is_complex() else outcome.value)
     want = trial.expected.value(case.reduction)
-    told = trial.agree(got / SIZE, want, "the loss of complex inputs", of=None)
-    for name in case.requires_grad:
-        slope = trial.expected.gradient(name, case.reduction, case.upstream(case.reduction))
+    informative = trial.agree(got / SIZE, want, "the loss of complex inputs", of=None)
+    for name, slope in trial.expected.gradients().items():
         gradient = outcome.gradients[name]
-        if slope is None or gradient is None:
+        if gradient is None:
             continue
         back = gradient.cpu().to(torch.complex128) * (TURN.conjugate() / float(SIZE))
         trial.agree(to_extended(back.real), slope, f"the gradient of complex {name}", of=None)
@@ -196,4 +192,4 @@ def complex_inputs(trial: Trial) -> Judgement:
         trial.agree(
             to_extended(back.imag), none, f"the gradient of complex {name}, turned", of=None
         )
-    return told
+    return informative

@@ -33,7 +33,7 @@ from lossspec.trial import Deviation, Trial, returned
 
 @clause(empty=True)
 def inputs_untouched(trial: Trial) -> Judgement:
-    """Every input, and the gradient from upstream, holds the bits that it was handed over with."""
+    """A call and its backward leave every bit of the inputs and the upstream gradient as it was."""
     plain = trial.case.with_(requires_grad=())
     outcomes: list[tuple[Case | None, Outcome]] = [(None, trial.outcome)]
     if trial.case.requires_grad:  # where nothing needs a gradient, memory is reused most

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,6 @@ from lossspec.cases import Case
 from lossspec.clauses import Judgement, clause, stateless
 from lossspec.oracle import solve_second
 from lossspec.outcome import arguments, constructed, differentiable, handed, invoke
-from lossspec.spec import ClassIndex, Loss, Surface
 from lossspec.tensors import to_extended, to_torch
 from lossspec.trial import Deviation, Trial, Unsupported
 
@@ -25,12 +23,8 @@ def gradient(trial: Trial) -> Judgement:
     case, outcome = trial.case, trial.outcome
     if outcome.error is not None or not case.requires_grad:
         return None
-    told = False
-    for name in case.requires_grad:
-        upstream = case.upstream(case.reduction)
-        want = trial.expected.gradient(name, case.reduction, upstream)
-        if want is None:
-            continue
+    informative = False
+    for name, want in trial.expected.gradients().items():
         got = outcome.gradients[name]
         if got is None:
             raise Deviation(
@@ -40,23 +34,13 @@ def gradient(trial: Trial) -> Judgement:
                 check=f"gradients[{name!r}] is not None",
                 detached=not differentiable(outcome.value),
             )
-        # Clause `ignored-gradient` judges the rows that are ignored.
-        want = trial.expected.counted_only(name, want)
-        told |= trial.agree(
+        informative |= trial.agree(
             to_extended(got), want, f"the gradient of {name}", of=f"gradients[{name!r}]"
         )
-    return told
+    return informative
 
 
-def _ignores(loss: Loss, surface: Surface) -> bool:
-    return any(
-        isinstance(role, ClassIndex) and role.ignored_by is not None
-        for form in loss.forms
-        for role in form.tensors.values()
-    )
-
-
-@clause(_ignores)
+@clause(lambda loss, surface: loss.ignores)
 def ignored_gradient(trial: Trial) -> Judgement:
     """An ignored element gets a gradient of exactly 0, whatever its row holds."""
     counted = trial.expected.counted
@@ -101,17 +85,17 @@ def second_order(trial: Trial) -> Judgement:
     wants = solve_second(trial.expected, trial.loss, case.reduction, directions)
     if wants is None:
         return None
-    told = False
+    informative = False
     for name, want in wants.items():
         want = trial.expected.counted_only(name, want)
-        told |= trial.agree(
+        informative |= trial.agree(
             got[name],
             want,
             f"the second derivative by {name}",
             of=f"curvatures[{name!r}]",
             case=case,
         )
-    return told
+    return informative
 
 
 def _directions(trial: Trial, case: Case) -> dict[str, np.ndarray]:
@@ -146,16 +130,17 @@ def _curvature(
         upstream = to_torch(case.upstream(case.reduction), device=trial.device).to(value.dtype)
         upstream = upstream.expand(value.shape).clone().requires_grad_()
         reached = [passed[name] for name in names]
-        slopes = torch.autograd.grad(value, reached, upstream, create_graph=True, allow_unused=True)
-        own = [slope for slope in slopes if getattr(slope, "requires_grad", False)]
-        if not own or any(map(_once, own)):
+        own: Any = torch.autograd.grad(
+            value, reached, upstream, create_graph=True, allow_unused=True
+        )
+        used = [i for i, slope in enumerate(own) if slope is not None and slope.requires_grad]
+        if not used or any(_once(own[i]) for i in used):
             raise Unsupported("its gradients cannot be differentiated")
         # What tensors become on their way to the implementation has derivatives of its own.
-        used = [i for i, slope in enumerate(slopes) if slope is not None]
-        slopes = torch.autograd.grad(
+        slopes: Any = torch.autograd.grad(
             [reached[i] for i in used],
             tensors,
-            [slopes[i] for i in used],
+            [own[i] for i in used],
             create_graph=True,
             allow_unused=True,
         )
@@ -164,7 +149,7 @@ def _curvature(
             for name, slope in dict(zip(names, slopes, strict=True)).items()
             if getattr(slope, "requires_grad", False)
         ]
-        found = torch.autograd.grad(torch.stack(along).sum(), tensors, allow_unused=True)
+        found: Any = torch.autograd.grad(torch.stack(along).sum(), tensors, allow_unused=True)
     except RuntimeError as error:
         text = str(error).strip().split("\n")[0][:120]
         raise Unsupported(f"its gradients cannot be differentiated: {text}") from None
@@ -182,7 +167,7 @@ def _once(slope: torch.Tensor) -> bool:
     One that is not promises a second derivative: what it takes for constant counts as such.
     """
     seen: set[Any] = set()
-    nodes = [slope.grad_fn]
+    nodes: list[Any] = [slope.grad_fn]
     while nodes:
         node = nodes.pop()
         if node is None or node in seen:
@@ -197,7 +182,7 @@ def _once(slope: torch.Tensor) -> bool:
 # Slow because the first dual number imports the compiler, which takes seconds.
 @clause(stateless, enough=20, slow=True)
 def forward_mode(trial: Trial) -> Judgement:
-    """Forward-mode derivatives, where the implementation has them, are those of backward."""
+    """Forward-mode derivatives, where the implementation has them, are the definition's."""
     case = trial.case
     if not case.requires_grad or not trial.worked or trial.limited or not trial.conforms:
         return None

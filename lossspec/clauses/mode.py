@@ -37,15 +37,15 @@ def grad_mode(trial: Trial) -> Judgement:
     if not trial.worked or not trial.conforms:
         return None
     want = trial.expected.value(trial.case.reduction)
-    told = False
+    informative = False
     for name, mode in (("no_grad", torch.no_grad), ("inference_mode", torch.inference_mode)):
         with mode():
             call, _ = ready(trial.subject, trial.case, trial.device)
             value = to_extended(returned(call, f"the call under {name}"))
-        told |= trial.agree(value, want, f"the value under {name}", of=None)
+        informative |= trial.agree(value, want, f"the value under {name}", of=None)
     none, _ = ready(trial.subject, trial.case.with_(requires_grad=()), trial.device)
     value = to_extended(returned(none, "the call with no gradient required"))
-    return trial.agree(value, want, "the value with no gradient required", of=None) or told
+    return trial.agree(value, want, "the value with no gradient required", of=None) or informative
 
 
 def _plain(trial: Trial) -> bool:
@@ -75,7 +75,7 @@ def _unsupported(way: str, error: Exception) -> Unsupported:
 # Slow because torch.func imports the compiler, which takes seconds; so do fake tensors.
 @clause(stateless, enough=20, slow=True)
 def functional_gradient(trial: Trial) -> Judgement:
-    """torch.func.vjp gives the gradients that backward gives."""
+    """torch.func.vjp gives the definition's gradients."""
     case = trial.case
     if not case.requires_grad or not _plain(trial) or not differentiable(trial.outcome.value):
         return None
@@ -94,15 +94,12 @@ def functional_gradient(trial: Trial) -> Judgement:
         gradients = back(upstream.expand(value.shape))
     except Exception as error:
         raise _unsupported("torch.func.vjp", error) from None
-    told = False
-    for name, got in zip(names, gradients, strict=True):
-        want = trial.expected.gradient(name, case.reduction, case.upstream(case.reduction))
-        if want is not None:
-            want = trial.expected.counted_only(name, want)
-            told |= trial.agree(
-                to_extended(got), want, f"torch.func.vjp's gradient of {name}", of=None
-            )
-    return told
+    found = dict(zip(names, gradients, strict=True))
+    informative = False
+    for name, want in trial.expected.gradients().items():
+        what = f"torch.func.vjp's gradient of {name}"
+        informative |= trial.agree(to_extended(found[name]), want, what, of=None)
+    return informative
 
 
 @clause(stateless, enough=20, slow=True)
@@ -124,11 +121,11 @@ def vmap(trial: Trial) -> Judgement:
     except Exception as error:
         raise _unsupported("torch.vmap", error) from None
     want = trial.expected.value(case.reduction)
-    told = [
+    judged = [
         trial.agree(to_extended(value), want, "the value under torch.vmap", of=None)
         for value in values
     ]
-    return all(told)
+    return all(judged)
 
 
 @clause(stateless, enough=4, slow=True)
@@ -217,29 +214,24 @@ def compiled(trial: Trial) -> Judgement:
     except Exception as error:
         raise _unsupported("torch.compile", error) from None
     want = trial.expected.value(case.reduction)
-    told = trial.agree(to_extended(got), want, "the value under torch.compile", of=None)
-    for name in case.requires_grad:
-        gradient = inputs[name].grad
-        if gradient is None and trial.outcome.gradients.get(name) is not None:
+    informative = trial.agree(to_extended(got), want, "the value under torch.compile", of=None)
+    for name, bounded in trial.expected.gradients().items():
+        gradient, what = inputs[name].grad, f"the gradient of {name}, compiled"
+        if gradient is not None:
+            trial.agree(to_extended(gradient), bounded, what, of=None)
+        elif trial.outcome.gradients.get(name) is not None:
             raise Deviation(f"no gradient of {name}, compiled", None, "as without", check=None)
-        bounded = trial.expected.gradient(name, case.reduction, case.upstream(case.reduction))
-        if gradient is not None and bounded is not None:
-            bounded = trial.expected.counted_only(name, bounded)
-            trial.agree(
-                to_extended(gradient), bounded, f"the gradient of {name}, compiled", of=None
-            )
-    return told
+    return informative
 
 
 def _invalid(trial: Trial) -> Iterator[tuple[str, dict[str, Any]]]:
     """A call of each kind that the contract rules out."""
     shapes = (
-        (rule, {name: to_torch(array, device=trial.device) for name, array in replaced.items()})
-        for rule, replaced, broadcasts in misshapen(trial)
+        (breach, {name: to_torch(array, device=trial.device) for name, array in replaced.items()})
+        for breach, replaced, broadcasts in misshapen(trial)
         if not broadcasts
     )
-    calls = ((refusal.says, replaced) for refusal, replaced in ruled_out(trial))
-    for kind in (shapes, out_of_range(trial), calls):
+    for kind in (shapes, out_of_range(trial), ruled_out(trial)):
         yield from islice(kind, 1)
 
 
@@ -250,7 +242,7 @@ def compiled_refusal(trial: Trial) -> Judgement:
     if any(0 in array.shape for array in case.tensors.values()) or not _plain(trial):
         return None
     judged = None
-    for rule, replaced in _invalid(trial):
+    for breach, replaced in _invalid(trial):
         if trial.attempt(**replaced).error is None:
             continue
         given = arguments(trial.subject, case, trial.device)
@@ -263,7 +255,7 @@ def compiled_refusal(trial: Trial) -> Judgement:
         except Exception:
             judged = True
             continue
-        raise Deviation(f"{rule}: compiled, nothing was raised", got, "an error", check=None)
+        raise Deviation(f"{breach}: compiled, nothing was raised", got, "an error", check=None)
     return judged
 
 

@@ -102,7 +102,7 @@ def evaluation_mode(trial: Trial) -> Judgement:
 
 @clause(_module, enough=20)
 def moved_to_dtype(trial: Trial) -> Judgement:
-    """`.to(dtype)` takes the tensors that it was constructed with along."""
+    """`.to(dtype)` converts the tensors that the module was constructed with."""
     made = _made(trial)
     if made is None or trial.case.dtype not in ("float32", "float64"):
         return None
@@ -110,9 +110,8 @@ def moved_to_dtype(trial: Trial) -> Judgement:
     other = torch.float64 if trial.case.dtype == "float32" else torch.float32
     if not trial.holds(str(other).removeprefix("torch.")):
         return None
-    _same(trial, module.to(other).to(given[0].dtype), given, "the value after .to and back") if (
-        other is torch.float64
-    ) else None
+    if other is torch.float64:  # the way back loses nothing
+        _same(trial, module.to(other).to(given[0].dtype), given, "the value after .to and back")
     module.to(other)
     moved = [
         x.to(other) if isinstance(x, torch.Tensor) and x.is_floating_point() else x for x in given
@@ -156,7 +155,7 @@ def moved_to_device(trial: Trial) -> Judgement:
 
 @clause(lambda loss, surface: surface == "class" and loss.ranks, enough=20)
 def every_class(trial: Trial) -> Judgement:
-    """log_prob has the definition's result for every class, and predict the largest one's class."""
+    """log_prob is each class's result by the definition, predict the class of the largest one."""
     if "N" not in trial.case.shape.result or not trial.worked:
         return None
     case = trial.case.with_(requires_grad=())
@@ -171,9 +170,9 @@ def every_class(trial: Trial) -> Judgement:
         raise Deviation(
             "log_prob: its shape", scores.shape, (len(input), len(wants)), check=None, case=case
         )
-    told = False
+    informative = False
     for index, want in enumerate(wants):
-        told |= trial.agree(scores[:, index], want, f"log_prob of class {index}", of=None)
+        informative |= trial.agree(scores[:, index], want, f"log_prob of class {index}", of=None)
     chosen = returned(lambda: module.predict(input), "predict").numpy(force=True)
     exact = np.stack([want.exact for want in wants], -1)
     budget = np.stack([want.budget for want in wants], -1)
@@ -184,7 +183,7 @@ def every_class(trial: Trial) -> Judgement:
         reach = budget[row, best] + budget[row, got] if known else 0.0
         if not known or exact[row, best] - exact[row, got] > reach:
             raise Deviation(f"predict at [{row}]", got, best, check=None, case=case)
-    return told
+    return informative
 
 
 def _of_each_class(trial: Trial) -> list[Bounded]:

@@ -48,13 +48,9 @@ def _derived(trial: Trial, reduction: str) -> Judgement:
         exact = elements.sum() / divisor
         budget = budget + abs(exact) * (divisor_error / abs(divisor) + unit)
         smallest = precision(trial.case.dtype).smallest * (elements.size / abs(divisor) + 1)
-    bounded = np.asarray(exact)
-    want = Bounded(
-        bounded, np.asarray(SLACK * (budget + smallest)), bounded, bounded, trial.case.dtype
-    )
     return trial.agree(
         got,
-        want,
+        Bounded.around(exact, SLACK * (budget + smallest), trial.case.dtype),
         f"{reduction!r} of the implementation's own 'none'",
         case=trial.case.with_(reduction=reduction),
     )
@@ -68,7 +64,7 @@ def sum_of_none(trial: Trial) -> Judgement:
 
 @clause(_reduces("mean"))
 def mean_divisor(trial: Trial) -> Judgement:
-    """`mean` is the sum of what `none` returns, divided by what the contract says it counts."""
+    """`mean` is the sum of what `none` returns, weighted and divided as the contract says."""
     return _derived(trial, "mean")
 
 
@@ -140,7 +136,7 @@ def _poisoned() -> Iterator[None]:
 
 @clause(enough=40, empty=True)
 def nothing_left(trial: Trial) -> Judgement:
-    """Of nothing (empty, or all ignored) the sum is 0 and the mean nan; ignored elements are 0."""
+    """Over no elements (empty, or all ignored) sum is 0 and mean nan; ignored losses are 0."""
     expected = trial.expected
     if expected.counted.any():
         return None
@@ -203,7 +199,7 @@ def mean_of_many(trial: Trial) -> Judgement:
     unit = precision(case.dtype).unit
     scale = np.abs(expected.losses * expected.shares).sum() / abs(expected.divided("mean")[2])
     budget = known.budget + SLACK * unit * (np.log2(MANY) + 1) * scale
-    want = Bounded(known.exact, np.asarray(budget), known.exact, known.exact, case.dtype)
+    want = Bounded.around(known.exact, budget, case.dtype)
     what = f"the mean over {expected.losses.size * copies} elements, {copies} times the call's"
     trial.agree(got, want, what, of=None, case=case.with_(reduction="mean"))
     return bool(budget < mean / 2)  # what overflows is not half right

@@ -10,7 +10,7 @@ import torch
 
 from lossspec.clauses import Judgement, clause
 from lossspec.outcome import argument
-from lossspec.spec import ClassIndex, Length, Loss, Refusal, Surface
+from lossspec.spec import ClassIndex, Length, Loss, Surface
 from lossspec.tensors import dtype_of, to_extended, to_torch
 from lossspec.trial import Deviation, Trial
 
@@ -25,7 +25,7 @@ def _told(trial: Trial) -> bool:
     return size <= SMALL and trial.outcome.error is None
 
 
-def _refused(trial: Trial, rule: str, replaced: dict[str, Any]) -> None:
+def _refused(trial: Trial, breach: str, replaced: dict[str, Any]) -> None:
     """Raise Deviation unless the call with these arguments raises.
 
     Whatever it raises: no documentation says which error. Only a failed assert without a word is
@@ -38,7 +38,7 @@ def _refused(trial: Trial, rule: str, replaced: dict[str, Any]) -> None:
         if isinstance(got, torch.Tensor):
             got = f"{got.flatten()[:4].tolist()} of shape {list(got.shape)}"
         raise Deviation(
-            f"{rule}, yet nothing was raised",
+            f"{breach}, yet nothing was raised",
             got,
             "an error",
             check="error is not None",
@@ -46,7 +46,7 @@ def _refused(trial: Trial, rule: str, replaced: dict[str, Any]) -> None:
         )
     if isinstance(error, AssertionError) and not str(error).strip():
         raise Deviation(
-            f"{rule}: an assert without a message",
+            f"{breach}: an assert without a message",
             "AssertionError",
             "an error that says what is wrong",
             check="not isinstance(error, AssertionError) or str(error)",
@@ -59,7 +59,7 @@ def _has_refused_values(loss: Loss, surface: Surface) -> bool:
 
 
 def out_of_range(trial: Trial) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Parameters outside their documented range, and the rule that each breaks."""
+    """Which parameter is out of its documented range, with a value that is."""
     for name, parameter in trial.loss.parameters_of(trial.form).items():
         if trial.subject.takes(name) and name not in trial.form.fixed:
             for value in parameter.refused:
@@ -72,8 +72,8 @@ def refuses_parameters(trial: Trial) -> Judgement:
     if not _told(trial):
         return None
     judged = None
-    for rule, replaced in out_of_range(trial):
-        _refused(trial, rule, replaced)
+    for breach, replaced in out_of_range(trial):
+        _refused(trial, breach, replaced)
         judged = True
     return judged
 
@@ -163,21 +163,21 @@ def misshapen(trial: Trial) -> Iterator[tuple[str, dict[str, Any], bool]]:
 
 @clause(enough=ENOUGH)
 def refuses_shapes(trial: Trial) -> Judgement:
-    """Shapes that break the contract raise; where they broadcast, a warning is the least."""
+    """Shapes that break the contract raise, or at least warn where they would broadcast."""
     if not _told(trial) or any(0 in array.shape for array in trial.case.tensors.values()):
         return None
     judged = None
     for what, replaced, warning_will_do in misshapen(trial):
         tensors = {n: to_torch(a, device=trial.device) for n, a in replaced.items()}
         first = trial.case.tensors[next(iter(trial.form.tensors))]
-        rule = f"{what} for an input of shape {list(first.shape)}"
+        breach = f"{what} for an input of shape {list(first.shape)}"
         if warning_will_do:
             outcome = trial.attempt(**tensors)
             # What the valid call warns of as well is not about shapes.
             if outcome.error is None and set(outcome.warnings) - set(trial.outcome.warnings):
                 judged = True
                 continue
-        _refused(trial, rule, tensors)
+        _refused(trial, breach, tensors)
         judged = True
     return judged
 
@@ -209,8 +209,8 @@ def refuses_dtypes(trial: Trial) -> Judgement:
     return judged
 
 
-def ruled_out(trial: Trial) -> Iterator[tuple[Refusal, dict[str, Any]]]:
-    """The calls that the documentation says raise, with the arguments that make them so."""
+def ruled_out(trial: Trial) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What is wrong with the calls that must raise, with the arguments that make them so."""
     roles = trial.loss.roles(trial.form)
     for refusal in trial.loss.refusals:
         tensors = {name: array.copy() for name, array in trial.case.tensors.items()}
@@ -226,7 +226,7 @@ def ruled_out(trial: Trial) -> Iterator[tuple[Refusal, dict[str, Any]]]:
         given = trial.case.parameters
         replaced |= {n: v for n, v in parameters.items() if n not in given or v != given[n]}
         if all(trial.subject.takes(n) for n in parameters if n in replaced):
-            yield refusal, replaced
+            yield refusal.says, replaced
 
 
 @clause(lambda loss, surface: bool(loss.refusals), enough=ENOUGH)
@@ -235,8 +235,8 @@ def refuses_calls(trial: Trial) -> Judgement:
     if not _told(trial):
         return None
     judged = None
-    for refusal, replaced in ruled_out(trial):
-        _refused(trial, refusal.says, replaced)
+    for breach, replaced in ruled_out(trial):
+        _refused(trial, breach, replaced)
         judged = True
     return judged
 

@@ -11,7 +11,7 @@ from lossspec.cases import Case
 from lossspec.clauses import Judgement, clause
 from lossspec.oracle import Solved
 from lossspec.reduce import taken
-from lossspec.spec import ClassIndex, Distribution, Form, Loss, Role, Shape, Surface, Weight
+from lossspec.spec import ClassIndex, Distribution, Form, Loss, Shape, Surface, Weight
 from lossspec.tensors import to_extended
 from lossspec.trial import Trial
 
@@ -38,8 +38,15 @@ def _agree(trial: Trial, other: Case, what: str, reduction: str, order: Any = ..
     mine, allowed = mine[order], here.budget[order]
     # Both calls have the same exact result, and so the same budget, each its own.
     budget = np.where(np.isfinite(mine), 2 * allowed, np.inf)
-    want = Bounded(mine, budget, mine, mine, trial.case.dtype)
+    want = Bounded.around(mine, budget, trial.case.dtype)
     return trial.agree(theirs, want, what, case=other.with_(reduction=reduction))
+
+
+def _agree_reduced(trial: Trial, other: Case, what: str) -> Judgement:
+    """As `_agree`, of the sum and of the mean."""
+    each = (_agree(trial, other, f"{r!r} {what}", r) for r in ("sum", "mean"))
+    judged = [informative for informative in each if informative is not None]
+    return any(judged) if judged else None
 
 
 def _rows(trial: Trial) -> int:
@@ -54,7 +61,7 @@ def _batched(loss: Loss, surface: Surface) -> bool:
 
 @clause(_batched, enough=ENOUGH)
 def batch_permutation(trial: Trial) -> Judgement:
-    """Turning the batch round turns the unreduced result round, and nothing else."""
+    """Reversing the batch reverses the unreduced result, and changes nothing else."""
     rows = _rows(trial)
     if rows < 2 or not trial.separable:
         return None
@@ -62,7 +69,7 @@ def batch_permutation(trial: Trial) -> Judgement:
     other = taken(trial.loss, trial.case, "N", order)
     axis = trial.case.shape.result.index("N")
     where = (slice(None),) * axis + (slice(None, None, -1),)
-    return _agree(trial, other, "the batch turned round", "none", where)
+    return _agree(trial, other, "the batch reversed", "none", where)
 
 
 @clause(_batched, enough=ENOUGH)
@@ -79,23 +86,14 @@ def batch_split(trial: Trial) -> Judgement:
     )
 
 
-def _ignores(loss: Loss, surface: Surface) -> bool:
-    return any(_ignoring(role) for form in loss.forms for role in form.tensors.values())
-
-
-def _ignoring(role: Role) -> bool:
-    return isinstance(role, ClassIndex) and role.ignored_by is not None
-
-
-@clause(_ignores, enough=ENOUGH)
+@clause(lambda loss, surface: loss.ignores, enough=ENOUGH)
 def ignored_is_deleted(trial: Trial) -> Judgement:
     """Leaving ignored rows out changes neither sum nor mean."""
     counted = trial.expected.counted
     if counted.ndim != 1 or counted.all() or not counted.any():
         return None
     other = taken(trial.loss, trial.case, "N", np.flatnonzero(counted))
-    told = [_agree(trial, other, f"{r!r} without the ignored rows", r) for r in ("sum", "mean")]
-    return any(told) if any(t is not None for t in told) else None
+    return _agree_reduced(trial, other, "without the ignored rows")
 
 
 def _has_classes(loss: Loss, surface: Surface) -> bool:
@@ -130,7 +128,7 @@ def class_permutation(trial: Trial) -> Judgement:
             if 0 <= case.parameters[role.ignored_by] < classes:
                 return None  # the ignored class would move too
         tensors[name] = np.where(inside, classes - 1 - target, target).astype(target.dtype)
-    return _agree(trial, other.with_(tensors=tensors), "the classes turned round", "none")
+    return _agree(trial, other.with_(tensors=tensors), "the classes reversed", "none")
 
 
 @clause(lambda loss, surface: loss.shift_invariant, enough=ENOUGH)
@@ -154,20 +152,18 @@ def shift_invariance(trial: Trial) -> Judgement:
     if got is None:
         return None
     want = solved.expected.value(case.reduction)
-    told = trial.agree(got, want, f"the value with {offset:g} added to all logits", case=moved)
-    if first in case.requires_grad and beside.outcome.gradients.get(first) is not None:
-        upstream = case.upstream(case.reduction)
-        slope = solved.expected.gradient(first, case.reduction, upstream)
-        gradient = beside.outcome.gradients[first]
-        if slope is not None and gradient is not None:
-            told |= trial.agree(
-                to_extended(gradient),
-                solved.expected.counted_only(first, slope),
-                f"the gradient with {offset:g} added to all logits",
-                of=f"gradients[{first!r}]",
-                case=moved,
-            )
-    return told
+    when = f"with {offset:g} added to all logits"
+    informative = trial.agree(got, want, f"the value {when}", case=moved)
+    slope, gradient = solved.expected.gradients().get(first), beside.outcome.gradients.get(first)
+    if slope is not None and gradient is not None:
+        informative |= trial.agree(
+            to_extended(gradient),
+            slope,
+            f"the gradient {when}",
+            of=f"gradients[{first!r}]",
+            case=moved,
+        )
+    return informative
 
 
 @clause(lambda loss, surface: bool(loss.symmetries), enough=ENOUGH)
@@ -235,7 +231,7 @@ def _close(
     with np.errstate(all="ignore"):
         budget = 16 * dtype.unit * np.abs(want) + 4 * dtype.smallest + 2 * allowed.budget
         budget = np.where(np.isfinite(want) & np.isfinite(got), budget, np.inf)
-    bounded = Bounded(want, budget, want, want, trial.case.dtype)
+    bounded = Bounded.around(want, budget, trial.case.dtype)
     return trial.agree(got, bounded, what, of=of, case=case)
 
 
@@ -307,7 +303,7 @@ def _certain_form(loss: Loss) -> tuple[str, str, str] | None:
 
 @clause(_two_targets, enough=ENOUGH)
 def index_is_one_hot(trial: Trial) -> Judgement:
-    """A class index gives the sum that the distribution certain of that class gives."""
+    """A class index gives the same sum as the one-hot distribution of that class."""
     found = _certain_form(trial.loss)
     case = trial.case
     if found is None or case.form != found[0] or not trial.expected.counted.all():
@@ -382,8 +378,7 @@ def no_batch_is_batch_of_one(trial: Trial) -> Judgement:
             cotangent=np.expand_dims(case.cotangent, batched.result.index("N")),
             layouts={},
         )
-        told = [_agree(trial, other, "a batch of one", r) for r in ("sum", "mean")]
-        return any(told)
+        return _agree_reduced(trial, other, "of a batch of one")
     return None
 
 
@@ -402,7 +397,7 @@ def _flat(form: Form, spread: Shape) -> Shape | None:
 
 @clause(_spreads, enough=ENOUGH)
 def further_axes_are_samples(trial: Trial) -> Judgement:
-    """With further axes the loss is that of all positions as the samples of one batch."""
+    """With further axes, sum and mean are those of one batch with every position as a sample."""
     case, form = trial.case, trial.form
     contract = next(c for c in form.contracts if c.text == case.contract)
     flat = _flat(form, contract)
@@ -422,5 +417,4 @@ def further_axes_are_samples(trial: Trial) -> Judgement:
         cotangent=case.cotangent.reshape(-1),
         layouts={},
     )
-    told = [_agree(trial, other, f"{r!r} of all positions", r) for r in ("sum", "mean")]
-    return any(told) if any(t is not None for t in told) else None
+    return _agree_reduced(trial, other, "of all positions")

@@ -10,7 +10,7 @@ from lossspec.trial import Deviation, Trial
 
 @clause(empty=True)
 def accepts(trial: Trial) -> Judgement:
-    """Every call that the contract allows returns a tensor, and goes backward."""
+    """Every call that the contract allows returns a tensor, and its backward works."""
     outcome = trial.outcome
     if outcome.error is not None and trial.tolerates_refusal:
         return None

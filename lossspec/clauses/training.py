@@ -16,14 +16,14 @@ def trained(trial: Trial) -> Judgement:
     if lacking(trial.subject, plain(trial.loss)) is not None:
         return None
     curves: dict[str, list[tuple[int, float, float]]] = {"training": [], "validation": []}
-    told = False
+    informative = False
     try:
         for step in steps(trial.subject, trial.device):
             expected = Solved(trial.loss, step.case).expected
             reduction = step.case.reduction
             when = f"in step {step.number} of a training run"
             want, got = expected.value(reduction), to_extended(step.value)
-            told |= trial.agree(got, want, f"the loss {when}", of=None, case=step.case)
+            informative |= trial.agree(got, want, f"the loss {when}", of=None, case=step.case)
             for name, gradient in step.gradients.items():
                 bounded = expected.gradient(name, reduction, step.case.upstream(reduction))
                 if gradient is not None and bounded is not None:
@@ -36,4 +36,4 @@ def trained(trial: Trial) -> Judgement:
     if not curves["training"]:
         raise Unsupported("its results have no gradient")
     trial.figures["curves"] = curves
-    return told
+    return informative

@@ -27,7 +27,7 @@ def value(trial: Trial) -> Judgement:
 
 @clause(lambda loss, surface: bool(loss.examples), enough=1)
 def published_examples(trial: Trial) -> Judgement:
-    """Published examples give what was published, to the last digit that was printed."""
+    """The spec's examples, published or worked by hand, give the stated value to its last digit."""
     judged = None
     for example in trial.loss.examples:
         case = published(trial.loss, example)
@@ -40,7 +40,7 @@ def published_examples(trial: Trial) -> Judgement:
         printed = np.asarray(example.value, np.longdouble)
         half = 0.5 * 10.0**-example.digits
         budget = beside.expected.value(case.reduction).budget + half
-        want = Bounded(printed, budget, printed, printed, case.dtype)
+        want = Bounded.around(printed, budget, case.dtype)
         trial.agree(got, want, f"the example ({example.source})", case=case)
         judged = True
     return judged
@@ -65,7 +65,7 @@ FEW = 200
 
 @clause(_takes_nan, enough=6)
 def nan_spreads(trial: Trial) -> Judgement:
-    """A nan makes every loss nan that is computed from it, and leaves the others as they are."""
+    """A nan makes every loss that is computed from it nan, and leaves the others as they are."""
     case = trial.case
     names = _unbounded(trial.loss, case.form)
     mine = trial.under("none") if names and trial.can("none") else None

@@ -70,9 +70,10 @@ class Subject:
         return name not in self.refused if self.keywords is None else name in self.keywords
 
     def refuses(self, error: BaseException | None) -> bool:
-        """Whether a call failed by a keyword that it does not take, though no signature says so.
+        """Whether a call failed because of a keyword that the target does not take; it is noted.
 
-        It may be handed on by **keywords, or be none of what torch has scripted.
+        No signature tells of it where keywords are handed on, or where torch has scripted the
+        target.
         """
         if self.keywords is not None or not isinstance(error, TypeError | RuntimeError):
             return False
@@ -186,11 +187,12 @@ def composed(loss: Loss) -> Subject | None:
     function = unreduced.target
 
     @wraps(function)
-    def target(*tensors: torch.Tensor, reduction: str = "mean", **options: Any) -> torch.Tensor:
-        each: torch.Tensor = function(*tensors, reduction="none", **options)
-        return each if reduction == "none" else each.mean() if reduction == "mean" else each.sum()
+    def target(*tensors: torch.Tensor, reduction: str = "mean", **options: Any) -> Any:
+        each = function(*tensors, reduction="none", **options)
+        return each if reduction == "none" else getattr(each, reduction)()
 
-    return replace(unreduced, target=target)
+    name = f"the plain mean or sum of {unreduced.implementation}'s unreduced loss"
+    return replace(unreduced, implementation=name, target=target)
 
 
 def load(name: str, losses: tuple[str, ...] = ()) -> Implementation:
@@ -317,8 +319,8 @@ def _single(
         loss = _named(losses[0])
     elif loss is not None and losses and not {loss.name, loss.module} & set(losses):
         raise ImplementationError(
-            f"--impl {name}: it is named like the loss {loss.name}, and --loss "
-            f"{','.join(losses)} leaves that out"
+            f"--impl {name}: its name makes it {loss.name}, which "
+            f"--loss={','.join(losses)} does not select"
         )
     if loss is not None and not inspect.isclass(target):
         return Implementation(name, functions={loss.name: target}, version=version)

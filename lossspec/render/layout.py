@@ -14,12 +14,12 @@ THEMES = (
     "dtype",
     "device",
     "relation",
-    "layout",
     "effect",
     "mode",
     "module",
     "refusal",
     "resource",
+    "training",
 )
 
 

@@ -269,8 +269,6 @@ def _parameter(name: str, parameter: Parameter) -> tuple[str, str, str]:
         parts.append(f"Refused: {shown(parameter.refused)}.")
     if parameter.forms:
         parts.append(f"Only for {_joined(parameter.forms, 'and')}.")
-    if len(parameter.surfaces) == 1:
-        parts.append(f"On the {parameter.surfaces[0]} only.")
     return f"`{name}`", shown([parameter.default]), " ".join(parts)
 
 
@@ -299,8 +297,7 @@ def _reductions(loss: Loss) -> Iterator[str]:
 
 
 def _mean(form: Form) -> str:
-    ignored = any(isinstance(r, ClassIndex) and r.ignored_by for r in form.tensors.values())
-    which = "elements that are not ignored" if ignored else "elements"
+    which = "elements that are not ignored" if form.ignores else "elements"
     of = f"the sum of the losses, each times its `{_head(form.share)}`" if form.share else ""
     by = f"sum of `{_head(form.divisor)}` over the" if form.divisor else "number of"
     return f"{of or 'the sum of the losses'}, divided by the {by} {which}"
@@ -311,9 +308,8 @@ def _head(function: Callable[..., Any]) -> str:
 
 
 def _refusals(loss: Loss) -> Iterator[str]:
-    by = {"construct": ", when constructed", "call": "", "backward": ", by backward at the latest"}
     for refusal in loss.refusals:
-        yield _sentence(f"{refusal.name}: {refusal.says}{by[refusal.phase]}")
+        yield _sentence(refusal.says)
     for name, parameter in loss.parameters.items():
         if parameter.refused:
             values = [_shown(parameter, value) for value in parameter.refused]

@@ -116,15 +116,11 @@ spec = Loss(
     reductions=("mean", "none"),
     results={"mean": "loss", "none": "output"},
     refusals=(
-        Refusal(name="no cutoffs", says="There is a cutoff", breaks=refused()),
-        Refusal(name="falling cutoffs", says="The cutoffs rise", breaks=refused(2, 1)),
-        Refusal(name="equal cutoffs", says="The cutoffs differ", breaks=refused(1, 1)),
-        Refusal(name="cutoff 0", says="The head has a class", breaks=refused(0, 1)),
-        Refusal(
-            name="cutoff beyond",
-            says="The last cutoff leaves a class to the last cluster",
-            breaks=refused(1, 1000),
-        ),
+        Refusal(says="no cutoff is given", breaks=refused()),
+        Refusal(says="the cutoffs fall", breaks=refused(2, 1)),
+        Refusal(says="two cutoffs are equal", breaks=refused(1, 1)),
+        Refusal(says="the first cutoff is 0", breaks=refused(0, 1)),
+        Refusal(says="the last cutoff leaves the last cluster no class", breaks=refused(1, 1000)),
     ),
     examples=(
         Example(

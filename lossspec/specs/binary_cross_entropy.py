@@ -45,8 +45,7 @@ spec = Loss(
     options={"weight": Weight(shape="broadcasts with input", doc="Factor for each element.")},
     refusals=tuple(
         Refusal(
-            name=f"{name} {side}",
-            says=f"an element of {name} {side}",
+            says=f"an element of {name} is {side}",
             breaks=beyond(name, end, way),
         )
         for name in ("input", "target")

@@ -18,7 +18,7 @@ def define(input, target, weight, label_smoothing):
     classes = input.shape[-1]
     share = constant(label_smoothing, like=target)
     p = (1 - share) * target + share / max(classes, 1)
-    # What costs nothing because its share is 0 may also have no slope by that share.
+    # Where p is 0 the term is 0; an implementation may leave it out, and with it its slope by p.
     p = any_slope(p, p == 0)
     return -total(weight * times(p, log_softmax(input)))
 

@@ -124,28 +124,23 @@ spec = Loss(
     },
     refusals=(
         Refusal(
-            name="long input",
-            says="An input length is at most the number of frames",
+            says="an input length exceeds the number of frames",
             breaks=breaks("input_lengths", lambda tensors: tensors["log_probs"].shape[0] + 1),
         ),
         Refusal(
-            name="negative input length",
-            says="An input length is at least 0",
+            says="an input length is negative",
             breaks=breaks("input_lengths", lambda tensors: -1),
         ),
         Refusal(
-            name="long target",
-            says="A target length is at most what the targets hold, all together or in a row",
+            says="a target length exceeds the number of targets",
             breaks=breaks("target_lengths", lambda tensors: tensors["targets"].shape[-1] + 1),
         ),
         Refusal(
-            name="negative target length",
-            says="A target length is at least 0",
+            says="a target length is negative",
             breaks=breaks("target_lengths", lambda tensors: -1),
         ),
         Refusal(
-            name="not the sum",
-            says="The target lengths add up to the number of concatenated targets",
+            says="the target lengths do not add up to the number of concatenated targets",
             breaks=breaks(
                 "target_lengths",
                 lambda tensors: tensors["target_lengths"].flat[0] - 1,

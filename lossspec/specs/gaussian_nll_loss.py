@@ -63,9 +63,7 @@ spec = Loss(
             " takes its place, for autograd does not know of the clamp.",
         ),
     },
-    refusals=(
-        Refusal(name="negative variance", says="a negative variance", breaks=negative_variance),
-    ),
+    refusals=(Refusal(says="a variance is negative", breaks=negative_variance),),
     symmetries=(
         Symmetry(
             says="input and target negated",

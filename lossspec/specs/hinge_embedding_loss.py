@@ -11,8 +11,8 @@ def define(input, target, margin):
 spec = Loss(
     name="hinge_embedding_loss",
     module="HingeEmbeddingLoss",
-    summary="The distance x of a pair that is alike (y = 1); what it falls short of the margin m"
-    " for one that is not (y = -1).",
+    summary="The distance x for a similar pair (y = 1); how far x falls below the margin m for a"
+    " dissimilar one (y = -1).",
     formula=r"\ell(x, y) = \begin{cases} x & y = 1 \\ \max(0, m - x) & y = -1 \end{cases}",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.HingeEmbeddingLoss.html",
     define=define,

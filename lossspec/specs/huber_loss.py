@@ -7,7 +7,7 @@ from lossspec.spec import OF_DIFFERENCE, Example, Form, Loss, Real, Weight, numb
 def define(input, target, delta, weight):
     r = absolute(input - target)
     delta = constant(delta, like=r)
-    # With q = min(r, δ) it is also q²/2 + δ(r - q), whose slope is a difference.
+    # `cancelled` adds 0: it allows the rounding of the equal form q²/2 + δ(r - q), q = min(r, δ).
     return weight * where(r < delta, r**2 / 2 + delta * cancelled(r), delta * (r - delta / 2))
 
 

@@ -123,13 +123,11 @@ spec = Loss(
     constructor=constructor,
     refusals=(
         Refusal(
-            name="other features",
-            says="The input has as many features as the layer's weight",
+            says="the input has fewer features than the layer's weight",
             breaks=narrower,
         ),
         Refusal(
-            name="no batch",
-            says="A layer with further axes takes a batch",
+            says="the input has no batch, and the layer has further axes",
             breaks=unbatched,
         ),
     ),

@@ -11,8 +11,8 @@ def define(input1, input2, target, margin):
 spec = Loss(
     name="margin_ranking_loss",
     module="MarginRankingLoss",
-    summary="What the first score lacks to lead the second by the margin m (y = 1), or the second"
-    " to lead the first (y = -1).",
+    summary="How far the lead of the first score over the second falls below the margin m (y = 1),"
+    " or that of the second over the first (y = -1).",
     formula=r"\ell(x_1, x_2, y) = \max(0, -y\,(x_1 - x_2) + m)",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.MarginRankingLoss.html",
     define=define,

@@ -1,4 +1,4 @@
-"""Mean squared error: the squared error."""
+"""Squared error, whose mean is the mean squared error."""
 
 from lossspec.spec import OF_DIFFERENCE, Example, Form, Loss, Real, Weight
 

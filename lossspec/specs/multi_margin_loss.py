@@ -16,7 +16,7 @@ from lossspec.spec import (
 
 def define(input, target, p, margin, weight):
     classes = input.shape[-1]
-    others = 1 - one_hot(target, classes)
+    others = 1 - one_hot(target, classes, like=input)
     gap = positive_part(margin - repeated(pick(input, target), classes) + input)
     return pick(weight, target) * total(others * gap**p) / classes
 
@@ -31,8 +31,8 @@ def two_dimensional(tensors, parameters):
 spec = Loss(
     name="multi_margin_loss",
     module="MultiMarginLoss",
-    summary="For class t, how much each other class's score falls short of being lower by the"
-    " margin m, as it is or squared, summed and divided by the number of classes.",
+    summary="How far the lead of class t over each other class falls below the margin m, to the"
+    " power p, summed and divided by the number of classes.",
     formula=r"\ell(x, t) = \frac{w_t}{C} \sum_{i \ne t} \max(0,\; m - x_t + x_i)^p",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.MultiMarginLoss.html",
     define=define,
@@ -52,13 +52,7 @@ spec = Loss(
         "margin": number(1.0, 0.0, 0.25, 3.0, -0.5, doc="By how much the class should lead."),
     },
     shift_invariant=True,
-    refusals=(
-        Refusal(
-            name="weight has one axis",
-            says="a weight of two axes is not one number for each class",
-            breaks=two_dimensional,
-        ),
-    ),
+    refusals=(Refusal(says="the weight has two axes", breaks=two_dimensional),),
     examples=(
         Example(
             arguments={"input": [[0.1, 0.2, 0.4, 0.8]], "target": [3]},

@@ -34,9 +34,8 @@ def shorter(tensors, parameters):
 spec = Loss(
     name="multilabel_margin_loss",
     module="MultiLabelMarginLoss",
-    summary="For each class listed in y and each class that is not, how much the latter's score"
-    " falls short of being lower by 1, summed and divided by the number of classes. The list ends"
-    " at the first -1.",
+    summary="For each class listed in y and each class not listed, how far the lead of the former"
+    " falls below 1, summed and divided by the number of classes. The list ends at the first -1.",
     formula=r"\ell(x, y) = \frac{1}{C} \sum_{j} \sum_{i \notin y} \max(0,\; 1 - (x_{y_j} - x_i))",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.MultiLabelMarginLoss.html",
     define=define,
@@ -49,13 +48,7 @@ spec = Loss(
         ),
     ),
     shift_invariant=True,
-    refusals=(
-        Refusal(
-            name="one entry for each class",
-            says="the target has the shape of the input, padded by -1",
-            breaks=shorter,
-        ),
-    ),
+    refusals=(Refusal(says="the target has fewer entries than there are classes", breaks=shorter),),
     examples=(
         Example(
             arguments={"input": [[0.1, 0.2, 0.4, 0.8]], "target": [[3, 0, -1, 1]]},

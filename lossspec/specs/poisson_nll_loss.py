@@ -15,7 +15,7 @@ def define(input, target, log_input, full, eps):
 def log_factorial(n):
     """Stirling's approximation where n is above 1; 0 elsewhere."""
     many = where(n > 1, n, 2)
-    return where(n > 1, x_log_x(many) - many + log(2 * PI * many) / 2, 0)
+    return where(n > 1, x_log_x(many) - many + log(2 * constant(PI, like=many) * many) / 2, 0)
 
 
 SHAPES = ("(*), (*) -> (*)",)

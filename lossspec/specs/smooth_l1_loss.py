@@ -9,7 +9,7 @@ def define(input, target, beta):
     if beta == 0:
         return r
     beta = constant(beta, like=r)
-    # With q = min(r, β) it is also q²/2β + r - q, whose slope is a difference.
+    # `cancelled` adds 0: it allows the rounding of the equal form q²/2β + r - q, q = min(r, β).
     return where(r < beta, r**2 / (2 * beta) + cancelled(r), r - beta / 2)
 
 

@@ -5,6 +5,7 @@ from lossspec.spec import Example, Form, Logit, Loss, Sign, Symmetry
 
 
 def define(input, target):
+    # As a binary cross entropy, which implementations use: its roundings belong to the budget.
     minus_log_p, minus_log_q = minus_log_sigmoid(input)  # -log σ(x), -log (1 - σ(x))
     return (1 + target) / 2 * minus_log_p + (1 - target) / 2 * minus_log_q  # the sign picks one
 

@@ -21,8 +21,8 @@ PAPER = "https://bmva-archive.org.uk/bmvc/2016/papers/paper119/index.html"
 spec = Loss(
     name="triplet_margin_loss",
     module="TripletMarginLoss",
-    summary="How much the p-norm distance of the anchor a from the positive x falls short of being"
-    " smaller, by the margin m, than that from the negative y.",
+    summary="How far the anchor a is from being nearer to the positive x than to the negative y by"
+    " the margin m, in p-norm distance.",
     formula=r"\ell(a, x, y) = \max(0,\; d(a, x) - d(a, y) + m),\quad"
     r" d(u, v) = \lVert u - v + \varepsilon \rVert_p;"
     r"\quad\text{with swap } \min(d(a, y), d(x, y)) \text{ for } d(a, y)",

@@ -18,7 +18,9 @@ def squared(x, y):
 #: Distances by what a call passes, which is code in torch, or None for the default distance.
 DISTANCES = {
     None: lambda x, y: norm(minus(x, y) + constant(1e-6, like=x), 2),
-    "torch.nn.PairwiseDistance(p=1.0, eps=0.25)": lambda x, y: norm(minus(x, y) + 0.25, 1),
+    "torch.nn.PairwiseDistance(p=1.0, eps=0.25)": lambda x, y: norm(
+        minus(x, y) + constant(0.25, like=x), 1
+    ),
     "lambda x, y: torch.max(torch.abs(x - y), dim=1).values": lambda x, y: norm(minus(x, y), inf),
     SQUARED: squared,
 }
@@ -38,8 +40,8 @@ CORNERS = {"anchor": [[0.0, 0.0]], "positive": [[3.0, 4.0]], "negative": [[0.0, 
 spec = Loss(
     name="triplet_margin_with_distance_loss",
     module="TripletMarginWithDistanceLoss",
-    summary="How much the distance of the anchor a from the positive x falls short of being"
-    " smaller, by the margin m, than that from the negative y.",
+    summary="How far the anchor a is from being nearer to the positive x than to the negative y by"
+    " the margin m.",
     formula=r"\ell(a, x, y) = \max(0,\; d(a, x) - d(a, y) + m);"
     r"\quad\text{with swap } \min(d(a, y), d(x, y)) \text{ for } d(a, y)",
     source="https://docs.pytorch.org/docs/stable/generated/"
