@@ -371,8 +371,8 @@ _KINDS = (
 #: More than whole blocks of them, by one or a few.
 _ROWS = (67, 257, 1025, 4099)
 _SOME_ROWS = (5, 9, 17, 33, 65, 131)
-#: More classes than a byte counts, or a block of a kernel holds.
-_WIDE, _WIDER = 131, 1027
+#: More features or classes than a byte counts.
+_WIDE = 131
 _TIES = ("none", "none", "some", "all", "threshold")
 _IGNORED = ("none", "some", "some", "leading", "all")
 _FILLS = ("plain", "plain", "nan", "inf", "-inf", "large")
@@ -429,9 +429,7 @@ def drawn(choose: Choices, loss: Loss, dtypes: tuple[str, ...] | None = None) ->
     contract = form.contracts[0] if plain else choose(f"contract of {form.name}", form.contracts)
     spread = choose("spread", contract.spreads)
     shape = written_out(contract.text, spread)
-    # Where each class is compared with each there is no room for so many.
-    widest = _WIDE if form.lists_classes(shape) else _WIDER
-    sizes = _axis_sizes(choose, shape, plain, widest)
+    sizes = _axis_sizes(choose, shape, plain, form.widest)
     dtype = choose("dtype", dtypes or loss.dtypes)
     parameters = {
         name: parameter.values[0] if plain and name != besides else choose(name, parameter.values)

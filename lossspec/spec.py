@@ -385,6 +385,9 @@ class Form:
     #: For an axis that not every size suits: the ones worth drawing, or the one that follows from
     #: the other sizes and the parameters.
     sizes: Mapping[str, Sequence[int] | SizeRule] = field(default_factory=dict)
+    #: The most classes worth drawing: more than a byte counts or, where that has fused kernels,
+    #: than one of their blocks holds.
+    widest: int = 131
     #: The loss's definition in terms of these tensors, where they are other ones.
     define: Definition | None = None
 

@@ -855,3 +855,14 @@ def test_a_mean_behind_torchs_unreduced_loss_inherits_the_roundings_of_its_parts
         return cell.verdict
 
     assert (verdict(1.0), verdict(1.02)) == ("known", "deviates")
+
+
+@pytest.mark.parametrize("says", ["unexpected arguments: {}", "Unknown option {}"])
+def test_an_option_that_keywords_are_said_not_to_hold_is_unsupported(says):
+    def strict(input, target, reduction="mean", **more):
+        if more:
+            raise TypeError(says.format(", ".join(more)))
+        return F.mse_loss(input, target, reduction=reduction)
+
+    cells = lossspec.check("mse_loss", strict, profile="quick", clauses=["accepts", "value"])
+    assert [cell.verdict for cell in cells] == ["conforms"] * 2

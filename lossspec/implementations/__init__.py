@@ -83,6 +83,8 @@ class Subject:
             named = known - {argument.name for argument in schema.arguments}
         else:
             named = known & {*re.findall(r"unexpected keyword argument '(\w+)'", str(error))}
+            if isinstance(error, TypeError) and re.search("unexpected|unknown", str(error), re.I):
+                named |= known - {"reduction"} & {*re.findall(r"\w+", str(error))}
         self.refused.update(named)
         return bool(named)
 

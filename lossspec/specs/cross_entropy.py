@@ -56,6 +56,7 @@ spec = Loss(
                 "target": ClassIndex(one_hot=True, ignored_by="ignore_index"),
             },
             divisor=divisor,
+            widest=1027,
         ),
         Form(
             name="class probabilities",
@@ -66,6 +67,7 @@ spec = Loss(
                 "(N, C, d1, ..., dk), (N, C, d1, ..., dk) -> (N, d1, ..., dk)",
             ),
             tensors={"input": Logit(), "target": Distribution()},
+            widest=1027,
         ),
     ),
     options={

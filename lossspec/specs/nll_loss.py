@@ -31,6 +31,7 @@ spec = Loss(
                 "target": ClassIndex(ignored_by="ignore_index"),
             },
             divisor=divisor,
+            widest=1027,
         ),
     ),
     options={
