@@ -5,10 +5,11 @@ from lossspec.spec import OF_DIFFERENCE, Example, Form, Loss, Real, Weight, numb
 
 
 def define(input, target, delta, weight):
-    r = absolute(input - target)
+    d = input - target
+    r = absolute(d)
     delta = constant(delta, like=r)
     # `cancelled` adds 0: it allows the rounding of the equal form q²/2 + δ(r - q), q = min(r, δ).
-    return weight * where(r < delta, r**2 / 2 + delta * cancelled(r), delta * (r - delta / 2))
+    return weight * where(r < delta, d**2 / 2 + delta * cancelled(r), delta * (r - delta / 2))
 
 
 spec = Loss(
