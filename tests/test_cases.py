@@ -256,8 +256,9 @@ def test_class_probabilities_sum_to_1_and_still_do_when_a_case_is_made_simpler(n
     assert max(map(off, simple)) < 0.02
 
 
-@pytest.mark.parametrize("loss", catalogue().values(), ids=str)
-def test_a_definition_stays_in_the_dtype_that_it_is_given(loss):
+@pytest.mark.parametrize("name", catalogue())
+def test_a_definition_stays_in_the_dtype_that_it_is_given(name):
+    loss = find(name)
     # As the plain formula in the case's dtype, what it loses a right implementation may lose.
     for solved in stream(loss, FEW, 0):
         posed = _pose(loss, solved.case)
