@@ -444,8 +444,19 @@ class MarkedSlope(SavedSlope):
     backward = staticmethod(torch.autograd.function.once_differentiable(SavedSlope.backward))
 
 
+class SlopeOfArrays(SavedSlope):
+    """The same, from a library of arrays."""
+
+    @staticmethod
+    def forward(ctx, x):
+        array = x.numpy(force=True)
+        ctx.save_for_backward(torch.from_numpy(np.asarray(2 * array)))
+        return torch.from_numpy(np.asarray(array**2))
+
+
 @pytest.mark.parametrize(
-    ("slope", "want"), [(SavedSlope, "deviates"), (MarkedSlope, "unsupported")]
+    ("slope", "want"),
+    [(SavedSlope, "deviates"), (MarkedSlope, "unsupported"), (SlopeOfArrays, "unsupported")],
 )
 def test_a_slope_that_is_taken_for_a_constant_must_be_marked_as_such(slope, want):
     def squares(input, target, reduction="mean"):

@@ -12,7 +12,14 @@ from lossspec.budget import SLACK, Bounded, as_extended, precision
 from lossspec.cases import Case
 from lossspec.clauses import Judgement, clause, stateless
 from lossspec.oracle import solve_second
-from lossspec.outcome import arguments, constructed, differentiable, handed, invoke
+from lossspec.outcome import (
+    arguments,
+    constructed,
+    differentiable,
+    handed,
+    invoke,
+    leaves_torch,
+)
 from lossspec.tensors import to_extended, to_torch
 from lossspec.trial import Deviation, Trial, Unsupported
 
@@ -150,6 +157,9 @@ def _curvature(
             if getattr(slope, "requires_grad", False)
         ]
         found: Any = torch.autograd.grad(torch.stack(along).sum(), tensors, allow_unused=True)
+        outside = all(curvature is None for curvature in found)
+        if outside and leaves_torch(trial.subject, case, trial.device):
+            raise Unsupported("its gradients come from outside torch")
     except RuntimeError as error:
         text = str(error).strip().split("\n")[0][:120]
         raise Unsupported(f"its gradients cannot be differentiated: {text}") from None
