@@ -476,7 +476,9 @@ def drawn(choose: Choices, loss: Loss, dtypes: tuple[str, ...] | None = None) ->
         names = list(tensors) if laid == "each" else [choose("laid out", list(tensors))]
         for name, array in [(name, tensors[name]) for name in names]:
             layout = choose(f"layout of {name}", _layouts(array.ndim))
-            if layout == "expanded" and form.settle is None:  # what is settled must stay so
+            # What is settled must stay so, and so many equal terms make a serial sum drift.
+            repeatable = form.settle is None and (not array.ndim or len(array) < _WIDE)
+            if layout == "expanded" and repeatable:
                 tensors[name] = _repeated(array)
                 if isinstance(roles[name], Distribution) and set(first[name]) & set(shape.core):
                     tensors[name] = np.full_like(array, 1 / max(len(array), 1))
