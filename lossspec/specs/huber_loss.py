@@ -5,11 +5,11 @@ from lossspec.spec import OF_DIFFERENCE, Example, Form, Loss, Real, Weight, numb
 
 
 def define(input, target, delta, weight):
-    d = input - target
-    r = absolute(d)
+    # Of the square of r no second derivative is asked at 0, where |x| has one of 0.
+    r = absolute(input - target)
     delta = constant(delta, like=r)
     # `cancelled` adds 0: it allows the rounding of the equal form q²/2 + δ(r - q), q = min(r, δ).
-    return weight * where(r < delta, d**2 / 2 + delta * cancelled(r), delta * (r - delta / 2))
+    return weight * where(r < delta, r**2 / 2 + delta * cancelled(r), delta * (r - delta / 2))
 
 
 spec = Loss(

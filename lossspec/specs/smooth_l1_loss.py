@@ -5,13 +5,13 @@ from lossspec.spec import OF_DIFFERENCE, Example, Form, Loss, Real, number
 
 
 def define(input, target, beta):
-    d = input - target
-    r = absolute(d)
+    # Of the square of r no second derivative is asked at 0, where |x| has one of 0.
+    r = absolute(input - target)
     if beta == 0:
         return r
     beta = constant(beta, like=r)
     # `cancelled` adds 0: it allows the rounding of the equal form q²/2β + r - q, q = min(r, β).
-    return where(r < beta, d**2 / (2 * beta) + cancelled(r), r - beta / 2)
+    return where(r < beta, r**2 / (2 * beta) + cancelled(r), r - beta / 2)
 
 
 spec = Loss(
