@@ -411,7 +411,7 @@ def test_whatever_a_call_raises_is_an_error_of_that_call(error, got):
         f"call raised {got.partition(':')[0]}",
         got + " " * got.endswith(":"),
     )
-    assert value.verdict in ("deviates", "inconclusive")
+    assert value.verdict in ("deviates", "inconclusive", "unsupported")
 
 
 def test_the_users_interruption_is_none():
@@ -562,7 +562,8 @@ def test_the_search_goes_where_the_error_is_largest():
     def worst(searched):
         subject = Subject("rough", find("mse_loss"), "function", rough)
         profile = Profile("x", 4, 1, searched=searched)
-        ledgers = Campaign(subject, [clauses()["value"], clauses()["accepts"]], profile).run()
+        asked = [clauses()["value"], clauses()["accepts"]]
+        ledgers = Campaign(subject, asked, profile, seed=3).run()
         return ledgers["value"].examples, ledgers["value"].worst
 
     (few, before), (many, after) = worst(0), worst(60)

@@ -33,7 +33,7 @@ def case_with(dtype: str, *options: str) -> Case:
     """A drawn case of l1_loss in this dtype, with just these options and a number to tell."""
     for solved in stream(L1, PROFILES["quick"], 0, (dtype,)):
         given = {*solved.case.tensors} - {"input", "target"}
-        if given == {*options} and solved.expected.losses.sum() > 0:
+        if given == {*options} and 0 < solved.expected.losses.sum() < 100:
             return solved.case
     raise LookupError(dtype)
 
