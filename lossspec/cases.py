@@ -528,7 +528,8 @@ def _layouts(ndim: int) -> Sequence[str]:
 def _style(choose: Choices, name: str, role: Role, dims: tuple[int, ...]) -> str:
     style = choose(f"style of {name}", STYLES[role.style])
     # So many terms that are nearly equal make a serial sum drift beyond the budget.
-    drifts = style == "tiny" and max(dims, default=0) >= _WIDE and "normal" in STYLES[role.style]
+    equal = style == "tiny" or isinstance(role, Factor)  # an offset hides how its factors differ
+    drifts = equal and max(dims, default=0) >= _WIDE and "normal" in STYLES[role.style]
     return "normal" if drifts else style
 
 
