@@ -467,7 +467,7 @@ class Campaign:
                 try:
                     same = deviation_of(clause, Trial(torchs, solved, self.device, bar=bar))
                 except Exception:
-                    return None  # the clause has nothing to say of torch here
+                    break  # the clause has nothing to say of torch here
                 if same is not None and self._alike(clause, deviation, same):
                     return torchs
         return None

@@ -867,3 +867,13 @@ def test_an_option_that_keywords_are_said_not_to_hold_is_unsupported(says):
 
     cells = lossspec.check("mse_loss", strict, profile="quick", clauses=["accepts", "value"])
     assert [cell.verdict for cell in cells] == ["conforms"] * 2
+
+
+def test_an_option_whose_type_is_unexpected_is_taken_and_fails():
+    def strict(input, target, reduction="mean", **more):
+        if more.get("weight") is not None:
+            raise TypeError("unexpected dtype of weight")
+        return F.mse_loss(input, target, reduction=reduction)
+
+    (cell,) = lossspec.check("mse_loss", strict, profile="quick", clauses=["accepts"])
+    assert cell.verdict == "deviates"

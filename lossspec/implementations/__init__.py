@@ -19,6 +19,8 @@ import torch
 from lossspec.spec import Loss, Surface, UnknownName, catalogue
 
 ENTRY_POINTS = "lossspec.implementations"
+#: How wrappers say that they do not take what they were passed; not that it is of a wrong type.
+_UNKNOWN = re.compile(r"\b(unexpected|unknown) (keyword )?(argument|option|parameter)", re.I)
 
 
 class ImplementationError(ValueError):
@@ -83,7 +85,7 @@ class Subject:
             named = known - {argument.name for argument in schema.arguments}
         else:
             named = known & {*re.findall(r"unexpected keyword argument '(\w+)'", str(error))}
-            if isinstance(error, TypeError) and re.search("unexpected|unknown", str(error), re.I):
+            if isinstance(error, TypeError) and _UNKNOWN.search(str(error)):
                 named |= known - {"reduction"} & {*re.findall(r"\w+", str(error))}
         self.refused.update(named)
         return bool(named)
