@@ -133,7 +133,8 @@ def _takes_tensors(loss: Loss, surface: Surface) -> bool:
     return _module(loss, surface) and any(surface in role.surfaces for role in options)
 
 
-@clause(_takes_tensors, enough=8)
+# Slow because the first call on the meta device imports the compiler, which takes a second.
+@clause(_takes_tensors, enough=8, slow=True)
 def moved_to_device(trial: Trial) -> Judgement:
     """`.to(device)` moves the tensors that the module was constructed with."""
     made = _made(trial)
