@@ -40,27 +40,29 @@ SIDES = 6
 LISTED = 4
 
 
-def _signs() -> np.ndarray:
-    """Which way each word's result is rounded in each of the members that stand for rounding.
+def _signs(*twists: np.ndarray) -> np.ndarray:
+    """Ways to round a result in the members that stand for rounding: eight by each twist, ±1.
 
-    Of any eight words in a row from a multiple of 8 the signs are orthogonal: however a definition
-    combines their results, some member shows at least the root of the sum of their squares. Two
-    words further apart agree in at most three quarters of the members.
+    Of eight ways in a row from a multiple of 8 the signs are orthogonal: however a definition
+    combines results that are rounded so, some member shows at least the root of the sum of their
+    squares. Any two ways, also of two twists, agree in at most three quarters of the members.
     """
-    member = np.arange(ROUNDING_MEMBERS)
-    low, middle, high = ((member >> bit) & 1 for bit in range(3))
-    twists = (0 * member, low & middle, middle & high, low & high)
     rows = [
-        (word & 1) * low ^ (word >> 1 & 1) * middle ^ (word >> 2) * high ^ twist
+        (way & 1) * _LOW ^ (way >> 1 & 1) * _MIDDLE ^ (way >> 2) * _HIGH ^ twist
         for twist in twists
-        for word in range(ROUNDING_MEMBERS)
+        for way in range(ROUNDING_MEMBERS)
     ]
     return 1.0 - 2 * np.array(rows)
 
 
-_SIGNS = _signs()
-#: Half of the members, in a pattern that no word of the table has.
-_HALF = np.array([0, 0, 0, 1, 0, 1, 1, 1], bool)
+_LOW, _MIDDLE, _HIGH = ((np.arange(ROUNDING_MEMBERS) >> bit) & 1 for bit in range(3))
+_PAIRS = (_LOW & _MIDDLE, _MIDDLE & _HIGH, _LOW & _HIGH)
+#: How the words of a definition are rounded, one after the other,
+_SIGNS = _signs(0 * _LOW, *_PAIRS)
+#: and how the elements of a word are that are rounded apart, in ways that no word has.
+_SIGNS_APART = _signs(_PAIRS[0] ^ _PAIRS[1], _PAIRS[1] ^ _PAIRS[2], _PAIRS[2] ^ _PAIRS[0])
+#: Half of the members, in a pattern that is in neither table.
+_HALF = np.bitwise_xor.reduce(_PAIRS).astype(bool)
 
 
 @dataclass
@@ -103,18 +105,27 @@ class Ensemble:
         """One number for each member, in a shape that broadcasts over the other axes."""
         return values.reshape((self.size,) + (1,) * (ndim - 1))
 
-    def rounded(self, x: Array, steady: bool = False, times: float = 1.0) -> Array:
+    def rounded(
+        self, x: Array, steady: bool = False, times: float = 1.0, apart: bool = False
+    ) -> Array:
         """`x` moved by one rounding (relative and, near zero, absolute) in the rounding members.
 
         steady : the same way each time, for the links of a chain whose errors add up. times : as
-        many roundings at once.
+        many roundings at once. apart : each along the last axis in a way of its own, for numbers
+        whose differences count.
         """
         raw = getval(x)
-        signs = np.zeros(self.size, raw.dtype)
-        signs[self.rounding] = 2.0 * _HALF - 1 if steady else _SIGNS[self.words % len(_SIGNS)]
+        shape = (*(1,) * (raw.ndim - 2), raw.shape[-1]) if apart else (1,) * (raw.ndim - 1)
+        ways = _SIGNS[self.words % len(_SIGNS)]
+        if steady:
+            ways = 2.0 * _HALF - 1
+        elif apart:
+            ways = _SIGNS_APART[(self.words + np.arange(raw.shape[-1])) % len(_SIGNS_APART)].T
+        signs = np.zeros((self.size, *shape), raw.dtype)
+        signs[self.rounding] = ways.reshape(ROUNDING_MEMBERS, *shape)
         self.words += 1
         size = np.abs(raw)
-        moves = self.column(signs * (times * self.step), raw.ndim) * (
+        moves = (signs * (times * self.step)) * (
             np.where(np.isfinite(size), size, 0) + self.smallest / self.unit
         )
         return x + moves
@@ -195,9 +206,9 @@ def ensemble(members: Ensemble) -> Iterator[None]:
         _here.ensemble = outer
 
 
-def rounded(x: Array, steady: bool = False, times: float = 1.0) -> Array:
+def rounded(x: Array, steady: bool = False, times: float = 1.0, apart: bool = False) -> Array:
     """`x`, rounded in the members that stand for rounding."""
-    return x if _here.ensemble is None else _here.ensemble.rounded(x, steady, times)
+    return x if _here.ensemble is None else _here.ensemble.rounded(x, steady, times, apart)
 
 
 def _or(x: Array, y: Array, condition: np.ndarray, some: bool = False) -> Array:
@@ -366,8 +377,17 @@ def one_hot(index: np.ndarray, classes: int, like: Array) -> np.ndarray:
 
 def total(x: Array) -> Array:
     """Σ over the last axis; one term after the other, many are rounded more than once."""
-    times = max(1.0, np.log2(max(getval(x).shape[-1], 1)) / 2)
-    return rounded(anp.sum(x, axis=-1), times=times)
+    return rounded(anp.sum(x, axis=-1), times=_roundings(x))
+
+
+def matvec(matrix: Array, x: Array) -> Array:
+    """The products of a matrix, in the last two axes, with vectors; each is rounded for itself."""
+    terms = matrix * x[..., None, :]
+    return rounded(anp.sum(terms, axis=-1), times=_roundings(terms), apart=True)
+
+
+def _roundings(terms: Array) -> float:
+    return max(1.0, np.log2(max(getval(terms).shape[-1], 1)) / 2)
 
 
 @primitive
@@ -396,8 +416,13 @@ def _log_softmax(x: Array) -> Array:
 
 defvjp(
     _log_softmax,
-    lambda ans, x: lambda g: g - rounded(anp.exp(_log_softmax(x))) * _foreknown_sum(g),
+    lambda ans, x: lambda g: g - _softmax(x) * _foreknown_sum(g),
 )
+
+
+def _softmax(x: Array) -> Array:
+    # It is taken from the logarithm, which is off by more where it is large.
+    return rounded(anp.exp(rounded(_log_softmax(x), apart=True)), apart=True)
 
 
 def _foreknown_sum(g: Array) -> Array:

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 import lossspec
 from lossspec.budget import Bounded
-from lossspec.maths import ROUNDING_MEMBERS, SIDES, Ensemble, ensemble, rounded
+from lossspec.maths import ROUNDING_MEMBERS, SIDES, Ensemble, ensemble, matvec, rounded
 
 
 def known(exact, free_axis=None):
@@ -52,6 +52,29 @@ def test_roundings_never_cancel_in_every_member(before):
     for signs in product((-1, 1), repeat=8):
         combined = sum(sign * word for sign, word in zip(signs, words, strict=True))
         assert np.abs(combined).max() >= 0.99 * np.sqrt(8) * members.step
+
+
+def test_roundings_apart_never_cancel_each_other_nor_those_of_a_word():
+    members = Ensemble(size=20, unit=2.0**-53, smallest=0.0, slack=8.0)
+    with ensemble(members):
+        apart, word, later = (
+            (rounded(np.ones((20, 2, 24)), apart=apart) - 1)[members.rounding, 0] / members.step
+            for apart in (True, False, True)
+        )
+    assert (np.abs(apart) == 1).all()
+    for i, j in product(range(24), repeat=2):
+        assert i == j or abs(apart[:, i] @ apart[:, j]) <= ROUNDING_MEMBERS / 2
+        assert abs(apart[:, i] @ word[:, 0]) <= ROUNDING_MEMBERS / 2
+        assert i != j or abs(apart[:, i] @ later[:, i]) <= ROUNDING_MEMBERS / 2
+
+
+@pytest.mark.parametrize("rows", [2, 3, 131])
+def test_equal_scores_of_a_layer_may_differ_by_their_roundings(rows):
+    members = Ensemble(size=20, unit=2.0**-53, smallest=0.0, slack=8.0)
+    with ensemble(members):
+        scores = matvec(np.ones((20, rows, 4)), np.full((20, 4), 25.0))
+    apart = np.abs(scores[members.rounding] - scores[members.rounding, :1]).max(0)[1:]
+    assert apart[:20] == pytest.approx(2 * 100 * members.step)
 
 
 def relies_on_their_sum(input, target, label_smoothing=0.0, reduction="mean", scores=1.0):

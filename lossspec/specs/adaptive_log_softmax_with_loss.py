@@ -1,18 +1,14 @@
 """Adaptive softmax: frequent classes in a head, rare ones in clusters that the head chooses."""
 
-from lossspec.maths import joined, log_softmax, pick, total
+from lossspec.maths import joined, log_softmax, matvec, pick
 from lossspec.spec import ClassIndex, Example, Factor, Form, Loss, Refusal, number
 
 
-def linear(weight, x):
-    return total(weight * x[..., None, :])
-
-
 def log_probability(input, target, head, bias, *tails):
-    log_p = log_softmax(linear(head, input) + bias)
+    log_p = log_softmax(matvec(head, input) + bias)
     frequent = log_p.shape[-1] - len(tails)
     clusters = [
-        log_p[..., frequent + i, None] + log_softmax(linear(out, linear(down, input)))
+        log_p[..., frequent + i, None] + log_softmax(matvec(out, matvec(down, input)))
         for i, (down, out) in enumerate(tails)
     ]
     return pick(joined(log_p[..., :frequent], *clusters), target)

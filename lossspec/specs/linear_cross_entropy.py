@@ -1,6 +1,6 @@
 """Cross entropy of the scores that a linear layer gives to the input."""
 
-from lossspec.maths import total
+from lossspec.maths import matvec
 from lossspec.spec import (
     ClassIndex,
     Distribution,
@@ -24,7 +24,7 @@ CHUNKED = (
 
 
 def define(input, linear_weight, target, linear_bias, weight, label_smoothing):
-    scores = total(linear_weight * input[..., None, :]) + linear_bias
+    scores = matvec(linear_weight, input) + linear_bias
     return cross_entropy(scores, target, weight, label_smoothing)
 
 
