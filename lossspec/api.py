@@ -9,10 +9,10 @@ from typing import Any
 from lossspec.campaign import profile_named
 from lossspec.devices import DeviceError, chosen
 from lossspec.implementations import Implementation, load
-from lossspec.plan import Cell, Plan
+from lossspec.plan import Plan, Planned
 from lossspec.run import Run, failure_text
 from lossspec.spec import Loss, UnknownName, find
-from lossspec.verdict import Cell as Record
+from lossspec.verdict import Cell
 
 
 def check(
@@ -24,7 +24,7 @@ def check(
     clauses: Sequence[str] | None = None,
     dtypes: Sequence[str] | None = None,
     device: str = "cpu",
-) -> list[Record]:
+) -> list[Cell]:
     """The verdicts on one function or class, a record for each clause that applies.
 
     loss : the name of a specified loss, or a `Loss` of your own. target : called as torch's
@@ -115,10 +115,10 @@ def parametrize(
 class _Judge:
     """What the test function of `parametrize` calls; pytest prints it with each failure."""
 
-    def __init__(self, run: Run, cell: Cell, beside: Sequence[Cell]) -> None:
+    def __init__(self, run: Run, cell: Planned, beside: Sequence[Planned]) -> None:
         self.run, self.cell, self.beside = run, cell, beside
 
-    def __call__(self) -> Record:
+    def __call__(self) -> Cell:
         __tracebackhide__ = True
         record, _ = self.run.judge(self.cell, self.beside)
         if record.verdict.fails:

@@ -468,36 +468,13 @@ def drawn(choose: Choices, loss: Loss, dtypes: tuple[str, ...] | None = None) ->
             style = _style(choose, name, role, dims)
             tensors[name] = _cast(_dense(rng, role.style, style, dims, None), role, dtype)
 
-    layouts = {}
     roles = loss.roles(form)
-    first = {n: axes[:1] for n, axes in zip(form.tensors, shape.inputs, strict=True)}
-    laid = choose("layouts", ("none", "each", "one", "each")) if not plain else "none"
-    if laid != "none":
-        names = list(tensors) if laid == "each" else [choose("laid out", list(tensors))]
-        for name, array in [(name, tensors[name]) for name in names]:
-            layout = choose(f"layout of {name}", _layouts(array.ndim))
-            # What is settled must stay so, and so many equal terms make a serial sum drift.
-            repeatable = form.settle is None and (not array.ndim or len(array) < _WIDE)
-            if layout == "expanded" and repeatable:
-                tensors[name] = _repeated(array)
-                if isinstance(roles[name], Distribution) and set(first[name]) & set(shape.core):
-                    tensors[name] = np.full_like(array, 1 / max(len(array), 1))
-            elif layout == "expanded" or roles[name].scalar:
-                layout = "contiguous"
-            if layout != "contiguous":
-                layouts[name] = layout
+    layouts = {} if plain else _lay_out(choose, form, shape, roles, tensors)
     wanted = [n for n in tensors if roles[n].differentiable and not roles[n].scalar]
     requires = choose(
         "requires_grad", [tuple(wanted), tuple(wanted[:1]), tuple(wanted), tuple(wanted[1:]), ()]
     )
-    info = precision(dtype)
-    loop = tuple(sizes[axis] for axis in shape.result)
-    cotangent = rng.choice([-1.5, -0.25, 0.5, 1.0, 3.0], loop) * rng.uniform(0.5, 1, loop)
-    kind = choose("cotangent", ("varied", "zero in front", "even", "zero in front"))
-    if cotangent.size > 1 and kind == "zero in front":
-        cotangent.flat[0] = 0  # the row that a per-row bug reads for all of them
-    elif cotangent.size > 1 and kind == "even":
-        cotangent[...] = cotangent.flat[0]
+    cotangent = _cotangent(choose, rng, tuple(sizes[axis] for axis in shape.result))
     omitted = frozenset(
         name
         for name, parameter in known.items()
@@ -512,7 +489,7 @@ def drawn(choose: Choices, loss: Loss, dtypes: tuple[str, ...] | None = None) ->
         tensors=tensors,
         parameters=parameters,
         reduction=reduction,
-        cotangent=np.asarray(cotangent).astype(info.numpy),
+        cotangent=np.asarray(cotangent).astype(precision(dtype).numpy),
         scale=choose("scale", [1.0, 2.0, -0.5, 3.0]),
         omitted=omitted,
         layouts=layouts,
@@ -520,9 +497,49 @@ def drawn(choose: Choices, loss: Loss, dtypes: tuple[str, ...] | None = None) ->
     )
 
 
+def _lay_out(
+    choose: Choices,
+    form: Form,
+    shape: Shape,
+    roles: Mapping[str, Role],
+    tensors: dict[str, np.ndarray],
+) -> dict[str, str]:
+    """How tensors that are not contiguous lie in memory; expanded ones get the numbers for it."""
+    laid = choose("layouts", ("none", "each", "one", "each"))
+    if laid == "none":
+        return {}
+    first = {name: axes[:1] for name, axes in zip(form.tensors, shape.inputs, strict=True)}
+    layouts = {}
+    for name in list(tensors) if laid == "each" else [choose("laid out", list(tensors))]:
+        array = tensors[name]
+        layout = choose(f"layout of {name}", _layouts(array.ndim))
+        # What is settled must stay so, and so many equal terms make a serial sum drift.
+        repeatable = form.settle is None and (not array.ndim or len(array) < _WIDE)
+        if layout == "expanded" and repeatable:
+            tensors[name] = _repeated(array)
+            if isinstance(roles[name], Distribution) and set(first[name]) & set(shape.core):
+                tensors[name] = np.full_like(array, 1 / max(len(array), 1))
+        elif layout == "expanded" or roles[name].scalar:
+            layout = "contiguous"
+        if layout != "contiguous":
+            layouts[name] = layout
+    return layouts
+
+
 def _layouts(ndim: int) -> Sequence[str]:
     """Those that a tensor of so many axes can have; few tensors can have the last one."""
     return (*LAYOUTS, *LAYOUTS[-1:] * 3) if ndim in (4, 5) else LAYOUTS[:-1]
+
+
+def _cotangent(choose: Choices, rng: np.random.Generator, loop: tuple[int, ...]) -> Any:
+    """What comes back to an unreduced loss: of every size and sign, with a 0, or all the same."""
+    cotangent = rng.choice([-1.5, -0.25, 0.5, 1.0, 3.0], loop) * rng.uniform(0.5, 1, loop)
+    kind = choose("cotangent", ("varied", "zero in front", "even", "zero in front"))
+    if cotangent.size > 1 and kind == "zero in front":
+        cotangent.flat[0] = 0  # the row that a per-row bug reads for all of them
+    elif cotangent.size > 1 and kind == "even":
+        cotangent[...] = cotangent.flat[0]
+    return cotangent
 
 
 def _style(choose: Choices, name: str, role: Role, dims: tuple[int, ...]) -> str:

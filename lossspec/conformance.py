@@ -21,13 +21,11 @@ from lossspec.campaign import of_number, profile_named
 from lossspec.devices import chosen
 from lossspec.implementations import load
 from lossspec.outcome import written
-from lossspec.plan import Cell, Plan
+from lossspec.plan import Plan, Planned
 from lossspec.render import render_all, terminal
 from lossspec.run import Run, Surroundings, blank, failure_text
 from lossspec.spec import REAL_DTYPES, UnknownName
-from lossspec.verdict import Cell as Record
-from lossspec.verdict import Report, Selection, Verdict, replace_file
-from lossspec.verdict import Subject as Tested
+from lossspec.verdict import Cell, Report, Selection, Tested, Verdict, replace_file
 from lossspec.whereabouts import DEATHS, deaths
 
 _ITEM = re.compile(r"test_conformance\.py::test_conformance\[(.*?\[[^\[\]]*\])\](@.*)?$")
@@ -51,7 +49,7 @@ class Conformance:
         self.directory = directory
         self.cells = {cell.key: cell for cell in plan.cells()}
         self.planned: set[str] = set()
-        self.records: dict[str, Record] = {}
+        self.records: dict[str, Cell] = {}
         self.scripts: dict[str, str] = {}
         self.reports: list[Report] = []
         self.unwritten: list[str] = []
@@ -130,7 +128,7 @@ class Conformance:
         """What judges a cell."""
         return self
 
-    def judge(self, cell: Cell) -> None:
+    def judge(self, cell: Planned) -> None:
         """Run the cell's campaign if that has not happened, and report its verdict to pytest."""
         wanted = self.here or self.cells
         beside = (c for c in self.cells.values() if c.campaign == cell.campaign and c.key in wanted)
@@ -205,7 +203,7 @@ class Conformance:
             return
         carried = getattr(report, "lossspec", None)
         if carried is not None:
-            self.records[key] = Record.from_data(carried["record"])
+            self.records[key] = Cell.from_data(carried["record"])
             self.scripts[key] = carried["script"]
         elif report.failed and key in self.cells:
             lines = str(report.longrepr).strip().splitlines() or ["no message"]
@@ -215,7 +213,7 @@ class Conformance:
                 self.died[self.cells[key].campaign] = self._death(self.cells[key])
                 self.records[key] = self._dead(self.cells[key])
 
-    def _death(self, cell: Cell) -> dict[str, Any]:
+    def _death(self, cell: Planned) -> dict[str, Any]:
         """What is known of a campaign that was given up: in what, and at which call."""
         ended = deaths(self.run.places, cell.campaign)
         if not ended:
@@ -229,7 +227,7 @@ class Conformance:
                 told |= {"case": case.to_json(), "call": written(cell.subject, case)}
         return told
 
-    def _dead(self, cell: Cell) -> Record:
+    def _dead(self, cell: Planned) -> Cell:
         return blank(cell, Verdict.CRASH, **self.died[cell.campaign])
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -252,7 +250,7 @@ class Conformance:
     def _writes(self, session: pytest.Session) -> bool:
         return not hasattr(self.config, "workerinput") and not session.config.option.collectonly
 
-    def _unjudged(self) -> Iterator[tuple[str, Record]]:
+    def _unjudged(self) -> Iterator[tuple[str, Cell]]:
         """Records for the cells that nothing came of, by key."""
         touched = {self.cells[key].campaign for key in self.planned if key in self.cells}
         for key, cell in self.cells.items():
@@ -268,7 +266,7 @@ class Conformance:
                 reason = "planned, and no verdict arrived"
                 yield key, blank(cell, Verdict.NOT_RUN, reason)
 
-    def _reports(self, records: Mapping[str, Record], empty: bool = False) -> list[Report]:
+    def _reports(self, records: Mapping[str, Cell], empty: bool = False) -> list[Report]:
         """One for each implementation with records, or also the empty ones."""
         plan, environment = self.plan, self.surroundings.environment(self.plan.devices)
         selection = Selection(plan.losses, plan.clauses, self.run.dtypes, plan.devices, plan.shard)

@@ -14,7 +14,7 @@ from lossspec.verdict import cell_id
 
 
 @dataclass(frozen=True)
-class Cell:
+class Planned:
     """One clause for one loss of one implementation, on a surface and a device."""
 
     implementation: Implementation
@@ -60,7 +60,7 @@ class Plan:
     slow: bool = True
     shard: str | None = None
 
-    def cells(self) -> Iterator[Cell]:
+    def cells(self) -> Iterator[Planned]:
         """Every cell, also those that do not apply; losses outermost, so that cases are shared."""
         for loss in self.chosen_losses():
             for implementation in self.implementations:
@@ -70,7 +70,7 @@ class Plan:
                         if not self._mine(_campaign(implementation, loss, surface, device)):
                             continue
                         for clause in self.chosen_clauses(loss):
-                            yield Cell(
+                            yield Planned(
                                 implementation,
                                 loss,
                                 surface,

@@ -13,7 +13,7 @@ from lossspec.campaign import PROFILES
 from lossspec.clauses import clauses
 from lossspec.implementations import Implementation, Subject, reference
 from lossspec.outcome import lacking
-from lossspec.plan import Cell
+from lossspec.plan import Planned
 from lossspec.run import Run
 from lossspec.stopwatch import (
     Clock,
@@ -127,7 +127,7 @@ class Race:
             return f"the spec has no {entrant.dtype}; it has {', '.join(loss.dtypes)}"
         run = Run(PROFILES["quick"], self.seed, (entrant.dtype,))
         cells = [
-            Cell(
+            Planned(
                 entrant.implementation,
                 loss,
                 surface,

@@ -20,17 +20,16 @@ import torch
 
 from lossspec import deviations, patience, repro
 from lossspec.campaign import Campaign, Ledger, Profile, deviation_of
+from lossspec.cases import Case
 from lossspec.clauses import Clause
 from lossspec.deviations import Known
 from lossspec.devices import accelerates
 from lossspec.implementations import Subject, reference
 from lossspec.oracle import Solved
 from lossspec.outcome import lacking, written
-from lossspec.plan import Cell, Plan
-from lossspec.trial import Trial
-from lossspec.verdict import Cell as Record
-from lossspec.verdict import Deviation as Listed
-from lossspec.verdict import Environment, Oracle, Verdict, own_version
+from lossspec.plan import Plan, Planned
+from lossspec.trial import Deviation, Trial
+from lossspec.verdict import Cell, Environment, Listed, Oracle, Verdict, own_version
 from lossspec.whereabouts import Whereabouts
 
 #: The implementations whose own deviations are torch's; whatever else has them, inherited them.
@@ -56,7 +55,7 @@ class Run:
     places: Path | None = None
     _campaigns: dict[str, tuple[Campaign, dict[str, Ledger]]] = field(default_factory=dict)
 
-    def judge(self, cell: Cell, beside: Iterable[Cell]) -> tuple[Record, str]:
+    def judge(self, cell: Planned, beside: Iterable[Planned]) -> tuple[Cell, str]:
         """The record of one cell and the text of its script, running its campaign if need be.
 
         beside : the cells of the same campaign that will be asked for too.
@@ -80,7 +79,7 @@ class Run:
         campaign, ledgers = self._campaigns[cell.campaign]
         return self._record(cell, campaign, ledgers[cell.clause.name])
 
-    def _run(self, cell: Cell, clauses: Sequence[Clause]) -> tuple[Campaign, dict[str, Ledger]]:
+    def _run(self, cell: Planned, clauses: Sequence[Clause]) -> tuple[Campaign, dict[str, Ledger]]:
         assert cell.subject is not None
         campaign = Campaign(
             cell.subject,
@@ -95,7 +94,7 @@ class Run:
         )
         return campaign, campaign.run()
 
-    def _listed(self, cell: Cell) -> list[Known]:
+    def _listed(self, cell: Planned) -> list[Known]:
         """The known deviations that are about the cell's loss, here."""
         implementation = cell.implementation
         shipped = deviations.shipped(implementation.name) if self.ship else []
@@ -107,37 +106,32 @@ class Run:
             and (self.dtypes is None or entry.touches(self.dtypes))
         ]
 
-    def _record(self, cell: Cell, campaign: Campaign, ledger: Ledger) -> tuple[Record, str]:
+    def _record(self, cell: Planned, campaign: Campaign, ledger: Ledger) -> tuple[Cell, str]:
         assert cell.subject is not None
-        extra: dict[str, Any] = dict(ledger.figures)
-        if campaign.unsupported:
-            extra["unsupported"] = sorted(campaign.unsupported)
-        if campaign.refused:
-            extra["unsupported_dtypes"] = campaign.refused
-        if ledger.worst_case is not None:
-            extra["worst_case"] = written(cell.subject, ledger.worst_case)[:2000]
-        fields: dict[str, Any] = {
-            "dtypes": tuple(sorted(ledger.dtypes)),
-            "examples": ledger.examples,
-            "informative": ledger.informative,
-            "worst": ledger.worst,
-            "seconds": round(ledger.seconds, 4),
-            "extra": extra,
-        }
+        told = (
+            self._interrupted(cell.subject, campaign, ledger)
+            or self._outdated(cell, campaign, ledger)
+            or self._shown(cell, cell.subject, ledger)
+            or self._weighed(cell, cell.subject, campaign, ledger)
+        )
+        fields = _figures(cell.subject, campaign, ledger) | told.fields
+        return blank(cell, told.verdict, told.reason, **fields), told.script
+
+    def _interrupted(self, subject: Subject, campaign: Campaign, ledger: Ledger) -> _Told | None:
+        """A judgement that did not come to its end."""
         if ledger.broken is not None:
-            reason = f"lossspec itself failed in this clause: {ledger.broken}"
-            return blank(cell, Verdict.CRASH, reason, **fields), ""
+            return _Told(Verdict.CRASH, f"lossspec itself failed in this clause: {ledger.broken}")
         if ledger.fatal:
-            reason = "the process ended while this was judged"
-            if ledger.killer is not None:
-                call = written(cell.subject, ledger.killer)
-                fields |= {"case": ledger.killer.to_json(), "call": call}
-            return blank(cell, Verdict.CRASH, reason, **fields), ""
-        if campaign.endless is not None and campaign.learns(ledger):
-            reason = f"it did not end within {patience.LIMIT:g} s"
-            call = written(cell.subject, campaign.endless)
-            fields |= {"case": campaign.endless.to_json(), "call": call}
-            return blank(cell, Verdict.CRASH, reason, **fields), ""
+            reason, case = "the process ended while this was judged", ledger.killer
+        elif campaign.endless is not None and campaign.learns(ledger):
+            reason, case = f"it did not end within {patience.LIMIT:g} s", campaign.endless
+        else:
+            return None
+        fields = {} if case is None else {"case": case.to_json(), "call": written(subject, case)}
+        return _Told(Verdict.CRASH, reason, fields)
+
+    def _outdated(self, cell: Planned, campaign: Campaign, ledger: Ledger) -> _Told | None:
+        """A listed deviation that is not there any more."""
         shipped = deviations.shipped(cell.implementation.name)
         # What is listed for everybody was seen on processors, and need not be so elsewhere.
         elsewhere = accelerates(cell.device) and ledger.stale in shipped
@@ -147,49 +141,55 @@ class Run:
                 reason = _stale(ledger.stale, why, "name its devices, or remove it")
             else:
                 reason = _stale(ledger.stale, "its stored case no longer fails")
-            return blank(cell, Verdict.DEVIATES, reason, **fields), ""
+            return _Told(Verdict.DEVIATES, reason)
         for entry in campaign.known:
             missing = self._lacks(cell, entry) if entry.clause == cell.clause.name else None
             if missing is not None:
-                reason = _stale(entry, f"nothing here takes {missing}")
-                return blank(cell, Verdict.DEVIATES, reason, **fields), ""
+                return _Told(Verdict.DEVIATES, _stale(entry, f"nothing here takes {missing}"))
+        return None
+
+    def _shown(self, cell: Planned, subject: Subject, ledger: Ledger) -> _Told | None:
+        """What a case has shown: a deviation that is new, listed or inherited."""
         if ledger.found is not None:
             case, deviation = ledger.found
-            shown = self._shown(cell, cell.subject, case, deviation)
             script = ""
-            if deviation.check is not None and cell.subject.found:
-                script = repro.script(cell.subject, case, deviation, cell.clause.says, cell.device)
-            return blank(cell, Verdict.DEVIATES, deviation.what, **fields, **shown), script
+            if deviation.check is not None and subject.found:
+                script = repro.script(subject, case, deviation, cell.clause.says, cell.device)
+            fields = self._evidence(cell, subject, case, deviation)
+            return _Told(Verdict.DEVIATES, deviation.what, fields, script)
         if ledger.known is not None:
             known, case, deviation = ledger.known
-            shown = self._shown(cell, cell.subject, case, deviation)
-            shown["deviation"] = Listed(known.reason, known.link, known.file)
-            return blank(cell, Verdict.KNOWN, known.reason, **fields, **shown), ""
+            fields = self._evidence(cell, subject, case, deviation)
+            fields["deviation"] = Listed(known.reason, known.link, known.file)
+            return _Told(Verdict.KNOWN, known.reason, fields)
         if ledger.shared is not None:
             torchs, case, deviation = ledger.shared
-            shown = self._shown(cell, cell.subject, case, deviation)
             reason = f"inherited: {torchs.implementation} does the same on the same call"
-            return blank(cell, Verdict.KNOWN, reason, **fields, **shown), ""
+            return _Told(Verdict.KNOWN, reason, self._evidence(cell, subject, case, deviation))
+        return None
+
+    def _weighed(
+        self, cell: Planned, subject: Subject, campaign: Campaign, ledger: Ledger
+    ) -> _Told:
+        """Whether cases that have shown nothing are enough to say that it conforms."""
         lacks = sorted({*campaign.unsupported, *campaign.refused})
+        if not ledger.examples and (lacks or ledger.lacks):
+            verdict = Verdict.DEVIATES if self.require_all else Verdict.UNSUPPORTED
+            return _Told(verdict, ledger.lacks or _lacks(subject, lacks))
         if not ledger.examples:
-            if lacks or ledger.lacks:
-                reason = ledger.lacks or _lacks(cell.subject, lacks)
-                verdict = Verdict.DEVIATES if self.require_all else Verdict.UNSUPPORTED
-                return blank(cell, verdict, reason, **fields), ""
-            return blank(cell, Verdict.INCONCLUSIVE, "no case was about this clause", **fields), ""
+            return _Told(Verdict.INCONCLUSIVE, "no case was about this clause")
         wanted = min(self.profile.informative, cell.clause.enough or self.profile.informative)
         if ledger.informative < wanted:
             reason = (
                 f"{ledger.informative} of {ledger.examples} cases could have told right from "
                 f"wrong; profile {self.profile.name} asks for {wanted}"
             )
-            return blank(cell, Verdict.INCONCLUSIVE, reason, **fields), ""
+            return _Told(Verdict.INCONCLUSIVE, reason)
         if self.require_all and lacks:
-            reason = f"--require-all, and it lacks {', '.join(lacks)}"
-            return blank(cell, Verdict.DEVIATES, reason, **fields), ""
-        return blank(cell, Verdict.CONFORMS, None, **fields), ""
+            return _Told(Verdict.DEVIATES, f"--require-all, and it lacks {', '.join(lacks)}")
+        return _Told(Verdict.CONFORMS, None)
 
-    def _lacks(self, cell: Cell, entry: Known) -> str | None:
+    def _lacks(self, cell: Planned, entry: Known) -> str | None:
         """What every subject that an entry is about lacks to run its stored case."""
         implementation = cell.implementation
         lacks = [
@@ -199,7 +199,9 @@ class Run:
         ]
         return None if None in lacks else lacks[0]
 
-    def _shown(self, cell: Cell, subject: Subject, case: Any, deviation: Any) -> dict[str, Any]:
+    def _evidence(
+        self, cell: Planned, subject: Subject, case: Case, deviation: Deviation
+    ) -> dict[str, Any]:
         case = deviation.case or case
         return {
             "case": case.to_json(),
@@ -210,7 +212,7 @@ class Run:
             "repeat": self.repeat(cell),
         }
 
-    def repeat(self, cell: Cell) -> str | None:
+    def repeat(self, cell: Planned) -> str | None:
         """The command that draws the same cases again and judges this clause alone, if one can."""
         if not cell.implementation.target:
             return None
@@ -230,9 +232,38 @@ class Run:
         return shlex.join([*words, *self.options])
 
 
-def blank(cell: Cell, verdict: Verdict, reason: str | None, **fields: Any) -> Record:
+@dataclass(frozen=True)
+class _Told:
+    """What there is to say of a cell, and the text of its script."""
+
+    verdict: Verdict
+    reason: str | None
+    fields: dict[str, Any] = field(default_factory=dict)
+    script: str = ""
+
+
+def _figures(subject: Subject, campaign: Campaign, ledger: Ledger) -> dict[str, Any]:
+    """What was counted and measured, whatever the verdict."""
+    extra: dict[str, Any] = dict(ledger.figures)
+    if campaign.unsupported:
+        extra["unsupported"] = sorted(campaign.unsupported)
+    if campaign.refused:
+        extra["unsupported_dtypes"] = campaign.refused
+    if ledger.worst_case is not None:
+        extra["worst_case"] = written(subject, ledger.worst_case)[:2000]
+    return {
+        "dtypes": tuple(sorted(ledger.dtypes)),
+        "examples": ledger.examples,
+        "informative": ledger.informative,
+        "worst": ledger.worst,
+        "seconds": round(ledger.seconds, 4),
+        "extra": extra,
+    }
+
+
+def blank(cell: Planned, verdict: Verdict, reason: str | None, **fields: Any) -> Cell:
     """A record with what the plan knows of a cell, and nothing else unless given."""
-    return Record(
+    return Cell(
         **{
             "id": cell.id,
             "loss": cell.loss.name,
@@ -308,7 +339,7 @@ def updated(
     return kept, list(added.values()), dropped
 
 
-def still_fails(entry: Known, cell: Cell) -> bool:
+def still_fails(entry: Known, cell: Planned) -> bool:
     """Whether the stored case of an entry breaks its clause on a cell's subject."""
     if (entry.loss, entry.clause) != (cell.loss.name, cell.clause.name) or cell.subject is None:
         return False
@@ -334,7 +365,7 @@ def _stale(entry: Known, why: str, cure: str = "remove it") -> str:
     return f"the deviation listed in {entry.file or 'the list'} matches nothing: {why}; {cure}"
 
 
-def failure_text(record: Record) -> str:
+def failure_text(record: Cell) -> str:
     """What a person needs to know of a deviation: sentence, call, numbers, command."""
     lines = [f"{record.loss}/{record.clause} on {record.device} ({record.surface}) deviates:"]
     lines += [f"  {record.says}", ""]

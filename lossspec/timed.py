@@ -14,8 +14,7 @@ from lossspec.implementations import Implementation
 from lossspec.race import Entrant, Heat, Race, growing, heats, paired
 from lossspec.render.timing import page
 from lossspec.timing import MODES, Growth, Rules, Timing, TimingReport, beyond, limit
-from lossspec.verdict import Subject as Tested
-from lossspec.verdict import replace_file
+from lossspec.verdict import Tested, replace_file
 
 
 class Timed:

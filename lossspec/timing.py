@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Literal, get_args
 
-from lossspec.verdict import Artifact, Environment, ReportError, Subject, _Record
+from lossspec.verdict import Artifact, Environment, ReportError, Tested, _Record
 
 SCHEMA = Path(__file__).with_name("timing.schema.json")  # of the artifact, for other tools
 
@@ -220,7 +220,7 @@ class Rules(_Record):
 class TimingReport(Artifact):
     """The artifact of a timing run: every reading, and what follows from it."""
 
-    implementation: Subject
+    implementation: Tested
     environment: Environment
     seed: int
     rules: Rules

@@ -97,7 +97,7 @@ class _Record:
 
 
 @dataclass(frozen=True)
-class Subject(_Record):
+class Tested(_Record):
     """What was tested: the name given, its version, and the import path it resolved to."""
 
     name: str
@@ -159,7 +159,7 @@ class Selection(_Record):
 
 
 @dataclass(frozen=True)
-class Deviation(_Record):
+class Listed(_Record):
     """The entry of a deviations file that makes a failing cell a known one."""
 
     reason: str
@@ -191,7 +191,7 @@ class Cell(_Record):
     budget: str | None
     repeat: str | None
     script: str | None
-    deviation: Deviation | None
+    deviation: Listed | None
     seconds: float
     extra: dict[str, Any]
 
@@ -265,7 +265,7 @@ class Artifact(_Record):
 class Report(Artifact):
     """The artifact: everything a run found, with its cells in one stable order."""
 
-    implementation: Subject
+    implementation: Tested
     environment: Environment
     profile: Literal["quick", "standard", "deep"]
     seed: int

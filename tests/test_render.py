@@ -17,7 +17,7 @@ from lossspec.render.html import ARTICLES, Axis, artifact, page
 from lossspec.render.layout import THEMES, columns, ratio
 from lossspec.render.markdown import summary
 from lossspec.render.terminal import HEIGHT, WIDTH, screen
-from lossspec.verdict import Deviation, Environment, Oracle, Report, ReportError, Verdict, cell_id
+from lossspec.verdict import Environment, Listed, Oracle, Report, ReportError, Verdict, cell_id
 
 SAMPLE = Report.read(Path(__file__).parent / "data" / "conformance.json")
 HOSTILE = (
@@ -66,7 +66,7 @@ def hostile():
             device=HOSTILE,
             dtypes=(HOSTILE,),
             verdict=verdict,
-            deviation=Deviation(HOSTILE, "javascript:alert(1)//" + HOSTILE, HOSTILE),
+            deviation=Listed(HOSTILE, "javascript:alert(1)//" + HOSTILE, HOSTILE),
             worst=math.nan,
             **dict.fromkeys(names, HOSTILE),
             **bad,
