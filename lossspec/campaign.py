@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
@@ -166,6 +166,10 @@ class Campaign:
     #: does not.
     attached: bool = False
     detached: dict[str, tuple[Case, Deviation]] = field(default_factory=dict)
+    #: By dtype and by form, how many calls have worked and how many have raised.
+    ran: dict[str, list[int]] = field(default_factory=dict)
+    #: By dtype, the first call that raised though it ought to work.
+    refusals: dict[str, tuple[Case, Deviation]] = field(default_factory=dict)
     #: By form and dtype, the first call of an optional form that raised.
     optional: dict[tuple[str, str], tuple[Case, Deviation]] = field(default_factory=dict)
     #: By dtype, what was said not to be implemented.
@@ -194,13 +198,11 @@ class Campaign:
             for case, step in self.whereabouts.deaths:
                 self._ledger(step, ledgers).fatal |= case != REDUCED
         self._replay_known(ledgers)
-        ran: dict[str, list[int]] = {}
-        refusals: dict[str, tuple[Case, Deviation]] = {}
 
         def look(solved: Solved) -> float:
             self._case += 1
             try:
-                return self._look(solved, ledgers, ran, refusals)
+                return self._look(solved, ledgers)
             except Endless:
                 self.endless = solved.case
                 raise
@@ -216,32 +218,8 @@ class Campaign:
                 search(self.subject.loss, look, self.profile.searched, self.seed, self.dtypes)
         except Endless:
             pass  # what was found before it counts; what it is found in is not made simpler
-        for (form, dtype), found in self.optional.items():
-            if ran[form][0]:
-                refusals.setdefault(dtype, found)
-            else:
-                self.unsupported.add(form)
-        for dtype, texts in self.absent.items():
-            if dtype in ran or dtype == "float32":
-                self.unsupported |= texts
-            else:
-                self.refused[dtype] = min(texts)
-        for dtype, found in refusals.items():
-            # A dtype that never works is one that the implementation does not have. float32,
-            # torch's default, is no option.
-            if not ran[dtype][0] and dtype != "float32":
-                self.refused[dtype] = str(found[1].got)
-            elif ledgers["accepts"].found is None:
-                ledgers["accepts"].found = found
-        for name, found in self.detached.items():
-            ledger = ledgers[name]
-            if self.endless is not None:  # to tell whose gradient is lost takes another call
-                ledger.informative = 0
-            elif self._loses_graph(found[0]):
-                ledger.found = ledger.found or found
-            else:
-                ledger.examples = ledger.informative = 0
-                ledger.lacks = "its results have no gradient"
+        self._weigh_errors(ledgers)
+        self._weigh_lost_graphs(ledgers)
         self._case = REDUCED
         self._simplify(ledgers)
         if self.never("call"):
@@ -252,6 +230,37 @@ class Campaign:
         if self.whereabouts is not None:
             self.whereabouts.leave()
         return ledgers
+
+    def _weigh_errors(self, ledgers: Mapping[str, Ledger]) -> None:
+        """Tell what never worked, and so is not there, from what raised where it ought to work."""
+        for (form, dtype), found in self.optional.items():
+            if self.ran[form][0]:
+                self.refusals.setdefault(dtype, found)
+            else:
+                self.unsupported.add(form)
+        for dtype, texts in self.absent.items():
+            if dtype in self.ran or dtype == "float32":
+                self.unsupported |= texts
+            else:
+                self.refused[dtype] = min(texts)
+        for dtype, found in self.refusals.items():
+            # float32, torch's default, is no option.
+            if not self.ran[dtype][0] and dtype != "float32":
+                self.refused[dtype] = str(found[1].got)
+            elif ledgers["accepts"].found is None:
+                ledgers["accepts"].found = found
+
+    def _weigh_lost_graphs(self, ledgers: Mapping[str, Ledger]) -> None:
+        """Hold a result without a graph against an implementation, unless none of its has one."""
+        for name, found in self.detached.items():
+            ledger = ledgers[name]
+            if self.endless is not None:  # to tell whose gradient is lost takes another call
+                ledger.informative = 0
+            elif self._loses_graph(found[0]):
+                ledger.found = ledger.found or found
+            else:
+                ledger.examples = ledger.informative = 0
+                ledger.lacks = "its results have no gradient"
 
     def _simplify(self, ledgers: dict[str, Ledger]) -> None:
         """Make each case that was found readable."""
@@ -285,13 +294,7 @@ class Campaign:
         """Whether a gradient should be there: a library of arrays has none to be wrong."""
         return self.attached or not leaves_torch(self.subject, case, self.device)
 
-    def _look(
-        self,
-        solved: Solved,
-        ledgers: dict[str, Ledger],
-        ran: dict[str, list[int]],
-        refusals: dict[str, tuple[Case, Deviation]],
-    ) -> float:
+    def _look(self, solved: Solved, ledgers: dict[str, Ledger]) -> float:
         """Judge one case by every clause that may still learn; the worst observed ÷ budget."""
         case = _taken(self.subject, solved.case, self.unsupported)
         if case is None:
@@ -313,10 +316,10 @@ class Campaign:
             self.absent.setdefault(solved.case.dtype, set()).add(str(error)[:80] or "something")
             return 0.0
         if self.subject.refuses(error):
-            return self._look(solved, ledgers, ran, refusals)
+            return self._look(solved, ledgers)
         self.attached |= getattr(trial.outcome.value, "requires_grad", False)
         for kind in (solved.case.dtype, solved.case.form):
-            ran.setdefault(kind, [0, 0])[error is not None] += 1
+            self.ran.setdefault(kind, [0, 0])[error is not None] += 1
         if trial.case.dtype == "float32":
             self._listen(trial)
         worst = 0.0
@@ -326,7 +329,7 @@ class Campaign:
             if not self._enters(name):
                 ledger.killer = trial.case
             elif not ledger.fatal:
-                self._judge(ledger, trial, refusals)
+                self._judge(ledger, trial)
                 worst = max(worst, trial.worst)
         return worst
 
@@ -375,9 +378,7 @@ class Campaign:
             return not ledger.examples
         return enough is None or ledger.informative < enough * self.profile.patience
 
-    def _judge(
-        self, ledger: Ledger, trial: Trial, refusals: dict[str, tuple[Case, Deviation]]
-    ) -> None:
+    def _judge(self, ledger: Ledger, trial: Trial) -> None:
         if not ledger.clause.empty and not trial.expected.losses.size:
             return
         start = time.perf_counter()
@@ -386,7 +387,7 @@ class Campaign:
             with limited(), preserved():
                 informative = ledger.clause.judge(trial)
         except Deviation as deviation:
-            self._place(ledger, trial, deviation, refusals)
+            self._place(ledger, trial, deviation)
             informative = True
         except Unsupported as lack:
             ledger.lacks, informative = str(lack), None
@@ -407,13 +408,7 @@ class Campaign:
         if ledger.worst < trial.worst <= 1:
             ledger.worst, ledger.worst_case = trial.worst, trial.case
 
-    def _place(
-        self,
-        ledger: Ledger,
-        trial: Trial,
-        deviation: Deviation,
-        refusals: dict[str, tuple[Case, Deviation]],
-    ) -> None:
+    def _place(self, ledger: Ledger, trial: Trial, deviation: Deviation) -> None:
         """Listed, inherited from torch, or new."""
         case = trial.case
         if (known := self._covered(ledger.clause, case)) is not None:
@@ -429,7 +424,7 @@ class Campaign:
             if trial.form.optional:
                 self.optional.setdefault((case.form, case.dtype), (case, deviation))
             else:
-                refusals.setdefault(case.dtype, (case, deviation))
+                self.refusals.setdefault(case.dtype, (case, deviation))
             return
         if deviation.detached and not self.attached:
             self.detached.setdefault(ledger.clause.name, (case, deviation))

@@ -389,35 +389,15 @@ def solve(loss: Loss, case: Case) -> Expected:
         counts, shares = each(form.divisor), each(form.share)
 
     with np.errstate(all="ignore"):
-        # So many times over, lest it matter in which order a derivative's factors are multiplied.
-        cotangents = [np.full(loop, SLACK)]
-        if dtype.name == "float16" and case.reduction == "mean" and counts.any():
-            # Divided first, what is on its way back may fall below the smallest numbers; how it is
-            # rounded there is luck, so try several.
-            share = case.upstream("mean") / counts.sum() * shares
-            cotangents += [share * luck for luck in (1.0, 0.8, 0.6)]
-        parts = losses[0].size if "mean" in case.reduction and dtype.name != "float16" else 1
-        rest = posed.rest(dtype.numpy)
         textbook, slips = _textbook(
-            posed.define, posed.exact, rest, dtype, losses[:2], derivatives, cotangents
+            posed, losses[:2], derivatives, _trial_cotangents(posed, counts, shares)
         )
         budget = _spread(losses, posed.ensemble, dtype)
         budget = budget + dtype.unit * np.abs(losses[0]) + textbook + dtype.negligible
-        slopes = {}
-        for name, derivative in derivatives.items():
-            error = _spread(derivative, posed.ensemble, dtype) + dtype.negligible
-            sides = derivative[[0, *range(-SIDES, 0)]]
-            # Where the dtype cannot hold the loss or its derivative no gradient is asked for; where
-            # many kinks meet any is right that no one could list.
-            asked = (np.abs(losses[0]) < dtype.largest) & ~posed.ensemble.crowded(loop)
-            asked = asked.reshape(loop + (1,) * posed.placed[name].core)
-            # Logarithms of subnormal numbers are off by a few per cent where they come in vectors,
-            # and a mean divides what is on its way back.
-            size = np.abs(as_extended(posed.exact[name]))
-            asked = asked & ((size == 0) | (size >= dtype.negligible * parts))
-            error = np.where(np.isfinite(sides[0]) & asked, error + slips[name], np.inf)
-            mask = posed.mask(name)
-            slopes[name] = np.where(mask, sides, 0), np.where(mask, error, 0)
+        slopes = {
+            name: _slope(posed, name, losses[0], derivative, slips[name])
+            for name, derivative in derivatives.items()
+        }
     return Expected(
         case,
         np.where(posed.counted, losses[0], 0),
@@ -431,6 +411,39 @@ def solve(loss: Loss, case: Case) -> Expected:
         simplex(loss, case),
         posed.ensemble.compared,
     )
+
+
+def _trial_cotangents(posed: _Posed, counts: np.ndarray, shares: np.ndarray) -> list[np.ndarray]:
+    """What the plain formula is differentiated with, to see what is lost on the way back."""
+    # So many times over, lest it matter in which order a derivative's factors are multiplied.
+    cotangents = [np.full(posed.loop, SLACK)]
+    if posed.precision.name == "float16" and posed.case.reduction == "mean" and counts.any():
+        # Divided first, what is on its way back may fall below the smallest numbers; how it is
+        # rounded there is luck, so try several.
+        share = posed.case.upstream("mean") / counts.sum() * shares
+        cotangents += [share * luck for luck in (1.0, 0.8, 0.6)]
+    return cotangents
+
+
+def _slope(
+    posed: _Posed, name: str, loss: np.ndarray, derivative: np.ndarray, slip: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The derivative by a tensor, itself and on each side of its kinks, and its error."""
+    dtype = posed.precision
+    error = _spread(derivative, posed.ensemble, dtype) + dtype.negligible
+    sides = derivative[[0, *range(-SIDES, 0)]]
+    # Where the dtype cannot hold the loss or its derivative no gradient is asked for; where many
+    # kinks meet any is right that no one could list.
+    asked = (np.abs(loss) < dtype.largest) & ~posed.ensemble.crowded(posed.loop)
+    asked = asked.reshape(posed.loop + (1,) * posed.placed[name].core)
+    # Logarithms of subnormal numbers are off by a few per cent where they come in vectors, and a
+    # mean divides what is on its way back.
+    parts = loss.size if "mean" in posed.case.reduction and dtype.name != "float16" else 1
+    size = np.abs(as_extended(posed.exact[name]))
+    asked = asked & ((size == 0) | (size >= dtype.negligible * parts))
+    error = np.where(np.isfinite(sides[0]) & asked, error + slip, np.inf)
+    mask = posed.mask(name)
+    return np.where(mask, sides, 0), np.where(mask, error, 0)
 
 
 def solve_second(
@@ -552,10 +565,7 @@ def _spread(results: np.ndarray, members: Ensemble, dtype: Precision) -> np.ndar
 
 
 def _textbook(
-    define: Definition,
-    exact: Mapping[str, np.ndarray],
-    rest: Mapping[str, Any],
-    dtype: Precision,
+    posed: _Posed,
     want: np.ndarray,
     slopes: Mapping[str, np.ndarray],
     cotangents: Sequence[np.ndarray],
@@ -565,9 +575,9 @@ def _textbook(
     Returns its error and those of its derivatives; inf where it overflows, in the loss or on the
     way back. What the textbook loses, a right implementation may lose.
     """
-    wanted = list(slopes)
-    known = dict(rest)
-    for name, view in exact.items():
+    dtype, define, wanted = posed.precision, posed.define, list(slopes)
+    known = posed.rest(dtype.numpy)
+    for name, view in posed.exact.items():
         with np.errstate(all="ignore"):
             inward = np.where(np.isfinite(view), np.nextafter(view, np.zeros_like(view)), view)
         known[name] = np.stack([view, inward.astype(view.dtype)]).astype(dtype.numpy)

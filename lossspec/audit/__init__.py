@@ -221,7 +221,7 @@ class _Hunt(Campaign):
     kills: dict[str, Kill] = field(default_factory=dict)
     crashed: dict[str, Exception] = field(default_factory=dict)
     _current: Trial | None = None
-    _refusals: dict[str, Kill] = field(default_factory=dict)
+    _refusal_kills: dict[str, Kill] = field(default_factory=dict)
 
     def hunted(self) -> dict[str, Ledger]:
         """As `run`, but it may stop early: then the ledgers are empty."""
@@ -231,33 +231,31 @@ class _Hunt(Campaign):
             return {}
         accepts = ledgers["accepts"].found if "accepts" in ledgers else None
         if accepts is not None:
-            first = self._refusals.get(accepts[0].dtype)
+            first = self._refusal_kills.get(accepts[0].dtype)
             self.kills.setdefault("accepts", first or self._kill("accepts", *accepts))
         for name, found in self.detached.items():
             if ledgers[name].found is not None:
                 self.kills.setdefault(name, self._kill(name, *found))
         return ledgers
 
-    def _judge(
-        self, ledger: Ledger, trial: Trial, refusals: dict[str, tuple[Case, Deviation]]
-    ) -> None:
+    def _judge(self, ledger: Ledger, trial: Trial) -> None:
         if trial is not self._current:
             self._current = trial
             self.index += 1
         name, dtype = ledger.clause.name, trial.case.dtype
         try:
-            super()._judge(ledger, trial, refusals)
+            super()._judge(ledger, trial)
         except Exception as error:
             self.crashed.setdefault(name, error)
             return
         if ledger.found is not None:
             self.kills[name] = self._kill(name, *ledger.found)
-        elif name == "accepts" and dtype in refusals and dtype not in self._refusals:
+        elif name == "accepts" and dtype in self.refusals and dtype not in self._refusal_kills:
             # Whether this is a deviation or a dtype that it does not have shows at the end, but
             # for float32, which is no option.
-            self._refusals[dtype] = self._kill(name, *refusals[dtype])
+            self._refusal_kills[dtype] = self._kill(name, *self.refusals[dtype])
             if dtype == "float32":
-                self.kills[name] = self._refusals[dtype]
+                self.kills[name] = self._refusal_kills[dtype]
         if self.first_only and self.kills:
             raise _Enough
 
