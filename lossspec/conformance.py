@@ -20,11 +20,11 @@ from lossspec import deviations, patience
 from lossspec.campaign import of_number, profile_named
 from lossspec.devices import chosen
 from lossspec.implementations import load
-from lossspec.outcome import written
 from lossspec.plan import Plan, Planned
 from lossspec.render import render_all, terminal
 from lossspec.run import Run, Surroundings, blank, failure_text
 from lossspec.spec import REAL_DTYPES, UnknownName
+from lossspec.transcript import written
 from lossspec.verdict import Cell, Report, Selection, Tested, Verdict, replace_file
 from lossspec.whereabouts import DEATHS, deaths
 

@@ -10,15 +10,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from lossspec.cases import Case, dtype_name, listed
+from lossspec.cases import Case
 from lossspec.implementations import Subject
 from lossspec.patience import STOPS
 from lossspec.spec import Loss, Role
 from lossspec.switches import Changed, preserved
-from lossspec.tensors import same_bits, to_numpy, to_torch
-
-#: How many characters of a tensor are written, and so how many numbers at most.
-LISTED = 300
+from lossspec.tensors import same_bits, to_torch
 
 Phase = Literal["construct", "call", "backward"]
 
@@ -433,64 +430,3 @@ def leaves_torch(subject: Subject, case: Case, device: str = "cpu") -> bool:
     except BaseException:
         return True  # it can only be told that it is no composition of torch's operations
     return bool(_LEAVING & set(left))
-
-
-def written(subject: Subject, case: Case, replaced: Mapping[str, Any] | None = None) -> str:
-    """The call as a person would type it."""
-    form = subject.loss.form(case.form)
-    roles, replaced = subject.loss.roles(form), replaced or {}
-    given = {name: _passed(roles[name], array) for name, array in case.tensors.items()}
-    passed = {name: repr(value) for name, value in keywords(subject, case, {}).items()}
-    for name, value in replaced.items():
-        (given if name in given else passed)[name] = _replaced(value)
-    lines = [f"{name} = {text}" for name, text in given.items()]
-    own = owned(subject, case)
-    extra = [f"{name}={name}" for name in case.tensors if name not in {**form.tensors, **own}]
-    extra += [f"{name}={text}" for name, text in passed.items()]
-    call = ", ".join(
-        name if role.through is None else f"torch.{role.through}({name}, {axes.index('C')})"
-        for (name, role), axes in zip(form.tensors.items(), case.shape.inputs, strict=True)
-        if name not in own
-    )
-    if subject.surface == "class":
-        made = f"{subject.loss.module}({', '.join(extra)})"
-        if own:
-            lines.append(f"loss = {made}")
-            made = "loss"
-        for name, path in own.items():
-            lines.append(f"state = loss.get_parameter({path!r})")
-            lines.append(f"state.data = {name}.reshape(state.shape)")
-        result = subject.loss.results.get(case.reduction)
-        lines.append(f"{made}({call}){f'.{result}' if result else ''}")
-    else:
-        lines.append(f"{subject.loss.name}({', '.join([call, *extra])})")
-    for name, layout in case.layouts.items():
-        if name not in replaced and not roles[name].scalar:
-            lines.append(f"# {name} is stored {layout}")
-    return "\n".join(lines)
-
-
-def _passed(role: Role, array: np.ndarray) -> str:
-    """What a call passes for the numbers of a role, as Python."""
-    if not role.scalar:
-        return _short(array)
-    text = repr(argument(role, array))
-    return text if len(text) <= LISTED else f"{text[: LISTED - 20]} ... {array.size} numbers"
-
-
-def _replaced(value: Any) -> str:
-    """What a call passes in place of a case's own, as Python."""
-    if isinstance(value, torch.Tensor):
-        return _short(to_numpy(value))
-    return f"{_short(value)}.numpy()" if isinstance(value, np.ndarray) else repr(value)
-
-
-def _short(array: Any) -> str:
-    part = array
-    for axis in range(array.ndim):  # a large one is cut before it is written
-        keep = max(1, LISTED * part.shape[axis] // max(part.size, 1))
-        part = part[(slice(None),) * axis + (slice(keep),)]
-    text = repr(part.tolist() if part.dtype.kind == "c" else listed(part)).replace("'", "")
-    if len(text) > LISTED or part.size < array.size:
-        text = f"{text[: LISTED - 20]} ... {array.size} numbers"
-    return f"tensor({text}, dtype={dtype_name(array)})"

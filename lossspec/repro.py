@@ -12,8 +12,9 @@ import torch
 from lossspec.cases import Case, dtype_name
 from lossspec.devices import accelerates
 from lossspec.implementations import Subject
-from lossspec.outcome import argument, keywords, owned, written
+from lossspec.outcome import argument, keywords, owned
 from lossspec.tensors import to_numpy
+from lossspec.transcript import written
 from lossspec.trial import Deviation
 
 _HEAD = '''\

@@ -26,8 +26,9 @@ from lossspec.deviations import Known
 from lossspec.devices import accelerates
 from lossspec.implementations import Subject, reference
 from lossspec.oracle import Solved
-from lossspec.outcome import lacking, written
+from lossspec.outcome import lacking
 from lossspec.plan import Plan, Planned
+from lossspec.transcript import written
 from lossspec.trial import Deviation, Trial
 from lossspec.verdict import Cell, Environment, Listed, Oracle, Verdict, own_version
 from lossspec.whereabouts import Whereabouts

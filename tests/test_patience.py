@@ -20,7 +20,7 @@ ENDLESS = """
     from lossspec import patience
     from torch.nn import functional as F
 
-    patience.LIMIT = 0.3
+    patience.LIMIT = 1.0
 
     def mse_loss(input, target, weight=None, reduction="mean"):
         while input.ndim == 3:
@@ -51,7 +51,7 @@ def test_a_call_that_does_not_end_is_a_crash_that_shows_the_call(workplace, monk
     assert result.status == 1
     cells = workplace.cells("endless")
     cell = cells["mse_loss/gradient[function-cpu]"]
-    assert (cell["verdict"], cell["reason"]) == ("crash", "it did not end within 0.3 s")
+    assert (cell["verdict"], cell["reason"]) == ("crash", "it did not end within 1 s")
     assert len(cell["case"]["tensors"]["input"]["shape"]) == 3
     assert "mse_loss(input, target" in cell["call"]
     assert cells["huber_loss/gradient[function-cpu]"]["verdict"] == "conforms"

@@ -15,9 +15,10 @@ from lossspec.campaign import PROFILES, Profile, stream
 from lossspec.cases import features
 from lossspec.cli import main
 from lossspec.implementations import Subject, load
-from lossspec.outcome import lacking, perform, written
+from lossspec.outcome import lacking, perform
 from lossspec.spec import catalogue, find
 from lossspec.tensors import same_bits
+from lossspec.transcript import written
 from lossspec.trial import Deviation
 from lossspec.verdict import replace_file
 

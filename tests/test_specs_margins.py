@@ -17,11 +17,12 @@ from lossspec.campaign import Profile, stream
 from lossspec.cases import Case
 from lossspec.implementations import reference
 from lossspec.oracle import Expected, solve
-from lossspec.outcome import Expression, perform, written
+from lossspec.outcome import Expression, perform
 from lossspec.spec import Example, Loss, find
 from lossspec.specs.cosine_embedding_loss import SHORTEST, settle
 from lossspec.specs.triplet_margin_with_distance_loss import DISTANCES, SQUARED
 from lossspec.strategies import cases
+from lossspec.transcript import written
 
 mp = mpmath.mp.clone()
 mp.dps = 50
