@@ -36,6 +36,20 @@ def test_a_wrong_function_deviates():
     assert (wrong.repeat, wrong.script) == (None, None)
 
 
+def test_of_two_calls_that_disagree_the_wrong_one_is_shown():
+    def forgets_further_axes(input, target, weight=None, ignore_index=-100, reduction="mean"):
+        wrong = 1.5 if input.ndim > 2 and reduction != "none" else 1.0
+        kinds = {"weight": weight, "ignore_index": ignore_index, "reduction": reduction}
+        return wrong * F.nll_loss(input, target, **kinds)
+
+    (cell,) = lossspec.check(
+        "nll_loss", forgets_further_axes, profile="quick", clauses=["further-axes-are-samples"]
+    )
+    assert (cell.verdict, cell.reason[:11]) == ("deviates", "compared to")
+    assert len(cell.case["tensors"]["input"]["shape"]) > 2
+    assert float(cell.got) == pytest.approx(1.5 * float(cell.want), rel=0.02)
+
+
 def test_a_class_is_judged_as_one():
     cells = lossspec.check("mse_loss", torch.nn.MSELoss, profile="quick", clauses=FEW)
     assert {cell.surface for cell in cells} == {"class"}

@@ -36,10 +36,19 @@ def _agree(trial: Trial, other: Case, what: str, reduction: str, order: Any = ..
     if mine.shape != here.exact.shape:
         return None
     mine, allowed = mine[order], here.budget[order]
+    shown, compared = other.with_(reduction=reduction), what
+    if order is ... and _wrong(mine, here) and not _wrong(theirs, beside.expected.value(reduction)):
+        # The call to show is the one at fault.
+        shown, compared = trial.case.with_(reduction=reduction), f"compared to {what}"
+        mine, theirs = theirs, mine
     # Both calls have the same exact result, and so the same budget, each its own.
     budget = np.where(np.isfinite(mine), 2 * allowed, np.inf)
     want = Bounded.around(mine, budget, trial.case.dtype)
-    return trial.agree(theirs, want, what, case=other.with_(reduction=reduction))
+    return trial.agree(theirs, want, compared, case=shown)
+
+
+def _wrong(got: np.ndarray, want: Bounded) -> bool:
+    return got.shape != want.exact.shape or bool((want.error(got) > 1).any())
 
 
 def _agree_reduced(trial: Trial, other: Case, what: str) -> Judgement:
