@@ -29,6 +29,8 @@ from lossspec.whereabouts import Whereabouts
 
 #: What never worked in so many cases, such as torch.compile, is not tried again: it may be slow.
 TRIES = 8
+#: Error ÷ budget of what fails plainly: made simpler, it shall still.
+PLAINLY = 10.0
 #: Cases drawn at a time: what a stream keeps in memory.
 BATCH = 400
 #: In place of the number of a case: a stored one is replayed, one that failed is made simpler.
@@ -166,6 +168,8 @@ class Campaign:
     #: does not.
     attached: bool = False
     detached: dict[str, tuple[Case, Deviation]] = field(default_factory=dict)
+    #: By clause, the first deviation that is only that one tensor has no gradient.
+    missing: dict[str, tuple[Case, Deviation]] = field(default_factory=dict)
     #: By dtype and by form, how many calls have worked and how many have raised.
     ran: dict[str, list[int]] = field(default_factory=dict)
     #: By dtype, the first call that raised though it ought to work.
@@ -220,6 +224,8 @@ class Campaign:
             pass  # what was found before it counts; what it is found in is not made simpler
         self._weigh_errors(ledgers)
         self._weigh_lost_graphs(ledgers)
+        for name, found in self.missing.items():
+            ledgers[name].found = ledgers[name].found or found
         self._case = REDUCED
         self._simplify(ledgers)
         if self.never("call"):
@@ -429,6 +435,9 @@ class Campaign:
         if deviation.detached and not self.attached:
             self.detached.setdefault(ledger.clause.name, (case, deviation))
             return
+        if deviation.missing:
+            self.missing.setdefault(ledger.clause.name, (case, deviation))
+            return
         ledger.found = (case, deviation)
         ledger.worst = max(ledger.worst, trial.worst)
 
@@ -500,6 +509,8 @@ class Campaign:
     def _reduced(self, ledger: Ledger, case: Case, deviation: Deviation) -> tuple[Case, Deviation]:
         """The failing case made readable; still failing in the same way."""
         last = deviation
+        plainly = Trial(self.subject, Solved(self.subject.loss, case), self.device, bar=PLAINLY)
+        bar = PLAINLY if deviation_of(ledger.clause, plainly) is not None else 1.0
 
         def fails(candidate: Case) -> bool:
             nonlocal last
@@ -508,7 +519,10 @@ class Campaign:
             if lacking(self.subject, candidate) is not None:
                 return False
             try:
-                found = deviation_of(ledger.clause, self._trial(candidate))
+                solved = Solved(self.subject.loss, candidate)
+                found = deviation_of(
+                    ledger.clause, Trial(self.subject, solved, self.device, bar=bar)
+                )
             except STOPS:
                 raise
             except BaseException:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from math import prod
@@ -703,26 +703,33 @@ def _fill_ignored(
     parameters: Mapping[str, Any],
 ) -> None:
     """What an ignored row holds must not matter: nan, infinity, large numbers."""
+    for mask in ignored_rows(form, shape, tensors, parameters):
+        fill = choose("filled", _FILLS)
+        # A layer's weights meet every row, and 0 times infinity is no gradient.
+        if fill == "plain" or any(role.state for role in form.tensors.values()):
+            continue
+        first = next(iter(form.tensors))
+        x = tensors[first]
+        value = precision_limit(x) / 2 if fill == "large" else float(fill)
+        tensors[first] = np.where(mask, np.asarray(value).astype(x.dtype), x)
+
+
+def ignored_rows(
+    form: Form, shape: Shape, tensors: Mapping[str, np.ndarray], parameters: Mapping[str, Any]
+) -> Iterator[np.ndarray]:
+    """Which elements of the first tensor lead to ignored elements only, where some are ignored."""
     for name, role in form.tensors.items():
         if not isinstance(role, ClassIndex) or role.ignored_by is None:
             continue
         ignored = tensors[name] == parameters[role.ignored_by]
         if not ignored.any():
             continue
-        fill = choose("filled", _FILLS)
-        # A layer's weights meet every row, and 0 times infinity is no gradient.
-        if fill == "plain" or any(role.state for role in form.tensors.values()):
-            continue
-        first = next(iter(form.tensors))
         axes, target_axes = shape.inputs[0], shape.inputs[list(form.tensors).index(name)]
-        # A row of the input is ignored when everything that it leads to is.
         mask = ignored.all(tuple(i for i, axis in enumerate(target_axes) if axis not in axes))
         for i, axis in enumerate(axes):
             if axis not in target_axes:
                 mask = np.expand_dims(mask, i)
-        x = tensors[first]
-        value = precision_limit(x) / 2 if fill == "large" else float(fill)
-        tensors[first] = np.where(mask, np.asarray(value).astype(x.dtype), x)
+        yield mask
 
 
 def precision_limit(array: np.ndarray) -> float:

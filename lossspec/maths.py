@@ -28,7 +28,7 @@ from autograd.tracer import getval, isbox
 
 Array = Any  # an ndarray, or autograd's box around one
 
-#: Relative size of every move. Far above the rounding of longdouble, far below curvature.
+#: Relative size of every move, at most. Far below curvature.
 STEP = 2.0**-30
 #: How many members stand for rounding inside the words.
 ROUNDING_MEMBERS = 8
@@ -63,6 +63,15 @@ _SIGNS = _signs(0 * _LOW, *_PAIRS)
 _SIGNS_APART = _signs(_PAIRS[0] ^ _PAIRS[1], _PAIRS[1] ^ _PAIRS[2], _PAIRS[2] ^ _PAIRS[0])
 #: Half of the members, in a pattern that is in neither table.
 _HALF = np.bitwise_xor.reduce(_PAIRS).astype(bool)
+
+
+def step_of(unit: float) -> float:
+    """Relative size of every move for a dtype of this unit roundoff.
+
+    Far above what longdouble rounds; no further above the unit, since what saturates, such as the
+    probabilities of enormous logits, does not grow with the move.
+    """
+    return min(STEP, max(4 * unit, 2.0**12 * float(np.finfo(np.longdouble).eps)))
 
 
 @dataclass
@@ -559,7 +568,7 @@ def sqrt(x: Array) -> Array:
 
 def softplus(x: Array) -> Array:
     """log(1 + eˣ), without overflow; beyond `LINEAR` x itself is as right."""
-    return rounded(_or(_softplus(x), x, getval(x) > LINEAR))
+    return rounded(_or(_softplus(x), x, getval(x) > LINEAR)) + _by_logarithm(x)
 
 
 @primitive
@@ -570,6 +579,17 @@ def _softplus(x: Array) -> Array:
 defvjp(_softplus, lambda ans, x: lambda g: g * sigmoid(x))
 
 
+def _by_logarithm(x: Array) -> Array:
+    """0, whose slope is what σ(x) is off by when it is taken as exp(x - softplus(x))."""
+    raw = getval(x)
+    if _here.ensemble is None:
+        return np.zeros_like(raw)
+    # Further on the softplus is x itself, exactly.
+    near = raw < -np.log(_here.ensemble.unit)
+    slope = np.where(near, _softplus(raw) * _sigmoid(raw), np.zeros_like(raw))
+    return _standing_for(x, np.zeros_like(raw), rounded(slope) - slope)
+
+
 def minus_log_sigmoid(x: Array) -> tuple[Array, Array]:
     """-log σ(x) and -log(1 - σ(x)), which is x more; beyond `LINEAR` |x| and 0 are as right."""
     raw = getval(x)
@@ -577,7 +597,8 @@ def minus_log_sigmoid(x: Array) -> tuple[Array, Array]:
     minus_log_p = rounded(_softplus(-x))
     # One of the two may be taken so and the other not.
     minus_log_q = rounded(_or(x + minus_log_p, x * (raw > 0), large, some=True))
-    return _or(minus_log_p, -x * (raw < 0), large), minus_log_q
+    minus_log_p = _or(minus_log_p, -x * (raw < 0), large)
+    return minus_log_p + _by_logarithm(-x), minus_log_q + _by_logarithm(x)
 
 
 def sigmoid(x: Array) -> Array:

@@ -14,7 +14,7 @@ from autograd import make_vjp
 
 from lossspec.budget import SLACK, Bounded, Extended, Precision, as_extended, precision
 from lossspec.cases import Case
-from lossspec.maths import ROUNDING_MEMBERS, SIDES, STEP, Definition, Ensemble, ensemble
+from lossspec.maths import ROUNDING_MEMBERS, SIDES, Definition, Ensemble, ensemble, step_of
 from lossspec.spec import ClassIndex, Distribution, Form, Loss, Shape
 
 #: Up to this many core elements each gets a member of its own; beyond, they share by sign patterns.
@@ -125,7 +125,7 @@ class Expected:
         with np.errstate(all="ignore"):
             exact, budget = exact / divisor, budget / abs(divisor)
             budget = budget + abs(exact) * (divisor_error / abs(divisor) + self.precision.unit)
-        return self._bounded(exact, SLACK * (budget + self.precision.smallest))
+        return self._bounded(exact, SLACK * (budget + self.precision.negligible))
 
     def divided(self, reduction: str) -> tuple[Any, Any, Any, Any]:
         """The sum of the losses and its budget, then what a reduction divides by and its error."""
@@ -192,7 +192,9 @@ class Expected:
             )
             size = np.abs(scale)
             budget = size * (error + unit * np.abs(derivative[0]) * (2 + relative))
-            budget = budget + smallest * (np.abs(derivative[0]) + size + 1)
+            budget = budget + smallest * (np.abs(derivative[0]) + size)
+            # What is scaled down may come to lie where kernels take it for 0.
+            budget = budget + self.precision.negligible
             budget = np.where((size == 0) & np.isfinite(error), smallest, budget)
             spread = derivative[0].size / max(int(np.prod(shape)), 1)
             budget = placed.leave(budget, shape)
@@ -349,7 +351,7 @@ def _pose(loss: Loss, case: Case, *, free: bool = False) -> _Posed:
     moves = _moves(exact, placed)
     size = 2 + sum(map(len, moves.values())) + ROUNDING_MEMBERS + SIDES
     # Free members move by as much as rounding may, so that they meet the branches that it may.
-    step = 4 * dtype.unit if free else STEP
+    step = 4 * dtype.unit if free else step_of(dtype.unit)
     return _Posed(
         loss,
         case,

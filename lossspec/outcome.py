@@ -380,6 +380,8 @@ def backward_from(
     upstream = to_torch(case.upstream(case.reduction), layout, str(value.device)).to(value.dtype)
     if layout == "expanded" and value.numel():
         upstream = upstream.flatten()[0]  # as of a sum: one number for all
+    if upstream.ndim and upstream.shape != value.shape:
+        upstream = upstream.new_ones(())  # clause `result-shape` tells of such a result
     upstream = upstream.expand(value.shape)
     before = upstream.clone()
     if value.is_complex():

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from lossspec.budget import SLACK, precision
-from lossspec.cases import Case, dtype_name
+from lossspec.cases import Case, dtype_name, ignored_rows
 from lossspec.oracle import axes_of, simplex
 from lossspec.spec import ClassIndex, Length, Loss, Role, written_out
 
@@ -25,12 +25,15 @@ def reduced(
 ) -> Case:
     """The simplest case found that still fails; `case` itself when nothing simpler does."""
     left = attempts
+    sound = _sound(loss, case)
     progress = True
     while progress and left > 0:
         progress = False
         for candidate in _simpler(loss, case):
             simpler = _normalized(loss, candidate.settled(loss))
             if not _valid(loss, simpler) or _same(simpler, case):
+                continue
+            if sound and not _sound(loss, simpler):
                 continue
             if left <= 0:
                 break
@@ -89,6 +92,16 @@ def _valid(loss: Loss, case: Case) -> bool:
         for axis, rule in form.sizes.items()
         if callable(rule)
     )
+
+
+def _sound(loss: Loss, case: Case) -> bool:
+    """Whether nan and infinity are in ignored rows only, as where they stand for what they hold."""
+    form = loss.form(case.form)
+    x = next(iter(case.tensors.values())).astype(np.float64)
+    wild = np.isnan(x) | np.isposinf(x)
+    for mask in ignored_rows(form, case.shape, case.tensors, case.parameters):
+        wild &= ~mask
+    return not wild.any()
 
 
 def _normalized(loss: Loss, case: Case) -> Case:

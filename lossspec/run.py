@@ -176,7 +176,8 @@ class Run:
         lacks = sorted({*campaign.unsupported, *campaign.refused})
         if not ledger.examples and (lacks or ledger.lacks):
             verdict = Verdict.DEVIATES if self.require_all else Verdict.UNSUPPORTED
-            return _Told(verdict, ledger.lacks or _lacks(subject, lacks))
+            reason = f"no case was left for it: {_lacks(subject, lacks)}"
+            return _Told(verdict, ledger.lacks or reason)
         if not ledger.examples:
             return _Told(Verdict.INCONCLUSIVE, "no case was about this clause")
         wanted = min(self.profile.informative, cell.clause.enough or self.profile.informative)

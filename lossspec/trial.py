@@ -19,7 +19,7 @@ from lossspec.oracle import Expected, Solved
 from lossspec.outcome import Outcome, lacking, legible, perform
 from lossspec.patience import STOPS
 from lossspec.spec import ClassIndex, Form, Loss
-from lossspec.tensors import to_extended
+from lossspec.tensors import dtype_of, to_extended
 
 
 class Deviation(Exception):
@@ -28,7 +28,8 @@ class Deviation(Exception):
     case, replaced : the call that shows it, where that is not the trial's own. check : an
     expression for a script, true of a call that conforms; it may use `value`, `gradients`, `error`,
     `inputs`, `before`, `call()` and `near(got, want, budget)`. None where no short script shows it.
-    detached : whether what is wrong is that the result carries no graph.
+    detached : whether what is wrong is that the result carries no graph. missing : that some tensor
+    has no gradient, which must not hide that of another is wrong.
     """
 
     def __init__(
@@ -42,9 +43,11 @@ class Deviation(Exception):
         case: Case | None = None,
         replaced: Mapping[str, Any] | None = None,
         detached: bool = False,
+        missing: bool = False,
     ) -> None:
         super().__init__(what)
         self.detached = detached
+        self.missing = missing
         self.what = what
         digits = next((n for n in (9, 17) if _text(got, n) != _text(want, n)), 9)
         self.got = None if got is None else _text(got, digits)
@@ -152,6 +155,11 @@ class Trial:
     def worked(self) -> bool:
         """Whether the case gave a tensor (clause `accepts` tells when it did not)."""
         return self.outcome.returned and isinstance(self.outcome.value, torch.Tensor)
+
+    @property
+    def precise(self) -> bool:
+        """Whether the case's result, if any, has its dtype (clause `result-dtype` tells)."""
+        return not self.worked or dtype_of(self.outcome.value) == self.case.dtype
 
     @property
     def tolerates_refusal(self) -> bool:

@@ -248,8 +248,9 @@ class _Hunt(Campaign):
         except Exception as error:
             self.crashed.setdefault(name, error)
             return
-        if ledger.found is not None:
-            self.kills[name] = self._kill(name, *ledger.found)
+        found = ledger.found or self.missing.get(name)
+        if found is not None:
+            self.kills.setdefault(name, self._kill(name, *found))
         elif name == "accepts" and dtype in self.refusals and dtype not in self._refusal_kills:
             # Whether this is a deviation or a dtype that it does not have shows at the end, but
             # for float32, which is no option.

@@ -949,6 +949,22 @@ class LastRowsLost(CrossEntropy):
         return losses
 
 
+@mutant(
+    CrossEntropy,
+    row="LRG-05",
+    issue="PaddlePaddle/Paddle#53516",
+    needs="more than 65535 rows",
+)
+class RowsBeyondTheGridLost(CrossEntropy):
+    """Rows from the 65536th on, for which a grid has no room, give 0."""
+
+    def losses(self, c: Classes, log_p: Tensor) -> Tensor:
+        losses = super().losses(c, log_p)
+        if losses.ndim and losses.shape[0] > 65535:
+            losses = torch.cat([losses[:65535], torch.zeros_like(losses[65535:])])
+        return losses
+
+
 # === memory ===============================================================================
 
 

@@ -321,7 +321,7 @@ def second_backward(trial: Trial) -> Judgement:
         ) from None
     for name, first in once.items():
         second = inputs[name].grad
-        if second is None or not same_bits(second, first):
+        if second is None or not same_bits(second + 0, first + 0):  # -0 is 0
             got = None if second is None else second.flatten()[:4].tolist()
             raise Deviation(
                 f"the gradient of {name} in a second backward",

@@ -26,7 +26,7 @@ def _reduces(name: str):  # type: ignore[no-untyped-def]  # a predicate for `cla
 
 def _derived(trial: Trial, reduction: str) -> Judgement:
     """Compare a reduced result with the same subject's own unreduced one, reduced here."""
-    if not trial.can(reduction) or not trial.can("none"):
+    if not trial.can(reduction) or not trial.can("none") or not trial.precise:
         return None
     elements, got = trial.under("none"), trial.under(reduction)
     if elements is None or got is None or got.shape != ():
@@ -37,17 +37,17 @@ def _derived(trial: Trial, reduction: str) -> Judgement:
     _, _, divisor, divisor_error = expected.divided(reduction)
     if not np.isfinite(elements).all() or divisor == 0:
         return False
-    unit = precision(trial.case.dtype).unit
+    dtype = precision(trial.case.dtype)
     with np.errstate(all="ignore"):
         elements = elements * expected.shares if reduction == "mean" else elements
         size = np.abs(elements).sum()
-        if not size < precision(trial.case.dtype).largest_sum:
+        if not size < dtype.largest_sum:
             return False
         # Each element was rounded once when it was returned, and the sum rounds as it goes.
-        budget = unit * (np.log2(elements.size) + 2) * size / abs(divisor)
+        budget = dtype.unit * (np.log2(elements.size) + 2) * size / abs(divisor)
         exact = elements.sum() / divisor
-        budget = budget + abs(exact) * (divisor_error / abs(divisor) + unit)
-        smallest = precision(trial.case.dtype).smallest * (elements.size / abs(divisor) + 1)
+        budget = budget + abs(exact) * (divisor_error / abs(divisor) + dtype.unit)
+        smallest = dtype.smallest * elements.size / abs(divisor) + dtype.negligible
     return trial.agree(
         got,
         Bounded.around(exact, SLACK * (budget + smallest), trial.case.dtype),

@@ -25,33 +25,26 @@ def _told(trial: Trial) -> bool:
     return size <= SMALL and trial.outcome.error is None
 
 
-def _refused(trial: Trial, breach: str, replaced: dict[str, Any], want: str = "an error") -> None:
-    """Raise Deviation unless the call with these arguments raises.
+def _refused(
+    trial: Trial, breach: str, replaced: dict[str, Any], want: str = "an error"
+) -> BaseException:
+    """The error that the call with these arguments raises; Deviation where it raises none.
 
-    Whatever it raises: no documentation says which error. Only a failed assert without a word is
-    none, since it tells nobody what was wrong, and optimized Python skips it.
+    Whatever it is: no documentation says which.
     """
     outcome = trial.attempt(**replaced)
-    error = outcome.error
-    if error is None:
-        got = outcome.value
-        if isinstance(got, torch.Tensor):
-            got = f"{got.flatten()[:4].tolist()} of shape {list(got.shape)}"
-        raise Deviation(
-            f"{breach}, yet nothing was raised",
-            got,
-            want,
-            check="error is not None",
-            replaced=replaced,
-        )
-    if isinstance(error, AssertionError) and not str(error).strip():
-        raise Deviation(
-            f"{breach}: an assert without a message",
-            "AssertionError",
-            "an error that says what is wrong",
-            check="not isinstance(error, AssertionError) or str(error)",
-            replaced=replaced,
-        )
+    if outcome.error is not None:
+        return outcome.error
+    got = outcome.value
+    if isinstance(got, torch.Tensor):
+        got = f"{got.flatten()[:4].tolist()} of shape {list(got.shape)}"
+    raise Deviation(
+        f"{breach}, yet nothing was raised",
+        got,
+        want,
+        check="error is not None",
+        replaced=replaced,
+    )
 
 
 def _has_refused_values(loss: Loss, surface: Surface) -> bool:
@@ -72,7 +65,10 @@ def refuses_parameters(trial: Trial) -> Judgement:
     if not _told(trial):
         return None
     judged = None
-    for breach, replaced in out_of_range(trial):
+    breaches = list(out_of_range(trial))
+    # Each value is the first one of some cases, lest one that torch takes too hide the others.
+    start = int(trial.expected.losses.size) % max(len(breaches), 1)
+    for breach, replaced in breaches[start:] + breaches[:start]:
         _refused(trial, breach, replaced)
         judged = True
     return judged
@@ -232,12 +228,21 @@ def ruled_out(trial: Trial) -> Iterator[tuple[str, dict[str, Any]]]:
 
 @clause(lambda loss, surface: bool(loss.refusals), enough=ENOUGH)
 def refuses_calls(trial: Trial) -> Judgement:
-    """Every call that the documentation says raises does raise."""
+    """Every call that the contract rules out raises, and not by an assert without a message."""
     if not _told(trial):
         return None
     judged = None
     for breach, replaced in ruled_out(trial):
-        _refused(trial, breach, replaced)
+        error = _refused(trial, breach, replaced)
+        # It tells nobody what was wrong, and optimized Python skips it.
+        if isinstance(error, AssertionError) and not str(error).strip():
+            raise Deviation(
+                f"{breach}: an assert without a message",
+                "AssertionError",
+                "an error that says what is wrong",
+                check="not isinstance(error, AssertionError) or str(error)",
+                replaced=replaced,
+            )
         judged = True
     return judged
 
@@ -263,6 +268,8 @@ def arrays(trial: Trial) -> Judgement:
         for name, array in trial.case.tensors.items()
         if not roles[name].scalar and not roles[name].state and array.dtype.kind in "fi"
     }
+    if not replaced or trial.case.dtype == "bfloat16":  # which NumPy does not have
+        return None
     outcome = trial.attempt(**replaced)
     value = outcome.value
     if not isinstance(value, torch.Tensor):

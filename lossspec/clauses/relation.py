@@ -9,11 +9,12 @@ import numpy as np
 from lossspec.budget import Bounded, as_extended, precision
 from lossspec.cases import Case
 from lossspec.clauses import Judgement, clause
-from lossspec.oracle import Solved
+from lossspec.oracle import Solved, axes_of
+from lossspec.outcome import perform
 from lossspec.reduce import taken
 from lossspec.spec import ClassIndex, Distribution, Form, Loss, Shape, Surface, Weight
 from lossspec.tensors import to_extended
-from lossspec.trial import Trial
+from lossspec.trial import Deviation, Trial, Unsupported
 
 ENOUGH = 30
 
@@ -23,7 +24,7 @@ def _agree(trial: Trial, other: Case, what: str, reduction: str, order: Any = ..
 
     order : which elements of this result the other's are, where it is unreduced.
     """
-    if not trial.can(reduction):
+    if not trial.can(reduction) or not trial.precise:
         return None
     mine = trial.under(reduction)
     beside = Trial(
@@ -150,6 +151,8 @@ def shift_invariance(trial: Trial) -> Judgement:
         return None
     if case.dtype == "float64":
         return None  # in which others are computed, lest an offset matter
+    if not trial.worked or not trial.conforms:
+        return None  # not by a common offset
     # Numbers on a grid that the dtype still resolves beside the offset, so that the sum is exact.
     grid = np.clip(np.round(x.astype(np.float64) * 4) / 4, -7, 7)
     offset = 2.0 ** (-np.log2(precision(case.dtype).unit) - 4)
@@ -427,3 +430,64 @@ def further_axes_are_samples(trial: Trial) -> Judgement:
         layouts={},
     )
     return _agree_reduced(trial, other, "of all positions")
+
+
+#: So many rows that 16 bits do not count them, and so many numbers that a fast path for large
+#: tensors is taken; no tensors beyond ROOM.
+MANY, LARGE, ROOM = 2**16, 2**20, 2**22
+
+
+def _unreduced(loss: Loss, surface: Surface) -> bool:
+    return "none" in loss.reductions and any(c.result for f in loss.forms for c in f.contracts)
+
+
+@clause(_unreduced, enough=1, once=True, slow=True)
+def large_batch(trial: Trial) -> Judgement:
+    """Among a million numbers each row has the loss and the gradient that it has among few."""
+    case, loss, names = trial.case, trial.loss, trial.case.shape.result
+    known = loss.parameters_of(trial.form)
+    plain = all(case.parameters[name] == known[name].default for name in known)
+    if not plain or set(case.tensors) != set(trial.form.tensors) or not names:
+        return None  # a fast path is for the plain call
+    if case.dtype not in ("float32", "float64") or not trial.separable or not trial.can("none"):
+        return None
+    axis = "N" if "N" in names else names[0]
+    size = case.axis_sizes(loss)[axis]
+    if size < 2 or not trial.worked or not trial.conforms:
+        return None
+    if not trial.expected.value("none").informative:
+        return None
+    copies = max(LARGE // next(iter(case.tensors.values())).size, MANY // size) + 1
+    if copies * sum(array.size for array in case.tensors.values()) > ROOM:
+        return None
+    rows = np.arange(size * copies) % size
+    many = taken(loss, case, axis, rows).with_(reduction="none", layouts={}, omitted=frozenset())
+    outcome = perform(trial.subject, many, trial.device)
+    if outcome.error is not None:
+        if "memory" in f"{type(outcome.error).__name__} {outcome.error}".lower():
+            raise Unsupported("a million numbers are too many for it here")
+        raise Deviation(f"a batch of {len(rows)} rows raised", outcome.error, None, check=None)
+    got, what = trial.number(outcome), f"in a batch of {len(rows)} rows, these again and again"
+    if got is None:
+        return None
+    value = _repeated(trial.expected.value("none"), rows, names.index(axis))
+    informative = trial.agree(got, value, f"the loss {what}", of=None)
+    for name in case.requires_grad:
+        axes = axes_of(loss, trial.form, case.shape, name, case.tensors[name].ndim)
+        slope = trial.expected.gradient(name, "none", case.upstream("none"))
+        gradient = outcome.gradients[name]
+        if axis not in axes or slope is None or gradient is None:
+            continue
+        along = axes.index(axis)
+        if case.tensors[name].shape[along] == size:
+            slope = _repeated(trial.expected.counted_only(name, slope), rows, along)
+            trial.agree(to_extended(gradient), slope, f"the gradient of {name} {what}", of=None)
+    return informative
+
+
+def _repeated(bounded: Bounded, rows: np.ndarray, axis: int) -> Bounded:
+    """The same numbers for each of many rows, which repeat a few."""
+    exact, budget, low, high = (
+        part.take(rows, axis) for part in (bounded.exact, bounded.budget, bounded.low, bounded.high)
+    )
+    return Bounded(exact, budget, low, high, bounded.dtype, bounded.free_axis)
