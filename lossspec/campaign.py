@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,8 @@ TRIES = 8
 PLAINLY = 10.0
 #: Cases drawn at a time: what a stream keeps in memory.
 BATCH = 400
+#: So much further is the seed of the cases that stand in for those in dtypes that do not work.
+INSTEAD = 1_000_000
 #: In place of the number of a case: a stored one is replayed, one that failed is made simpler.
 REPLAYED, REDUCED = -1, -2
 #: In place of a clause: the plain call, before any of them judges it.
@@ -212,7 +214,9 @@ class Campaign:
                 raise
 
         try:
-            for solved in stream(self.subject.loss, self.profile, self.seed, self.dtypes):
+            for solved in chain(
+                stream(self.subject.loss, self.profile, self.seed, self.dtypes), self._instead()
+            ):
                 if not any(map(self.learns, ledgers.values())):
                     break
                 look(solved)
@@ -236,6 +240,15 @@ class Campaign:
         if self.whereabouts is not None:
             self.whereabouts.leave()
         return ledgers
+
+    def _instead(self) -> Iterator[Solved]:
+        """As many cases in dtypes that work as were wasted on those that do not."""
+        loss = self.subject.loss
+        asked = self.dtypes or loss.dtypes
+        works = tuple(dtype for dtype in asked if self.ran.get(dtype, (0,))[0])
+        if works and len(works) < len(asked):
+            lost = self.profile.cases(loss) * (len(asked) - len(works)) // len(asked)
+            yield from islice(stream(loss, self.profile, self.seed + INSTEAD, works), lost)
 
     def _weigh_errors(self, ledgers: Mapping[str, Ledger]) -> None:
         """Tell what never worked, and so is not there, from what raised where it ought to work."""
