@@ -4,11 +4,16 @@ from itertools import product
 
 import numpy as np
 import pytest
+import torch
 from torch.nn import functional as F
 
 import lossspec
 from lossspec.budget import Bounded
+from lossspec.implementations.oracle import bind
 from lossspec.maths import ROUNDING_MEMBERS, SIDES, Ensemble, ensemble, matvec, rounded
+from lossspec.oracle import solve
+from lossspec.spec import find
+from lossspec.tensors import to_extended
 
 
 def known(exact, free_axis=None):
@@ -75,6 +80,46 @@ def test_equal_scores_of_a_layer_may_differ_by_their_roundings(rows):
         scores = matvec(np.ones((20, rows, 4)), np.full((20, 4), 25.0))
     apart = np.abs(scores[members.rounding] - scores[members.rounding, :1]).max(0)[1:]
     assert apart[:20] == pytest.approx(2 * 100 * members.step)
+
+
+def gradient_ratio(name, parameters, slope, **tensors):
+    """The largest error ÷ budget of a gradient of the sum, by the first tensor."""
+    case = bind(find(name), tensors, parameters, "sum")
+    want = solve(find(name), case).gradient(next(iter(tensors)), "sum", np.ones(()))
+    return float(want.error(to_extended(slope)).max())
+
+
+def test_a_sigmoid_may_be_taken_from_the_logarithm():
+    x = torch.linspace(2, 40, 2000, dtype=torch.float64)
+    slope = torch.exp(x - torch.logaddexp(x, torch.zeros_like(x)))
+    zeros = torch.zeros_like(x)
+    name = "binary_cross_entropy_with_logits"
+    assert gradient_ratio(name, {}, slope, input=x, target=zeros) < 0.2
+    assert gradient_ratio(name, {}, slope.float().double(), input=x, target=zeros) > 10
+
+
+def test_what_a_kernel_takes_for_0_is_0_also_where_it_was_scaled_down():
+    x = torch.tensor([-80.0, -60.0])
+    target = torch.tensor([2.0**-126 * 3, 0.5])
+    slope = -target * 0.25
+    flushed = torch.where(slope.abs() < torch.finfo(torch.float32).tiny, 0.0, slope)
+    case = bind(find("kl_div"), {"input": x, "target": target}, {"log_target": False}, "sum")
+    want = solve(find("kl_div"), case).gradient("input", "sum", np.asarray(0.25, np.float32))
+    assert flushed[0] == 0 != slope[0]
+    assert (want.error(to_extended(flushed)) <= 1).all()
+    assert (want.error(to_extended(2 * slope)) > 1)[1]
+
+
+@pytest.mark.parametrize("offset", [1e3, 1e9, 1e12, 1e17])
+def test_probabilities_of_enormous_logits_are_known_as_well_as_these_are(offset):
+    x = torch.full((1, 2), offset, dtype=torch.float64, requires_grad=True)
+    target, parameters = torch.tensor([0]), {"ignore_index": -100, "label_smoothing": 0.0}
+    (torch.logsumexp(x, 1) - x[0, 0]).sum().backward()
+    ratio = gradient_ratio("cross_entropy", parameters, x.grad, input=x.detach(), target=target)
+    assert ratio <= 1
+    case = bind(find("cross_entropy"), {"input": x.detach(), "target": target}, parameters, "sum")
+    budget = solve(find("cross_entropy"), case).gradient("input", "sum", np.ones(())).budget.max()
+    assert budget < 1e-14 * offset * 16
 
 
 def relies_on_their_sum(input, target, label_smoothing=0.0, reduction="mean", scores=1.0):

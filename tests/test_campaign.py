@@ -305,14 +305,105 @@ def test_an_unknown_reduction_may_raise_any_error(error):
     assert found["refuses-reductions"].found is None
 
 
-def test_a_failed_assert_without_a_word_is_no_refusal():
-    def terse(input, target, weight=None, reduction="mean"):
-        if reduction not in ("none", "sum", "mean"):
+def test_an_assert_without_a_word_refuses_a_parameter_but_no_call_that_the_contract_rules_out():
+    def terse(input, target, p=1, margin=1.0, weight=None, reduction="mean"):
+        if p not in (1, 2) or (weight is not None and weight.ndim != 1):
             raise AssertionError
+        return F.multi_margin_loss(input, target, p, margin, weight, reduction=reduction)
+
+    names = ("refuses-parameters", "refuses-calls")
+    _, found = ledgers(terse, "multi_margin_loss", names=names)
+    assert found["refuses-parameters"].found is None
+    assert found["refuses-parameters"].informative
+    assert "an assert without a message" in found["refuses-calls"].found[1].what
+
+
+def test_a_parameter_that_torch_takes_too_hides_no_other():
+    def lenient(
+        input, target, weight=None, ignore_index=-100, reduction="mean", label_smoothing=0.0
+    ):
+        smoothing = min(label_smoothing, 1.0)
+        kinds = {"ignore_index": ignore_index, "reduction": reduction}
+        return F.cross_entropy(input, target, weight, label_smoothing=smoothing, **kinds)
+
+    torchs = reference(find("cross_entropy"), "function")
+    subject = Subject("lenient", find("cross_entropy"), "function", lenient)
+    judged = [clauses()["refuses-parameters"]]
+    found = Campaign(subject, judged, PROFILES["quick"], reference=torchs).run()
+    assert "label_smoothing=1.5" in found["refuses-parameters"].found[1].what
+
+
+def test_a_missing_gradient_does_not_hide_a_wrong_one():
+    def half(input, target, weight=None, reduction="mean"):
+        wrong = (input / 2 + input.detach() / 2) if input.numel() > 5 else input
+        return F.mse_loss(wrong, target.detach(), weight=weight, reduction=reduction)
+
+    _, found = ledgers(half, "mse_loss", names=("gradient",))
+    assert found["gradient"].found[1].what.startswith("the gradient of input")
+    _, found = ledgers(
+        lambda input, target, weight=None, reduction="mean": F.mse_loss(
+            input, target.detach(), weight=weight, reduction=reduction
+        ),
+        "mse_loss",
+        names=("gradient",),
+    )
+    assert found["gradient"].found[1].what == "no gradient of target"
+
+
+def test_cases_in_dtypes_that_do_not_work_are_made_up_for_in_others():
+    seen = []
+
+    def single(input, target, weight=None, reduction="mean"):
+        if input.dtype != torch.float32:
+            raise TypeError("float32 only")
+        seen.append(input)
         return F.l1_loss(input, target, weight=weight, reduction=reduction)
 
-    _, found = ledgers(terse, names=("refuses-reductions",))
-    assert found["refuses-reductions"].found is not None
+    campaign, found = ledgers(single, names=("value", "accepts"))
+    assert set(campaign.refused) == {"float16", "bfloat16", "float64"}
+    assert found["value"].examples > 0.7 * PROFILES["quick"].cases(find("l1_loss"))
+    assert found["accepts"].found is None
+
+
+def test_a_result_of_the_wrong_shape_fails_as_such_and_not_in_backward():
+    def column(input, target, weight=None, reduction="mean"):
+        loss = F.l1_loss(input, target, weight=weight, reduction=reduction)
+        return loss[None] if reduction == "none" else loss
+
+    _, found = ledgers(column, names=("accepts", "result-shape"))
+    assert found["accepts"].found is None
+    assert found["result-shape"].found is not None
+
+
+def test_a_zero_may_have_either_sign_in_a_second_backward():
+    class Signed(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.calls = 0
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, g):
+            ctx.calls += 1
+            return torch.where(g == 0, -torch.zeros_like(g) if ctx.calls > 1 else 0 * g.abs(), g)
+
+    def signed(input, target, weight=None, reduction="mean"):
+        return F.l1_loss(Signed.apply(input), target, weight=weight, reduction=reduction)
+
+    _, found = ledgers(signed, names=("second-backward",))
+    assert found["second-backward"].found is None
+    assert found["second-backward"].informative
+
+
+def test_what_is_made_simpler_still_fails_plainly():
+    def drifts(input, target, weight=None, reduction="mean"):
+        loss = F.mse_loss(input, target, weight=weight, reduction=reduction)
+        return loss * (1 + 1e-6 * input.abs().max()) if input.numel() else loss
+
+    _, found = ledgers(drifts, "mse_loss", names=("value",))
+    _, deviation = found["value"].found
+    got, want, budget = (float(n) for n in (deviation.got, deviation.want, deviation.budget))
+    assert abs(got - want) > 10 * budget
 
 
 def test_float32_is_no_option():

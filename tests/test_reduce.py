@@ -44,6 +44,22 @@ def is_valid(case: Case) -> bool:
     return solve(loss, case).losses.shape == case.cotangent.shape
 
 
+def test_nan_stays_in_rows_that_are_ignored():
+    loss = find("nll_loss")
+    wild = [
+        case
+        for case in drawn("nll_loss", 200)
+        if np.isnan(case.tensors["input"].astype(np.float64)).any()
+    ]
+
+    def fails(case: Case) -> bool:
+        return bool(np.isnan(case.tensors["input"].astype(np.float64)).any())
+
+    for case in wild[:5]:
+        got = reduced(loss, case, fails)
+        assert solve(loss, got).counted.sum() < got.tensors["target"].size
+
+
 @pytest.mark.parametrize("name", catalogue())
 def test_whatever_fails_ends_as_a_small_valid_case(name):
     loss = find(name)
