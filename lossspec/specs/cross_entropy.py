@@ -117,4 +117,8 @@ spec = Loss(
             source="target = softmax([3.9, -5.1, 9.3]), softmax([-5.3, 7.2, -8.4])",
         ),
     ),
+    notes=(
+        "The score of a class that is not the target may be -inf, which rules the class out. The"
+        " row of an ignored element may hold anything, nan too.",
+    ),
 )

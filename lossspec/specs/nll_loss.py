@@ -67,4 +67,8 @@ spec = Loss(
             source="raw scores in place of log-probabilities: no error, and no likelihood either",
         ),
     ),
+    notes=(
+        "The log-probability of a class that is not the target may be -inf, which rules the class"
+        " out. The row of an ignored element may hold anything, nan too.",
+    ),
 )
