@@ -375,6 +375,41 @@ def test_a_result_of_the_wrong_shape_fails_as_such_and_not_in_backward():
     assert found["result-shape"].found is not None
 
 
+def test_of_a_mean_of_nothing_no_gradient_is_asked_and_of_a_sum_of_nothing_0():
+    def masked(input, target, weight=None, ignore_index=-100, reduction="mean"):
+        counts = target != ignore_index
+        kept = torch.where(counts, target, 0)
+        losses = F.nll_loss(input, kept, weight, reduction="none", ignore_index=-(10**9))
+        share = counts.to(input.dtype) if weight is None else weight[kept] * counts
+        losses = torch.where(counts, losses, 0 * losses.detach())
+        if reduction == "mean":
+            return losses.sum() / share.sum()
+        return losses if reduction == "none" else losses.sum()
+
+    _, found = ledgers(masked, "nll_loss", names=("ignored-gradient",))
+    assert found["ignored-gradient"].found is None
+    assert found["ignored-gradient"].informative
+
+    def leaks(input, target, weight=None, ignore_index=-100, reduction="mean"):
+        loss = masked(input, target, weight, ignore_index, reduction)
+        return loss + 1e-3 * (input - input.detach()).nan_to_num().sum()
+
+    _, found = ledgers(leaks, "nll_loss", names=("ignored-gradient",))
+    assert found["ignored-gradient"].found is not None
+
+
+def test_where_numpy_has_no_such_dtype_nothing_is_asked_of_arrays():
+    def tensors_only(input, target, weight=None, reduction="mean"):
+        if not isinstance(input, torch.Tensor):
+            raise TypeError("tensors only")
+        loss = F.l1_loss(input, target, weight=weight, reduction=reduction)
+        return loss.float() if input.dtype == torch.bfloat16 else loss
+
+    _, found = ledgers(tensors_only, names=("arrays",))
+    assert found["arrays"].found is None
+    assert found["arrays"].informative
+
+
 def test_a_zero_may_have_either_sign_in_a_second_backward():
     class Signed(torch.autograd.Function):
         @staticmethod

@@ -97,6 +97,16 @@ def test_what_ends_in_time_is_left_alone(impatient):
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
+def test_what_only_waits_for_a_processor_is_given_more_time(monkeypatch):
+    monkeypatch.setattr(patience, "LIMIT", 0.2)
+    monkeypatch.setattr(patience, "WAITS", 1e6)
+    with limited():
+        time.sleep(0.4)
+    monkeypatch.setattr(patience, "WAITS", 1.5)
+    with pytest.raises(Endless), limited():
+        time.sleep(60)
+
+
 def test_an_error_of_the_call_is_not_taken_for_a_late_one(impatient):
     with pytest.raises(KeyError), limited():
         raise KeyError
