@@ -53,7 +53,7 @@ def limited() -> Iterator[None]:
 
     before = signal.signal(signal.SIGALRM, interrupt)
     # Again and again: what is interrupted may be a destructor, which loses the exception.
-    signal.setitimer(signal.ITIMER_REAL, LIMIT, 1.0)
+    signal.setitimer(signal.ITIMER_REAL, LIMIT, min(1.0, LIMIT / 4))
     try:
         yield
     finally:
