@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import time
 from dataclasses import replace
 from functools import partial
 
@@ -1003,3 +1004,38 @@ def test_an_option_whose_type_is_unexpected_is_taken_and_fails():
 
     (cell,) = lossspec.check("mse_loss", strict, profile="quick", clauses=["accepts"])
     assert cell.verdict == "deviates"
+
+
+def rows_of(loss, slow=False, pairs=False):
+    def by_rows(input, target, weight=None, ignore_index=-100, reduction="mean"):
+        if input.ndim == 2 and len(input) > 4096:
+            if pairs:
+                raise MemoryError
+            start = time.process_time()
+            while slow and time.process_time() - start < 2.5:
+                pass
+        return loss(input, target, weight, ignore_index=ignore_index, reduction=reduction)
+
+    return by_rows
+
+
+@pytest.mark.parametrize(("slow", "pairs"), [(True, False), (False, True)])
+def test_who_is_too_slow_or_too_large_for_a_million_numbers_is_not_accused(slow, pairs):
+    target = rows_of(F.nll_loss, slow, pairs)
+    profile = PROFILES["standard"]
+    _, found = ledgers(target, "nll_loss", names=("large-batch",), profile=profile)
+    assert found["large-batch"].found is None
+    assert found["large-batch"].lacks
+
+
+def test_what_changes_among_a_million_numbers_deviates():
+    def far(input, target, weight=None, ignore_index=-100, reduction="mean"):
+        loss = F.nll_loss(input, target, weight, ignore_index=ignore_index, reduction=reduction)
+        return loss.clone() * 2 if input.numel() > 2**19 else loss
+
+    profile = PROFILES["standard"]
+    _, found = ledgers(far, "nll_loss", names=("large-batch",), profile=profile)
+    assert "in a batch of" in found["large-batch"].found[1].what
+    _, found = ledgers(F.nll_loss, "nll_loss", names=("large-batch",), profile=profile)
+    assert found["large-batch"].found is None
+    assert found["large-batch"].informative

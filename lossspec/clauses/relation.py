@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -435,6 +436,8 @@ def further_axes_are_samples(trial: Trial) -> Judgement:
 #: So many rows that 16 bits do not count them, and so many numbers that a fast path for large
 #: tensors is taken; no tensors beyond ROOM.
 MANY, LARGE, ROOM = 2**16, 2**20, 2**22
+#: Seconds of a processor that a part of them may take.
+PATIENCE = 2.0
 
 
 def _unreduced(loss: Loss, surface: Surface) -> bool:
@@ -461,12 +464,23 @@ def large_batch(trial: Trial) -> Judgement:
     if copies * sum(array.size for array in case.tensors.values()) > ROOM:
         return None
     rows = np.arange(size * copies) % size
-    many = taken(loss, case, axis, rows).with_(reduction="none", layouts={}, omitted=frozenset())
-    outcome = perform(trial.subject, many, trial.device)
+    for part in (64, 16, 4, 1):  # lest what is slow, or keeps every pair of rows, take forever
+        some = taken(loss, case, axis, rows[: len(rows) // part])
+        start = time.process_time()  # not of others on a busy machine
+        outcome = perform(
+            trial.subject,
+            some.with_(reduction="none", layouts={}, omitted=frozenset()),
+            trial.device,
+        )
+        seconds = time.process_time() - start
+        if seconds > PATIENCE and part > 1:
+            raise Unsupported(f"of {len(rows) // part} rows it takes {seconds:.1f} s already")
     if outcome.error is not None:
         if "memory" in f"{type(outcome.error).__name__} {outcome.error}".lower():
-            raise Unsupported("a million numbers are too many for it here")
-        raise Deviation(f"a batch of {len(rows)} rows raised", outcome.error, None, check=None)
+            raise Unsupported(f"the memory here does not hold {len(rows)} rows of it")
+        raise Deviation(
+            f"a batch of {len(rows)} rows raised", outcome.error, "a result", check=None
+        )
     got, what = trial.number(outcome), f"in a batch of {len(rows)} rows, these again and again"
     if got is None:
         return None
