@@ -1028,6 +1028,16 @@ def test_who_is_too_slow_or_too_large_for_a_million_numbers_is_not_accused(slow,
     assert found["large-batch"].lacks
 
 
+def test_an_illegal_access_among_a_million_numbers_is_no_lack_of_memory():
+    def wild(input, target, weight=None, ignore_index=-100, reduction="mean"):
+        if input.numel() > 2**19:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return F.nll_loss(input, target, weight, ignore_index=ignore_index, reduction=reduction)
+
+    _, found = ledgers(wild, "nll_loss", names=("large-batch",), profile=PROFILES["standard"])
+    assert "rows raised" in found["large-batch"].found[1].what
+
+
 def test_what_changes_among_a_million_numbers_deviates():
     def far(input, target, weight=None, ignore_index=-100, reduction="mean"):
         loss = F.nll_loss(input, target, weight, ignore_index=ignore_index, reduction=reduction)

@@ -942,10 +942,12 @@ class LateRowsAlias(CrossEntropy):
 class LastRowsLost(CrossEntropy):
     """Rows beyond the largest grid, here 4096, give 0."""
 
+    grid = 4096
+
     def losses(self, c: Classes, log_p: Tensor) -> Tensor:
         losses = super().losses(c, log_p)
-        if losses.ndim and losses.shape[0] > 4096:
-            losses = torch.cat([losses[:4096], torch.zeros_like(losses[4096:])])
+        if losses.ndim and losses.shape[0] > self.grid:
+            losses = torch.cat([losses[: self.grid], torch.zeros_like(losses[self.grid :])])
         return losses
 
 
@@ -955,14 +957,10 @@ class LastRowsLost(CrossEntropy):
     issue="PaddlePaddle/Paddle#53516",
     needs="more than 65535 rows",
 )
-class RowsBeyondTheGridLost(CrossEntropy):
+class RowsBeyondTheGridLost(LastRowsLost):
     """Rows from the 65536th on, for which a grid has no room, give 0."""
 
-    def losses(self, c: Classes, log_p: Tensor) -> Tensor:
-        losses = super().losses(c, log_p)
-        if losses.ndim and losses.shape[0] > 65535:
-            losses = torch.cat([losses[:65535], torch.zeros_like(losses[65535:])])
-        return losses
+    grid = 65535
 
 
 # === memory ===============================================================================

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Any
 
@@ -436,6 +437,8 @@ def further_axes_are_samples(trial: Trial) -> Judgement:
 #: So many rows that 16 bits do not count them, and so many numbers that a fast path for large
 #: tensors is taken; no tensors beyond ROOM.
 MANY, LARGE, ROOM = 2**16, 2**20, 2**22
+#: What torch says where memory does not suffice; an illegal access of it is a bug of the kernel.
+_NO_ROOM = re.compile(r"(allocate|enough|out of) memory")
 #: Seconds of a processor that a part of them may take.
 PATIENCE = 2.0
 
@@ -476,7 +479,7 @@ def large_batch(trial: Trial) -> Judgement:
         if seconds > PATIENCE and part > 1:
             raise Unsupported(f"of {len(rows) // part} rows it takes {seconds:.1f} s already")
     if outcome.error is not None:
-        if "memory" in f"{type(outcome.error).__name__} {outcome.error}".lower():
+        if isinstance(outcome.error, MemoryError) or _NO_ROOM.search(str(outcome.error)):
             raise Unsupported(f"the memory here does not hold {len(rows)} rows of it")
         raise Deviation(
             f"a batch of {len(rows)} rows raised", outcome.error, "a result", check=None
