@@ -1,4 +1,7 @@
-"""The conformance suite for loss functions: executable specs, exact answers, verdicts."""
+"""The conformance suite for loss functions: executable specs, exact answers, verdicts.
+
+PYTEST_DONT_REWRITE: the command imports this package before pytest could rewrite it.
+"""
 
 from __future__ import annotations
 

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from lossspec.verdict import Report, merge, own_version
 
@@ -119,6 +118,8 @@ def _parser() -> argparse.ArgumentParser:
 def _run(arguments: Sequence[str]) -> int:
     import pytest
 
+    from lossspec.options import prefixed
+
     if {"-h", "--help"} & set(arguments):
         print(_run_help(), end="")
         return 0
@@ -126,8 +127,9 @@ def _run(arguments: Sequence[str]) -> int:
     if not names:
         print(f"lossspec run: which implementation? {_FIRST}", file=sys.stderr)
         return 4
-    words = [f"--impl={name}" for name in names]
-    words = ["--pyargs", "lossspec.suites", *words, *arguments[len(names) :]]
+    # By their long names, which no plugin and no conftest.py here can have taken.
+    words = prefixed([*(f"--impl={name}" for name in names), *arguments[len(names) :]])
+    words = ["-p", "lossspec.plugin", "--pyargs", "lossspec.suites", *words]
     return int(pytest.main(words, plugins=[_NamesFirst()]))
 
 
@@ -146,19 +148,20 @@ class _NamesFirst:
 
 
 def _run_help() -> str:
-    from lossspec.plugin import pytest_addoption
+    from lossspec.options import IMPL, OPTIONS
 
     parser = argparse.ArgumentParser(
         usage="lossspec run NAME ... [options]",
         description="Judge implementations: entry points, package.module or module:attribute.",
-        epilog="All options of pytest work too; pytest --help prints them.",
+        epilog=(
+            "Each option also exists as --lossspec-NAME. All options of pytest work too; "
+            "pytest --help prints them."
+        ),
         add_help=False,
     )
-
-    def getgroup(*_: str) -> SimpleNamespace:
-        return SimpleNamespace(addoption=parser.add_argument)
-
-    pytest_addoption(cast("pytest.Parser", SimpleNamespace(getgroup=getgroup)))
+    for option in OPTIONS:
+        if option is not IMPL:
+            option.add(parser.add_argument, option.short)
     return parser.format_help()
 
 

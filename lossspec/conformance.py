@@ -20,7 +20,9 @@ from lossspec import deviations, patience
 from lossspec.campaign import of_number, profile_named
 from lossspec.devices import chosen
 from lossspec.implementations import load
+from lossspec.options import given
 from lossspec.plan import Plan, Planned
+from lossspec.plugin import suite_of
 from lossspec.render import render_all, terminal
 from lossspec.run import Run, Surroundings, blank, failure_text
 from lossspec.spec import REAL_DTYPES, UnknownName
@@ -64,7 +66,7 @@ class Conformance:
 
         places : where campaigns note where they are, if anybody could take over.
         """
-        option = config.option
+        option = given(config.option)
         try:
             losses = split("--loss", option.loss)
             profile = profile_named(option.profile)
@@ -117,7 +119,7 @@ class Conformance:
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """One item for each cell about which the spec says something."""
-        if "cell" in metafunc.fixturenames and "conformance" in metafunc.fixturenames:
+        if suite_of(metafunc) == "conformance":
             cells = [cell for cell in self.cells.values() if cell.applies]
             if hasattr(self.config, "workerinput"):  # the longest first, lest one worker end late
                 cells.sort(key=lambda cell: -cell.loss.breadth)

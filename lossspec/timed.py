@@ -11,6 +11,8 @@ import pytest
 
 from lossspec.conformance import Conformance
 from lossspec.implementations import Implementation
+from lossspec.options import given
+from lossspec.plugin import suite_of
 from lossspec.race import Entrant, Heat, Race, growing, heats, paired
 from lossspec.render.timing import page
 from lossspec.timing import MODES, Growth, Rules, Timing, TimingReport, beyond, limit
@@ -45,10 +47,11 @@ class Timed:
         for switch in ("disable", "skip"):
             if getattr(option, f"benchmark_{switch}", False):
                 raise pytest.UsageError(f"the timing suite and --benchmark-{switch} do not mix")
-        if option.shard is not None:
+        own = given(option)
+        if own.shard is not None:
             raise pytest.UsageError("the timing suite has no parts: leave out --shard")
         try:
-            fail = None if option.timing_fail is None else limit(option.timing_fail)
+            fail = None if own.timing_fail is None else limit(own.timing_fail)
         except ValueError as error:
             raise pytest.UsageError(str(error)) from None
         made = cls(config, conformance, fail)
@@ -75,7 +78,7 @@ class Timed:
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """One item for each size and mode, and one for each axis that a loss grows along."""
-        if "timed" not in metafunc.fixturenames:
+        if suite_of(metafunc) != "timing":
             return
         if "heat" in metafunc.fixturenames:
             every = [heat for _, entrant in self.entrants() for heat in heats(entrant, MODES)]
