@@ -19,6 +19,7 @@ import torch
 from lossspec import deviations, patience
 from lossspec.campaign import of_number, profile_named
 from lossspec.devices import chosen
+from lossspec.folders import directory, folders
 from lossspec.implementations import load
 from lossspec.options import given
 from lossspec.plan import Plan, Planned
@@ -49,6 +50,7 @@ class Conformance:
         self.plan = plan
         self.run = run
         self.directory = directory
+        self.folders = folders([implementation.name for implementation in plan.implementations])
         self.cells = {cell.key: cell for cell in plan.cells()}
         self.planned: set[str] = set()
         self.records: dict[str, Cell] = {}
@@ -92,12 +94,7 @@ class Conformance:
             known = [e for path in option.deviations for e in deviations.read(Path(path))]
             for implementation in plan.implementations:
                 deviations.shipped(implementation.name)
-            directory = config.invocation_params.dir / option.reports
-            present = next(path for path in (directory, *directory.parents) if path.exists())
-            if not present.is_dir():
-                raise ValueError(f"--reports takes a directory, and {present} is a file")
-            if not os.access(present, os.W_OK):
-                raise ValueError(f"--reports {option.reports}: {present} cannot be written to")
+            reports = directory(option.reports, config.invocation_params.dir, list(names))
         except ValueError as error:
             raise pytest.UsageError(str(error)) from None
         run = Run(
@@ -113,7 +110,7 @@ class Conformance:
         patience.ends_process()
         if not gc.get_freeze_count():
             gc.freeze()  # what is imported stays: torch alone is a million objects to walk
-        return cls(config, plan, run, directory)
+        return cls(config, plan, run, reports)
 
     # === items ============================================================================
 
@@ -296,7 +293,7 @@ class Conformance:
 
     def folder(self, name: str) -> Path:
         """Where an implementation's report lies, as seen from where the run started."""
-        folder = self.directory / name.replace(":", ".").replace("/", ".")
+        folder = self.directory / self.folders[name]
         return Path(os.path.relpath(folder, self.config.invocation_params.dir))
 
     @contextmanager

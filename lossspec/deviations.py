@@ -204,8 +204,9 @@ def _features(loss: Loss) -> list[str]:
 @cache
 def shipped(implementation: str) -> list[Known]:
     """The entries that lossspec ships for an implementation, none when it ships no file."""
-    path = SHIPPED / f"{implementation}.toml"
-    return read(path) if path.exists() else []
+    # A name is looked up and not made a path of: it may hold `/`, or be too long for one.
+    path = {path.stem: path for path in SHIPPED.glob("*.toml")}.get(implementation)
+    return [] if path is None else read(path)
 
 
 def write(path: Path, entries: list[Known]) -> None:
