@@ -9,10 +9,10 @@ from typing import Any
 from lossspec.campaign import profile_named
 from lossspec.devices import DeviceError, chosen
 from lossspec.implementations import Implementation, load
-from lossspec.plan import Plan, Planned
+from lossspec.plan import EmptyPlan, Plan, Planned
 from lossspec.run import Run, failure_text
 from lossspec.spec import Loss, UnknownName, find
-from lossspec.verdict import Cell
+from lossspec.verdict import Cell, Verdict
 
 
 def check(
@@ -75,7 +75,9 @@ def parametrize(
     """A decorator that makes one test for each cell, for a library's own suite.
 
     The test function takes one argument, `judge`; calling it judges the cell, raises
-    AssertionError with the whole story when it deviates, and returns its record.
+    AssertionError with the whole story when it deviates, skips the test when it could not be
+    judged, and returns its record otherwise. EmptyPlan says that the implementation has none of
+    the losses.
 
     >>> @lossspec.parametrize("mylib.losses")
     ... def test_conformance(judge):
@@ -99,6 +101,8 @@ def parametrize(
     plan.check()
     run = Run(profile_named(profile), _seed(seed))
     cells = [cell for cell in plan.cells() if cell.applies and cell.subject is not None]
+    if not cells:
+        raise EmptyPlan(f"nothing to judge: {plan.absences(subject)}")
     return pytest.mark.parametrize(
         "judge",
         [
@@ -123,6 +127,10 @@ class _Judge:
         record, _ = self.run.judge(self.cell, self.beside)
         if record.verdict.fails:
             raise AssertionError(failure_text(record))
+        if record.verdict in (Verdict.UNSUPPORTED, Verdict.INCONCLUSIVE):
+            import pytest
+
+            pytest.skip(f"{record.verdict}: {record.reason}")  # not judged must not look passed
         return record
 
     def __repr__(self) -> str:

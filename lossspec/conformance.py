@@ -20,7 +20,7 @@ from lossspec import deviations, patience
 from lossspec.campaign import of_number, profile_named
 from lossspec.devices import chosen
 from lossspec.folders import directory, folders
-from lossspec.implementations import load
+from lossspec.implementations import Implementation, load
 from lossspec.options import given
 from lossspec.plan import Plan, Planned
 from lossspec.plugin import suite_of
@@ -32,6 +32,9 @@ from lossspec.verdict import Cell, Report, Selection, Tested, Verdict, replace_f
 from lossspec.whereabouts import DEATHS, deaths
 
 _ITEM = re.compile(r"test_conformance\.py::test_conformance\[(.*?\[[^\[\]]*\])\](@.*)?$")
+
+#: What is known of a cell that was judged; NOT_RUN fails a run by itself.
+_JUDGED = (Verdict.CONFORMS, Verdict.KNOWN, Verdict.DEVIATES, Verdict.CRASH, Verdict.NOT_RUN)
 
 
 def split(option: str, values: Sequence[str]) -> tuple[str, ...] | None:
@@ -57,6 +60,7 @@ class Conformance:
         self.scripts: dict[str, str] = {}
         self.reports: list[Report] = []
         self.unwritten: list[str] = []
+        self.unjudged: list[str] = []
         self.surroundings = Surroundings(["pytest", *map(str, config.invocation_params.args)])
         self.here: list[str] = []
         self.died: dict[str, dict[str, Any]] = {}
@@ -245,6 +249,40 @@ class Conformance:
         lost = any(report.counts[Verdict.NOT_RUN] for report in self.reports)
         if lost and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        if session.exitstatus == pytest.ExitCode.OK:
+            asked = [i for i in self.plan.implementations if self._asked(i)]
+            self.unjudged = [line for i in asked if (line := self._unjudged_of(i))]
+            if asked and len(self.unjudged) == len(asked):
+                self.unjudged = [f"ERROR: {line}" for line in self.unjudged]
+                session.exitstatus = pytest.ExitCode.USAGE_ERROR
+
+    def _asked(self, implementation: Implementation) -> bool:
+        """Whether the run was to judge an implementation.
+
+        A part of a run may have no cell of it, or none that can be judged, when another part may.
+        """
+        if self.plan.shard is not None:
+            return not self.plan.judgeable(implementation)
+        keys = self.planned & self.cells.keys()
+        return any(self.cells[key].implementation is implementation for key in keys)
+
+    def _unjudged_of(self, implementation: Implementation) -> str:
+        """Why nothing was judged of an implementation; empty when something was."""
+        cells = [
+            (self.cells[key], record)
+            for key, record in self.records.items()
+            if self.cells[key].implementation is implementation
+        ]
+        if any(record.verdict in _JUDGED for _, record in cells):
+            return ""
+        reasons = [self.plan.absences(implementation)] + [
+            f"{record.id}: {record.verdict}, {record.reason}"
+            for cell, record in cells
+            if cell.subject is not None
+        ]
+        told = [" ".join(reason.split())[:300] for reason in reasons if reason]
+        more = [f"and {len(told) - 3} more"] if len(told) > 3 else []
+        return f"nothing was judged of {implementation.name}: {'; '.join(told[:3] + more)}"
 
     def _writes(self, session: pytest.Session) -> bool:
         return not hasattr(self.config, "workerinput") and not session.config.option.collectonly
@@ -331,6 +369,8 @@ class Conformance:
                 terminalreporter.write_line(line)
         for line in self.unwritten:
             terminalreporter.write_line(line, red=True)
+        for line in self.unjudged:
+            terminalreporter.write_line(line, red=line.startswith("ERROR"))
 
 
 class _Campaigns:

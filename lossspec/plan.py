@@ -6,6 +6,7 @@ import re
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 
 from lossspec.clauses import Clause, clauses
 from lossspec.implementations import Implementation, Subject
@@ -132,9 +133,38 @@ class Plan:
                 why = f"{names} has no {losses or 'loss'}"
             raise EmptyPlan(f"nothing to judge: {why}")
 
+    def judgeable(self, implementation: Implementation | None = None) -> bool:
+        """Whether a clause can judge anything that is there, in any part of the run.
+
+        implementation : the one that is asked about, all of them when None.
+        """
+        return any(
+            cell.applies and cell.subject is not None and cell.clause.lacks is None
+            for cell in replace(self, shard=None).cells()
+            if implementation in (None, cell.implementation)
+        )
+
+    def absences(self, implementation: Implementation) -> str:
+        """Which of the losses an implementation lacks, and which it has; empty if it lacks none."""
+        losses = self.chosen_losses()
+        has = [loss.name for loss in self._known() if any(implementation.subjects(loss))]
+        lacks = [loss.name for loss in losses if loss.name not in has]
+        if not lacks:
+            return ""
+        text = f"{implementation.name} has no {_some(lacks)}"
+        if has:
+            text += f"; it has {_some(has)}"
+        near = [name for word in lacks for name in get_close_matches(word, has, 1)]
+        return text + (f"; nearest: {', '.join(dict.fromkeys(near))}" if near else "")
+
 
 class EmptyPlan(ValueError):
     """A selection in which no clause has anything to say: a run of it could only look green."""
+
+
+def _some(names: Sequence[str], most: int = 8) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def _campaign(implementation: Implementation, loss: Loss, surface: Surface, device: str) -> str:
