@@ -129,7 +129,9 @@ def _taken(subject: Subject, case: Case, unsupported: set[str]) -> Case | None:
 class Ledger:
     """What a campaign learned about one clause.
 
-    fatal : whether it has ended a process. killer : the case that it was judging.
+    fatal : whether it has ended a process. killer : the case that it was judging. seconds : what
+    its own judgements and shrinking took. share : its part of the time that all clauses need, for
+    cases and answers: each case's time is divided evenly among the clauses that judged it.
     """
 
     clause: Clause
@@ -139,6 +141,7 @@ class Ledger:
     worst_case: Case | None = None
     dtypes: set[str] = field(default_factory=set)
     seconds: float = 0.0
+    share: float = 0.0
     found: tuple[Case, Deviation] | None = None
     known: tuple[Known, Case, Deviation] | None = None
     shared: tuple[Subject, Case, Deviation] | None = None
@@ -192,6 +195,8 @@ class Campaign:
     fails: dict[Phase, tuple[Case, Deviation]] = field(default_factory=dict)
     #: Called after every case, after every slow clause and at the end.
     on_progress: OnProgress | None = None
+    #: Called after every call and every judgement, while a case is shrunk as well.
+    after_step: Callable[[], None] = lambda: None
     #: Cases judged, and cases to judge.
     _done: int = 0
     _total: int = 0
@@ -200,10 +205,13 @@ class Campaign:
 
     def run(self) -> dict[str, Ledger]:
         """Walk the stream; a clause stops at its first deviation that nothing explains."""
+        start = time.perf_counter()
         # What an implementation warns of is on its outcome; here it would only fill the screen.
         with warnings.catch_warnings(), np.errstate(all="ignore"), watched():
             warnings.simplefilter("ignore")
-            return self._walk()
+            ledgers = self._walk()
+        _share(time.perf_counter() - start, list(ledgers.values()))
+        return ledgers
 
     def _walk(self) -> dict[str, Ledger]:
         ledgers = {clause.name: Ledger(clause) for clause in self.clauses}
@@ -307,7 +315,9 @@ class Campaign:
         for name, ledger in ledgers.items():
             again = ledger.found and not ledger.clause.once and self.endless is None
             if ledger.found and again and self._enters(name):
+                start = time.perf_counter()
                 ledger.found = self._reduced(ledger, *ledger.found)
+                ledger.seconds += time.perf_counter() - start
                 self._report_progress(ledgers)
 
     def never(self, phase: Phase) -> bool:
@@ -353,6 +363,7 @@ class Campaign:
             return 0.0
         with limited():
             error = trial.outcome.error
+        self.after_step()
         if isinstance(error, NotImplementedError):
             self.absent.setdefault(solved.case.dtype, set()).add(str(error)[:80] or "something")
             return 0.0
@@ -442,6 +453,7 @@ class Campaign:
             ledger.broken = "".join(traceback.format_exception(error)[-3:])
             informative = None
         ledger.seconds += time.perf_counter() - start
+        self.after_step()
         if informative is None:
             return
         ledger.examples += 1
@@ -551,6 +563,7 @@ class Campaign:
 
         def fails(candidate: Case) -> bool:
             nonlocal last
+            self.after_step()
             if self._covered(ledger.clause, candidate) is not None:
                 return False
             if lacking(self.subject, candidate) is not None:
@@ -596,6 +609,14 @@ def _alike(one: Deviation, other: Deviation) -> bool:
         return False
     nans = np.isnan(first) and np.isnan(second)  # of which each may have shown another element's
     return bool(nans) or abs(first - second) <= 0.1 * abs(second - want)
+
+
+def _share(seconds: float, ledgers: Sequence[Ledger]) -> None:
+    """Divide the time that no clause used alone, in proportion to the cases that each judged."""
+    rest = max(0.0, seconds - sum(ledger.seconds for ledger in ledgers))
+    cases = sum(ledger.examples for ledger in ledgers)
+    for ledger in ledgers:
+        ledger.share = rest * (ledger.examples / cases if cases else 1 / len(ledgers))
 
 
 def _empty(case: Case) -> bool:
