@@ -7,7 +7,7 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +22,8 @@ from lossspec.devices import chosen
 from lossspec.implementations import load
 from lossspec.plan import Plan, Planned
 from lossspec.printed import Printed, Streams, shortened
+from lossspec.progress import Notes, Share
+from lossspec.progress_line import ProgressLine, wanted
 from lossspec.render import render_all, terminal
 from lossspec.run import Run, Surroundings, blank, failure_text
 from lossspec.spec import REAL_DTYPES, UnknownName
@@ -61,6 +63,7 @@ class Conformance:
         #: By campaign, the planned cells whose verdicts have not arrived.
         self.missing: dict[str, set[str]] = {}
         self.blanks: dict[str, Cell] = {}
+        self.judging = ""
         self.printed: dict[str, Printed] = {}
         #: By cell, the seconds that the campaigns of its item took, which judge other cells too.
         self.spent: dict[str, float] = {}
@@ -68,6 +71,7 @@ class Conformance:
         self.streams = Streams(capture.read_global_capture) if capture else None
         if self.streams is not None:
             run.after_step = self.streams.drain
+        self.line: ProgressLine | None = None
 
     @classmethod
     def of(cls, config: pytest.Config, places: Path | None = None) -> Conformance:
@@ -124,6 +128,24 @@ class Conformance:
             gc.freeze()  # what is imported stays: torch alone is a million objects to walk
         return cls(config, plan, run, directory)
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection(self) -> None:
+        """Prepare to show how far the run is, or to tell that to the process that shows it."""
+        shown: ProgressLine | Notes | None = None
+        if hasattr(self.config, "workerinput"):
+            if self.run.places is not None:
+                shown = Notes(self.run.places, self.config.workerinput["workerid"])
+        elif self._writes() and wanted(self.config):
+            shown = self.line = ProgressLine(self.config, self._campaign_of, self.run.places)
+            self.config.pluginmanager.register(self.line, "lossspec-progress")
+        if shown is not None:
+            advance = shown.advance
+            self.run.on_progress = lambda *counts: advance(self.judging, *counts)
+
+    def _campaign_of(self, nodeid: str) -> str | None:
+        cell = self.cells.get(cell_key(nodeid) or "")
+        return None if cell is None else cell.campaign
+
     # === items ============================================================================
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
@@ -146,6 +168,7 @@ class Conformance:
         if cell.subject is not None and not self.run.has(cell.campaign):
             self._save(under_way=cell.campaign)
         spent = self.run.spent
+        self.judging = cell.campaign
         with self._keeping(cell.campaign):
             record, script = self.run.judge(cell, beside)
         self.spent[cell.key] = self.run.spent - spent
@@ -213,6 +236,8 @@ class Conformance:
         """
         for key in self.planned & self.cells.keys():
             self.missing.setdefault(self.cells[key].campaign, set()).add(key)
+        if self.line is not None:
+            self.line.tally.expect({name: self._share(keys) for name, keys in self.missing.items()})
         for report in self._reports(dict(self._unjudged())):
             try:
                 self._write(report, {})
@@ -220,6 +245,12 @@ class Conformance:
                 self.planned.clear()  # nothing of it will be judged
                 problem = self._cannot_write(report.implementation.name, error)
                 raise pytest.UsageError(problem) from None
+
+    def _share(self, keys: Set[str]) -> Share:
+        """Return what a campaign with these cells is of the run."""
+        cell = self.cells[next(iter(keys))]
+        cases = 0 if cell.subject is None else self.run.profile.cases(cell.loss)
+        return Share(cell.loss.name, len(keys), cases * len(keys))
 
     def _save(self, under_way: str | None = None, done: str | None = None) -> None:
         """Write what is known while the run goes on: artifacts and scripts, not pages.
@@ -282,6 +313,8 @@ class Conformance:
         if key not in missing:
             return
         missing.remove(key)
+        if self.line is not None:
+            self.line.judged(campaign, self.records[key].verdict.fails)
         if missing and campaign not in self.died:
             return
         # Where this process judges, the beginning of the next campaign writes this one too.
