@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain, islice
@@ -39,6 +39,8 @@ INSTEAD = 1_000_000
 REPLAYED, REDUCED = -1, -2
 #: In place of a clause: the plain call, before any of them judges it.
 CALL = "call"
+#: Called with the cases done, the cases in all and the clauses that deviate so far.
+OnProgress = Callable[[int, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,9 @@ def _taken(subject: Subject, case: Case, unsupported: set[str]) -> Case | None:
 class Ledger:
     """What a campaign learned about one clause.
 
-    fatal : whether it has ended a process. killer : the case that it was judging.
+    fatal : whether it has ended a process. killer : the case that it was judging. seconds : what
+    its own judgements and shrinking took. share : its part of the time that all clauses need, for
+    cases and answers: each case's time is divided evenly among the clauses that judged it.
     """
 
     clause: Clause
@@ -137,6 +141,7 @@ class Ledger:
     worst_case: Case | None = None
     dtypes: set[str] = field(default_factory=set)
     seconds: float = 0.0
+    share: float = 0.0
     found: tuple[Case, Deviation] | None = None
     known: tuple[Known, Case, Deviation] | None = None
     shared: tuple[Subject, Case, Deviation] | None = None
@@ -188,18 +193,30 @@ class Campaign:
     works: set[Phase] = field(default_factory=set)
     #: By phase, the first call in float32 that did not work, though it ought to.
     fails: dict[Phase, tuple[Case, Deviation]] = field(default_factory=dict)
+    #: Called after every case, after every slow clause and at the end.
+    on_progress: OnProgress | None = None
+    #: Called after every call and every judgement, while a case is shrunk as well.
+    after_step: Callable[[], None] = lambda: None
+    #: Cases judged, and cases to judge.
+    _done: int = 0
+    _total: int = 0
     #: The number of the case at hand in the stream, or what stands for one.
     _case: int = REPLAYED
 
     def run(self) -> dict[str, Ledger]:
         """Walk the stream; a clause stops at its first deviation that nothing explains."""
+        start = time.perf_counter()
         # What an implementation warns of is on its outcome; here it would only fill the screen.
         with warnings.catch_warnings(), np.errstate(all="ignore"), watched():
             warnings.simplefilter("ignore")
-            return self._walk()
+            ledgers = self._walk()
+        _share(time.perf_counter() - start, list(ledgers.values()))
+        return ledgers
 
     def _walk(self) -> dict[str, Ledger]:
         ledgers = {clause.name: Ledger(clause) for clause in self.clauses}
+        self._total = self.profile.cases(self.subject.loss) + self.profile.searched
+        self._report_progress(ledgers)
         if self.whereabouts is not None:
             for case, step in self.whereabouts.deaths:
                 self._ledger(step, ledgers).fatal |= case != REDUCED
@@ -208,10 +225,13 @@ class Campaign:
         def look(solved: Solved) -> float:
             self._case += 1
             try:
-                return self._look(solved, ledgers)
+                worst = self._look(solved, ledgers)
             except Endless:
                 self.endless = solved.case
                 raise
+            self._done += 1
+            self._report_progress(ledgers)
+            return worst
 
         try:
             for solved in chain(
@@ -239,7 +259,15 @@ class Campaign:
             self._tell(about, "backward")
         if self.whereabouts is not None:
             self.whereabouts.leave()
+        self._done = self._total = max(self._done, self._total)
+        self._report_progress(ledgers)
         return ledgers
+
+    def _report_progress(self, ledgers: Mapping[str, Ledger]) -> None:
+        if self.on_progress is not None:
+            total = max(self._done, self._total)  # a search may need more cases than it is given
+            found = sum(ledger.found is not None for ledger in ledgers.values())
+            self.on_progress(self._done, total, found)
 
     def _instead(self) -> Iterator[Solved]:
         """As many cases in dtypes that work as were wasted on those that do not."""
@@ -248,6 +276,7 @@ class Campaign:
         works = tuple(dtype for dtype in asked if self.ran.get(dtype, (0,))[0])
         if works and len(works) < len(asked):
             lost = self.profile.cases(loss) * (len(asked) - len(works)) // len(asked)
+            self._total += lost
             yield from islice(stream(loss, self.profile, self.seed + INSTEAD, works), lost)
 
     def _weigh_errors(self, ledgers: Mapping[str, Ledger]) -> None:
@@ -286,7 +315,10 @@ class Campaign:
         for name, ledger in ledgers.items():
             again = ledger.found and not ledger.clause.once and self.endless is None
             if ledger.found and again and self._enters(name):
+                start = time.perf_counter()
                 ledger.found = self._reduced(ledger, *ledger.found)
+                ledger.seconds += time.perf_counter() - start
+                self._report_progress(ledgers)
 
     def never(self, phase: Phase) -> bool:
         """Whether a phase of a call ought to work in float32 and never did."""
@@ -331,6 +363,7 @@ class Campaign:
             return 0.0
         with limited():
             error = trial.outcome.error
+        self.after_step()
         if isinstance(error, NotImplementedError):
             self.absent.setdefault(solved.case.dtype, set()).add(str(error)[:80] or "something")
             return 0.0
@@ -350,6 +383,8 @@ class Campaign:
             elif not ledger.fatal:
                 self._judge(ledger, trial)
                 worst = max(worst, trial.worst)
+                if ledger.clause.slow:  # one case of torch.compile may take a minute
+                    self._report_progress(ledgers)
         return worst
 
     def _listen(self, trial: Trial) -> None:
@@ -418,6 +453,7 @@ class Campaign:
             ledger.broken = "".join(traceback.format_exception(error)[-3:])
             informative = None
         ledger.seconds += time.perf_counter() - start
+        self.after_step()
         if informative is None:
             return
         ledger.examples += 1
@@ -527,6 +563,7 @@ class Campaign:
 
         def fails(candidate: Case) -> bool:
             nonlocal last
+            self.after_step()
             if self._covered(ledger.clause, candidate) is not None:
                 return False
             if lacking(self.subject, candidate) is not None:
@@ -572,6 +609,14 @@ def _alike(one: Deviation, other: Deviation) -> bool:
         return False
     nans = np.isnan(first) and np.isnan(second)  # of which each may have shown another element's
     return bool(nans) or abs(first - second) <= 0.1 * abs(second - want)
+
+
+def _share(seconds: float, ledgers: Sequence[Ledger]) -> None:
+    """Divide the time that no clause used alone, in proportion to the cases that each judged."""
+    rest = max(0.0, seconds - sum(ledger.seconds for ledger in ledgers))
+    cases = sum(ledger.examples for ledger in ledgers)
+    for ledger in ledgers:
+        ledger.share = rest * (ledger.examples / cases if cases else 1 / len(ledgers))
 
 
 def _empty(case: Case) -> bool:

@@ -7,7 +7,8 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 
 from lossspec import deviations, patience, repro
-from lossspec.campaign import Campaign, Ledger, Profile, deviation_of
+from lossspec.campaign import Campaign, Ledger, OnProgress, Profile, deviation_of
 from lossspec.cases import Case
 from lossspec.clauses import Clause
 from lossspec.deviations import Known
@@ -44,6 +45,9 @@ class Run:
     require_all : whether a missing loss or parameter is a failure. known : entries of deviations
     files beyond the shipped ones, which `ship` turns off. options : what a repeated run needs too.
     places : a directory in which campaigns note where they are, for whoever takes them over.
+    on_progress : called by each campaign with its cases done, its cases in all and its deviations.
+    after_step : called by each campaign after every call and judgement. spent : the seconds that
+    all campaigns took.
     """
 
     profile: Profile
@@ -54,6 +58,9 @@ class Run:
     options: tuple[str, ...] = ()
     ship: bool = True
     places: Path | None = None
+    on_progress: OnProgress | None = None
+    after_step: Callable[[], None] = lambda: None
+    spent: float = 0.0
     _campaigns: dict[str, tuple[Campaign, dict[str, Ledger]]] = field(default_factory=dict)
 
     def judge(self, cell: Planned, beside: Iterable[Planned]) -> tuple[Cell, str]:
@@ -80,6 +87,10 @@ class Run:
         campaign, ledgers = self._campaigns[cell.campaign]
         return self._record(cell, campaign, ledgers[cell.clause.name])
 
+    def has(self, campaign: str) -> bool:
+        """Whether the campaign was made, and not yet forgotten for another."""
+        return campaign in self._campaigns
+
     def _run(self, cell: Planned, clauses: Sequence[Clause]) -> tuple[Campaign, dict[str, Ledger]]:
         assert cell.subject is not None
         campaign = Campaign(
@@ -92,8 +103,14 @@ class Run:
             self._listed(cell),
             None if cell.implementation.name in TORCH else reference(cell.loss, cell.surface),
             whereabouts=None if self.places is None else Whereabouts(self.places, cell.campaign),
+            on_progress=self.on_progress,
+            after_step=self.after_step,
         )
-        return campaign, campaign.run()
+        start = time.perf_counter()
+        try:
+            return campaign, campaign.run()
+        finally:
+            self.spent += time.perf_counter() - start
 
     def _listed(self, cell: Planned) -> list[Known]:
         """The known deviations that are about the cell's loss, here."""
@@ -258,7 +275,7 @@ def _figures(subject: Subject, campaign: Campaign, ledger: Ledger) -> dict[str, 
         "examples": ledger.examples,
         "informative": ledger.informative,
         "worst": ledger.worst,
-        "seconds": round(ledger.seconds, 4),
+        "seconds": round(ledger.seconds + ledger.share, 4),
         "extra": extra,
     }
 

@@ -9,6 +9,7 @@ import reprlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import NoneType, UnionType
@@ -82,6 +83,11 @@ class _Record:
     def to_data(self) -> dict[str, Any]:
         """The record as strict JSON data: only dicts, lists, strings, finite numbers, None."""
         return {name: _plain(getattr(self, name)) for name in _names(self)}
+
+    @cached_property
+    def line(self) -> str:
+        """The record as one line of JSON; a run writes its artifact again for every loss."""
+        return _dumps(self.to_data())
 
     @classmethod
     def from_data(cls, data: Any) -> Self:
@@ -230,10 +236,12 @@ class Artifact(_Record):
 
     def to_json(self) -> str:
         """The artifact as text: one line per entry and per cell, so that grep and git diff work."""
-        data = self.to_data()
-        cells = ",\n".join(_dumps(cell) for cell in data.pop("cells"))
+        data = {"schema_version": SCHEMA_VERSION}
+        data |= {name: _plain(getattr(self, name)) for name in _names(self) if name != "cells"}
+        cells: Iterable[_Record] = getattr(self, "cells")  # noqa: B009  # each artifact has some
+        lines = ",\n".join(cell.line for cell in cells)
         head = "".join(f"{_dumps(key)}: {_dumps(value)},\n" for key, value in data.items())
-        return f'{{\n{head}"cells": [\n{cells}\n]\n}}\n'
+        return f'{{\n{head}"cells": [\n{lines}\n]\n}}\n'
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
