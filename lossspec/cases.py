@@ -445,7 +445,8 @@ def drawn(choose: Choices, loss: Loss, dtypes: tuple[str, ...] | None = None) ->
         elif any(axis in axes for axes in shape.inputs):
             # What compares every pair of classes needs the square of their number for each row.
             many = any(size >= _ROWS[1] for other, size in sizes.items() if other != axis)
-            sizes[axis] = choose(f"size of {axis}", [n for n in rule if n <= 8 or not many])
+            few = [n for n in rule if n <= 8 or not many]
+            sizes[axis] = choose(f"size of {axis}", few or [min(rule)])
     reduction = choose("reduction", loss.reductions[::-1])
     rng = np.random.default_rng(choose.seed())
 

@@ -23,7 +23,7 @@ from lossspec.implementations import load
 from lossspec.plan import Plan, Planned
 from lossspec.render import render_all, terminal
 from lossspec.run import Run, Surroundings, blank, failure_text
-from lossspec.spec import REAL_DTYPES, UnknownName
+from lossspec.spec import REAL_DTYPES, SpecError, UnknownName
 from lossspec.transcript import written
 from lossspec.verdict import Cell, Report, Selection, Tested, Verdict, replace_file
 from lossspec.whereabouts import DEATHS, deaths
@@ -132,7 +132,10 @@ class Conformance:
         """Run the cell's campaign if that has not happened, and report its verdict to pytest."""
         wanted = self.here or self.cells
         beside = (c for c in self.cells.values() if c.campaign == cell.campaign and c.key in wanted)
-        record, script = self.run.judge(cell, beside)
+        try:
+            record, script = self.run.judge(cell, beside)
+        except SpecError as error:
+            record, script = blank(cell, Verdict.CRASH, str(error)), ""
         if script:
             name = f"{cell.loss.name}-{cell.clause.name}-{cell.surface}-{cell.device}.py"
             record = replace(record, script=f"repro/{name.replace(':', '-')}")

@@ -104,6 +104,8 @@ class Ensemble:
     tips: list[np.ndarray] = field(default_factory=list)
     #: Whether a nan was compared with a number, which may lose it.
     compared: bool = False
+    #: Where the definition says itself that a result is nan.
+    stated: list[np.ndarray] = field(default_factory=list)
 
     @property
     def rounding(self) -> slice:
@@ -188,6 +190,14 @@ class Ensemble:
         for tip in self.tips:
             pointed |= tip.any(axis=tuple(range(len(loop), tip.ndim)))
         return pointed
+
+    def stated_nan(self, loop: tuple[int, ...]) -> np.ndarray:
+        """Which elements of the loss the definition itself says to be nan."""
+        stated = np.zeros(loop, bool)
+        for nan in self.stated:
+            each = np.broadcast_to(nan, (1,) * (len(loop) - nan.ndim) + nan.shape)
+            stated |= each.any(axis=tuple(range(len(loop), each.ndim)))
+        return stated
 
     def either(self, argument: np.ndarray) -> np.ndarray:
         """Where rounding may have put `argument` on either side of 0."""
@@ -352,8 +362,13 @@ def any_slope(x: Array, undecided: Array) -> Array:
 
 
 def by_convention(x: Array, value: float, undefined: np.ndarray) -> Array:
-    """x; where it is undefined the value that is agreed on, and nothing is asked of the slope."""
+    """x; where it is undefined the value that is agreed on, and nothing is asked of the slope.
+
+    The value may be nan: this is how a definition says that its result is nan for valid numbers.
+    """
     raw, undefined = getval(x), _kept(np.asarray(getval(undefined)))
+    if np.isnan(value) and _here.ensemble is not None:
+        _here.ensemble.stated.append(np.broadcast_to(undefined, raw.shape)[0])
     agreed = np.where(undefined, np.full_like(raw, value), raw)
     return _standing_for(x, agreed, np.where(undefined, np.full_like(raw, np.nan), 1))
 

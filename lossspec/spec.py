@@ -417,8 +417,8 @@ class Form:
     settle: Callable[[np.random.Generator, dict[str, np.ndarray], dict[str, Any]], None] | None = (
         None
     )
-    #: For an axis that not every size suits: the only ones allowed, or the one that follows from the
-    #: other sizes and the parameters. `AnySize` lists sizes worth drawing where others are allowed.
+    #: For an axis that not every size suits: the only ones allowed, or the one that follows from
+    #: the other sizes and the parameters. `AnySize` lists the ones worth drawing of all sizes.
     sizes: Mapping[str, Sequence[int] | SizeRule] = field(default_factory=dict)
     #: The most classes worth drawing: more than a byte counts or, where that has fused kernels,
     #: than one of their blocks holds.
@@ -717,6 +717,9 @@ def _loaded(entry: EntryPoint, known: Collection[str]) -> Loss:
         raise TypeError(f"group {ENTRY_POINTS!r} must give a Loss, got {loss!r}")
     if loss.name in known:
         raise ValueError(f"another spec is named {loss.name!r}")
+    from lossspec.oracle import check_examples  # it imports this module
+
+    check_examples(loss)
     return loss
 
 

@@ -174,6 +174,12 @@ class Trial:
         """The case itself, forward and backward."""
         return perform(self.subject, self.case, self.device)
 
+    def allows(self, case: Case) -> bool:
+        """Whether the spec allows the sizes of the axes of a case made from this one."""
+        return self.loss.allows(
+            self.loss.form(case.form), case.axis_sizes(self.loss), case.parameters
+        )
+
     def holds(self, dtype: str) -> bool:
         """Whether the device can hold another dtype than the case's."""
         return lacks(self.device, dtype) is None

@@ -107,6 +107,8 @@ def other_calls(trial: Trial) -> Judgement:
         _narrower(case),
         taken(trial.loss, case, axis, np.arange(size)[::-1]),
     ):
+        if not trial.allows(other):
+            continue
         # What an option's shape rules out is no call that anything could be told by.
         with suppress(Exception):
             call(handed(trial.subject, other, arguments(trial.subject, other, trial.device)))

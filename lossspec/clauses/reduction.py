@@ -192,6 +192,8 @@ def mean_of_many(trial: Trial) -> Judgement:
     if copies * sum(array.size for array in case.tensors.values()) > ROOM:
         return None
     many = taken(loss, case, axis, np.arange(size * copies) % size)
+    if not trial.allows(many):
+        return None
     many = many.with_(reduction="mean", requires_grad=(), layouts={})
     got = trial.number(perform(trial.subject, many, trial.device))
     if got is None or got.shape != ():

@@ -44,7 +44,8 @@ spec = Loss(
             shapes=("(N, C), (N, C) -> (N)", "(C), (C) -> ()"),
             tensors={"input": Logit(), "target": ClassIndex(ends=-1, tolerated=())},
             settle=settle,
-            sizes={"C": AnySize((3, 4, 2, 1, 5, 7, 33))},  # the definition looks at pairs of classes
+            # No more than a few classes, since the definition looks at pairs of them.
+            sizes={"C": AnySize((3, 4, 2, 1, 5, 7, 33))},
         ),
     ),
     shift_invariant=True,
