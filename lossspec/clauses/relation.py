@@ -486,6 +486,11 @@ def large_batch(trial: Trial) -> Judgement:
         raise Deviation(
             f"a batch of {len(rows)} rows raised", outcome.error, "a result", check=None
         )
+    if outcome.oversized:
+        value = outcome.value
+        raise Deviation(
+            f"the shape of {len(rows)} rows", list(value.shape), "a row each", check=None
+        )
     got, what = trial.number(outcome), f"in a batch of {len(rows)} rows, these again and again"
     if got is None:
         return None

@@ -15,6 +15,8 @@ def trained(trial: Trial) -> Judgement:
     """At every step of a training run on real digits, loss and gradients are the definition's."""
     if lacking(trial.subject, plain(trial.loss)) is not None or not trainable(trial.loss):
         return None
+    if trial.outcome.oversized:
+        return None
     curves: dict[str, list[tuple[int, float, float]]] = {"training": [], "validation": []}
     informative = False
     try:
