@@ -22,7 +22,7 @@ from lossspec.oracle import Solved
 from lossspec.outcome import Phase, differentiable, lacking, leaves_torch, without
 from lossspec.patience import STOPS, Endless, limited, watched
 from lossspec.reduce import reduced
-from lossspec.spec import ClassIndex, Loss, UnknownName
+from lossspec.spec import ClassIndex, Loss, SpecError, UnknownName
 from lossspec.switches import preserved
 from lossspec.trial import Deviation, Trial, Unsupported
 from lossspec.whereabouts import Whereabouts
@@ -129,9 +129,10 @@ def _taken(subject: Subject, case: Case, unsupported: set[str]) -> Case | None:
 class Ledger:
     """What a campaign learned about one clause.
 
-    fatal : whether it has ended a process. killer : the case that it was judging. seconds : what
-    its own judgements and shrinking took. share : its part of the time that all clauses need, for
-    cases and answers: each case's time is divided evenly among the clauses that judged it.
+    fatal : whether it has ended a process. killer : the case that it was judging. broken : the
+    error of lossspec itself that ended its judging. seconds : what its own judgements and shrinking
+    took. share : its part of the time that all clauses need, for cases and answers: each case's
+    time is divided evenly among the clauses that judged it.
     """
 
     clause: Clause
@@ -152,6 +153,8 @@ class Ledger:
     killer: Case | None = None
     failed: int = 0
     figures: dict[str, Any] = field(default_factory=dict)
+    #: What went wrong in lossspec after the deviation was found, which the report says beside it.
+    mishaps: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -246,6 +249,11 @@ class Campaign:
                 search(self.subject.loss, look, self.profile.searched, self.seed, self.dtypes)
         except Endless:
             pass  # what was found before it counts; what it is found in is not made simpler
+        except (SpecError, *STOPS):
+            raise
+        except Exception as error:  # of lossspec itself; what was found before it counts
+            for ledger in filter(self.learns, ledgers.values()):
+                ledger.broken = _brief(error)
         self._weigh_errors(ledgers)
         self._weigh_lost_graphs(ledgers)
         for name, found in self.missing.items():
@@ -327,10 +335,12 @@ class Campaign:
     def _tell(self, ledgers: Iterable[Ledger], phase: Phase) -> None:
         """Of what never works no clause can say that it conforms, or is not there."""
         case, deviation = self.fails[phase]
+        accepts = Ledger(clauses()["accepts"])
         if self.endless is None and self._enters("accepts"):
-            case, deviation = self._reduced(Ledger(clauses()["accepts"]), case, deviation)
+            case, deviation = self._reduced(accepts, case, deviation)
         for ledger in ledgers:
             ledger.found = case, deviation
+            ledger.mishaps += accepts.mishaps
 
     def _enters(self, step: str) -> bool:
         """Whether the case at hand may be called or judged: not where that has ended a process."""
@@ -446,11 +456,11 @@ class Campaign:
         except Unsupported as lack:
             ledger.lacks, informative = str(lack), None
             ledger.failed += 1
-        except STOPS:
+        except (SpecError, *STOPS):
             raise
         except BaseException as error:
             # Not the implementation's: its errors are on its outcomes. One clause less, loudly.
-            ledger.broken = "".join(traceback.format_exception(error)[-3:])
+            ledger.broken = _brief(error)
             informative = None
         ledger.seconds += time.perf_counter() - start
         self.after_step()
@@ -469,9 +479,16 @@ class Campaign:
         if (known := self._covered(ledger.clause, case)) is not None:
             ledger.known = ledger.known or (known, case, deviation)
             return
-        if self._of_absent(ledger.clause, trial):
+        absent, torchs = False, None
+        try:
+            absent = self._of_absent(ledger.clause, trial)
+            torchs = None if absent else self._inherited_from(ledger.clause, trial, deviation)
+        except (SpecError, *STOPS):
+            raise
+        except Exception as error:  # of lossspec itself, which excuses nothing
+            ledger.mishaps.append(f"lossspec failed to look for an excuse: {_brief(error)}")
+        if absent:
             return
-        torchs = self._inherited_from(ledger.clause, trial, deviation)
         if torchs is not None:
             ledger.shared = ledger.shared or (torchs, case, deviation)
             return
@@ -546,7 +563,13 @@ class Campaign:
             if not self._enters(known.clause):
                 ledger.killer = known.case
                 continue
-            deviation = deviation_of(ledger.clause, trial)
+            try:
+                deviation = deviation_of(ledger.clause, trial)
+            except (SpecError, *STOPS):
+                raise
+            except Exception as error:  # of lossspec itself, in this clause only
+                ledger.broken = _brief(error)
+                continue
             if deviation is None:
                 ledger.stale = known
             elif ledger.known is None:
@@ -556,13 +579,36 @@ class Campaign:
         return Trial(self.subject, Solved(self.subject.loss, case), self.device)
 
     def _reduced(self, ledger: Ledger, case: Case, deviation: Deviation) -> tuple[Case, Deviation]:
-        """The failing case made readable; still failing in the same way."""
-        last = deviation
+        """Return the simplest case found that fails in the same way, and how it fails.
+
+        An error of lossspec or of the spec on the way ends the search, and is noted.
+        """
+        found = (case, deviation)
+
+        def keep(simpler: Case, how: Deviation) -> None:
+            nonlocal found
+            found = simpler, how
+
+        try:
+            self._shrink(ledger, case, deviation, keep)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            ledger.mishaps.append(f"the case is not as simple as it could be: {_brief(error)}")
+        return found
+
+    def _shrink(
+        self,
+        ledger: Ledger,
+        case: Case,
+        deviation: Deviation,
+        keep: Callable[[Case, Deviation], None],
+    ) -> None:
+        """Look for simpler cases that fail in the same way, and hand over each that is found."""
         plainly = Trial(self.subject, Solved(self.subject.loss, case), self.device, bar=PLAINLY)
         bar = PLAINLY if deviation_of(ledger.clause, plainly) is not None else 1.0
 
         def fails(candidate: Case) -> bool:
-            nonlocal last
             self.after_step()
             if self._covered(ledger.clause, candidate) is not None:
                 return False
@@ -573,7 +619,7 @@ class Campaign:
                 found = deviation_of(
                     ledger.clause, Trial(self.subject, solved, self.device, bar=bar)
                 )
-            except STOPS:
+            except (SpecError, *STOPS):
                 raise
             except BaseException:
                 return False  # a candidate that the clause cannot judge is no simpler case
@@ -584,10 +630,10 @@ class Campaign:
                 return False
             if self._inherited_from(ledger.clause, trial, found) is not None:
                 return False
-            last = found
+            keep(candidate, found)
             return True
 
-        return reduced(self.subject.loss, case, fails), last
+        reduced(self.subject.loss, case, fails)
 
 
 def _documented(trial: Trial) -> Case:
@@ -617,6 +663,13 @@ def _share(seconds: float, ledgers: Sequence[Ledger]) -> None:
     cases = sum(ledger.examples for ledger in ledgers)
     for ledger in ledgers:
         ledger.share = rest * (ledger.examples / cases if cases else 1 / len(ledgers))
+
+
+def _brief(error: BaseException) -> str:
+    """An error of lossspec or of a spec, with where lossspec raised it."""
+    if isinstance(error, SpecError):
+        return str(error)
+    return "".join(traceback.format_exception(error)[-3:])
 
 
 def _empty(case: Case) -> bool:

@@ -22,6 +22,8 @@ from lossspec.spec import (
     Loss,
     Role,
     Shape,
+    SpecError,
+    blaming,
     written_out,
 )
 
@@ -66,18 +68,19 @@ class Case:
         for name, axes in zip(form.tensors, self.shape.inputs, strict=True):
             sizes |= dict(zip(axes, self.tensors[name].shape, strict=True))
         for axis, rule in form.sizes.items():
-            if callable(rule):
-                sizes.setdefault(axis, rule(sizes, self.parameters))
+            if callable(rule) and axis not in sizes:
+                with blaming(self.loss, f"sizes[{axis!r}]", sizes=sizes):
+                    sizes[axis] = rule(sizes, self.parameters)
         return sizes
 
     def settled(self, loss: Loss) -> Case:
         """The same case with its tensors and parameters made to fit each other, if they did not."""
-        settle = loss.form(self.form).settle
-        if settle is None:
+        form = loss.form(self.form)
+        if form.settle is None:
             return self
         tensors = {name: array.copy() for name, array in self.tensors.items()}
         parameters = dict(self.parameters)
-        settle(np.random.default_rng(0), tensors, parameters)
+        _settle(loss, form, self.shape, np.random.default_rng(0), tensors, parameters)
         return replace(self, tensors=tensors, parameters=parameters)
 
     def with_(self, **changes: Any) -> Case:
@@ -437,11 +440,13 @@ def drawn(choose: Choices, loss: Loss, dtypes: tuple[str, ...] | None = None) ->
     }
     for axis, rule in form.sizes.items():
         if callable(rule):
-            sizes[axis] = rule(sizes, parameters)
+            with blaming(loss.name, f"sizes[{axis!r}]", sizes=sizes):
+                sizes[axis] = rule(sizes, parameters)
         elif any(axis in axes for axes in shape.inputs):
             # What compares every pair of classes needs the square of their number for each row.
             many = any(size >= _ROWS[1] for other, size in sizes.items() if other != axis)
-            sizes[axis] = choose(f"size of {axis}", [n for n in rule if n <= 8 or not many])
+            few = [n for n in rule if n <= 8 or not many]
+            sizes[axis] = choose(f"size of {axis}", few or [min(rule)])
     reduction = choose("reduction", loss.reductions[::-1])
     rng = np.random.default_rng(choose.seed())
 
@@ -461,7 +466,7 @@ def drawn(choose: Choices, loss: Loss, dtypes: tuple[str, ...] | None = None) ->
             tensors[name] = _cast(_dense(rng, role.style, style, dims, class_axis), role, dtype)
     _tie(choose, rng, form, tensors, parameters)
     if form.settle is not None:  # after ties, which make vectors short that were not
-        form.settle(rng, tensors, parameters)
+        _settle(loss, form, shape, rng, tensors, parameters)
     _mask_classes(choose, rng, form, shape, tensors, parameters)
     _fill_ignored(choose, form, shape, tensors, parameters)
     for name, role in loss.options.items():
@@ -497,6 +502,36 @@ def drawn(choose: Choices, loss: Loss, dtypes: tuple[str, ...] | None = None) ->
         layouts=layouts,
         requires_grad=requires,
     )
+
+
+def _settle(
+    loss: Loss,
+    form: Form,
+    shape: Shape,
+    rng: np.random.Generator,
+    tensors: dict[str, np.ndarray],
+    parameters: dict[str, Any],
+) -> None:
+    """Let the spec make tensors and parameters fit each other, in place.
+
+    SpecError where that raises, or leaves tensors that no call can have.
+    """
+    assert form.settle is not None
+    before = dict(tensors)
+    with blaming(loss.name, "settle", before):
+        form.settle(rng, tensors, parameters)
+    for name, axes in zip(form.tensors, shape.inputs, strict=True):
+        array: Any = tensors.get(name)
+        if np.ndim(array) != len(axes) or not isinstance(array, np.ndarray):
+            raise SpecError(
+                f"spec {loss.name!r}: settle left {name} as {type(array).__name__} of shape "
+                f"{list(np.shape(array))}; it takes an array with the axes ({', '.join(axes)})"
+            )
+        if array.dtype != before[name].dtype:
+            raise SpecError(
+                f"spec {loss.name!r}: settle gave {name} the dtype {array.dtype}; "
+                f"it has to keep {before[name].dtype}"
+            )
 
 
 def _lay_out(

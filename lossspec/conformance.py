@@ -29,7 +29,7 @@ from lossspec.progress import Notes, Share
 from lossspec.progress_line import ProgressLine, wanted
 from lossspec.render import render_all, terminal
 from lossspec.run import Run, Surroundings, blank, failure_text
-from lossspec.spec import REAL_DTYPES, UnknownName
+from lossspec.spec import REAL_DTYPES, SpecError, UnknownName
 from lossspec.transcript import written
 from lossspec.verdict import Cell, Report, Selection, Tested, Verdict, replace_file
 from lossspec.whereabouts import DEATHS, deaths
@@ -173,7 +173,10 @@ class Conformance:
         spent = self.run.spent
         self.judging = cell.campaign
         with self._keeping(cell.campaign):
-            record, script = self.run.judge(cell, beside)
+            try:
+                record, script = self.run.judge(cell, beside)
+            except SpecError as error:
+                record, script = blank(cell, Verdict.CRASH, str(error)), ""
         self.spent[cell.key] = self.run.spent - spent
         if script:
             name = f"{cell.loss.name}-{cell.clause.name}-{cell.surface}-{cell.device}.py"

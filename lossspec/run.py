@@ -29,6 +29,7 @@ from lossspec.implementations import Subject, reference
 from lossspec.oracle import Solved
 from lossspec.outcome import lacking
 from lossspec.plan import Plan, Planned
+from lossspec.spec import SpecError
 from lossspec.transcript import written
 from lossspec.trial import Deviation, Trial
 from lossspec.verdict import Cell, Environment, Listed, Oracle, Verdict, own_version
@@ -62,11 +63,14 @@ class Run:
     after_step: Callable[[], None] = lambda: None
     spent: float = 0.0
     _campaigns: dict[str, tuple[Campaign, dict[str, Ledger]]] = field(default_factory=dict)
+    #: By loss, what is wrong with its spec: no campaign of it is begun again.
+    _at_fault: dict[str, SpecError] = field(default_factory=dict)
 
     def judge(self, cell: Planned, beside: Iterable[Planned]) -> tuple[Cell, str]:
         """The record of one cell and the text of its script, running its campaign if need be.
 
-        beside : the cells of the same campaign that will be asked for too.
+        beside : the cells of the same campaign that will be asked for too. SpecError where the spec
+        cannot be judged by.
         """
         if cell.subject is None:
             verdict = Verdict.DEVIATES if self.require_all else Verdict.UNSUPPORTED
@@ -78,12 +82,17 @@ class Run:
             return blank(cell, verdict, reason), ""
         if cell.clause.lacks is not None:
             return blank(cell, Verdict.UNSUPPORTED, cell.clause.lacks), ""
+        if cell.loss.name in self._at_fault:
+            raise self._at_fault[cell.loss.name]
         if cell.campaign not in self._campaigns:
             # A campaign's cases are its memory: when its cells are done, nobody needs them again.
             self._campaigns.clear()
-            self._campaigns[cell.campaign] = self._run(
-                cell, [c.clause for c in beside if c.applies]
-            )
+            try:
+                ran = self._run(cell, [c.clause for c in beside if c.applies])
+            except SpecError as error:
+                self._at_fault[cell.loss.name] = error
+                raise
+            self._campaigns[cell.campaign] = ran
         campaign, ledgers = self._campaigns[cell.campaign]
         return self._record(cell, campaign, ledgers[cell.clause.name])
 
@@ -137,7 +146,7 @@ class Run:
 
     def _interrupted(self, subject: Subject, campaign: Campaign, ledger: Ledger) -> _Told | None:
         """A judgement that did not come to its end."""
-        if ledger.broken is not None:
+        if ledger.broken is not None and ledger.found is None:
             return _Told(Verdict.CRASH, f"lossspec itself failed in this clause: {ledger.broken}")
         if ledger.fatal:
             reason, case = "the process ended while this was judged", ledger.killer
@@ -172,7 +181,13 @@ class Run:
             case, deviation = ledger.found
             script = ""
             if deviation.check is not None and subject.found:
-                script = repro.script(subject, case, deviation, cell.clause.says, cell.device)
+                try:
+                    script = repro.script(subject, case, deviation, cell.clause.says, cell.device)
+                except (
+                    Exception
+                ) as error:  # of lossspec itself: the deviation is there all the same
+                    why = f"{type(error).__name__}: {error}"
+                    ledger.mishaps.append(f"no script could be written: {why}")
             fields = self._evidence(cell, subject, case, deviation)
             return _Told(Verdict.DEVIATES, deviation.what, fields, script)
         if ledger.known is not None:
@@ -268,6 +283,8 @@ def _figures(subject: Subject, campaign: Campaign, ledger: Ledger) -> dict[str, 
         extra["unsupported"] = sorted(campaign.unsupported)
     if campaign.refused:
         extra["unsupported_dtypes"] = campaign.refused
+    if ledger.mishaps:
+        extra["mishaps"] = ledger.mishaps
     if ledger.worst_case is not None:
         extra["worst_case"] = written(subject, ledger.worst_case)[:2000]
     return {
@@ -399,6 +416,8 @@ def failure_text(record: Cell) -> str:
         lines.append(f"  repeat:  {record.repeat}")
     if record.script:
         lines.append(f"  script:  {record.script}")
+    for mishap in record.extra.get("mishaps", ()):
+        lines.append("  note:    " + str(mishap).strip().replace("\n", "\n           "))
     return "\n".join(lines)
 
 

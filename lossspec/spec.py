@@ -7,6 +7,7 @@ import pkgutil
 import re
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from importlib.metadata import EntryPoint, entry_points
@@ -19,6 +20,36 @@ from lossspec.maths import Definition
 
 REAL_DTYPES = ("float32", "float64", "float16", "bfloat16")
 Surface = Literal["function", "class"]
+
+
+class SpecError(ValueError):
+    """A spec that no loss can be judged by; the message names the spec and what is wrong in it."""
+
+
+@contextmanager
+def blaming(
+    loss: str,
+    function: str,
+    tensors: Mapping[str, Any] | None = None,
+    sizes: Mapping[str, int] | None = None,
+) -> Iterator[None]:
+    """Raise SpecError in place of an exception that a function of a spec raises.
+
+    loss, function : the names of the spec and of its function, such as `settle`. tensors, sizes :
+    the arrays that the function was called with, or the sizes of axes.
+    """
+    try:
+        yield
+    except SpecError:
+        raise
+    except (Exception, SystemExit) as error:
+        given = [f"{name} of shape {list(np.shape(x))}" for name, x in (tensors or {}).items()]
+        given += [f"{axis} = {size}" for axis, size in (sizes or {}).items()]
+        called = f", called with {', '.join(given)}" if given else ""
+        said = repr(" ".join(str(error).split())[:300])
+        raise SpecError(
+            f"spec {loss!r}: {function} raised {type(error).__name__}{called}; it said {said}"
+        ) from error
 
 
 # === tensors ==============================================================================
@@ -359,6 +390,10 @@ def written_out(contract: str, spread: int) -> Shape:
 SizeRule = Callable[[Mapping[str, int], Mapping[str, Any]], int]
 
 
+class AnySize(tuple[int, ...]):
+    """Sizes worth drawing of an axis that may have any size."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Form:
     """One way to call a loss."""
@@ -378,12 +413,12 @@ class Form:
     #: Parameters that make it this form.
     fixed: Mapping[str, Any] = field(default_factory=dict)
     #: Makes freshly drawn tensors fit each other, where roles cannot say how: given a random
-    #: generator, it may change the tensors and parameters by name.
+    #: generator, it may change the tensors and parameters by name, but no tensor's dtype.
     settle: Callable[[np.random.Generator, dict[str, np.ndarray], dict[str, Any]], None] | None = (
         None
     )
-    #: For an axis that not every size suits: the ones worth drawing, or the one that follows from
-    #: the other sizes and the parameters.
+    #: For an axis that not every size suits: the only ones allowed, or the one that follows from
+    #: the other sizes and the parameters. `AnySize` lists the ones worth drawing of all sizes.
     sizes: Mapping[str, Sequence[int] | SizeRule] = field(default_factory=dict)
     #: The most classes worth drawing: more than a byte counts or, where that has fused kernels,
     #: than one of their blocks holds.
@@ -505,7 +540,7 @@ class Loss:
 
     def __post_init__(self) -> None:
         for problem in _problems(self):
-            raise ValueError(f"spec {self.name!r}: {problem}")
+            raise SpecError(f"spec {self.name!r}: {problem}")
 
     @property
     def breadth(self) -> int:
@@ -531,6 +566,20 @@ class Loss:
     @cached_property
     def _forms(self) -> dict[str, Form]:
         return {form.name: form for form in self.forms}
+
+    def allows(self, form: Form, sizes: Mapping[str, int], parameters: Mapping[str, Any]) -> bool:
+        """Whether axes may have these sizes together."""
+        for axis, rule in form.sizes.items():
+            if axis not in sizes or isinstance(rule, AnySize):
+                continue
+            if callable(rule):
+                with blaming(self.name, f"sizes[{axis!r}]", sizes=sizes):
+                    allowed = sizes[axis] == rule(sizes, parameters)
+            else:
+                allowed = sizes[axis] in rule
+            if not allowed:
+                return False
+        return True
 
     def roles(self, form: Form) -> dict[str, Role]:
         """Every tensor of a call by name, the optional ones last."""
@@ -596,6 +645,9 @@ def _problems_of_form(loss: Loss, form: Form) -> Iterator[str]:
     shapes: Any = form.shapes
     if isinstance(shapes, str) or not shapes:
         yield f"shapes takes a tuple of lines, got {shapes!r}"
+    for axis, rule in form.sizes.items():
+        if not callable(rule):
+            yield from _problems_of_sizes(axis, rule)
     for shape in form.contracts:
         if len(shape.inputs) != len(form.tensors):
             names = ", ".join(form.tensors) or "none"
@@ -606,6 +658,14 @@ def _problems_of_form(loss: Loss, form: Form) -> Iterator[str]:
         function = getattr(form, part) or (loss.define if part == "define" else None)
         if function is not None:
             yield from _unknown(f"arguments of {part}", signature(function).parameters, known)
+
+
+def _problems_of_sizes(axis: str, rule: Any) -> Iterator[str]:
+    """What keeps a list of sizes from being one: a size is drawn from it."""
+    if isinstance(rule, str) or not isinstance(rule, Sequence) or not rule:
+        yield f"sizes of {axis!r} takes a tuple of sizes or a function, got {rule!r}"
+    elif any(not isinstance(size, int) or size < 0 for size in rule):
+        yield f"sizes of {axis!r} takes whole numbers of 0 or more, got {tuple(rule)!r}"
 
 
 def _unknown(place: str, given: Collection[str], known: Collection[str]) -> Iterator[str]:
@@ -657,6 +717,9 @@ def _loaded(entry: EntryPoint, known: Collection[str]) -> Loss:
         raise TypeError(f"group {ENTRY_POINTS!r} must give a Loss, got {loss!r}")
     if loss.name in known:
         raise ValueError(f"another spec is named {loss.name!r}")
+    from lossspec.oracle import check_examples  # it imports this module
+
+    check_examples(loss)
     return loss
 
 

@@ -19,7 +19,16 @@ LISTED = 300
 
 
 def written(subject: Subject, case: Case, replaced: Mapping[str, Any] | None = None) -> str:
-    """The call as a person would type it."""
+    """The call as a person would type it; its shapes alone where that cannot be written."""
+    try:
+        return _written(subject, case, replaced)
+    except Exception as error:  # of lossspec itself: what the call shows must not be lost by it
+        shapes = ", ".join(f"{n}: {dtype_name(x)} {list(x.shape)}" for n, x in case.tensors.items())
+        why = f"{type(error).__name__}: {error}"
+        return f"# {subject.loss.name} of {shapes}; the call could not be written: {why}"
+
+
+def _written(subject: Subject, case: Case, replaced: Mapping[str, Any] | None) -> str:
     form = subject.loss.form(case.form)
     roles, replaced = subject.loss.roles(form), replaced or {}
     given = {name: _passed(roles[name], array) for name, array in case.tensors.items()}

@@ -66,6 +66,7 @@ def test_a_loss_may_be_ones_own():
         module=None,
         define=define,
         options={},
+        examples=(),
         forms=(dataclasses.replace(find("mse_loss").forms[0], divisor=None),),
     )
 

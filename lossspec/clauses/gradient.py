@@ -28,7 +28,7 @@ from lossspec.trial import Deviation, Trial, Unsupported
 def gradient(trial: Trial) -> Judgement:
     """For any cotangent, each gradient is the definition's, within what rounding explains."""
     case, outcome = trial.case, trial.outcome
-    if outcome.error is not None or not case.requires_grad:
+    if outcome.error is not None or outcome.oversized or not case.requires_grad:
         return None
     informative = False
     missing = {}

@@ -146,8 +146,8 @@ def nothing_left(trial: Trial) -> Judgement:
             continue
         with _poisoned():
             got = trial.number(trial.fresh(reduction=reduction))
-        if got is None:
-            continue
+        if got is None or got.shape != (expected.losses.shape if reduction == "none" else ()):
+            continue  # clauses `accepts` and `result-shape` tell
         same = np.isnan(got) if np.isnan(want) else got == want
         if not np.all(same):
             wrong = got.ravel()[0]
@@ -192,6 +192,8 @@ def mean_of_many(trial: Trial) -> Judgement:
     if copies * sum(array.size for array in case.tensors.values()) > ROOM:
         return None
     many = taken(loss, case, axis, np.arange(size * copies) % size)
+    if not trial.allows(many):
+        return None
     many = many.with_(reduction="mean", requires_grad=(), layouts={})
     got = trial.number(perform(trial.subject, many, trial.device))
     if got is None or got.shape != ():

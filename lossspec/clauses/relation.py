@@ -26,7 +26,7 @@ def _agree(trial: Trial, other: Case, what: str, reduction: str, order: Any = ..
 
     order : which elements of this result the other's are, where it is unreduced.
     """
-    if not trial.can(reduction) or not trial.precise:
+    if not trial.can(reduction) or not trial.precise or not trial.allows(other):
         return None
     mine = trial.under(reduction)
     beside = Trial(
@@ -467,6 +467,8 @@ def large_batch(trial: Trial) -> Judgement:
     if copies * sum(array.size for array in case.tensors.values()) > ROOM:
         return None
     rows = np.arange(size * copies) % size
+    if not trial.allows(taken(loss, case, axis, rows)):
+        return None
     for part in (64, 16, 4, 1):  # lest what is slow, or keeps every pair of rows, take forever
         some = taken(loss, case, axis, rows[: len(rows) // part])
         start = time.process_time()  # not of others on a busy machine
@@ -483,6 +485,11 @@ def large_batch(trial: Trial) -> Judgement:
             raise Unsupported(f"the memory here does not hold {len(rows)} rows of it")
         raise Deviation(
             f"a batch of {len(rows)} rows raised", outcome.error, "a result", check=None
+        )
+    if outcome.oversized:
+        value = outcome.value
+        raise Deviation(
+            f"the shape of {len(rows)} rows", list(value.shape), "a row each", check=None
         )
     got, what = trial.number(outcome), f"in a batch of {len(rows)} rows, these again and again"
     if got is None:

@@ -35,6 +35,8 @@ def memory_in_proportion(trial: Trial) -> Judgement:
         return None
     copies = MANY // trial.expected.losses.size + 1
     many = taken(trial.loss, case, axis, np.arange(size * copies) % size).with_(layouts={})
+    if not trial.allows(many):
+        return None
     try:
         held, given = weighed(trial.subject, many, trial.device)
     except Exception as error:  # what raises deviates from other clauses

@@ -42,7 +42,7 @@ def published_examples(trial: Trial) -> Judgement:
         budget = beside.expected.value(case.reduction).budget + half
         want = Bounded.around(printed, budget, case.dtype)
         trial.agree(got, want, f"the example ({example.source})", case=case)
-        judged = True
+        judged = bool(judged) or bool(np.isfinite(budget).all())
     return judged
 
 

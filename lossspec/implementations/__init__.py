@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from lossspec.oracle import check_examples
 from lossspec.spec import Loss, Surface, UnknownName, catalogue
 
 ENTRY_POINTS = "lossspec.implementations"
@@ -109,6 +110,8 @@ class Implementation:
     the catalogue, of losses that it brings along. target : where it was loaded from. found : where
     each function and class was, by its name.
 
+    UnknownName lists the known names; SpecError where an own spec contradicts its examples.
+
     >>> Implementation("mine", functions={"mse_loss": lambda input, target: ...})
     """
 
@@ -130,6 +133,8 @@ class Implementation:
         for given in self.classes:
             if given not in modules:
                 raise UnknownName("loss class", given, modules)
+        for loss in self.own:
+            check_examples(loss)
 
     def subjects(self, loss: Loss) -> Iterator[Subject]:
         """What it has of one loss: the function, the class, both or nothing."""
