@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain, islice
@@ -39,6 +39,8 @@ INSTEAD = 1_000_000
 REPLAYED, REDUCED = -1, -2
 #: In place of a clause: the plain call, before any of them judges it.
 CALL = "call"
+#: Called with the cases done, the cases in all and the clauses that deviate so far.
+OnProgress = Callable[[int, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -188,6 +190,11 @@ class Campaign:
     works: set[Phase] = field(default_factory=set)
     #: By phase, the first call in float32 that did not work, though it ought to.
     fails: dict[Phase, tuple[Case, Deviation]] = field(default_factory=dict)
+    #: Called after every case, after every slow clause and at the end.
+    on_progress: OnProgress | None = None
+    #: Cases judged, and cases to judge.
+    _done: int = 0
+    _total: int = 0
     #: The number of the case at hand in the stream, or what stands for one.
     _case: int = REPLAYED
 
@@ -200,6 +207,8 @@ class Campaign:
 
     def _walk(self) -> dict[str, Ledger]:
         ledgers = {clause.name: Ledger(clause) for clause in self.clauses}
+        self._total = self.profile.cases(self.subject.loss) + self.profile.searched
+        self._report_progress(ledgers)
         if self.whereabouts is not None:
             for case, step in self.whereabouts.deaths:
                 self._ledger(step, ledgers).fatal |= case != REDUCED
@@ -208,10 +217,13 @@ class Campaign:
         def look(solved: Solved) -> float:
             self._case += 1
             try:
-                return self._look(solved, ledgers)
+                worst = self._look(solved, ledgers)
             except Endless:
                 self.endless = solved.case
                 raise
+            self._done += 1
+            self._report_progress(ledgers)
+            return worst
 
         try:
             for solved in chain(
@@ -239,7 +251,15 @@ class Campaign:
             self._tell(about, "backward")
         if self.whereabouts is not None:
             self.whereabouts.leave()
+        self._done = self._total = max(self._done, self._total)
+        self._report_progress(ledgers)
         return ledgers
+
+    def _report_progress(self, ledgers: Mapping[str, Ledger]) -> None:
+        if self.on_progress is not None:
+            total = max(self._done, self._total)  # a search may need more cases than it is given
+            found = sum(ledger.found is not None for ledger in ledgers.values())
+            self.on_progress(self._done, total, found)
 
     def _instead(self) -> Iterator[Solved]:
         """As many cases in dtypes that work as were wasted on those that do not."""
@@ -248,6 +268,7 @@ class Campaign:
         works = tuple(dtype for dtype in asked if self.ran.get(dtype, (0,))[0])
         if works and len(works) < len(asked):
             lost = self.profile.cases(loss) * (len(asked) - len(works)) // len(asked)
+            self._total += lost
             yield from islice(stream(loss, self.profile, self.seed + INSTEAD, works), lost)
 
     def _weigh_errors(self, ledgers: Mapping[str, Ledger]) -> None:
@@ -287,6 +308,7 @@ class Campaign:
             again = ledger.found and not ledger.clause.once and self.endless is None
             if ledger.found and again and self._enters(name):
                 ledger.found = self._reduced(ledger, *ledger.found)
+                self._report_progress(ledgers)
 
     def never(self, phase: Phase) -> bool:
         """Whether a phase of a call ought to work in float32 and never did."""
@@ -350,6 +372,8 @@ class Campaign:
             elif not ledger.fatal:
                 self._judge(ledger, trial)
                 worst = max(worst, trial.worst)
+                if ledger.clause.slow:  # one case of torch.compile may take a minute
+                    self._report_progress(ledgers)
         return worst
 
     def _listen(self, trial: Trial) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from lossspec import deviations, patience, repro
-from lossspec.campaign import Campaign, Ledger, Profile, deviation_of
+from lossspec.campaign import Campaign, Ledger, OnProgress, Profile, deviation_of
 from lossspec.cases import Case
 from lossspec.clauses import Clause
 from lossspec.deviations import Known
@@ -44,6 +44,7 @@ class Run:
     require_all : whether a missing loss or parameter is a failure. known : entries of deviations
     files beyond the shipped ones, which `ship` turns off. options : what a repeated run needs too.
     places : a directory in which campaigns note where they are, for whoever takes them over.
+    on_progress : called by each campaign with its cases done, its cases in all and its deviations.
     """
 
     profile: Profile
@@ -54,6 +55,7 @@ class Run:
     options: tuple[str, ...] = ()
     ship: bool = True
     places: Path | None = None
+    on_progress: OnProgress | None = None
     _campaigns: dict[str, tuple[Campaign, dict[str, Ledger]]] = field(default_factory=dict)
 
     def judge(self, cell: Planned, beside: Iterable[Planned]) -> tuple[Cell, str]:
@@ -92,6 +94,7 @@ class Run:
             self._listed(cell),
             None if cell.implementation.name in TORCH else reference(cell.loss, cell.surface),
             whereabouts=None if self.places is None else Whereabouts(self.places, cell.campaign),
+            on_progress=self.on_progress,
         )
         return campaign, campaign.run()
 
