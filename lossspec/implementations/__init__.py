@@ -61,9 +61,15 @@ class Subject:
             signature = inspect.signature(target)
         except (TypeError, ValueError):
             return None
-        parameters = signature.parameters.values()
+        parameters = list(signature.parameters.values())
         if any(p.kind is p.VAR_KEYWORD for p in parameters):
             return None
+        if self.surface == "function":
+            # The first ones are the tensors, also one that is named as an option is: `log_input`.
+            tensors = min(len(form.tensors) for form in self.loss.forms)
+            parameters = [
+                p for i, p in enumerate(parameters) if i >= tensors or p.kind is p.KEYWORD_ONLY
+            ]
         return frozenset(
             p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
         )
