@@ -314,7 +314,8 @@ def compared(mine: Arm, baseline: Arm, own: Literal["cpu", "device", "wall"]) ->
 
     own : what the arms' own clock is. The wall decides where an arm's CPU time is far from it: more
     of it is work in parallel. A great difference between the two clocks is suspicious: work that
-    the own clock did not see.
+    the own clock did not see. Their intervals must tell it, since on a busy machine one arm may
+    wait longer by chance.
     """
     on_wall = _ratio(mine, baseline, "wall")
     on_own = _ratio(mine, baseline, own)
@@ -322,7 +323,7 @@ def compared(mine: Arm, baseline: Arm, own: Literal["cpu", "device", "wall"]) ->
     clock: Literal["cpu", "device", "wall"] = "wall" if parallel else own
     deciding = on_wall if parallel else on_own
     verdict, reason = speed(deciding), None
-    if not parallel and on_wall.ratio / on_own.ratio > DISAGREE:
+    if not parallel and on_wall.low > DISAGREE * on_own.high:
         verdict = "suspicious"
         reason = (
             f"{on_own.ratio:.2g} times the baseline on the {own} clock but {on_wall.ratio:.2g} "

@@ -134,6 +134,13 @@ def test_work_that_waits_is_suspicious():
     assert "0.5 times the baseline on the cpu clock but 9 times on the wall" in found.reason
 
 
+def test_an_arm_that_a_busy_machine_made_wait_is_not_suspicious():
+    wall = [100, 300] * 5 + [300, 300]  # the median is three times torch's, by chance
+    found = compared(arm(MINE, [100] * 12, wall), arm("torch", [100] * 12), "cpu")
+    assert (found.wall.ratio, found.wall.low) == (pytest.approx(3), pytest.approx(1))
+    assert (found.verdict, found.reason) == ("same", None)
+
+
 def test_work_on_another_stream_is_suspicious():
     found = compared(arm("mine", [100] * 20, [1100] * 20), arm("torch", [900] * 20), "device")
     assert found.verdict == "suspicious"
