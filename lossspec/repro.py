@@ -11,7 +11,7 @@ import torch
 
 from lossspec.cases import Case, dtype_name
 from lossspec.devices import accelerates
-from lossspec.implementations import Subject
+from lossspec.implementations import Subject, files
 from lossspec.outcome import argument, keywords, owned
 from lossspec.tensors import to_numpy
 from lossspec.transcript import written
@@ -100,6 +100,22 @@ except Exception as error:
     sys.exit(2)
 """
 
+_FIND_FILE = """\
+try:
+    from importlib.util import module_from_spec, spec_from_file_location
+    from pathlib import Path
+
+    file = Path({path!r}).expanduser().resolve()
+    sys.path.insert(0, str(file.parent))
+    spec = spec_from_file_location({module!r}, file)
+    subject = sys.modules[{module!r}] = module_from_spec(spec)
+    spec.loader.exec_module(subject)
+    subject = subject.{expression}
+except Exception as error:
+    print("the implementation cannot be imported:", repr(error))
+    sys.exit(2)
+"""
+
 _BODY = """\
 inputs = {{
 {inputs}
@@ -167,7 +183,6 @@ def script(subject: Subject, case: Case, deviation: Deviation, says: str, device
     """The text of the script, for a subject that an import finds."""
     case = deviation.case or case
     form = subject.loss.form(case.form)
-    module, _, expression = subject.found.partition(":")
     roles = subject.loss.roles(form)
     own = owned(subject, case)
     replaced = deviation.replaced
@@ -214,7 +229,7 @@ def script(subject: Subject, case: Case, deviation: Deviation, says: str, device
     return _HEAD.format(
         says=says,
         title=title,
-        find=_FIND.format(module=module, expression=expression),
+        find=_find(subject.found),
         device=device,
     ) + _BODY.format(
         inputs="\n".join(inputs),
@@ -231,6 +246,15 @@ def script(subject: Subject, case: Case, deviation: Deviation, says: str, device
         budget=deviation.budget,
         check=deviation.check,
     )
+
+
+def _find(found: str) -> str:
+    """Return the code that imports a subject from where it was found."""
+    module, _, expression = found.rpartition(":")
+    if files.parts(module) is None:
+        return _FIND.format(module=module, expression=expression)
+    name = files.name_of(files.found(module))
+    return _FIND_FILE.format(path=module, module=name, expression=expression)
 
 
 def _code(value: Any) -> str:

@@ -211,6 +211,12 @@ class Cell(_Record):
             if not (got >= 0 and math.isfinite(got)):
                 raise ReportError(f"got {got}, want a finite number of at least 0", f".{name}")
 
+    def __repr__(self) -> str:
+        """Return the id and the verdict, with the reason where there is one; on one line."""
+        text = f"{self.id}: {self.verdict}" + (f" ({self.reason})" if self.reason else "")
+        text = "".join(char if char.isprintable() else " " for char in text)
+        return f"<Cell {text if len(text) <= 150 else text[:149] + '…'}>"
+
 
 @dataclass(frozen=True)
 class Artifact(_Record):

@@ -173,6 +173,17 @@ def test_a_signature_tells_what_is_taken(target, takes):
     assert {name for name in ("weight", "reduction") if subject.takes(name)} == takes
 
 
+def test_a_tensor_named_like_an_option_is_not_the_option():
+    poisson = find("poisson_nll_loss")
+    for target in (lambda log_input, target, full=False: 0, torch.nn.PoissonNLLLoss().forward):
+        assert not Subject("mine", poisson, "function", target).takes("log_input")
+    assert Subject("mine", poisson, "function", lambda log_input, target, full=False: 0).takes(
+        "full"
+    )
+    assert Subject("mine", poisson, "function", F.poisson_nll_loss).takes("log_input")
+    assert Subject("mine", poisson, "class", torch.nn.PoissonNLLLoss).takes("log_input")
+
+
 def test_only_what_can_be_called_is_a_loss():
     space = SimpleNamespace(l1_loss=torch.nn, mse_loss=3, huber_loss=F.huber_loss, HuberLoss=None)
     got = Implementation.of("space", space)

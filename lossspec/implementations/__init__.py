@@ -7,10 +7,12 @@ import inspect
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from functools import cache, cached_property, wraps
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -33,8 +35,9 @@ class Subject:
     """One loss of one implementation on one surface: what a campaign judges.
 
     target : the function, or the class. On the class surface everything but the tensors of the
-    form goes to the constructor. found : where an import finds it, as `package.module:expression`;
-    empty when no import does. refused : keywords that one with **keywords turned out not to take.
+    form goes to the constructor. found : where an import finds it, as `package.module:expression`
+    or `path/to/file.py:expression`; empty when no import does. refused : keywords that one with
+    **keywords turned out not to take.
     """
 
     implementation: str
@@ -59,9 +62,15 @@ class Subject:
             signature = inspect.signature(target)
         except (TypeError, ValueError):
             return None
-        parameters = signature.parameters.values()
+        parameters = list(signature.parameters.values())
         if any(p.kind is p.VAR_KEYWORD for p in parameters):
             return None
+        if self.surface == "function":
+            # The first ones are the tensors, also one that is named as an option is: `log_input`.
+            tensors = min(len(form.tensors) for form in self.loss.forms)
+            parameters = [
+                p for i, p in enumerate(parameters) if i >= tensors or p.kind is p.KEYWORD_ONLY
+            ]
         return frozenset(
             p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
         )
@@ -205,35 +214,25 @@ def composed(loss: Loss) -> Subject | None:
 
 
 def load(name: str, losses: tuple[str, ...] = ()) -> Implementation:
-    """The implementation of a name: an entry point, `package.module` or `package.module:attribute`.
+    """Return the implementation of a name.
 
-    A single function or class is judged as the loss that it is named after or, failing that, as
-    the one in `losses` when there is just one. ImplementationError says what was tried.
+    The name is an entry point, `package.module`, `package.module:attribute`, `path/to/file.py` or
+    `path/to/file.py:attribute`. A single function or class is judged as the loss that it is named
+    after or, failing that, as the one in `losses` when there is just one. ImplementationError says
+    what was tried.
     """
     entries = known()
-    entry = entries.get(name)
-    path, _, attribute = (entry.value if entry else name).partition(":")
-    if name.endswith(":"):
-        raise ImplementationError(f"--impl {name}: no attribute is named after the colon")
-    namespace: Any = _import(name, path, entries)
+    path, attribute, namespace = _module(name, entries)
     try:
-        version = _version(path)
+        version = _version(path, namespace)
         namespace = _attribute(name, path, attribute, namespace)
         implementation = Implementation.of(name, namespace, version)
     except (ImplementationError, KeyboardInterrupt):
         raise
     except BaseException as error:  # a lazy namespace may import when it is looked at
-        raise ImplementationError(f"--impl {name}: {_what(error)}") from error
+        raise ImplementationError(f"--impl {name}: {told(error)}") from error
     where = f"{path}:{attribute}" if attribute else path
-    holds = f"{where}." if attribute else f"{path}:"
-    if implementation is namespace:  # wrapped: what it holds may lie nowhere else
-        found = {
-            **{n: f"{holds}functions[{n!r}]" for n in implementation.functions},
-            **{n: f"{holds}classes[{n!r}]" for n in implementation.classes},
-            **implementation.found,
-        }
-    else:
-        found = {n: holds + n for n in (*implementation.functions, *implementation.classes)}
+    found = _places(implementation, namespace, where, f"{where}." if attribute else f"{path}:")
     if not found and callable(namespace):
         implementation = _single(name, namespace, losses, version)
         found = dict.fromkeys((*implementation.functions, *implementation.classes), where)
@@ -252,8 +251,33 @@ def load(name: str, losses: tuple[str, ...] = ()) -> Implementation:
     )
 
 
+def _module(name: str, entries: Mapping[str, EntryPoint]) -> tuple[str, str, ModuleType]:
+    """Return the path, the attribute and the imported module that a name leads to."""
+    from lossspec.implementations import files
+
+    if name.endswith(":"):
+        raise ImplementationError(f"--impl {name}: no attribute is named after the colon")
+    if name not in entries and (parts := files.parts(name)):
+        return *parts, files.loaded(name)
+    path, _, attribute = (entries[name].value if name in entries else name).partition(":")
+    return path, attribute, _import(name, path, entries)
+
+
+def _places(
+    implementation: Implementation, namespace: Any, where: str, holds: str
+) -> dict[str, str]:
+    """Return where an import finds each function and class, by its name."""
+    if implementation is not namespace:
+        return {n: holds + n for n in (*implementation.functions, *implementation.classes)}
+    return {  # wrapped: what it holds may lie nowhere else
+        **{n: f"{holds}functions[{n!r}]" for n in implementation.functions},
+        **{n: f"{holds}classes[{n!r}]" for n in implementation.classes},
+        **implementation.found,
+    }
+
+
 def _import(name: str, path: str, entries: Mapping[str, EntryPoint]) -> ModuleType:
-    if not path or path.startswith("."):
+    if not path or path.startswith(".") or "/" in path:
         raise ImplementationError(
             f"--impl {name}: {path!r} is not the full name of a module{_meant(name)}"
         )
@@ -274,7 +298,7 @@ def _import(name: str, path: str, entries: Mapping[str, EntryPoint]) -> ModuleTy
             ) from None
         else:
             where = f"importing {path!r}"
-        raise ImplementationError(f"--impl {name}: {where}: {_what(error)}") from error
+        raise ImplementationError(f"--impl {name}: {where}: {told(error)}") from error
 
 
 def _declared(entry: EntryPoint) -> str:
@@ -284,12 +308,25 @@ def _declared(entry: EntryPoint) -> str:
 
 
 def _meant(name: str) -> str:
-    """What the name of a file, or a dot or two colons before an attribute, may stand for."""
+    """What a path, or a dot or two colons before an attribute, may stand for."""
+    from lossspec.implementations import files
+
+    path, _, attribute = name.partition(":")
+    if beside := files.beside(path, attribute):
+        return beside
     meant = re.sub(r"^(\.?/)+|\.py\b", "", name).replace("::", ":").replace("/", ".")
     module, _, attribute = name.rpartition(".")
     if meant == name and module in sys.modules:
         meant = f"{module}:{attribute}"
-    return f"; try {meant}" if meant != name else ""
+    if meant != name:
+        return f"; try {meant}"
+    return near(path, [*known(), *files.stems()])
+
+
+def near(given: str, names: Iterable[str]) -> str:
+    """Return the question whether the nearest of some names was meant, if one is near."""
+    found = get_close_matches(given, names, 1)
+    return f"; did you mean {found[0]}?" if found else ""
 
 
 def _attribute(name: str, path: str, attribute: str, namespace: Any) -> Any:
@@ -298,16 +335,20 @@ def _attribute(name: str, path: str, attribute: str, namespace: Any) -> Any:
             namespace = getattr(namespace, part)
         except AttributeError:
             public = [word for word in dir(namespace) if not word.startswith("_")]
+            has = _meant(name) if part.startswith(":") else near(part, public)
+            has = has or f"; it has: {', '.join(public[:30]) or 'nothing public'}"
             raise ImplementationError(
-                f"--impl {name}: {path!r} has no attribute {part!r}; it has: "
-                f"{', '.join(public[:30]) or 'nothing public'}{_meant(name)}"
+                f"--impl {name}: {path!r} has no attribute {part!r}{has}"
             ) from None
     return namespace
 
 
-def _what(error: BaseException) -> str:
-    """An error in a line, and its place unless that is the import itself."""
-    says, own = str(error), (__file__, importlib.__file__)
+def told(error: BaseException, file: tuple[str, str] = ("", "")) -> str:
+    """Return an error in a line, with its place unless that is the import itself.
+
+    file : a file's own path, and how it was typed; a line in it is the place if there is one.
+    """
+    says, own = str(error), (__file__, f"{Path(__file__).parent}/files.py", importlib.__file__)
     places = [
         (frame.filename, frame.lineno)
         for frame in traceback.extract_tb(error.__traceback__)
@@ -315,7 +356,8 @@ def _what(error: BaseException) -> str:
     ]
     if isinstance(error, SyntaxError) and error.filename:
         says, places = error.msg, [(error.filename, error.lineno)]
-    place = "".join(f" ({file}, line {line})" for file, line in places[-1:])
+    places = [(file[1], line) for at, line in places if at == file[0]] or places
+    place = "".join(f" ({at}, line {line})" for at, line in places[-1:])
     return f"{type(error).__name__}: {' '.join(says.split())}{place}"
 
 
@@ -345,7 +387,7 @@ def _named(name: str) -> Loss | None:
     return next((o for o in catalogue().values() if name in (o.name, o.module)), None)
 
 
-def _version(target: str) -> str | None:
-    package = sys.modules.get(target.partition(":")[0].partition(".")[0])
+def _version(path: str, module: ModuleType) -> str | None:
+    package = module if path.endswith(".py") else sys.modules.get(path.partition(".")[0])
     version = getattr(package, "__version__", None)
     return str(version) if version is not None else None
