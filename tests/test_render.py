@@ -273,7 +273,7 @@ def test_percentages_appear_nowhere(pages):
 
 def test_a_run_without_cells_is_told_in_every_rendering(pages):
     for made in (Page(pages["empty"]).text, summary(report()), screen(report())):
-        assert "no cell at all" in made
+        assert "No clause was run" in made
     assert json.loads(badge(report()))["message"] == "no clause was run"
 
 
@@ -396,7 +396,7 @@ def test_the_summary_tells_deviations_before_the_matrix():
     assert got[0] == "# mylib.losses 1.4.0"
     assert [line for line in got if line.startswith("## ")] == [
         "## What deviates",
-        "## Inconclusive",
+        "## Not judged",
         "## Known deviations",
         "## Losses by themes",
         "## Environment",
@@ -506,7 +506,7 @@ def test_a_diff_of_different_selections_says_so():
 def test_the_screen_is_one_screen(made):
     got = screen(made, "reports/mylib.losses/index.html").splitlines()
     assert len(got) <= HEIGHT == 24
-    assert max(map(len, got)) <= WIDTH == 100
+    assert max(map(len, got)) <= WIDTH == 80
     assert all(line.isprintable() for line in got)
     assert got[-1] == "report: reports/mylib.losses/index.html"
 
@@ -514,8 +514,10 @@ def test_the_screen_is_one_screen(made):
 def test_the_screen_tells_a_failure_with_its_sentence_and_command():
     told = next(c for c in SAMPLE.failing if c.loss == "huber_loss")
     got = screen(SAMPLE)
+    # Sentences are wrapped, and a long command goes on behind a backslash.
+    words = " ".join(got.replace("\\\n", " ").split())
     for part in (f"✗ deviates: {told.id}", told.says, told.reason, f"$ {told.repeat}"):
-        assert part in got
+        assert part in words
 
 
 def test_the_screen_tells_each_failure_once_before_its_second_surface():
@@ -523,7 +525,7 @@ def test_the_screen_tells_each_failure_once_before_its_second_surface():
     twice = [cell(clause=c, surface=s, verdict="deviates") for c in "abcdefg" for s in surfaces]
     told = [line.split()[2] for line in screen(report(*twice)).splitlines() if "✗" in line]
     assert told[:7] == [f"huber_loss/{clause}[class-cpu]" for clause in "abcdefg"]
-    assert told[7:] == [f"huber_loss/{clause}[function-cpu]" for clause in "abc"]
+    assert told[7:] == [f"huber_loss/{clause}[function-cpu]" for clause in "ab"]
 
 
 def test_a_command_that_does_not_fit_the_screen_is_left_out():
