@@ -8,9 +8,10 @@ from typing import Any
 
 from lossspec.campaign import profile_named
 from lossspec.devices import DeviceError, chosen
-from lossspec.implementations import Implementation, load
+from lossspec.implementations import Implementation, load, unconstructed
 from lossspec.plan import Plan, Planned
 from lossspec.run import Run, failure_text
+from lossspec.safe_text import one_line
 from lossspec.spec import Loss, UnknownName, find
 from lossspec.verdict import Cell
 
@@ -43,7 +44,12 @@ def check(
     devices = _devices(device)
     name = getattr(target, "__qualname__", type(target).__qualname__)
     if not callable(target):
-        raise TypeError(f"target is a function or a class, got {target!r}")
+        raise TypeError(f"target is a function or a class, got {one_line(repr(target))}")
+    if (wrong := unconstructed(spec, target, "function")) is not None:
+        raise TypeError(
+            f"target {wrong}; to judge this one instance as a function, pass "
+            "lambda *tensors: instance(*tensors)"
+        )
     if not inspect.isclass(target):
         implementation = Implementation(name, functions={spec.name: target}, own=(spec,))
     elif spec.module is not None:

@@ -2,7 +2,8 @@
 
 Error messages, names, versions and reprs of an implementation may hold characters that steer a
 terminal, reverse the direction of a line, or end a table cell. Every renderer passes them through
-one of these functions. A character that cannot be printed becomes its Python escape: ESC is `\\x1b`.
+one of these functions. A character that cannot be printed becomes its Python escape, such as
+`\\x1b`.
 """
 
 from __future__ import annotations
@@ -20,9 +21,7 @@ def escaped(text: str, keep: str = "") -> str:
     """Return the text with an escape for each character that is not printable or in `keep`."""
     if text.isprintable():
         return text
-    return "".join(
-        char if char in keep or char.isprintable() else _escape(char) for char in text
-    )
+    return "".join(char if char in keep or char.isprintable() else _escape(char) for char in text)
 
 
 def _escape(char: str) -> str:

@@ -20,8 +20,8 @@ SCHEMA_VERSION = "1"
 SCHEMA = Path(__file__).with_name("conformance.schema.json")  # of the artifact, for other tools
 #: Bytes of a file that is read: 50 times the report on torch.nn (1,495 cells in 1.3 MB).
 LARGEST_FILE = 64 * 2**20
-#: Levels of nesting in a report: one uses 15 (artifact, cells, cell, case, tensors, tensor, data and
-#: an axis of a tensor each, of which there are at most 8).
+#: Levels of nesting in a report: one uses 15 (artifact, cells, cell, case, tensors, tensor, data
+#: and an axis of a tensor each, of which there are at most 8).
 DEEPEST = 64
 #: Characters of an error message: keys of a file that is no report may be of any length.
 _MESSAGE = 2_000
@@ -242,7 +242,8 @@ class Artifact(_Record):
         version = data["schema_version"]
         if version != SCHEMA_VERSION:
             raise ReportError(
-                f"got schema_version {reprlib.repr(version)}; this lossspec reads {SCHEMA_VERSION!r}"
+                f"got schema_version {reprlib.repr(version)}; "
+                f"this lossspec reads {SCHEMA_VERSION!r}"
             )
         return super().from_data(
             {key: value for key, value in data.items() if key != "schema_version"}
@@ -468,7 +469,7 @@ def read_file(path: str | os.PathLike[str], limit: int = LARGEST_FILE) -> bytes:
     No more than that is read, so that a device such as /dev/zero ends too.
     """
     try:
-        with open(path, "rb") as file:
+        with Path(path).open("rb") as file:
             data = file.read(limit + 1)
     except OSError as error:
         raise ReportError(f"cannot be read ({error.strerror})") from None

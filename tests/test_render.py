@@ -22,7 +22,9 @@ from lossspec.verdict import Environment, Listed, Oracle, Report, ReportError, V
 SAMPLE = Report.read(Path(__file__).parent / "data" / "conformance.json")
 HOSTILE = (
     '</script></textarea><b id=owned onclick="x">&amp;\'`|\n@all <!-- \x1b[2J {{ 7*7 }} \udc80'
+    "\x07\x9b31m\u202egpj\u2066\u200b\x00\r\u2028"
 )
+NBSP = "\N{NO-BREAK SPACE}"
 VOID = {"br", "input", "meta", "wbr"}
 
 
@@ -210,6 +212,21 @@ def test_no_text_of_a_report_becomes_mark_up(pages):
     assert len(seen.all("script")) == len(Page(pages["sample"]).all("script")) == 2
     assert "<b id=owned" in seen.text
     assert "49" not in re.findall(r"\d+", seen.text)
+
+
+def test_no_rendering_holds_a_character_that_steers(pages):
+    made = hostile()
+    texts = [pages["hostile"], summary(made), screen(made, HOSTILE), badge(made), made.to_json()]
+    for text in (*texts, diff(made, SAMPLE).text(), diff(SAMPLE, made).text()):
+        assert {char for char in text if not char.isprintable()} <= {"\n", NBSP}
+        assert "\\x1b[2J" in text or "\\u001b[2J" in text or text == badge(made)
+
+
+def test_a_link_with_a_character_that_steers_is_no_link():
+    listed = Listed("r", "https://example.org/\u202egpj", None)
+    got = Page(page(report(cell(verdict="known", deviation=listed))))
+    assert [link for link in got.values("href") if "example.org" in link] == []
+    assert "https://example.org/\\u202egpj" in got.text
 
 
 @pytest.mark.parametrize("script", ["../up.py", "/etc/x.py", "//host/x", "a/../../b", "x y"])

@@ -4,6 +4,7 @@ import ast
 import json
 import sys
 import unicodedata
+from pathlib import Path
 
 import pytest
 
@@ -146,7 +147,7 @@ def test_a_clipped_text_says_what_is_left_out():
 
 
 def test_the_module_imports_neither_torch_nor_pytest():
-    source = ast.parse(open(safe_text.__file__, encoding="utf-8").read())
+    source = ast.parse(Path(safe_text.__file__).read_text("utf-8"))
     names = {
         alias.name
         for node in ast.walk(source)

@@ -108,7 +108,7 @@ def test_a_report_that_nests_too_deep_is_one_error(tmp_path, levels):
     text = whole.replace('"extra":{}', f'"extra":{{"x":{"[" * levels}{"]" * levels}}}', 1)
     path = tmp_path / "conformance.json"
     path.write_text(text)
-    with pytest.raises(ReportError, match="nested deeper than 64 levels, which is the limit$"):
+    with pytest.raises(ReportError, match=r"nested deeper than 64 levels, which is the limit$"):
         Report.read(path)
     if levels < 1_000:
         with pytest.raises(ReportError, match="nested deeper than 64 levels"):
@@ -131,7 +131,9 @@ def test_a_file_is_read_up_to_a_limit(tmp_path, limit):
 
 
 def test_a_device_without_an_end_is_one_error():
-    with pytest.raises(ReportError, match="^/dev/zero: is larger than 64 MiB, which is the limit$"):
+    with pytest.raises(
+        ReportError, match=r"^/dev/zero: is larger than 64 MiB, which is the limit$"
+    ):
         Report.read("/dev/zero")
 
 

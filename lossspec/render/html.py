@@ -240,13 +240,18 @@ def environment() -> Environment:
         "short": lambda verdict: "n/a" if verdict is Verdict.NOT_APPLICABLE else str(verdict),
         "tone": _TONES.__getitem__,
     }
-    made.tests["web"] = lambda link: re.match(r"https?://(?!.*\s)", link or "") is not None
+    made.tests["web"] = _is_web
     # A script that is not a plain path below the report must not become a link.
     made.tests["below"] = lambda path: (
         re.fullmatch(r"(?!.*\.\.)[\w.-]+(/[\w.-]+)*", path or "", re.ASCII) is not None
     )
     made.globals["plural"] = plural
     return made
+
+
+def _is_web(link: str | None) -> bool:
+    """Whether a text is a link that shows where it leads."""
+    return link is not None and link.isprintable() and re.match(r"https?://", link) is not None
 
 
 def _json(data: Any, **_: Any) -> str:

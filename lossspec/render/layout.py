@@ -1,4 +1,4 @@
-"""What every rendering shares: the matrix of a report, its order, numbers and reasons for readers."""
+"""What every rendering shares: the matrix of a report, its order, numbers and reasons."""
 
 import math
 import re

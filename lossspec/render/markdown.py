@@ -89,7 +89,10 @@ def _head(report: Report) -> str:
     if report.cells and not report.judged:
         lines += ["", "Nothing was judged, which is an error in itself."]
     if report.absent_losses:
-        lines += ["", f"Absent losses, which do not count: {_inline(', '.join(report.absent_losses))}"]
+        lines += [
+            "",
+            f"Absent losses, which do not count: {_inline(', '.join(report.absent_losses))}",
+        ]
     return "\n".join(lines)
 
 
