@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from html import escape
 from typing import Any, SupportsIndex, overload
 
-from lossspec.render.layout import clip, one_line, plural, ratio
+from lossspec.render.layout import plural, ratio
+from lossspec.safe_text import clip, one_line
 from lossspec.verdict import Cell, Verdict
 
 #: The width of a line, and how many lines a `repr` has at most.

@@ -13,6 +13,8 @@ from typing import Any
 
 from lossspec.cases import LAYOUTS, Case, features
 from lossspec.clauses import clauses
+from lossspec.nearest import suggestion
+from lossspec.safe_text import one_line
 from lossspec.spec import REAL_DTYPES, Loss, Surface, catalogue
 from lossspec.verdict import replace_file
 
@@ -31,6 +33,9 @@ FEATURES = (
 
 class DeviationsError(ValueError):
     """A deviations file that cannot be used; names the file, the entry and the problem."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 @dataclass(frozen=True, eq=False)  # a case has no truth value in a comparison
@@ -132,9 +137,11 @@ def _entry(path: Path, number: int, entry: Any) -> Known:
             raise DeviationsError(f"{place}: {problem} {', '.join(wrong)}{more}")
     loss, clause = entry["loss"], entry["clause"]
     if loss not in catalogue():
-        raise DeviationsError(f"{place}: no loss {loss!r}; known: {', '.join(catalogue())}")
+        near = suggestion(loss, list(catalogue()), "lossspec list losses")
+        raise DeviationsError(f"{place}: no loss {loss!r}{near}")
     if clause not in clauses():
-        raise DeviationsError(f"{place}: no clause {clause!r}; known: {', '.join(clauses())}")
+        near = suggestion(clause, list(clauses()), "lossspec list clauses")
+        raise DeviationsError(f"{place}: no clause {clause!r}{near}")
     spec = catalogue()[loss]
     when = _condition(place, spec, entry.get("when", {}))
     if not any(clauses()[clause].applies(spec, surface) for surface in SURFACES):
@@ -181,7 +188,7 @@ def _condition(place: str, loss: Loss, when: Mapping[str, Any]) -> Mapping[str, 
     for key, allowed in words.items():
         for word in _listed(when.get(key, [])):
             if word not in allowed:
-                raise DeviationsError(f"{place}: no {key} {word!r}; known: {', '.join(allowed)}")
+                raise DeviationsError(f"{place}: no {key} {word!r}{suggestion(word, allowed)}")
     if "version" in when:
         try:
             _in_range(None, when["version"])

@@ -10,7 +10,7 @@ from difflib import get_close_matches
 
 from lossspec.clauses import Clause, clauses
 from lossspec.implementations import Implementation, Subject
-from lossspec.spec import Loss, Surface, UnknownName, catalogue
+from lossspec.spec import Loss, Surface, UnknownName, catalogue, names_of
 from lossspec.verdict import cell_id
 
 
@@ -93,7 +93,7 @@ class Plan:
             return known
         for name in self.losses:
             if not any(name in (loss.name, loss.module) for loss in known):
-                raise UnknownName("loss", name, [loss.name for loss in known])
+                raise UnknownName("loss", name, names_of(known))
         return [loss for loss in known if {loss.name, loss.module} & set(self.losses)]
 
     def _known(self) -> list[Loss]:
@@ -119,10 +119,15 @@ class Plan:
         self.chosen_losses()
         for given in self.clauses or ():
             name, slash, clause = given.rpartition("/")
+            if clause in clauses() and clauses()[clause].theme == name:
+                raise ValueError(
+                    f"unknown loss {name!r} in clause {given!r}: {name} is the theme of clause "
+                    f"{clause}; did you mean {clause}?"
+                )
             if slash and not any(name in (loss.name, loss.module) for loss in self._known()):
-                raise UnknownName("loss", name, [loss.name for loss in self._known()])
+                raise UnknownName("loss", name, names_of(self._known()))
             if clause not in clauses():
-                raise UnknownName("clause", given, list(clauses()))
+                raise UnknownName("clause", clause, list(clauses()))
         if not any(cell.applies for cell in replace(self, shard=None).cells()):
             losses = ", ".join(self.losses or ())
             if self.clauses:

@@ -6,7 +6,7 @@ import importlib
 import pkgutil
 import re
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
@@ -17,6 +17,8 @@ from typing import Any, Literal
 import numpy as np
 
 from lossspec.maths import Definition
+from lossspec.nearest import suggestion
+from lossspec.safe_text import foreign_error, one_line
 
 REAL_DTYPES = ("float32", "float64", "float16", "bfloat16")
 Surface = Literal["function", "class"]
@@ -680,10 +682,12 @@ ENTRY_POINTS = "lossspec.specs"
 
 
 class UnknownName(ValueError):
-    """A name that is not one of the known ones; the message lists those."""
+    """A name that is not one of the known ones; the message says which are like it."""
 
     def __init__(self, kind: str, given: str, known: Sequence[str]) -> None:
-        super().__init__(f"unknown {kind} {given!r}; known: {', '.join(known) or 'none'}")
+        every = {"loss": "losses", "clause": "clauses"}.get(kind.partition(" ")[0])
+        command = f"lossspec list {every}" if every else None
+        super().__init__(f"unknown {kind} {given!r}{suggestion(given, known, command)}")
 
 
 @cache
@@ -702,8 +706,10 @@ def catalogue() -> Mapping[str, Loss]:
         except (Exception, SystemExit) as error:  # what somebody else installed stops nobody
             by = f" of {entry.dist.name}" if entry.dist else ""
             warnings.warn(
-                f"left out the spec {entry.name!r}{by}, entry point {entry.value!r}: "
-                f"{type(error).__name__}: {error}",
+                one_line(
+                    f"left out the spec {entry.name!r}{by}, entry point {entry.value!r}: "
+                    f"{foreign_error(error)}"
+                ),
                 stacklevel=2,
             )
         else:
@@ -728,4 +734,9 @@ def find(name: str) -> Loss:
     for loss in catalogue().values():
         if name in (loss.name, loss.module):
             return loss
-    raise UnknownName("loss", name, list(catalogue()))
+    raise UnknownName("loss", name, names_of(catalogue().values()))
+
+
+def names_of(losses: Iterable[Loss]) -> list[str]:
+    """The names of losses, of functions and of classes."""
+    return [name for loss in losses for name in (loss.name, loss.module) if name is not None]

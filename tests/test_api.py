@@ -99,10 +99,15 @@ def test_dtypes_and_seed_are_as_asked_for():
 @pytest.mark.parametrize(
     ("arguments", "more", "kind", "message"),
     [
-        (("l2_loss", halved), {}, UnknownName, "unknown loss 'l2_loss'; known: "),
+        (("l2_loss", halved), {}, UnknownName, "unknown loss 'l2_loss'; did you mean l1_loss, "),
         (("l1_loss", 3), {}, TypeError, "target is a function or a class, got 3"),
         (("l1_loss", halved), {"profile": "fast"}, UnknownName, "unknown profile 'fast'; known: q"),
-        (("l1_loss", halved), {"clauses": ["nice"]}, UnknownName, "unknown clause 'nice'; known"),
+        (
+            ("l1_loss", halved),
+            {"clauses": ["nice"]},
+            UnknownName,
+            "unknown clause 'nice'; the nearest of ",
+        ),
         (("l1_loss", halved), {"dtypes": ["int8"]}, UnknownName, "unknown dtype 'int8'; known: "),
         (("l1_loss", halved), {"device": "zpu"}, DeviceError, "device zpu: not a torch device"),
         (("l1_loss", halved), {"seed": -1}, ValueError, "seed takes a whole number of 0 or more"),
@@ -112,7 +117,12 @@ def test_dtypes_and_seed_are_as_asked_for():
             ValueError,
             "seed takes a whole number of 0 or more",
         ),
-        (("l1_loss", halved), {"clauses": "nice"}, UnknownName, "unknown clause 'nice'; known: "),
+        (
+            ("l1_loss", halved),
+            {"clauses": "nice"},
+            UnknownName,
+            "unknown clause 'nice'; the nearest of ",
+        ),
         (
             ("l1_loss", halved),
             {"clauses": ["ignored-gradient"]},

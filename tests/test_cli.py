@@ -36,7 +36,7 @@ def test_run_gives_pytests_status(workplace):
     assert lossspec(workplace, "run", "mine", *words).status == 1
     result = lossspec(workplace, "run", "mine", "--loss=l2_loss", "-p", "no:faulthandler")
     assert result.status == 4
-    assert "ERROR: unknown loss 'l2_loss'; known: " in "\n".join(result.err)
+    assert "ERROR: unknown loss 'l2_loss'; did you mean l1_loss, " in "\n".join(result.err)
 
 
 @pytest.mark.parametrize("words", [[], ["--loss=l1_loss"]])
@@ -156,7 +156,7 @@ def test_render_writes_the_pages_again(workplace):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["show", "l2_loss"], "lossspec show: unknown loss 'l2_loss'; known: "),
+        (["show", "l2_loss"], "lossspec show: unknown loss 'l2_loss'; did you mean l1_loss, "),
         (["render", "none.json"], "lossspec render: none.json: cannot be read (No such file"),
         (["render", "bad.json"], "lossspec render: bad.json: is not complete JSON ("),
         (["render", str(SAMPLE), "-o", "bad.json/x"], "lossspec render: [Errno "),

@@ -96,10 +96,10 @@ def test_an_installed_package_brings_its_name_along(package, tmp_path, monkeypat
     )
     with pytest.raises(ImplementationError, match=r"--impl missing: .* has no attribute 'none'"):
         load("missing")
-    with pytest.raises(ImplementationError, match="known: dead, mine, missing, oracle, "):
+    with pytest.raises(ImplementationError, match="; known: dead, mine, missing, oracle, "):
         load("nosuch")
     dead = "dead: its entry point of losses-of-mine, 'no_such_module:losses', cannot be imported"
-    with pytest.raises(ImplementationError, match=f"{dead}: .* No module named 'no_such_module'$"):
+    with pytest.raises(ImplementationError, match=f"{dead}: .*“No module named 'no_such_module'”$"):
         load("dead")
 
 
@@ -134,13 +134,16 @@ def test_a_name_that_is_nearly_right_is_told_what_it_may_mean(package, typed, me
     [(":squared", ()), (":squared", ("mse_loss", "l1_loss")), (":squared", ("l2_loss",))],
 )
 def test_a_single_loss_of_another_name_needs_one_name(package, name, losses):
-    with pytest.raises(ImplementationError, match="say which one it is with one --loss of: "):
+    with pytest.raises(
+        ImplementationError,
+        match=r"say which one it is with --loss=NAME; .*`lossspec list losses` prints all$",
+    ):
         load(package + name, losses)
 
 
 @pytest.mark.parametrize("kind", ["functions", "classes"])
 def test_a_loss_that_is_not_specified_is_refused(kind):
-    with pytest.raises(UnknownName, match=r"unknown loss (function|class) 'own'; known: "):
+    with pytest.raises(UnknownName, match=r"unknown loss (function|class) 'own'; the nearest of 2"):
         Implementation("mine", **{kind: {"own": F.l1_loss}})
 
 

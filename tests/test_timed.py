@@ -190,7 +190,7 @@ def test_a_table_of_times_that_cannot_be_written_is_one_line(run, workplace):
         ("--impl=mine --shard=1/2", "the timing suite has no parts: leave out --shard"),
         ("--impl=mine --timing-fail=2", "takes slower:RATIO with a ratio of 1 or more, such as sl"),
         ("--impl=mine --loss=nll_loss", "nothing to time: mine has none of nll_loss"),
-        ("--impl=mine --loss=l3_loss", "unknown loss 'l3_loss'; known: "),
+        ("--impl=mine --loss=l3_loss", "unknown loss 'l3_loss'; did you mean l1_loss, "),
     ],
 )
 def test_what_cannot_be_is_one_message_that_names_it(run, workplace, words, wanted):

@@ -7,9 +7,8 @@ import inspect
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from functools import cache, cached_property, wraps
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -18,7 +17,9 @@ from typing import Any
 
 import torch
 
+from lossspec.nearest import suggestion
 from lossspec.oracle import check_examples
+from lossspec.safe_text import foreign_error, one_line
 from lossspec.spec import Loss, Surface, UnknownName, catalogue
 
 ENTRY_POINTS = "lossspec.implementations"
@@ -28,6 +29,9 @@ _UNKNOWN = re.compile(r"\b(unexpected|unknown) (keyword )?(argument|option|param
 
 class ImplementationError(ValueError):
     """A name that does not lead to an implementation; the message says what was tried."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,6 +148,10 @@ class Implementation:
                 raise UnknownName("loss class", given, modules)
         for loss in self.own:
             check_examples(loss)
+        for loss in losses:
+            wrong = unconstructed(loss, self.classes.get(loss.module or ""), "class")
+            if wrong is not None:
+                raise ImplementationError(f"{self.name}: {loss.module} {wrong}")
 
     def subjects(self, loss: Loss) -> Iterator[Subject]:
         """What it has of one loss: the function, the class, both or nothing."""
@@ -172,6 +180,31 @@ class Implementation:
         if isinstance(namespace, ModuleType):
             found = {word: f"{namespace.__name__}:{word}" for word in (*functions, *classes)}
         return cls(name, functions, classes, version, found=found)
+
+
+def unconstructed(loss: Loss, target: Any, surface: Surface) -> str | None:
+    """Say that a target is an instance, if it is one and its class is what should be judged.
+
+    An instance has its arguments already: no call of it can pass a reduction, say. What takes all
+    of them in its call may stand for a function, but not for a class.
+    """
+    if target is None or inspect.isclass(target) or inspect.isroutine(target):
+        return None
+    known = {*loss.options, *loss.parameters, "reduction"}
+    try:
+        taken = known & set(inspect.signature(type(target)).parameters)
+    except (TypeError, ValueError):
+        taken = set()
+    in_call = Subject("", loss, "function", target).keywords
+    lost = sorted(taken - (known if in_call is None else in_call))
+    module = surface == "class" and isinstance(target, torch.nn.Module)
+    if not lost and not module:
+        return None
+    kind = type(target).__name__
+    each = f", so that it can be constructed with each {' and '.join(lost)}" if lost else ""
+    return (
+        f"is an instance of {kind}, not a class: pass the class, {kind} without parentheses{each}"
+    )
 
 
 #: What lossspec ships, so that a checkout that is not installed has it too.
@@ -293,8 +326,9 @@ def _import(name: str, path: str, entries: Mapping[str, EntryPoint]) -> ModuleTy
             where = _declared(entries[name])
         elif missing and f"{path}.".startswith(f"{missing}."):
             raise ImplementationError(
-                f"--impl {name}: no entry point of that name (known: "
-                f"{', '.join(sorted(entries))}) and no module {missing!r} to import{_meant(name)}"
+                f"--impl {name}: no entry point of that name and no module {missing!r} to import"
+                f"{suggestion(name, sorted(entries), 'lossspec list implementations')}"
+                f"{_meant(name)}"
             ) from None
         else:
             where = f"importing {path!r}"
@@ -320,13 +354,7 @@ def _meant(name: str) -> str:
         meant = f"{module}:{attribute}"
     if meant != name:
         return f"; try {meant}"
-    return near(path, [*known(), *files.stems()])
-
-
-def near(given: str, names: Iterable[str]) -> str:
-    """Return the question whether the nearest of some names was meant, if one is near."""
-    found = get_close_matches(given, names, 1)
-    return f"; did you mean {found[0]}?" if found else ""
+    return suggestion(path, [*known(), *files.stems()])
 
 
 def _attribute(name: str, path: str, attribute: str, namespace: Any) -> Any:
@@ -335,8 +363,7 @@ def _attribute(name: str, path: str, attribute: str, namespace: Any) -> Any:
             namespace = getattr(namespace, part)
         except AttributeError:
             public = [word for word in dir(namespace) if not word.startswith("_")]
-            has = _meant(name) if part.startswith(":") else near(part, public)
-            has = has or f"; it has: {', '.join(public[:30]) or 'nothing public'}"
+            has = _meant(name) if part.startswith(":") else suggestion(part, public)
             raise ImplementationError(
                 f"--impl {name}: {path!r} has no attribute {part!r}{has}"
             ) from None
@@ -348,17 +375,18 @@ def told(error: BaseException, file: tuple[str, str] = ("", "")) -> str:
 
     file : a file's own path, and how it was typed; a line in it is the place if there is one.
     """
-    says, own = str(error), (__file__, f"{Path(__file__).parent}/files.py", importlib.__file__)
+    own = (__file__, f"{Path(__file__).parent}/files.py", importlib.__file__)
     places = [
         (frame.filename, frame.lineno)
         for frame in traceback.extract_tb(error.__traceback__)
         if frame.filename not in own and not frame.filename.startswith("<frozen")
     ]
     if isinstance(error, SyntaxError) and error.filename:
-        says, places = error.msg, [(error.filename, error.lineno)]
+        places = [(error.filename, error.lineno)]
+        error = SyntaxError(error.msg)  # its own text would name the place again
     places = [(file[1], line) for at, line in places if at == file[0]] or places
     place = "".join(f" ({at}, line {line})" for at, line in places[-1:])
-    return f"{type(error).__name__}: {' '.join(says.split())}{place}"
+    return f"{foreign_error(error)}{place}"
 
 
 def _single(
@@ -373,13 +401,16 @@ def _single(
             f"--impl {name}: its name makes it {loss.name}, which "
             f"--loss={','.join(losses)} does not select"
         )
+    for meant in (loss, None if own else _named(type(target).__name__)):
+        if meant is not None and (wrong := unconstructed(meant, target, "function")) is not None:
+            raise ImplementationError(f"--impl {name}: it {wrong}")
     if loss is not None and not inspect.isclass(target):
         return Implementation(name, functions={loss.name: target}, version=version)
     if loss is not None and loss.module is not None:
         return Implementation(name, classes={loss.module: target}, version=version)
     raise ImplementationError(
-        f"--impl {name}: {own or 'it'} is not named like a loss; say which one it is with one "
-        f"--loss of: {', '.join(catalogue())}"
+        f"--impl {name}: {own or 'it'} is not named like a loss; say which one it is with "
+        f"--loss=NAME{suggestion(own, list(catalogue()), 'lossspec list losses')}"
     )
 
 

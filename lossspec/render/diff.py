@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from lossspec.render.layout import one_line, plural
+from lossspec.render.layout import plural
+from lossspec.safe_text import one_line
 from lossspec.verdict import Cell, Report
 
 

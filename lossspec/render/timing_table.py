@@ -3,8 +3,8 @@
 import textwrap
 from collections.abc import Iterator, Sequence
 
-from lossspec.render.layout import clip, one_line
 from lossspec.render.timing import duration, times
+from lossspec.safe_text import clip, one_line
 from lossspec.timing import Timing, said
 
 WIDTH = 80
