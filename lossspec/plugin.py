@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -61,6 +62,17 @@ def pytest_configure(config: pytest.Config) -> None:
     else:
         places = Path(getattr(config, "workerinput", {}).get("lossspec_places", ""))
         _start(config, places if places.name and places.is_dir() else None)
+
+
+@pytest.hookimpl(tryfirst=True, optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Start no more workers than the memory allows; pytest-xdist counts the cores only."""
+    given = getattr(config.option, "lossspec_impl", None) or getattr(config.option, "impl", None)
+    if not given or os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS"):
+        return None
+    from lossspec.workers import automatic
+
+    return automatic()
 
 
 def _start(config: pytest.Config, places: Path | None = None) -> None:
