@@ -490,19 +490,25 @@ class Conformance:
         report.write(folder / "conformance.json")
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """One screen: the counts, the first deviations, where the report lies."""
+        """One screen: the counts and the first deviations."""
         for report in self.reports:
             terminalreporter.ensure_newline()
             name = report.implementation.name
             terminalreporter.section(f"lossspec: {name}")
-            page = None if self.unwritten else self.folder(name) / "index.html"
             # Line by line: pytest escapes what the terminal cannot show, ends of lines as well.
-            for line in terminal.screen(report, page).splitlines():
+            for line in terminal.screen(report).splitlines():
                 terminalreporter.write_line(line)
         for line in self.unwritten:
             terminalreporter.write_line(line, red=True)
         for line in self.unjudged:
             terminalreporter.write_line(line, red=line.startswith("ERROR"))
+
+    def pytest_unconfigure(self) -> None:
+        """Name the page to open, one for each implementation, below all that pytest prints."""
+        if not self.unwritten:
+            for report in self.reports:
+                page = self.folder(report.implementation.name) / "index.html"
+                self.config.get_terminal_writer().line(f"report: {page}")
 
 
 class _Campaigns:

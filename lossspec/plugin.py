@@ -5,7 +5,11 @@ PYTEST_DONT_REWRITE: nothing in it is a test.
 
 from __future__ import annotations
 
+<<<<<<< HEAD
 import sys
+=======
+import os
+>>>>>>> progress
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -115,6 +119,17 @@ def pytest_configure(config: pytest.Config) -> None:
     else:
         places = Path(getattr(config, "workerinput", {}).get("lossspec_places", ""))
         _start(config, places if places.name and places.is_dir() else None)
+
+
+@pytest.hookimpl(tryfirst=True, optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Start no more workers than the memory allows; pytest-xdist counts the cores only."""
+    given = getattr(config.option, "lossspec_impl", None) or getattr(config.option, "impl", None)
+    if not given or os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS"):
+        return None
+    from lossspec.workers import automatic
+
+    return automatic()
 
 
 def _start(config: pytest.Config, places: Path | None = None) -> None:
