@@ -23,6 +23,7 @@ from lossspec.implementations import load
 from lossspec.plan import Plan, Planned
 from lossspec.render import render_all, terminal
 from lossspec.run import Run, Surroundings, blank, failure_text
+from lossspec.safe_text import one_line, quoted
 from lossspec.spec import REAL_DTYPES, UnknownName
 from lossspec.transcript import written
 from lossspec.verdict import Cell, Report, Selection, Tested, Verdict, replace_file
@@ -97,7 +98,7 @@ class Conformance:
             if not os.access(present, os.W_OK):
                 raise ValueError(f"--reports {option.reports}: {present} cannot be written to")
         except ValueError as error:
-            raise pytest.UsageError(str(error)) from None
+            raise pytest.UsageError(one_line(str(error))) from None
         run = Run(
             profile,
             int(option.seed),
@@ -139,10 +140,10 @@ class Conformance:
         self.records[cell.key] = record
         self.scripts[cell.key] = script
         if record.verdict is Verdict.UNSUPPORTED:
-            pytest.skip(record.reason or "unsupported")
+            pytest.skip(one_line(record.reason or "unsupported"))
         if record.verdict is Verdict.KNOWN:
             # Without a traceback, which pytest would read the sources for.
-            raise pytest.xfail.Exception(record.reason or "known", pytrace=False)
+            raise pytest.xfail.Exception(one_line(record.reason or "known"), pytrace=False)
         if record.verdict.fails:
             if record.script:
                 folder = self.folder(cell.implementation.name)
@@ -207,7 +208,7 @@ class Conformance:
             self.scripts[key] = carried["script"]
         elif report.failed and key in self.cells:
             lines = str(report.longrepr).strip().splitlines() or ["no message"]
-            reason = f"the test process ended or failed: {lines[-1][:300]}"
+            reason = f"the test process ended or failed: {quoted(lines[-1])}"
             self.records[key] = blank(self.cells[key], Verdict.CRASH, reason)
             if report.when not in ("setup", "call", "teardown"):  # xdist tells of a dead worker
                 self.died[self.cells[key].campaign] = self._death(self.cells[key])
@@ -325,13 +326,13 @@ class Conformance:
         for report in self.reports:
             terminalreporter.ensure_newline()
             name = report.implementation.name
-            terminalreporter.section(f"lossspec: {name}")
+            terminalreporter.section(f"lossspec: {one_line(name)}")
             page = None if self.unwritten else self.folder(name) / "index.html"
             # Line by line: pytest escapes what the terminal cannot show, ends of lines as well.
             for line in terminal.screen(report, page).splitlines():
                 terminalreporter.write_line(line)
         for line in self.unwritten:
-            terminalreporter.write_line(line, red=True)
+            terminalreporter.write_line(one_line(line), red=True)
 
 
 class _Campaigns:

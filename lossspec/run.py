@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lossspec import deviations, patience, repro
+from lossspec import deviations, patience, reasons, repro
 from lossspec.campaign import Campaign, Ledger, Profile, deviation_of
 from lossspec.cases import Case
 from lossspec.clauses import Clause
@@ -28,6 +27,7 @@ from lossspec.implementations import Subject, reference
 from lossspec.oracle import Solved
 from lossspec.outcome import lacking
 from lossspec.plan import Plan, Planned
+from lossspec.safe_text import block, one_line
 from lossspec.transcript import written
 from lossspec.trial import Deviation, Trial
 from lossspec.verdict import Cell, Environment, Listed, Oracle, Verdict, own_version
@@ -64,7 +64,7 @@ class Run:
         if cell.subject is None:
             verdict = Verdict.DEVIATES if self.require_all else Verdict.UNSUPPORTED
             name = cell.loss.module if cell.surface == "class" else cell.loss.name
-            reason = f"{cell.implementation.name} has no {name}"
+            reason = f"{one_line(cell.implementation.name)} has no {name}"
             for entry in self._listed(cell):
                 if entry.clause == cell.clause.name:
                     return blank(cell, Verdict.DEVIATES, _stale(entry, reason)), ""
@@ -173,11 +173,14 @@ class Run:
         self, cell: Planned, subject: Subject, campaign: Campaign, ledger: Ledger
     ) -> _Told:
         """Whether cases that have shown nothing are enough to say that it conforms."""
-        lacks = sorted({*campaign.unsupported, *campaign.refused})
+        _, ledgers = self._campaigns[cell.campaign]
+        lacks = reasons.lacking(subject, campaign)
+        fails = ledger.unsound and not ledger.sound and ledger.lacks is None
+        if not ledger.examples and fails and not (self.require_all and lacks):
+            return _Told(Verdict.INCONCLUSIVE, reasons.call_fails(ledgers))
         if not ledger.examples and (lacks or ledger.lacks):
             verdict = Verdict.DEVIATES if self.require_all else Verdict.UNSUPPORTED
-            reason = f"no case was left for it: {_lacks(subject, lacks)}"
-            return _Told(verdict, ledger.lacks or reason)
+            return _Told(verdict, ledger.lacks or reasons.no_case(lacks))
         if not ledger.examples:
             return _Told(Verdict.INCONCLUSIVE, "no case was about this clause")
         wanted = min(self.profile.informative, cell.clause.enough or self.profile.informative)
@@ -188,7 +191,7 @@ class Run:
             )
             return _Told(Verdict.INCONCLUSIVE, reason)
         if self.require_all and lacks:
-            return _Told(Verdict.DEVIATES, f"--require-all, and it lacks {', '.join(lacks)}")
+            return _Told(Verdict.DEVIATES, f"--require-all, and {'; '.join(lacks)}")
         return _Told(Verdict.CONFORMS, None)
 
     def _lacks(self, cell: Planned, entry: Known) -> str | None:
@@ -251,6 +254,8 @@ def _figures(subject: Subject, campaign: Campaign, ledger: Ledger) -> dict[str, 
         extra["unsupported"] = sorted(campaign.unsupported)
     if campaign.refused:
         extra["unsupported_dtypes"] = campaign.refused
+    if campaign.unimplemented:
+        extra["not_implemented"] = sorted(campaign.unimplemented)
     if ledger.worst_case is not None:
         extra["worst_case"] = written(subject, ledger.worst_case)[:2000]
     return {
@@ -277,6 +282,7 @@ def blank(cell: Planned, verdict: Verdict, reason: str | None, **fields: Any) ->
             "verdict": verdict,
             "reason": reason,
             **_EMPTY,
+            **({} if cell.subject is not None else {"extra": {"absent": True}}),
             **fields,
         }
     )
@@ -351,18 +357,6 @@ def still_fails(entry: Known, cell: Planned) -> bool:
     return deviation_of(cell.clause, trial) is not None
 
 
-def _lacks(subject: Subject, lacks: Sequence[str]) -> str:
-    """What a subject does not take, and what it takes that may be the same misspelt."""
-    loss = subject.loss
-    known = {*loss.options, *loss.parameters, "reduction"}
-    known |= {name for form in loss.forms for name in form.tensors}
-    words = sorted({word.partition("=")[0] for word in lacks})
-    stray = sorted((subject.keywords or frozenset()) - known)
-    misspelt = [near for word in words for near in get_close_matches(word, stray, 1, 0.8)]
-    hint = f"; it takes {', '.join(misspelt)}, which the loss does not have" if misspelt else ""
-    return f"it takes no {', '.join(lacks)}{hint}"
-
-
 def _stale(entry: Known, why: str, cure: str = "remove it") -> str:
     return f"the deviation listed in {entry.file or 'the list'} matches nothing: {why}; {cure}"
 
@@ -371,18 +365,13 @@ def failure_text(record: Cell) -> str:
     """What a person needs to know of a deviation: sentence, call, numbers, command."""
     lines = [f"{record.loss}/{record.clause} on {record.device} ({record.surface}) deviates:"]
     lines += [f"  {record.says}", ""]
-    if record.reason:
-        lines.append(f"  what:    {record.reason}")
-    if record.call:
-        lines.append("  call:    " + record.call.replace("\n", "\n           "))
-    for name in ("got", "want", "budget"):
-        if (text := getattr(record, name)) is not None:
-            lines.append(f"  {name + ':':8s} {text}")
-    if record.repeat:
-        lines.append(f"  repeat:  {record.repeat}")
-    if record.script:
-        lines.append(f"  script:  {record.script}")
-    return "\n".join(lines)
+    fields = {"what": record.reason or None, "call": record.call or None}
+    fields |= {name: getattr(record, name) for name in ("got", "want", "budget")}
+    fields |= {"repeat": record.repeat or None, "script": record.script or None}
+    for name, text in fields.items():
+        if text is not None:
+            lines.append(f"  {name + ':':8s} " + text.rstrip().replace("\n", "\n           "))
+    return block("\n".join(lines))
 
 
 class Surroundings:

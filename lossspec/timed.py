@@ -13,6 +13,7 @@ from lossspec.conformance import Conformance
 from lossspec.implementations import Implementation
 from lossspec.race import Entrant, Heat, Race, growing, heats, paired
 from lossspec.render.timing import page
+from lossspec.safe_text import one_line
 from lossspec.timing import MODES, Growth, Rules, Timing, TimingReport, beyond, limit
 from lossspec.verdict import Tested, replace_file
 
@@ -104,7 +105,7 @@ class Timed:
         for found in cell.comparisons:
             benchmark.extra_info[f"time / {found.baseline}"] = found.own.to_data()
         if cell.verdict == "not-timed":
-            pytest.skip(f"not-timed: {cell.reason}")
+            pytest.skip(one_line(f"not-timed: {cell.reason}"))
         slow = None if self.fail is None else beyond(cell, self.fail)
         if slow is not None:
             deciding = slow.wall if slow.clock == "wall" else slow.own
@@ -119,7 +120,7 @@ class Timed:
         curves = self.race.grow(entrant, axis)
         self.growth.setdefault(entrant.implementation.name, []).extend(curves)
         if not curves[0].sizes:
-            pytest.skip(f"not-timed: {curves[0].reason}")
+            pytest.skip(one_line(f"not-timed: {curves[0].reason}"))
 
     def reports(self) -> list[TimingReport]:
         """One for each implementation that something was measured of."""
@@ -159,11 +160,11 @@ class Timed:
         for report in self.reports():
             terminalreporter.ensure_newline()
             name = report.implementation.name
-            terminalreporter.section(f"lossspec timing: {name}")
+            terminalreporter.section(f"lossspec timing: {one_line(name)}")
             for line in summary(report.cells):
-                terminalreporter.write_line(line)
+                terminalreporter.write_line(one_line(line))
             page = self.conformance.folder(name) / "timing.html"
-            terminalreporter.write_line(f"{report.headline}.\n{page}")
+            terminalreporter.write_line(f"{report.headline}.\n{one_line(str(page))}")
 
 
 def summary(cells: Sequence[Timing]) -> list[str]:
