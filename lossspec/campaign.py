@@ -22,6 +22,7 @@ from lossspec.oracle import Solved
 from lossspec.outcome import Phase, differentiable, lacking, leaves_torch, without
 from lossspec.patience import STOPS, Endless, limited, watched
 from lossspec.reduce import reduced
+from lossspec.safe_text import foreign_error
 from lossspec.spec import ClassIndex, Loss, SpecError, UnknownName
 from lossspec.switches import preserved
 from lossspec.trial import Deviation, Trial, Unsupported
@@ -37,6 +38,8 @@ BATCH = 400
 INSTEAD = 1_000_000
 #: In place of the number of a case: a stored one is replayed, one that failed is made simpler.
 REPLAYED, REDUCED = -1, -2
+#: What is special about a call: its dtype, reduction, form or an argument, as kind and value.
+Feature = tuple[str, str]
 #: In place of a clause: the plain call, before any of them judges it.
 CALL = "call"
 #: Called with the cases done, the cases in all and the clauses that deviate so far.
@@ -130,9 +133,10 @@ class Ledger:
     """What a campaign learned about one clause.
 
     fatal : whether it has ended a process. killer : the case that it was judging. broken : the
-    error of lossspec itself that ended its judging. seconds : what its own judgements and shrinking
-    took. share : its part of the time that all clauses need, for cases and answers: each case's
-    time is divided evenly among the clauses that judged it.
+    error of lossspec itself that ended its judging. sound, unsound : while no case was about the
+    clause, whether some call was right, and whether some was not. seconds : what its own judgements
+    and shrinking took. share : its part of the time that all clauses need, for cases and answers:
+    each case's time is divided evenly among the clauses that judged it.
     """
 
     clause: Clause
@@ -152,6 +156,8 @@ class Ledger:
     fatal: bool = False
     killer: Case | None = None
     failed: int = 0
+    sound: bool = False
+    unsound: bool = False
     figures: dict[str, Any] = field(default_factory=dict)
     #: What went wrong in lossspec after the deviation was found, which the report says beside it.
     mishaps: list[str] = field(default_factory=list)
@@ -186,8 +192,13 @@ class Campaign:
     refusals: dict[str, tuple[Case, Deviation]] = field(default_factory=dict)
     #: By form and dtype, the first call of an optional form that raised.
     optional: dict[tuple[str, str], tuple[Case, Deviation]] = field(default_factory=dict)
-    #: By dtype, what was said not to be implemented.
+    #: By dtype, the errors that say that something is not implemented.
     absent: dict[str, set[str]] = field(default_factory=dict)
+    #: By such an error, the features of its calls; and the features of calls that worked.
+    unimplemented: dict[str, set[Feature]] = field(default_factory=dict)
+    worked: set[Feature] = field(default_factory=set)
+    #: By dtype, the first error or deviation of a call that ought to work.
+    errors: dict[str, str] = field(default_factory=dict)
     #: The case that it did not come back from.
     endless: Case | None = None
     #: What earlier processes that ran it ended in.
@@ -295,14 +306,12 @@ class Campaign:
             else:
                 self.unsupported.add(form)
         for dtype, texts in self.absent.items():
-            if dtype in self.ran or dtype == "float32":
-                self.unsupported |= texts
-            else:
+            if dtype not in self.ran and dtype != "float32":
                 self.refused[dtype] = min(texts)
         for dtype, found in self.refusals.items():
             # float32, torch's default, is no option.
             if not self.ran[dtype][0] and dtype != "float32":
-                self.refused[dtype] = str(found[1].got)
+                self.refused[dtype] = self.errors[dtype]
             elif ledgers["accepts"].found is None:
                 ledgers["accepts"].found = found
 
@@ -375,11 +384,15 @@ class Campaign:
             error = trial.outcome.error
         self.after_step()
         if isinstance(error, NotImplementedError):
-            self.absent.setdefault(solved.case.dtype, set()).add(str(error)[:80] or "something")
+            text = foreign_error(error)
+            self.absent.setdefault(solved.case.dtype, set()).add(text)
+            self.unimplemented.setdefault(text, set()).update(_features(trial))
             return 0.0
         if self.subject.refuses(error):
             return self._look(solved, ledgers)
         self.attached |= getattr(trial.outcome.value, "requires_grad", False)
+        if error is None and not _empty(trial.case):  # many a kernel is not run on nothing
+            self.worked |= _features(trial)
         for kind in (solved.case.dtype, solved.case.form):
             self.ran.setdefault(kind, [0, 0])[error is not None] += 1
         if trial.case.dtype == "float32":
@@ -462,6 +475,11 @@ class Campaign:
             # Not the implementation's: its errors are on its outcomes. One clause less, loudly.
             ledger.broken = _brief(error)
             informative = None
+        else:
+            if informative is None and not ledger.examples:
+                sound = _sound(trial)
+                ledger.sound |= sound
+                ledger.unsound |= not sound
         ledger.seconds += time.perf_counter() - start
         self.after_step()
         if informative is None:
@@ -497,6 +515,9 @@ class Campaign:
                 self.optional.setdefault((case.form, case.dtype), (case, deviation))
             else:
                 self.refusals.setdefault(case.dtype, (case, deviation))
+                error = trial.outcome.error
+                what = f"{deviation.what}: {deviation.got}"
+                self.errors.setdefault(case.dtype, foreign_error(error) if error else what)
             return
         if deviation.detached and not self.attached:
             self.detached.setdefault(ledger.clause.name, (case, deviation))
@@ -670,6 +691,28 @@ def _brief(error: BaseException) -> str:
     if isinstance(error, SpecError):
         return str(error)
     return "".join(traceback.format_exception(error)[-3:])
+
+
+def _features(trial: Trial) -> set[Feature]:
+    """What is special about a call; what is as it is by default is not."""
+    case, known = trial.case, trial.loss.parameters_of(trial.form)
+    found = {("dtype", case.dtype), ("reduction", case.reduction), ("form", case.form)}
+    found |= {("argument", name) for name in case.tensors if name not in trial.form.tensors}
+    return found | {
+        ("argument", name)
+        for name, parameter in known.items()
+        if case.parameters[name] != parameter.default
+    }
+
+
+def _sound(trial: Trial) -> bool:
+    """Whether the plain call is right, so that clauses that build on it have something to judge."""
+    try:
+        return trial.worked and trial.precise and trial.conforms
+    except STOPS:
+        raise
+    except BaseException:  # a clause on the plain call tells
+        return True
 
 
 def _empty(case: Case) -> bool:

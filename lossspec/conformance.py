@@ -29,6 +29,7 @@ from lossspec.progress import Notes, Share
 from lossspec.progress_line import ProgressLine, wanted
 from lossspec.render import render_all, terminal
 from lossspec.run import Run, Surroundings, blank, failure_text
+from lossspec.safe_text import one_line, quoted
 from lossspec.spec import REAL_DTYPES, SpecError, UnknownName
 from lossspec.transcript import written
 from lossspec.verdict import Cell, Report, Selection, Tested, Verdict, replace_file
@@ -115,7 +116,7 @@ class Conformance:
                 deviations.shipped(implementation.name)
             reports = directory(option.reports, config.invocation_params.dir, list(names))
         except ValueError as error:
-            raise pytest.UsageError(str(error)) from None
+            raise pytest.UsageError(one_line(str(error))) from None
         run = Run(
             profile,
             int(option.seed),
@@ -184,10 +185,10 @@ class Conformance:
         self.records[cell.key] = record
         self.scripts[cell.key] = script
         if record.verdict is Verdict.UNSUPPORTED:
-            pytest.skip(record.reason or "unsupported")
+            pytest.skip(one_line(record.reason or "unsupported"))
         if record.verdict is Verdict.KNOWN:
             # Without a traceback, which pytest would read the sources for.
-            raise pytest.xfail.Exception(record.reason or "known", pytrace=False)
+            raise pytest.xfail.Exception(one_line(record.reason or "known"), pytrace=False)
         if record.verdict.fails:
             if record.script:
                 folder = self.folder(cell.implementation.name)
@@ -304,7 +305,7 @@ class Conformance:
             self.scripts[key] = carried["script"]
         elif report.failed and key in self.cells:
             lines = str(report.longrepr).strip().splitlines() or ["no message"]
-            reason = f"the test process ended or failed: {lines[-1][:300]}"
+            reason = f"the test process ended or failed: {quoted(lines[-1])}"
             self.records[key] = blank(self.cells[key], Verdict.CRASH, reason)
             if report.when not in ("setup", "call", "teardown"):  # xdist tells of a dead worker
                 self.died[self.cells[key].campaign] = self._death(self.cells[key])
@@ -494,21 +495,21 @@ class Conformance:
         for report in self.reports:
             terminalreporter.ensure_newline()
             name = report.implementation.name
-            terminalreporter.section(f"lossspec: {name}")
+            terminalreporter.section(f"lossspec: {one_line(name)}")
             # Line by line: pytest escapes what the terminal cannot show, ends of lines as well.
             for line in terminal.screen(report).splitlines():
                 terminalreporter.write_line(line)
         for line in self.unwritten:
-            terminalreporter.write_line(line, red=True)
+            terminalreporter.write_line(one_line(line), red=True)
         for line in self.unjudged:
-            terminalreporter.write_line(line, red=line.startswith("ERROR"))
+            terminalreporter.write_line(one_line(line), red=line.startswith("ERROR"))
 
     def pytest_unconfigure(self) -> None:
         """Name the page to open, one for each implementation, below all that pytest prints."""
         if not self.unwritten:
             for report in self.reports:
                 page = self.folder(report.implementation.name) / "index.html"
-                self.config.get_terminal_writer().line(f"report: {page}")
+                self.config.get_terminal_writer().line(f"report: {one_line(str(page))}")
 
 
 class _Campaigns:

@@ -5,11 +5,8 @@ PYTEST_DONT_REWRITE: nothing in it is a test.
 
 from __future__ import annotations
 
-<<<<<<< HEAD
-import sys
-=======
 import os
->>>>>>> progress
+import sys
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -124,7 +121,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True, optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     """Start no more workers than the memory allows; pytest-xdist counts the cores only."""
-    given = getattr(config.option, "lossspec_impl", None) or getattr(config.option, "impl", None)
+    given = config.option.lossspec_impl
     if not given or os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS"):
         return None
     from lossspec.workers import automatic

@@ -190,7 +190,7 @@ def test_what_is_lacking_is_a_failure_when_all_is_required(workplace, mine):
     reasons = {cell["loss"]: cell["reason"] for cell in workplace.artifact("mine")["cells"]}
     assert reasons == {
         "huber_loss": "mine has no huber_loss",
-        "l1_loss": "--require-all, and it lacks weight",
+        "l1_loss": "--require-all, and it takes no weight",
     }
 
 

@@ -27,6 +27,7 @@ from lossspec.outcome import (
     invoke,
     ready,
 )
+from lossspec.safe_text import foreign_error
 from lossspec.tensors import to_extended, to_torch
 from lossspec.trial import Deviation, Trial, Unsupported, returned
 
@@ -68,8 +69,7 @@ def _silent() -> Iterator[None]:
 
 
 def _unsupported(way: str, error: Exception) -> Unsupported:
-    text = str(error).strip().split("\n")[0][:120]
-    return Unsupported(f"it does not work with {way}: {type(error).__name__}: {text}")
+    return Unsupported(f"it does not work with {way} ({foreign_error(error)})")
 
 
 # Slow because torch.func imports the compiler, which takes seconds; so do fake tensors.

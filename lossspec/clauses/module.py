@@ -13,6 +13,7 @@ from lossspec.budget import Bounded
 from lossspec.clauses import Judgement, clause
 from lossspec.oracle import Solved
 from lossspec.outcome import arguments, handed, instance, keywords
+from lossspec.safe_text import foreign_error
 from lossspec.spec import ClassIndex, Loss, Surface
 from lossspec.tensors import same_bits, to_extended
 from lossspec.trial import Deviation, Trial, Unsupported, returned
@@ -148,8 +149,7 @@ def moved_to_device(trial: Trial) -> Judgement:
     try:
         trial.subject.target(**keywords(trial.subject, trial.case, there))(*given)
     except Exception as error:
-        text = str(error).strip().split("\n")[0][:120]
-        raise Unsupported(f"it cannot be called without numbers: {text}") from None
+        raise Unsupported(f"it cannot be called without numbers ({foreign_error(error)})") from None
     returned(lambda: module.to("meta")(*given), "the call after .to(device)")
     return True
 
