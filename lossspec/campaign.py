@@ -19,7 +19,14 @@ from lossspec.deviations import Known
 from lossspec.devices import lacks
 from lossspec.implementations import Subject, composed
 from lossspec.oracle import Solved
-from lossspec.outcome import Phase, differentiable, lacking, leaves_torch, without
+from lossspec.outcome import (
+    Phase,
+    differentiable,
+    lacking,
+    leaves_torch,
+    unimplemented,
+    without,
+)
 from lossspec.patience import STOPS, Endless, limited, watched
 from lossspec.reduce import reduced
 from lossspec.spec import ClassIndex, Loss, UnknownName
@@ -331,7 +338,7 @@ class Campaign:
             return 0.0
         with limited():
             error = trial.outcome.error
-        if isinstance(error, NotImplementedError):
+        if unimplemented(error):
             self.absent.setdefault(solved.case.dtype, set()).add(str(error)[:80] or "something")
             return 0.0
         if self.subject.refuses(error):

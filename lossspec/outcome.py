@@ -331,6 +331,11 @@ def perform(
     return outcome
 
 
+def unimplemented(error: BaseException | None) -> bool:
+    """Whether an error says that an implementation lacks something, which is no deviation."""
+    return isinstance(error, NotImplementedError)
+
+
 def legible(error: BaseException) -> BaseException:
     """The error or, where its message cannot be made, one of the same name that says so."""
     try:

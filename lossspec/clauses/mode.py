@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from lossspec.cases import Case
 from lossspec.clauses import Judgement, clause, stateless
 from lossspec.clauses.refusal import misshapen, out_of_range, ruled_out
 from lossspec.outcome import (
@@ -40,12 +41,19 @@ def grad_mode(trial: Trial) -> Judgement:
     informative = False
     for name, mode in (("no_grad", torch.no_grad), ("inference_mode", torch.inference_mode)):
         with mode():
-            call, _ = ready(trial.subject, trial.case, trial.device)
-            value = to_extended(returned(call, f"the call under {name}"))
+            result = returned(lambda: _called(trial, trial.case), f"the call under {name}")
+            value = to_extended(result)
         informative |= trial.agree(value, want, f"the value under {name}", of=None)
-    none, _ = ready(trial.subject, trial.case.with_(requires_grad=()), trial.device)
-    value = to_extended(returned(none, "the call with no gradient required"))
+    plain = trial.case.with_(requires_grad=())
+    result = returned(lambda: _called(trial, plain), "the call with no gradient required")
+    value = to_extended(result)
     return trial.agree(value, want, "the value with no gradient required", of=None) or informative
+
+
+def _called(trial: Trial, case: Case) -> Any:
+    """The result of a case, constructed and called."""
+    call, _ = ready(trial.subject, case, trial.device)
+    return call()
 
 
 def _plain(trial: Trial) -> bool:
