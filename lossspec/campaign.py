@@ -17,6 +17,7 @@ from lossspec.cases import Case, Dealt, drawn, dtype_name
 from lossspec.clauses import Clause, clauses
 from lossspec.deviations import Known
 from lossspec.devices import lacks
+from lossspec.featured import Candidate, bared, chosen, drawn_for
 from lossspec.implementations import Subject, composed
 from lossspec.oracle import Solved
 from lossspec.outcome import (
@@ -42,6 +43,8 @@ PLAINLY = 10.0
 BATCH = 400
 #: So much further is the seed of the cases that stand in for those in dtypes that do not work.
 INSTEAD = 1_000_000
+#: The first number of the cases that are chosen for costly clauses.
+CHOSEN = 10_000_000
 #: In place of the number of a case: a stored one is replayed, one that failed is made simpler.
 REPLAYED, REDUCED = -1, -2
 #: In place of a clause: the plain call, before any of them judges it.
@@ -113,6 +116,8 @@ def of_number(
     dtypes: tuple[str, ...] | None = None,
 ) -> Case | None:
     """The case of a number in the stream, as a subject is called with it, if it is."""
+    if number >= CHOSEN:
+        return _taken(subject, drawn_for(subject.loss, start, dtypes)[number - CHOSEN].case, set())
     if not 0 <= number < profile.cases(subject.loss):
         return None
     solved = next(islice(stream(subject.loss, profile, start, dtypes), number, None))
@@ -211,11 +216,12 @@ class Campaign:
             for case, step in self.whereabouts.deaths:
                 self._ledger(step, ledgers).fatal |= case != REDUCED
         self._replay_known(ledgers)
+        drawn = {name: x for name, x in ledgers.items() if not x.clause.chosen}
 
         def look(solved: Solved) -> float:
             self._case += 1
             try:
-                return self._look(solved, ledgers)
+                return self._look(solved, drawn)
             except Endless:
                 self.endless = solved.case
                 raise
@@ -224,13 +230,14 @@ class Campaign:
             for solved in chain(
                 stream(self.subject.loss, self.profile, self.seed, self.dtypes), self._instead()
             ):
-                if not any(map(self.learns, ledgers.values())):
+                if not any(map(self.learns, drawn.values())):
                     break
                 look(solved)
             if self.profile.searched:
                 from lossspec.strategies import search
 
                 search(self.subject.loss, look, self.profile.searched, self.seed, self.dtypes)
+            self._judge_chosen([x for x in ledgers.values() if x.clause.chosen])
         except Endless:
             pass  # what was found before it counts; what it is found in is not made simpler
         self._weigh_errors(ledgers)
@@ -247,6 +254,37 @@ class Campaign:
         if self.whereabouts is not None:
             self.whereabouts.leave()
         return ledgers
+
+    def _judge_chosen(self, ledgers: Sequence[Ledger]) -> None:
+        """Judge each costly clause on a few cases that show every option."""
+        loss = self.subject.loss
+        if not any(map(self.learns, ledgers)):
+            return
+        candidates = [
+            Candidate(number, Solved(loss, case))
+            for number, solved in enumerate(drawn_for(loss, self.seed, self.dtypes))
+            if (case := _taken(self.subject, solved.case, self.unsupported)) is not None
+        ]
+        for ledger in ledgers:
+            choice = chosen(candidates, ledger.clause.chosen)
+            candidate = next(choice, None)
+            while candidate is not None and self.learns(ledger):
+                came = self._judge_candidate(ledger, candidate)
+                try:
+                    candidate = choice.send(came)
+                except StopIteration:
+                    candidate = None
+
+    def _judge_candidate(self, ledger: Ledger, candidate: Candidate) -> bool | None:
+        """Whether a costly clause judged a case; False where the subject does not work that way."""
+        self._case = CHOSEN + candidate.number
+        judged, failed = ledger.examples, ledger.failed
+        try:
+            self._look(candidate.solved, {ledger.clause.name: ledger})
+        except Endless:
+            self.endless = candidate.solved.case
+            raise
+        return True if ledger.examples > judged else (None if ledger.failed == failed else False)
 
     def _instead(self) -> Iterator[Solved]:
         """As many cases in dtypes that work as were wasted on those that do not."""
@@ -400,6 +438,8 @@ class Campaign:
             or (ledger.failed >= tries and not ledger.examples)
         ):
             return False
+        if ledger.clause.chosen:
+            return True  # until no case is left that shows more
         if ledger.clause.once:
             return not ledger.examples
         return enough is None or ledger.informative < enough * self.profile.patience
@@ -557,7 +597,9 @@ class Campaign:
             last = found
             return True
 
-        return reduced(self.subject.loss, case, fails), last
+        # An attempt of a costly clause may compile the call several times.
+        shrunk = bared if ledger.clause.chosen else reduced
+        return shrunk(self.subject.loss, case, fails), last
 
 
 def _documented(trial: Trial) -> Case:

@@ -180,7 +180,8 @@ class Run:
             return _Told(verdict, ledger.lacks or reason)
         if not ledger.examples:
             return _Told(Verdict.INCONCLUSIVE, "no case was about this clause")
-        wanted = min(self.profile.informative, cell.clause.enough or self.profile.informative)
+        enough = cell.clause.chosen or cell.clause.enough or self.profile.informative
+        wanted = min(self.profile.informative, enough)
         if ledger.informative < wanted:
             reason = (
                 f"{ledger.informative} of {ledger.examples} cases could have told right from "

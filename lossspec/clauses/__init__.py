@@ -28,7 +28,9 @@ class Clause:
     about. enough : after this many informative trials it has nothing left to learn; None for never.
     slow : left out of the quick profile. empty : whether it also judges calls on empty tensors.
     once : it is about the loss and not the case that it is handed: one trial is enough, and no
-    simpler case shows more. needs : a package without which it cannot be judged.
+    simpler case shows more. needs : a package without which it cannot be judged. chosen : it costs
+    too much to judge the cases of the stream: it is judged on those of `lossspec.featured`, which
+    show every option, on so many at least, and a failing one is shrunk by its options alone.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Clause:
     empty: bool = False
     once: bool = False
     needs: str | None = None
+    chosen: int = 0
 
     @property
     def lacks(self) -> str | None:
@@ -68,6 +71,7 @@ def clause(
     empty: bool = False,
     once: bool = False,
     needs: str | None = None,
+    chosen: int = 0,
 ) -> Callable[[Callable[[Trial], Judgement]], Callable[[Trial], Judgement]]:
     """Make a clause of a function: its name is the id, its docstring the sentence."""
 
@@ -84,6 +88,7 @@ def clause(
             empty=empty,
             once=once,
             needs=needs,
+            chosen=chosen,
         )
         return judge
 

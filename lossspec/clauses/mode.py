@@ -206,7 +206,7 @@ def _telling(trial: Trial) -> bool:
     return small and trial.expected.value(trial.case.reduction).informative and _plain(trial)
 
 
-@clause(stateless, enough=2, slow=True)
+@clause(stateless, chosen=2, slow=True)
 def compiled(trial: Trial) -> Judgement:
     """Under torch.compile the value and the gradients are the same."""
     case = trial.case
@@ -278,7 +278,7 @@ class _Called(torch.nn.Module):
         return self.call(given)
 
 
-@clause(stateless, enough=1, slow=True)
+@clause(stateless, chosen=1, slow=True)
 def exported(trial: Trial) -> Judgement:
     """What torch.export makes of the call gives the same value."""
     loss, several = trial.loss, trial.expected.losses.ndim > 1
