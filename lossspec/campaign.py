@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from lossspec.cases import Case, Dealt, drawn, dtype_name
-from lossspec.clauses import Clause, clauses
+from lossspec.clauses import SMALL, Clause, clauses
 from lossspec.deviations import Known
 from lossspec.devices import lacks
 from lossspec.featured import Candidate, bared, chosen, drawn_for
@@ -33,7 +33,7 @@ from lossspec.reduce import reduced
 from lossspec.spec import ClassIndex, Loss, UnknownName
 from lossspec.switches import preserved
 from lossspec.trial import Deviation, Trial, Unsupported
-from lossspec.whereabouts import Whereabouts
+from lossspec.whereabouts import SUSPECT, Underway, Whereabouts, noting
 
 #: What never worked in so many cases, such as torch.compile, is not tried again: it may be slow.
 TRIES = 8
@@ -45,6 +45,8 @@ BATCH = 400
 INSTEAD = 1_000_000
 #: The first number of the cases that are chosen for costly clauses.
 CHOSEN = 10_000_000
+#: So many small calls that work are kept for the clauses on calls that must raise.
+KEPT = 240
 #: In place of the number of a case: a stored one is replayed, one that failed is made simpler.
 REPLAYED, REDUCED = -1, -2
 #: In place of a clause: the plain call, before any of them judges it.
@@ -139,7 +141,8 @@ def _taken(subject: Subject, case: Case, unsupported: set[str]) -> Case | None:
 class Ledger:
     """What a campaign learned about one clause.
 
-    fatal : whether it has ended a process. killer : the case that it was judging.
+    fatal : whether it has ended a process. killer : the case that it was judging. last_call : what
+    was called then. over : whether it gets no further case.
     """
 
     clause: Clause
@@ -157,6 +160,8 @@ class Ledger:
     lacks: str | None = None
     fatal: bool = False
     killer: Case | None = None
+    last_call: Underway | None = None
+    over: bool = False
     failed: int = 0
     figures: dict[str, Any] = field(default_factory=dict)
 
@@ -200,6 +205,10 @@ class Campaign:
     works: set[Phase] = field(default_factory=set)
     #: By phase, the first call in float32 that did not work, though it ought to.
     fails: dict[Phase, tuple[Case, Deviation]] = field(default_factory=dict)
+    #: Small calls that have worked, with their numbers, for clauses on calls that must raise.
+    kept: list[tuple[int, Trial]] = field(default_factory=list)
+    #: By clause, what was learned.
+    ledgers: dict[str, Ledger] = field(default_factory=dict)
     #: The number of the case at hand in the stream, or what stands for one.
     _case: int = REPLAYED
 
@@ -208,15 +217,21 @@ class Campaign:
         # What an implementation warns of is on its outcome; here it would only fill the screen.
         with warnings.catch_warnings(), np.errstate(all="ignore"), watched():
             warnings.simplefilter("ignore")
-            return self._walk()
+            with noting(self.whereabouts):
+                return self._walk()
 
     def _walk(self) -> dict[str, Ledger]:
-        ledgers = {clause.name: Ledger(clause) for clause in self.clauses}
+        self.ledgers = ledgers = {clause.name: Ledger(clause) for clause in self.clauses}
         if self.whereabouts is not None:
-            for case, step in self.whereabouts.deaths:
-                self._ledger(step, ledgers).fatal |= case != REDUCED
-        self._replay_known(ledgers)
-        drawn = {name: x for name, x in ledgers.items() if not x.clause.chosen}
+            ended = zip(self.whereabouts.deaths, self.whereabouts.calls, strict=True)
+            for (case, step), call in ended:
+                if case not in (REDUCED, SUSPECT):
+                    ledger = self._ledger(step, ledgers)
+                    ledger.fatal, ledger.last_call = True, call
+        hazardous = {name: x for name, x in ledgers.items() if x.clause.hazard}
+        safe = {name: x for name, x in ledgers.items() if not x.clause.hazard}
+        drawn = {name: x for name, x in safe.items() if not x.clause.chosen}
+        self._replay_known(safe)
 
         def look(solved: Solved) -> float:
             self._case += 1
@@ -230,13 +245,16 @@ class Campaign:
             for solved in chain(
                 stream(self.subject.loss, self.profile, self.seed, self.dtypes), self._instead()
             ):
-                if not any(map(self.learns, drawn.values())):
+                wanted = bool(hazardous) and len(self.kept) < KEPT
+                if not wanted and not any(map(self.learns, drawn.values())):
                     break
                 look(solved)
             if self.profile.searched:
                 from lossspec.strategies import search
 
                 search(self.subject.loss, look, self.profile.searched, self.seed, self.dtypes)
+            for ledger in drawn.values():
+                ledger.over = True
             self._judge_chosen([x for x in ledgers.values() if x.clause.chosen])
         except Endless:
             pass  # what was found before it counts; what it is found in is not made simpler
@@ -244,8 +262,9 @@ class Campaign:
         self._weigh_lost_graphs(ledgers)
         for name, found in self.missing.items():
             ledgers[name].found = ledgers[name].found or found
-        self._case = REDUCED
-        self._simplify(ledgers)
+        self._simplify(safe)
+        if hazardous and self.endless is None:
+            self._judge_hazardous(hazardous)
         if self.never("call"):
             self._tell(ledgers.values(), "call")
         elif self.never("backward"):
@@ -274,6 +293,43 @@ class Campaign:
                     candidate = choice.send(came)
                 except StopIteration:
                     candidate = None
+            ledger.over = True
+
+    def _judge_hazardous(self, ledgers: Mapping[str, Ledger]) -> None:
+        """Judge the clauses whose calls must raise, when all others are done and shrunk.
+
+        Damage that such a call does may end the process later: then no other clause is under way,
+        and the end is held against the call that should have raised and did not. The calls that
+        they start from were made before, so that no valid call comes in between.
+        """
+        if self.whereabouts is not None:
+            self.whereabouts.endanger()
+        self._case = REPLAYED
+        self._replay_known(ledgers)
+        for ledger in sorted(ledgers.values(), key=lambda ledger: ledger.clause.hazard):
+            for number, trial in self.kept:
+                if not self.learns(ledger):
+                    break
+                self._case = number
+                try:
+                    self._judge_entered(ledger, trial)
+                except Endless:
+                    self.endless = trial.case
+                    return
+            number = self._case
+            self._simplify({ledger.clause.name: ledger})
+            if ledger.found is not None and self.whereabouts is not None:
+                case, deviation = ledger.found
+                call = Underway(deviation.case or case, deviation.replaced)
+                self.whereabouts.blame(number, ledger.clause.name, call)
+            ledger.over = True
+
+    def _judge_entered(self, ledger: Ledger, trial: Trial) -> None:
+        """Judge a clause on a case, unless that has ended a process."""
+        if not self._enters(ledger.clause.name):
+            ledger.killer = trial.case
+        elif not ledger.fatal:
+            self._judge(ledger, trial)
 
     def _judge_candidate(self, ledger: Ledger, candidate: Candidate) -> bool | None:
         """Whether a costly clause judged a case; False where the subject does not work that way."""
@@ -328,6 +384,7 @@ class Campaign:
 
     def _simplify(self, ledgers: dict[str, Ledger]) -> None:
         """Make each case that was found readable."""
+        self._case = REDUCED
         for name, ledger in ledgers.items():
             again = ledger.found and not ledger.clause.once and self.endless is None
             if ledger.found and again and self._enters(name):
@@ -368,11 +425,12 @@ class Campaign:
         if self._beyond(solved.case):
             return 0.0
         trial = Trial(self.subject, solved, self.device)
-        killer = self._ledger(CALL, ledgers).killer
+        caller = self._ledger(CALL, self.ledgers)
+        killer = caller.killer
         if killer is not None and _empty(killer) and _empty(trial.case):
             return 0.0  # what ends the process on one empty tensor does so on others
         if not self._enters(CALL):
-            self._ledger(CALL, ledgers).killer = killer or trial.case
+            caller.killer = killer or trial.case
             return 0.0
         with limited():
             error = trial.outcome.error
@@ -386,15 +444,16 @@ class Campaign:
             self.ran.setdefault(kind, [0, 0])[error is not None] += 1
         if trial.case.dtype == "float32":
             self._listen(trial)
+        size = sum(array.size for array in trial.case.tensors.values())
+        if error is None and size <= SMALL and self._case < CHOSEN and len(self.kept) < KEPT:
+            self.kept.append((self._case, trial))
         worst = 0.0
-        for name, ledger in ledgers.items():
+        for ledger in ledgers.values():
             if not self.learns(ledger):
                 continue
-            if not self._enters(name):
-                ledger.killer = trial.case
-            elif not ledger.fatal:
-                self._judge(ledger, trial)
-                worst = max(worst, trial.worst)
+            trial.worst = 0.0
+            self._judge_entered(ledger, trial)
+            worst = max(worst, trial.worst)
         return worst
 
     def _listen(self, trial: Trial) -> None:
@@ -429,6 +488,8 @@ class Campaign:
 
     def learns(self, ledger: Ledger) -> bool:
         """Whether another case may tell a clause something."""
+        if ledger.over:
+            return False
         enough = ledger.clause.enough
         tries = 1 if ledger.clause.once else TRIES
         if (
@@ -546,7 +607,7 @@ class Campaign:
             return True  # what an invalid call returns is anything; torch returns too
         return same.kind == deviation.kind and _alike(same, deviation)
 
-    def _replay_known(self, ledgers: dict[str, Ledger]) -> None:
+    def _replay_known(self, ledgers: Mapping[str, Ledger]) -> None:
         for known in self.known:
             ledger = ledgers.get(known.clause)
             if ledger is None or known.case.dtype not in (self.dtypes or (known.case.dtype,)):

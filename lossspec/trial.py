@@ -200,6 +200,13 @@ class Trial:
         """The case with arguments replaced, forward and backward."""
         return perform(self.subject, self.case, self.device, replaced=replaced)
 
+    def refusal(self, **replaced: Any) -> Outcome:
+        """The case with arguments replaced so that it must raise: forward only.
+
+        What should have raised may write to memory that is not its own in backward.
+        """
+        return perform(self.subject, self.case, self.device, backward=False, replaced=replaced)
+
     def number(self, outcome: Outcome) -> np.ndarray | None:
         """The value of a call in longdouble; None when there is none (clause `accepts` tells)."""
         if not outcome.returned or not isinstance(outcome.value, torch.Tensor):

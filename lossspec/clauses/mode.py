@@ -30,6 +30,7 @@ from lossspec.outcome import (
 )
 from lossspec.tensors import to_extended, to_torch
 from lossspec.trial import Deviation, Trial, Unsupported, returned
+from lossspec.whereabouts import under_way
 
 
 @clause(enough=40)
@@ -243,7 +244,7 @@ def _invalid(trial: Trial) -> Iterator[tuple[str, dict[str, Any]]]:
         yield from islice(kind, 1)
 
 
-@clause(stateless, enough=1, slow=True)
+@clause(stateless, enough=1, slow=True, hazard=2)
 def compiled_refusal(trial: Trial) -> Judgement:
     """What raises without torch.compile, because the contract rules it out, raises with it."""
     case = trial.case
@@ -251,9 +252,10 @@ def compiled_refusal(trial: Trial) -> Judgement:
         return None
     judged = None
     for breach, replaced in _invalid(trial):
-        if trial.attempt(**replaced).error is None:
+        if trial.refusal(**replaced).error is None:
             continue
         given = arguments(trial.subject, case, trial.device)
+        under_way(case, replaced)
         given |= {name: replaced[name] for name in replaced if name in given}
         others = {name: value for name, value in replaced.items() if name not in given}
         try:
