@@ -18,6 +18,7 @@ import torch
 
 from lossspec import deviations, patience
 from lossspec.campaign import of_number, profile_named
+from lossspec.clauses import clauses
 from lossspec.devices import chosen
 from lossspec.folders import directory, folders
 from lossspec.implementations import Implementation, load
@@ -28,12 +29,11 @@ from lossspec.printed import Printed, Streams, shortened
 from lossspec.progress import Notes, Share
 from lossspec.progress_line import ProgressLine, wanted
 from lossspec.render import render_all, terminal
-from lossspec.run import Run, Surroundings, blank, failure_text
+from lossspec.run import Run, Surroundings, blank, crash, failure_text
 from lossspec.safe_text import one_line, quoted
 from lossspec.spec import REAL_DTYPES, SpecError, UnknownName
-from lossspec.transcript import written
 from lossspec.verdict import Cell, Report, Selection, Tested, Verdict, replace_file
-from lossspec.whereabouts import DEATHS, deaths
+from lossspec.whereabouts import DEATHS, Underway, deaths, fatal_call
 
 _ITEM = re.compile(r"test_conformance\.py::test_conformance\[(.*?\[[^\[\]]*\])\](@.*)?$")
 
@@ -69,6 +69,8 @@ class Conformance:
         self.here: list[str] = []
         self.died: dict[str, dict[str, Any]] = {}
         self.alone = True
+        #: By campaign that was given up, the script of the call in which its last process ended.
+        self.crashes: dict[str, str] = {}
         #: By campaign, the planned cells whose verdicts have not arrived.
         self.missing: dict[str, set[str]] = {}
         self.blanks: dict[str, Cell] = {}
@@ -335,15 +337,24 @@ class Conformance:
             return {"reason": f"the test process ended in {cell.key}"}
         steps = ", ".join(dict.fromkeys(step for _, step in ended))
         told: dict[str, Any] = {"reason": f"the test process ended {len(ended)} times, in {steps}"}
-        run, number = self.run, ended[-1][0]
+        run, (number, step) = self.run, ended[-1]
         if cell.subject is not None:
+            call = fatal_call(run.places, cell.campaign, len(ended) - 1)
             case = of_number(cell.subject, number, run.profile, run.seed, run.dtypes)
-            if case is not None:
-                told |= {"case": case.to_json(), "call": written(cell.subject, case)}
+            call = call or (None if case is None else Underway(case))
+            if call is not None:
+                clause = clauses().get(step, clauses()["accepts"])
+                fields, self.crashes[cell.campaign] = crash(cell.subject, call, clause, cell.device)
+                told |= fields
         return told
 
     def _dead(self, cell: Planned) -> Cell:
-        return blank(cell, Verdict.CRASH, **self.died[cell.campaign])
+        record = blank(cell, Verdict.CRASH, **self.died[cell.campaign])
+        if script := self.crashes.get(cell.campaign):
+            self.scripts[cell.key] = script
+            name = f"{cell.loss.name}-crash-{cell.surface}-{cell.device}.py"
+            record = replace(record, script=f"repro/{name.replace(':', '-')}")
+        return record
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Write the reports; a planned cell that did not arrive fails the run."""

@@ -33,7 +33,7 @@ from lossspec.spec import SpecError
 from lossspec.transcript import written
 from lossspec.trial import Deviation, Trial
 from lossspec.verdict import Cell, Environment, Listed, Oracle, Verdict, own_version
-from lossspec.whereabouts import Whereabouts
+from lossspec.whereabouts import Underway, Whereabouts
 
 #: The implementations whose own deviations are torch's; whatever else has them, inherited them.
 TORCH = ("torch.nn", "torch.nn.functional")
@@ -149,13 +149,19 @@ class Run:
         if ledger.broken is not None and ledger.found is None:
             return _Told(Verdict.CRASH, f"lossspec itself failed in this clause: {ledger.broken}")
         if ledger.fatal:
-            reason, case = "the process ended while this was judged", ledger.killer
-        elif campaign.endless is not None and campaign.learns(ledger):
-            reason, case = f"it did not end within {patience.LIMIT:g} s", campaign.endless
-        else:
-            return None
-        fields = {} if case is None else {"case": case.to_json(), "call": written(subject, case)}
-        return _Told(Verdict.CRASH, reason, fields)
+            reason = "the process ended while this was judged"
+            call = ledger.last_call
+            if call is None and ledger.killer is not None:
+                call = Underway(ledger.killer)
+            if call is None:
+                return _Told(Verdict.CRASH, reason)
+            fields, script = crash(subject, call, ledger.clause, campaign.device)
+            return _Told(Verdict.CRASH, reason, fields, script)
+        if campaign.endless is not None and campaign.learns(ledger):
+            case = campaign.endless
+            fields = {"case": case.to_json(), "call": written(subject, case)}
+            return _Told(Verdict.CRASH, f"it did not end within {patience.LIMIT:g} s", fields)
+        return None
 
     def _outdated(self, cell: Planned, campaign: Campaign, ledger: Ledger) -> _Told | None:
         """A listed deviation that is not there any more."""
@@ -215,7 +221,8 @@ class Run:
             return _Told(verdict, ledger.lacks or reasons.no_case(lacks))
         if not ledger.examples:
             return _Told(Verdict.INCONCLUSIVE, "no case was about this clause")
-        wanted = min(self.profile.informative, cell.clause.enough or self.profile.informative)
+        enough = cell.clause.chosen or cell.clause.enough or self.profile.informative
+        wanted = min(self.profile.informative, enough)
         if ledger.informative < wanted:
             reason = (
                 f"{ledger.informative} of {ledger.examples} cases could have told right from "
@@ -267,6 +274,26 @@ class Run:
         if self.dtypes:
             words.append(f"--dtype={','.join(self.dtypes)}")
         return shlex.join([*words, *self.options])
+
+
+def crash(
+    subject: Subject, call: Underway, clause: Clause, device: str
+) -> tuple[dict[str, Any], str]:
+    """The fields of a record and the script that show the call in which a process ended."""
+    case = call.case
+    invalid = bool(clause.hazard and call.replaced)
+    if invalid:  # as it was called: forward only
+        case = case.with_(requires_grad=())
+    deviation = Deviation(
+        "the process ended in this call",
+        "the end of the process",
+        "an error" if invalid else "a tensor",
+        check="error is not None" if invalid else "error is None",
+        replaced=call.replaced,
+    )
+    fields = {"case": case.to_json(), "call": written(subject, case, call.replaced)}
+    script = repro.script(subject, case, deviation, clause.says, device) if subject.found else ""
+    return fields, script
 
 
 @dataclass(frozen=True)

@@ -168,7 +168,9 @@ def _curvature(
         outside = all(curvature is None for curvature in found)
         if outside and leaves_torch(trial.subject, case, trial.device):
             raise Unsupported("its gradients come from outside torch")
-    except RuntimeError as error:
+    except Unsupported:
+        raise
+    except Exception as error:
         raise Unsupported(
             f"its gradients cannot be differentiated ({foreign_error(error)})"
         ) from None

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from lossspec.cases import Case
 from lossspec.clauses import Judgement, clause, stateless
 from lossspec.clauses.refusal import misshapen, out_of_range, ruled_out
 from lossspec.outcome import (
@@ -30,6 +31,7 @@ from lossspec.outcome import (
 from lossspec.safe_text import foreign_error
 from lossspec.tensors import to_extended, to_torch
 from lossspec.trial import Deviation, Trial, Unsupported, returned
+from lossspec.whereabouts import under_way
 
 
 @clause(enough=40)
@@ -41,12 +43,19 @@ def grad_mode(trial: Trial) -> Judgement:
     informative = False
     for name, mode in (("no_grad", torch.no_grad), ("inference_mode", torch.inference_mode)):
         with mode():
-            call, _ = ready(trial.subject, trial.case, trial.device)
-            value = to_extended(returned(call, f"the call under {name}"))
+            result = returned(lambda: _called(trial, trial.case), f"the call under {name}")
+            value = to_extended(result)
         informative |= trial.agree(value, want, f"the value under {name}", of=None)
-    none, _ = ready(trial.subject, trial.case.with_(requires_grad=()), trial.device)
-    value = to_extended(returned(none, "the call with no gradient required"))
+    plain = trial.case.with_(requires_grad=())
+    result = returned(lambda: _called(trial, plain), "the call with no gradient required")
+    value = to_extended(result)
     return trial.agree(value, want, "the value with no gradient required", of=None) or informative
+
+
+def _called(trial: Trial, case: Case) -> Any:
+    """The result of a case, constructed and called."""
+    call, _ = ready(trial.subject, case, trial.device)
+    return call()
 
 
 def _plain(trial: Trial) -> bool:
@@ -198,7 +207,7 @@ def _telling(trial: Trial) -> bool:
     return small and trial.expected.value(trial.case.reduction).informative and _plain(trial)
 
 
-@clause(stateless, enough=2, slow=True)
+@clause(stateless, chosen=2, slow=True)
 def compiled(trial: Trial) -> Judgement:
     """Under torch.compile the value and the gradients are the same."""
     case = trial.case
@@ -235,7 +244,7 @@ def _invalid(trial: Trial) -> Iterator[tuple[str, dict[str, Any]]]:
         yield from islice(kind, 1)
 
 
-@clause(stateless, enough=1, slow=True)
+@clause(stateless, enough=1, slow=True, hazard=2)
 def compiled_refusal(trial: Trial) -> Judgement:
     """What raises without torch.compile, because the contract rules it out, raises with it."""
     case = trial.case
@@ -243,9 +252,10 @@ def compiled_refusal(trial: Trial) -> Judgement:
         return None
     judged = None
     for breach, replaced in _invalid(trial):
-        if trial.attempt(**replaced).error is None:
+        if trial.refusal(**replaced).error is None:
             continue
         given = arguments(trial.subject, case, trial.device)
+        under_way(case, replaced)
         given |= {name: replaced[name] for name in replaced if name in given}
         others = {name: value for name, value in replaced.items() if name not in given}
         try:
@@ -270,7 +280,7 @@ class _Called(torch.nn.Module):
         return self.call(given)
 
 
-@clause(stateless, enough=1, slow=True)
+@clause(stateless, chosen=1, slow=True)
 def exported(trial: Trial) -> Judgement:
     """What torch.export makes of the call gives the same value."""
     loss, several = trial.loss, trial.expected.losses.ndim > 1

@@ -14,7 +14,7 @@ from lossspec.clauses import Judgement, clause
 from lossspec.outcome import perform
 from lossspec.reduce import taken
 from lossspec.spec import Loss, Surface
-from lossspec.trial import Deviation, Trial, Unsupported
+from lossspec.trial import Deviation, Trial, Unsupported, failed
 
 
 def _reduces(name: str):  # type: ignore[no-untyped-def]  # a predicate for `clause`
@@ -95,13 +95,17 @@ def deprecated_reductions(trial: Trial) -> Judgement:
         want = trial.under(reduction)
         outcome = trial.attempt(size_average=size_average, reduce=reduce)
         got = trial.number(outcome)
+        replaced = {"size_average": size_average, "reduce": reduce}
+        if want is not None and got is None and outcome.error is not None:
+            what = f"size_average={size_average} and reduce={reduce}"
+            raise failed(what, outcome.error, str(want), replaced=replaced)
         if want is not None and (got is None or not _same(trial, reduction, got, want)):
             raise Deviation(
                 f"size_average={size_average} and reduce={reduce} are no {reduction!r}",
-                outcome.error if got is None else got,
+                got,
                 want,
                 check=None,
-                replaced={"size_average": size_average, "reduce": reduce},
+                replaced=replaced,
             )
     return trial.expected.losses.size > 1
 

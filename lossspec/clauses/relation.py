@@ -16,7 +16,7 @@ from lossspec.outcome import perform
 from lossspec.reduce import taken
 from lossspec.spec import ClassIndex, Distribution, Form, Loss, Shape, Surface, Weight
 from lossspec.tensors import to_extended
-from lossspec.trial import Deviation, Trial, Unsupported
+from lossspec.trial import Deviation, Trial, Unsupported, failed
 
 ENOUGH = 30
 
@@ -483,9 +483,7 @@ def large_batch(trial: Trial) -> Judgement:
     if outcome.error is not None:
         if isinstance(outcome.error, MemoryError) or _NO_ROOM.search(str(outcome.error)):
             raise Unsupported(f"the memory here does not hold {len(rows)} rows of it")
-        raise Deviation(
-            f"a batch of {len(rows)} rows raised", outcome.error, "a result", check=None
-        )
+        raise failed(f"a batch of {len(rows)} rows", outcome.error, "a result")
     if outcome.oversized:
         value = outcome.value
         raise Deviation(
