@@ -12,7 +12,15 @@ import autograd.numpy as anp
 import numpy as np
 from autograd import make_vjp
 
-from lossspec.budget import SLACK, Bounded, Extended, Precision, as_extended, precision
+from lossspec.budget import (
+    SLACK,
+    Bounded,
+    Extended,
+    Precision,
+    as_extended,
+    precision,
+    roundings,
+)
 from lossspec.cases import Case
 from lossspec.maths import ROUNDING_MEMBERS, SIDES, Definition, Ensemble, ensemble, step_of
 from lossspec.spec import ClassIndex, Distribution, Form, Loss, Shape
@@ -101,6 +109,8 @@ class Expected:
     simplex: Mapping[str, int]
     #: Whether a nan was compared with a number, which may lose it.
     compared: bool = False
+    #: How many parts of the batch are added up one after the other.
+    parts: int = 1
     _known: dict[Any, Any] = field(default_factory=dict)
 
     @property
@@ -133,7 +143,7 @@ class Expected:
 
     def _divided(self, reduction: str) -> tuple[Any, Any, Any, Any]:
         unit = self.precision.unit
-        terms = np.log2(max(self.losses.size, 1)) + 1
+        terms = roundings(self.losses.size, self.parts) + 1
         with np.errstate(all="ignore"):
             shares = self.shares if reduction == "mean" else np.ones_like(self.shares)
             losses = self.losses * shares
@@ -199,7 +209,8 @@ class Expected:
             spread = derivative[0].size / max(int(np.prod(shape)), 1)
             budget = placed.leave(budget, shape)
             if spread > 1:
-                budget = budget + unit * np.log2(spread) * placed.leave(np.abs(terms[0]), shape)
+                serial = roundings(spread, self.parts)
+                budget = budget + unit * serial * placed.leave(np.abs(terms[0]), shape)
         # How a loss changes when shares no longer sum to 1 is left open: it need not be defined.
         return self._bounded(exact, SLACK * budget, low, high, self.simplex.get(name))
 
@@ -412,6 +423,7 @@ def solve(loss: Loss, case: Case) -> Expected:
         dtype,
         simplex(loss, case),
         posed.ensemble.compared,
+        case.parts(loss),
     )
 
 
