@@ -145,9 +145,11 @@ def fake_tensors(trial: Trial) -> Judgement:
     if not _plain(trial):
         return None
     try:
+        case = trial.case.with_(requires_grad=())
+        # Before the mode is on: a tensor of one element that is made under it keeps its number, and
+        # torch computes with that instead of asking what the result would look like.
+        inputs = arguments(trial.subject, case, trial.device)
         with _silent(), FakeTensorMode() as fake:
-            case = trial.case.with_(requires_grad=())
-            inputs = arguments(trial.subject, case, trial.device)
             faked = {
                 name: fake.from_tensor(x) if isinstance(x, torch.Tensor) else x
                 for name, x in inputs.items()

@@ -44,8 +44,12 @@ def _agree(trial: Trial, other: Case, what: str, reduction: str, order: Any = ..
         # The call to show is the one at fault.
         shown, compared = trial.case.with_(reduction=reduction), f"compared to {what}"
         mine, theirs = theirs, mine
-    # Both calls have the same exact result, and so the same budget, each its own.
-    budget = np.where(np.isfinite(mine), 2 * allowed, np.inf)
+    # Both calls have the same exact result, and each its own budget, which is the same unless they
+    # add up different numbers of parts.
+    their_budget = allowed
+    if reduction != "none" and other.parts(trial.loss) != trial.case.parts(trial.loss):
+        their_budget = beside.expected.value(reduction).budget
+    budget = np.where(np.isfinite(mine), allowed + their_budget, np.inf)
     want = Bounded.around(mine, budget, trial.case.dtype)
     return trial.agree(theirs, want, compared, case=shown)
 
