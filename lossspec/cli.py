@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import takewhile
@@ -30,9 +32,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status = _command(arguments)
         sys.stdout.flush()
+    except KeyboardInterrupt:  # in a run pytest has handled it, unless it had not begun
+        print(f"lossspec {' '.join(arguments[:1])}: interrupted", file=sys.stderr)
+        status = 2
     except BrokenPipeError:  # nobody reads on; what is buffered would fail again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    if argv is None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the interpreter's end has no handler
     return status
 
 

@@ -5,6 +5,7 @@ PYTEST_DONT_REWRITE: nothing in it is a test.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from lossspec.options import IMPL, OPTIONS, expanded, named, prefixed
+from lossspec.patience import ends_orderly, reports_now, stop_if_asked, told_to_end
 
 #: What to say of short names of the command line that are somebody else's options.
 _FOREIGN = pytest.StashKey[list[str]]()
@@ -103,6 +105,9 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", line)
     if not config.option.lossspec_impl:
         return
+    if not hasattr(config, "workerinput"):
+        config.add_cleanup(ends_orderly())
+    config.pluginmanager.register(_Interrupted(config), "lossspec-interrupted")
     if getattr(config.option, "tx", None) and not hasattr(config, "workerinput"):
         if config.option.maxworkerrestart is None:  # each campaign may take a worker down
             config.option.maxworkerrestart = "9999"
@@ -113,17 +118,56 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _start(config: pytest.Config, places: Path | None = None) -> None:
-    from lossspec.conformance import Conformance
-    from lossspec.patience import ends_orderly
+    try:
+        from lossspec.conformance import Conformance
 
-    if not hasattr(config, "workerinput"):
-        config.add_cleanup(ends_orderly())
-    conformance = Conformance.of(config, places)
+        conformance = Conformance.of(config, places)
+    except Exception:
+        stop_if_asked()  # an import that was interrupted fails in one way or another
+        raise
     config.pluginmanager.register(conformance, "lossspec-conformance")
     if config.option.lossspec_timing or any(_names_timing(config, word) for word in config.args):
         from lossspec.timed import Timed
 
         config.pluginmanager.register(Timed.of(config, conformance), "lossspec-timing")
+
+
+class _Interrupted:
+    """Ends a run that was told to end, with a report of what was judged."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self) -> None:
+        """Interrupt again what has caught the interruption."""
+        stop_if_asked()
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        """Leave out what pytest cannot show: a place in a `with` block may have no line."""
+        reports_now()
+        excinfo.value.__cause__, excinfo.value.__suppress_context__ = None, True
+        excinfo.traceback = excinfo.traceback.filter(_has_line)
+        if not self.config.pluginmanager.hasplugin("terminalreporter"):  # which would tell
+            sys.stderr.write("KeyboardInterrupt: nothing was judged\n")
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
+        """Let the reports be written, also when the signal comes now."""
+        reports_now()
+        try:
+            return (yield)
+        finally:
+            if told_to_end():
+                session.exitstatus = pytest.ExitCode.INTERRUPTED
+
+
+def _has_line(entry: Any) -> bool:
+    try:
+        return bool(entry.lineno >= 0)
+    except TypeError:  # of None
+        return False
 
 
 class _WhileWorkersStart:
