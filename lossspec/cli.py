@@ -179,7 +179,7 @@ def _run(arguments: Sequence[str]) -> int:
     # By their long names, which no plugin and no conftest.py here can have taken.
     words = prefixed([*(f"--impl={name}" for name in names), *arguments[len(names) :]])
     words = ["-p", "lossspec.plugin", "--pyargs", "lossspec.suites", *words]
-    return int(pytest.main(words, plugins=[_NamesFirst(), _near_options()]))
+    return int(pytest.main(words, plugins=[_Started(arguments), _near_options()]))
 
 
 def _near_options() -> object:
@@ -203,8 +203,12 @@ def _near_options() -> object:
 _FIRST = "names come first, e.g. lossspec run torch.nn --loss=l1_loss"
 
 
-class _NamesFirst:
-    """Refuses what pytest would take for one more path: a name behind an option."""
+class _Started:
+    """Knows what was typed, and refuses a name behind an option: pytest takes it for a path."""
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        self.__name__ = "lossspec-run"  # pluggy registers it under this name
+        self.words = ["lossspec", "run", *arguments]
 
     def pytest_configure(self, config: pytest.Config) -> None:
         """Only pytest can tell it from the value of an option."""

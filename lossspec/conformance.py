@@ -65,7 +65,9 @@ class Conformance:
         self.reports: list[Report] = []
         self.unwritten: list[str] = []
         self.unjudged: list[str] = []
-        self.surroundings = Surroundings(["pytest", *map(str, config.invocation_params.args)])
+        started = config.pluginmanager.get_plugin("lossspec-run")
+        words = ["pytest", *map(str, config.invocation_params.args)]
+        self.surroundings = Surroundings(words if started is None else started.words)
         self.here: list[str] = []
         self.died: dict[str, dict[str, Any]] = {}
         self.alone = True

@@ -173,6 +173,8 @@ def test_the_command_always_means_its_own_options(workplace):
     assert result.status == 0, result.out + result.err
     data = workplace.artifact("mine")
     assert (data["seed"], data["profile"], len(data["cells"])) == (3, "quick", 1)
+    typed = f"lossspec run mine {' '.join(words)} -p no:faulthandler"
+    assert data["environment"]["command"] == typed
 
 
 @pytest.mark.parametrize("by", ["ini", "PYTEST_ADDOPTS", "file"])
