@@ -68,9 +68,10 @@ class Conformance:
         #: By cell, the seconds that the campaigns of its item took, which judge other cells too.
         self.spent: dict[str, float] = {}
         capture = config.pluginmanager.getplugin("capturemanager")
-        self.streams = Streams(capture.read_global_capture) if capture else None
-        if self.streams is not None:
-            run.after_step = self.streams.drain
+        if capture is not None:
+            streams = Streams(capture.read_global_capture)
+            run.after_step = streams.drain
+            run.around = lambda name: streams.kept_in(self.printed.setdefault(name, Printed()))
         self.line: ProgressLine | None = None
 
     @classmethod
@@ -169,8 +170,7 @@ class Conformance:
             self._save(under_way=cell.campaign)
         spent = self.run.spent
         self.judging = cell.campaign
-        with self._keeping(cell.campaign):
-            record, script = self.run.judge(cell, beside)
+        record, script = self.run.judge(cell, beside)
         self.spent[cell.key] = self.run.spent - spent
         if script:
             name = f"{cell.loss.name}-{cell.clause.name}-{cell.surface}-{cell.device}.py"
@@ -187,15 +187,6 @@ class Conformance:
                 folder = self.folder(cell.implementation.name)
                 record = replace(record, script=str(folder / record.script))
             pytest.fail(failure_text(record), pytrace=False)
-
-    @contextmanager
-    def _keeping(self, campaign: str) -> Iterator[None]:
-        """Keep the beginning of what a campaign prints, which is shown under its items."""
-        if self.streams is None:
-            yield
-            return
-        with self.streams.kept_in(self.printed.setdefault(campaign, Printed())):
-            yield
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(

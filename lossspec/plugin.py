@@ -10,6 +10,11 @@ from typing import Any
 
 import pytest
 
+from lossspec.judged import (  # noqa: F401  # hooks
+    pytest_runtest_call,
+    pytest_runtest_makereport,
+)
+
 #: The suites that were collected, the last first.
 _SUITES = pytest.StashKey[list[str]]()
 #: The fixtures that the items of a suite are made from.
