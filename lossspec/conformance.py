@@ -64,6 +64,8 @@ class Conformance:
         self.missing: dict[str, set[str]] = {}
         self.blanks: dict[str, Cell] = {}
         self.judging = ""
+        #: The cells whose scripts were written since the folders were emptied.
+        self.scripted: set[str] = set()
         self.printed: dict[str, Printed] = {}
         #: By cell, the seconds that the campaigns of its item took, which judge other cells too.
         self.spent: dict[str, float] = {}
@@ -429,6 +431,7 @@ class Conformance:
         folder = self.config.invocation_params.dir / self.folder(report.implementation.name)
         for old in (folder / "repro").glob("*.py"):
             old.unlink()
+        self.scripted.clear()
         self._write_artifact(report, scripts)
         render_all(report, folder)
 
@@ -436,8 +439,10 @@ class Conformance:
         name = report.implementation.name
         folder = self.config.invocation_params.dir / self.folder(name)
         for cell in report.cells:
-            if cell.script:
-                replace_file(folder / cell.script, scripts[f"{name}:{cell.id}"])
+            key = f"{name}:{cell.id}"
+            if cell.script and key not in self.scripted:
+                replace_file(folder / cell.script, scripts[key])
+                self.scripted.add(key)
         report.write(folder / "conformance.json")
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
@@ -454,7 +459,7 @@ class Conformance:
 
     def pytest_unconfigure(self) -> None:
         """Name the page to open, one for each implementation, below all that pytest prints."""
-        if not self.unwritten:
+        if not self.unwritten and self.config.pluginmanager.hasplugin("terminalreporter"):
             for report in self.reports:
                 page = self.folder(report.implementation.name) / "index.html"
                 self.config.get_terminal_writer().line(f"report: {page}")
