@@ -77,13 +77,16 @@ class Conformance:
         self.missing: dict[str, set[str]] = {}
         self.blanks: dict[str, Cell] = {}
         self.judging = ""
+        #: The cells whose scripts were written since the folders were emptied.
+        self.scripted: set[str] = set()
         self.printed: dict[str, Printed] = {}
         #: By cell, the seconds that the campaigns of its item took, which judge other cells too.
         self.spent: dict[str, float] = {}
         capture = config.pluginmanager.getplugin("capturemanager")
-        self.streams = Streams(capture.read_global_capture) if capture else None
-        if self.streams is not None:
-            run.after_step = self.streams.drain
+        if capture is not None:
+            streams = Streams(capture.read_global_capture)
+            run.after_step = streams.drain
+            run.around = lambda name: streams.kept_in(self.printed.setdefault(name, Printed()))
         self.line: ProgressLine | None = None
 
     @classmethod
@@ -177,11 +180,10 @@ class Conformance:
             self._save(under_way=cell.campaign)
         spent = self.run.spent
         self.judging = cell.campaign
-        with self._keeping(cell.campaign):
-            try:
-                record, script = self.run.judge(cell, beside)
-            except SpecError as error:
-                record, script = blank(cell, Verdict.CRASH, str(error)), ""
+        try:
+            record, script = self.run.judge(cell, beside)
+        except SpecError as error:
+            record, script = blank(cell, Verdict.CRASH, str(error)), ""
         self.spent[cell.key] = self.run.spent - spent
         if script:
             name = f"{cell.loss.name}-{cell.clause.name}-{cell.surface}-{cell.device}.py"
@@ -198,15 +200,6 @@ class Conformance:
                 folder = self.folder(cell.implementation.name)
                 record = replace(record, script=str(folder / record.script))
             pytest.fail(failure_text(record), pytrace=False)
-
-    @contextmanager
-    def _keeping(self, campaign: str) -> Iterator[None]:
-        """Keep the beginning of what a campaign prints, which is shown under its items."""
-        if self.streams is None:
-            yield
-            return
-        with self.streams.kept_in(self.printed.setdefault(campaign, Printed())):
-            yield
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
@@ -492,6 +485,7 @@ class Conformance:
         folder = self.config.invocation_params.dir / self.folder(report.implementation.name)
         for old in (folder / "repro").glob("*.py"):
             old.unlink()
+        self.scripted.clear()
         self._write_artifact(report, scripts)
         render_all(report, folder)
 
@@ -499,8 +493,10 @@ class Conformance:
         name = report.implementation.name
         folder = self.config.invocation_params.dir / self.folder(name)
         for cell in report.cells:
-            if cell.script:
-                replace_file(folder / cell.script, scripts[f"{name}:{cell.id}"])
+            key = f"{name}:{cell.id}"
+            if cell.script and key not in self.scripted:
+                replace_file(folder / cell.script, scripts[key])
+                self.scripted.add(key)
         report.write(folder / "conformance.json")
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
@@ -519,7 +515,7 @@ class Conformance:
 
     def pytest_unconfigure(self) -> None:
         """Name the page to open, one for each implementation, below all that pytest prints."""
-        if not self.unwritten:
+        if not self.unwritten and self.config.pluginmanager.hasplugin("terminalreporter"):
             for report in self.reports:
                 page = self.folder(report.implementation.name) / "index.html"
                 self.config.get_terminal_writer().line(f"report: {one_line(str(page))}")

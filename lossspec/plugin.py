@@ -14,6 +14,10 @@ from typing import Any
 
 import pytest
 
+from lossspec.judged import (  # noqa: F401  # hooks
+    pytest_runtest_call,
+    pytest_runtest_makereport,
+)
 from lossspec.options import IMPL, OPTIONS, expanded, named, prefixed
 from lossspec.patience import ends_orderly, reports_now, stop_if_asked, told_to_end
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
@@ -47,8 +48,8 @@ class Run:
     files beyond the shipped ones, which `ship` turns off. options : what a repeated run needs too.
     places : a directory in which campaigns note where they are, for whoever takes them over.
     on_progress : called by each campaign with its cases done, its cases in all and its deviations.
-    after_step : called by each campaign after every call and judgement. spent : the seconds that
-    all campaigns took.
+    after_step : called by each campaign after every call and judgement. around : makes a context
+    for each campaign, of which it is given the name. spent : the seconds that all campaigns took.
     """
 
     profile: Profile
@@ -61,6 +62,7 @@ class Run:
     places: Path | None = None
     on_progress: OnProgress | None = None
     after_step: Callable[[], None] = lambda: None
+    around: Callable[[str], AbstractContextManager[None]] = lambda _: nullcontext()
     spent: float = 0.0
     _campaigns: dict[str, tuple[Campaign, dict[str, Ledger]]] = field(default_factory=dict)
     #: By loss, what is wrong with its spec: no campaign of it is begun again.
@@ -100,6 +102,12 @@ class Run:
         """Whether the campaign was made, and not yet forgotten for another."""
         return campaign in self._campaigns
 
+    def seconds(self, cell: Planned) -> float:
+        """Return what the clause of a cell took in its campaign, 0 if there was none."""
+        _, ledgers = self._campaigns.get(cell.campaign, (None, {}))
+        ledger = ledgers.get(cell.clause.name)
+        return 0.0 if ledger is None else ledger.seconds + ledger.share
+
     def _run(self, cell: Planned, clauses: Sequence[Clause]) -> tuple[Campaign, dict[str, Ledger]]:
         assert cell.subject is not None
         campaign = Campaign(
@@ -117,7 +125,8 @@ class Run:
         )
         start = time.perf_counter()
         try:
-            return campaign, campaign.run()
+            with self.around(cell.campaign):
+                return campaign, campaign.run()
         finally:
             self.spent += time.perf_counter() - start
 

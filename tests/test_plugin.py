@@ -166,6 +166,11 @@ def test_the_last_lines_name_the_page_of_each_implementation(workplace, mine, mo
     assert sum(line.startswith("report: ") for line in result.out) == 2
 
 
+def test_a_run_without_a_terminal_writes_its_report(workplace, mine):
+    assert workplace.run("--impl=mine", "-p", "no:terminal", *QUICK).status == 0
+    assert set(workplace.verdicts("mine").values()) == {"conforms"}
+
+
 def test_the_reports_go_where_they_are_asked_to(workplace, mine):
     assert workplace.run("--impl=mine", "--reports=deep/down", *QUICK).status == 0
     assert (workplace.path / "deep" / "down" / "mine" / "conformance.json").exists()

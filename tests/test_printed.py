@@ -137,3 +137,29 @@ def test_each_item_has_the_time_of_its_own_clause(workplace, more):
     assert cells["sum-of-none"] > 1.5 * cells["result-shape"]
     slowest = next(line for line in result.out if " call " in line)
     assert max(cells, key=cells.__getitem__) in slowest
+
+
+OWN_SUITE = """
+    import lossspec
+
+    @lossspec.parametrize("loud", losses=["l1_loss"], clauses=["accepts", "threads", "value"])
+    def test_loss(judge):
+        judge()
+"""
+
+
+def test_a_suite_of_ones_own_shows_little_and_books_each_clause(workplace):
+    workplace.write(
+        loud=LOUD.format(prints="print(TEXT); __import__('time').sleep(0.002)", factor=2),
+        test_own=OWN_SUITE,
+    )
+    words = ("-m", "pytest", "-p", "no:cacheprovider", "test_own.py", "--junitxml=junit.xml")
+    result = workplace.apart(*words)
+    found = shown(result)
+    assert found.keys() == {"Captured stdout call"}
+    assert found["Captured stdout call"][1] > 5 * 16_000
+    cases = ElementTree.parse(workplace.path / "junit.xml").iter("testcase")
+    times = {case.attrib["name"].split("/")[1]: float(case.attrib["time"]) for case in cases}
+    assert len(times) == 3
+    # The first test runs the campaign of all three.
+    assert times["accepts[function-cpu]]"] < sum(times.values()) / 2
