@@ -51,6 +51,13 @@ class Switched(Dealt):
     def __init__(self, name: str, loss: Loss, on: bool) -> None:
         super().__init__(name)
         self.loss, self.on = loss, on
+        #: The parameters that mark ignored elements.
+        self.sentinels = {
+            role.ignored_by
+            for form in loss.forms
+            for role in form.tensors.values()
+            if isinstance(role, ClassIndex)
+        }
 
     def __call__(self, what: str, options: Sequence[T]) -> T:
         """One of the options that suit, dealt as ever."""
@@ -64,6 +71,9 @@ class Switched(Dealt):
         if what in self.loss.parameters:
             parameter = self.loss.parameters[what]
             usable = [option for option in options if option not in parameter.limited]
+            if self.on and what in self.sentinels:
+                # Only an ignored class counts when it is lost; any other index may raise.
+                usable = [option for option in usable if option in (0, 1)] or usable
             return [o for o in usable if (o != parameter.default) == self.on] or usable
         if what.removeprefix("with ") in self.loss.options:
             return [option for option in options if option == self.on]

@@ -1,0 +1,206 @@
+"""A process that dies: the call that ended it is shown, and no innocent clause is blamed."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from lossspec import whereabouts
+from lossspec.campaign import PROFILES, stream
+from lossspec.spec import find
+from lossspec.whereabouts import SUSPECT, Underway, Whereabouts, deaths, fatal_call, noting
+
+APART = ("-m", "pytest", "--pyargs", "lossspec.suites", "-pno:cacheprovider", "-n1")
+DIES = """
+    import os
+
+    import torch
+    from torch.nn import functional as F
+
+    calls = []
+
+
+    def nll_loss(input, target, weight=None, ignore_index=-100, reduction="mean"):
+        "Ends the process for a class that is far away."
+        if target.numel() and int(target.max()) == 2**40:
+            os.abort()
+        return F.nll_loss(input, target, weight, ignore_index=ignore_index, reduction=reduction)
+
+
+    def cross_entropy(
+        input, target, weight=None, ignore_index=-100, reduction="mean", label_smoothing=0.0
+    ):
+        "Takes any class, and ends the process some calls later."
+        if calls:
+            calls.append("later")
+            if len(calls) > 30:
+                os.abort()
+        classes = input.shape[min(1, input.ndim - 1)]
+        if not target.is_floating_point():
+            wild = (target != ignore_index) & ((target < 0) | (target >= classes))
+            if wild.any():
+                calls.append("damage")
+                target = torch.where(wild, 0, target)
+        options = {"ignore_index": ignore_index, "label_smoothing": label_smoothing}
+        return F.cross_entropy(input, target, weight, reduction=reduction, **options)
+
+
+    def huber_loss(input, target, reduction="mean", delta=1.0):
+        "Dies of what `cross_entropy` has done."
+        if calls:
+            os.abort()
+        return F.huber_loss(input, target, reduction=reduction, delta=delta)
+
+
+    class Wild(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, wild):
+            ctx.wild = wild
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            if ctx.wild:
+                os.abort()
+            return grad, None
+
+
+    def multi_margin_loss(input, target, p=1, margin=1.0, weight=None, reduction="mean"):
+        "Takes any class, and ends the process in backward."
+        wild = bool(((target < 0) | (target >= input.shape[-1])).any())
+        target = torch.where((target < 0) | (target >= input.shape[-1]), 0, target)
+        loss = F.multi_margin_loss(input, target, p, margin, weight, reduction=reduction)
+        return Wild.apply(loss, wild)
+"""
+LOSSES = ("cross_entropy", "huber_loss", "multi_margin_loss", "nll_loss")
+CLAUSES = ("accepts", "refuses-classes", "result-shape", "value")
+
+
+@pytest.fixture(scope="module")
+def dead(outpost):
+    outpost.write(dies=DIES)
+    words = ("--impl=dies", f"--loss={','.join(LOSSES)}", f"--clause={','.join(CLAUSES)}")
+    result = outpost.apart(*APART, *words, "--profile=quick")
+    assert result.status == 1, result.out
+    return outpost, {(c["loss"], c["clause"]): c for c in outpost.artifact("dies")["cells"]}
+
+
+def test_no_clause_but_the_one_that_made_the_fatal_call_is_blamed(dead):
+    _, cells = dead
+    verdicts = {key: cell["verdict"] for key, cell in cells.items()}
+    innocent = {key for key in verdicts if key[1] != "refuses-classes"}
+    assert {verdicts[key] for key in innocent} <= {"conforms", "known"}
+    assert len(innocent) == 12
+    assert verdicts["nll_loss", "refuses-classes"] == "crash"
+    assert verdicts["cross_entropy", "refuses-classes"] in ("crash", "deviates")
+
+
+def test_the_call_shown_for_a_crash_has_the_argument_that_killed(dead):
+    _, cells = dead
+    cell = cells["nll_loss", "refuses-classes"]
+    assert cell["reason"] == "the process ended while this was judged"
+    assert str(2**40) in cell["call"]
+
+
+def test_the_script_of_a_crash_ends_its_process_too(dead):
+    place, cells = dead
+    script = place.path / "reports" / "dies" / cells["nll_loss", "refuses-classes"]["script"]
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=place.path, capture_output=True, check=False
+    )
+    assert done.returncode not in (0, 1, 2)
+    assert str(2**40) in script.read_text()
+
+
+def test_a_call_that_must_raise_goes_forward_only(dead):
+    _, cells = dead
+    cell = cells["multi_margin_loss", "refuses-classes"]
+    assert cell["verdict"] == "deviates"
+    assert cell["reason"].endswith("yet nothing was raised")
+
+
+def test_a_campaign_that_is_given_up_has_a_script(outpost):
+    outpost.write(
+        gone="""
+            import os
+
+            def l1_loss(input, target, reduction="mean"):
+                os._exit(70)
+        """
+    )
+    words = ("--impl=gone", "--loss=l1_loss", "--clause=accepts,value", "--profile=quick")
+    assert outpost.apart(*APART, *words).status == 1
+    cells = outpost.artifact("gone")["cells"]
+    assert [cell["verdict"] for cell in cells] == ["crash", "crash"]
+    assert {cell["script"] for cell in cells} == {"repro/l1_loss-crash-function-cpu.py"}
+    script = outpost.path / "reports" / "gone" / cells[0]["script"]
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=outpost.path, capture_output=True, check=False
+    )
+    assert done.returncode == 70
+    assert json.dumps(cells[0]["case"]["tensors"]["input"]["shape"]) in script.read_text()
+
+
+# === the checkpoint =======================================================================
+
+
+@pytest.fixture
+def case():
+    return next(stream(find("l1_loss"), PROFILES["quick"], 0)).case
+
+
+@pytest.fixture(autouse=True)
+def sound_process(monkeypatch):
+    monkeypatch.setattr(whereabouts, "_process", {"suspect": False})
+
+
+def test_the_call_under_way_is_kept_for_each_death(tmp_path, case):
+    first = Whereabouts(tmp_path, "mine")
+    with noting(first):
+        assert first.enter(3, "value")
+        whereabouts.under_way(case, {"target": np.arange(3)})
+    second = Whereabouts(tmp_path, "mine")
+    with noting(second):
+        assert not second.enter(3, "value")
+        assert second.enter(4, "value")
+        whereabouts.under_way(case)
+    assert deaths(tmp_path, "mine") == [(3, "value"), (4, "value")]
+    assert second.calls[0].case.to_json() == case.to_json()
+    assert second.calls[0].replaced["target"].tolist() == [0, 1, 2]
+    assert dict(fatal_call(tmp_path, "mine", 1).replaced) == {}
+
+
+def test_a_call_that_cannot_be_kept_leaves_the_step_known(tmp_path, case):
+    checkpoint = Whereabouts(tmp_path, "mine")
+    checkpoint.enter(3, "value")
+    checkpoint.note(Underway(case, {"target": lambda: None}))
+    assert deaths(tmp_path, "mine") == [(3, "value")]
+    assert fatal_call(tmp_path, "mine", 0) is None
+
+
+def test_no_death_is_left_of_a_campaign_that_ends(tmp_path):
+    checkpoint = Whereabouts(tmp_path, "mine")
+    checkpoint.enter(3, "value")
+    checkpoint.leave()
+    assert deaths(tmp_path, "mine") == []
+
+
+def test_whom_a_campaign_blames_is_held_responsible_until_its_process_ends(tmp_path, case):
+    checkpoint = Whereabouts(tmp_path, "mine")
+    checkpoint.blame(3, "refuses-classes", Underway(case, {"target": 7}))
+    assert checkpoint.enter(4, "value")
+    checkpoint.note(Underway(case))
+    checkpoint.leave()
+    assert deaths(tmp_path, "mine") == [(3, "refuses-classes")]
+    assert fatal_call(tmp_path, "mine", 0).replaced == {"target": 7}
+
+
+def test_a_process_that_may_be_damaged_is_not_held_against_a_later_campaign(tmp_path):
+    Whereabouts(tmp_path, "mine").endanger()
+    later = Whereabouts(tmp_path, "other")
+    later.enter(3, "value")
+    assert deaths(tmp_path, "other") == [(SUSPECT, "value")]
+    again = Whereabouts(tmp_path, "other")
+    assert again.enter(3, "value")

@@ -1,0 +1,118 @@
+"""Costly clauses are judged on cases that show every option."""
+
+import inspect
+from functools import wraps
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import lossspec
+from lossspec.campaign import PROFILES, Campaign
+from lossspec.clauses import clauses, mode
+from lossspec.featured import Candidate, chosen, drawn_for, options
+from lossspec.implementations import Implementation
+from lossspec.spec import catalogue, find
+from lossspec.verdict import Verdict
+
+#: Options that no value shows: how to work through a batch, and how large a class's layers are.
+HIDDEN = {"linear_cross_entropy": {"options"}, "adaptive_log_softmax_with_loss": {"div_value"}}
+
+
+def losing(name, option, way=torch.compiler.is_compiling):
+    """Torch's function, which loses one of its options in one way of calling it."""
+    function, loss = getattr(F, name), find(name)
+    default = loss.parameters[option].default if option in loss.parameters else None
+
+    @wraps(function)
+    def target(*tensors, **options):
+        if way():
+            options = {**options, option: default}
+        return function(*tensors, **options)
+
+    target.__signature__ = inspect.signature(function)
+    return target
+
+
+def found(name, target, seed, clause="compiled"):
+    """The first deviation as it was judged, with no excuse sought and before it is shrunk."""
+    implementation = Implementation("mine", functions={name: target})
+    (subject,) = implementation.subjects(find(name))
+    campaign = Campaign(subject, [clauses()[clause]], PROFILES["standard"], seed)
+    campaign._simplify = lambda ledgers: None
+    return campaign.run()[clause].found
+
+
+def walked(choice, came):
+    """The cases that are chosen when the same comes of each."""
+    taken = [next(choice)]
+    try:
+        while True:
+            taken.append(choice.send(came))
+    except StopIteration:
+        return taken
+
+
+@pytest.mark.parametrize("name", list(catalogue()))
+def test_the_cases_to_choose_from_have_every_option_or_none(name):
+    loss = find(name)
+    hidden = {n for n, p in loss.parameters.items() if p.limited}
+    for solved in drawn_for(loss, 0):
+        known = {*loss.parameters_of(loss.form(solved.case.form))} - hidden
+        fixed = loss.form(solved.case.form).fixed
+        on = {*options(loss, solved.case)} - {*fixed}
+        assert on in (set(), {*loss.options, *known} - {*fixed}), solved.case.form
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+@pytest.mark.parametrize("name", list(catalogue()))
+def test_the_chosen_cases_show_every_option_and_one_has_none(name, seed):
+    loss = find(name)
+    candidates = [Candidate(n, solved) for n, solved in enumerate(drawn_for(loss, seed))]
+    taken = walked(chosen(candidates, 2), True)
+    shown = {option for candidate in taken for _, option in candidate.shows} - {""}
+    assert shown == {*loss.options, *loss.parameters} - HIDDEN.get(name, set())
+    assert any(not candidate.options for candidate in taken)
+    assert 2 <= len(taken) <= 6
+
+
+def test_what_never_works_is_given_up_after_a_few_cases():
+    loss = find("cross_entropy")
+    candidates = [Candidate(n, solved) for n, solved in enumerate(drawn_for(loss, 0))]
+    assert len(walked(chosen(candidates, 2), False)) <= 12
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        ("cross_entropy", "weight"),
+        ("cross_entropy", "ignore_index"),
+        ("cross_entropy", "label_smoothing"),
+        ("smooth_l1_loss", "beta"),
+        ("poisson_nll_loss", "log_input"),
+    ],
+)
+def test_an_option_that_compiling_loses_is_found_with_any_seed(name, option, seed):
+    assert found(name, losing(name, option), seed) is not None
+
+
+def test_an_option_that_exporting_loses_is_found():
+    target = losing("nll_loss", "weight", torch.compiler.is_exporting)
+    assert found("nll_loss", target, 0, "exported") is not None
+
+
+def test_a_failing_case_is_shrunk_to_the_option_that_is_lost(monkeypatch):
+    compiles, compiled = [], mode._compiled
+    monkeypatch.setattr(mode, "_compiled", lambda call: compiles.append(1) or compiled(call))
+    target = losing("cross_entropy", "weight")
+    (cell,) = lossspec.check("cross_entropy", target, clauses=["compiled"])
+    assert cell.verdict is Verdict.DEVIATES
+    assert "weight=weight, ignore_index=-100, label_smoothing=0.0" in cell.call
+    assert len(compiles) < 30
+
+
+def test_a_composition_that_loses_nothing_conforms():
+    (cell,) = lossspec.check("cross_entropy", F.cross_entropy, clauses=["compiled"])
+    assert cell.verdict is Verdict.CONFORMS
+    assert cell.informative >= 2
