@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Iterator
 from os import PathLike
 
-from lossspec.render.layout import nothing, one_line
+from lossspec.render.layout import judged, nothing, one_line
 from lossspec.verdict import Cell, Report, Verdict
 
 WIDTH = 100
@@ -17,7 +17,7 @@ def screen(report: Report, path: str | PathLike[str] | None = None) -> str:
 
     At most 24 lines of 100 columns, whatever the size of the report.
     """
-    head = [f"{report.implementation.name} {report.implementation.version or ''}".rstrip()]
+    head = [judged(report)]
     head += [*textwrap.wrap(f"{report.headline}.", WIDTH), ""]
     foot = ["", f"report: {path}"] if path is not None else []
     body: list[str] = []
