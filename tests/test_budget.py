@@ -9,12 +9,16 @@ from torch.nn import functional as F
 
 import lossspec
 from lossspec.budget import SLACK, Bounded, precision, roundings
+from lossspec.campaign import deviation_of
+from lossspec.clauses import clauses
+from lossspec.implementations import Subject
 from lossspec.implementations.oracle import bind
 from lossspec.maths import ROUNDING_MEMBERS, SIDES, Ensemble, ensemble, matvec, rounded
-from lossspec.oracle import solve
+from lossspec.oracle import Solved, solve
 from lossspec.spec import catalogue, find
 from lossspec.specs.linear_cross_entropy import AUTO, BY_TWO
 from lossspec.tensors import to_extended
+from lossspec.trial import Trial
 
 
 def known(exact, free_axis=None):
@@ -253,28 +257,71 @@ def test_a_spec_allows_for_as_many_parts_as_torch_makes(options):
         assert chunks <= LINEAR.parts(size, {"options": options}), size
 
 
+def by_turns(
+    input,
+    linear_weight,
+    target,
+    linear_bias=None,
+    weight=None,
+    reduction="mean",
+    ignore_index=-100,
+    label_smoothing=0.0,
+    options=None,
+):
+    """A right loss that adds the chunks of a batch up one after the other."""
+
+    def of(x, y):
+        return F.linear_cross_entropy(
+            x,
+            linear_weight,
+            y,
+            linear_bias=linear_bias,
+            weight=weight,
+            reduction=reduction,
+            ignore_index=None if y.is_floating_point() else ignore_index,
+            label_smoothing=label_smoothing,
+        )
+
+    rows = getattr(options, "batch_chunk_size", None)
+    if rows is None or input.ndim == 1 or reduction != "sum" or linear_weight.ndim > 2:
+        return of(input, target)
+    total = input.new_zeros(())
+    for x, y in zip(input.split(rows), target.split(rows), strict=True):
+        total = total + of(x, y)
+    return total
+
+
 def test_a_right_loss_that_adds_its_parts_up_in_turn_is_spared_and_a_wrong_one_is_not():
-    def by_turns(input, linear_weight, target, options=None, reduction="mean", **more):
-        rows = getattr(options, "batch_chunk_size", None)
-        if rows is None or input.ndim == 1 or reduction != "sum" or more:
-            given = {"reduction": reduction, **more}
-            return F.linear_cross_entropy(input, linear_weight, target, **given)
-        total = input.new_zeros(())
-        for x, y in zip(input.split(rows), target.split(rows), strict=True):
-            total = total + F.linear_cross_entropy(x, linear_weight, y, reduction="sum")
-        return total
+    def wrong(*tensors, options=None, **more):
+        return by_turns(*tensors, options=options, **more) * (1 + 4e-13 * (options is not None))
 
-    def wrong(*tensors, **more):
-        scale = 1 + 4e-13 * (more.get("options") is not None)
-        return by_turns(*tensors, **more) * scale
-
-    def verdicts(loss, *clauses):
-        return {
-            str(cell.verdict)
-            for cell in lossspec.check(
-                LINEAR, loss, clauses=clauses, profile="quick", dtypes=["float64"]
-            )
-        }
+    def verdicts(loss, *names):
+        cells = lossspec.check(LINEAR, loss, clauses=names, profile="quick", dtypes=["float64"])
+        return {str(cell.verdict) for cell in cells}
 
     assert verdicts(by_turns, "value", "sum-of-none") == {"conforms"}
     assert verdicts(wrong, "value") == {"deviates"}
+
+
+def test_two_calls_that_add_up_different_numbers_of_parts_have_each_their_own_budget():
+    rows = 4096
+    target = torch.full((rows,), -100)
+    target[:2] = 0  # all other rows are ignored: without them, a single part is left
+    tensors = {
+        "input": torch.ones(rows, 1, dtype=torch.float64),
+        "linear_weight": torch.zeros(2, 1, dtype=torch.float64),
+        "target": target,
+    }
+    parameters = {"ignore_index": -100, "label_smoothing": 0.0, "options": BY_TWO}
+    case = bind(LINEAR, tensors, parameters, "sum").with_(cotangent=np.ones(rows))
+    allowed = solve(LINEAR, case).value("sum")
+    relative = 1.5 * float(allowed.budget / allowed.exact)
+    for error, what in ((0.0, None), (relative, "'sum' without the ignored rows")):
+
+        def loss(input, linear_weight, target, error=error, **given):
+            scale = 1 + error * (len(input) == 2)
+            return by_turns(input, linear_weight, target, **given) * scale
+
+        trial = Trial(Subject("mine", LINEAR, "function", loss), Solved(LINEAR, case))
+        found = deviation_of(clauses()["ignored-is-deleted"], trial)
+        assert (found and found.what) == what

@@ -122,7 +122,7 @@ def test_a_block_has_a_language_that_is_checked_here(path):
 @named
 def test_what_installs_asks_for_environments_that_exist(path):
     tox = (ROOT / "tox.ini").read_text("utf-8")
-    for _, environments in re.findall(r"tox run( -q)? -e ([\w,]+)", path.read_text("utf-8")):
+    for _, environments in re.findall(r"tox run( -q)? -e ([\w,-]+)", path.read_text("utf-8")):
         known = [name for name in environments.split(",") if f"[testenv:{name}]" in tox]
         assert known == environments.split(",")
 

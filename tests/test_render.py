@@ -511,6 +511,36 @@ def test_a_diff_tells_the_worst_first():
     }
 
 
+def test_a_diff_tells_known_deviations_whose_reason_changed():
+    before, after = (
+        report(
+            cell(verdict="known", reason=reason),
+            cell(clause="gradient", verdict="known", reason="as ever"),
+            cell(clause="a", verdict="unsupported", reason=reason),
+        )
+        for reason in ("a -1 is class 0", "the shape is (1)")
+    )
+    got = diff(before, after)
+    assert got.text().splitlines()[2:] == [
+        "A 0 added, D 0 deleted, C 0 changed, U 3 unchanged",
+        "",
+        f'U {VALUE}: ◆ known; the reason was "a -1 is class 0" and is "the shape is (1)"',
+        "",
+        "no regression",
+    ]
+    assert got.exit_status == 0
+    assert diff(before, before).text().splitlines()[3:] == ["", "no regression"]
+
+
+@pytest.mark.parametrize("version", ["1.0", None])
+def test_the_screen_and_the_summary_begin_with_the_version_of_torch(version):
+    made = replace(SAMPLE, implementation=replace(SAMPLE.implementation, version=version))
+    made = replace(made, environment=replace(made.environment, torch="2.14.1+cu130"))
+    name = " ".join(word for word in (made.implementation.name, version) if word)
+    assert screen(made).splitlines()[0] == f"{name}, torch 2.14.1+cu130"
+    assert "torch 2.14.1+cu130, profile" in summary(made).partition("\n## ")[0]
+
+
 def test_a_diff_of_different_selections_says_so():
     narrow = replace(SAMPLE, selection=replace(SAMPLE.selection, losses=("huber_loss",)))
     assert "note: the runs selected different parts" in diff(SAMPLE, narrow).text()

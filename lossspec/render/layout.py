@@ -108,6 +108,12 @@ def unjudged(report: Report) -> list[Unjudged]:
     return sorted(groups, key=lambda group: (group.verdict, -len(group.cells)))
 
 
+def judged(report: Report) -> str:
+    """The implementation and its torch, such as "mylib 1.0, torch 2.13.0"."""
+    name = f"{report.implementation.name} {report.implementation.version or ''}".rstrip()
+    return f"{name}, torch {report.environment.torch}"
+
+
 def nothing(report: Report) -> str:
     """What to say of a report without a cell."""
     if report.selection.shard is not None:

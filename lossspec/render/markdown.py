@@ -80,7 +80,8 @@ def _size(block: str) -> int:
 def _head(report: Report) -> str:
     name = f"{report.implementation.name} {report.implementation.version or ''}".rstrip()
     counts = [(verdict, count) for verdict, count in report.counts.items() if count]
-    lines = [f"# {_inline(name)}", "", f"**{report.headline}.**"]
+    lines = [f"# {_inline(name)}", "", f"**{report.headline}.**", ""]
+    lines.append(f"torch {_inline(report.environment.torch)}, profile {report.profile}.")
     if counts:
         lines += ["", "| verdict | clauses |", "|---|--:|"]
         lines += [f"| {verdict.sign} {verdict} | {count} |" for verdict, count in counts]

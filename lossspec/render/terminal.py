@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Iterator
 from os import PathLike, fspath
 
-from lossspec.render.layout import nothing, plural, unjudged
+from lossspec.render.layout import judged, nothing, plural, unjudged
 from lossspec.safe_text import one_line
 from lossspec.verdict import Cell, Report
 
@@ -21,8 +21,7 @@ def screen(report: Report, path: str | PathLike[str] | None = None) -> str:
 
     At most 24 lines of 80 columns, whatever the size of the report.
     """
-    tested = report.implementation
-    head = [_cut(one_line(f"{tested.name} {tested.version or ''}"))]
+    head = [_cut(one_line(judged(report)))]
     head += [*textwrap.wrap(f"{report.headline}.", WIDTH), ""]
     why = _not_judged(report)
     foot = ["", _cut(f"report: {one_line(fspath(path))}")] if path is not None else []
