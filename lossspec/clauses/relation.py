@@ -463,7 +463,8 @@ def large_batch(trial: Trial) -> Judgement:
         return None
     if not trial.expected.value("none").informative:
         return None
-    copies = max(LARGE // next(iter(case.tensors.values())).size, MANY // size) + 1
+    first = next(iter(case.tensors.values()))
+    copies = max(LARGE // max(first.size, 1), MANY // size) + 1
     if copies * sum(array.size for array in case.tensors.values()) > ROOM:
         return None
     rows = np.arange(size * copies) % size
