@@ -42,9 +42,7 @@ def spec(define=difference, *, shapes=ROWS, examples=(), tensors=None, **more):
         define=define,
         examples=examples,
         forms=(
-            Form(
-                shapes=shapes, tensors=tensors or {"input": Real(), "target": Real()}, **more
-            ),
+            Form(shapes=shapes, tensors=tensors or {"input": Real(), "target": Real()}, **more),
         ),
     )
 
@@ -115,7 +113,7 @@ def test_an_error_of_a_specs_function_names_spec_function_and_shapes(loss, messa
         check(loss, clauses=("value", "mean-divisor"))
 
 
-@pytest.mark.parametrize("sizes", ["4", (), (2, -1), 4, ("4",)])
+@pytest.mark.parametrize("sizes", ["2", (), (2, -1), 4, ("4",)])
 def test_sizes_are_whole_numbers_or_a_function(sizes):
     with pytest.raises(SpecError, match="sizes of 'X' takes"):
         spec(sizes={"X": sizes})
@@ -166,17 +164,20 @@ def test_the_largest_of_some_that_are_ruled_out_is_judged():
     assert {c.verdict for c in check(loss, right, wanted)} == {Verdict.DEVIATES}
 
 
+def overflows(input, target):
+    large = exp(1e5 * absolute(total(input)))
+    return over(large, large) - 1
+
+
 def of_a_root(input, target):
     return absolute(total(input)) ** 0.5 + 0 * log(total(target))
 
 
-@pytest.mark.parametrize(
-    "define", [of_a_root, lambda input, target: over(exp(total(input)), exp(total(input))) - 1]
-)
+@pytest.mark.parametrize("define", [of_a_root, overflows])
 def test_nan_for_finite_numbers_in_the_domain_is_an_error_of_the_spec(define):
     message = r"^spec 'of_rows': define is nan at \[\d+\] for finite numbers that its roles allow: "
     with pytest.raises(SpecError, match=message):
-        check(spec(lambda input, target: define(input, target)))
+        check(spec(define))
 
 
 def test_nan_may_be_declared():
@@ -340,7 +341,7 @@ def test_a_failure_while_looking_for_an_excuse_loses_no_finding(monkeypatch):
     monkeypatch.setattr(campaign.Campaign, "_inherited_from", broken)
     (cell,) = check(LOSS, doubled)
     assert cell.verdict == "deviates"
-    assert "looking for an excuse" in cell.extra["mishaps"][0].replace("failed to look", "looking")
+    assert cell.extra["mishaps"][0].startswith("lossspec failed to look for an excuse: ")
 
 
 def test_a_failure_between_cases_keeps_what_was_found_before(monkeypatch):
