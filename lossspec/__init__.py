@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from lossspec.api import check, parametrize
     from lossspec.implementations import Implementation
     from lossspec.spec import (
+        AnySize,
         Binary,
         ClassIndex,
         Count,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         Real,
         Refusal,
         Sign,
+        SpecError,
         Symmetry,
         Weight,
         catalogue,
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from lossspec.verdict import Report, Verdict
 
 __all__ = [
+    "AnySize",
     "Binary",
     "ClassIndex",
     "Count",
@@ -57,6 +60,7 @@ __all__ = [
     "Refusal",
     "Report",
     "Sign",
+    "SpecError",
     "Symmetry",
     "Verdict",
     "Weight",

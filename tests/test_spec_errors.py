@@ -367,3 +367,51 @@ def test_a_failure_in_one_clause_leaves_the_others(monkeypatch):
     monkeypatch.setattr("lossspec.plan.clauses", lambda: wrong)
     cells = {c.clause: c.verdict for c in check(LOSS, doubled, ("value", "accepts"))}
     assert cells == {"value": "deviates", "accepts": "crash"}
+
+
+# === sizes that a spec fixes, beyond shrinking ============================================
+
+
+def of_fixed_sizes(input, target, reduction="mean"):
+    assert input.shape[0] in (4, 8), f"a batch of {input.shape[0]}"
+    assert input.shape[1] == 4, f"rows of {input.shape[1]}"
+    return right(input, target, reduction)
+
+
+def test_no_clause_makes_a_call_of_a_size_that_the_spec_rules_out():
+    fixed = spec(sizes={"N": (4, 8), "X": (4,)})
+    wanted = ["value", "batch-split", "batch-permutation", "other-calls", "large-batch", "trained"]
+    wanted += ["mean-of-many", "accepts"]
+    cells = lossspec.check(fixed, of_fixed_sizes, profile="standard", clauses=wanted)
+    assert {c.clause: c.reason for c in cells if c.verdict.fails} == {}
+    judged = {c.clause: c.examples for c in cells}
+    assert min(judged[name] for name in ("value", "batch-split", "batch-permutation")) > 0
+    assert judged["large-batch"] == judged["trained"] == 0
+
+
+def test_every_cell_of_a_spec_at_fault_says_so_under_pytest(workplace):
+    workplace.write(
+        mine="""
+            import lossspec
+            from lossspec.spec import Form, Loss, Real
+
+            own = Loss(
+                name="of_rows", module=None, summary="x", formula="x", source="x",
+                define=lambda input, target: input[..., 3] - target[..., 3],
+                forms=(Form(shapes=("(N, X), (N, X) -> (N)",),
+                            tensors={"input": Real(), "target": Real()}),),
+            )
+
+            def of_rows(input, target, reduction="mean"):
+                return (input - target).sum()
+
+            losses = lossspec.Implementation("mine", {"of_rows": of_rows}, own=(own,))
+        """
+    )
+    words = ("--impl=mine:losses", "--loss=of_rows", "--clause=value,accepts", "--profile=quick")
+    result = workplace.run(*words, "-p", "no:xdist")
+    assert result.status == 1, result.out
+    text = "\n".join(result.out)
+    assert "spec 'of_rows': define raised IndexError, called with input of shape" in text
+    assert "Traceback" not in text
+    assert set(workplace.verdicts("mine.losses").values()) == {"crash"}

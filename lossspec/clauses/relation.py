@@ -87,10 +87,15 @@ def batch_permutation(trial: Trial) -> Judgement:
 @clause(_batched, enough=ENOUGH)
 def batch_split(trial: Trial) -> Judgement:
     """A part of the batch gives that part of the unreduced result."""
-    rows = _rows(trial)
+    rows, given = _rows(trial), trial.case.parameters
     if rows < 2 or not trial.separable:
         return None
-    first = rows - rows // 3 - 1  # two parts of unequal length
+    sizes = trial.case.axis_sizes(trial.loss)
+    parts = (rows // 3 + 1, *range(rows - 1, 0, -1))  # two parts of unequal length, if allowed
+    allowed = (n for n in parts if trial.loss.allows(trial.form, sizes | {"N": n}, given))
+    first = rows - next(allowed, rows)
+    if not first:
+        return None
     other = taken(trial.loss, trial.case, "N", np.arange(first, rows))
     axis = trial.case.shape.result.index("N")
     return _agree(
