@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from lossspec.api import check, parametrize
     from lossspec.implementations import Implementation
     from lossspec.spec import (
+        AnySize,
         Binary,
         ClassIndex,
         Count,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
         Real,
         Refusal,
         Sign,
+        SpecError,
         Symmetry,
         Weight,
         catalogue,
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from lossspec.verdict import Report, Verdict
 
 __all__ = [
+    "AnySize",
     "Binary",
     "ClassIndex",
     "Count",
@@ -60,6 +63,7 @@ __all__ = [
     "Refusal",
     "Report",
     "Sign",
+    "SpecError",
     "Symmetry",
     "Verdict",
     "Weight",

@@ -91,10 +91,15 @@ def batch_permutation(trial: Trial) -> Judgement:
 @clause(_batched, enough=ENOUGH)
 def batch_split(trial: Trial) -> Judgement:
     """A part of the batch gives that part of the unreduced result."""
-    rows = _rows(trial)
+    rows, given = _rows(trial), trial.case.parameters
     if rows < 2 or not trial.separable:
         return None
-    first = rows - rows // 3 - 1  # two parts of unequal length
+    sizes = trial.case.axis_sizes(trial.loss)
+    parts = (rows // 3 + 1, *range(rows - 1, 0, -1))  # two parts of unequal length, if allowed
+    allowed = (n for n in parts if trial.loss.allows(trial.form, sizes | {"N": n}, given))
+    first = rows - next(allowed, rows)
+    if not first:
+        return None
     other = taken(trial.loss, trial.case, "N", np.arange(first, rows))
     axis = trial.case.shape.result.index("N")
     return _agree(
@@ -467,7 +472,8 @@ def large_batch(trial: Trial) -> Judgement:
         return None
     if not trial.expected.value("none").informative:
         return None
-    copies = max(LARGE // next(iter(case.tensors.values())).size, MANY // size) + 1
+    first = next(iter(case.tensors.values()))
+    copies = max(LARGE // max(first.size, 1), MANY // size) + 1
     if copies * sum(array.size for array in case.tensors.values()) > ROOM:
         return None
     rows = np.arange(size * copies) % size

@@ -67,7 +67,7 @@ FEW = 200
 def nan_spreads(trial: Trial) -> Judgement:
     """A nan makes every loss that is computed from it nan, and leaves the others as they are."""
     case = trial.case
-    names = _unbounded(trial.loss, case.form)
+    names = [name for name in _unbounded(trial.loss, case.form) if case.tensors[name].size]
     mine = trial.under("none") if names and trial.can("none") else None
     if mine is None or sum(array.size for array in case.tensors.values()) > FEW:
         return None
