@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
@@ -13,6 +14,7 @@ import numpy as np
 
 from lossspec.budget import precision
 from lossspec.spec import (
+    REAL_DTYPES,
     ClassIndex,
     Distribution,
     Example,
@@ -31,6 +33,20 @@ T = TypeVar("T")
 
 #: How a tensor may lie in memory; `contiguous` first, so that shrinking ends there.
 LAYOUTS = ("contiguous", "permuted", "sliced", "pitched", "offset", "expanded", "channels_last")
+
+
+#: Dtypes that a stored tensor may have.
+STORED = (
+    *REAL_DTYPES,
+    *("complex64", "complex128", "bool", "uint8", "int8", "int16", "int32", "int64"),
+)
+#: Numbers of a stored tensor, and its axes: as many as the largest call that a clause makes
+#: (`ROOM` of `large-batch`), and two more axes than the contract with the most (`spreads`).
+MOST_NUMBERS, MOST_AXES = 2**22, 8
+
+
+class CaseError(ValueError):
+    """A stored case that is none; the message says which part of it, and what it should be."""
 
 
 @dataclass(frozen=True)
@@ -134,12 +150,17 @@ class Case:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Case:
-        """The case that `to_json` wrote, bit for bit."""
-        tensors = {name: _array(entry) for name, entry in data["tensors"].items()}
+        """The case that `to_json` wrote, bit for bit; CaseError when it did not write it."""
+        _check_stored(data)
+        tensors = {name: _array(name, entry) for name, entry in data["tensors"].items()}
         spread = written_out(data["contract"], data["spread"])
-        sizes: dict[str, int] = {}
-        for axes, array in zip(spread.inputs, tensors.values(), strict=False):
+        sizes: dict[str, int] = {"1": 1}
+        for axes, (name, array) in zip(spread.inputs, tensors.items(), strict=False):
+            if len(axes) != array.ndim:
+                raise CaseError(f"tensor {name}: got {array.ndim} axes, want ({', '.join(axes)})")
             sizes |= dict(zip(axes, array.shape, strict=True))
+        if strange := [axis for axis in spread.result if axis not in sizes]:
+            raise CaseError(f"contract: no tensor has the axes {', '.join(strange)}")
         return cls(
             loss=data["loss"],
             form=data["form"],
@@ -150,11 +171,12 @@ class Case:
             parameters=dict(data["parameters"]),
             reduction=data["reduction"],
             cotangent=_array(
+                "cotangent",
                 {
                     "dtype": data["dtype"],
                     "shape": [sizes[axis] for axis in spread.result],
                     "data": data["cotangent"],
-                }
+                },
             ),
             scale=data["scale"],
             omitted=frozenset(data["omitted"]),
@@ -192,18 +214,79 @@ def _nested(flat: list[Any], shape: tuple[int, ...]) -> Any:
     return [_nested(flat[i * step : (i + 1) * step], shape[1:]) for i in range(shape[0])]
 
 
-def _array(entry: Mapping[str, Any]) -> np.ndarray:
-    name = entry["dtype"]
-    numpy = precision(name).numpy if name.startswith(("float", "bfloat")) else np.dtype(name)
-    kind = np.float64 if name.startswith(("float", "bfloat")) else numpy
-    flat = np.array(_flattened(entry["data"]), dtype=kind)
-    return flat.astype(numpy).reshape(entry["shape"])
+#: The keys of a stored case with what each holds.
+_STORED_KEYS: dict[str, type | tuple[type, ...]] = {
+    "loss": str,
+    "form": str,
+    "contract": str,
+    "spread": int,
+    "dtype": str,
+    "tensors": Mapping,
+    "parameters": Mapping,
+    "omitted": list,
+    "reduction": str,
+    "cotangent": (list, int, float, str),
+    "scale": (int, float),
+    "requires_grad": list,
+}
 
 
-def _flattened(data: Any) -> list[Any]:
-    if isinstance(data, list):
-        return [x for item in data for x in _flattened(item)]
-    return [float(data) if isinstance(data, str) else data]
+def _check_stored(data: Any) -> None:
+    """Raise CaseError unless the parts of a stored case are of the right kinds."""
+    if not isinstance(data, Mapping):
+        raise CaseError(f"got {reprlib.repr(data)}, want an object")
+    if missing := [name for name in _STORED_KEYS if name not in data]:
+        raise CaseError(f"lacks the keys {', '.join(missing)}")
+    for name, kind in _STORED_KEYS.items():
+        if not isinstance(data[name], kind):
+            raise CaseError(f"{name}: got {reprlib.repr(data[name])}, which is of another kind")
+    if not 0 <= data["spread"] <= MOST_AXES:
+        raise CaseError(f"spread: got {data['spread']}, want 0 to {MOST_AXES}")
+    if data["dtype"] not in STORED:
+        raise CaseError(f"dtype: got {data['dtype']!r}, want one of {', '.join(STORED)}")
+    for name, value in data["parameters"].items():
+        plain = value if isinstance(value, list | tuple) else [value]
+        if not all(isinstance(x, str | int | float | None) for x in plain):
+            raise CaseError(f"parameter {name}: got {reprlib.repr(value)}, want plain data")
+    for name, entry in data["tensors"].items():
+        if not isinstance(entry, Mapping) or not {"dtype", "shape", "data"} <= set(entry):
+            raise CaseError(f"tensor {name}: want an object with dtype, shape and data")
+        if entry.get("layout", "contiguous") not in LAYOUTS:
+            raise CaseError(f"tensor {name}: got layout {reprlib.repr(entry['layout'])}")
+
+
+def _array(name: str, entry: Mapping[str, Any]) -> np.ndarray:
+    """The array of a stored tensor; CaseError when its data do not fill its shape."""
+    dtype, shape = entry["dtype"], entry["shape"]
+    if dtype not in STORED:
+        raise CaseError(f"tensor {name}: got dtype {reprlib.repr(dtype)}")
+    sizes = isinstance(shape, list) and all(type(n) is int and n >= 0 for n in shape)
+    if not sizes or len(shape) > MOST_AXES or prod(max(1, n) for n in shape) > MOST_NUMBERS:
+        raise CaseError(
+            f"tensor {name}: got shape {reprlib.repr(shape)}, want at most {MOST_AXES} axes and "
+            f"{MOST_NUMBERS:,} numbers"
+        )
+    floats = dtype.startswith(("float", "bfloat"))
+    numpy = precision(dtype).numpy if floats else np.dtype(dtype)
+    try:
+        numbers = _flattened(entry["data"], len(shape))
+        flat = np.array(numbers, dtype=np.float64 if floats else numpy)
+        return flat.astype(numpy).reshape(shape)
+    except (ValueError, TypeError, OverflowError):
+        raise CaseError(
+            f"tensor {name}: its data are not the numbers of a {dtype} tensor of shape {shape}"
+        ) from None
+
+
+def _flattened(data: Any, axes: int) -> list[Any]:
+    """The numbers in nested lists, a level for each axis."""
+    if isinstance(data, int | float | str):
+        return [float(data) if isinstance(data, str) else data]
+    if not isinstance(data, list):
+        raise TypeError("not a number")
+    if not axes:
+        raise ValueError("more levels than axes")
+    return [x for item in data for x in _flattened(item, axes - 1)]
 
 
 def published(loss: Loss, example: Example) -> Case:

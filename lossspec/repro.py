@@ -13,6 +13,7 @@ from lossspec.cases import Case, dtype_name
 from lossspec.devices import accelerates
 from lossspec.implementations import Subject, files
 from lossspec.outcome import argument, keywords, owned
+from lossspec.safe_text import block, docstring
 from lossspec.tensors import to_numpy
 from lossspec.transcript import written
 from lossspec.trial import Deviation
@@ -80,6 +81,11 @@ def dense(value):
     return not odd and getattr(value, "layout", torch.strided) is torch.strided
 
 
+def shown(value):
+    """What a terminal can print: no character that would steer it."""
+    return "".join(c if c.isprintable() or c == "\\n" else ascii(c)[1:-1] for c in str(value))
+
+
 def near(got, want, budget):
     """Whether a number is within its budget of the right one; nan and inf must be the same."""
     got = float(got.detach())
@@ -133,7 +139,7 @@ def call():
     return {call}
 
 
-value = error = None
+value = error = upstream = None
 try:
     target = construct()
     value = call()
@@ -153,8 +159,8 @@ print({what!r})
 print("got   ", {got!r})
 print("want  ", {want!r})
 print("budget", {budget!r})
-print("value here:", value)
-print("error here:", repr(error))
+{cotangent}print("value here:", shown(value))
+print("error here:", shown(repr(error)))
 try:
     conforms = bool({check})
 except Exception as raised:  # there is nothing to compare
@@ -162,6 +168,8 @@ except Exception as raised:  # there is nothing to compare
 print("conforms" if conforms else "deviates")
 sys.exit(0 if conforms else 1)
 """
+
+_COTANGENT = 'print("cotangent (upstream gradient):", upstream)\n'
 
 _OWN = """\
     made = subject({arguments}){moved}
@@ -225,9 +233,10 @@ def script(subject: Subject, case: Case, deviation: Deviation, says: str, device
         construct = "    return subject"
     requires = [n for n in case.requires_grad if n not in replaced]
     shapes = {name: case.tensors[name].shape for name in own if name in requires}
-    title = "\n".join(f"    {line[:300]}" for line in written(subject, case, replaced).split("\n"))
+    text = written(subject, case, replaced, backward=deviation.backward)
+    title = "\n".join(f"    {line[:400]}" for line in docstring(text).split("\n"))
     return _HEAD.format(
-        says=says,
+        says=docstring(says),
         title=title,
         find=_find(subject.found),
         device=device,
@@ -240,10 +249,11 @@ def script(subject: Subject, case: Case, deviation: Deviation, says: str, device
             np.asarray(case.upstream(case.reduction)), case.upstream_layout(case.reduction)
         ),
         reshape=_RESHAPE.format(shapes=pprint.pformat(shapes)) if shapes else "",
-        what=deviation.what,
-        got=deviation.got,
-        want=deviation.want,
+        what=block(deviation.what),
+        got=deviation.got and block(deviation.got),
+        want=deviation.want and block(deviation.want),
         budget=deviation.budget,
+        cotangent=_COTANGENT if deviation.backward else "",
         check=deviation.check,
     )
 

@@ -258,7 +258,7 @@ class Run:
         case = deviation.case or case
         return {
             "case": case.to_json(),
-            "call": written(subject, case, deviation.replaced),
+            "call": written(subject, case, deviation.replaced, backward=deviation.backward),
             "got": deviation.got,
             "want": deviation.want,
             "budget": deviation.budget,

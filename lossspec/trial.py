@@ -62,6 +62,12 @@ class Deviation(Exception):
         """What broke, without the numbers: the same for a case and a simpler one."""
         return re.sub(r"\[.*?\]|-?\d+(\.\d+)?", "", self.what.partition(" at ")[0])
 
+    @property
+    def backward(self) -> bool:
+        """Whether a gradient is what deviates, so that the cotangent belongs to the call."""
+        told = re.search(r"gradient|backward|derivative", self.what) is not None
+        return told or "gradients[" in (self.check or "")
+
 
 class Unsupported(Exception):
     """The implementation has no such thing, which no contract asks for; the message says what."""

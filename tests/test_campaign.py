@@ -140,8 +140,8 @@ def test_a_clause_is_added_by_one_function(workplace, tmp_path_factory, monkeypa
     ("spec", "why"),
     [
         ("raise SystemExit('no licence')", "SystemExit: “no licence”"),
-        ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
-        ("spec = 7", "TypeError: group 'lossspec.specs' must give a Loss, got 7"),
+        ("import no_such_module", "ModuleNotFoundError: “No module named 'no_such_module'”"),
+        ("spec = 7", "TypeError: “group 'lossspec.specs' must give a Loss, got 7”"),
         (
             "from lossspec.specs.l1_loss import spec",
             "ValueError: “another spec is named 'l1_loss'”",
@@ -672,7 +672,10 @@ def test_a_dtype_in_which_nothing_is_implemented_is_one_that_it_lacks():
         return F.l1_loss(input, target, weight=weight, reduction=reduction)
 
     campaign, found = ledgers(partial)
-    assert (campaign.unsupported, campaign.refused) == (set(), {"float16": "not for Half"})
+    assert (campaign.unsupported, campaign.refused) == (
+        set(),
+        {"float16": "NotImplementedError: “not for Half”"},
+    )
     assert (found["accepts"].found, found["value"].found) == (None, None)
 
 

@@ -14,7 +14,7 @@ from lossspec.render import render_all
 from lossspec.render.badge import badge
 from lossspec.render.diff import Kind, diff
 from lossspec.render.html import ARTICLES, Axis, artifact, page
-from lossspec.render.layout import THEMES, columns, ratio
+from lossspec.render.layout import THEMES, columns, ratio, unjudged
 from lossspec.render.markdown import summary
 from lossspec.render.terminal import HEIGHT, WIDTH, screen
 from lossspec.verdict import Environment, Listed, Oracle, Report, ReportError, Verdict, cell_id
@@ -448,6 +448,9 @@ def test_a_fence_is_longer_than_the_backticks_inside():
         (["conforms", "known", "not-applicable"], "1 of 2 conform, 1 known", "0b6b3a"),
         (["conforms", "inconclusive"], "1 of 2 conform", "8a4b00"),
         (["conforms", "deviates", "crash", "known"], "2 of 4 fail", "b3261e"),
+        (["unsupported", "not-applicable"], "nothing was judged", "57606a"),
+        (["unsupported", "inconclusive"], "nothing was judged", "57606a"),
+        ([], "no clause was run", "57606a"),
     ],
 )
 def test_a_badge_tells_the_worst_news(verdicts, message, colour):
@@ -455,6 +458,79 @@ def test_a_badge_tells_the_worst_news(verdicts, message, colour):
     got = json.loads(badge(report(*cells)))
     want = {"schemaVersion": 1, "label": "lossspec", "message": message, "color": colour}
     assert got == want
+
+
+def lacking(verdicts, loss="kl_div"):
+    """A cell of a loss that the implementation does not have, for each verdict."""
+    absent = {"loss": loss, "extra": {"absent": True}, "reason": f"mylib has no {loss}"}
+    return [cell(clause=f"c{i}", verdict=v, **absent) for i, v in enumerate(verdicts)]
+
+
+def test_absent_losses_are_named_and_not_counted_in_every_rendering():
+    gone = [*lacking(["unsupported"] * 3), *lacking(["unsupported"], "l1_loss")]
+    made = report(cell(), cell(clause="a", verdict="known"), *gone)
+    assert json.loads(badge(made))["message"] == "1 of 2 conform, 1 known, 2 losses absent"
+    wanted = "1 of 2 clauses conform, 1 known; 2 losses absent"
+    text = Page(page(made)).text.replace(NBSP, " ")
+    for shown in (text, summary(made), screen(made), diff(made, made).text()):
+        assert wanted in shown
+    assert "absent: kl_div, l1_loss" in screen(made)
+    assert "Absent losses, which do not count: kl_div, l1_loss" in summary(made)
+    assert "The implementation lacks 2 losses, which no count includes: kl_div, l1_loss." in text
+    # Their cells stay in the table of all cells, and in the artifact.
+    assert "kl_div/c2[function-cpu]" in text
+    matrix = page(made).partition('<section id="matrix">')[2].partition("</section>")[0]
+    assert "kl_" not in matrix.partition("<table>")[2]
+    assert "kl_div" not in summary(made).partition("## Losses by themes")[2]
+
+
+def test_a_report_of_absent_losses_alone_says_that_nothing_was_judged():
+    made = report(*lacking(["unsupported"]))
+    for shown in (Page(page(made)).text, summary(made), screen(made)):
+        assert "Nothing was judged, which is an error in itself." in shown
+        assert "kl_div" in shown
+    assert json.loads(badge(made))["color"] == "57606a"
+
+
+def unjudged_cells():
+    few = "{} of 9 cases could have told right from wrong; profile quick asks for 4"
+    return [
+        *(cell(clause=f"a{i}", verdict="unsupported", reason="it takes no weight") for i in "123"),
+        cell(clause="b", verdict="unsupported", reason="it takes no delta"),
+        *(cell(clause=f"c{i}", verdict="inconclusive", reason=few.format(i)) for i in "12"),
+    ]
+
+
+def test_reasons_are_grouped_with_the_number_of_cells_that_each_explains():
+    made = report(cell(), *unjudged_cells())
+    got = [(group.verdict, group.count, group.reason) for group in unjudged(made)]
+    assert got == [
+        (
+            "inconclusive",
+            2,
+            "1 of 9 cases could have told right from wrong; profile quick asks for 4 "
+            "(other numbers elsewhere)",
+        ),
+        ("unsupported", 3, "it takes no weight"),
+        ("unsupported", 1, "it takes no delta"),
+    ]
+    assert unjudged(made)[1].where == "huber_loss (a1, a2, a3)"
+    text = screen(made)
+    assert "○ 3 unsupported: it takes no weight\n○ 1 unsupported: it takes no delta\n" in text
+    assert "- ○ 3 unsupported: it takes no weight\n  huber_loss (a1, a2, a3)" in summary(made)
+    seen = Page(page(made))
+    assert "it takes no weight" in seen.text
+    assert "#huber_loss-a2-function-cpu" in seen.values("href")
+
+
+def test_the_screen_shows_failures_beside_reasons_and_counts_the_rest():
+    many = [cell(clause=f"u{i}", verdict="unsupported", reason="x" * 90 + "abcdef"[i])
+            for i in range(6)]  # fmt: skip
+    text = screen(report(cell(clause="w", verdict="deviates"), *many), "reports/x/index.html")
+    assert text.count("1 unsupported: ") == 3
+    assert "✗ deviates: huber_loss/w[function-cpu]" in text
+    assert "… and 3 more not judged; the report has every reason" in text
+    assert len(text.splitlines()) <= HEIGHT
 
 
 VALUE, GRADIENT = "huber_loss/value[function-cpu]", "huber_loss/gradient[function-cpu]"
