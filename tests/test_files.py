@@ -140,8 +140,8 @@ def test_the_first_part_of_a_name_with_a_comma_is_told_so(here):
         ),
         (
             "from .beside import half\n",
-            "ImportError: “attempted relative import with no known parent package” (to/mine.py, line "
-            "1); a file that is named by its path imports what lies beside it without the dot",
+            "ImportError: “attempted relative import with no known parent package” (to/mine.py, "
+            "line 1); a file that is named by its path imports what lies beside it without the dot",
         ),
     ],
 )
