@@ -14,18 +14,27 @@ from typing import Any
 import numpy as np
 
 from lossspec.cases import Case, Dealt, drawn, dtype_name
-from lossspec.clauses import Clause, clauses
+from lossspec.clauses import SMALL, Clause, clauses
 from lossspec.deviations import Known
 from lossspec.devices import lacks
+from lossspec.featured import Candidate, bared, chosen, drawn_for
 from lossspec.implementations import Subject, composed
 from lossspec.oracle import Solved
-from lossspec.outcome import Phase, differentiable, lacking, leaves_torch, without
+from lossspec.outcome import (
+    Phase,
+    differentiable,
+    lacking,
+    leaves_torch,
+    unimplemented,
+    without,
+)
 from lossspec.patience import STOPS, Endless, limited, watched
 from lossspec.reduce import reduced
+from lossspec.safe_text import foreign_error
 from lossspec.spec import ClassIndex, Loss, SpecError, UnknownName
 from lossspec.switches import preserved
 from lossspec.trial import Deviation, Trial, Unsupported
-from lossspec.whereabouts import Whereabouts
+from lossspec.whereabouts import SUSPECT, Underway, Whereabouts, noting
 
 #: What never worked in so many cases, such as torch.compile, is not tried again: it may be slow.
 TRIES = 8
@@ -35,8 +44,14 @@ PLAINLY = 10.0
 BATCH = 400
 #: So much further is the seed of the cases that stand in for those in dtypes that do not work.
 INSTEAD = 1_000_000
+#: The first number of the cases that are chosen for costly clauses.
+CHOSEN = 10_000_000
+#: So many small calls that work are kept for the clauses on calls that must raise.
+KEPT = 240
 #: In place of the number of a case: a stored one is replayed, one that failed is made simpler.
 REPLAYED, REDUCED = -1, -2
+#: What is special about a call: its dtype, reduction, form or an argument, as kind and value.
+Feature = tuple[str, str]
 #: In place of a clause: the plain call, before any of them judges it.
 CALL = "call"
 #: Called with the cases done, the cases in all and the clauses that deviate so far.
@@ -108,6 +123,8 @@ def of_number(
     dtypes: tuple[str, ...] | None = None,
 ) -> Case | None:
     """The case of a number in the stream, as a subject is called with it, if it is."""
+    if number >= CHOSEN:
+        return _taken(subject, drawn_for(subject.loss, start, dtypes)[number - CHOSEN].case, set())
     if not 0 <= number < profile.cases(subject.loss):
         return None
     solved = next(islice(stream(subject.loss, profile, start, dtypes), number, None))
@@ -129,10 +146,12 @@ def _taken(subject: Subject, case: Case, unsupported: set[str]) -> Case | None:
 class Ledger:
     """What a campaign learned about one clause.
 
-    fatal : whether it has ended a process. killer : the case that it was judging. broken : the
-    error of lossspec itself that ended its judging. seconds : what its own judgements and shrinking
-    took. share : its part of the time that all clauses need, for cases and answers: each case's
-    time is divided evenly among the clauses that judged it.
+    fatal : whether it has ended a process. killer : the case that it was judging. last_call : what
+    was called then. over : whether it gets no further case. broken : the error of lossspec itself
+    that ended its judging. sound, unsound : while no case was about the clause, whether some call
+    was right, and whether some was not. seconds : what its own judgements and shrinking took.
+    share : its part of the time that all clauses need, for cases and answers: each case's time is
+    divided evenly among the clauses that judged it.
     """
 
     clause: Clause
@@ -151,7 +170,11 @@ class Ledger:
     lacks: str | None = None
     fatal: bool = False
     killer: Case | None = None
+    last_call: Underway | None = None
+    over: bool = False
     failed: int = 0
+    sound: bool = False
+    unsound: bool = False
     figures: dict[str, Any] = field(default_factory=dict)
     #: What went wrong in lossspec after the deviation was found, which the report says beside it.
     mishaps: list[str] = field(default_factory=list)
@@ -186,8 +209,13 @@ class Campaign:
     refusals: dict[str, tuple[Case, Deviation]] = field(default_factory=dict)
     #: By form and dtype, the first call of an optional form that raised.
     optional: dict[tuple[str, str], tuple[Case, Deviation]] = field(default_factory=dict)
-    #: By dtype, what was said not to be implemented.
+    #: By dtype, the errors that say that something is not implemented.
     absent: dict[str, set[str]] = field(default_factory=dict)
+    #: By such an error, the features of its calls; and the features of calls that worked.
+    unimplemented: dict[str, set[Feature]] = field(default_factory=dict)
+    worked: set[Feature] = field(default_factory=set)
+    #: By dtype, the first error or deviation of a call that ought to work.
+    errors: dict[str, str] = field(default_factory=dict)
     #: The case that it did not come back from.
     endless: Case | None = None
     #: What earlier processes that ran it ended in.
@@ -196,6 +224,10 @@ class Campaign:
     works: set[Phase] = field(default_factory=set)
     #: By phase, the first call in float32 that did not work, though it ought to.
     fails: dict[Phase, tuple[Case, Deviation]] = field(default_factory=dict)
+    #: Small calls that have worked, with their numbers, for clauses on calls that must raise.
+    kept: list[tuple[int, Trial]] = field(default_factory=list)
+    #: By clause, what was learned.
+    ledgers: dict[str, Ledger] = field(default_factory=dict)
     #: Called after every case, after every slow clause and at the end.
     on_progress: OnProgress | None = None
     #: Called after every call and every judgement, while a case is shrunk as well.
@@ -212,23 +244,30 @@ class Campaign:
         # What an implementation warns of is on its outcome; here it would only fill the screen.
         with warnings.catch_warnings(), np.errstate(all="ignore"), watched():
             warnings.simplefilter("ignore")
-            ledgers = self._walk()
+            with noting(self.whereabouts):
+                ledgers = self._walk()
         _share(time.perf_counter() - start, list(ledgers.values()))
         return ledgers
 
     def _walk(self) -> dict[str, Ledger]:
-        ledgers = {clause.name: Ledger(clause) for clause in self.clauses}
+        self.ledgers = ledgers = {clause.name: Ledger(clause) for clause in self.clauses}
         self._total = self.profile.cases(self.subject.loss) + self.profile.searched
         self._report_progress(ledgers)
         if self.whereabouts is not None:
-            for case, step in self.whereabouts.deaths:
-                self._ledger(step, ledgers).fatal |= case != REDUCED
-        self._replay_known(ledgers)
+            ended = zip(self.whereabouts.deaths, self.whereabouts.calls, strict=True)
+            for (case, step), call in ended:
+                if case not in (REDUCED, SUSPECT):
+                    ledger = self._ledger(step, ledgers)
+                    ledger.fatal, ledger.last_call = True, call
+        hazardous = {name: x for name, x in ledgers.items() if x.clause.hazard}
+        safe = {name: x for name, x in ledgers.items() if not x.clause.hazard}
+        drawn = {name: x for name, x in safe.items() if not x.clause.chosen}
+        self._replay_known(safe)
 
         def look(solved: Solved) -> float:
             self._case += 1
             try:
-                worst = self._look(solved, ledgers)
+                worst = self._look(solved, drawn)
             except Endless:
                 self.endless = solved.case
                 raise
@@ -240,13 +279,17 @@ class Campaign:
             for solved in chain(
                 stream(self.subject.loss, self.profile, self.seed, self.dtypes), self._instead()
             ):
-                if not any(map(self.learns, ledgers.values())):
+                wanted = bool(hazardous) and len(self.kept) < KEPT
+                if not wanted and not any(map(self.learns, drawn.values())):
                     break
                 look(solved)
             if self.profile.searched:
                 from lossspec.strategies import search
 
                 search(self.subject.loss, look, self.profile.searched, self.seed, self.dtypes)
+            for ledger in drawn.values():
+                ledger.over = True
+            self._judge_chosen([x for x in ledgers.values() if x.clause.chosen])
         except Endless:
             pass  # what was found before it counts; what it is found in is not made simpler
         except (SpecError, *STOPS):
@@ -258,8 +301,9 @@ class Campaign:
         self._weigh_lost_graphs(ledgers)
         for name, found in self.missing.items():
             ledgers[name].found = ledgers[name].found or found
-        self._case = REDUCED
-        self._simplify(ledgers)
+        self._simplify(safe)
+        if hazardous and self.endless is None:
+            self._judge_hazardous(hazardous)
         if self.never("call"):
             self._tell(ledgers.values(), "call")
         elif self.never("backward"):
@@ -276,6 +320,74 @@ class Campaign:
             total = max(self._done, self._total)  # a search may need more cases than it is given
             found = sum(ledger.found is not None for ledger in ledgers.values())
             self.on_progress(self._done, total, found)
+
+    def _judge_chosen(self, ledgers: Sequence[Ledger]) -> None:
+        """Judge each costly clause on a few cases that show every option."""
+        loss = self.subject.loss
+        if not any(map(self.learns, ledgers)):
+            return
+        candidates = [
+            Candidate(number, Solved(loss, case))
+            for number, solved in enumerate(drawn_for(loss, self.seed, self.dtypes))
+            if (case := _taken(self.subject, solved.case, self.unsupported)) is not None
+        ]
+        for ledger in ledgers:
+            choice = chosen(candidates, ledger.clause.chosen)
+            candidate = next(choice, None)
+            while candidate is not None and self.learns(ledger):
+                came = self._judge_candidate(ledger, candidate)
+                try:
+                    candidate = choice.send(came)
+                except StopIteration:
+                    candidate = None
+            ledger.over = True
+
+    def _judge_hazardous(self, ledgers: Mapping[str, Ledger]) -> None:
+        """Judge the clauses whose calls must raise, when all others are done and shrunk.
+
+        Damage that such a call does may end the process later: then no other clause is under way,
+        and the end is held against the call that should have raised and did not. The calls that
+        they start from were made before, so that no valid call comes in between.
+        """
+        if self.whereabouts is not None:
+            self.whereabouts.endanger()
+        self._case = REPLAYED
+        self._replay_known(ledgers)
+        for ledger in sorted(ledgers.values(), key=lambda ledger: ledger.clause.hazard):
+            for number, trial in self.kept:
+                if not self.learns(ledger):
+                    break
+                self._case = number
+                try:
+                    self._judge_entered(ledger, trial)
+                except Endless:
+                    self.endless = trial.case
+                    return
+            number = self._case
+            self._simplify({ledger.clause.name: ledger})
+            if ledger.found is not None and self.whereabouts is not None:
+                case, deviation = ledger.found
+                call = Underway(deviation.case or case, deviation.replaced)
+                self.whereabouts.blame(number, ledger.clause.name, call)
+            ledger.over = True
+
+    def _judge_entered(self, ledger: Ledger, trial: Trial) -> None:
+        """Judge a clause on a case, unless that has ended a process."""
+        if not self._enters(ledger.clause.name):
+            ledger.killer = trial.case
+        elif not ledger.fatal:
+            self._judge(ledger, trial)
+
+    def _judge_candidate(self, ledger: Ledger, candidate: Candidate) -> bool | None:
+        """Whether a costly clause judged a case; False where the subject does not work that way."""
+        self._case = CHOSEN + candidate.number
+        judged, failed = ledger.examples, ledger.failed
+        try:
+            self._look(candidate.solved, {ledger.clause.name: ledger})
+        except Endless:
+            self.endless = candidate.solved.case
+            raise
+        return True if ledger.examples > judged else (None if ledger.failed == failed else False)
 
     def _instead(self) -> Iterator[Solved]:
         """As many cases in dtypes that work as were wasted on those that do not."""
@@ -295,14 +407,12 @@ class Campaign:
             else:
                 self.unsupported.add(form)
         for dtype, texts in self.absent.items():
-            if dtype in self.ran or dtype == "float32":
-                self.unsupported |= texts
-            else:
+            if dtype not in self.ran and dtype != "float32":
                 self.refused[dtype] = min(texts)
         for dtype, found in self.refusals.items():
             # float32, torch's default, is no option.
             if not self.ran[dtype][0] and dtype != "float32":
-                self.refused[dtype] = str(found[1].got)
+                self.refused[dtype] = self.errors[dtype]
             elif ledgers["accepts"].found is None:
                 ledgers["accepts"].found = found
 
@@ -320,6 +430,7 @@ class Campaign:
 
     def _simplify(self, ledgers: dict[str, Ledger]) -> None:
         """Make each case that was found readable."""
+        self._case = REDUCED
         for name, ledger in ledgers.items():
             again = ledger.found and not ledger.clause.once and self.endless is None
             if ledger.found and again and self._enters(name):
@@ -365,36 +476,42 @@ class Campaign:
         if self._beyond(solved.case):
             return 0.0
         trial = Trial(self.subject, solved, self.device)
-        killer = self._ledger(CALL, ledgers).killer
+        caller = self._ledger(CALL, self.ledgers)
+        killer = caller.killer
         if killer is not None and _empty(killer) and _empty(trial.case):
             return 0.0  # what ends the process on one empty tensor does so on others
         if not self._enters(CALL):
-            self._ledger(CALL, ledgers).killer = killer or trial.case
+            caller.killer = killer or trial.case
             return 0.0
         with limited():
             error = trial.outcome.error
         self.after_step()
-        if isinstance(error, NotImplementedError):
-            self.absent.setdefault(solved.case.dtype, set()).add(str(error)[:80] or "something")
+        if unimplemented(error):
+            text = foreign_error(error)
+            self.absent.setdefault(solved.case.dtype, set()).add(text)
+            self.unimplemented.setdefault(text, set()).update(_features(trial))
             return 0.0
         if self.subject.refuses(error):
             return self._look(solved, ledgers)
         self.attached |= getattr(trial.outcome.value, "requires_grad", False)
+        if error is None and not _empty(trial.case):  # many a kernel is not run on nothing
+            self.worked |= _features(trial)
         for kind in (solved.case.dtype, solved.case.form):
             self.ran.setdefault(kind, [0, 0])[error is not None] += 1
         if trial.case.dtype == "float32":
             self._listen(trial)
+        size = sum(array.size for array in trial.case.tensors.values())
+        if error is None and size <= SMALL and self._case < CHOSEN and len(self.kept) < KEPT:
+            self.kept.append((self._case, trial))
         worst = 0.0
-        for name, ledger in ledgers.items():
+        for ledger in ledgers.values():
             if not self.learns(ledger):
                 continue
-            if not self._enters(name):
-                ledger.killer = trial.case
-            elif not ledger.fatal:
-                self._judge(ledger, trial)
-                worst = max(worst, trial.worst)
-                if ledger.clause.slow:  # one case of torch.compile may take a minute
-                    self._report_progress(ledgers)
+            trial.worst = 0.0
+            self._judge_entered(ledger, trial)
+            worst = max(worst, trial.worst)
+            if ledger.clause.slow:  # one case of torch.compile may take a minute
+                self._report_progress(self.ledgers)
         return worst
 
     def _listen(self, trial: Trial) -> None:
@@ -429,6 +546,8 @@ class Campaign:
 
     def learns(self, ledger: Ledger) -> bool:
         """Whether another case may tell a clause something."""
+        if ledger.over:
+            return False
         enough = ledger.clause.enough
         tries = 1 if ledger.clause.once else TRIES
         if (
@@ -438,6 +557,8 @@ class Campaign:
             or (ledger.failed >= tries and not ledger.examples)
         ):
             return False
+        if ledger.clause.chosen:
+            return True  # until no case is left that shows more
         if ledger.clause.once:
             return not ledger.examples
         return enough is None or ledger.informative < enough * self.profile.patience
@@ -462,6 +583,11 @@ class Campaign:
             # Not the implementation's: its errors are on its outcomes. One clause less, loudly.
             ledger.broken = _brief(error)
             informative = None
+        else:
+            if informative is None and not ledger.examples:
+                sound = _sound(trial)
+                ledger.sound |= sound
+                ledger.unsound |= not sound
         ledger.seconds += time.perf_counter() - start
         self.after_step()
         if informative is None:
@@ -497,6 +623,9 @@ class Campaign:
                 self.optional.setdefault((case.form, case.dtype), (case, deviation))
             else:
                 self.refusals.setdefault(case.dtype, (case, deviation))
+                raised = trial.outcome.error
+                what = f"{deviation.what}: {deviation.got}"
+                self.errors.setdefault(case.dtype, foreign_error(raised) if raised else what)
             return
         if deviation.detached and not self.attached:
             self.detached.setdefault(ledger.clause.name, (case, deviation))
@@ -552,7 +681,7 @@ class Campaign:
             return True  # what an invalid call returns is anything; torch returns too
         return same.kind == deviation.kind and _alike(same, deviation)
 
-    def _replay_known(self, ledgers: dict[str, Ledger]) -> None:
+    def _replay_known(self, ledgers: Mapping[str, Ledger]) -> None:
         for known in self.known:
             ledger = ledgers.get(known.clause)
             if ledger is None or known.case.dtype not in (self.dtypes or (known.case.dtype,)):
@@ -633,7 +762,9 @@ class Campaign:
             keep(candidate, found)
             return True
 
-        reduced(self.subject.loss, case, fails)
+        # An attempt of a costly clause may compile the call several times.
+        shrunk = bared if ledger.clause.chosen else reduced
+        shrunk(self.subject.loss, case, fails)
 
 
 def _documented(trial: Trial) -> Case:
@@ -670,6 +801,28 @@ def _brief(error: BaseException) -> str:
     if isinstance(error, SpecError):
         return str(error)
     return "".join(traceback.format_exception(error)[-3:])
+
+
+def _features(trial: Trial) -> set[Feature]:
+    """What is special about a call; what is as it is by default is not."""
+    case, known = trial.case, trial.loss.parameters_of(trial.form)
+    found = {("dtype", case.dtype), ("reduction", case.reduction), ("form", case.form)}
+    found |= {("argument", name) for name in case.tensors if name not in trial.form.tensors}
+    return found | {
+        ("argument", name)
+        for name, parameter in known.items()
+        if case.parameters[name] != parameter.default
+    }
+
+
+def _sound(trial: Trial) -> bool:
+    """Whether the plain call is right, so that clauses that build on it have something to judge."""
+    try:
+        return trial.worked and trial.precise and trial.conforms
+    except STOPS:
+        raise
+    except BaseException:  # a clause on the plain call tells
+        return True
 
 
 def _empty(case: Case) -> bool:

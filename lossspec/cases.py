@@ -73,6 +73,12 @@ class Case:
                     sizes[axis] = rule(sizes, self.parameters)
         return sizes
 
+    def parts(self, loss: Loss) -> int:
+        """How many parts of the batch its parameters have added up, one after the other."""
+        if loss.parts is None:
+            return 1
+        return max(1, loss.parts(self.axis_sizes(loss), self.parameters))
+
     def settled(self, loss: Loss) -> Case:
         """The same case with its tensors and parameters made to fit each other, if they did not."""
         form = loss.form(self.form)

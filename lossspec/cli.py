@@ -54,8 +54,12 @@ def _command(arguments: list[str]) -> int:
         status: int = options.action(options)
     except BrokenPipeError:
         raise
-    except (ValueError, OSError) as error:
-        _complain(f"lossspec {options.command}: {error}")
+    except OSError as error:
+        place = "" if error.filename is None else f"{error.filename}: "
+        _complain(f"lossspec {options.command}: {place}{error.strerror or error}")
+        return 4
+    except (ValueError, RecursionError, MemoryError) as error:
+        _complain(f"lossspec {options.command}: {str(error) or type(error).__name__}")
         return 4
     return status
 

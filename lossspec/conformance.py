@@ -18,6 +18,7 @@ import torch
 
 from lossspec import deviations, patience
 from lossspec.campaign import of_number, profile_named
+from lossspec.clauses import clauses
 from lossspec.devices import chosen
 from lossspec.folders import directory, folders
 from lossspec.implementations import Implementation, load
@@ -28,11 +29,11 @@ from lossspec.printed import Printed, Streams, shortened
 from lossspec.progress import Notes, Share
 from lossspec.progress_line import ProgressLine, wanted
 from lossspec.render import render_all, terminal
-from lossspec.run import Run, Surroundings, blank, failure_text
+from lossspec.run import Run, Surroundings, blank, crash, failure_text
+from lossspec.safe_text import one_line, quoted
 from lossspec.spec import REAL_DTYPES, SpecError, UnknownName
-from lossspec.transcript import written
 from lossspec.verdict import Cell, Report, Selection, Tested, Verdict, replace_file
-from lossspec.whereabouts import DEATHS, deaths
+from lossspec.whereabouts import DEATHS, Underway, deaths, fatal_call
 
 _ITEM = re.compile(r"test_conformance\.py::test_conformance\[(.*?\[[^\[\]]*\])\](@.*)?$")
 
@@ -68,6 +69,8 @@ class Conformance:
         self.here: list[str] = []
         self.died: dict[str, dict[str, Any]] = {}
         self.alone = True
+        #: By campaign that was given up, the script of the call in which its last process ended.
+        self.crashes: dict[str, str] = {}
         #: By campaign, the planned cells whose verdicts have not arrived.
         self.missing: dict[str, set[str]] = {}
         self.blanks: dict[str, Cell] = {}
@@ -115,7 +118,7 @@ class Conformance:
                 deviations.shipped(implementation.name)
             reports = directory(option.reports, config.invocation_params.dir, list(names))
         except ValueError as error:
-            raise pytest.UsageError(str(error)) from None
+            raise pytest.UsageError(one_line(str(error))) from None
         run = Run(
             profile,
             int(option.seed),
@@ -184,10 +187,10 @@ class Conformance:
         self.records[cell.key] = record
         self.scripts[cell.key] = script
         if record.verdict is Verdict.UNSUPPORTED:
-            pytest.skip(record.reason or "unsupported")
+            pytest.skip(one_line(record.reason or "unsupported"))
         if record.verdict is Verdict.KNOWN:
             # Without a traceback, which pytest would read the sources for.
-            raise pytest.xfail.Exception(record.reason or "known", pytrace=False)
+            raise pytest.xfail.Exception(one_line(record.reason or "known"), pytrace=False)
         if record.verdict.fails:
             if record.script:
                 folder = self.folder(cell.implementation.name)
@@ -304,7 +307,7 @@ class Conformance:
             self.scripts[key] = carried["script"]
         elif report.failed and key in self.cells:
             lines = str(report.longrepr).strip().splitlines() or ["no message"]
-            reason = f"the test process ended or failed: {lines[-1][:300]}"
+            reason = f"the test process ended or failed: {quoted(lines[-1])}"
             self.records[key] = blank(self.cells[key], Verdict.CRASH, reason)
             if report.when not in ("setup", "call", "teardown"):  # xdist tells of a dead worker
                 self.died[self.cells[key].campaign] = self._death(self.cells[key])
@@ -334,15 +337,24 @@ class Conformance:
             return {"reason": f"the test process ended in {cell.key}"}
         steps = ", ".join(dict.fromkeys(step for _, step in ended))
         told: dict[str, Any] = {"reason": f"the test process ended {len(ended)} times, in {steps}"}
-        run, number = self.run, ended[-1][0]
+        run, (number, step) = self.run, ended[-1]
         if cell.subject is not None:
+            call = fatal_call(run.places, cell.campaign, len(ended) - 1)
             case = of_number(cell.subject, number, run.profile, run.seed, run.dtypes)
-            if case is not None:
-                told |= {"case": case.to_json(), "call": written(cell.subject, case)}
+            call = call or (None if case is None else Underway(case))
+            if call is not None:
+                clause = clauses().get(step, clauses()["accepts"])
+                fields, self.crashes[cell.campaign] = crash(cell.subject, call, clause, cell.device)
+                told |= fields
         return told
 
     def _dead(self, cell: Planned) -> Cell:
-        return blank(cell, Verdict.CRASH, **self.died[cell.campaign])
+        record = blank(cell, Verdict.CRASH, **self.died[cell.campaign])
+        if script := self.crashes.get(cell.campaign):
+            self.scripts[cell.key] = script
+            name = f"{cell.loss.name}-crash-{cell.surface}-{cell.device}.py"
+            record = replace(record, script=f"repro/{name.replace(':', '-')}")
+        return record
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Write the reports; a planned cell that did not arrive fails the run."""
@@ -490,19 +502,25 @@ class Conformance:
         report.write(folder / "conformance.json")
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """One screen: the counts, the first deviations, where the report lies."""
+        """One screen: the counts and the first deviations."""
         for report in self.reports:
             terminalreporter.ensure_newline()
             name = report.implementation.name
-            terminalreporter.section(f"lossspec: {name}")
-            page = None if self.unwritten else self.folder(name) / "index.html"
+            terminalreporter.section(f"lossspec: {one_line(name)}")
             # Line by line: pytest escapes what the terminal cannot show, ends of lines as well.
-            for line in terminal.screen(report, page).splitlines():
+            for line in terminal.screen(report).splitlines():
                 terminalreporter.write_line(line)
         for line in self.unwritten:
-            terminalreporter.write_line(line, red=True)
+            terminalreporter.write_line(one_line(line), red=True)
         for line in self.unjudged:
-            terminalreporter.write_line(line, red=line.startswith("ERROR"))
+            terminalreporter.write_line(one_line(line), red=line.startswith("ERROR"))
+
+    def pytest_unconfigure(self) -> None:
+        """Name the page to open, one for each implementation, below all that pytest prints."""
+        if not self.unwritten:
+            for report in self.reports:
+                page = self.folder(report.implementation.name) / "index.html"
+                self.config.get_terminal_writer().line(f"report: {one_line(str(page))}")
 
 
 class _Campaigns:

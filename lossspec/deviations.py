@@ -101,7 +101,13 @@ def _in_range(version: str | None, wanted: Any) -> bool:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    numbers = [int(part) for part in re.findall(r"\d+", version.partition("+")[0])]
+    """The numbers of the release that a version belongs to, or leads to; 0.0.0 where it has none.
+
+    A local suffix (`+cu130`) names a build, not a release. A pre-release or a nightly already holds
+    most changes of its release, so it counts as that: `2.15.0.dev20261101` as 2.15.0.
+    """
+    release = re.match(r"\s*v?(\d+(?:\.\d+)*)", version)
+    numbers = [int(part) for part in release[1].split(".")] if release else []
     return (*numbers, 0, 0, 0)[:3]
 
 

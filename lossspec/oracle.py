@@ -12,7 +12,15 @@ import autograd.numpy as anp
 import numpy as np
 from autograd import make_vjp
 
-from lossspec.budget import SLACK, Bounded, Extended, Precision, as_extended, precision
+from lossspec.budget import (
+    SLACK,
+    Bounded,
+    Extended,
+    Precision,
+    as_extended,
+    precision,
+    roundings,
+)
 from lossspec.cases import Case, published
 from lossspec.maths import ROUNDING_MEMBERS, SIDES, Definition, Ensemble, ensemble, step_of
 from lossspec.spec import ClassIndex, Distribution, Form, Loss, Shape, SpecError, blaming
@@ -103,6 +111,8 @@ class Expected:
     compared: bool = False
     #: Where the definition says itself that the loss is nan.
     stated: np.ndarray = field(default_factory=lambda: np.zeros((), bool))
+    #: How many parts of the batch are added up one after the other.
+    parts: int = 1
     _known: dict[Any, Any] = field(default_factory=dict)
 
     @property
@@ -135,7 +145,7 @@ class Expected:
 
     def _divided(self, reduction: str) -> tuple[Any, Any, Any, Any]:
         unit = self.precision.unit
-        terms = np.log2(max(self.losses.size, 1)) + 1
+        terms = roundings(self.losses.size, self.parts) + 1
         with np.errstate(all="ignore"):
             shares = self.shares if reduction == "mean" else np.ones_like(self.shares)
             losses = self.losses * shares
@@ -201,7 +211,8 @@ class Expected:
             spread = derivative[0].size / max(int(np.prod(shape)), 1)
             budget = placed.leave(budget, shape)
             if spread > 1:
-                budget = budget + unit * np.log2(spread) * placed.leave(np.abs(terms[0]), shape)
+                serial = roundings(spread, self.parts)
+                budget = budget + unit * serial * placed.leave(np.abs(terms[0]), shape)
         # How a loss changes when shares no longer sum to 1 is left open: it need not be defined.
         return self._bounded(exact, SLACK * budget, low, high, self.simplex.get(name))
 
@@ -424,6 +435,7 @@ def solve(loss: Loss, case: Case) -> Expected:
         simplex(loss, case),
         posed.ensemble.compared,
         stated,
+        case.parts(loss),
     )
 
 

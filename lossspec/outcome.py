@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from lossspec.patience import STOPS
 from lossspec.spec import Loss, Role
 from lossspec.switches import Changed, preserved
 from lossspec.tensors import same_bits, to_torch
+from lossspec.whereabouts import under_way
 
 Phase = Literal["construct", "call", "backward"]
 
@@ -183,7 +184,11 @@ def keywords(subject: Subject, case: Case, tensors: Mapping[str, Any]) -> dict[s
 
 
 def arguments(subject: Subject, case: Case, device: str) -> dict[str, Any]:
-    """The case's tensors as torch tensors, laid out and requiring gradients as it says."""
+    """The case's tensors as torch tensors, laid out and requiring gradients as it says.
+
+    The crash checkpoint takes the case for the call that comes next.
+    """
+    under_way(case)
     roles = subject.loss.roles(subject.loss.form(case.form))
     tensors: dict[str, Any] = {}
     for name, array in case.tensors.items():
@@ -298,6 +303,8 @@ def perform(
     """
     replaced = dict(replaced or {})
     tensors = arguments(subject, case, device)
+    if replaced:
+        under_way(case, replaced)
     tensors |= {name: replaced.pop(name) for name in list(replaced) if name in tensors}
     outcome = Outcome()
     outcome.keep(tensors)
@@ -332,6 +339,11 @@ def perform(
             gradient = torch.zeros_like(tensors[name])
         outcome.gradients[name] = gradient.reshape(case.tensors[name].shape)
     return outcome
+
+
+def unimplemented(error: BaseException | None) -> TypeGuard[NotImplementedError]:
+    """Whether an error says that an implementation lacks something, which is no deviation."""
+    return isinstance(error, NotImplementedError)
 
 
 def legible(error: BaseException) -> BaseException:

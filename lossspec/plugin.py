@@ -5,6 +5,7 @@ PYTEST_DONT_REWRITE: nothing in it is a test.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Generator, Sequence
 from pathlib import Path
@@ -115,6 +116,17 @@ def pytest_configure(config: pytest.Config) -> None:
     else:
         places = Path(getattr(config, "workerinput", {}).get("lossspec_places", ""))
         _start(config, places if places.name and places.is_dir() else None)
+
+
+@pytest.hookimpl(tryfirst=True, optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Start no more workers than the memory allows; pytest-xdist counts the cores only."""
+    given = config.option.lossspec_impl
+    if not given or os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS"):
+        return None
+    from lossspec.workers import automatic
+
+    return automatic()
 
 
 def _start(config: pytest.Config, places: Path | None = None) -> None:

@@ -22,7 +22,7 @@ _HEAD = '''\
 
 {title}
 Exit status: 0 when the call conforms, 1 when it does not, 2 when the implementation cannot be
-imported. Needs torch and the implementation only.
+imported. A process that ends in the call has another one. Needs torch and the implementation only.
 """
 
 import math

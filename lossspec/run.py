@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lossspec import deviations, patience, repro
+from lossspec import deviations, patience, reasons, repro
 from lossspec.campaign import Campaign, Ledger, OnProgress, Profile, deviation_of
 from lossspec.cases import Case
 from lossspec.clauses import Clause
@@ -29,11 +28,12 @@ from lossspec.implementations import Subject, reference
 from lossspec.oracle import Solved
 from lossspec.outcome import lacking
 from lossspec.plan import Plan, Planned
+from lossspec.safe_text import block, one_line
 from lossspec.spec import SpecError
 from lossspec.transcript import written
 from lossspec.trial import Deviation, Trial
 from lossspec.verdict import Cell, Environment, Listed, Oracle, Verdict, own_version
-from lossspec.whereabouts import Whereabouts
+from lossspec.whereabouts import Underway, Whereabouts
 
 #: The implementations whose own deviations are torch's; whatever else has them, inherited them.
 TORCH = ("torch.nn", "torch.nn.functional")
@@ -75,7 +75,7 @@ class Run:
         if cell.subject is None:
             verdict = Verdict.DEVIATES if self.require_all else Verdict.UNSUPPORTED
             name = cell.loss.module if cell.surface == "class" else cell.loss.name
-            reason = f"{cell.implementation.name} has no {name}"
+            reason = f"{one_line(cell.implementation.name)} has no {name}"
             for entry in self._listed(cell):
                 if entry.clause == cell.clause.name:
                     return blank(cell, Verdict.DEVIATES, _stale(entry, reason)), ""
@@ -149,13 +149,19 @@ class Run:
         if ledger.broken is not None and ledger.found is None:
             return _Told(Verdict.CRASH, f"lossspec itself failed in this clause: {ledger.broken}")
         if ledger.fatal:
-            reason, case = "the process ended while this was judged", ledger.killer
-        elif campaign.endless is not None and campaign.learns(ledger):
-            reason, case = f"it did not end within {patience.LIMIT:g} s", campaign.endless
-        else:
-            return None
-        fields = {} if case is None else {"case": case.to_json(), "call": written(subject, case)}
-        return _Told(Verdict.CRASH, reason, fields)
+            reason = "the process ended while this was judged"
+            call = ledger.last_call
+            if call is None and ledger.killer is not None:
+                call = Underway(ledger.killer)
+            if call is None:
+                return _Told(Verdict.CRASH, reason)
+            fields, script = crash(subject, call, ledger.clause, campaign.device)
+            return _Told(Verdict.CRASH, reason, fields, script)
+        if campaign.endless is not None and campaign.learns(ledger):
+            case = campaign.endless
+            fields = {"case": case.to_json(), "call": written(subject, case)}
+            return _Told(Verdict.CRASH, f"it did not end within {patience.LIMIT:g} s", fields)
+        return None
 
     def _outdated(self, cell: Planned, campaign: Campaign, ledger: Ledger) -> _Told | None:
         """A listed deviation that is not there any more."""
@@ -205,14 +211,18 @@ class Run:
         self, cell: Planned, subject: Subject, campaign: Campaign, ledger: Ledger
     ) -> _Told:
         """Whether cases that have shown nothing are enough to say that it conforms."""
-        lacks = sorted({*campaign.unsupported, *campaign.refused})
+        _, ledgers = self._campaigns[cell.campaign]
+        lacks = reasons.lacking(subject, campaign)
+        fails = ledger.unsound and not ledger.sound and ledger.lacks is None
+        if not ledger.examples and fails and not (self.require_all and lacks):
+            return _Told(Verdict.INCONCLUSIVE, reasons.call_fails(ledgers))
         if not ledger.examples and (lacks or ledger.lacks):
             verdict = Verdict.DEVIATES if self.require_all else Verdict.UNSUPPORTED
-            reason = f"no case was left for it: {_lacks(subject, lacks)}"
-            return _Told(verdict, ledger.lacks or reason)
+            return _Told(verdict, ledger.lacks or reasons.no_case(lacks))
         if not ledger.examples:
             return _Told(Verdict.INCONCLUSIVE, "no case was about this clause")
-        wanted = min(self.profile.informative, cell.clause.enough or self.profile.informative)
+        enough = cell.clause.chosen or cell.clause.enough or self.profile.informative
+        wanted = min(self.profile.informative, enough)
         if ledger.informative < wanted:
             reason = (
                 f"{ledger.informative} of {ledger.examples} cases could have told right from "
@@ -220,7 +230,7 @@ class Run:
             )
             return _Told(Verdict.INCONCLUSIVE, reason)
         if self.require_all and lacks:
-            return _Told(Verdict.DEVIATES, f"--require-all, and it lacks {', '.join(lacks)}")
+            return _Told(Verdict.DEVIATES, f"--require-all, and {'; '.join(lacks)}")
         return _Told(Verdict.CONFORMS, None)
 
     def _lacks(self, cell: Planned, entry: Known) -> str | None:
@@ -266,6 +276,26 @@ class Run:
         return shlex.join([*words, *self.options])
 
 
+def crash(
+    subject: Subject, call: Underway, clause: Clause, device: str
+) -> tuple[dict[str, Any], str]:
+    """The fields of a record and the script that show the call in which a process ended."""
+    case = call.case
+    invalid = bool(clause.hazard and call.replaced)
+    if invalid:  # as it was called: forward only
+        case = case.with_(requires_grad=())
+    deviation = Deviation(
+        "the process ended in this call",
+        "the end of the process",
+        "an error" if invalid else "a tensor",
+        check="error is not None" if invalid else "error is None",
+        replaced=call.replaced,
+    )
+    fields = {"case": case.to_json(), "call": written(subject, case, call.replaced)}
+    script = repro.script(subject, case, deviation, clause.says, device) if subject.found else ""
+    return fields, script
+
+
 @dataclass(frozen=True)
 class _Told:
     """What there is to say of a cell, and the text of its script."""
@@ -285,6 +315,8 @@ def _figures(subject: Subject, campaign: Campaign, ledger: Ledger) -> dict[str, 
         extra["unsupported_dtypes"] = campaign.refused
     if ledger.mishaps:
         extra["mishaps"] = ledger.mishaps
+    if campaign.unimplemented:
+        extra["not_implemented"] = sorted(campaign.unimplemented)
     if ledger.worst_case is not None:
         extra["worst_case"] = written(subject, ledger.worst_case)[:2000]
     return {
@@ -311,6 +343,7 @@ def blank(cell: Planned, verdict: Verdict, reason: str | None, **fields: Any) ->
             "verdict": verdict,
             "reason": reason,
             **_EMPTY,
+            **({} if cell.subject is not None else {"extra": {"absent": True}}),
             **fields,
         }
     )
@@ -385,18 +418,6 @@ def still_fails(entry: Known, cell: Planned) -> bool:
     return deviation_of(cell.clause, trial) is not None
 
 
-def _lacks(subject: Subject, lacks: Sequence[str]) -> str:
-    """What a subject does not take, and what it takes that may be the same misspelt."""
-    loss = subject.loss
-    known = {*loss.options, *loss.parameters, "reduction"}
-    known |= {name for form in loss.forms for name in form.tensors}
-    words = sorted({word.partition("=")[0] for word in lacks})
-    stray = sorted((subject.keywords or frozenset()) - known)
-    misspelt = [near for word in words for near in get_close_matches(word, stray, 1, 0.8)]
-    hint = f"; it takes {', '.join(misspelt)}, which the loss does not have" if misspelt else ""
-    return f"it takes no {', '.join(lacks)}{hint}"
-
-
 def _stale(entry: Known, why: str, cure: str = "remove it") -> str:
     return f"the deviation listed in {entry.file or 'the list'} matches nothing: {why}; {cure}"
 
@@ -405,20 +426,14 @@ def failure_text(record: Cell) -> str:
     """What a person needs to know of a deviation: sentence, call, numbers, command."""
     lines = [f"{record.loss}/{record.clause} on {record.device} ({record.surface}) deviates:"]
     lines += [f"  {record.says}", ""]
-    if record.reason:
-        lines.append(f"  what:    {record.reason}")
-    if record.call:
-        lines.append("  call:    " + record.call.replace("\n", "\n           "))
-    for name in ("got", "want", "budget"):
-        if (text := getattr(record, name)) is not None:
-            lines.append(f"  {name + ':':8s} {text}")
-    if record.repeat:
-        lines.append(f"  repeat:  {record.repeat}")
-    if record.script:
-        lines.append(f"  script:  {record.script}")
-    for mishap in record.extra.get("mishaps", ()):
-        lines.append("  note:    " + str(mishap).strip().replace("\n", "\n           "))
-    return "\n".join(lines)
+    fields = {"what": record.reason or None, "call": record.call or None}
+    fields |= {name: getattr(record, name) for name in ("got", "want", "budget")}
+    fields |= {"repeat": record.repeat or None, "script": record.script or None}
+    notes = [("note", str(mishap).strip()) for mishap in record.extra.get("mishaps", ())]
+    for name, text in (*fields.items(), *notes):
+        if text is not None:
+            lines.append(f"  {name + ':':8s} " + text.rstrip().replace("\n", "\n           "))
+    return block("\n".join(lines))
 
 
 class Surroundings:

@@ -524,6 +524,10 @@ class Loss:
     #: What the class takes beyond parameters, from the sizes of the axes and the names of the
     #: tensors.
     constructor: Callable[[Mapping[str, int], Collection[str]], dict[str, Any]] | None = None
+    #: How many parts of the batch the parameters of a call have an implementation add up, one after
+    #: the other, from the sizes of the axes and the parameters; 1 when it is left out. The budget
+    #: of a sum allows for so many.
+    parts: SizeRule | None = None
     #: What to read from the class's result, by reduction, where it has none to choose.
     results: Mapping[str, str] = field(default_factory=dict)
     dtypes: tuple[str, ...] = REAL_DTYPES
@@ -632,6 +636,8 @@ def _problems(loss: Loss) -> Iterator[str]:
     for form in loss.forms:
         yield from _problems_of_form(loss, form)
     yield from _unknown("dtypes", loss.dtypes, REAL_DTYPES)
+    if loss.parts is not None and not callable(loss.parts):
+        yield f"parts takes a function of the sizes and the parameters, got {loss.parts!r}"
     for example in loss.examples:
         yield from _unknown("form of an example", [example.form], forms)
         form = loss.form(example.form)

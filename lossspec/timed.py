@@ -16,6 +16,7 @@ from lossspec.plugin import suite_of
 from lossspec.race import Entrant, Heat, Race, growing, heats, paired
 from lossspec.render.timing import page
 from lossspec.render.timing_table import table
+from lossspec.safe_text import escaped, one_line
 from lossspec.timing import MODES, Growth, Rules, Timing, TimingReport, beyond, limit
 from lossspec.verdict import Tested, replace_file
 
@@ -110,7 +111,7 @@ class Timed:
         for found in cell.comparisons:
             benchmark.extra_info[f"time / {found.baseline}"] = found.own.to_data()
         if cell.verdict == "not-timed":
-            pytest.skip(f"not-timed: {cell.reason}")
+            pytest.skip(one_line(f"not-timed: {cell.reason}"))
         slow = None if self.fail is None else beyond(cell, self.fail)
         if slow is not None:
             pytest.fail(
@@ -124,7 +125,7 @@ class Timed:
         curves = self.race.grow(entrant, axis)
         self.growth.setdefault(entrant.implementation.name, []).extend(curves)
         if not curves[0].sizes:
-            pytest.skip(f"not-timed: {curves[0].reason}")
+            pytest.skip(one_line(f"not-timed: {curves[0].reason}"))
 
     def reports(self) -> list[TimingReport]:
         """One for each implementation that something was measured of."""
@@ -165,13 +166,13 @@ class Timed:
         for report in self.reports():
             terminalreporter.ensure_newline()
             name = report.implementation.name
-            terminalreporter.section(f"lossspec timing: {name}")
+            terminalreporter.section(f"lossspec timing: {one_line(name)}")
             if report.cells:
                 for line in table(report.cells, report.rules.confidence, report.rules.band):
-                    terminalreporter.write_line(line)
+                    terminalreporter.write_line(escaped(line))
                 terminalreporter.write_line("")
             page = self.conformance.folder(name) / "timing.html"
-            terminalreporter.write_line(f"{report.headline}.\n{page}")
+            terminalreporter.write_line(f"{report.headline}.\n{one_line(str(page))}")
 
     def _hide_benchmarks(self) -> None:
         """Take the cells out of pytest-benchmark's table, of 190 columns, unless it is asked for.

@@ -16,7 +16,7 @@ from lossspec.cases import Case, dtype_name
 from lossspec.devices import lacks
 from lossspec.implementations import Subject
 from lossspec.oracle import Expected, Solved
-from lossspec.outcome import MOST, Outcome, lacking, legible, perform
+from lossspec.outcome import MOST, Outcome, lacking, legible, perform, unimplemented
 from lossspec.patience import STOPS
 from lossspec.spec import ClassIndex, Form, Loss
 from lossspec.tensors import dtype_of, first_numbers, to_extended
@@ -211,6 +211,13 @@ class Trial:
         """The case with arguments replaced, forward and backward."""
         return perform(self.subject, self.case, self.device, replaced=replaced)
 
+    def refusal(self, **replaced: Any) -> Outcome:
+        """The case with arguments replaced so that it must raise: forward only.
+
+        What should have raised may write to memory that is not its own in backward.
+        """
+        return perform(self.subject, self.case, self.device, backward=False, replaced=replaced)
+
     def number(self, outcome: Outcome) -> np.ndarray | None:
         """The value of a call in longdouble; None when there is none that can be read.
 
@@ -268,16 +275,37 @@ class Trial:
         return want.informative
 
 
-def returned(call: Callable[[], Any], what: str) -> Any:
-    """What a call returns that worked in another way before; Deviation where this one raises."""
+def returned(call: Callable[[], Any], what: str, want: str = "a tensor") -> Any:
+    """Return the result of a call that worked in another way; where it raises, raise `failed`."""
     try:
         return call()
     except STOPS:
         raise
-    except BaseException as raised:
-        error = legible(raised)
-        text = f"{type(error).__name__}: {str(error)[:200]}"
-        raise Deviation(f"{what} raised", text, "a tensor", check=None) from None
+    except BaseException as error:
+        raise failed(what, error, want) from None
+
+
+def failed(
+    what: str,
+    raised: BaseException,
+    want: str = "a tensor",
+    *,
+    check: str | None = None,
+    case: Case | None = None,
+    replaced: Mapping[str, Any] | None = None,
+) -> Deviation | Unsupported:
+    """Return what a clause raises when a call of its own raised an error.
+
+    A clause that reports an error goes through here, so that NotImplementedError is unsupported in
+    every clause and any other error is a deviation.
+    """
+    error = legible(raised)
+    kind, text = type(error).__name__, str(error)[:200]
+    if unimplemented(error):
+        return Unsupported(f'{what} raised {kind}: "{text}"' if text else f"{what} raised {kind}")
+    return Deviation(
+        f"{what} raised", f"{kind}: {text}", want, check=check, case=case, replaced=replaced
+    )
 
 
 def _text(value: Any, digits: int = 9) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Self, get_args, get_origin
 
-from lossspec.safe_text import clip, json_text, one_line
+from lossspec.safe_text import clip, foreign_error, json_text, one_line
 
 SCHEMA_VERSION = "1"
 SCHEMA = Path(__file__).with_name("conformance.schema.json")  # of the artifact, for other tools
@@ -280,7 +280,7 @@ class Artifact(_Record):
         except RecursionError:  # of the parser, which stops later than we do
             raise _too_deep() from None
         except ValueError as error:
-            raise ReportError(f"is not complete JSON ({error})") from None
+            raise ReportError(f"is not complete JSON ({foreign_error(error)})") from None
         return cls.from_data(data)
 
     def write(self, path: str | os.PathLike[str]) -> None:

@@ -150,6 +150,22 @@ def test_reports_of_names_that_begin_alike_are_kept_apart(workplace, mine):
     assert len(workplace.artifact("mine.namespace")["cells"]) == 4
 
 
+@pytest.mark.parametrize("more", [(), ("-n1",)])
+def test_the_last_lines_name_the_page_of_each_implementation(workplace, mine, more):
+    words = ("-m", "pytest", "--pyargs", "lossspec.suites", "-p", "no:cacheprovider", *more)
+    result = workplace.apart(
+        *(*words, "--impl=mine,mine:namespace", "--loss=l1_loss,mse_loss"),
+        *("--profile=quick", "--clause=value"),
+    )
+    assert result.status == 1
+    *_, counts, first, second = result.out
+    assert "1 failed" in counts
+    pages = ["reports/mine/index.html", "reports/mine.namespace/index.html"]
+    assert [first, second] == [f"report: {page}" for page in pages]
+    assert all((workplace.path / page).is_file() for page in pages)
+    assert sum(line.startswith("report: ") for line in result.out) == 2
+
+
 def test_the_reports_go_where_they_are_asked_to(workplace, mine):
     assert workplace.run("--impl=mine", "--reports=deep/down", *QUICK).status == 0
     assert (workplace.path / "deep" / "down" / "mine" / "conformance.json").exists()
@@ -161,7 +177,7 @@ def test_what_is_lacking_is_no_failure(workplace, mine):
     assert message(result).startswith("--impl mine:custom_mse: custom_mse is not named like a loss")
     result = workplace.run("--impl=mine", *words[1:], "--loss=l1_loss,huber_loss")
     assert result.status == 0
-    assert "1 passed, 1 skipped" in result.out[-1]
+    assert "1 passed, 1 skipped" in result.out[-2]
     cells = workplace.artifact("mine")["cells"]
     assert [(c["verdict"], c["reason"]) for c in cells if c["loss"] == "huber_loss"] == [
         ("unsupported", "mine has no huber_loss")
@@ -174,7 +190,7 @@ def test_what_is_lacking_is_a_failure_when_all_is_required(workplace, mine):
     reasons = {cell["loss"]: cell["reason"] for cell in workplace.artifact("mine")["cells"]}
     assert reasons == {
         "huber_loss": "mine has no huber_loss",
-        "l1_loss": "--require-all, and it lacks weight",
+        "l1_loss": "--require-all, and it takes no weight",
     }
 
 
@@ -282,7 +298,7 @@ def test_a_terminal_of_few_characters_gets_the_summary_line_by_line(workplace, m
     words = ("-m", "pytest", "--pyargs", "lossspec.suites", "-p", "no:cacheprovider")
     result = workplace.apart(*words, "--impl=mine", "--loss=l1_loss", *QUICK[2:])
     assert result.status == 1
-    assert "report: reports/mine/index.html" in result.out
+    assert result.out[-1] == "report: reports/mine/index.html"
     assert any(line.startswith(r"\u2717 deviates: l1_loss/") for line in result.out), result.out
 
 

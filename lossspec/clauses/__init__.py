@@ -17,6 +17,8 @@ from lossspec.trial import Trial
 #: True when the case could have told right from wrong, False when not, None when it does not apply.
 Judgement = bool | None
 Place = Literal["processor", "accelerator"]
+#: Numbers in all tensors of a small call, beside which one that must raise tells.
+SMALL = 200
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,11 @@ class Clause:
     about. enough : after this many informative trials it has nothing left to learn; None for never.
     slow : left out of the quick profile. empty : whether it also judges calls on empty tensors.
     once : it is about the loss and not the case that it is handed: one trial is enough, and no
-    simpler case shows more. needs : a package without which it cannot be judged.
+    simpler case shows more. needs : a package without which it cannot be judged. chosen : it costs
+    too much to judge the cases of the stream: it is judged on those of `lossspec.featured`, which
+    show every option, on so many at least, and a failing one is shrunk by its options alone.
+    hazard : its calls must raise, and where they do not they may damage the process. It is judged
+    on small calls that work, after all clauses with less of it.
     """
 
     name: str
@@ -42,6 +48,8 @@ class Clause:
     empty: bool = False
     once: bool = False
     needs: str | None = None
+    chosen: int = 0
+    hazard: int = 0
 
     @property
     def lacks(self) -> str | None:
@@ -68,6 +76,8 @@ def clause(
     empty: bool = False,
     once: bool = False,
     needs: str | None = None,
+    chosen: int = 0,
+    hazard: int = 0,
 ) -> Callable[[Callable[[Trial], Judgement]], Callable[[Trial], Judgement]]:
     """Make a clause of a function: its name is the id, its docstring the sentence."""
 
@@ -84,6 +94,8 @@ def clause(
             empty=empty,
             once=once,
             needs=needs,
+            chosen=chosen,
+            hazard=hazard,
         )
         return judge
 

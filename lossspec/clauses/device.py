@@ -113,7 +113,7 @@ def _in_one_place(loss: Loss, surface: Surface) -> bool:
     )
 
 
-@clause(_in_one_place, only_on="accelerator", enough=10)
+@clause(_in_one_place, only_on="accelerator", enough=10, hazard=1)
 def refuses_mixed_devices(trial: Trial) -> Judgement:
     """With its second tensor left on the host a call raises, unless that tensor is a scalar."""
     names = list(trial.form.tensors)
@@ -123,7 +123,7 @@ def refuses_mixed_devices(trial: Trial) -> Judgement:
     if second is None or second.ndim == 0:
         return None
     replaced = {names[1]: second.cpu()}
-    outcome = trial.attempt(**replaced)
+    outcome = trial.refusal(**replaced)
     if outcome.error is None:
         got = outcome.value
         raise Deviation(

@@ -15,10 +15,10 @@ from lossspec.cases import Case
 from lossspec.clauses import Judgement, clause
 from lossspec.implementations import reference
 from lossspec.oracle import Expected, Solved
-from lossspec.outcome import Outcome, perform
+from lossspec.outcome import Outcome, perform, unimplemented
 from lossspec.spec import Loss, Surface
 from lossspec.tensors import dtype_of, to_extended, torch_dtype
-from lossspec.trial import Deviation, Trial, Unsupported
+from lossspec.trial import Deviation, Trial, Unsupported, failed
 
 #: The dtype that holds every number of another one, and more.
 WIDER = {"float16": "float32", "bfloat16": "float32", "float32": "float64"}
@@ -56,7 +56,8 @@ def mixed_dtypes(trial: Trial) -> Judgement:
             continue
         mixed = case.with_(tensors={**case.tensors, name: array.astype(wider)})
         outcome = perform(trial.subject, mixed, trial.device)
-        if outcome.error is not None and (outcome.phase != "backward" or _inherited(trial)):
+        refuses = outcome.phase != "backward" or unimplemented(outcome.error)
+        if outcome.error is not None and (refuses or _inherited(trial)):
             refused = f"it refuses {name} in another dtype than the rest"
             continue
         _right(trial, outcome, trial.expected, f"with {name} in {WIDER[case.dtype]}", mixed)
@@ -91,9 +92,8 @@ def _kernels(value: torch.Tensor) -> set[str]:
 def _right(trial: Trial, outcome: Outcome, expected: Expected, when: str, case: Case) -> None:
     """Raise Deviation unless value and gradients are right and there was no error."""
     if outcome.error is not None:
-        error = f"{type(outcome.error).__name__}: {str(outcome.error)[:200]}"
-        raise Deviation(
-            f"{outcome.phase} {when} raised", error, "a gradient", check="error is None", case=case
+        raise failed(
+            f"{outcome.phase} {when}", outcome.error, "a gradient", check="error is None", case=case
         )
     got = trial.number(outcome)
     if got is None:
@@ -125,10 +125,9 @@ def autocast(trial: Trial) -> Judgement:
     with torch.autocast(kind, dtype=torch_dtype(LOW)):
         outcome = perform(trial.subject, case, trial.device)
     if outcome.error is not None:
-        error = f"{type(outcome.error).__name__}: {str(outcome.error)[:200]}"
-        if "autocast" in error:
+        if "autocast" in f"{type(outcome.error).__name__}: {outcome.error}"[:200]:
             return None  # what torch documents as unsafe there says so
-        raise Deviation(f"{outcome.phase} under autocast raised", error, "a tensor", check=None)
+        raise failed(f"{outcome.phase} under autocast", outcome.error)
     got = trial.number(outcome)
     if got is None:
         return None

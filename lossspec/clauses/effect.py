@@ -28,7 +28,7 @@ from lossspec.reduce import taken
 from lossspec.spec import ClassIndex
 from lossspec.switches import otherwise
 from lossspec.tensors import first_numbers, same_bits, to_extended
-from lossspec.trial import Deviation, Trial, returned
+from lossspec.trial import Deviation, Trial, failed, returned
 
 
 @clause(empty=True)
@@ -67,7 +67,10 @@ def second_call(trial: Trial) -> Judgement:
     kept = first.detach().clone()
     slopes = _slopes(trial, first, inputs)
     second = returned(call, "the second call")
-    for name, again in _slopes(trial, second, inputs).items():
+    again_slopes = returned(
+        lambda: _slopes(trial, second, inputs), "the second call's backward", "the same gradients"
+    )
+    for name, again in again_slopes.items():
         if not same_bits(again, slopes[name]):
             raise Deviation(
                 f"the second call's gradient of {name}",
@@ -283,12 +286,14 @@ def threads(trial: Trial) -> Judgement:
         worker.start()
     for worker in workers:
         worker.join()
+    want = first_numbers(alone, 4)
     for outcome in results:
+        if outcome.error is not None and not outcome.returned:
+            raise failed("a call beside others", outcome.error, str(want))
         if not isinstance(outcome.value, torch.Tensor) or not same_bits(
             outcome.value.detach(), alone
         ):
-            got = outcome.error or outcome.value
-            raise Deviation("a call beside others", got, first_numbers(alone, 4), check=None)
+            raise Deviation("a call beside others", outcome.value, want, check=None)
     return True
 
 
@@ -306,7 +311,7 @@ def second_backward(trial: Trial) -> Judgement:
         return None
     try:
         backward_from(value, case, retain_graph=True)
-    except RuntimeError:
+    except Exception:
         return None  # a graph that cannot be kept, as some compiled ones
     once = {
         name: inputs[name].grad.clone()
@@ -315,12 +320,7 @@ def second_backward(trial: Trial) -> Judgement:
     }
     for tensor in inputs.values():
         tensor.grad = None
-    try:
-        backward_from(value, case)
-    except RuntimeError as error:
-        raise Deviation(
-            "a second backward raised", error, "the same gradients", check=None
-        ) from None
+    returned(lambda: backward_from(value, case), "a second backward", "the same gradients")
     for name, first in once.items():
         second = inputs[name].grad
         if second is None or not same_bits(second + 0, first + 0):  # -0 is 0

@@ -20,6 +20,7 @@ from lossspec.outcome import (
     invoke,
     leaves_torch,
 )
+from lossspec.safe_text import foreign_error
 from lossspec.tensors import to_extended, to_torch
 from lossspec.trial import Deviation, Trial, Unsupported
 
@@ -167,9 +168,12 @@ def _curvature(
         outside = all(curvature is None for curvature in found)
         if outside and leaves_torch(trial.subject, case, trial.device):
             raise Unsupported("its gradients come from outside torch")
-    except RuntimeError as error:
-        text = str(error).strip().split("\n")[0][:120]
-        raise Unsupported(f"its gradients cannot be differentiated: {text}") from None
+    except Unsupported:
+        raise
+    except Exception as error:
+        raise Unsupported(
+            f"its gradients cannot be differentiated ({foreign_error(error)})"
+        ) from None
     return {
         name: np.zeros(case.tensors[name].shape, np.longdouble)
         if curvature is None
@@ -240,7 +244,7 @@ def _tangent(trial: Trial, directions: dict[str, np.ndarray]) -> np.ndarray:
             value = invoke(trial.subject, case, inputs)
             tangent = forward_ad.unpack_dual(value).tangent  # type: ignore[no-untyped-call]
     except Exception as error:
-        raise Unsupported(f"it has no forward mode: {type(error).__name__}") from None
+        raise Unsupported(f"it has no forward mode ({foreign_error(error)})") from None
     if tangent is None:
         raise Unsupported("its result has no tangent in forward mode")
     return to_extended(tangent)

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from lossspec.cases import Case
 from lossspec.clauses import Judgement, clause, stateless
 from lossspec.clauses.refusal import misshapen, out_of_range, ruled_out
 from lossspec.outcome import (
@@ -27,8 +28,10 @@ from lossspec.outcome import (
     invoke,
     ready,
 )
+from lossspec.safe_text import foreign_error
 from lossspec.tensors import to_extended, to_torch
 from lossspec.trial import Deviation, Trial, Unsupported, returned
+from lossspec.whereabouts import under_way
 
 
 @clause(enough=40)
@@ -40,12 +43,19 @@ def grad_mode(trial: Trial) -> Judgement:
     informative = False
     for name, mode in (("no_grad", torch.no_grad), ("inference_mode", torch.inference_mode)):
         with mode():
-            call, _ = ready(trial.subject, trial.case, trial.device)
-            value = to_extended(returned(call, f"the call under {name}"))
+            result = returned(lambda: _called(trial, trial.case), f"the call under {name}")
+            value = to_extended(result)
         informative |= trial.agree(value, want, f"the value under {name}", of=None)
-    none, _ = ready(trial.subject, trial.case.with_(requires_grad=()), trial.device)
-    value = to_extended(returned(none, "the call with no gradient required"))
+    plain = trial.case.with_(requires_grad=())
+    result = returned(lambda: _called(trial, plain), "the call with no gradient required")
+    value = to_extended(result)
     return trial.agree(value, want, "the value with no gradient required", of=None) or informative
+
+
+def _called(trial: Trial, case: Case) -> Any:
+    """The result of a case, constructed and called."""
+    call, _ = ready(trial.subject, case, trial.device)
+    return call()
 
 
 def _plain(trial: Trial) -> bool:
@@ -68,8 +78,7 @@ def _silent() -> Iterator[None]:
 
 
 def _unsupported(way: str, error: Exception) -> Unsupported:
-    text = str(error).strip().split("\n")[0][:120]
-    return Unsupported(f"it does not work with {way}: {type(error).__name__}: {text}")
+    return Unsupported(f"it does not work with {way} ({foreign_error(error)})")
 
 
 # Slow because torch.func imports the compiler, which takes seconds; so do fake tensors.
@@ -136,9 +145,11 @@ def fake_tensors(trial: Trial) -> Judgement:
     if not _plain(trial):
         return None
     try:
+        case = trial.case.with_(requires_grad=())
+        # Before the mode is on: a tensor of one element that is made under it keeps its number, and
+        # torch computes with that instead of asking what the result would look like.
+        inputs = arguments(trial.subject, case, trial.device)
         with _silent(), FakeTensorMode() as fake:
-            case = trial.case.with_(requires_grad=())
-            inputs = arguments(trial.subject, case, trial.device)
             faked = {
                 name: fake.from_tensor(x) if isinstance(x, torch.Tensor) else x
                 for name, x in inputs.items()
@@ -198,7 +209,7 @@ def _telling(trial: Trial) -> bool:
     return small and trial.expected.value(trial.case.reduction).informative and _plain(trial)
 
 
-@clause(stateless, enough=2, slow=True)
+@clause(stateless, chosen=2, slow=True)
 def compiled(trial: Trial) -> Judgement:
     """Under torch.compile the value and the gradients are the same."""
     case = trial.case
@@ -235,7 +246,7 @@ def _invalid(trial: Trial) -> Iterator[tuple[str, dict[str, Any]]]:
         yield from islice(kind, 1)
 
 
-@clause(stateless, enough=1, slow=True)
+@clause(stateless, enough=1, slow=True, hazard=2)
 def compiled_refusal(trial: Trial) -> Judgement:
     """What raises without torch.compile, because the contract rules it out, raises with it."""
     case = trial.case
@@ -243,9 +254,10 @@ def compiled_refusal(trial: Trial) -> Judgement:
         return None
     judged = None
     for breach, replaced in _invalid(trial):
-        if trial.attempt(**replaced).error is None:
+        if trial.refusal(**replaced).error is None:
             continue
         given = arguments(trial.subject, case, trial.device)
+        under_way(case, replaced)
         given |= {name: replaced[name] for name in replaced if name in given}
         others = {name: value for name, value in replaced.items() if name not in given}
         try:
@@ -270,7 +282,7 @@ class _Called(torch.nn.Module):
         return self.call(given)
 
 
-@clause(stateless, enough=1, slow=True)
+@clause(stateless, chosen=1, slow=True)
 def exported(trial: Trial) -> Judgement:
     """What torch.export makes of the call gives the same value."""
     loss, several = trial.loss, trial.expected.losses.ndim > 1

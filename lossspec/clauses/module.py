@@ -13,6 +13,7 @@ from lossspec.budget import Bounded
 from lossspec.clauses import Judgement, clause
 from lossspec.oracle import Solved
 from lossspec.outcome import arguments, handed, instance, keywords
+from lossspec.safe_text import foreign_error
 from lossspec.spec import ClassIndex, Loss, Surface
 from lossspec.tensors import same_bits, to_extended
 from lossspec.trial import Deviation, Trial, Unsupported, returned
@@ -36,11 +37,7 @@ def _made(trial: Trial) -> tuple[Any, list[Any]] | None:
 
 
 def _same(trial: Trial, module: Any, given: list[Any], what: str) -> None:
-    try:
-        got = module(*given)
-    except Exception as error:
-        text = f"{type(error).__name__}: {str(error)[:200]}"
-        raise Deviation(f"{what} raised", text, "the same value", check=None) from None
+    got = returned(lambda: module(*given), what, "the same value")
     want = trial.outcome.value.detach()
     if not isinstance(got, torch.Tensor) or not same_bits(got.detach(), want):
         raise Deviation(what, got, want, check=None)
@@ -80,10 +77,8 @@ def state_dict(trial: Trial) -> Judgement:
     module, given = made
     fresh, _ = _made(trial) or made
     module(*given)
-    try:
-        fresh.load_state_dict(module.state_dict())
-    except Exception as error:
-        raise Deviation("loading its state_dict raised", error, "it loads", check=None) from None
+    state = module.state_dict()
+    returned(lambda: fresh.load_state_dict(state), "loading its state_dict", "it loads")
     _same(trial, fresh, given, "a module with the loaded state")
     return True
 
@@ -116,13 +111,7 @@ def moved_to_dtype(trial: Trial) -> Judgement:
     moved = [
         x.to(other) if isinstance(x, torch.Tensor) and x.is_floating_point() else x for x in given
     ]
-    try:
-        got = module(*moved)
-    except Exception as error:
-        text = f"{type(error).__name__}: {str(error)[:200]}"
-        raise Deviation(
-            f"the call after .to({other}) raised", text, "a tensor", check=None
-        ) from None
+    got = returned(lambda: module(*moved), f"the call after .to({other})")
     if isinstance(got, torch.Tensor) and got.dtype != other:
         raise Deviation(f"the dtype after .to({other})", got.dtype, other, check=None)
     return True
@@ -148,8 +137,7 @@ def moved_to_device(trial: Trial) -> Judgement:
     try:
         trial.subject.target(**keywords(trial.subject, trial.case, there))(*given)
     except Exception as error:
-        text = str(error).strip().split("\n")[0][:120]
-        raise Unsupported(f"it cannot be called without numbers: {text}") from None
+        raise Unsupported(f"it cannot be called without numbers ({foreign_error(error)})") from None
     returned(lambda: module.to("meta")(*given), "the call after .to(device)")
     return True
 

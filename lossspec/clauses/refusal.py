@@ -8,15 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from lossspec.clauses import Judgement, clause
+from lossspec.clauses import SMALL, Judgement, clause
 from lossspec.outcome import argument
 from lossspec.spec import ClassIndex, Length, Loss, Surface
 from lossspec.tensors import dtype_of, first_numbers, to_extended, to_torch
 from lossspec.trial import Deviation, Trial
 
-#: Refusals are about kinds of calls, not numbers: small cases, and not many of them.
+#: Refusals are about kinds of calls, not numbers: not many cases of them.
 ENOUGH = 30
-SMALL = 200
 
 
 def _told(trial: Trial) -> bool:
@@ -32,7 +31,7 @@ def _refused(
 
     Whatever it is: no documentation says which.
     """
-    outcome = trial.attempt(**replaced)
+    outcome = trial.refusal(**replaced)
     if outcome.error is not None:
         return outcome.error
     got = outcome.value
@@ -59,7 +58,7 @@ def out_of_range(trial: Trial) -> Iterator[tuple[str, dict[str, Any]]]:
                 yield f"{name}={value!r} is out of range", {name: value}
 
 
-@clause(_has_refused_values, enough=ENOUGH)
+@clause(_has_refused_values, enough=ENOUGH, hazard=1)
 def refuses_parameters(trial: Trial) -> Judgement:
     """A parameter outside its documented range raises, at the latest when the loss is called."""
     if not _told(trial):
@@ -78,7 +77,7 @@ def _takes_reduction(loss: Loss, surface: Surface) -> bool:
     return not (surface == "class" and loss.results)
 
 
-@clause(_takes_reduction, enough=ENOUGH)
+@clause(_takes_reduction, enough=ENOUGH, hazard=1)
 def refuses_reductions(trial: Trial) -> Judgement:
     """A reduction of an unknown name raises."""
     if not trial.subject.takes("reduction") or not _told(trial):
@@ -98,7 +97,7 @@ def _has_classes(loss: Loss, surface: Surface) -> bool:
 
 
 # On an accelerator such a call may take the whole device down with it.
-@clause(_has_classes, only_on="processor", enough=ENOUGH)
+@clause(_has_classes, only_on="processor", enough=ENOUGH, hazard=3)
 def refuses_classes(trial: Trial) -> Judgement:
     """A class index outside [0, C) that is not the ignored one raises, under every reduction."""
     case = trial.case
@@ -157,7 +156,7 @@ def misshapen(trial: Trial) -> Iterator[tuple[str, dict[str, Any], bool]]:
             yield f"{name} of shape {[array.size + 1]}", {name: np.append(array, array[:1])}, False
 
 
-@clause(enough=ENOUGH)
+@clause(enough=ENOUGH, hazard=2)
 def refuses_shapes(trial: Trial) -> Judgement:
     """Shapes that break the contract raise, or at least warn where they would broadcast."""
     if not _told(trial) or any(0 in array.shape for array in trial.case.tensors.values()):
@@ -168,7 +167,7 @@ def refuses_shapes(trial: Trial) -> Judgement:
         first = trial.case.tensors[next(iter(trial.form.tensors))]
         breach = f"{what} for an input of shape {list(first.shape)}"
         if warning_will_do:
-            outcome = trial.attempt(**tensors)
+            outcome = trial.refusal(**tensors)
             # What the valid call warns of as well is not about shapes.
             if outcome.error is None and set(outcome.warnings) - set(trial.outcome.warnings):
                 judged = True
@@ -188,7 +187,7 @@ def _has_a_class_each(loss: Loss, surface: Surface) -> bool:
     )
 
 
-@clause(_has_a_class_each, enough=ENOUGH)
+@clause(_has_a_class_each, enough=ENOUGH, hazard=1)
 def refuses_dtypes(trial: Trial) -> Judgement:
     """Class indices in a floating dtype raise."""
     if not _told(trial):
@@ -226,7 +225,7 @@ def ruled_out(trial: Trial) -> Iterator[tuple[str, dict[str, Any]]]:
             yield refusal.says, replaced
 
 
-@clause(lambda loss, surface: bool(loss.refusals), enough=ENOUGH)
+@clause(lambda loss, surface: bool(loss.refusals), enough=ENOUGH, hazard=1)
 def refuses_calls(trial: Trial) -> Judgement:
     """Every call that the contract rules out raises, and not by an assert without a message."""
     if not _told(trial):

@@ -16,7 +16,7 @@ from lossspec.outcome import perform
 from lossspec.reduce import taken
 from lossspec.spec import ClassIndex, Distribution, Form, Loss, Shape, Surface, Weight
 from lossspec.tensors import to_extended
-from lossspec.trial import Deviation, Trial, Unsupported
+from lossspec.trial import Deviation, Trial, Unsupported, failed
 
 ENOUGH = 30
 
@@ -44,8 +44,12 @@ def _agree(trial: Trial, other: Case, what: str, reduction: str, order: Any = ..
         # The call to show is the one at fault.
         shown, compared = trial.case.with_(reduction=reduction), f"compared to {what}"
         mine, theirs = theirs, mine
-    # Both calls have the same exact result, and so the same budget, each its own.
-    budget = np.where(np.isfinite(mine), 2 * allowed, np.inf)
+    # Both calls have the same exact result, and each its own budget, which is the same unless they
+    # add up different numbers of parts.
+    their_budget = allowed
+    if reduction != "none" and other.parts(trial.loss) != trial.case.parts(trial.loss):
+        their_budget = beside.expected.value(reduction).budget
+    budget = np.where(np.isfinite(mine), allowed + their_budget, np.inf)
     want = Bounded.around(mine, budget, trial.case.dtype)
     return trial.agree(theirs, want, compared, case=shown)
 
@@ -483,9 +487,7 @@ def large_batch(trial: Trial) -> Judgement:
     if outcome.error is not None:
         if isinstance(outcome.error, MemoryError) or _NO_ROOM.search(str(outcome.error)):
             raise Unsupported(f"the memory here does not hold {len(rows)} rows of it")
-        raise Deviation(
-            f"a batch of {len(rows)} rows raised", outcome.error, "a result", check=None
-        )
+        raise failed(f"a batch of {len(rows)} rows", outcome.error, "a result")
     if outcome.oversized:
         value = outcome.value
         raise Deviation(

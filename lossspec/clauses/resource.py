@@ -7,6 +7,7 @@ import numpy as np
 from lossspec.clauses import Judgement, clause
 from lossspec.outcome import differentiable
 from lossspec.reduce import taken
+from lossspec.safe_text import foreign_error
 from lossspec.spec import Loss, Surface, written_out
 from lossspec.trial import Deviation, Trial, Unsupported
 
@@ -40,8 +41,7 @@ def memory_in_proportion(trial: Trial) -> Judgement:
     try:
         held, given = weighed(trial.subject, many, trial.device)
     except Exception as error:  # what raises deviates from other clauses
-        text = f"{type(error).__name__}: {str(error)[:120]}"
-        raise Unsupported(f"it could not be weighed: {text}") from None
+        raise Unsupported(f"its memory could not be measured ({foreign_error(error)})") from None
     trial.worst = held / (TIMES * given)
     if trial.worst > 1:
         raise Deviation(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from lossspec.clauses import Judgement, clause
-from lossspec.trial import Deviation, Trial
+from lossspec.outcome import unimplemented
+from lossspec.trial import Deviation, Trial, failed
 
 
 @clause(empty=True)
@@ -15,6 +16,8 @@ def accepts(trial: Trial) -> Judgement:
     if outcome.error is not None and trial.tolerates_refusal:
         return None
     if outcome.error is not None:
+        if unimplemented(outcome.error):
+            raise failed(f"its {outcome.phase}", outcome.error)
         kind = type(outcome.error).__name__
         text = str(outcome.error).strip().split("\n")[0][:300]
         raise Deviation(

@@ -7,7 +7,7 @@ from lossspec.oracle import Solved
 from lossspec.outcome import lacking
 from lossspec.tensors import to_extended
 from lossspec.training import PACKAGE, Failed, plain, steps, trainable
-from lossspec.trial import Deviation, Trial, Unsupported
+from lossspec.trial import Trial, Unsupported, failed
 
 
 @clause(enough=1, once=True, slow=True, needs=PACKAGE)
@@ -33,8 +33,9 @@ def trained(trial: Trial) -> Judgement:
                     trial.agree(to_extended(gradient), bounded, what, of=None, case=step.case)
             curve = curves["training" if step.learned else "validation"]
             curve.append((step.number, float(got), float(want.exact)))
-    except Failed as failed:
-        raise Deviation("a training run raised", failed, "a loss each step", check=None) from None
+    except Failed as stopped:
+        error = stopped.__cause__ or stopped
+        raise failed("a training run", error, "a loss each step") from None
     if not curves["training"]:
         raise Unsupported("its results have no gradient")
     trial.figures["curves"] = curves

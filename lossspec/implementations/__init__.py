@@ -201,7 +201,7 @@ def unconstructed(loss: Loss, target: Any, surface: Surface) -> str | None:
     if not lost and not module:
         return None
     kind = type(target).__name__
-    each = f", so that it can be constructed with each {' and '.join(lost)}" if lost else ""
+    each = f", so that it can be constructed with each {', '.join(lost)}" if lost else ""
     return (
         f"is an instance of {kind}, not a class: pass the class, {kind} without parentheses{each}"
     )

@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from lossspec.render.curves import curves
 from lossspec.render.layout import columns, nothing, plural, ratio, rows, unjudged
-from lossspec.safe_text import clip, html_text, json_text
+from lossspec.safe_text import clip, foreign_error, html_text, json_text
 from lossspec.verdict import LARGEST_FILE, Cell, Report, ReportError, Verdict
 
 # An artifact of more characters is embedded compressed: a page should open at once.
@@ -71,7 +71,7 @@ def artifact(html: str) -> Report:
         try:
             text = _unpacked(base64.b64decode(json.loads(text), validate=True))
         except (ValueError, OSError, EOFError, zlib.error) as error:
-            raise ReportError(f"holds a damaged artifact ({error})") from None
+            raise ReportError(f"holds a damaged artifact ({foreign_error(error)})") from None
     return Report.from_json(text)
 
 
