@@ -10,12 +10,15 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
+
 from lossspec.campaign import profile_named
 from lossspec.cells import Cells
 from lossspec.devices import DeviceError, chosen
 from lossspec.implementations import Implementation, Subject, load
 from lossspec.plan import EmptyPlan, Plan, Planned
 from lossspec.run import Run, failure_text
+from lossspec.safe_text import one_line
 from lossspec.spec import Loss, UnknownName, find
 from lossspec.verdict import Cell, Verdict
 
@@ -26,9 +29,9 @@ def check(
     *,
     profile: str = "standard",
     seed: int = 0,
-    clauses: Sequence[str] | None = None,
-    dtypes: Sequence[str] | None = None,
-    device: str = "cpu",
+    clauses: Sequence[str] | str | None = None,
+    dtypes: Sequence[str | torch.dtype] | str | torch.dtype | None = None,
+    device: str | torch.device = "cpu",
 ) -> Cells:
     """Return the verdicts on one function or class: a list with a record for each clause.
 
@@ -47,14 +50,15 @@ def check(
     >>> cells[0]
     <Cell l1_loss/result-shape[function-cpu]: conforms>
     """
-    spec = find(loss) if isinstance(loss, str) else loss
-    for dtype in _names(dtypes) or ():
+    spec = _spec(loss)
+    chosen_dtypes = _names(dtypes)
+    for dtype in chosen_dtypes or ():
         if dtype not in spec.dtypes:
             raise UnknownName("dtype", dtype, spec.dtypes)
     devices = _devices(device)
     implementation = _implementation(spec, target)
     line = _ProgressLine(spec.name)
-    run = Run(profile_named(profile), _seed(seed), _names(dtypes), on_progress=line)
+    run = Run(profile_named(profile), _seed(seed), chosen_dtypes, on_progress=line)
     plan = Plan(
         [implementation],
         (spec.name,),
@@ -70,6 +74,17 @@ def check(
         line.clear()
 
 
+def _spec(loss: Any) -> Loss:
+    """Return the spec of a loss that is given by its name or is one."""
+    if isinstance(loss, Loss):
+        return loss
+    if not isinstance(loss, str):
+        raise TypeError(
+            f"loss comes first and is a name or a lossspec.Loss, got {one_line(repr(loss))}"
+        )
+    return find(loss)
+
+
 def _implementation(spec: Loss, target: Any) -> Implementation:
     """Return the implementation of one loss that a function, class or instance makes."""
     if isinstance(target, str):
@@ -78,7 +93,10 @@ def _implementation(spec: Loss, target: Any) -> Implementation:
             "the command `lossspec run` take names"
         )
     if not callable(target):
-        raise TypeError(f"target is a function or a class, got {target!r}")
+        holds = inspect.ismodule(target)
+        names = [name for name in (spec.name, spec.module) if holds and hasattr(target, name or "")]
+        hint = f"; pass {target.__name__}.{names[0]}" if names else ""
+        raise TypeError(f"target is a function or a class, got {one_line(repr(target))}{hint}")
     if not inspect.isclass(target):
         name = getattr(target, "__qualname__", type(target).__qualname__)
         _constructed_plainly(spec, target)
@@ -184,11 +202,11 @@ def _watched() -> bool:
 def parametrize(
     implementation: str | Implementation,
     *,
-    losses: Sequence[str] | None = None,
-    clauses: Sequence[str] | None = None,
+    losses: Sequence[str] | str | None = None,
+    clauses: Sequence[str] | str | None = None,
     profile: str = "quick",
     seed: int = 0,
-    device: str = "cpu",
+    device: str | torch.device = "cpu",
 ) -> Any:
     """A decorator that makes one test for each cell, for a library's own suite.
 
@@ -255,9 +273,12 @@ class _Judge:
         return f"<judge of {self.cell.key}>"
 
 
-def _names(given: Sequence[str] | None) -> tuple[str, ...] | None:
-    """One name or several; none at all are all of them."""
-    return ((given,) if isinstance(given, str) else tuple(given)) if given else None
+def _names(given: Any) -> tuple[str, ...] | None:
+    """Return one name or several, None for none at all; a torch.dtype stands for its name."""
+    if not given:
+        return None
+    several = (given,) if isinstance(given, str | torch.dtype) else given
+    return tuple(str(name).removeprefix("torch.") for name in several)
 
 
 def _seed(given: Any) -> int:
@@ -266,8 +287,8 @@ def _seed(given: Any) -> int:
     return given
 
 
-def _devices(given: str) -> tuple[str, ...]:
+def _devices(given: Any) -> tuple[str, ...]:
     try:
-        return chosen((given,))
+        return chosen((str(given),))  # a torch.device stands for its name
     except DeviceError as error:
         raise DeviceError(str(error).removeprefix("--")) from None

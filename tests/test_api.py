@@ -340,3 +340,27 @@ def test_the_line_is_removed_when_a_check_is_interrupted(attended):
         lossspec.check("mse_loss", interrupted, profile="quick", clauses=["value"])
     assert stream.getvalue().endswith("\r")
     assert stream.getvalue().rstrip("\r ").endswith("s")
+
+
+def test_torchs_own_dtypes_and_devices_are_names_too():
+    words = {"profile": "quick", "clauses": ["value"], "device": torch.device("cpu")}
+    for dtypes in (torch.float64, [torch.float64], "float64"):
+        (cell,) = lossspec.check("l1_loss", F.l1_loss, dtypes=dtypes, **words)
+        assert (cell.dtypes, cell.device) == (("float64",), "cpu")
+    with pytest.raises(UnknownName, match="unknown dtype 'int8'"):
+        lossspec.check("l1_loss", F.l1_loss, dtypes=[torch.int8])
+
+
+@pytest.mark.parametrize(
+    ("loss", "target", "message"),
+    [
+        (halved, "mse_loss", "loss comes first and is a name or a lossspec.Loss, got <function ha"),
+        ("mse_loss", F, ">; pass torch.nn.functional.mse_loss"),
+        ("mse_loss", torch.nn, ">; pass torch.nn.MSELoss"),
+        ("mse_loss", torch.ones(()), "target is a function or a class, got tensor(1.)"),
+    ],
+)
+def test_arguments_of_the_wrong_kind_are_told_apart(loss, target, message):
+    with pytest.raises(TypeError) as caught:
+        lossspec.check(loss, target)
+    assert message in str(caught.value)

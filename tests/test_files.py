@@ -29,18 +29,6 @@ LOSSES = """
 BESIDE = "def half(x):\n    return x / 2\n"
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """An empty current directory whose modules are forgotten afterwards."""
-    monkeypatch.chdir(tmp_path)
-    before, path = set(sys.modules), list(sys.path)
-    yield tmp_path
-    sys.path[:] = path
-    for name in set(sys.modules) - before:
-        if (getattr(sys.modules[name], "__file__", None) or "").startswith(str(tmp_path)):
-            del sys.modules[name]
-
-
 def write(path: Path, text: str = "") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(dedent(text), encoding="utf-8")
@@ -140,20 +128,20 @@ def test_the_first_part_of_a_name_with_a_comma_is_told_so(here):
 @pytest.mark.parametrize(
     ("text", "want"),
     [
-        ("import torch\n\ndef f(:\n", "SyntaxError: invalid syntax (to/mine.py, line 3)"),
-        ("import nosuch\n", "ModuleNotFoundError: No module named 'nosuch' (to/mine.py, line 1)"),
-        ("x = 1\nx / 0\n", "ZeroDivisionError: division by zero (to/mine.py, line 2)"),
-        ("import sys\nsys.exit(3)\n", "SystemExit: 3 (to/mine.py, line 2)"),
+        ("import torch\n\ndef f(:\n", "SyntaxError: “invalid syntax” (to/mine.py, line 3)"),
+        ("import nosuch\n", "ModuleNotFoundError: “No module named 'nosuch'” (to/mine.py, line 1)"),
+        ("x = 1\nx / 0\n", "ZeroDivisionError: “division by zero” (to/mine.py, line 2)"),
+        ("import sys\nsys.exit(3)\n", "SystemExit: “3” (to/mine.py, line 2)"),
         (
             # raised in a library: the line of the file that led there is shown
             "import json\n\njson.loads('{')\n",
-            "JSONDecodeError: Expecting property name enclosed in double quotes: line 1 column 2 "
-            "(char 1) (to/mine.py, line 3)",
+            "JSONDecodeError: “Expecting property name enclosed in double quotes: line 1 column 2 "
+            "(char 1)” (to/mine.py, line 3)",
         ),
         (
             "from .beside import half\n",
-            "ImportError: attempted relative import with no known parent package (to/mine.py, line "
-            "1); a file that is named by its path imports what lies beside it without the dot",
+            "ImportError: “attempted relative import with no known parent package” (to/mine.py, "
+            "line 1); a file that is named by its path imports what lies beside it without the dot",
         ),
     ],
 )

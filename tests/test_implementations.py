@@ -129,6 +129,19 @@ def test_a_name_that_is_nearly_right_is_told_what_it_may_mean(package, typed, me
     assert str(caught.value).endswith(f"; try {meant.format(package)}")
 
 
+def test_a_lambda_and_a_partial_are_named_by_their_attribute(here):
+    here.joinpath("nameless.py").write_text(
+        "import functools\nfrom torch.nn import functional as F\n\n"
+        "mse_loss = lambda input, target: F.mse_loss(input, target)\n"
+        "class space:\n    l1_loss = functools.partial(F.l1_loss, weight=None)\n"
+        "other = lambda input, target: F.mse_loss(input, target)\n"
+    )
+    assert load("nameless.py:mse_loss").found == {"mse_loss": "nameless.py:mse_loss"}
+    assert load("nameless.py:space.l1_loss").found == {"l1_loss": "nameless.py:space.l1_loss"}
+    with pytest.raises(ImplementationError, match="other is not named like a loss; say which one"):
+        load("nameless.py:other")
+
+
 @pytest.mark.parametrize(
     ("name", "losses"),
     [(":squared", ()), (":squared", ("mse_loss", "l1_loss")), (":squared", ("l2_loss",))],

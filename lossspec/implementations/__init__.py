@@ -267,7 +267,7 @@ def load(name: str, losses: tuple[str, ...] = ()) -> Implementation:
     where = f"{path}:{attribute}" if attribute else path
     found = _places(implementation, namespace, where, f"{where}." if attribute else f"{path}:")
     if not found and callable(namespace):
-        implementation = _single(name, namespace, losses, version)
+        implementation = _single(name, attribute, namespace, losses, version)
         found = dict.fromkeys((*implementation.functions, *implementation.classes), where)
     if not found:
         raise ImplementationError(
@@ -390,10 +390,17 @@ def told(error: BaseException, file: tuple[str, str] = ("", "")) -> str:
 
 
 def _single(
-    name: str, target: Callable[..., Any], losses: tuple[str, ...], version: str | None
+    name: str,
+    attribute: str,
+    target: Callable[..., Any],
+    losses: tuple[str, ...],
+    version: str | None,
 ) -> Implementation:
     own = getattr(target, "__name__", "")
     loss = _named(own)
+    if own in ("", "<lambda>"):  # a partial and a lambda have no other name than their attribute's
+        own = attribute.rpartition(".")[2]
+        loss = None if isinstance(target, torch.nn.Module) else _named(own)
     if loss is None and len(losses) == 1:
         loss = _named(losses[0])
     elif loss is not None and losses and not {loss.name, loss.module} & set(losses):
@@ -401,7 +408,7 @@ def _single(
             f"--impl {name}: its name makes it {loss.name}, which "
             f"--loss={','.join(losses)} does not select"
         )
-    for meant in (loss, None if own else _named(type(target).__name__)):
+    for meant in (loss, _named(type(target).__name__)):
         if meant is not None and (wrong := unconstructed(meant, target, "function")) is not None:
             raise ImplementationError(f"--impl {name}: it {wrong}")
     if loss is not None and not inspect.isclass(target):
