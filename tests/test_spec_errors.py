@@ -319,7 +319,7 @@ def test_a_call_that_cannot_be_written_is_told_by_its_shapes(monkeypatch):
     monkeypatch.setattr(transcript, "_short", broken)
     (cell,) = check(LOSS, doubled)
     assert cell.verdict == "deviates"
-    assert re.match(r"# of_rows of input: \w+ \[.*the call could not be written: Zero", cell.call)
+    assert re.match(r"# of_rows of input: \w+ \[.*the call could not be written \(Zero", cell.call)
 
 
 def test_a_script_that_cannot_be_written_loses_no_finding(monkeypatch):
