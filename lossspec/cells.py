@@ -7,7 +7,7 @@ from html import escape
 from typing import Any, SupportsIndex, overload
 
 from lossspec.render.layout import plural, ratio
-from lossspec.safe_text import clip, one_line
+from lossspec.safe_text import clip, escaped, one_line
 from lossspec.verdict import Cell, Verdict
 
 #: The width of a line, and how many lines a `repr` has at most.
@@ -142,5 +142,5 @@ def _row(cell: Cell) -> str:
 
 
 def _text(text: str) -> str:
-    """Return text for a page, without control characters; spaces stay, as in a call."""
-    return escape("".join(char if char.isprintable() else " " for char in text))
+    """Return text for a page, with control characters escaped; spaces stay, as in a call."""
+    return escape(escaped(text))

@@ -234,7 +234,7 @@ class Cell(_Record):
     def __repr__(self) -> str:
         """Return the id and the verdict, with the reason where there is one; on one line."""
         text = f"{self.id}: {self.verdict}" + (f" ({self.reason})" if self.reason else "")
-        text = "".join(char if char.isprintable() else " " for char in text)
+        text = one_line(text)
         return f"<Cell {text if len(text) <= 150 else text[:149] + '…'}>"
 
 

@@ -165,7 +165,7 @@ def test_what_was_not_timed_at_one_size_gives_its_reason_there():
         " large       infer          -      -  -               not timed",
         "    not run: a call needs about 90 GiB and 12 s",
         " vocabulary  infer     224 µs   0.99  0.96 to 1.04    suspicious",
-        "    20 times as fast:  [31mred",
+        r"    20 times as fast: \x1b[31mred",
     ]
 
 
