@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Literal, TypeVar
 
-from lossspec.campaign import Campaign, Ledger, Profile, profile_named, stream
+from lossspec.campaign import CHOSEN, Campaign, Ledger, Profile, profile_named, stream
 from lossspec.cases import Case
 from lossspec.clauses import Clause, clauses
 from lossspec.implementations import Subject, reference
@@ -198,7 +198,7 @@ def _audited(
     return Result(
         subject,
         tuple(kills),
-        hunt.index + 1,
+        len(hunt._seen),
         seconds,
         shared,
         dict(hunt.refused),
@@ -220,7 +220,8 @@ class _Hunt(Campaign):
     index: int = -1
     kills: dict[str, Kill] = field(default_factory=dict)
     crashed: dict[str, Exception] = field(default_factory=dict)
-    _current: Trial | None = None
+    _seen: dict[int, int] = field(default_factory=dict)
+    _chosen: dict[int, int] = field(default_factory=dict)
     _refusal_kills: dict[str, Kill] = field(default_factory=dict)
 
     def hunted(self) -> dict[str, Ledger]:
@@ -239,9 +240,9 @@ class _Hunt(Campaign):
         return ledgers
 
     def _judge(self, ledger: Ledger, trial: Trial) -> None:
-        if trial is not self._current:
-            self._current = trial
-            self.index += 1
+        # A case counts once, though clauses on calls that must raise see it after all others.
+        seen = self._chosen if self._case >= CHOSEN else self._seen
+        self.index = seen.setdefault(self._case, len(seen))
         name, dtype = ledger.clause.name, trial.case.dtype
         try:
             super()._judge(ledger, trial)
