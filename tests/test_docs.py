@@ -8,12 +8,12 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
-from lossspec import cli, deviations, plugin
+from lossspec import cli, deviations
 from lossspec.campaign import PROFILES
+from lossspec.options import OPTIONS
 from lossspec.render.spec import COMMAND
 from lossspec.spec import REAL_DTYPES, catalogue
 from lossspec.verdict import Verdict
@@ -205,8 +205,8 @@ def subcommands():
 def conformance_options():
     """A parser with the options that the plugin gives pytest."""
     parser = argparse.ArgumentParser()
-    group = SimpleNamespace(addoption=parser.add_argument)
-    plugin.pytest_addoption(SimpleNamespace(getgroup=lambda *words: group))
+    for option in OPTIONS:
+        option.add(parser.add_argument, option.short)
     return parser
 
 
