@@ -188,6 +188,7 @@ def resolves(dotted):
 @named
 def test_every_option_that_is_named_exists(path):
     known = {"--pyargs", "--noconftest", "--group", "--tx"}  # of pytest, pip and pytest-xdist
+    known |= {"--benchmark-columns", "--benchmark-sort", "--benchmark-json"}  # of pytest-benchmark
     for benchmark in (ROOT / "benchmarks").glob("*.py"):
         known |= set(re.findall(r'"(--[a-z-]+)"', benchmark.read_text("utf-8")))
     known |= {option for command in subcommands().values() for option in options(command)}
@@ -207,6 +208,8 @@ def conformance_options():
     parser = argparse.ArgumentParser()
     for option in OPTIONS:
         option.add(parser.add_argument, option.short)
+        option.add(parser.add_argument, option.long)
+    parser.add_argument("--lossspec-NAME")  # stands for each of them
     return parser
 
 
