@@ -10,7 +10,7 @@ from torch.nn import functional as F
 import lossspec
 from lossspec.campaign import PROFILES, Campaign
 from lossspec.clauses import clauses, mode
-from lossspec.featured import Candidate, chosen, drawn_for, options
+from lossspec.featured import DRAWN, Candidate, chosen, drawn_for, options
 from lossspec.implementations import Implementation
 from lossspec.spec import catalogue, find
 from lossspec.verdict import Verdict
@@ -57,11 +57,17 @@ def walked(choice, came):
 def test_the_cases_to_choose_from_have_every_option_or_none(name):
     loss = find(name)
     hidden = {n for n, p in loss.parameters.items() if p.limited}
-    for solved in drawn_for(loss, 0):
-        known = {*loss.parameters_of(loss.form(solved.case.form))} - hidden
-        fixed = loss.form(solved.case.form).fixed
-        on = {*options(loss, solved.case)} - {*fixed}
-        assert on in (set(), {*loss.options, *known} - {*fixed}), solved.case.form
+    whole = 0
+    for number, solved in enumerate(drawn_for(loss, 0)):
+        form = loss.form(solved.case.form)
+        on = {*options(loss, solved.case)} - {*form.fixed}
+        if number >= DRAWN:
+            assert on == set()
+        else:
+            known = {*loss.options, *loss.parameters_of(form)} - hidden - {*form.fixed}
+            assert on <= known
+            whole += on == known
+    assert whole > DRAWN / 2  # `settle` may turn a parameter back
 
 
 @pytest.mark.parametrize("seed", [0, 7])
