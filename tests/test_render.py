@@ -615,6 +615,8 @@ def test_the_screen_and_the_summary_begin_with_the_version_of_torch(version):
     name = " ".join(word for word in (made.implementation.name, version) if word)
     assert screen(made).splitlines()[0] == f"{name}, torch 2.14.1+cu130"
     assert "torch 2.14.1+cu130, profile" in summary(made).partition("\n## ")[0]
+    torchs = replace(made.implementation, name="torch.nn", version="2.14.1+cu130")
+    assert screen(replace(made, implementation=torchs)).splitlines()[0] == "torch.nn 2.14.1+cu130"
 
 
 def test_a_diff_of_different_selections_says_so():

@@ -109,9 +109,11 @@ def unjudged(report: Report) -> list[Unjudged]:
 
 
 def judged(report: Report) -> str:
-    """The implementation and its torch, such as "mylib 1.0, torch 2.13.0"."""
-    name = f"{report.implementation.name} {report.implementation.version or ''}".rstrip()
-    return f"{name}, torch {report.environment.torch}"
+    """Return what was judged with which torch: "mylib 1.0, torch 2.13.0" or "torch.nn 2.13.0"."""
+    implementation, own = report.implementation, report.environment.torch
+    if implementation.version == own:  # torch itself
+        return f"{implementation.name} {own}"
+    return f"{implementation.name} {implementation.version or ''}".rstrip() + f", torch {own}"
 
 
 def nothing(report: Report) -> str:
