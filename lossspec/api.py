@@ -266,7 +266,8 @@ class _Judge:
         if record.verdict in (Verdict.UNSUPPORTED, Verdict.INCONCLUSIVE):
             import pytest
 
-            pytest.skip(f"{record.verdict}: {record.reason}")  # not judged must not look passed
+            # What was not judged must not look passed.
+            pytest.skip(one_line(f"{record.verdict}: {record.reason}"))
         return record
 
     def __repr__(self) -> str:

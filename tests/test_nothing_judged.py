@@ -123,6 +123,14 @@ def test_a_part_without_a_cell_is_an_error_only_when_no_part_can_judge(workplace
             assert len(errors(result)) == (status == 4)
 
 
+def test_a_part_is_no_error_when_another_implementation_of_the_run_can_be_judged(workplace):
+    workplace.write(mylib=SPARSE)
+    for part in (1, 2):
+        words = ("--impl=mylib,torch.nn.functional", "--loss=huber_loss", f"--shard={part}/2")
+        result = workplace.run(*words, *QUICK)
+        assert (result.status, errors(result)) == (0, []), result.out
+
+
 def test_a_run_of_no_item_keeps_pytests_status(workplace):
     workplace.write(mylib=SPARSE)
     words = ("--impl=mylib", "--loss=huber_loss", *QUICK)
