@@ -367,7 +367,7 @@ def test_a_terminal_of_few_characters_gets_the_summary_line_by_line(workplace, m
         ("--impl=mine --reports=mine.py", "--reports takes a directory, and "),
         ("--impl=mine --reports=mine.py/deep", "--reports takes a directory, and "),
         ("--impl=mine --deviations=none.toml", "none.toml: cannot be read (No such file or dir"),
-        ("--impl=mine --deviations=mine.py", "mine.py: not TOML: "),
+        ("--impl=mine --deviations=mine.py", "mine.py: not TOML ("),
         ("--impl=mine --deviations=odd.toml", "odd.toml: it holds [[deviation]] tables only, got"),
     ],
 )
