@@ -19,8 +19,9 @@ from lossspec.spec import ClassIndex, Loss
 
 T = TypeVar("T")
 
-#: Cases that are drawn to choose from, with every option on; and with none.
-DRAWN, PLAIN = 32, 8
+#: Cases that are drawn to choose from, with every option on (of a mean, of any reduction) and with
+#: none.
+MEANS, OTHERS, PLAIN = 32, 8, 8
 #: An option shows when the answer without it is off by so many budgets.
 PLAINLY = 10.0
 #: What did not work so often in a row, such as torch.compile, is not tried again.
@@ -48,9 +49,9 @@ class Switched(Dealt):
     classes, and ignored rows filled with nan.
     """
 
-    def __init__(self, name: str, loss: Loss, on: bool) -> None:
+    def __init__(self, name: str, loss: Loss, on: bool, mean: bool = False) -> None:
         super().__init__(name)
-        self.loss, self.on = loss, on
+        self.loss, self.on, self.mean = loss, on, mean
         #: The parameters that mark ignored elements.
         self.sentinels = {
             role.ignored_by
@@ -66,6 +67,8 @@ class Switched(Dealt):
     def _suiting(self, what: str, options: Sequence[T]) -> Sequence[T]:
         if what in PREFERRED:
             return [option for option in options if option in PREFERRED[what]]
+        if what == "reduction" and self.mean:
+            return [option for option in options if option == "mean"]
         if what in ("requires_grad", "target dtype"):
             return options[:1]
         if what in self.loss.parameters:
@@ -91,17 +94,21 @@ class Candidate:
 
     @cached_property
     def shows(self) -> frozenset[tuple[str, str]]:
-        """The form and each option of it without which the right answer is another one."""
+        """The form, each option without which the right answer is another one, and several axes.
+
+        The sizes of several axes can be mistaken for one another, as in the divisor of a mean.
+        """
         form, given = self.solved.case.form, (n for n in self.options if shows(self.solved, n))
-        return frozenset((form, name) for name in ("", *given))
+        several = {("several axes", "")} if len(self.solved.case.shape.result) > 1 else set()
+        return frozenset((form, name) for name in ("", *given)) | several
 
 
 @lru_cache(maxsize=1)
 def drawn_for(loss: Loss, start: int, dtypes: tuple[str, ...] | None = None) -> Sequence[Solved]:
     """The cases to choose from: the same for the same seed and dtypes, on every machine."""
     cases = []
-    for on, count in ((True, DRAWN), (False, PLAIN)):
-        choose = Switched(f"{loss.name} {start} {'on' if on else 'off'}", loss, on)
+    for on, mean, count in ((True, True, MEANS), (True, False, OTHERS), (False, False, PLAIN)):
+        choose = Switched(f"{loss.name} {start} {on} {mean}", loss, on, mean)
         cases += [Solved(loss, drawn(choose, loss, dtypes)) for _ in range(count)]
     return cases
 
@@ -124,11 +131,11 @@ def chosen(candidates: Sequence[Candidate], count: int) -> Generator[Candidate, 
         pool.remove(found)
         return found
 
-    def rank(one: Candidate) -> tuple[int, bool, bool, int]:
-        """What it shows; then a mean, and other reductions after that; then more axes."""
-        case = one.solved.case
-        fresh = case.reduction not in reductions if reductions else case.reduction == "mean"
-        return len(one.shows - shown), fresh, len(case.shape.result) > 1, -one.number
+    def rank(one: Candidate) -> tuple[int, bool, int]:
+        """What it shows; then a mean, and other reductions after that."""
+        reduction = one.solved.case.reduction
+        fresh = reduction not in reductions if reductions else reduction == "mean"
+        return len(one.shows - shown), fresh, -one.number
 
     failed = 0
     while any(one.shows - shown for one in left) and failed < TRIES and judged < MOST:
