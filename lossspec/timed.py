@@ -13,7 +13,7 @@ from lossspec.conformance import Conformance
 from lossspec.implementations import Implementation
 from lossspec.race import Entrant, Heat, Race, growing, heats, paired
 from lossspec.render.timing import page
-from lossspec.safe_text import one_line
+from lossspec.safe_text import escaped, one_line
 from lossspec.timing import MODES, Growth, Rules, Timing, TimingReport, beyond, limit
 from lossspec.verdict import Tested, replace_file
 
@@ -162,7 +162,7 @@ class Timed:
             name = report.implementation.name
             terminalreporter.section(f"lossspec timing: {one_line(name)}")
             for line in summary(report.cells):
-                terminalreporter.write_line(one_line(line))
+                terminalreporter.write_line(escaped(line))
             page = self.conformance.folder(name) / "timing.html"
             terminalreporter.write_line(f"{report.headline}.\n{one_line(str(page))}")
 
