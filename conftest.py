@@ -2,9 +2,17 @@
 
 from pathlib import Path
 
+import pytest
+
 import lossspec
+from lossspec.plugin import add_short_names
 
 pytest_plugins = ["lossspec.plugin"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Register the names that an installed plugin reads before any conftest.py is loaded."""
+    add_short_names(parser)
 
 
 def pytest_report_header() -> str | None:

@@ -1,6 +1,6 @@
 """What a nightly matrix costs: from a report's seconds for each cell to hours of a machine.
 
-`python benchmarks/matrix_cost.py reports/torch.nn/conformance.json [--implementations 50]
+`python benchmarks/matrix_cost.py reports/published/torch.nn/conformance.json [--implementations 50]
 [--versions 5] [--devices 3] [--cores 16]`. Seconds are those of the machine of the report.
 """
 

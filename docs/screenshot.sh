@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The picture in the README: docs/screenshot.sh reports/torch.nn.functional/index.html
+# The picture in the README: docs/screenshot.sh reports/published/torch.nn.functional/index.html
 set -euo pipefail
 
 page=$(realpath "$1")

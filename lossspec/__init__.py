@@ -1,4 +1,7 @@
-"""The conformance suite for loss functions: executable specs, exact answers, verdicts."""
+"""The conformance suite for loss functions: executable specs, exact answers, verdicts.
+
+PYTEST_DONT_REWRITE: the command imports this package before pytest could rewrite it.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ if TYPE_CHECKING:
     from lossspec.api import check, parametrize
     from lossspec.implementations import Implementation
     from lossspec.spec import (
+        AnySize,
         Binary,
         ClassIndex,
         Count,
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
         Real,
         Refusal,
         Sign,
+        SpecError,
         Symmetry,
         Weight,
         catalogue,
@@ -37,6 +42,7 @@ if TYPE_CHECKING:
     from lossspec.verdict import Report, Verdict
 
 __all__ = [
+    "AnySize",
     "Binary",
     "ClassIndex",
     "Count",
@@ -57,6 +63,7 @@ __all__ = [
     "Refusal",
     "Report",
     "Sign",
+    "SpecError",
     "Symmetry",
     "Verdict",
     "Weight",

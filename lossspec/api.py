@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import os
+import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
+
 from lossspec.campaign import profile_named
+from lossspec.cells import Cells
 from lossspec.devices import DeviceError, chosen
-from lossspec.implementations import Implementation, load
-from lossspec.plan import Plan, Planned
+from lossspec.implementations import Implementation, Subject, load
+from lossspec.plan import EmptyPlan, Plan, Planned
 from lossspec.run import Run, failure_text
+from lossspec.safe_text import one_line
 from lossspec.spec import Loss, UnknownName, find
-from lossspec.verdict import Cell
+from lossspec.verdict import Cell, Verdict
 
 
 def check(
@@ -21,36 +29,36 @@ def check(
     *,
     profile: str = "standard",
     seed: int = 0,
-    clauses: Sequence[str] | None = None,
-    dtypes: Sequence[str] | None = None,
-    device: str = "cpu",
-) -> list[Cell]:
-    """The verdicts on one function or class, a record for each clause that applies.
+    clauses: Sequence[str] | str | None = None,
+    dtypes: Sequence[str | torch.dtype] | str | torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+) -> Cells:
+    """Return the verdicts on one function or class: a list with a record for each clause.
+
+    The list prints as a summary, and a notebook shows it as a table. While a check runs, a line on
+    standard error says how far it is, if somebody is there to read it.
 
     loss : the name of a specified loss, or a `Loss` of your own. target : called as torch's
-    function of that name, or a class constructed as torch's; TypeError when it is neither.
-    UnknownName and DeviceError list what is known.
+    function of that name, or a class constructed as torch's, or an instance of one that was
+    constructed with the defaults; TypeError when it is none of these. UnknownName and DeviceError
+    list what is known.
 
     >>> import torch, lossspec
     >>> cells = lossspec.check("l1_loss", torch.nn.functional.l1_loss, clauses=["result-shape"])
-    >>> [f"{cell.id}: {cell.verdict}" for cell in cells]
-    ['l1_loss/result-shape[function-cpu]: conforms']
+    >>> cells
+    l1_loss (function, cpu): 1 of 1 clauses conform
+    >>> cells[0]
+    <Cell l1_loss/result-shape[function-cpu]: conforms>
     """
-    spec = find(loss) if isinstance(loss, str) else loss
-    for dtype in _names(dtypes) or ():
+    spec = _spec(loss)
+    chosen_dtypes = _names(dtypes)
+    for dtype in chosen_dtypes or ():
         if dtype not in spec.dtypes:
             raise UnknownName("dtype", dtype, spec.dtypes)
     devices = _devices(device)
-    name = getattr(target, "__qualname__", type(target).__qualname__)
-    if not callable(target):
-        raise TypeError(f"target is a function or a class, got {target!r}")
-    if not inspect.isclass(target):
-        implementation = Implementation(name, functions={spec.name: target}, own=(spec,))
-    elif spec.module is not None:
-        implementation = Implementation(name, classes={spec.module: target}, own=(spec,))
-    else:
-        raise TypeError(f"{spec.name} is specified as a function only, got the class {name}")
-    run = Run(profile_named(profile), _seed(seed), _names(dtypes))
+    implementation = _implementation(spec, target)
+    line = _ProgressLine(spec.name)
+    run = Run(profile_named(profile), _seed(seed), chosen_dtypes, on_progress=line)
     plan = Plan(
         [implementation],
         (spec.name,),
@@ -60,22 +68,152 @@ def check(
     )
     plan.check()
     cells = [cell for cell in plan.cells() if cell.applies]
-    return [run.judge(cell, cells)[0] for cell in cells]
+    try:
+        return Cells(run.judge(cell, cells)[0] for cell in cells)
+    finally:
+        line.clear()
+
+
+def _spec(loss: Any) -> Loss:
+    """Return the spec of a loss that is given by its name or is one."""
+    if isinstance(loss, Loss):
+        return loss
+    if not isinstance(loss, str):
+        raise TypeError(
+            f"loss comes first and is a name or a lossspec.Loss, got {one_line(repr(loss))}"
+        )
+    return find(loss)
+
+
+def _implementation(spec: Loss, target: Any) -> Implementation:
+    """Return the implementation of one loss that a function, class or instance makes."""
+    if isinstance(target, str):
+        raise TypeError(
+            f"target is a function or a class, got the name {target!r}; lossspec.parametrize and "
+            "the command `lossspec run` take names"
+        )
+    if not callable(target):
+        holds = inspect.ismodule(target)
+        names = [name for name in (spec.name, spec.module) if holds and hasattr(target, name or "")]
+        hint = f"; pass {target.__name__}.{names[0]}" if names else ""
+        raise TypeError(f"target is a function or a class, got {one_line(repr(target))}{hint}")
+    if not inspect.isclass(target):
+        name = getattr(target, "__qualname__", type(target).__qualname__)
+        _constructed_plainly(spec, target)
+        return Implementation(name, functions={spec.name: target}, own=(spec,))
+    if spec.module is None:
+        raise TypeError(
+            f"{spec.name} is specified as a function only, got the class {target.__qualname__}"
+        )
+    return Implementation(target.__qualname__, classes={spec.module: target}, own=(spec,))
+
+
+def _constructed_plainly(spec: Loss, target: Any) -> None:
+    """Raise TypeError for an instance with options that a call cannot change.
+
+    Such an instance is right for its options, and would be judged as if it had none.
+    """
+    if inspect.isroutine(target) or isinstance(target, functools.partial):
+        return
+    kind = type(target).__qualname__
+    instead = f"; pass the class {kind}, which is constructed with each option in turn"
+    if spec.stateful("class"):
+        raise TypeError(f"got an instance of {kind}, whose tensors are its own{instead}")
+    subject = Subject(kind, spec, "function", target)
+    usual: dict[str, Any] = dict.fromkeys(spec.options)
+    usual |= {name: parameter.default for name, parameter in spec.parameters.items()}
+    for name, default in {**usual, "reduction": spec.reductions[0]}.items():
+        given = getattr(target, name, default)
+        if not subject.takes(name) and not _equal(given, default) and not _is_usual(target, name):
+            raise TypeError(
+                f"got an instance of {kind} with {name}={given!r}, which no call can change; the "
+                f"default is {default!r}{instead}"
+            )
+
+
+def _equal(given: Any, default: Any) -> bool:
+    try:
+        return given is default or bool(given == default)
+    except Exception:  # a tensor of several elements, or a comparison that raises
+        return False
+
+
+def _is_usual(target: Any, name: str) -> bool:
+    """Whether an attribute is a callable that a class makes when it is constructed plainly."""
+    given = getattr(target, name)
+    if not callable(given):
+        return False
+    try:
+        plain = getattr(type(target)(), name)
+        return type(plain) is type(given) and bool(vars(plain) == vars(given))
+    except Exception:  # it needs arguments, or has no attributes to compare
+        return False
+
+
+class _ProgressLine:
+    """A line on standard error that says how far a check is, if somebody is there to read it."""
+
+    #: Seconds before the line is first shown, and between two updates.
+    WAIT = 0.5
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.started = self.shown = time.monotonic()
+        self.width = 0
+        self.wanted = _watched()
+
+    def __call__(self, done: int, total: int, deviations: int) -> None:
+        """Show the cases done of all, and the deviations so far."""
+        now = time.monotonic()
+        if not self.wanted or now - self.shown < self.WAIT:
+            return
+        self.shown = now
+        found = f", {deviations} deviation{'' if deviations == 1 else 's'}" if deviations else ""
+        text = f"{self.what}: {done} of {total} cases{found}, {now - self.started:.0f} s"
+        self._write(f"\r{text:{self.width}s}")
+        self.width = len(text)
+
+    def clear(self) -> None:
+        """Remove the line, once it has been shown."""
+        if self.width:
+            self._write(f"\r{'':{self.width}s}\r")
+            self.width = 0
+
+    def _write(self, text: str) -> None:
+        try:
+            sys.stderr.write(text)
+            sys.stderr.flush()
+        except (OSError, ValueError):  # whoever read it has gone; the check goes on
+            self.wanted = False
+
+
+def _watched() -> bool:
+    """Whether standard error is a terminal or a notebook, and nothing runs unattended."""
+    if os.environ.get("CI", "").lower() not in ("", "0", "false"):
+        return False
+    if sys.stderr is None:  # as under pythonw
+        return False
+    if sys.stderr.isatty():
+        return True
+    interactive = getattr(sys.modules.get("IPython"), "get_ipython", None)
+    return interactive is not None and interactive() is not None
 
 
 def parametrize(
     implementation: str | Implementation,
     *,
-    losses: Sequence[str] | None = None,
-    clauses: Sequence[str] | None = None,
+    losses: Sequence[str] | str | None = None,
+    clauses: Sequence[str] | str | None = None,
     profile: str = "quick",
     seed: int = 0,
-    device: str = "cpu",
+    device: str | torch.device = "cpu",
 ) -> Any:
     """A decorator that makes one test for each cell, for a library's own suite.
 
     The test function takes one argument, `judge`; calling it judges the cell, raises
-    AssertionError with the whole story when it deviates, and returns its record.
+    AssertionError with the whole story when it deviates, skips the test when it could not be
+    judged, and returns its record otherwise. EmptyPlan says that the implementation has none of
+    the losses.
 
     >>> @lossspec.parametrize("mylib.losses")
     ... def test_conformance(judge):
@@ -99,6 +237,8 @@ def parametrize(
     plan.check()
     run = Run(profile_named(profile), _seed(seed))
     cells = [cell for cell in plan.cells() if cell.applies and cell.subject is not None]
+    if not cells:
+        raise EmptyPlan(f"nothing to judge: {plan.absences(subject)}")
     return pytest.mark.parametrize(
         "judge",
         [
@@ -123,15 +263,23 @@ class _Judge:
         record, _ = self.run.judge(self.cell, self.beside)
         if record.verdict.fails:
             raise AssertionError(failure_text(record))
+        if record.verdict in (Verdict.UNSUPPORTED, Verdict.INCONCLUSIVE):
+            import pytest
+
+            # What was not judged must not look passed.
+            pytest.skip(one_line(f"{record.verdict}: {record.reason}"))
         return record
 
     def __repr__(self) -> str:
         return f"<judge of {self.cell.key}>"
 
 
-def _names(given: Sequence[str] | None) -> tuple[str, ...] | None:
-    """One name or several; none at all are all of them."""
-    return ((given,) if isinstance(given, str) else tuple(given)) if given else None
+def _names(given: Any) -> tuple[str, ...] | None:
+    """Return one name or several, None for none at all; a torch.dtype stands for its name."""
+    if not given:
+        return None
+    several = (given,) if isinstance(given, str | torch.dtype) else given
+    return tuple(str(name).removeprefix("torch.") for name in several)
 
 
 def _seed(given: Any) -> int:
@@ -140,8 +288,8 @@ def _seed(given: Any) -> int:
     return given
 
 
-def _devices(given: str) -> tuple[str, ...]:
+def _devices(given: Any) -> tuple[str, ...]:
     try:
-        return chosen((given,))
+        return chosen((str(given),))  # a torch.device stands for its name
     except DeviceError as error:
         raise DeviceError(str(error).removeprefix("--")) from None

@@ -58,6 +58,19 @@ def as_extended(array: np.ndarray) -> np.ndarray:
     return array.astype(Extended)
 
 
+def roundings(terms: float, parts: int = 1) -> float:
+    """The roundings of a sum, to be multiplied by unit roundoff, Σ|term| and `SLACK`.
+
+    A pairwise sum rounds log₂(terms) times. A sum that is taken in parts, one after the other,
+    rounds once more for each part behind the first; each of these roundings is at most
+    u·Σ|term| in whichever order the parts come, so `SLACK` does not multiply them.
+
+    terms : how many numbers are added. parts : how many parts the call's parameters ask for.
+    """
+    serial = max(min(parts, terms) - 1, 0)
+    return float(np.log2(max(terms, 1))) + serial / SLACK
+
+
 @dataclass(frozen=True)
 class Bounded:
     """Numbers known to lie in `[low - budget, high + budget]`.

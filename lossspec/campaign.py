@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain, islice
@@ -30,7 +30,8 @@ from lossspec.outcome import (
 )
 from lossspec.patience import STOPS, Endless, limited, watched
 from lossspec.reduce import reduced
-from lossspec.spec import ClassIndex, Loss, UnknownName
+from lossspec.safe_text import foreign_error
+from lossspec.spec import ClassIndex, Loss, SpecError, UnknownName
 from lossspec.switches import preserved
 from lossspec.trial import Deviation, Trial, Unsupported
 from lossspec.whereabouts import SUSPECT, Underway, Whereabouts, noting
@@ -49,8 +50,12 @@ CHOSEN = 10_000_000
 KEPT = 240
 #: In place of the number of a case: a stored one is replayed, one that failed is made simpler.
 REPLAYED, REDUCED = -1, -2
+#: What is special about a call: its dtype, reduction, form or an argument, as kind and value.
+Feature = tuple[str, str]
 #: In place of a clause: the plain call, before any of them judges it.
 CALL = "call"
+#: Called with the cases done, the cases in all and the clauses that deviate so far.
+OnProgress = Callable[[int, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -142,7 +147,11 @@ class Ledger:
     """What a campaign learned about one clause.
 
     fatal : whether it has ended a process. killer : the case that it was judging. last_call : what
-    was called then. over : whether it gets no further case.
+    was called then. over : whether it gets no further case. broken : the error of lossspec itself
+    that ended its judging. sound, unsound : while no case was about the clause, whether some call
+    was right, and whether some was not. seconds : what its own judgements and shrinking took.
+    share : its part of the time that all clauses need, for cases and answers: each case's time is
+    divided evenly among the clauses that judged it.
     """
 
     clause: Clause
@@ -152,6 +161,7 @@ class Ledger:
     worst_case: Case | None = None
     dtypes: set[str] = field(default_factory=set)
     seconds: float = 0.0
+    share: float = 0.0
     found: tuple[Case, Deviation] | None = None
     known: tuple[Known, Case, Deviation] | None = None
     shared: tuple[Subject, Case, Deviation] | None = None
@@ -163,7 +173,11 @@ class Ledger:
     last_call: Underway | None = None
     over: bool = False
     failed: int = 0
+    sound: bool = False
+    unsound: bool = False
     figures: dict[str, Any] = field(default_factory=dict)
+    #: What went wrong in lossspec after the deviation was found, which the report says beside it.
+    mishaps: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -195,8 +209,13 @@ class Campaign:
     refusals: dict[str, tuple[Case, Deviation]] = field(default_factory=dict)
     #: By form and dtype, the first call of an optional form that raised.
     optional: dict[tuple[str, str], tuple[Case, Deviation]] = field(default_factory=dict)
-    #: By dtype, what was said not to be implemented.
+    #: By dtype, the errors that say that something is not implemented.
     absent: dict[str, set[str]] = field(default_factory=dict)
+    #: By such an error, the features of its calls; and the features of calls that worked.
+    unimplemented: dict[str, set[Feature]] = field(default_factory=dict)
+    worked: set[Feature] = field(default_factory=set)
+    #: By dtype, the first error or deviation of a call that ought to work.
+    errors: dict[str, str] = field(default_factory=dict)
     #: The case that it did not come back from.
     endless: Case | None = None
     #: What earlier processes that ran it ended in.
@@ -209,19 +228,31 @@ class Campaign:
     kept: list[tuple[int, Trial]] = field(default_factory=list)
     #: By clause, what was learned.
     ledgers: dict[str, Ledger] = field(default_factory=dict)
+    #: Called after every case, after every slow clause and at the end.
+    on_progress: OnProgress | None = None
+    #: Called after every call and every judgement, while a case is shrunk as well.
+    after_step: Callable[[], None] = lambda: None
+    #: Cases judged, and cases to judge.
+    _done: int = 0
+    _total: int = 0
     #: The number of the case at hand in the stream, or what stands for one.
     _case: int = REPLAYED
 
     def run(self) -> dict[str, Ledger]:
         """Walk the stream; a clause stops at its first deviation that nothing explains."""
+        start = time.perf_counter()
         # What an implementation warns of is on its outcome; here it would only fill the screen.
         with warnings.catch_warnings(), np.errstate(all="ignore"), watched():
             warnings.simplefilter("ignore")
             with noting(self.whereabouts):
-                return self._walk()
+                ledgers = self._walk()
+        _share(time.perf_counter() - start, list(ledgers.values()))
+        return ledgers
 
     def _walk(self) -> dict[str, Ledger]:
         self.ledgers = ledgers = {clause.name: Ledger(clause) for clause in self.clauses}
+        self._total = self.profile.cases(self.subject.loss) + self.profile.searched
+        self._report_progress(ledgers)
         if self.whereabouts is not None:
             ended = zip(self.whereabouts.deaths, self.whereabouts.calls, strict=True)
             for (case, step), call in ended:
@@ -236,10 +267,13 @@ class Campaign:
         def look(solved: Solved) -> float:
             self._case += 1
             try:
-                return self._look(solved, drawn)
+                worst = self._look(solved, drawn)
             except Endless:
                 self.endless = solved.case
                 raise
+            self._done += 1
+            self._report_progress(ledgers)
+            return worst
 
         try:
             for solved in chain(
@@ -258,6 +292,11 @@ class Campaign:
             self._judge_chosen([x for x in ledgers.values() if x.clause.chosen])
         except Endless:
             pass  # what was found before it counts; what it is found in is not made simpler
+        except (SpecError, *STOPS):
+            raise
+        except Exception as error:  # of lossspec itself; what was found before it counts
+            for ledger in filter(self.learns, ledgers.values()):
+                ledger.broken = _brief(error)
         self._weigh_errors(ledgers)
         self._weigh_lost_graphs(ledgers)
         for name, found in self.missing.items():
@@ -272,7 +311,15 @@ class Campaign:
             self._tell(about, "backward")
         if self.whereabouts is not None:
             self.whereabouts.leave()
+        self._done = self._total = max(self._done, self._total)
+        self._report_progress(ledgers)
         return ledgers
+
+    def _report_progress(self, ledgers: Mapping[str, Ledger]) -> None:
+        if self.on_progress is not None:
+            total = max(self._done, self._total)  # a search may need more cases than it is given
+            found = sum(ledger.found is not None for ledger in ledgers.values())
+            self.on_progress(self._done, total, found)
 
     def _judge_chosen(self, ledgers: Sequence[Ledger]) -> None:
         """Judge each costly clause on a few cases that show every option."""
@@ -349,6 +396,7 @@ class Campaign:
         works = tuple(dtype for dtype in asked if self.ran.get(dtype, (0,))[0])
         if works and len(works) < len(asked):
             lost = self.profile.cases(loss) * (len(asked) - len(works)) // len(asked)
+            self._total += lost
             yield from islice(stream(loss, self.profile, self.seed + INSTEAD, works), lost)
 
     def _weigh_errors(self, ledgers: Mapping[str, Ledger]) -> None:
@@ -359,14 +407,12 @@ class Campaign:
             else:
                 self.unsupported.add(form)
         for dtype, texts in self.absent.items():
-            if dtype in self.ran or dtype == "float32":
-                self.unsupported |= texts
-            else:
+            if dtype not in self.ran and dtype != "float32":
                 self.refused[dtype] = min(texts)
         for dtype, found in self.refusals.items():
             # float32, torch's default, is no option.
             if not self.ran[dtype][0] and dtype != "float32":
-                self.refused[dtype] = str(found[1].got)
+                self.refused[dtype] = self.errors[dtype]
             elif ledgers["accepts"].found is None:
                 ledgers["accepts"].found = found
 
@@ -388,7 +434,10 @@ class Campaign:
         for name, ledger in ledgers.items():
             again = ledger.found and not ledger.clause.once and self.endless is None
             if ledger.found and again and self._enters(name):
+                start = time.perf_counter()
                 ledger.found = self._reduced(ledger, *ledger.found)
+                ledger.seconds += time.perf_counter() - start
+                self._report_progress(ledgers)
 
     def never(self, phase: Phase) -> bool:
         """Whether a phase of a call ought to work in float32 and never did."""
@@ -397,10 +446,12 @@ class Campaign:
     def _tell(self, ledgers: Iterable[Ledger], phase: Phase) -> None:
         """Of what never works no clause can say that it conforms, or is not there."""
         case, deviation = self.fails[phase]
+        accepts = Ledger(clauses()["accepts"])
         if self.endless is None and self._enters("accepts"):
-            case, deviation = self._reduced(Ledger(clauses()["accepts"]), case, deviation)
+            case, deviation = self._reduced(accepts, case, deviation)
         for ledger in ledgers:
             ledger.found = case, deviation
+            ledger.mishaps += accepts.mishaps
 
     def _enters(self, step: str) -> bool:
         """Whether the case at hand may be called or judged: not where that has ended a process."""
@@ -434,12 +485,17 @@ class Campaign:
             return 0.0
         with limited():
             error = trial.outcome.error
+        self.after_step()
         if unimplemented(error):
-            self.absent.setdefault(solved.case.dtype, set()).add(str(error)[:80] or "something")
+            text = foreign_error(error)
+            self.absent.setdefault(solved.case.dtype, set()).add(text)
+            self.unimplemented.setdefault(text, set()).update(_features(trial))
             return 0.0
         if self.subject.refuses(error):
             return self._look(solved, ledgers)
         self.attached |= getattr(trial.outcome.value, "requires_grad", False)
+        if error is None and not _empty(trial.case):  # many a kernel is not run on nothing
+            self.worked |= _features(trial)
         for kind in (solved.case.dtype, solved.case.form):
             self.ran.setdefault(kind, [0, 0])[error is not None] += 1
         if trial.case.dtype == "float32":
@@ -454,6 +510,8 @@ class Campaign:
             trial.worst = 0.0
             self._judge_entered(ledger, trial)
             worst = max(worst, trial.worst)
+            if ledger.clause.slow:  # one case of torch.compile may take a minute
+                self._report_progress(self.ledgers)
         return worst
 
     def _listen(self, trial: Trial) -> None:
@@ -519,13 +577,19 @@ class Campaign:
         except Unsupported as lack:
             ledger.lacks, informative = str(lack), None
             ledger.failed += 1
-        except STOPS:
+        except (SpecError, *STOPS):
             raise
         except BaseException as error:
             # Not the implementation's: its errors are on its outcomes. One clause less, loudly.
-            ledger.broken = "".join(traceback.format_exception(error)[-3:])
+            ledger.broken = _brief(error)
             informative = None
+        else:
+            if informative is None and not ledger.examples:
+                sound = _sound(trial)
+                ledger.sound |= sound
+                ledger.unsound |= not sound
         ledger.seconds += time.perf_counter() - start
+        self.after_step()
         if informative is None:
             return
         ledger.examples += 1
@@ -541,9 +605,16 @@ class Campaign:
         if (known := self._covered(ledger.clause, case)) is not None:
             ledger.known = ledger.known or (known, case, deviation)
             return
-        if self._of_absent(ledger.clause, trial):
+        absent, torchs = False, None
+        try:
+            absent = self._of_absent(ledger.clause, trial)
+            torchs = None if absent else self._inherited_from(ledger.clause, trial, deviation)
+        except (SpecError, *STOPS):
+            raise
+        except Exception as error:  # of lossspec itself, which excuses nothing
+            ledger.mishaps.append(f"lossspec failed to look for an excuse: {_brief(error)}")
+        if absent:
             return
-        torchs = self._inherited_from(ledger.clause, trial, deviation)
         if torchs is not None:
             ledger.shared = ledger.shared or (torchs, case, deviation)
             return
@@ -552,6 +623,9 @@ class Campaign:
                 self.optional.setdefault((case.form, case.dtype), (case, deviation))
             else:
                 self.refusals.setdefault(case.dtype, (case, deviation))
+                raised = trial.outcome.error
+                what = f"{deviation.what}: {deviation.got}"
+                self.errors.setdefault(case.dtype, foreign_error(raised) if raised else what)
             return
         if deviation.detached and not self.attached:
             self.detached.setdefault(ledger.clause.name, (case, deviation))
@@ -618,7 +692,13 @@ class Campaign:
             if not self._enters(known.clause):
                 ledger.killer = known.case
                 continue
-            deviation = deviation_of(ledger.clause, trial)
+            try:
+                deviation = deviation_of(ledger.clause, trial)
+            except (SpecError, *STOPS):
+                raise
+            except Exception as error:  # of lossspec itself, in this clause only
+                ledger.broken = _brief(error)
+                continue
             if deviation is None:
                 ledger.stale = known
             elif ledger.known is None:
@@ -628,13 +708,37 @@ class Campaign:
         return Trial(self.subject, Solved(self.subject.loss, case), self.device)
 
     def _reduced(self, ledger: Ledger, case: Case, deviation: Deviation) -> tuple[Case, Deviation]:
-        """The failing case made readable; still failing in the same way."""
-        last = deviation
+        """Return the simplest case found that fails in the same way, and how it fails.
+
+        An error of lossspec or of the spec on the way ends the search, and is noted.
+        """
+        found = (case, deviation)
+
+        def keep(simpler: Case, how: Deviation) -> None:
+            nonlocal found
+            found = simpler, how
+
+        try:
+            self._shrink(ledger, case, deviation, keep)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            ledger.mishaps.append(f"the case is not as simple as it could be: {_brief(error)}")
+        return found
+
+    def _shrink(
+        self,
+        ledger: Ledger,
+        case: Case,
+        deviation: Deviation,
+        keep: Callable[[Case, Deviation], None],
+    ) -> None:
+        """Look for simpler cases that fail in the same way, and hand over each that is found."""
         plainly = Trial(self.subject, Solved(self.subject.loss, case), self.device, bar=PLAINLY)
         bar = PLAINLY if deviation_of(ledger.clause, plainly) is not None else 1.0
 
         def fails(candidate: Case) -> bool:
-            nonlocal last
+            self.after_step()
             if self._covered(ledger.clause, candidate) is not None:
                 return False
             if lacking(self.subject, candidate) is not None:
@@ -644,7 +748,7 @@ class Campaign:
                 found = deviation_of(
                     ledger.clause, Trial(self.subject, solved, self.device, bar=bar)
                 )
-            except STOPS:
+            except (SpecError, *STOPS):
                 raise
             except BaseException:
                 return False  # a candidate that the clause cannot judge is no simpler case
@@ -655,12 +759,12 @@ class Campaign:
                 return False
             if self._inherited_from(ledger.clause, trial, found) is not None:
                 return False
-            last = found
+            keep(candidate, found)
             return True
 
         # An attempt of a costly clause may compile the call several times.
         shrunk = bared if ledger.clause.chosen else reduced
-        return shrunk(self.subject.loss, case, fails), last
+        shrunk(self.subject.loss, case, fails)
 
 
 def _documented(trial: Trial) -> Case:
@@ -682,6 +786,43 @@ def _alike(one: Deviation, other: Deviation) -> bool:
         return False
     nans = np.isnan(first) and np.isnan(second)  # of which each may have shown another element's
     return bool(nans) or abs(first - second) <= 0.1 * abs(second - want)
+
+
+def _share(seconds: float, ledgers: Sequence[Ledger]) -> None:
+    """Divide the time that no clause used alone, in proportion to the cases that each judged."""
+    rest = max(0.0, seconds - sum(ledger.seconds for ledger in ledgers))
+    cases = sum(ledger.examples for ledger in ledgers)
+    for ledger in ledgers:
+        ledger.share = rest * (ledger.examples / cases if cases else 1 / len(ledgers))
+
+
+def _brief(error: BaseException) -> str:
+    """An error of lossspec or of a spec, with where lossspec raised it."""
+    if isinstance(error, SpecError):
+        return str(error)
+    return "".join(traceback.format_exception(error)[-3:])
+
+
+def _features(trial: Trial) -> set[Feature]:
+    """What is special about a call; what is as it is by default is not."""
+    case, known = trial.case, trial.loss.parameters_of(trial.form)
+    found = {("dtype", case.dtype), ("reduction", case.reduction), ("form", case.form)}
+    found |= {("argument", name) for name in case.tensors if name not in trial.form.tensors}
+    return found | {
+        ("argument", name)
+        for name, parameter in known.items()
+        if case.parameters[name] != parameter.default
+    }
+
+
+def _sound(trial: Trial) -> bool:
+    """Whether the plain call is right, so that clauses that build on it have something to judge."""
+    try:
+        return trial.worked and trial.precise and trial.conforms
+    except STOPS:
+        raise
+    except BaseException:  # a clause on the plain call tells
+        return True
 
 
 def _empty(case: Case) -> bool:

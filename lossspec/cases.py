@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
@@ -13,6 +14,7 @@ import numpy as np
 
 from lossspec.budget import precision
 from lossspec.spec import (
+    REAL_DTYPES,
     ClassIndex,
     Distribution,
     Example,
@@ -22,6 +24,8 @@ from lossspec.spec import (
     Loss,
     Role,
     Shape,
+    SpecError,
+    blaming,
     written_out,
 )
 
@@ -29,6 +33,20 @@ T = TypeVar("T")
 
 #: How a tensor may lie in memory; `contiguous` first, so that shrinking ends there.
 LAYOUTS = ("contiguous", "permuted", "sliced", "pitched", "offset", "expanded", "channels_last")
+
+
+#: Dtypes that a stored tensor may have.
+STORED = (
+    *REAL_DTYPES,
+    *("complex64", "complex128", "bool", "uint8", "int8", "int16", "int32", "int64"),
+)
+#: Numbers of a stored tensor, and its axes: as many as the largest call that a clause makes
+#: (`ROOM` of `large-batch`), and two more axes than the contract with the most (`spreads`).
+MOST_NUMBERS, MOST_AXES = 2**22, 8
+
+
+class CaseError(ValueError):
+    """A stored case that is none; the message says which part of it, and what it should be."""
 
 
 @dataclass(frozen=True)
@@ -66,18 +84,25 @@ class Case:
         for name, axes in zip(form.tensors, self.shape.inputs, strict=True):
             sizes |= dict(zip(axes, self.tensors[name].shape, strict=True))
         for axis, rule in form.sizes.items():
-            if callable(rule):
-                sizes.setdefault(axis, rule(sizes, self.parameters))
+            if callable(rule) and axis not in sizes:
+                with blaming(self.loss, f"sizes[{axis!r}]", sizes=sizes):
+                    sizes[axis] = rule(sizes, self.parameters)
         return sizes
+
+    def parts(self, loss: Loss) -> int:
+        """How many parts of the batch its parameters have added up, one after the other."""
+        if loss.parts is None:
+            return 1
+        return max(1, loss.parts(self.axis_sizes(loss), self.parameters))
 
     def settled(self, loss: Loss) -> Case:
         """The same case with its tensors and parameters made to fit each other, if they did not."""
-        settle = loss.form(self.form).settle
-        if settle is None:
+        form = loss.form(self.form)
+        if form.settle is None:
             return self
         tensors = {name: array.copy() for name, array in self.tensors.items()}
         parameters = dict(self.parameters)
-        settle(np.random.default_rng(0), tensors, parameters)
+        _settle(loss, form, self.shape, np.random.default_rng(0), tensors, parameters)
         return replace(self, tensors=tensors, parameters=parameters)
 
     def with_(self, **changes: Any) -> Case:
@@ -125,12 +150,17 @@ class Case:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Case:
-        """The case that `to_json` wrote, bit for bit."""
-        tensors = {name: _array(entry) for name, entry in data["tensors"].items()}
+        """The case that `to_json` wrote, bit for bit; CaseError when it did not write it."""
+        _check_stored(data)
+        tensors = {name: _array(name, entry) for name, entry in data["tensors"].items()}
         spread = written_out(data["contract"], data["spread"])
-        sizes: dict[str, int] = {}
-        for axes, array in zip(spread.inputs, tensors.values(), strict=False):
+        sizes: dict[str, int] = {"1": 1}
+        for axes, (name, array) in zip(spread.inputs, tensors.items(), strict=False):
+            if len(axes) != array.ndim:
+                raise CaseError(f"tensor {name}: got {array.ndim} axes, want ({', '.join(axes)})")
             sizes |= dict(zip(axes, array.shape, strict=True))
+        if strange := [axis for axis in spread.result if axis not in sizes]:
+            raise CaseError(f"contract: no tensor has the axes {', '.join(strange)}")
         return cls(
             loss=data["loss"],
             form=data["form"],
@@ -141,11 +171,12 @@ class Case:
             parameters=dict(data["parameters"]),
             reduction=data["reduction"],
             cotangent=_array(
+                "cotangent",
                 {
                     "dtype": data["dtype"],
                     "shape": [sizes[axis] for axis in spread.result],
                     "data": data["cotangent"],
-                }
+                },
             ),
             scale=data["scale"],
             omitted=frozenset(data["omitted"]),
@@ -183,18 +214,79 @@ def _nested(flat: list[Any], shape: tuple[int, ...]) -> Any:
     return [_nested(flat[i * step : (i + 1) * step], shape[1:]) for i in range(shape[0])]
 
 
-def _array(entry: Mapping[str, Any]) -> np.ndarray:
-    name = entry["dtype"]
-    numpy = precision(name).numpy if name.startswith(("float", "bfloat")) else np.dtype(name)
-    kind = np.float64 if name.startswith(("float", "bfloat")) else numpy
-    flat = np.array(_flattened(entry["data"]), dtype=kind)
-    return flat.astype(numpy).reshape(entry["shape"])
+#: The keys of a stored case with what each holds.
+_STORED_KEYS: dict[str, type | tuple[type, ...]] = {
+    "loss": str,
+    "form": str,
+    "contract": str,
+    "spread": int,
+    "dtype": str,
+    "tensors": Mapping,
+    "parameters": Mapping,
+    "omitted": list,
+    "reduction": str,
+    "cotangent": (list, int, float, str),
+    "scale": (int, float),
+    "requires_grad": list,
+}
 
 
-def _flattened(data: Any) -> list[Any]:
-    if isinstance(data, list):
-        return [x for item in data for x in _flattened(item)]
-    return [float(data) if isinstance(data, str) else data]
+def _check_stored(data: Any) -> None:
+    """Raise CaseError unless the parts of a stored case are of the right kinds."""
+    if not isinstance(data, Mapping):
+        raise CaseError(f"got {reprlib.repr(data)}, want an object")
+    if missing := [name for name in _STORED_KEYS if name not in data]:
+        raise CaseError(f"lacks the keys {', '.join(missing)}")
+    for name, kind in _STORED_KEYS.items():
+        if not isinstance(data[name], kind):
+            raise CaseError(f"{name}: got {reprlib.repr(data[name])}, which is of another kind")
+    if not 0 <= data["spread"] <= MOST_AXES:
+        raise CaseError(f"spread: got {data['spread']}, want 0 to {MOST_AXES}")
+    if data["dtype"] not in STORED:
+        raise CaseError(f"dtype: got {data['dtype']!r}, want one of {', '.join(STORED)}")
+    for name, value in data["parameters"].items():
+        plain = value if isinstance(value, list | tuple) else [value]
+        if not all(isinstance(x, str | int | float | None) for x in plain):
+            raise CaseError(f"parameter {name}: got {reprlib.repr(value)}, want plain data")
+    for name, entry in data["tensors"].items():
+        if not isinstance(entry, Mapping) or not {"dtype", "shape", "data"} <= set(entry):
+            raise CaseError(f"tensor {name}: want an object with dtype, shape and data")
+        if entry.get("layout", "contiguous") not in LAYOUTS:
+            raise CaseError(f"tensor {name}: got layout {reprlib.repr(entry['layout'])}")
+
+
+def _array(name: str, entry: Mapping[str, Any]) -> np.ndarray:
+    """The array of a stored tensor; CaseError when its data do not fill its shape."""
+    dtype, shape = entry["dtype"], entry["shape"]
+    if dtype not in STORED:
+        raise CaseError(f"tensor {name}: got dtype {reprlib.repr(dtype)}")
+    sizes = isinstance(shape, list) and all(type(n) is int and n >= 0 for n in shape)
+    if not sizes or len(shape) > MOST_AXES or prod(max(1, n) for n in shape) > MOST_NUMBERS:
+        raise CaseError(
+            f"tensor {name}: got shape {reprlib.repr(shape)}, want at most {MOST_AXES} axes and "
+            f"{MOST_NUMBERS:,} numbers"
+        )
+    floats = dtype.startswith(("float", "bfloat"))
+    numpy = precision(dtype).numpy if floats else np.dtype(dtype)
+    try:
+        numbers = _flattened(entry["data"], len(shape))
+        flat = np.array(numbers, dtype=np.float64 if floats else numpy)
+        return flat.astype(numpy).reshape(shape)
+    except (ValueError, TypeError, OverflowError):
+        raise CaseError(
+            f"tensor {name}: its data are not the numbers of a {dtype} tensor of shape {shape}"
+        ) from None
+
+
+def _flattened(data: Any, axes: int) -> list[Any]:
+    """The numbers in nested lists, a level for each axis."""
+    if isinstance(data, int | float | str):
+        return [float(data) if isinstance(data, str) else data]
+    if not isinstance(data, list):
+        raise TypeError("not a number")
+    if not axes:
+        raise ValueError("more levels than axes")
+    return [x for item in data for x in _flattened(item, axes - 1)]
 
 
 def published(loss: Loss, example: Example) -> Case:
@@ -437,11 +529,13 @@ def drawn(choose: Choices, loss: Loss, dtypes: tuple[str, ...] | None = None) ->
     }
     for axis, rule in form.sizes.items():
         if callable(rule):
-            sizes[axis] = rule(sizes, parameters)
+            with blaming(loss.name, f"sizes[{axis!r}]", sizes=sizes):
+                sizes[axis] = rule(sizes, parameters)
         elif any(axis in axes for axes in shape.inputs):
             # What compares every pair of classes needs the square of their number for each row.
             many = any(size >= _ROWS[1] for other, size in sizes.items() if other != axis)
-            sizes[axis] = choose(f"size of {axis}", [n for n in rule if n <= 8 or not many])
+            few = [n for n in rule if n <= 8 or not many]
+            sizes[axis] = choose(f"size of {axis}", few or [min(rule)])
     reduction = choose("reduction", loss.reductions[::-1])
     rng = np.random.default_rng(choose.seed())
 
@@ -461,7 +555,7 @@ def drawn(choose: Choices, loss: Loss, dtypes: tuple[str, ...] | None = None) ->
             tensors[name] = _cast(_dense(rng, role.style, style, dims, class_axis), role, dtype)
     _tie(choose, rng, form, tensors, parameters)
     if form.settle is not None:  # after ties, which make vectors short that were not
-        form.settle(rng, tensors, parameters)
+        _settle(loss, form, shape, rng, tensors, parameters)
     _mask_classes(choose, rng, form, shape, tensors, parameters)
     _fill_ignored(choose, form, shape, tensors, parameters)
     for name, role in loss.options.items():
@@ -497,6 +591,36 @@ def drawn(choose: Choices, loss: Loss, dtypes: tuple[str, ...] | None = None) ->
         layouts=layouts,
         requires_grad=requires,
     )
+
+
+def _settle(
+    loss: Loss,
+    form: Form,
+    shape: Shape,
+    rng: np.random.Generator,
+    tensors: dict[str, np.ndarray],
+    parameters: dict[str, Any],
+) -> None:
+    """Let the spec make tensors and parameters fit each other, in place.
+
+    SpecError where that raises, or leaves tensors that no call can have.
+    """
+    assert form.settle is not None
+    before = dict(tensors)
+    with blaming(loss.name, "settle", before):
+        form.settle(rng, tensors, parameters)
+    for name, axes in zip(form.tensors, shape.inputs, strict=True):
+        array: Any = tensors.get(name)
+        if np.ndim(array) != len(axes) or not isinstance(array, np.ndarray):
+            raise SpecError(
+                f"spec {loss.name!r}: settle left {name} as {type(array).__name__} of shape "
+                f"{list(np.shape(array))}; it takes an array with the axes ({', '.join(axes)})"
+            )
+        if array.dtype != before[name].dtype:
+            raise SpecError(
+                f"spec {loss.name!r}: settle gave {name} the dtype {array.dtype}; "
+                f"it has to keep {before[name].dtype}"
+            )
 
 
 def _lay_out(

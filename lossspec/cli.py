@@ -5,14 +5,18 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import re
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from lossspec.nearest import alike, suggestion
+from lossspec.safe_text import block, one_line
 from lossspec.verdict import Report, merge, own_version
 
 if TYPE_CHECKING:
@@ -31,9 +35,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status = _command(arguments)
         sys.stdout.flush()
+    except KeyboardInterrupt:  # in a run pytest has handled it, unless it had not begun
+        print(f"lossspec {' '.join(arguments[:1])}: interrupted", file=sys.stderr)
+        status = 2
     except BrokenPipeError:  # nobody reads on; what is buffered would fail again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    if argv is None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the interpreter's end has no handler
     return status
 
 
@@ -45,15 +54,54 @@ def _command(arguments: list[str]) -> int:
         status: int = options.action(options)
     except BrokenPipeError:
         raise
-    except (ValueError, OSError) as error:
-        print(f"lossspec {options.command}: {error}", file=sys.stderr)
+    except OSError as error:
+        place = "" if error.filename is None else f"{error.filename}: "
+        _complain(f"lossspec {options.command}: {place}{error.strerror or error}")
+        return 4
+    except (ValueError, RecursionError, MemoryError) as error:
+        _complain(f"lossspec {options.command}: {str(error) or type(error).__name__}")
         return 4
     return status
 
 
+def _say(text: str) -> None:
+    """Print what may hold names and messages that are not ours."""
+    print(block(text), flush=True)
+
+
+def _complain(text: str) -> None:
+    print(one_line(text), file=sys.stderr)
+
+
 class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:  # type: ignore[override]  # it exits, as the original
-        self.exit(4, f"{self.format_usage()}{self.prog}: {message}\n")
+    def error(self, message: str) -> NoReturn:
+        self.exit(4, f"{self.format_usage()}{one_line(f'{self.prog}: {message}')}\n")
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse; an unknown option is an error that names the nearest one."""
+        options, extra = self.parse_known_args(args, namespace)
+        if extra:
+            word = extra[0].partition("=")[0]
+            near = ""
+            if word.startswith("-"):
+                known = [*self.chosen(options.command)._option_string_actions]
+                near = suggestion(word, [name for name in known if name.startswith("--")])
+            self.error(f"{options.command}: unrecognized arguments: {' '.join(extra)}{near}")
+        return options
+
+    def chosen(self, command: str) -> argparse.ArgumentParser:
+        """The parser of a command."""
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                parser: argparse.ArgumentParser = action.choices[command]
+                return parser
+        return self
+
+    # argparse has no public place for its message on a wrong choice.
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            near = suggestion(str(value), list(map(str, action.choices)))
+            raise argparse.ArgumentError(action, f"unknown {value!r}{near}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -119,23 +167,48 @@ def _parser() -> argparse.ArgumentParser:
 def _run(arguments: Sequence[str]) -> int:
     import pytest
 
+    from lossspec.options import prefixed
+
     if {"-h", "--help"} & set(arguments):
-        print(_run_help(), end="")
+        _say(_run_help().rstrip())
         return 0
     names = list(takewhile(lambda word: not word.startswith("-"), arguments))
     if not names:
-        print(f"lossspec run: which implementation? {_FIRST}", file=sys.stderr)
+        _complain(f"lossspec run: which implementation? {_FIRST}")
         return 4
-    words = [f"--impl={name}" for name in names]
-    words = ["--pyargs", "lossspec.suites", *words, *arguments[len(names) :]]
-    return int(pytest.main(words, plugins=[_NamesFirst()]))
+    # By their long names, which no plugin and no conftest.py here can have taken.
+    words = prefixed([*(f"--impl={name}" for name in names), *arguments[len(names) :]])
+    words = ["-p", "lossspec.plugin", "--pyargs", "lossspec.suites", *words]
+    return int(pytest.main(words, plugins=[_Started(arguments), _near_options()]))
+
+
+def _near_options() -> object:
+    """A plugin that adds to pytest's message on an unknown option which of ours is like it."""
+    import pytest
+
+    class NearOptions:
+        @pytest.hookimpl(wrapper=True)
+        def pytest_cmdline_parse(self) -> Generator[None, object, object]:
+            try:
+                return (yield)
+            except pytest.UsageError as error:
+                unknown = re.findall(r"(?<= )--[\w-]+", str(error).partition("unrecognized")[2])
+                near = [name for word in unknown for name in alike(word, _run_options())]
+                hint = f"; did you mean {' or '.join(near)}?" if near else ""
+                raise pytest.UsageError(f"{error}{hint}") from None
+
+    return NearOptions()
 
 
 _FIRST = "names come first, e.g. lossspec run torch.nn --loss=l1_loss"
 
 
-class _NamesFirst:
-    """Refuses what pytest would take for one more path: a name behind an option."""
+class _Started:
+    """Knows what was typed, and refuses a name behind an option: pytest takes it for a path."""
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        self.__name__ = "lossspec-run"  # pluggy registers it under this name
+        self.words = ["lossspec", "run", *arguments]
 
     def pytest_configure(self, config: pytest.Config) -> None:
         """Only pytest can tell it from the value of an option."""
@@ -145,28 +218,38 @@ class _NamesFirst:
             raise pytest.UsageError(f"lossspec run: {' '.join(config.args[1:])}? {_FIRST}")
 
 
+def _run_options() -> list[str]:
+    """The options of lossspec, without those of pytest."""
+    return [name for name in _run_parser()._option_string_actions if name.startswith("--")]
+
+
 def _run_help() -> str:
-    from lossspec.plugin import pytest_addoption
+    return _run_parser().format_help()
+
+
+def _run_parser() -> argparse.ArgumentParser:
+    from lossspec.options import IMPL, OPTIONS
 
     parser = argparse.ArgumentParser(
         usage="lossspec run NAME ... [options]",
         description="Judge implementations: entry points, package.module or module:attribute.",
-        epilog="All options of pytest work too; pytest --help prints them.",
+        epilog=(
+            "Each option also exists as --lossspec-NAME. All options of pytest work too; "
+            "pytest --help prints them."
+        ),
         add_help=False,
     )
-
-    def getgroup(*_: str) -> SimpleNamespace:
-        return SimpleNamespace(addoption=parser.add_argument)
-
-    pytest_addoption(cast("pytest.Parser", SimpleNamespace(getgroup=getgroup)))
-    return parser.format_help()
+    for option in OPTIONS:
+        if option is not IMPL:
+            option.add(parser.add_argument, option.short)
+    return parser
 
 
 def _show(options: argparse.Namespace) -> int:
     from lossspec.render.spec import text
     from lossspec.spec import find
 
-    print(text(find(options.loss)))
+    _say(text(find(options.loss)))
     return 0
 
 
@@ -175,17 +258,17 @@ def _list(options: argparse.Namespace) -> int:
         from lossspec.spec import catalogue
 
         for loss in catalogue().values():
-            print(f"{loss.name:42s} {loss.module or ''}")
+            _say(f"{loss.name:42s} {loss.module or ''}")
     elif options.what == "clauses":
         from lossspec.clauses import clauses
 
         for clause in clauses().values():
-            print(f"{clause.theme + '/' + clause.name:34s} {clause.says}")
+            _say(f"{clause.theme + '/' + clause.name:34s} {clause.says}")
     else:
         from lossspec.implementations import known
 
         for name, entry in sorted(known().items()):
-            print(f"{name:24s} {entry.value}")
+            _say(f"{name:24s} {entry.value}")
     return 0
 
 
@@ -193,7 +276,7 @@ def _diff(options: argparse.Namespace) -> int:
     from lossspec.render.diff import diff
 
     difference = diff(Report.read(options.old), Report.read(options.new))
-    print(difference.text())
+    _say(difference.text())
     return difference.exit_status
 
 
@@ -203,7 +286,7 @@ def _merge(options: argparse.Namespace) -> int:
     report = merge(Report.read(path) for path in options.reports)
     report.write(options.output)
     render_all(report, options.output.parent)
-    print(f"{report.headline}\nreport: {options.output}")
+    _say(f"{report.headline}\nreport: {options.output}")
     return report.exit_status
 
 
@@ -211,7 +294,7 @@ def _render(options: argparse.Namespace) -> int:
     from lossspec.render import render_all
 
     for path in render_all(Report.read(options.report), options.output or options.report.parent):
-        print(path)
+        _say(str(path))
     return 0
 
 
@@ -227,7 +310,7 @@ def _deviations(options: argparse.Namespace) -> int:
     path = options.file or shipped
     if not options.update:
         for entry in deviations.read(path) if options.file or shipped.exists() else []:
-            print(f"{entry.loss}/{entry.clause}: {entry.reason}")
+            _say(f"{entry.loss}/{entry.clause}: {entry.reason}")
         return 0
     if options.file is None and not shipped.exists():
         raise ValueError(
@@ -238,7 +321,7 @@ def _deviations(options: argparse.Namespace) -> int:
     plan = Plan([implementation], slow=options.profile != "quick")
     kept, added, dropped = updated(run, plan, listed)
     deviations.write(path, kept + added)
-    print(f"{path}: {len(kept)} kept, {len(added)} added, {len(dropped)} no longer fail")
+    _say(f"{path}: {len(kept)} kept, {len(added)} added, {len(dropped)} no longer fail")
     return 0
 
 
@@ -266,17 +349,17 @@ def _audit(options: argparse.Namespace) -> int:
     for loss in losses:
         wrong = [m for m in mutants().values() if m.loss == loss.name] + list(variants(loss))
         found = list(audit(wrong, profile, options.seed, first_only=first_only, spec=loss))
-        print(summary(loss.name, found), flush=True)
+        _say(summary(loss.name, found))
         results += found
-    print(total(f"profile {profile.name}", results))
+    _say(total(f"profile {profile.name}", results))
     if options.matrix is not None:
         replace_file(options.matrix, matrix(results))
-        print(f"matrix: {options.matrix}")
+        _say(f"matrix: {options.matrix}")
     if options.page is not None:
         from lossspec.audit.page import page
 
         replace_file(options.page, page(f"profile {profile.name}, seed {options.seed}", results))
-        print(f"page: {options.page}")
+        _say(f"page: {options.page}")
     return 0
 
 
@@ -292,8 +375,8 @@ def _soak(losses: Sequence[Loss], profile: Profile, seed: int) -> int:
         ):
             cases += result.cases
             accused += bool(result.kills or result.crashed)
-            print(accusations(result), flush=True)
-    print(f"profile {profile.name}, seed {seed}: {cases} cases, {accused or 'nothing'} accused")
+            _say(accusations(result))
+    _say(f"profile {profile.name}, seed {seed}: {cases} cases, {accused or 'nothing'} accused")
     return 1 if accused else 0
 
 

@@ -7,8 +7,8 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,25 @@ from lossspec import deviations, patience
 from lossspec.campaign import of_number, profile_named
 from lossspec.clauses import clauses
 from lossspec.devices import chosen
-from lossspec.implementations import load
+from lossspec.folders import directory, folders
+from lossspec.implementations import Implementation, load
+from lossspec.options import given
 from lossspec.plan import Plan, Planned
+from lossspec.plugin import suite_of
+from lossspec.printed import Printed, Streams, shortened
+from lossspec.progress import Notes, Share
+from lossspec.progress_line import ProgressLine, wanted
 from lossspec.render import render_all, terminal
 from lossspec.run import Run, Surroundings, blank, crash, failure_text
-from lossspec.spec import REAL_DTYPES, UnknownName
+from lossspec.safe_text import one_line, quoted
+from lossspec.spec import REAL_DTYPES, SpecError, UnknownName
 from lossspec.verdict import Cell, Report, Selection, Tested, Verdict, replace_file
 from lossspec.whereabouts import DEATHS, Underway, deaths, fatal_call
 
 _ITEM = re.compile(r"test_conformance\.py::test_conformance\[(.*?\[[^\[\]]*\])\](@.*)?$")
+
+#: What is known of a cell that was judged; NOT_RUN fails a run by itself.
+_JUDGED = (Verdict.CONFORMS, Verdict.KNOWN, Verdict.DEVIATES, Verdict.CRASH, Verdict.NOT_RUN)
 
 
 def split(option: str, values: Sequence[str]) -> tuple[str, ...] | None:
@@ -47,18 +57,37 @@ class Conformance:
         self.plan = plan
         self.run = run
         self.directory = directory
+        self.folders = folders([implementation.name for implementation in plan.implementations])
         self.cells = {cell.key: cell for cell in plan.cells()}
         self.planned: set[str] = set()
         self.records: dict[str, Cell] = {}
         self.scripts: dict[str, str] = {}
         self.reports: list[Report] = []
         self.unwritten: list[str] = []
-        self.surroundings = Surroundings(["pytest", *map(str, config.invocation_params.args)])
+        self.unjudged: list[str] = []
+        started = config.pluginmanager.get_plugin("lossspec-run")
+        words = ["pytest", *map(str, config.invocation_params.args)]
+        self.surroundings = Surroundings(words if started is None else started.words)
         self.here: list[str] = []
         self.died: dict[str, dict[str, Any]] = {}
         self.alone = True
         #: By campaign that was given up, the script of the call in which its last process ended.
         self.crashes: dict[str, str] = {}
+        #: By campaign, the planned cells whose verdicts have not arrived.
+        self.missing: dict[str, set[str]] = {}
+        self.blanks: dict[str, Cell] = {}
+        self.judging = ""
+        #: The cells whose scripts were written since the folders were emptied.
+        self.scripted: set[str] = set()
+        self.printed: dict[str, Printed] = {}
+        #: By cell, the seconds that the campaigns of its item took, which judge other cells too.
+        self.spent: dict[str, float] = {}
+        capture = config.pluginmanager.getplugin("capturemanager")
+        if capture is not None:
+            streams = Streams(capture.read_global_capture)
+            run.after_step = streams.drain
+            run.around = lambda name: streams.kept_in(self.printed.setdefault(name, Printed()))
+        self.line: ProgressLine | None = None
 
     @classmethod
     def of(cls, config: pytest.Config, places: Path | None = None) -> Conformance:
@@ -66,7 +95,7 @@ class Conformance:
 
         places : where campaigns note where they are, if anybody could take over.
         """
-        option = config.option
+        option = given(config.option)
         try:
             losses = split("--loss", option.loss)
             profile = profile_named(option.profile)
@@ -92,14 +121,9 @@ class Conformance:
             known = [e for path in option.deviations for e in deviations.read(Path(path))]
             for implementation in plan.implementations:
                 deviations.shipped(implementation.name)
-            directory = config.invocation_params.dir / option.reports
-            present = next(path for path in (directory, *directory.parents) if path.exists())
-            if not present.is_dir():
-                raise ValueError(f"--reports takes a directory, and {present} is a file")
-            if not os.access(present, os.W_OK):
-                raise ValueError(f"--reports {option.reports}: {present} cannot be written to")
+            reports = directory(option.reports, config.invocation_params.dir, list(names))
         except ValueError as error:
-            raise pytest.UsageError(str(error)) from None
+            raise pytest.UsageError(one_line(str(error))) from None
         run = Run(
             profile,
             int(option.seed),
@@ -113,13 +137,31 @@ class Conformance:
         patience.ends_process()
         if not gc.get_freeze_count():
             gc.freeze()  # what is imported stays: torch alone is a million objects to walk
-        return cls(config, plan, run, directory)
+        return cls(config, plan, run, reports)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection(self) -> None:
+        """Prepare to show how far the run is, or to tell that to the process that shows it."""
+        shown: ProgressLine | Notes | None = None
+        if hasattr(self.config, "workerinput"):
+            if self.run.places is not None:
+                shown = Notes(self.run.places, self.config.workerinput["workerid"])
+        elif self._writes() and wanted(self.config):
+            shown = self.line = ProgressLine(self.config, self._campaign_of, self.run.places)
+            self.config.pluginmanager.register(self.line, "lossspec-progress")
+        if shown is not None:
+            advance = shown.advance
+            self.run.on_progress = lambda *counts: advance(self.judging, *counts)
+
+    def _campaign_of(self, nodeid: str) -> str | None:
+        cell = self.cells.get(cell_key(nodeid) or "")
+        return None if cell is None else cell.campaign
 
     # === items ============================================================================
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """One item for each cell about which the spec says something."""
-        if "cell" in metafunc.fixturenames and "conformance" in metafunc.fixturenames:
+        if suite_of(metafunc) == "conformance":
             cells = [cell for cell in self.cells.values() if cell.applies]
             if hasattr(self.config, "workerinput"):  # the longest first, lest one worker end late
                 cells.sort(key=lambda cell: -cell.loss.breadth)
@@ -133,18 +175,26 @@ class Conformance:
     def judge(self, cell: Planned) -> None:
         """Run the cell's campaign if that has not happened, and report its verdict to pytest."""
         wanted = self.here or self.cells
-        beside = (c for c in self.cells.values() if c.campaign == cell.campaign and c.key in wanted)
-        record, script = self.run.judge(cell, beside)
+        beside = [c for c in self.cells.values() if c.campaign == cell.campaign and c.key in wanted]
+        if cell.subject is not None and not self.run.has(cell.campaign):
+            self._save(under_way=cell.campaign)
+        spent = self.run.spent
+        self.judging = cell.campaign
+        try:
+            record, script = self.run.judge(cell, beside)
+        except SpecError as error:
+            record, script = blank(cell, Verdict.CRASH, str(error)), ""
+        self.spent[cell.key] = self.run.spent - spent
         if script:
             name = f"{cell.loss.name}-{cell.clause.name}-{cell.surface}-{cell.device}.py"
             record = replace(record, script=f"repro/{name.replace(':', '-')}")
         self.records[cell.key] = record
         self.scripts[cell.key] = script
         if record.verdict is Verdict.UNSUPPORTED:
-            pytest.skip(record.reason or "unsupported")
+            pytest.skip(one_line(record.reason or "unsupported"))
         if record.verdict is Verdict.KNOWN:
             # Without a traceback, which pytest would read the sources for.
-            raise pytest.xfail.Exception(record.reason or "known", pytrace=False)
+            raise pytest.xfail.Exception(one_line(record.reason or "known"), pytrace=False)
         if record.verdict.fails:
             if record.script:
                 folder = self.folder(cell.implementation.name)
@@ -157,12 +207,21 @@ class Conformance:
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Put the record on the report: plain data, which is all that crosses from a worker."""
         report = yield
+        if not {"conformance", "timed"} & set(getattr(item, "fixturenames", ())):
+            return report
+        report.sections = [(title, shortened(text)) for title, text in report.sections]
         key = cell_key(item.nodeid)
         if key in self.records and call.when == "call":
+            record = self.records[key]
             report.lossspec = {  # type: ignore[attr-defined]  # pytest carries extra attributes
-                "record": self.records[key].to_data(),
+                "record": record.to_data(),
                 "script": self.scripts[key],
             }
+            # The first item of a campaign runs it, and judges the cells of other items too.
+            report.duration += record.seconds - self.spent[key]
+        if key in self.cells and report.failed:
+            printed = self.printed.pop(self.cells[key].campaign, Printed())
+            report.sections += [(f"Captured {name} call", t) for name, t in printed.sections()]
         return report
 
     # === the recorder =====================================================================
@@ -171,15 +230,46 @@ class Conformance:
         """Learn the plan where no worker does the collecting."""
         self.here = [key for item in session.items if (key := cell_key(item.nodeid))]
         self.planned |= set(self.here)
-        # An implementation that ends the process must not leave an earlier run's report behind.
-        if self._writes(session):
-            for report in self._reports(dict(self._unjudged())):
-                self._write(session, report, {})
-            if self.unwritten:
-                problem, *_ = self.unwritten
-                self.unwritten.clear()
+        if self._writes():
+            self._begin()
+
+    def _begin(self) -> None:
+        """Replace the reports of an earlier run, which a process that dies must not leave behind.
+
+        Each campaign that ends is written to them: a process that dies loses one loss at most.
+        """
+        for key in self.planned & self.cells.keys():
+            self.missing.setdefault(self.cells[key].campaign, set()).add(key)
+        if self.line is not None:
+            self.line.tally.expect({name: self._share(keys) for name, keys in self.missing.items()})
+        for report in self._reports(dict(self._unjudged())):
+            try:
+                self._write(report, {})
+            except OSError as error:
                 self.planned.clear()  # nothing of it will be judged
-                raise pytest.UsageError(problem)
+                problem = self._cannot_write(report.implementation.name, error)
+                raise pytest.UsageError(problem) from None
+
+    def _share(self, keys: Set[str]) -> Share:
+        """Return what a campaign with these cells is of the run."""
+        cell = self.cells[next(iter(keys))]
+        cases = 0 if cell.subject is None else self.run.profile.cases(cell.loss)
+        return Share(cell.loss.name, len(keys), cases * len(keys))
+
+    def _save(self, under_way: str | None = None, done: str | None = None) -> None:
+        """Write what is known while the run goes on: artifacts and scripts, not pages.
+
+        under_way : the campaign that begins. done : the campaign that has ended.
+        """
+        if not self._writes():
+            return
+        records = dict(self._unjudged(under_way)) | self.records
+        campaign = under_way or done
+        about = {c.implementation.name for c in self.cells.values() if c.campaign == campaign}
+        for report in self._reports(records):
+            if under_way or report.implementation.name in about:
+                with suppress(OSError):  # the end of the run tries again, and tells
+                    self._write_artifact(report, self.scripts)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
@@ -195,7 +285,10 @@ class Conformance:
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, node: Any, ids: Sequence[str]) -> None:
         """Learn the plan from a worker; the controller itself collects nothing."""
-        self.planned |= {key for nodeid in ids if (key := cell_key(nodeid))}
+        begun, self.planned = self.planned, {key for nodeid in ids if (key := cell_key(nodeid))}
+        self.planned |= begun
+        if not begun:
+            self._begin()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep what arrives; a cell that ended without a record has crashed."""
@@ -209,11 +302,28 @@ class Conformance:
             self.scripts[key] = carried["script"]
         elif report.failed and key in self.cells:
             lines = str(report.longrepr).strip().splitlines() or ["no message"]
-            reason = f"the test process ended or failed: {lines[-1][:300]}"
+            reason = f"the test process ended or failed: {quoted(lines[-1])}"
             self.records[key] = blank(self.cells[key], Verdict.CRASH, reason)
             if report.when not in ("setup", "call", "teardown"):  # xdist tells of a dead worker
                 self.died[self.cells[key].campaign] = self._death(self.cells[key])
                 self.records[key] = self._dead(self.cells[key])
+        if key in self.records:
+            self._arrived(key)
+
+    def _arrived(self, key: str) -> None:
+        """Write the reports when the last verdict of a campaign has arrived."""
+        campaign = self.cells[key].campaign
+        missing = self.missing.get(campaign, set())
+        if key not in missing:
+            return
+        missing.remove(key)
+        if self.line is not None:
+            self.line.judged(campaign, self.records[key].verdict.fails)
+        if missing and campaign not in self.died:
+            return
+        # Where this process judges, the beginning of the next campaign writes this one too.
+        if not self.here or not any(self.missing.values()):
+            self._save(done=campaign)
 
     def _death(self, cell: Planned) -> dict[str, Any]:
         """What is known of a campaign that was given up: in what, and at which call."""
@@ -243,13 +353,14 @@ class Conformance:
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Write the reports; a planned cell that did not arrive fails the run."""
-        if not self._writes(session):
+        if not self._writes():
             return
         # A part of a run without a cell is a part all the same, which `lossspec merge` asks for.
         empty = self.plan.shard is not None and session.exitstatus == pytest.ExitCode.OK
         self.reports = self._reports(dict(self._unjudged()) | self.records, empty)
         for report in self.reports:
-            self._write(session, report, self.scripts)
+            with self.writing(session, report.implementation.name):
+                self._write(report, self.scripts)
         hypothesis = self.config.pluginmanager.get_plugin("hypothesispytest")
         if hypothesis is not None and self.alone and "hypothesis" not in sys.modules:
             # It would import all of Hypothesis, to sum up no test of its own.
@@ -257,12 +368,50 @@ class Conformance:
         lost = any(report.counts[Verdict.NOT_RUN] for report in self.reports)
         if lost and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        if session.exitstatus == pytest.ExitCode.OK:
+            asked = [i for i in self.plan.implementations if self._asked(i)]
+            self.unjudged = [line for i in asked if (line := self._unjudged_of(i))]
+            elsewhere = self.plan.shard is not None and self.plan.judgeable()
+            if asked and len(self.unjudged) == len(asked) and not elsewhere:
+                self.unjudged = [f"ERROR: {line}" for line in self.unjudged]
+                session.exitstatus = pytest.ExitCode.USAGE_ERROR
 
-    def _writes(self, session: pytest.Session) -> bool:
-        return not hasattr(self.config, "workerinput") and not session.config.option.collectonly
+    def _asked(self, implementation: Implementation) -> bool:
+        """Whether the run was to judge an implementation.
 
-    def _unjudged(self) -> Iterator[tuple[str, Cell]]:
-        """Records for the cells that nothing came of, by key."""
+        A part of a run may have no cell of it, or none that can be judged, when another part may.
+        """
+        if self.plan.shard is not None:
+            return not self.plan.judgeable(implementation)
+        keys = self.planned & self.cells.keys()
+        return any(self.cells[key].implementation is implementation for key in keys)
+
+    def _unjudged_of(self, implementation: Implementation) -> str:
+        """Why nothing was judged of an implementation; empty when something was."""
+        cells = [
+            (self.cells[key], record)
+            for key, record in self.records.items()
+            if self.cells[key].implementation is implementation
+        ]
+        if any(record.verdict in _JUDGED for _, record in cells):
+            return ""
+        reasons = [self.plan.absences(implementation)] + [
+            f"{record.id}: {record.verdict}, {record.reason}"
+            for cell, record in cells
+            if cell.subject is not None
+        ]
+        told = [" ".join(reason.split())[:300] for reason in reasons if reason]
+        more = [f"and {len(told) - 3} more"] if len(told) > 3 else []
+        return f"nothing was judged of {implementation.name}: {'; '.join(told[:3] + more)}"
+
+    def _writes(self) -> bool:
+        return not hasattr(self.config, "workerinput") and not self.config.option.collectonly
+
+    def _unjudged(self, under_way: str | None = None) -> Iterator[tuple[str, Cell]]:
+        """Records for the cells that nothing came of, by key.
+
+        under_way : the campaign that begins; only a process that dies leaves its records so.
+        """
         touched = {self.cells[key].campaign for key in self.planned if key in self.cells}
         for key, cell in self.cells.items():
             if not cell.applies and cell.campaign in touched:
@@ -270,12 +419,24 @@ class Conformance:
                     reason = f"the spec of {cell.loss.name} gives this clause nothing to say"
                 else:
                     reason = f"this clause speaks on {cell.clause.only_on}s only"
-                yield key, blank(cell, Verdict.NOT_APPLICABLE, reason)
+                yield key, self._blank(cell, Verdict.NOT_APPLICABLE, reason)
             elif key in self.planned and cell.campaign in self.died:
                 yield key, self._dead(cell)
+            elif key in self.planned and cell.campaign == under_way:
+                reason = (
+                    f"the process ended while {cell.loss.name} was judged; run it with `-n 1`, "
+                    "which goes on after a crash and shows the call"
+                )
+                yield key, self._blank(cell, Verdict.NOT_RUN, reason)
             elif key in self.planned:
-                reason = "planned, and no verdict arrived"
-                yield key, blank(cell, Verdict.NOT_RUN, reason)
+                yield key, self._blank(cell, Verdict.NOT_RUN, "planned, and no verdict arrived")
+
+    def _blank(self, cell: Planned, verdict: Verdict, reason: str) -> Cell:
+        """Return the same record each time, which is written again for every loss."""
+        known = self.blanks.get(cell.key)
+        if known is None or (known.verdict, known.reason) != (verdict, reason):
+            known = self.blanks[cell.key] = blank(cell, verdict, reason)
+        return known
 
     def _reports(self, records: Mapping[str, Cell], empty: bool = False) -> list[Report]:
         """One for each implementation with records, or also the empty ones."""
@@ -305,7 +466,7 @@ class Conformance:
 
     def folder(self, name: str) -> Path:
         """Where an implementation's report lies, as seen from where the run started."""
-        folder = self.directory / name.replace(":", ".").replace("/", ".")
+        folder = self.directory / self.folders[name]
         return Path(os.path.relpath(folder, self.config.invocation_params.dir))
 
     @contextmanager
@@ -314,35 +475,51 @@ class Conformance:
         try:
             yield
         except OSError as error:
-            why = error.strerror or error
-            self.unwritten.append(f"--reports: {self.folder(name)} cannot be written: {why}")
+            self.unwritten.append(self._cannot_write(name, error))
             if session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
                 session.exitstatus = pytest.ExitCode.USAGE_ERROR
 
-    def _write(self, session: pytest.Session, report: Report, scripts: Mapping[str, str]) -> None:
+    def _cannot_write(self, name: str, error: OSError) -> str:
+        return f"--reports: {self.folder(name)} cannot be written: {error.strerror or error}"
+
+    def _write(self, report: Report, scripts: Mapping[str, str]) -> None:
+        folder = self.config.invocation_params.dir / self.folder(report.implementation.name)
+        for old in (folder / "repro").glob("*.py"):
+            old.unlink()
+        self.scripted.clear()
+        self._write_artifact(report, scripts)
+        render_all(report, folder)
+
+    def _write_artifact(self, report: Report, scripts: Mapping[str, str]) -> None:
         name = report.implementation.name
         folder = self.config.invocation_params.dir / self.folder(name)
-        with self.writing(session, name):
-            for old in (folder / "repro").glob("*.py"):
-                old.unlink()
-            for cell in report.cells:
-                if cell.script:
-                    replace_file(folder / cell.script, scripts[f"{name}:{cell.id}"])
-            report.write(folder / "conformance.json")
-            render_all(report, folder)
+        for cell in report.cells:
+            key = f"{name}:{cell.id}"
+            if cell.script and key not in self.scripted:
+                replace_file(folder / cell.script, scripts[key])
+                self.scripted.add(key)
+        report.write(folder / "conformance.json")
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """One screen: the counts, the first deviations, where the report lies."""
+        """One screen: the counts and the first deviations."""
         for report in self.reports:
             terminalreporter.ensure_newline()
             name = report.implementation.name
-            terminalreporter.section(f"lossspec: {name}")
-            page = None if self.unwritten else self.folder(name) / "index.html"
+            terminalreporter.section(f"lossspec: {one_line(name)}")
             # Line by line: pytest escapes what the terminal cannot show, ends of lines as well.
-            for line in terminal.screen(report, page).splitlines():
+            for line in terminal.screen(report).splitlines():
                 terminalreporter.write_line(line)
         for line in self.unwritten:
-            terminalreporter.write_line(line, red=True)
+            terminalreporter.write_line(one_line(line), red=True)
+        for line in self.unjudged:
+            terminalreporter.write_line(one_line(line), red=line.startswith("ERROR"))
+
+    def pytest_unconfigure(self) -> None:
+        """Name the page to open, one for each implementation, below all that pytest prints."""
+        if not self.unwritten and self.config.pluginmanager.hasplugin("terminalreporter"):
+            for report in self.reports:
+                page = self.folder(report.implementation.name) / "index.html"
+                self.config.get_terminal_writer().line(f"report: {one_line(str(page))}")
 
 
 class _Campaigns:

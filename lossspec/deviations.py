@@ -11,12 +11,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lossspec.cases import LAYOUTS, Case, features
+from lossspec.cases import LAYOUTS, Case, CaseError, features
 from lossspec.clauses import clauses
+from lossspec.nearest import suggestion
+from lossspec.safe_text import foreign_error, one_line
 from lossspec.spec import REAL_DTYPES, Loss, Surface, catalogue
-from lossspec.verdict import replace_file
+from lossspec.verdict import ReportError, read_file, replace_file
 
 SHIPPED = Path(__file__).with_name("deviations")
+#: Bytes of a file that is read: 70 times the largest one that lossspec ships (114 kB).
+LARGEST_FILE = 8 * 2**20
 SURFACES: tuple[Surface, ...] = ("function", "class")
 _KEYS = {"loss", "clause", "reason", "link", "when", "case"}
 _WHEN = {"version", "dtype", "device", "surface", "form", "reduction", "options", "features"}
@@ -31,6 +35,9 @@ FEATURES = (
 
 class DeviationsError(ValueError):
     """A deviations file that cannot be used; names the file, the entry and the problem."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 @dataclass(frozen=True, eq=False)  # a case has no truth value in a comparison
@@ -96,18 +103,26 @@ def _in_range(version: str | None, wanted: Any) -> bool:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    numbers = [int(part) for part in re.findall(r"\d+", version.partition("+")[0])]
+    """The numbers of the release that a version belongs to, or leads to; 0.0.0 where it has none.
+
+    A local suffix (`+cu130`) names a build, not a release. A pre-release or a nightly already holds
+    most changes of its release, so it counts as that: `2.15.0.dev20261101` as 2.15.0.
+    """
+    release = re.match(r"\s*v?(\d+(?:\.\d+)*)", version)
+    numbers = [int(part) for part in release[1].split(".")] if release else []
     return (*numbers, 0, 0, 0)[:3]
 
 
 def read(path: Path) -> list[Known]:
     """The entries of one file; DeviationsError says which entry is wrong and how."""
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DeviationsError(f"{path}: cannot be read ({error.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DeviationsError(f"{path}: not TOML: {error}") from None
+        data = tomllib.loads(read_file(path, LARGEST_FILE).decode("utf-8"))
+    except ReportError as error:
+        raise DeviationsError(f"{path}: {error}") from None
+    except RecursionError:
+        raise DeviationsError(f"{path}: not TOML of ours: it is nested too deep") from None
+    except ValueError as error:
+        raise DeviationsError(f"{path}: not TOML ({foreign_error(error)})") from None
     if isinstance(data.get("deviation"), Mapping):
         raise DeviationsError(f"{path}: [deviation] takes two brackets: [[deviation]]")
     unknown = set(data) - {"deviation"}
@@ -132,9 +147,11 @@ def _entry(path: Path, number: int, entry: Any) -> Known:
             raise DeviationsError(f"{place}: {problem} {', '.join(wrong)}{more}")
     loss, clause = entry["loss"], entry["clause"]
     if loss not in catalogue():
-        raise DeviationsError(f"{place}: no loss {loss!r}; known: {', '.join(catalogue())}")
+        near = suggestion(loss, list(catalogue()), "lossspec list losses")
+        raise DeviationsError(f"{place}: no loss {loss!r}{near}")
     if clause not in clauses():
-        raise DeviationsError(f"{place}: no clause {clause!r}; known: {', '.join(clauses())}")
+        near = suggestion(clause, list(clauses()), "lossspec list clauses")
+        raise DeviationsError(f"{place}: no clause {clause!r}{near}")
     spec = catalogue()[loss]
     when = _condition(place, spec, entry.get("when", {}))
     if not any(clauses()[clause].applies(spec, surface) for surface in SURFACES):
@@ -143,10 +160,15 @@ def _entry(path: Path, number: int, entry: Any) -> Known:
         raise DeviationsError(f"{place}: a reason is required")
     try:
         case = Case.from_json(json.loads(entry["case"]))
+        _check_names(case, spec)
         case.axis_sizes(spec)
+    except CaseError as error:
+        raise DeviationsError(f"{place}: the stored case: {error}") from None
+    except RecursionError:
+        raise DeviationsError(f"{place}: the stored case is nested too deep") from None
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise DeviationsError(
-            f"{place}: the stored case cannot be read ({type(error).__name__}: {error})"
+            f"{place}: the stored case cannot be read ({foreign_error(error)})"
         ) from None
     found = Known(
         loss=loss,
@@ -160,6 +182,23 @@ def _entry(path: Path, number: int, entry: Any) -> Known:
     if case.loss != loss or not found.covers(case):
         raise DeviationsError(f"{place}: the stored case is none of those that the entry is about")
     return found
+
+
+def _check_names(case: Case, loss: Loss) -> None:
+    """Raise CaseError for tensors and parameters that are not those of the form."""
+    if case.form not in (known := [form.name for form in loss.forms]):
+        raise CaseError(f"no form {case.form!r}{suggestion(case.form, known)}")
+    form = loss.form(case.form)
+    if missing := [name for name in form.tensors if name not in case.tensors]:
+        raise CaseError(f"lacks the tensors {', '.join(missing)}")
+    for kind, given, names in (
+        ("tensor", case.tensors, loss.roles(form)),
+        ("parameter", case.parameters, loss.parameters_of(form)),
+    ):
+        if strange := [name for name in given if name not in names]:
+            raise CaseError(f"no {kind} {strange[0]!r}{suggestion(strange[0], list(names))}")
+    if missing := [name for name in loss.parameters_of(form) if name not in case.parameters]:
+        raise CaseError(f"lacks the parameters {', '.join(missing)}")
 
 
 def _condition(place: str, loss: Loss, when: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -181,7 +220,7 @@ def _condition(place: str, loss: Loss, when: Mapping[str, Any]) -> Mapping[str, 
     for key, allowed in words.items():
         for word in _listed(when.get(key, [])):
             if word not in allowed:
-                raise DeviationsError(f"{place}: no {key} {word!r}; known: {', '.join(allowed)}")
+                raise DeviationsError(f"{place}: no {key} {word!r}{suggestion(word, allowed)}")
     if "version" in when:
         try:
             _in_range(None, when["version"])
@@ -204,8 +243,9 @@ def _features(loss: Loss) -> list[str]:
 @cache
 def shipped(implementation: str) -> list[Known]:
     """The entries that lossspec ships for an implementation, none when it ships no file."""
-    path = SHIPPED / f"{implementation}.toml"
-    return read(path) if path.exists() else []
+    # A name is looked up and not made a path of: it may hold `/`, or be too long for one.
+    path = {path.stem: path for path in SHIPPED.glob("*.toml")}.get(implementation)
+    return [] if path is None else read(path)
 
 
 def write(path: Path, entries: list[Known]) -> None:

@@ -7,6 +7,8 @@ from functools import cache
 
 import torch
 
+from lossspec.nearest import suggestion
+from lossspec.safe_text import foreign_error, one_line
 from lossspec.tensors import torch_dtype
 
 
@@ -34,7 +36,7 @@ def lacks(device: str, dtype: str) -> str | None:
     try:
         torch.zeros(1, dtype=torch_dtype(dtype)).to(device)
     except (RuntimeError, TypeError) as error:
-        return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
+        return foreign_error(error)
     return None
 
 
@@ -48,12 +50,13 @@ def chosen(names: Sequence[str]) -> tuple[str, ...]:
         try:
             device = torch.device(name)
         except RuntimeError:
+            known = [*present(), "all"]
             raise DeviceError(
-                f"--device {name}: not a torch device; present here: {', '.join(present())}, all"
+                f"--device {one_line(name)}: not a torch device{suggestion(name, known)}"
             ) from None
         if device.type not in present():
             raise DeviceError(
-                f"--device {name}: no such device; present here: {', '.join(present())}"
+                f"--device {name}: no such device here{suggestion(name, [*present(), 'all'])}"
             )
         if ":" in name and device.type != "cpu":
             count = torch.accelerator.device_count()

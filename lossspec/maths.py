@@ -9,6 +9,9 @@ beyond its formula, all of them no-ops outside an ensemble:
 - it keeps the branch of member 0 in the members that are only moved (`Ensemble.kept`);
 - at a kink, where any subgradient is right, it takes the lowest in one member and the highest in
   another (`Ensemble.sided`).
+
+At ±inf a word takes its mathematical limit there. Outside an ensemble it loses what arithmetic in
+a dtype loses, such as inf - inf: what the textbook loses so is not asked of an implementation.
 """
 
 from __future__ import annotations
@@ -104,6 +107,8 @@ class Ensemble:
     tips: list[np.ndarray] = field(default_factory=list)
     #: Whether a nan was compared with a number, which may lose it.
     compared: bool = False
+    #: Where the definition says itself that a result is nan.
+    stated: list[np.ndarray] = field(default_factory=list)
 
     @property
     def rounding(self) -> slice:
@@ -189,6 +194,14 @@ class Ensemble:
             pointed |= tip.any(axis=tuple(range(len(loop), tip.ndim)))
         return pointed
 
+    def stated_nan(self, loop: tuple[int, ...]) -> np.ndarray:
+        """Which elements of the loss the definition itself says to be nan."""
+        stated = np.zeros(loop, bool)
+        for nan in self.stated:
+            each = np.broadcast_to(nan, (1,) * (len(loop) - nan.ndim) + nan.shape)
+            stated |= each.any(axis=tuple(range(len(loop), each.ndim)))
+        return stated
+
     def either(self, argument: np.ndarray) -> np.ndarray:
         """Where rounding may have put `argument` on either side of 0."""
         with np.errstate(invalid="ignore"):
@@ -215,6 +228,11 @@ def ensemble(members: Ensemble) -> Iterator[None]:
         _here.ensemble = outer
 
 
+def _exactly() -> bool:
+    """Whether the exact answer is wanted, and not what arithmetic in a dtype makes of it."""
+    return _here.ensemble is not None
+
+
 def rounded(x: Array, steady: bool = False, times: float = 1.0, apart: bool = False) -> Array:
     """`x`, rounded in the members that stand for rounding."""
     return x if _here.ensemble is None else _here.ensemble.rounded(x, steady, times, apart)
@@ -228,7 +246,8 @@ def _or(x: Array, y: Array, condition: np.ndarray, some: bool = False) -> Array:
     if _here.ensemble is None:
         return x
     doubt = _here.ensemble.doubt(x.ndim, some)
-    return x + _where(condition, y - x, anp.zeros_like(getval(x))) * doubt
+    finite = np.isfinite(getval(x))  # between two infinities there is no difference
+    return x + _where(condition & finite, y - x, anp.zeros_like(getval(x))) * doubt
 
 
 def _kept(condition: np.ndarray) -> np.ndarray:
@@ -299,12 +318,17 @@ def positive_part(x: Array) -> Array:
 
 def minimum(x: Array, y: Array) -> Array:
     """The smaller of the two. Kink where they are equal."""
-    return _where(_first(getval(y) - getval(x)) | np.isnan(getval(x)), x, y)
+    return _where(_first(_lead(getval(y), getval(x))) | np.isnan(getval(x)), x, y)
 
 
 def maximum(x: Array, y: Array) -> Array:
     """The larger of the two. Kink where they are equal."""
-    return _where(_first(getval(x) - getval(y)) | np.isnan(getval(x)), x, y)
+    return _where(_first(_lead(getval(x), getval(y))) | np.isnan(getval(x)), x, y)
+
+
+def _lead(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """x - y, and 0 where both are the same infinity."""
+    return np.where((x == y) & np.isinf(x), np.zeros_like(x), x - y)
 
 
 def _first(lead: np.ndarray) -> np.ndarray:
@@ -314,16 +338,21 @@ def _first(lead: np.ndarray) -> np.ndarray:
 
 
 def largest(x: Array) -> Array:
-    """max over the last axis. Kink where several are the largest: any one of them may be it."""
+    """max over the last axis. Kink where several are the largest: any one of them may be it.
+
+    The largest of none is -inf.
+    """
     raw = getval(x)
     _compared(np.isnan(raw))
+    if not raw.shape[-1]:
+        return np.full_like(raw, -np.inf, shape=raw.shape[:-1])
     top = np.max(raw, axis=-1, keepdims=True)
     first = np.arange(raw.shape[-1]) == np.argmax(raw, axis=-1)[..., None]
     second = np.max(np.where(first, np.full_like(raw, -np.inf), raw), axis=-1, keepdims=True)
-    lead = raw - np.where(first, second, top)  # of each over the best of the others
+    lead = _lead(raw, np.where(first, second, top))  # of each over the best of the others
     chosen = _kinked(lead, first.astype(raw.dtype), 0.0, 1.0)
-    # x - raw is 0 with a slope of 1: the value is the top whichever is chosen.
-    return top[..., 0] + anp.sum(chosen * (x - raw), axis=-1)
+    # The value is the top whichever is chosen; x - raw would be nan where x is infinite.
+    return top[..., 0] + anp.sum(_standing_for(x, np.zeros_like(raw), chosen), axis=-1)
 
 
 @primitive
@@ -352,8 +381,13 @@ def any_slope(x: Array, undecided: Array) -> Array:
 
 
 def by_convention(x: Array, value: float, undefined: np.ndarray) -> Array:
-    """x; where it is undefined the value that is agreed on, and nothing is asked of the slope."""
+    """x; where it is undefined the value that is agreed on, and nothing is asked of the slope.
+
+    The value may be nan: this is how a definition says that its result is nan for valid numbers.
+    """
     raw, undefined = getval(x), _kept(np.asarray(getval(undefined)))
+    if np.isnan(value) and _here.ensemble is not None:
+        _here.ensemble.stated.append(np.broadcast_to(undefined, raw.shape)[0])
     agreed = np.where(undefined, np.full_like(raw, value), raw)
     return _standing_for(x, agreed, np.where(undefined, np.full_like(raw, np.nan), 1))
 
@@ -418,7 +452,9 @@ def _log_softmax(x: Array) -> Array:
     if x.shape[-1] == 0:
         return x
     top = np.max(x, axis=-1, keepdims=True)
-    z = x - np.where(top > -np.inf, top, np.zeros_like(top))  # of rows with an inf nothing is left
+    z = x - np.where(top > -np.inf, top, np.zeros_like(top))
+    if _exactly():
+        z = np.where(_alone(x), np.zeros_like(z), z)  # where several are inf nothing is left
     # The sum is at least 1: its rounding is an absolute error of the logarithm.
     return z - np.log(rounded(np.sum(np.exp(z), axis=-1, keepdims=True)))
 
@@ -427,6 +463,12 @@ defvjp(
     _log_softmax,
     lambda ans, x: lambda g: g - _softmax(x) * _foreknown_sum(g),
 )
+
+
+def _alone(x: np.ndarray) -> np.ndarray:
+    """Where a number is the only inf along the last axis."""
+    infinite = x == np.inf
+    return np.asarray(infinite & (infinite.sum(axis=-1, keepdims=True) == 1))
 
 
 def _softmax(x: Array) -> Array:
@@ -447,6 +489,8 @@ def _foreknown_sum(g: Array) -> Array:
 @primitive
 def log_sum_exp(x: Array) -> Array:
     """log Σ eˣ over the last axis; a term of -inf adds nothing, and has no slope."""
+    if not x.shape[-1]:
+        return np.full_like(x, -np.inf, shape=x.shape[:-1])
     top = np.max(x, axis=-1, keepdims=True)
     top = np.where(np.isfinite(top), top, np.zeros_like(top))
     total = np.sum(np.exp(x - top), axis=-1)
@@ -460,6 +504,8 @@ def _shares(ans: Array, x: Array) -> Array:
     raw = getval(x)
     # A logarithm that was kept for this has been rounded, which matters where it is large.
     apart = x - rounded(ans, steady=True)[..., None]
+    if _exactly() and np.isposinf(raw).any():
+        apart = _where(_alone(raw), np.zeros_like(raw), apart)
     return rounded(anp.exp(_where(raw > -np.inf, apart, np.full_like(raw, -np.inf))))
 
 
@@ -476,6 +522,10 @@ def norm(x: Array, p: float) -> Array:
     if p == 1:
         return total(absolute(x))
     raw = getval(x)
+    infinite = np.isinf(raw).any(axis=-1)
+    if _exactly() and infinite.any():  # next to an infinite number finite ones count for nothing
+        finite = _where(infinite[..., None], np.zeros_like(raw), x)
+        return _where(infinite, largest(absolute(x)), norm(finite, p))
     size = _standing_for(x, np.abs(raw), np.sign(raw))  # its powers have no kink
     power = total(x * x if p == 2 else size**p)
     # At 0 the root has no slope; there the norm is any other one, such as the sum.
@@ -593,6 +643,11 @@ def _by_logarithm(x: Array) -> Array:
 def minus_log_sigmoid(x: Array) -> tuple[Array, Array]:
     """-log σ(x) and -log(1 - σ(x)), which is x more; beyond `LINEAR` |x| and 0 are as right."""
     raw = getval(x)
+    infinite = np.isinf(raw)
+    if _exactly() and infinite.any():  # x more than inf is nan
+        finite = minus_log_sigmoid(_where(infinite, np.zeros_like(raw), x))
+        limits = (softplus(-x), softplus(x))
+        return _where(infinite, limits[0], finite[0]), _where(infinite, limits[1], finite[1])
     large = np.abs(raw) > LINEAR
     minus_log_p = rounded(_softplus(-x))
     # One of the two may be taken so and the other not.

@@ -12,10 +12,18 @@ import autograd.numpy as anp
 import numpy as np
 from autograd import make_vjp
 
-from lossspec.budget import SLACK, Bounded, Extended, Precision, as_extended, precision
-from lossspec.cases import Case
+from lossspec.budget import (
+    SLACK,
+    Bounded,
+    Extended,
+    Precision,
+    as_extended,
+    precision,
+    roundings,
+)
+from lossspec.cases import Case, published
 from lossspec.maths import ROUNDING_MEMBERS, SIDES, Definition, Ensemble, ensemble, step_of
-from lossspec.spec import ClassIndex, Distribution, Form, Loss, Shape
+from lossspec.spec import ClassIndex, Distribution, Form, Loss, Shape, SpecError, blaming
 
 #: Up to this many core elements each gets a member of its own; beyond, they share by sign patterns.
 OWN_MEMBERS = 12
@@ -101,6 +109,10 @@ class Expected:
     simplex: Mapping[str, int]
     #: Whether a nan was compared with a number, which may lose it.
     compared: bool = False
+    #: Where the definition says itself that the loss is nan.
+    stated: np.ndarray = field(default_factory=lambda: np.zeros((), bool))
+    #: How many parts of the batch are added up one after the other.
+    parts: int = 1
     _known: dict[Any, Any] = field(default_factory=dict)
 
     @property
@@ -133,7 +145,7 @@ class Expected:
 
     def _divided(self, reduction: str) -> tuple[Any, Any, Any, Any]:
         unit = self.precision.unit
-        terms = np.log2(max(self.losses.size, 1)) + 1
+        terms = roundings(self.losses.size, self.parts) + 1
         with np.errstate(all="ignore"):
             shares = self.shares if reduction == "mean" else np.ones_like(self.shares)
             losses = self.losses * shares
@@ -199,7 +211,8 @@ class Expected:
             spread = derivative[0].size / max(int(np.prod(shape)), 1)
             budget = placed.leave(budget, shape)
             if spread > 1:
-                budget = budget + unit * np.log2(spread) * placed.leave(np.abs(terms[0]), shape)
+                serial = roundings(spread, self.parts)
+                budget = budget + unit * serial * placed.leave(np.abs(terms[0]), shape)
         # How a loss changes when shares no longer sum to 1 is left open: it need not be defined.
         return self._bounded(exact, SLACK * budget, low, high, self.simplex.get(name))
 
@@ -258,8 +271,13 @@ class Solved:
 
     @cached_property
     def expected(self) -> Expected:
-        """The right answer, under any reduction and cotangent."""
-        return solve(self.loss, self.case)
+        """The right answer, under any reduction and cotangent.
+
+        SpecError where the definition raises, or is nan for numbers that its roles allow.
+        """
+        expected = solve(self.loss, self.case)
+        check_defined(self.loss, expected)
+        return expected
 
 
 @dataclass(frozen=True)
@@ -381,13 +399,17 @@ def solve(loss: Loss, case: Case) -> Expected:
     def each(part: Definition | None) -> np.ndarray:
         if part is None:
             return np.ones(loop, Extended)
-        given = np.asarray(posed.evaluate(part, posed.differentiable), Extended)
-        return np.broadcast_to(given, (members, *loop))[0]
+        name = "divisor" if part is form.divisor else "share"
+        with blaming(loss.name, name, case.tensors):
+            given = np.asarray(posed.evaluate(part, posed.differentiable), Extended)
+            return np.broadcast_to(given, (members, *loop))[0]
 
     with np.errstate(all="ignore"), ensemble(posed.ensemble):
-        back, losses = make_vjp(lambda t: posed.evaluate(posed.define, t))(posed.differentiable)
-        losses = np.broadcast_to(np.asarray(losses, Extended), (members, *loop))
-        derivatives = dict(zip(posed.wanted, back(np.ones_like(losses)), strict=True))
+        with blaming(loss.name, "define", case.tensors):
+            back, losses = make_vjp(lambda t: posed.evaluate(posed.define, t))(posed.differentiable)
+            losses = np.broadcast_to(np.asarray(losses, Extended), (members, *loop))
+            derivatives = dict(zip(posed.wanted, back(np.ones_like(losses)), strict=True))
+        stated = posed.ensemble.stated_nan(loop)
         counts, shares = each(form.divisor), each(form.share)
 
     with np.errstate(all="ignore"):
@@ -412,7 +434,81 @@ def solve(loss: Loss, case: Case) -> Expected:
         dtype,
         simplex(loss, case),
         posed.ensemble.compared,
+        stated,
+        case.parts(loss),
     )
+
+
+def check_defined(loss: Loss, expected: Expected) -> None:
+    """Raise SpecError where the definition is nan for finite numbers that its roles allow."""
+    lost = np.isnan(expected.losses) & expected.counted & ~expected.stated
+    if not lost.any():
+        return
+    case = expected.case
+    for name, outside in _outside(loss, case).items():
+        lost &= ~expected.reached(name, outside)
+    if not lost.any():
+        return
+    at = [int(i) for i in np.argwhere(lost)[0]]
+    given = ", ".join(f"{name} = {_brief(array)}" for name, array in case.tensors.items())
+    given += "".join(f", {name} = {value!r}" for name, value in case.parameters.items())
+    raise SpecError(
+        f"spec {loss.name!r}: define is nan at {at} for finite numbers that its roles allow: "
+        f"{given}; mend it, narrow a role's domain, or say with maths.by_convention where nan is "
+        "meant"
+    )
+
+
+def _brief(array: np.ndarray) -> str:
+    """The first numbers of a tensor, and its shape where they are not all."""
+    listed = as_extended(array) if array.dtype.kind not in "iub" else array
+    first = ", ".join(f"{x:.9g}" for x in listed.ravel()[:12].tolist())
+    return f"[{first}]" if array.size <= 12 else f"[{first}, ...] of shape {list(array.shape)}"
+
+
+def _outside(loss: Loss, case: Case) -> dict[str, np.ndarray]:
+    """Which numbers of each tensor are not finite, or none that its role allows."""
+    roles, sizes = loss.roles(loss.form(case.form)), case.axis_sizes(loss)
+    found = {}
+    for name, array in case.tensors.items():
+        role = roles[name]
+        if isinstance(role, ClassIndex):
+            found[name] = ~role.allows(array, sizes[role.classes], case.parameters)
+            continue
+        x = array.astype(np.float64)
+        found[name] = ~(np.isfinite(x) & (x >= role.low) & (x <= role.high))
+        if role.style in ("positive", "sign"):
+            found[name] |= x == 0
+    return found
+
+
+def check_examples(loss: Loss) -> None:
+    """Raise SpecError where the definition does not give the value of an example."""
+    for example in loss.examples:
+        where = f"spec {loss.name!r}: its example ({example.source})"
+        try:
+            case = published(loss, example)
+            expected = Solved(loss, case).expected.value(case.reduction)
+        except SpecError as error:
+            said = str(error).removeprefix(f"spec {loss.name!r}: ")
+            raise SpecError(f"{where}: {said}") from error
+        except Exception as error:
+            said = repr(str(error)[:300])
+            raise SpecError(
+                f"{where} cannot be computed: {type(error).__name__}: {said}"
+            ) from error
+        want = np.asarray(example.value, Extended)
+        if want.shape != expected.exact.shape:
+            raise SpecError(
+                f"{where} has a value of shape {list(want.shape)}; "
+                f"define gives shape {list(expected.exact.shape)}"
+            )
+        # Its arguments were rounded to the dtype, and its value to the digits that are stated.
+        room = np.where(np.isfinite(expected.budget), expected.budget, 0)
+        near = Bounded.around(want, room + 0.5 * 10.0**-example.digits, case.dtype)
+        if (near.error(expected.exact) > 1).any():
+            got = expected.exact.astype(np.float64).tolist()
+            raise SpecError(f"{where} states {example.value!r}; define gives {got!r}")
 
 
 def _trial_cotangents(posed: _Posed, counts: np.ndarray, shares: np.ndarray) -> list[np.ndarray]:
@@ -471,7 +567,11 @@ def solve_second(
         back, _ = make_vjp(lambda t: posed.evaluate(posed.define, t))(tensors)
         return anp.sum(back(cotangent)[i] * entered[posed.wanted[i]])
 
-    with np.errstate(all="ignore"), ensemble(posed.ensemble):
+    with (
+        np.errstate(all="ignore"),
+        ensemble(posed.ensemble),
+        blaming(loss.name, "the second derivative of define", case.tensors),
+    ):
         # One tensor's direction at a time: what they give is rounded before it is added up.
         parts = [
             make_vjp(lambda t, i=i: along(t, i))(posed.differentiable)[0](Extended(1))
@@ -588,14 +688,17 @@ def _textbook(
         given = {**known, **dict(zip(wanted, tensors, strict=True))}
         return define(**{name: given[name] for name in _arguments(define)})
 
-    back, result = make_vjp(evaluate)(tuple(known[name] for name in wanted))
-    got = as_extended(np.broadcast_to(np.asarray(result), want.shape))
+    blamed = f"define in {dtype.name}"
+    with blaming(posed.loss.name, blamed, posed.case.tensors):
+        back, result = make_vjp(evaluate)(tuple(known[name] for name in wanted))
+        got = as_extended(np.broadcast_to(np.asarray(result), want.shape))
     error = np.abs(got - want)
     hopeless = ~np.isfinite(got) & np.isfinite(want)
     error = np.where(hopeless, np.inf, np.where(np.isfinite(error), error, 0))
     slips = {name: np.zeros(()) for name in wanted}
     for cotangent in cotangents:
-        derivatives = back(np.broadcast_to(cotangent.astype(dtype.numpy), want.shape))
+        with blaming(posed.loss.name, blamed, posed.case.tensors):
+            derivatives = back(np.broadcast_to(cotangent.astype(dtype.numpy), want.shape))
         for name, derivative in zip(wanted, derivatives, strict=True):
             core = (1,) * (derivative[0].ndim - hopeless[0].ndim)
             overflow, value, by = (

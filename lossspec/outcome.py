@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import numpy as np
 import torch
@@ -64,6 +64,8 @@ class Outcome:
     error: BaseException | None = None
     phase: Phase = "construct"
     written: tuple[torch.Tensor, torch.Tensor] | None = None
+    #: Whether the value has a wrong shape and so many elements that nothing but its shape is asked.
+    oversized: bool = False
     warnings: list[str] = field(default_factory=list)
     changed: list[Changed] = field(default_factory=list)
 
@@ -316,7 +318,8 @@ def perform(
                 outcome.phase = "call"
                 outcome.value = dense(call(given))
             outcome.phase = "backward"
-            if backward and differentiable(outcome.value):
+            outcome.oversized = oversized(outcome.value, case)
+            if backward and not outcome.oversized and differentiable(outcome.value):
                 with preserved(outcome.changed):
                     outcome.written = backward_from(outcome.value, case)
         except STOPS:
@@ -338,7 +341,7 @@ def perform(
     return outcome
 
 
-def unimplemented(error: BaseException | None) -> bool:
+def unimplemented(error: BaseException | None) -> TypeGuard[NotImplementedError]:
     """Whether an error says that an implementation lacks something, which is no deviation."""
     return isinstance(error, NotImplementedError)
 
@@ -366,6 +369,17 @@ def dense(value: Any) -> Any:
     else:
         return value
     return type(f"a {kind} tensor, without plain numbers", (), {})()
+
+
+#: A result of so many elements is looked at only where the contract gives it as many.
+MOST = 2**20
+
+
+def oversized(value: Any, case: Case) -> bool:
+    """Whether a result has another shape than the contract's and too many numbers to be read."""
+    if not isinstance(value, torch.Tensor) or value.shape == case.cotangent.shape:
+        return False
+    return value.numel() > max(MOST, case.cotangent.size)
 
 
 class _HandedOver(torch.autograd.Function):

@@ -20,6 +20,12 @@ BUSY, WAITS = 0.5, 2.0
 #: Arming the last resort starts a thread, so it is not done for every clause.
 OFTEN = 1.0
 
+#: A second Ctrl-C within so many seconds does not interrupt what the first one has begun.
+AGAIN = 2.0
+#: What the KeyboardInterrupt of a signal is raised with.
+_WORDS: dict[int, tuple[str, ...]] = {signal.SIGINT: (), signal.SIGTERM: ("SIGTERM",)}
+
+_asked: dict[str, Any] = {"told": None, "at": -AGAIN, "deaf": False}
 _armed: dict[str, Any] = {"file": None, "at": 0.0, "watched": False}
 
 
@@ -35,12 +41,15 @@ STOPS = (KeyboardInterrupt, Endless)
 def limited() -> Iterator[None]:
     """Raise Endless in what takes longer than LIMIT, unless another timer is running.
 
-    What hardly gets a processor, or sleeps, is given a second LIMIT.
+    What hardly gets a processor, or sleeps, is given a second LIMIT. A run that was told to end
+    does not get beyond it.
     """
+    stop_if_asked()
     if _armed["watched"]:
         _arm()
     if not hasattr(signal, "setitimer") or not _free():
         yield
+        stop_if_asked()
         return
 
     start, used = time.monotonic(), time.process_time()
@@ -59,6 +68,7 @@ def limited() -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        stop_if_asked()  # what was found may come of an interruption that was caught
 
 
 def _free() -> bool:
@@ -73,20 +83,60 @@ def ends_process() -> None:
 
 
 def ends_orderly() -> Callable[[], None]:
-    """From now on SIGTERM is taken for Ctrl-C: a run out of time reports too. What undoes that."""
-    main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        return lambda: None
+    """Take SIGINT and SIGTERM for a wish to end, and return what undoes that.
 
-    def interrupt(signum: int, frame: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # another one must not end the reporting
-        raise KeyboardInterrupt("SIGTERM")
+    The signal raises KeyboardInterrupt, so that a run reports what it has judged. A signal that
+    the process ignores, or that somebody else handles, is left alone.
+    """
+    _asked.update(told=None, at=-AGAIN, deaf=False)
+    if threading.current_thread() is not threading.main_thread():
+        return lambda: None
+    before = {
+        number: handler
+        for number, handler in (
+            (signal.SIGINT, signal.default_int_handler),
+            (signal.SIGTERM, signal.SIG_DFL),
+        )
+        if signal.getsignal(number) is handler
+    }
 
     def undo() -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        _asked.update(told=None, deaf=False)
+        for number, handler in before.items():
+            if signal.getsignal(number) is _interrupt:
+                signal.signal(number, handler)
 
-    signal.signal(signal.SIGTERM, interrupt)
+    for number in before:
+        signal.signal(number, _interrupt)
     return undo
+
+
+def _interrupt(signum: int, frame: object) -> None:
+    now = time.monotonic()
+    again = now - _asked["at"] < AGAIN
+    _asked["told"] = _asked["told"] or _WORDS[signum]
+    if not _asked["deaf"] and not again:
+        _asked["at"] = now
+        stop_if_asked()
+
+
+def stop_if_asked() -> None:
+    """Raise KeyboardInterrupt if the run was told to end.
+
+    An implementation that catches everything, or a destructor, loses the first one.
+    """
+    if _asked["told"] is not None and not _asked["deaf"]:
+        raise KeyboardInterrupt(*_asked["told"])
+
+
+def reports_now() -> None:
+    """From now on a signal to end is noted and interrupts nothing: the reports are written."""
+    _asked["deaf"] = True
+
+
+def told_to_end() -> bool:
+    """Whether the run was told to end, at any time."""
+    return _asked["told"] is not None
 
 
 @contextmanager

@@ -6,10 +6,11 @@ import re
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 
 from lossspec.clauses import Clause, clauses
 from lossspec.implementations import Implementation, Subject
-from lossspec.spec import Loss, Surface, UnknownName, catalogue
+from lossspec.spec import Loss, Surface, UnknownName, catalogue, names_of
 from lossspec.verdict import cell_id
 
 
@@ -92,7 +93,7 @@ class Plan:
             return known
         for name in self.losses:
             if not any(name in (loss.name, loss.module) for loss in known):
-                raise UnknownName("loss", name, [loss.name for loss in known])
+                raise UnknownName("loss", name, names_of(known))
         return [loss for loss in known if {loss.name, loss.module} & set(self.losses)]
 
     def _known(self) -> list[Loss]:
@@ -118,10 +119,15 @@ class Plan:
         self.chosen_losses()
         for given in self.clauses or ():
             name, slash, clause = given.rpartition("/")
+            if clause in clauses() and clauses()[clause].theme == name:
+                raise ValueError(
+                    f"unknown loss {name!r} in clause {given!r}: {name} is the theme of clause "
+                    f"{clause}; did you mean {clause}?"
+                )
             if slash and not any(name in (loss.name, loss.module) for loss in self._known()):
-                raise UnknownName("loss", name, [loss.name for loss in self._known()])
+                raise UnknownName("loss", name, names_of(self._known()))
             if clause not in clauses():
-                raise UnknownName("clause", given, list(clauses()))
+                raise UnknownName("clause", clause, list(clauses()))
         if not any(cell.applies for cell in replace(self, shard=None).cells()):
             losses = ", ".join(self.losses or ())
             if self.clauses:
@@ -132,9 +138,38 @@ class Plan:
                 why = f"{names} has no {losses or 'loss'}"
             raise EmptyPlan(f"nothing to judge: {why}")
 
+    def judgeable(self, implementation: Implementation | None = None) -> bool:
+        """Whether a clause can judge anything that is there, in any part of the run.
+
+        implementation : the one that is asked about, all of them when None.
+        """
+        return any(
+            cell.applies and cell.subject is not None and cell.clause.lacks is None
+            for cell in replace(self, shard=None).cells()
+            if implementation in (None, cell.implementation)
+        )
+
+    def absences(self, implementation: Implementation) -> str:
+        """Which of the losses an implementation lacks, and which it has; empty if it lacks none."""
+        losses = self.chosen_losses()
+        has = [loss.name for loss in self._known() if any(implementation.subjects(loss))]
+        lacks = [loss.name for loss in losses if loss.name not in has]
+        if not lacks:
+            return ""
+        text = f"{implementation.name} has no {_some(lacks)}"
+        if has:
+            text += f"; it has {_some(has)}"
+        near = [name for word in lacks for name in get_close_matches(word, has, 1)]
+        return text + (f"; nearest: {', '.join(dict.fromkeys(near))}" if near else "")
+
 
 class EmptyPlan(ValueError):
     """A selection in which no clause has anything to say: a run of it could only look green."""
+
+
+def _some(names: Sequence[str], most: int = 8) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def _campaign(implementation: Implementation, loss: Loss, surface: Surface, device: str) -> str:

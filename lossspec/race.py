@@ -15,6 +15,7 @@ from lossspec.implementations import Implementation, Subject, reference
 from lossspec.outcome import lacking
 from lossspec.plan import Planned
 from lossspec.run import Run
+from lossspec.safe_text import foreign_error
 from lossspec.stopwatch import (
     Clock,
     Contest,
@@ -169,7 +170,7 @@ class Race:
             except TooLarge as error:
                 facts["reason"] = str(error)
             except Exception as error:  # of the implementation: it belongs in its report
-                facts["reason"] = f"{type(error).__name__}: {error}"
+                facts["reason"] = foreign_error(error)
         return Timing(
             id=heat.id,
             loss=heat.entrant.subject.loss.name,
@@ -307,7 +308,7 @@ class Race:
                 top = weighed(subject, case, entrant.device)[0]
                 taken = clocked(subject, case, entrant.device, clock, times=5)
             except Exception as error:  # of the implementation, for which it is the end
-                reason = f"at {size}: {type(error).__name__}: {error}"
+                reason = f"at {size}: {foreign_error(error)}"
                 break
             done.append(size)
             bytes_.append(top)

@@ -14,7 +14,7 @@ import numpy as np
 from lossspec.budget import SLACK, precision
 from lossspec.cases import Case, dtype_name, ignored_rows
 from lossspec.oracle import axes_of, simplex
-from lossspec.spec import ClassIndex, Length, Loss, Role, written_out
+from lossspec.spec import AnySize, ClassIndex, Length, Loss, Role, written_out
 
 #: How often the predicate may be asked: a second or so for a small case.
 ATTEMPTS = 400
@@ -30,6 +30,8 @@ def reduced(
     while progress and left > 0:
         progress = False
         for candidate in _simpler(loss, case):
+            if not fits(loss, candidate):  # first, since `settle` may rely on the contract
+                continue
             simpler = _normalized(loss, candidate.settled(loss))
             if not _valid(loss, simpler) or _same(simpler, case):
                 continue
@@ -74,8 +76,28 @@ def _simpler(loss: Loss, case: Case) -> Iterator[Case]:
     yield from _plainer(loss, case)
 
 
+def fits(loss: Loss, case: Case) -> bool:
+    """Whether each axis has one size in all tensors, and one that the spec allows."""
+    form, shape = loss.form(case.form), case.shape
+    sizes: dict[str, int] = {"1": 1}
+    for name, array in case.tensors.items():
+        declared = (loss.options[name].shape or "") if name in loss.options else ""
+        axes = axes_of(loss, form, shape, name, array.ndim)
+        if len(axes) != array.ndim:
+            return False
+        for axis, size in zip(axes, array.shape, strict=True):
+            if declared.startswith("broadcasts") and size == 1:
+                continue
+            if sizes.setdefault(axis, size) != size:
+                return False
+    result = tuple(sizes.get(axis, 0) for axis in shape.result)
+    return case.cotangent.shape == result and loss.allows(form, sizes, case.parameters)
+
+
 def _valid(loss: Loss, case: Case) -> bool:
-    """Whether class indices, lengths and derived sizes still lie in their range."""
+    """Whether the call is one that the contract allows, its class indices and lengths as well."""
+    if not fits(loss, case):
+        return False
     form, sizes = loss.form(case.form), case.axis_sizes(loss)
     for name, role in form.tensors.items():
         array = case.tensors[name]
@@ -87,11 +109,7 @@ def _valid(loss: Loss, case: Case) -> bool:
                 return False
         elif isinstance(role, Length) and not (array <= sizes[role.of]).all():
             return False
-    return all(
-        sizes[axis] == rule(sizes, case.parameters)
-        for axis, rule in form.sizes.items()
-        if callable(rule)
-    )
+    return True
 
 
 def _sound(loss: Loss, case: Case) -> bool:
@@ -100,7 +118,7 @@ def _sound(loss: Loss, case: Case) -> bool:
     x = next(iter(case.tensors.values())).astype(np.float64)
     wild = np.isnan(x) | np.isposinf(x)
     for mask in ignored_rows(form, case.shape, case.tensors, case.parameters):
-        wild &= ~mask
+        wild = wild & ~mask
     return not wild.any()
 
 
@@ -151,8 +169,14 @@ def _without(case: Case, name: str) -> Case:
 
 def _shorter(loss: Loss, case: Case) -> Iterator[Case]:
     """Parts of the case along each axis that the contract names."""
+    rules = loss.form(case.form).sizes
     for axis, size in case.axis_sizes(loss).items():
-        if size > 1:
+        rule = rules.get(axis)
+        if rule is not None and not callable(rule) and not isinstance(rule, AnySize):
+            for allowed in sorted({n for n in rule if 0 < n < size}):
+                yield taken(loss, case, axis, slice(0, allowed))
+                yield _renumbered(loss, case, axis, size - allowed)
+        elif size > 1:
             yield taken(loss, case, axis, slice(0, 1))
             yield taken(loss, case, axis, slice(0, size // 2))
             yield _renumbered(loss, case, axis, size // 2)

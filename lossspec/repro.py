@@ -11,8 +11,9 @@ import torch
 
 from lossspec.cases import Case, dtype_name
 from lossspec.devices import accelerates
-from lossspec.implementations import Subject
+from lossspec.implementations import Subject, files
 from lossspec.outcome import argument, keywords, owned
+from lossspec.safe_text import block, docstring
 from lossspec.tensors import to_numpy
 from lossspec.transcript import written
 from lossspec.trial import Deviation
@@ -80,6 +81,11 @@ def dense(value):
     return not odd and getattr(value, "layout", torch.strided) is torch.strided
 
 
+def shown(value):
+    """What a terminal can print: no character that would steer it."""
+    return "".join(c if c.isprintable() or c == "\\n" else ascii(c)[1:-1] for c in str(value))
+
+
 def near(got, want, budget):
     """Whether a number is within its budget of the right one; nan and inf must be the same."""
     got = float(got.detach())
@@ -94,6 +100,22 @@ _FIND = """\
 try:
     import {module} as subject
 
+    subject = subject.{expression}
+except Exception as error:
+    print("the implementation cannot be imported:", repr(error))
+    sys.exit(2)
+"""
+
+_FIND_FILE = """\
+try:
+    from importlib.util import module_from_spec, spec_from_file_location
+    from pathlib import Path
+
+    file = Path({path!r}).expanduser().resolve()
+    sys.path.insert(0, str(file.parent))
+    spec = spec_from_file_location({module!r}, file)
+    subject = sys.modules[{module!r}] = module_from_spec(spec)
+    spec.loader.exec_module(subject)
     subject = subject.{expression}
 except Exception as error:
     print("the implementation cannot be imported:", repr(error))
@@ -117,7 +139,7 @@ def call():
     return {call}
 
 
-value = error = None
+value = error = upstream = None
 try:
     target = construct()
     value = call()
@@ -137,8 +159,8 @@ print({what!r})
 print("got   ", {got!r})
 print("want  ", {want!r})
 print("budget", {budget!r})
-print("value here:", value)
-print("error here:", repr(error))
+{cotangent}print("value here:", shown(value))
+print("error here:", shown(repr(error)))
 try:
     conforms = bool({check})
 except Exception as raised:  # there is nothing to compare
@@ -146,6 +168,8 @@ except Exception as raised:  # there is nothing to compare
 print("conforms" if conforms else "deviates")
 sys.exit(0 if conforms else 1)
 """
+
+_COTANGENT = 'print("cotangent (upstream gradient):", upstream)\n'
 
 _OWN = """\
     made = subject({arguments}){moved}
@@ -167,7 +191,6 @@ def script(subject: Subject, case: Case, deviation: Deviation, says: str, device
     """The text of the script, for a subject that an import finds."""
     case = deviation.case or case
     form = subject.loss.form(case.form)
-    module, _, expression = subject.found.partition(":")
     roles = subject.loss.roles(form)
     own = owned(subject, case)
     replaced = deviation.replaced
@@ -210,11 +233,12 @@ def script(subject: Subject, case: Case, deviation: Deviation, says: str, device
         construct = "    return subject"
     requires = [n for n in case.requires_grad if n not in replaced]
     shapes = {name: case.tensors[name].shape for name in own if name in requires}
-    title = "\n".join(f"    {line[:300]}" for line in written(subject, case, replaced).split("\n"))
+    text = written(subject, case, replaced, backward=deviation.backward)
+    title = "\n".join(f"    {line[:400]}" for line in docstring(text).split("\n"))
     return _HEAD.format(
-        says=says,
+        says=docstring(says),
         title=title,
-        find=_FIND.format(module=module, expression=expression),
+        find=_find(subject.found),
         device=device,
     ) + _BODY.format(
         inputs="\n".join(inputs),
@@ -225,12 +249,22 @@ def script(subject: Subject, case: Case, deviation: Deviation, says: str, device
             np.asarray(case.upstream(case.reduction)), case.upstream_layout(case.reduction)
         ),
         reshape=_RESHAPE.format(shapes=pprint.pformat(shapes)) if shapes else "",
-        what=deviation.what,
-        got=deviation.got,
-        want=deviation.want,
+        what=block(deviation.what),
+        got=deviation.got and block(deviation.got),
+        want=deviation.want and block(deviation.want),
         budget=deviation.budget,
+        cotangent=_COTANGENT if deviation.backward else "",
         check=deviation.check,
     )
+
+
+def _find(found: str) -> str:
+    """Return the code that imports a subject from where it was found."""
+    module, _, expression = found.rpartition(":")
+    if files.parts(module) is None:
+        return _FIND.format(module=module, expression=expression)
+    name = files.name_of(files.found(module))
+    return _FIND_FILE.format(path=module, module=name, expression=expression)
 
 
 def _code(value: Any) -> str:

@@ -7,9 +7,10 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -18,8 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from lossspec import deviations, patience, repro
-from lossspec.campaign import Campaign, Ledger, Profile, deviation_of
+from lossspec import deviations, patience, reasons, repro
+from lossspec.campaign import Campaign, Ledger, OnProgress, Profile, deviation_of
 from lossspec.cases import Case
 from lossspec.clauses import Clause
 from lossspec.deviations import Known
@@ -28,6 +29,8 @@ from lossspec.implementations import Subject, reference
 from lossspec.oracle import Solved
 from lossspec.outcome import lacking
 from lossspec.plan import Plan, Planned
+from lossspec.safe_text import block, one_line
+from lossspec.spec import SpecError
 from lossspec.transcript import written
 from lossspec.trial import Deviation, Trial
 from lossspec.verdict import Cell, Environment, Listed, Oracle, Verdict, own_version
@@ -44,6 +47,9 @@ class Run:
     require_all : whether a missing loss or parameter is a failure. known : entries of deviations
     files beyond the shipped ones, which `ship` turns off. options : what a repeated run needs too.
     places : a directory in which campaigns note where they are, for whoever takes them over.
+    on_progress : called by each campaign with its cases done, its cases in all and its deviations.
+    after_step : called by each campaign after every call and judgement. around : makes a context
+    for each campaign, of which it is given the name. spent : the seconds that all campaigns took.
     """
 
     profile: Profile
@@ -54,31 +60,53 @@ class Run:
     options: tuple[str, ...] = ()
     ship: bool = True
     places: Path | None = None
+    on_progress: OnProgress | None = None
+    after_step: Callable[[], None] = lambda: None
+    around: Callable[[str], AbstractContextManager[None]] = lambda _: nullcontext()
+    spent: float = 0.0
     _campaigns: dict[str, tuple[Campaign, dict[str, Ledger]]] = field(default_factory=dict)
+    #: By loss, what is wrong with its spec: no campaign of it is begun again.
+    _at_fault: dict[str, SpecError] = field(default_factory=dict)
 
     def judge(self, cell: Planned, beside: Iterable[Planned]) -> tuple[Cell, str]:
         """The record of one cell and the text of its script, running its campaign if need be.
 
-        beside : the cells of the same campaign that will be asked for too.
+        beside : the cells of the same campaign that will be asked for too. SpecError where the spec
+        cannot be judged by.
         """
         if cell.subject is None:
             verdict = Verdict.DEVIATES if self.require_all else Verdict.UNSUPPORTED
             name = cell.loss.module if cell.surface == "class" else cell.loss.name
-            reason = f"{cell.implementation.name} has no {name}"
+            reason = f"{one_line(cell.implementation.name)} has no {name}"
             for entry in self._listed(cell):
                 if entry.clause == cell.clause.name:
                     return blank(cell, Verdict.DEVIATES, _stale(entry, reason)), ""
             return blank(cell, verdict, reason), ""
         if cell.clause.lacks is not None:
             return blank(cell, Verdict.UNSUPPORTED, cell.clause.lacks), ""
+        if cell.loss.name in self._at_fault:
+            raise self._at_fault[cell.loss.name]
         if cell.campaign not in self._campaigns:
             # A campaign's cases are its memory: when its cells are done, nobody needs them again.
             self._campaigns.clear()
-            self._campaigns[cell.campaign] = self._run(
-                cell, [c.clause for c in beside if c.applies]
-            )
+            try:
+                ran = self._run(cell, [c.clause for c in beside if c.applies])
+            except SpecError as error:
+                self._at_fault[cell.loss.name] = error
+                raise
+            self._campaigns[cell.campaign] = ran
         campaign, ledgers = self._campaigns[cell.campaign]
         return self._record(cell, campaign, ledgers[cell.clause.name])
+
+    def has(self, campaign: str) -> bool:
+        """Whether the campaign was made, and not yet forgotten for another."""
+        return campaign in self._campaigns
+
+    def seconds(self, cell: Planned) -> float:
+        """Return what the clause of a cell took in its campaign, 0 if there was none."""
+        _, ledgers = self._campaigns.get(cell.campaign, (None, {}))
+        ledger = ledgers.get(cell.clause.name)
+        return 0.0 if ledger is None else ledger.seconds + ledger.share
 
     def _run(self, cell: Planned, clauses: Sequence[Clause]) -> tuple[Campaign, dict[str, Ledger]]:
         assert cell.subject is not None
@@ -92,8 +120,15 @@ class Run:
             self._listed(cell),
             None if cell.implementation.name in TORCH else reference(cell.loss, cell.surface),
             whereabouts=None if self.places is None else Whereabouts(self.places, cell.campaign),
+            on_progress=self.on_progress,
+            after_step=self.after_step,
         )
-        return campaign, campaign.run()
+        start = time.perf_counter()
+        try:
+            with self.around(cell.campaign):
+                return campaign, campaign.run()
+        finally:
+            self.spent += time.perf_counter() - start
 
     def _listed(self, cell: Planned) -> list[Known]:
         """The known deviations that are about the cell's loss, here."""
@@ -120,7 +155,7 @@ class Run:
 
     def _interrupted(self, subject: Subject, campaign: Campaign, ledger: Ledger) -> _Told | None:
         """A judgement that did not come to its end."""
-        if ledger.broken is not None:
+        if ledger.broken is not None and ledger.found is None:
             return _Told(Verdict.CRASH, f"lossspec itself failed in this clause: {ledger.broken}")
         if ledger.fatal:
             reason = "the process ended while this was judged"
@@ -161,7 +196,13 @@ class Run:
             case, deviation = ledger.found
             script = ""
             if deviation.check is not None and subject.found:
-                script = repro.script(subject, case, deviation, cell.clause.says, cell.device)
+                try:
+                    script = repro.script(subject, case, deviation, cell.clause.says, cell.device)
+                except (
+                    Exception
+                ) as error:  # of lossspec itself: the deviation is there all the same
+                    why = f"{type(error).__name__}: {error}"
+                    ledger.mishaps.append(f"no script could be written: {why}")
             fields = self._evidence(cell, subject, case, deviation)
             return _Told(Verdict.DEVIATES, deviation.what, fields, script)
         if ledger.known is not None:
@@ -179,11 +220,14 @@ class Run:
         self, cell: Planned, subject: Subject, campaign: Campaign, ledger: Ledger
     ) -> _Told:
         """Whether cases that have shown nothing are enough to say that it conforms."""
-        lacks = sorted({*campaign.unsupported, *campaign.refused})
+        _, ledgers = self._campaigns[cell.campaign]
+        lacks = reasons.lacking(subject, campaign)
+        fails = ledger.unsound and not ledger.sound and ledger.lacks is None
+        if not ledger.examples and fails and not (self.require_all and lacks):
+            return _Told(Verdict.INCONCLUSIVE, reasons.call_fails(ledgers))
         if not ledger.examples and (lacks or ledger.lacks):
             verdict = Verdict.DEVIATES if self.require_all else Verdict.UNSUPPORTED
-            reason = f"no case was left for it: {_lacks(subject, lacks)}"
-            return _Told(verdict, ledger.lacks or reason)
+            return _Told(verdict, ledger.lacks or reasons.no_case(lacks))
         if not ledger.examples:
             return _Told(Verdict.INCONCLUSIVE, "no case was about this clause")
         enough = cell.clause.chosen or cell.clause.enough or self.profile.informative
@@ -195,7 +239,7 @@ class Run:
             )
             return _Told(Verdict.INCONCLUSIVE, reason)
         if self.require_all and lacks:
-            return _Told(Verdict.DEVIATES, f"--require-all, and it lacks {', '.join(lacks)}")
+            return _Told(Verdict.DEVIATES, f"--require-all, and {'; '.join(lacks)}")
         return _Told(Verdict.CONFORMS, None)
 
     def _lacks(self, cell: Planned, entry: Known) -> str | None:
@@ -214,7 +258,7 @@ class Run:
         case = deviation.case or case
         return {
             "case": case.to_json(),
-            "call": written(subject, case, deviation.replaced),
+            "call": written(subject, case, deviation.replaced, backward=deviation.backward),
             "got": deviation.got,
             "want": deviation.want,
             "budget": deviation.budget,
@@ -278,6 +322,10 @@ def _figures(subject: Subject, campaign: Campaign, ledger: Ledger) -> dict[str, 
         extra["unsupported"] = sorted(campaign.unsupported)
     if campaign.refused:
         extra["unsupported_dtypes"] = campaign.refused
+    if ledger.mishaps:
+        extra["mishaps"] = ledger.mishaps
+    if campaign.unimplemented:
+        extra["not_implemented"] = sorted(campaign.unimplemented)
     if ledger.worst_case is not None:
         extra["worst_case"] = written(subject, ledger.worst_case)[:2000]
     return {
@@ -285,7 +333,7 @@ def _figures(subject: Subject, campaign: Campaign, ledger: Ledger) -> dict[str, 
         "examples": ledger.examples,
         "informative": ledger.informative,
         "worst": ledger.worst,
-        "seconds": round(ledger.seconds, 4),
+        "seconds": round(ledger.seconds + ledger.share, 4),
         "extra": extra,
     }
 
@@ -304,6 +352,7 @@ def blank(cell: Planned, verdict: Verdict, reason: str | None, **fields: Any) ->
             "verdict": verdict,
             "reason": reason,
             **_EMPTY,
+            **({} if cell.subject is not None else {"extra": {"absent": True}}),
             **fields,
         }
     )
@@ -378,18 +427,6 @@ def still_fails(entry: Known, cell: Planned) -> bool:
     return deviation_of(cell.clause, trial) is not None
 
 
-def _lacks(subject: Subject, lacks: Sequence[str]) -> str:
-    """What a subject does not take, and what it takes that may be the same misspelt."""
-    loss = subject.loss
-    known = {*loss.options, *loss.parameters, "reduction"}
-    known |= {name for form in loss.forms for name in form.tensors}
-    words = sorted({word.partition("=")[0] for word in lacks})
-    stray = sorted((subject.keywords or frozenset()) - known)
-    misspelt = [near for word in words for near in get_close_matches(word, stray, 1, 0.8)]
-    hint = f"; it takes {', '.join(misspelt)}, which the loss does not have" if misspelt else ""
-    return f"it takes no {', '.join(lacks)}{hint}"
-
-
 def _stale(entry: Known, why: str, cure: str = "remove it") -> str:
     return f"the deviation listed in {entry.file or 'the list'} matches nothing: {why}; {cure}"
 
@@ -398,18 +435,14 @@ def failure_text(record: Cell) -> str:
     """What a person needs to know of a deviation: sentence, call, numbers, command."""
     lines = [f"{record.loss}/{record.clause} on {record.device} ({record.surface}) deviates:"]
     lines += [f"  {record.says}", ""]
-    if record.reason:
-        lines.append(f"  what:    {record.reason}")
-    if record.call:
-        lines.append("  call:    " + record.call.replace("\n", "\n           "))
-    for name in ("got", "want", "budget"):
-        if (text := getattr(record, name)) is not None:
-            lines.append(f"  {name + ':':8s} {text}")
-    if record.repeat:
-        lines.append(f"  repeat:  {record.repeat}")
-    if record.script:
-        lines.append(f"  script:  {record.script}")
-    return "\n".join(lines)
+    fields = {"what": record.reason or None, "call": record.call or None}
+    fields |= {name: getattr(record, name) for name in ("got", "want", "budget")}
+    fields |= {"repeat": record.repeat or None, "script": record.script or None}
+    notes = [("note", str(mishap).strip()) for mishap in record.extra.get("mishaps", ())]
+    for name, text in (*fields.items(), *notes):
+        if text is not None:
+            lines.append(f"  {name + ':':8s} " + text.rstrip().replace("\n", "\n           "))
+    return block("\n".join(lines))
 
 
 class Surroundings:

@@ -6,7 +6,8 @@ import importlib
 import pkgutil
 import re
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from importlib.metadata import EntryPoint, entry_points
@@ -16,9 +17,41 @@ from typing import Any, Literal
 import numpy as np
 
 from lossspec.maths import Definition
+from lossspec.nearest import suggestion
+from lossspec.safe_text import foreign_error, one_line
 
 REAL_DTYPES = ("float32", "float64", "float16", "bfloat16")
 Surface = Literal["function", "class"]
+
+
+class SpecError(ValueError):
+    """A spec that no loss can be judged by; the message names the spec and what is wrong in it."""
+
+
+@contextmanager
+def blaming(
+    loss: str,
+    function: str,
+    tensors: Mapping[str, Any] | None = None,
+    sizes: Mapping[str, int] | None = None,
+) -> Iterator[None]:
+    """Raise SpecError in place of an exception that a function of a spec raises.
+
+    loss, function : the names of the spec and of its function, such as `settle`. tensors, sizes :
+    the arrays that the function was called with, or the sizes of axes.
+    """
+    try:
+        yield
+    except SpecError:
+        raise
+    except (Exception, SystemExit) as error:
+        given = [f"{name} of shape {list(np.shape(x))}" for name, x in (tensors or {}).items()]
+        given += [f"{axis} = {size}" for axis, size in (sizes or {}).items()]
+        called = f", called with {', '.join(given)}" if given else ""
+        said = repr(" ".join(str(error).split())[:300])
+        raise SpecError(
+            f"spec {loss!r}: {function} raised {type(error).__name__}{called}; it said {said}"
+        ) from error
 
 
 # === tensors ==============================================================================
@@ -359,6 +392,10 @@ def written_out(contract: str, spread: int) -> Shape:
 SizeRule = Callable[[Mapping[str, int], Mapping[str, Any]], int]
 
 
+class AnySize(tuple[int, ...]):
+    """Sizes worth drawing of an axis that may have any size."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Form:
     """One way to call a loss."""
@@ -378,12 +415,12 @@ class Form:
     #: Parameters that make it this form.
     fixed: Mapping[str, Any] = field(default_factory=dict)
     #: Makes freshly drawn tensors fit each other, where roles cannot say how: given a random
-    #: generator, it may change the tensors and parameters by name.
+    #: generator, it may change the tensors and parameters by name, but no tensor's dtype.
     settle: Callable[[np.random.Generator, dict[str, np.ndarray], dict[str, Any]], None] | None = (
         None
     )
-    #: For an axis that not every size suits: the ones worth drawing, or the one that follows from
-    #: the other sizes and the parameters.
+    #: For an axis that not every size suits: the only ones allowed, or the one that follows from
+    #: the other sizes and the parameters. `AnySize` lists the ones worth drawing of all sizes.
     sizes: Mapping[str, Sequence[int] | SizeRule] = field(default_factory=dict)
     #: The most classes worth drawing: more than a byte counts or, where that has fused kernels,
     #: than one of their blocks holds.
@@ -487,6 +524,10 @@ class Loss:
     #: What the class takes beyond parameters, from the sizes of the axes and the names of the
     #: tensors.
     constructor: Callable[[Mapping[str, int], Collection[str]], dict[str, Any]] | None = None
+    #: How many parts of the batch the parameters of a call have an implementation add up, one after
+    #: the other, from the sizes of the axes and the parameters; 1 when it is left out. The budget
+    #: of a sum allows for so many.
+    parts: SizeRule | None = None
     #: What to read from the class's result, by reduction, where it has none to choose.
     results: Mapping[str, str] = field(default_factory=dict)
     dtypes: tuple[str, ...] = REAL_DTYPES
@@ -505,7 +546,7 @@ class Loss:
 
     def __post_init__(self) -> None:
         for problem in _problems(self):
-            raise ValueError(f"spec {self.name!r}: {problem}")
+            raise SpecError(f"spec {self.name!r}: {problem}")
 
     @property
     def breadth(self) -> int:
@@ -531,6 +572,20 @@ class Loss:
     @cached_property
     def _forms(self) -> dict[str, Form]:
         return {form.name: form for form in self.forms}
+
+    def allows(self, form: Form, sizes: Mapping[str, int], parameters: Mapping[str, Any]) -> bool:
+        """Whether axes may have these sizes together."""
+        for axis, rule in form.sizes.items():
+            if axis not in sizes or isinstance(rule, AnySize):
+                continue
+            if callable(rule):
+                with blaming(self.name, f"sizes[{axis!r}]", sizes=sizes):
+                    allowed = sizes[axis] == rule(sizes, parameters)
+            else:
+                allowed = sizes[axis] in rule
+            if not allowed:
+                return False
+        return True
 
     def roles(self, form: Form) -> dict[str, Role]:
         """Every tensor of a call by name, the optional ones last."""
@@ -581,6 +636,8 @@ def _problems(loss: Loss) -> Iterator[str]:
     for form in loss.forms:
         yield from _problems_of_form(loss, form)
     yield from _unknown("dtypes", loss.dtypes, REAL_DTYPES)
+    if loss.parts is not None and not callable(loss.parts):
+        yield f"parts takes a function of the sizes and the parameters, got {loss.parts!r}"
     for example in loss.examples:
         yield from _unknown("form of an example", [example.form], forms)
         form = loss.form(example.form)
@@ -596,6 +653,9 @@ def _problems_of_form(loss: Loss, form: Form) -> Iterator[str]:
     shapes: Any = form.shapes
     if isinstance(shapes, str) or not shapes:
         yield f"shapes takes a tuple of lines, got {shapes!r}"
+    for axis, rule in form.sizes.items():
+        if not callable(rule):
+            yield from _problems_of_sizes(axis, rule)
     for shape in form.contracts:
         if len(shape.inputs) != len(form.tensors):
             names = ", ".join(form.tensors) or "none"
@@ -606,6 +666,14 @@ def _problems_of_form(loss: Loss, form: Form) -> Iterator[str]:
         function = getattr(form, part) or (loss.define if part == "define" else None)
         if function is not None:
             yield from _unknown(f"arguments of {part}", signature(function).parameters, known)
+
+
+def _problems_of_sizes(axis: str, rule: Any) -> Iterator[str]:
+    """What keeps a list of sizes from being one: a size is drawn from it."""
+    if isinstance(rule, str) or not isinstance(rule, Sequence) or not rule:
+        yield f"sizes of {axis!r} takes a tuple of sizes or a function, got {rule!r}"
+    elif any(not isinstance(size, int) or size < 0 for size in rule):
+        yield f"sizes of {axis!r} takes whole numbers of 0 or more, got {tuple(rule)!r}"
 
 
 def _unknown(place: str, given: Collection[str], known: Collection[str]) -> Iterator[str]:
@@ -620,10 +688,12 @@ ENTRY_POINTS = "lossspec.specs"
 
 
 class UnknownName(ValueError):
-    """A name that is not one of the known ones; the message lists those."""
+    """A name that is not one of the known ones; the message says which are like it."""
 
     def __init__(self, kind: str, given: str, known: Sequence[str]) -> None:
-        super().__init__(f"unknown {kind} {given!r}; known: {', '.join(known) or 'none'}")
+        every = {"loss": "losses", "clause": "clauses"}.get(kind.partition(" ")[0])
+        command = f"lossspec list {every}" if every else None
+        super().__init__(f"unknown {kind} {given!r}{suggestion(given, known, command)}")
 
 
 @cache
@@ -642,8 +712,10 @@ def catalogue() -> Mapping[str, Loss]:
         except (Exception, SystemExit) as error:  # what somebody else installed stops nobody
             by = f" of {entry.dist.name}" if entry.dist else ""
             warnings.warn(
-                f"left out the spec {entry.name!r}{by}, entry point {entry.value!r}: "
-                f"{type(error).__name__}: {error}",
+                one_line(
+                    f"left out the spec {entry.name!r}{by}, entry point {entry.value!r}: "
+                    f"{foreign_error(error)}"
+                ),
                 stacklevel=2,
             )
         else:
@@ -657,6 +729,9 @@ def _loaded(entry: EntryPoint, known: Collection[str]) -> Loss:
         raise TypeError(f"group {ENTRY_POINTS!r} must give a Loss, got {loss!r}")
     if loss.name in known:
         raise ValueError(f"another spec is named {loss.name!r}")
+    from lossspec.oracle import check_examples  # it imports this module
+
+    check_examples(loss)
     return loss
 
 
@@ -665,4 +740,9 @@ def find(name: str) -> Loss:
     for loss in catalogue().values():
         if name in (loss.name, loss.module):
             return loss
-    raise UnknownName("loss", name, list(catalogue()))
+    raise UnknownName("loss", name, names_of(catalogue().values()))
+
+
+def names_of(losses: Iterable[Loss]) -> list[str]:
+    """The names of losses, of functions and of classes."""
+    return [name for loss in losses for name in (loss.name, loss.module) if name is not None]

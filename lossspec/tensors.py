@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -59,11 +61,36 @@ def _laid_out(plain: torch.Tensor, layout: str) -> torch.Tensor:
 
 
 def to_extended(tensor: torch.Tensor) -> np.ndarray:
-    """Exactly the numbers of a tensor, in longdouble on the host."""
-    plain = tensor.detach().cpu()
+    """Exactly the numbers of a tensor, in longdouble on the host.
+
+    An axis along which one number is repeated stays so: an expanded tensor of a million million
+    elements takes the memory of the numbers that it has.
+    """
+    shape = tuple(tensor.shape)
+    plain = _distinct(tensor.detach()).cpu()
     if plain.dtype in (torch.bfloat16, torch.float16):
         plain = plain.float()
-    return np.asarray(plain.numpy(force=True)).astype(Extended)
+    numbers = np.asarray(plain.numpy(force=True)).astype(Extended)
+    return numbers if numbers.shape == shape else np.broadcast_to(numbers, shape)
+
+
+def _distinct(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor with one element along each axis that repeats it."""
+    if tensor.layout is not torch.strided or 0 not in tensor.stride():
+        return tensor
+    for axis, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
+        if stride == 0 and size > 1:
+            tensor = tensor.narrow(axis, 0, 1)
+    return tensor
+
+
+def first_numbers(tensor: torch.Tensor, count: int) -> list[Any]:
+    """The first numbers of a tensor of any size, in the order of its elements."""
+    part = tensor.detach()
+    for axis in range(part.ndim):  # what lies further along an axis comes later
+        part = part.narrow(axis, 0, min(part.shape[axis], count))
+    numbers: list[Any] = part.flatten()[:count].tolist()
+    return numbers
 
 
 def torch_dtype(name: str) -> torch.dtype:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,12 @@ import pytest
 
 from lossspec.conformance import Conformance
 from lossspec.implementations import Implementation
+from lossspec.options import given
+from lossspec.plugin import suite_of
 from lossspec.race import Entrant, Heat, Race, growing, heats, paired
 from lossspec.render.timing import page
+from lossspec.render.timing_table import table
+from lossspec.safe_text import escaped, one_line
 from lossspec.timing import MODES, Growth, Rules, Timing, TimingReport, beyond, limit
 from lossspec.verdict import Tested, replace_file
 
@@ -28,6 +32,7 @@ class Timed:
         self.cells: dict[str, list[Timing]] = {}
         self.growth: dict[str, list[Growth]] = {}
         self.load = os.getloadavg()
+        self.benchmarks: set[str] = set()
 
     @classmethod
     def of(cls, config: pytest.Config, conformance: Conformance) -> Timed:
@@ -45,10 +50,11 @@ class Timed:
         for switch in ("disable", "skip"):
             if getattr(option, f"benchmark_{switch}", False):
                 raise pytest.UsageError(f"the timing suite and --benchmark-{switch} do not mix")
-        if option.shard is not None:
+        own = given(option)
+        if own.shard is not None:
             raise pytest.UsageError("the timing suite has no parts: leave out --shard")
         try:
-            fail = None if option.timing_fail is None else limit(option.timing_fail)
+            fail = None if own.timing_fail is None else limit(own.timing_fail)
         except ValueError as error:
             raise pytest.UsageError(str(error)) from None
         made = cls(config, conformance, fail)
@@ -75,7 +81,7 @@ class Timed:
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """One item for each size and mode, and one for each axis that a loss grows along."""
-        if "timed" not in metafunc.fixturenames:
+        if suite_of(metafunc) != "timing":
             return
         if "heat" in metafunc.fixturenames:
             every = [heat for _, entrant in self.entrants() for heat in heats(entrant, MODES)]
@@ -95,6 +101,7 @@ class Timed:
         """Time one cell, put it into pytest-benchmark's table, and report it to pytest."""
         drive = paired(benchmark)
         benchmark.group = heat.entrant.subject.loss.name
+        self.benchmarks.add(benchmark.fullname)
         cell = self.race.run(heat, drive)
         self.cells.setdefault(heat.entrant.implementation.name, []).append(cell)
         benchmark.extra_info["verdict"] = cell.verdict
@@ -104,13 +111,12 @@ class Timed:
         for found in cell.comparisons:
             benchmark.extra_info[f"time / {found.baseline}"] = found.own.to_data()
         if cell.verdict == "not-timed":
-            pytest.skip(f"not-timed: {cell.reason}")
+            pytest.skip(one_line(f"not-timed: {cell.reason}"))
         slow = None if self.fail is None else beyond(cell, self.fail)
         if slow is not None:
-            deciding = slow.wall if slow.clock == "wall" else slow.own
             pytest.fail(
-                f"{cell.id}: {deciding.ratio:.2f} times torch's time (at least "
-                f"{deciding.low:.2f}), on the {slow.clock} clock; allowed: {self.fail}",
+                f"{cell.id}: {slow.deciding.ratio:.2f} times torch's time (at least "
+                f"{slow.deciding.low:.2f}), on the {slow.clock} clock; allowed: {self.fail}",
                 pytrace=False,
             )
 
@@ -119,7 +125,7 @@ class Timed:
         curves = self.race.grow(entrant, axis)
         self.growth.setdefault(entrant.implementation.name, []).extend(curves)
         if not curves[0].sizes:
-            pytest.skip(f"not-timed: {curves[0].reason}")
+            pytest.skip(one_line(f"not-timed: {curves[0].reason}"))
 
     def reports(self) -> list[TimingReport]:
         """One for each implementation that something was measured of."""
@@ -144,6 +150,7 @@ class Timed:
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Write the artifacts and their pages."""
+        self._hide_benchmarks()
         for report in self.reports():
             folder = self._folder(report)
             with self.conformance.writing(session, report.implementation.name):
@@ -155,40 +162,49 @@ class Timed:
         return Path(self.config.invocation_params.dir, folder)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """The counts, what is slower or suspicious, and where the page lies."""
+        """Print the times, the counts, and where the page lies."""
         for report in self.reports():
             terminalreporter.ensure_newline()
             name = report.implementation.name
-            terminalreporter.section(f"lossspec timing: {name}")
-            for line in summary(report.cells):
-                terminalreporter.write_line(line)
+            terminalreporter.section(f"lossspec timing: {one_line(name)}")
+            if report.cells:
+                for line in table(report.cells, report.rules.confidence, report.rules.band):
+                    terminalreporter.write_line(escaped(line))
+                terminalreporter.write_line("")
             page = self.conformance.folder(name) / "timing.html"
-            terminalreporter.write_line(f"{report.headline}.\n{page}")
+            terminalreporter.write_line(f"{report.headline}.\n{one_line(str(page))}")
+
+    def _hide_benchmarks(self) -> None:
+        """Take the cells out of pytest-benchmark's table, of 190 columns, unless it is asked for.
+
+        Other tests stay in it, and what it saves is complete.
+        """
+        benchmarks: Any = getattr(self.config, "_benchmarksession", None)
+        groups = getattr(benchmarks, "groups", None)
+        if groups is None or _asks_for_table(self.config):
+            return
+        others = [
+            (group, [found for found in members if found["fullname"] not in self.benchmarks])
+            for group, members in groups
+        ]
+        benchmarks.groups = [(group, members) for group, members in others if members]
 
 
-def summary(cells: Sequence[Timing]) -> list[str]:
-    """A line for each cell that asks for a look, and for each reason not to time some."""
-    lines = []
-    for cell in cells:
-        if cell.verdict == "suspicious":
-            lines.append(f"suspicious  {cell.id}: {cell.reason}")
-        elif cell.verdict in ("slower", "faster"):
-            found = cell.comparisons[0]
-            own = found.wall if found.clock == "wall" else found.own
-            numbers = f"{own.ratio:.2f} ({own.low:.2f} to {own.high:.2f})"
-            lines.append(f"{cell.verdict:11s} {cell.id}: {numbers} times torch's time")
-    untimed: dict[str, list[str]] = {}
-    for cell in cells:
-        if cell.verdict == "not-timed":
-            untimed.setdefault(_line(cell.reason or "no reason was given"), []).append(cell.id)
-    for reason, ids in untimed.items():
-        more = f" and {len(ids) - 1} more" if len(ids) > 1 else ""
-        lines.append(f"not-timed   {ids[0]}{more}: {reason}")
-    return lines
+#: The options of pytest-benchmark that are about its table.
+_TABLE = (
+    *("columns", "sort", "group-by", "name", "time-unit"),
+    *("histogram", "verbose", "compare", "cprofile"),
+)
 
 
-def _line(text: str) -> str:
-    return text.strip().partition("\n")[0][:300]
+def _asks_for_table(config: pytest.Config) -> bool:
+    """Whether an option on the command line or in the configuration is about the table."""
+    words = [
+        *map(str, config.invocation_params.args),
+        *config.getini("addopts"),
+        *shlex.split(os.environ.get("PYTEST_ADDOPTS", "")),
+    ]
+    return any(word.startswith(f"--benchmark-{option}") for word in words for option in _TABLE)
 
 
 def _tested(implementation: Implementation) -> Tested:

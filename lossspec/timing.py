@@ -69,6 +69,42 @@ def speed(measured: Interval, band: float = BAND) -> Speed:
     return "same" if 1 / band <= measured.low and measured.high <= band else "unclear"
 
 
+def said(measured: Interval, band: float = BAND) -> str:
+    """Return the verdict of an interval in words: how large a difference it leaves possible.
+
+    Where the verdict would be `unclear`, the interval still bounds the difference: from above where
+    1 lies in it, and from both sides where it does not.
+    """
+    verdict, furthest = speed(measured, band), _furthest(measured)
+    if furthest == math.inf:
+        return verdict
+    if verdict == "same":
+        return f"same (within {_upwards(furthest)})"
+    if verdict != "unclear":
+        return verdict
+    if measured.low <= 1 <= measured.high:
+        return f"no difference above {_upwards(furthest)}"
+    word = "slower" if measured.low > 1 else "faster"
+    if furthest >= 2:
+        return f"unclear: up to {_upwards(furthest)} {word}"
+    nearest = max(measured.low, 1 / measured.high)
+    low, high = math.floor(100 * (nearest - 1) + 1e-9), math.ceil(100 * (furthest - 1) - 1e-9)
+    return f"unclear: {low} to {high} % {word}"
+
+
+def _furthest(measured: Interval) -> float:
+    """Return the factor by which the times differ at most, whichever is the longer."""
+    return max(measured.high, 1 / measured.low if measured.low > 0 else math.inf)
+
+
+def _upwards(factor: float) -> str:
+    """Return a factor of 1 or more as a difference, rounded up: "5.1 %", "12 %", "2.1×"."""
+    per_cent = 100 * (factor - 1) - 1e-9  # what a division left over rounds nothing up
+    if per_cent < 10:
+        return f"{math.ceil(10 * per_cent) / 10:.1f} %"
+    return f"{math.ceil(per_cent)} %" if per_cent < 100 else f"{math.ceil(10 * factor) / 10:.1f}×"
+
+
 def rounds(seconds: float, budget: float) -> int:
     """How many rounds of some seconds a budget in seconds pays for: whole cycles, within bounds."""
     paid = int(budget / max(seconds, 1e-9))
@@ -143,6 +179,11 @@ class Comparison(_Record):
     own: Interval
     wall: Interval
     reason: str | None
+
+    @property
+    def deciding(self) -> Interval:
+        """The interval that the verdict rests on."""
+        return self.wall if self.clock == "wall" else self.own
 
 
 @dataclass(frozen=True)
@@ -241,10 +282,23 @@ class TimingReport(Artifact):
 
     @property
     def headline(self) -> str:
-        """Such as "12 cells against torch: 3 faster, 8 same, 1 not-timed"."""
-        told = ", ".join(f"{count} {word}" for word, count in self.counts.items() if count)
+        """Such as "9 cells against torch: 1 faster, 8 with no difference above 5.6 % to 12 %"."""
+        told = []
+        for word, count in self.counts.items():
+            bounds = self._bounds() if word == "unclear" else []
+            if count > len(bounds):
+                told.append(f"{count - len(bounds)} {word}")
+            if bounds:
+                ends = dict.fromkeys(map(_upwards, (min(bounds), max(bounds))))
+                told.append(f"{len(bounds)} with no difference above {' to '.join(ends)}")
         cells = f"{len(self.cells)} cell{'' if len(self.cells) == 1 else 's'}"
-        return f"{cells} against torch: {told or 'none'}"
+        return f"{cells} against torch: {', '.join(told) or 'none'}"
+
+    def _bounds(self) -> list[float]:
+        """Return how far the times of unclear cells differ at most, where 1 is in the interval."""
+        found = [c.comparisons[0].deciding for c in self.cells if c.verdict == "unclear"]
+        bounds = [_furthest(ratio) for ratio in found if ratio.low <= 1 <= ratio.high]
+        return [bound for bound in bounds if bound < math.inf]
 
 
 def timing_id(loss: str, size: str, mode: str, surface: str, device: str, dtype: str) -> str:
@@ -260,7 +314,8 @@ def compared(mine: Arm, baseline: Arm, own: Literal["cpu", "device", "wall"]) ->
 
     own : what the arms' own clock is. The wall decides where an arm's CPU time is far from it: more
     of it is work in parallel. A great difference between the two clocks is suspicious: work that
-    the own clock did not see.
+    the own clock did not see. Their intervals must tell it, since on a busy machine one arm may
+    wait longer by chance.
     """
     on_wall = _ratio(mine, baseline, "wall")
     on_own = _ratio(mine, baseline, own)
@@ -268,7 +323,7 @@ def compared(mine: Arm, baseline: Arm, own: Literal["cpu", "device", "wall"]) ->
     clock: Literal["cpu", "device", "wall"] = "wall" if parallel else own
     deciding = on_wall if parallel else on_own
     verdict, reason = speed(deciding), None
-    if not parallel and on_wall.ratio / on_own.ratio > DISAGREE:
+    if not parallel and on_wall.low > DISAGREE * on_own.high:
         verdict = "suspicious"
         reason = (
             f"{on_own.ratio:.2g} times the baseline on the {own} clock but {on_wall.ratio:.2g} "
@@ -325,7 +380,6 @@ def limit(text: str) -> float:
 def beyond(cell: Timing, ratio: float) -> Comparison | None:
     """The comparison with torch, where its whole interval lies above a ratio."""
     for found in cell.comparisons:
-        deciding = found.wall if found.clock == "wall" else found.own
-        if found.baseline == "torch" and deciding.low > ratio:
+        if found.baseline == "torch" and found.deciding.low > ratio:
             return found
     return None

@@ -67,6 +67,11 @@ def plain(loss: Loss) -> Case:
     return workload(loss, axes(loss, SIZE) | {batch_axis(loss): BATCH}, "float32", 0)
 
 
+def trainable(loss: Loss) -> bool:
+    """Whether the spec allows a batch of the size that a run takes."""
+    return plain(loss).axis_sizes(loss)[batch_axis(loss)] == BATCH
+
+
 def steps(subject: Subject, device: str) -> Iterator[Step]:
     """Train with one and the same object of the subject, and hand over every call of it.
 

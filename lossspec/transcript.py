@@ -11,6 +11,7 @@ import torch
 from lossspec.cases import Case, dtype_name, listed
 from lossspec.implementations import Subject
 from lossspec.outcome import argument, keywords, owned
+from lossspec.safe_text import foreign_error
 from lossspec.spec import Role
 from lossspec.tensors import to_numpy
 
@@ -18,11 +19,34 @@ from lossspec.tensors import to_numpy
 LISTED = 300
 
 
-def written(subject: Subject, case: Case, replaced: Mapping[str, Any] | None = None) -> str:
-    """The call as a person would type it."""
+def written(
+    subject: Subject,
+    case: Case,
+    replaced: Mapping[str, Any] | None = None,
+    *,
+    backward: bool = False,
+) -> str:
+    """The call as a person would type it; its shapes alone where that cannot be written.
+
+    backward : whether to write its backward too, with the cotangent (the upstream gradient).
+    """
+    try:
+        return _written(subject, case, replaced, backward)
+    except Exception as error:  # of lossspec itself: what the call shows must not be lost by it
+        shapes = ", ".join(f"{n}: {dtype_name(x)} {list(x.shape)}" for n, x in case.tensors.items())
+        why = foreign_error(error)
+        return f"# {subject.loss.name} of {shapes}; the call could not be written ({why})"
+
+
+def _written(
+    subject: Subject, case: Case, replaced: Mapping[str, Any] | None, backward: bool
+) -> str:
     form = subject.loss.form(case.form)
     roles, replaced = subject.loss.roles(form), replaced or {}
     given = {name: _passed(roles[name], array) for name, array in case.tensors.items()}
+    backward = backward and bool(set(case.requires_grad) - set(replaced))
+    for name in case.requires_grad if backward else ():
+        given[name] = f"{given[name].removesuffix(')')}, requires_grad=True)"
     passed = {name: repr(value) for name, value in keywords(subject, case, {}).items()}
     for name, value in replaced.items():
         (given if name in given else passed)[name] = _replaced(value)
@@ -44,9 +68,13 @@ def written(subject: Subject, case: Case, replaced: Mapping[str, Any] | None = N
             lines.append(f"state = loss.get_parameter({path!r})")
             lines.append(f"state.data = {name}.reshape(state.shape)")
         result = subject.loss.results.get(case.reduction)
-        lines.append(f"{made}({call}){f'.{result}' if result else ''}")
+        made = f"{made}({call}){f'.{result}' if result else ''}"
     else:
-        lines.append(f"{subject.loss.name}({', '.join([call, *extra])})")
+        made = f"{subject.loss.name}({', '.join([call, *extra])})"
+    lines.append(f"value = {made}" if backward else made)
+    if backward:
+        lines.append("# the cotangent (upstream gradient):")
+        lines.append(f"value.backward({_short(np.asarray(case.upstream(case.reduction)))})")
     for name, layout in case.layouts.items():
         if name not in replaced and not roles[name].scalar:
             lines.append(f"# {name} is stored {layout}")

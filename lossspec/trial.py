@@ -16,10 +16,10 @@ from lossspec.cases import Case, dtype_name
 from lossspec.devices import lacks
 from lossspec.implementations import Subject
 from lossspec.oracle import Expected, Solved
-from lossspec.outcome import Outcome, lacking, legible, perform, unimplemented
+from lossspec.outcome import MOST, Outcome, lacking, legible, perform, unimplemented
 from lossspec.patience import STOPS
 from lossspec.spec import ClassIndex, Form, Loss
-from lossspec.tensors import dtype_of, to_extended
+from lossspec.tensors import dtype_of, first_numbers, to_extended
 
 
 class Deviation(Exception):
@@ -61,6 +61,12 @@ class Deviation(Exception):
     def kind(self) -> str:
         """What broke, without the numbers: the same for a case and a simpler one."""
         return re.sub(r"\[.*?\]|-?\d+(\.\d+)?", "", self.what.partition(" at ")[0])
+
+    @property
+    def backward(self) -> bool:
+        """Whether a gradient is what deviates, so that the cotangent belongs to the call."""
+        told = re.search(r"gradient|backward|derivative", self.what) is not None
+        return told or "gradients[" in (self.check or "")
 
 
 class Unsupported(Exception):
@@ -153,8 +159,13 @@ class Trial:
 
     @property
     def worked(self) -> bool:
-        """Whether the case gave a tensor (clause `accepts` tells when it did not)."""
-        return self.outcome.returned and isinstance(self.outcome.value, torch.Tensor)
+        """Whether the case gave a tensor that can be read.
+
+        Clause `accepts` tells where there is none, clause `result-shape` where it is oversized.
+        """
+        outcome = self.outcome
+        given = outcome.returned and isinstance(outcome.value, torch.Tensor)
+        return given and not outcome.oversized
 
     @property
     def precise(self) -> bool:
@@ -173,6 +184,12 @@ class Trial:
     def outcome(self) -> Outcome:
         """The case itself, forward and backward."""
         return perform(self.subject, self.case, self.device)
+
+    def allows(self, case: Case) -> bool:
+        """Whether the spec allows the sizes of the axes of a case made from this one."""
+        return self.loss.allows(
+            self.loss.form(case.form), case.axis_sizes(self.loss), case.parameters
+        )
 
     def holds(self, dtype: str) -> bool:
         """Whether the device can hold another dtype than the case's."""
@@ -208,8 +225,13 @@ class Trial:
         return perform(self.subject, self.case, self.device, backward=False, replaced=replaced)
 
     def number(self, outcome: Outcome) -> np.ndarray | None:
-        """The value of a call in longdouble; None when there is none (clause `accepts` tells)."""
+        """The value of a call in longdouble; None when there is none that can be read.
+
+        Clause `accepts` tells where there is none, clause `result-shape` where it is oversized.
+        """
         if not outcome.returned or not isinstance(outcome.value, torch.Tensor):
+            return None
+        if outcome.oversized:
             return None
         return to_extended(outcome.value)
 
@@ -294,6 +316,8 @@ def failed(
 
 def _text(value: Any, digits: int = 9) -> str:
     """As a person reads it: a number with so many digits."""
+    if isinstance(value, torch.Tensor) and value.numel() > MOST:
+        return f"{first_numbers(value, 4)} ... of shape {list(value.shape)}"
     if isinstance(value, np.floating | float):
         return f"{float(value):.{digits}g}"
     return str(value)

@@ -9,7 +9,7 @@ from math import prod
 from typing import Any, TypeVar
 
 from lossspec.cases import Case, drawn
-from lossspec.spec import ClassIndex, Distribution, Form, Loss, Shape, written_out
+from lossspec.spec import AnySize, ClassIndex, Distribution, Form, Loss, Shape, written_out
 
 T = TypeVar("T")
 
@@ -128,7 +128,7 @@ class _Plain:
         elif what == "spread":
             first = next((spread for spread in options if spread), first)
         elif subject == "size":
-            first = self.sizes.get(name, first)
+            first = self._size(name, options)
         elif subject == "style":
             first = next((style for style in options if style in _ORDINARY), first)
         elif what == "reduction":
@@ -137,6 +137,14 @@ class _Plain:
             first = True
         chosen: T = first
         return chosen
+
+    def _size(self, axis: str, options: Sequence[Any]) -> Any:
+        """The size asked for or, where the spec allows only some, the nearest of those."""
+        wanted = self.sizes.get(axis, options[0])
+        rule = _form(self.loss).sizes.get(axis)
+        if rule is None or callable(rule) or isinstance(rule, AnySize):
+            return wanted
+        return min(rule, key=lambda size: abs(size - wanted))
 
     def seed(self) -> int:
         """The same for a loss and a seed, on every machine."""

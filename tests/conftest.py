@@ -91,3 +91,15 @@ def workplace(tmp_path, monkeypatch, capfd) -> Workplace:
 def outpost(tmp_path_factory) -> Workplace:
     """For runs in processes of their own, which the tests of a module share."""
     return Workplace(tmp_path_factory.mktemp("outpost"))
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty current directory whose modules are forgotten afterwards."""
+    monkeypatch.chdir(tmp_path)
+    before, path = set(sys.modules), list(sys.path)
+    yield tmp_path
+    sys.path[:] = path
+    for name in set(sys.modules) - before:
+        if (getattr(sys.modules[name], "__file__", None) or "").startswith(str(tmp_path)):
+            del sys.modules[name]

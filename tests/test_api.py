@@ -1,14 +1,19 @@
 """The suite from Python: check, parametrize, and an import that costs nothing."""
 
 import dataclasses
+import io
+import itertools
+import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.nn import functional as F
 
 import lossspec
+from lossspec import api
 from lossspec.devices import DeviceError
 from lossspec.spec import UnknownName, find
 
@@ -66,6 +71,7 @@ def test_a_loss_may_be_ones_own():
         module=None,
         define=define,
         options={},
+        examples=(),
         forms=(dataclasses.replace(find("mse_loss").forms[0], divisor=None),),
     )
 
@@ -93,10 +99,15 @@ def test_dtypes_and_seed_are_as_asked_for():
 @pytest.mark.parametrize(
     ("arguments", "more", "kind", "message"),
     [
-        (("l2_loss", halved), {}, UnknownName, "unknown loss 'l2_loss'; known: "),
+        (("l2_loss", halved), {}, UnknownName, "unknown loss 'l2_loss'; did you mean l1_loss, "),
         (("l1_loss", 3), {}, TypeError, "target is a function or a class, got 3"),
         (("l1_loss", halved), {"profile": "fast"}, UnknownName, "unknown profile 'fast'; known: q"),
-        (("l1_loss", halved), {"clauses": ["nice"]}, UnknownName, "unknown clause 'nice'; known"),
+        (
+            ("l1_loss", halved),
+            {"clauses": ["nice"]},
+            UnknownName,
+            "unknown clause 'nice'; the nearest of ",
+        ),
         (("l1_loss", halved), {"dtypes": ["int8"]}, UnknownName, "unknown dtype 'int8'; known: "),
         (("l1_loss", halved), {"device": "zpu"}, DeviceError, "device zpu: not a torch device"),
         (("l1_loss", halved), {"seed": -1}, ValueError, "seed takes a whole number of 0 or more"),
@@ -106,7 +117,12 @@ def test_dtypes_and_seed_are_as_asked_for():
             ValueError,
             "seed takes a whole number of 0 or more",
         ),
-        (("l1_loss", halved), {"clauses": "nice"}, UnknownName, "unknown clause 'nice'; known: "),
+        (
+            ("l1_loss", halved),
+            {"clauses": "nice"},
+            UnknownName,
+            "unknown clause 'nice'; the nearest of ",
+        ),
         (
             ("l1_loss", halved),
             {"clauses": ["ignored-gradient"]},
@@ -194,3 +210,157 @@ def test_an_import_and_a_report_cost_no_torch():
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert done.stdout == "False\n"
+
+
+class Scaled(torch.nn.Module):
+    """A right loss in a class with an option."""
+
+    def __init__(self, reduction="mean"):
+        super().__init__()
+        self.reduction = reduction
+
+    def forward(self, input, target):
+        return F.mse_loss(input, target, reduction=self.reduction)
+
+
+def test_an_instance_is_judged_as_it_was_constructed():
+    cells = lossspec.check("mse_loss", Scaled(), profile="quick", clauses=FEW)
+    assert {(cell.surface, str(cell.verdict)) for cell in cells} == {("function", "conforms")}
+
+
+PLAIN = [loss for loss in lossspec.catalogue().values() if loss.constructor is None]
+
+
+@pytest.mark.parametrize("loss", PLAIN, ids=lambda loss: loss.name)
+def test_every_class_of_torch_constructed_plainly_is_judged(loss):
+    instance = getattr(torch.nn, loss.module)()
+    (cell,) = lossspec.check(loss, instance, profile="quick", clauses=["accepts"])
+    assert cell.verdict == "conforms"
+
+
+@pytest.mark.parametrize(
+    ("loss", "instance", "option"),
+    [
+        (
+            "mse_loss",
+            Scaled("sum"),
+            "Scaled with reduction='sum', which no call can change; t",
+        ),
+        ("huber_loss", torch.nn.HuberLoss(delta=2.0), "HuberLoss with delta=2.0, which no call"),
+        ("nll_loss", torch.nn.NLLLoss(torch.ones(3)), "NLLLoss with weight=tensor([1., 1., 1.]), "),
+        (
+            "triplet_margin_with_distance_loss",
+            torch.nn.TripletMarginWithDistanceLoss(
+                distance_function=torch.nn.PairwiseDistance(p=1.0)
+            ),
+            "TripletMarginWithDistanceLoss with distance_function=PairwiseDistance()",
+        ),
+        (
+            "adaptive_log_softmax_with_loss",
+            torch.nn.AdaptiveLogSoftmaxWithLoss(4, 6, [2]),
+            "AdaptiveLogSoftmaxWithLoss, whose tensors are its own; pass the class Adapt",
+        ),
+    ],
+)
+def test_an_instance_with_options_is_not_accused_but_refused(loss, instance, option):
+    with pytest.raises(TypeError) as caught:
+        lossspec.check(loss, instance, profile="quick")
+    assert str(caught.value).startswith(f"got an instance of {option}")
+    assert str(caught.value).partition("; pass the class ")[2]
+
+
+def test_a_name_is_no_target():
+    with pytest.raises(TypeError, match=r"got the name 'mylib'; lossspec\.parametrize and"):
+        lossspec.check("mse_loss", "mylib")
+
+
+class Terminal(io.StringIO):
+    """A stream that a person reads."""
+
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def attended(monkeypatch):
+    """A session with somebody at a keyboard, and no wait between two updates."""
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setattr(api._ProgressLine, "WAIT", 0.0)
+    return monkeypatch
+
+
+def shown(monkeypatch, stream) -> str:
+    """What a short check writes on standard error."""
+    monkeypatch.setattr(sys, "stderr", stream)
+    lossspec.check("mse_loss", halved, profile="quick", clauses=["value"])
+    return stream.getvalue()
+
+
+def test_a_terminal_is_told_how_far_a_check_is(attended):
+    attended.setattr(api.time, "monotonic", itertools.count().__next__)
+    text = shown(attended, Terminal())
+    first, *updates, last, blank, end = text.split("\r")
+    assert (first, end) == ("", "")
+    assert re.fullmatch(r"mse_loss: 0 of \d+ cases, 1 s", updates[0])
+    assert any(re.match(r"mse_loss: 1 of \d+ cases, 1 deviation, \d+ s", line) for line in updates)
+    assert re.match(r"mse_loss: (\d+) of \1 cases, 1 deviation, \d+ s", last)
+    assert (blank.strip(), len(blank) >= len(last.rstrip())) == ("", True)
+
+
+def test_a_notebook_is_told_how_far_a_check_is(attended):
+    notebook = SimpleNamespace(get_ipython=lambda: "a shell")
+    attended.setitem(sys.modules, "IPython", notebook)
+    assert "\rmse_loss: " in shown(attended, io.StringIO())
+    notebook.get_ipython = lambda: None
+    assert shown(attended, io.StringIO()) == ""
+
+
+def test_nobody_is_told_anything_where_nobody_reads(attended):
+    attended.setenv("CI", "true")
+    assert shown(attended, Terminal()) == ""
+    attended.delenv("CI")
+    assert shown(attended, io.StringIO()) == ""
+
+
+def test_a_terminal_that_has_gone_stops_no_check(attended):
+    stream = Terminal()
+    stream.close()
+    attended.setattr(sys, "stderr", SimpleNamespace(isatty=lambda: True, write=stream.write))
+    (cell,) = lossspec.check("mse_loss", halved, profile="quick", clauses=["value"])
+    assert cell.verdict == "deviates"
+
+
+def test_the_line_is_removed_when_a_check_is_interrupted(attended):
+    def interrupted(input, target):
+        raise KeyboardInterrupt
+
+    stream = Terminal()
+    attended.setattr(sys, "stderr", stream)
+    with pytest.raises(KeyboardInterrupt):
+        lossspec.check("mse_loss", interrupted, profile="quick", clauses=["value"])
+    assert stream.getvalue().endswith("\r")
+    assert stream.getvalue().rstrip("\r ").endswith("s")
+
+
+def test_torchs_own_dtypes_and_devices_are_names_too():
+    words = {"profile": "quick", "clauses": ["value"], "device": torch.device("cpu")}
+    for dtypes in (torch.float64, [torch.float64], "float64"):
+        (cell,) = lossspec.check("l1_loss", F.l1_loss, dtypes=dtypes, **words)
+        assert (cell.dtypes, cell.device) == (("float64",), "cpu")
+    with pytest.raises(UnknownName, match="unknown dtype 'int8'"):
+        lossspec.check("l1_loss", F.l1_loss, dtypes=[torch.int8])
+
+
+@pytest.mark.parametrize(
+    ("loss", "target", "message"),
+    [
+        (halved, "mse_loss", "loss comes first and is a name or a lossspec.Loss, got <function ha"),
+        ("mse_loss", F, ">; pass torch.nn.functional.mse_loss"),
+        ("mse_loss", torch.nn, ">; pass torch.nn.MSELoss"),
+        ("mse_loss", torch.ones(()), "target is a function or a class, got tensor(1.)"),
+    ],
+)
+def test_arguments_of_the_wrong_kind_are_told_apart(loss, target, message):
+    with pytest.raises(TypeError) as caught:
+        lossspec.check(loss, target)
+    assert message in str(caught.value)

@@ -8,12 +8,17 @@ import torch
 from torch.nn import functional as F
 
 import lossspec
-from lossspec.budget import Bounded
+from lossspec.budget import SLACK, Bounded, precision, roundings
+from lossspec.campaign import deviation_of
+from lossspec.clauses import clauses
+from lossspec.implementations import Subject
 from lossspec.implementations.oracle import bind
 from lossspec.maths import ROUNDING_MEMBERS, SIDES, Ensemble, ensemble, matvec, rounded
-from lossspec.oracle import solve
-from lossspec.spec import find
+from lossspec.oracle import Solved, solve
+from lossspec.spec import catalogue, find
+from lossspec.specs.linear_cross_entropy import AUTO, BY_TWO
 from lossspec.tensors import to_extended
+from lossspec.trial import Trial
 
 
 def known(exact, free_axis=None):
@@ -159,3 +164,164 @@ def test_where_kinks_meet_whose_sides_are_not_all_tried_no_gradient_is_asked(kin
     sides = set(zip(*tried, strict=True))
     assert (len(sides) == 2 ** len(kinks)) == listed
     assert members.crowded(()) != listed
+
+
+# === sums that the call's own options take in parts =========================================
+
+LINEAR = find("linear_cross_entropy")
+
+
+def layered(rows, options, dtype="float64", reduction="sum"):
+    """The right answer of a call whose rows all have the same loss, log 2."""
+    tensors = {
+        "input": torch.ones(rows, 1, dtype=getattr(torch, dtype)),
+        "linear_weight": torch.zeros(2, 1, dtype=getattr(torch, dtype)),
+        "target": torch.zeros(rows, dtype=torch.int64),
+    }
+    parameters = {"ignore_index": -100, "label_smoothing": 0.0, "options": options}
+    return solve(LINEAR, bind(LINEAR, tensors, parameters, reduction))
+
+
+def serial(numbers, dtype):
+    """The sum of some numbers, one after the other in their dtype."""
+    total = np.zeros(numbers.shape[1:], dtype)
+    for number in numbers.astype(dtype):
+        total = (total + number).astype(dtype)
+    return total.astype(np.longdouble)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_a_serial_sum_of_the_parts_is_within_the_budget(dtype, reduction):
+    rows = 2048
+    share = np.log(np.longdouble(2)) * 2 / (rows if reduction == "mean" else 1)
+    got = serial(np.full(rows // 2, share), dtype)
+    for options, within in ((BY_TWO, True), (None, False)):
+        want = layered(rows, options, dtype, reduction).value(reduction)
+        assert bool(want.error(got).max() <= 1) is within, options
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_a_serial_gradient_of_the_parts_is_within_the_budget(dtype):
+    rows, upstream = 4096, np.asarray(0.1, dtype)
+    got = serial(np.full((rows // 2, 2, 1), [[-1.0], [1.0]]) * upstream, dtype)
+    for options, within in ((BY_TWO, True), (None, False)):
+        expected = layered(rows, options, dtype)
+        want = expected.gradient("linear_weight", "sum", upstream)
+        assert bool(want.error(got).max() <= 1) is within, options
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_a_defect_of_three_budgets_of_many_parts_is_found_in_few(reduction):
+    many = layered(2048, BY_TWO, "float64", reduction).value(reduction)
+    relative = 3 * float(many.budget / many.exact)
+    assert relative < 1e-12
+    for rows, options in ((2, BY_TWO), (67, BY_TWO), (2048, None), (2048, AUTO)):
+        few = layered(rows, options, "float64", reduction).value(reduction)
+        assert few.error(few.exact * (1 + relative)).max() > 1, (rows, options)
+
+
+def test_the_wider_budget_is_only_where_the_options_make_parts():
+    plain, by_two = (layered(2048, options) for options in (None, BY_TWO))
+    assert (plain.parts, by_two.parts) == (1, 1024)
+    assert (plain.value("none").budget == by_two.value("none").budget).all()
+    size = np.log(np.longdouble(2)) * 2048
+    wider = by_two.value("sum").budget - plain.value("sum").budget
+    assert float(wider / size) == pytest.approx(1023 * precision("float64").unit)
+    # The gradient of a tensor with a row for each sample adds up nothing.
+    upstream = np.ones(())
+    mine, other = (x.gradient("input", "sum", upstream).budget for x in (plain, by_two))
+    assert (mine == other).all()
+    for rows in (1, 2):
+        plain, by_two = (layered(rows, options).value("sum") for options in (None, BY_TWO))
+        assert plain.budget == by_two.budget
+    assert [name for name, loss in catalogue().items() if loss.parts] == ["linear_cross_entropy"]
+
+
+def test_a_sum_in_parts_counts_a_rounding_for_each_part_behind_the_first():
+    assert roundings(1024) == 10
+    assert roundings(1024, 1) == 10
+    assert roundings(1024, 9) == 10 + 8 / SLACK
+    assert roundings(4, 1000) == 2 + 3 / SLACK
+    assert roundings(0) == roundings(0, 5) == 0
+
+
+@pytest.mark.parametrize("options", [AUTO, BY_TWO])
+def test_a_spec_allows_for_as_many_parts_as_torch_makes(options):
+    made = eval(options, {"torch": torch})
+    sizes = (1, 2, 3, 5, 67, 131, 4099)
+    for rows, features, classes in product(sizes, (1, 2, 3, 7, 131), (1, 2, 3, 7, 131)):
+        adjusted = made._adjust(rows, features, classes, torch.float64, torch.device("cpu"))
+        chunks = -(-rows // adjusted.batch_chunk_size)
+        size = {"N": rows, "H": features, "C": classes}
+        assert chunks <= LINEAR.parts(size, {"options": options}), size
+
+
+def by_turns(
+    input,
+    linear_weight,
+    target,
+    linear_bias=None,
+    weight=None,
+    reduction="mean",
+    ignore_index=-100,
+    label_smoothing=0.0,
+    options=None,
+):
+    """A right loss that adds the chunks of a batch up one after the other."""
+
+    def of(x, y):
+        return F.linear_cross_entropy(
+            x,
+            linear_weight,
+            y,
+            linear_bias=linear_bias,
+            weight=weight,
+            reduction=reduction,
+            ignore_index=None if y.is_floating_point() else ignore_index,
+            label_smoothing=label_smoothing,
+        )
+
+    rows = getattr(options, "batch_chunk_size", None)
+    if rows is None or input.ndim == 1 or reduction != "sum" or linear_weight.ndim > 2:
+        return of(input, target)
+    total = input.new_zeros(())
+    for x, y in zip(input.split(rows), target.split(rows), strict=True):
+        total = total + of(x, y)
+    return total
+
+
+def test_a_right_loss_that_adds_its_parts_up_in_turn_is_spared_and_a_wrong_one_is_not():
+    def wrong(*tensors, options=None, **more):
+        return by_turns(*tensors, options=options, **more) * (1 + 4e-13 * (options is not None))
+
+    def verdicts(loss, *names):
+        cells = lossspec.check(LINEAR, loss, clauses=names, profile="quick", dtypes=["float64"])
+        return {str(cell.verdict) for cell in cells}
+
+    assert verdicts(by_turns, "value", "sum-of-none") == {"conforms"}
+    assert verdicts(wrong, "value") == {"deviates"}
+
+
+def test_two_calls_that_add_up_different_numbers_of_parts_have_each_their_own_budget():
+    rows = 4096
+    target = torch.full((rows,), -100)
+    target[:2] = 0  # all other rows are ignored: without them, a single part is left
+    tensors = {
+        "input": torch.ones(rows, 1, dtype=torch.float64),
+        "linear_weight": torch.zeros(2, 1, dtype=torch.float64),
+        "target": target,
+    }
+    parameters = {"ignore_index": -100, "label_smoothing": 0.0, "options": BY_TWO}
+    case = bind(LINEAR, tensors, parameters, "sum").with_(cotangent=np.ones(rows))
+    allowed = solve(LINEAR, case).value("sum")
+    relative = 1.5 * float(allowed.budget / allowed.exact)
+    for error, what in ((0.0, None), (relative, "'sum' without the ignored rows")):
+
+        def loss(input, linear_weight, target, error=error, **given):
+            scale = 1 + error * (len(input) == 2)
+            return by_turns(input, linear_weight, target, **given) * scale
+
+        trial = Trial(Subject("mine", LINEAR, "function", loss), Solved(LINEAR, case))
+        found = deviation_of(clauses()["ignored-is-deleted"], trial)
+        assert (found and found.what) == what

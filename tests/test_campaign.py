@@ -139,10 +139,13 @@ def test_a_clause_is_added_by_one_function(workplace, tmp_path_factory, monkeypa
 @pytest.mark.parametrize(
     ("spec", "why"),
     [
-        ("raise SystemExit('no licence')", "SystemExit: no licence"),
-        ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
-        ("spec = 7", "TypeError: group 'lossspec.specs' must give a Loss, got 7"),
-        ("from lossspec.specs.l1_loss import spec", "ValueError: another spec is named 'l1_loss'"),
+        ("raise SystemExit('no licence')", "SystemExit: “no licence”"),
+        ("import no_such_module", "ModuleNotFoundError: “No module named 'no_such_module'”"),
+        ("spec = 7", "TypeError: “group 'lossspec.specs' must give a Loss, got 7”"),
+        (
+            "from lossspec.specs.l1_loss import spec",
+            "ValueError: “another spec is named 'l1_loss'”",
+        ),
     ],
 )
 def test_a_spec_that_cannot_be_had_is_named_and_left_out(
@@ -247,8 +250,8 @@ def test_a_dtype_that_never_works_is_one_that_it_does_not_have():
     campaign, found = ledgers(narrow)
     assert found["accepts"].found is None
     assert campaign.refused == {
-        "bfloat16": "TypeError: float32 or float64",
-        "float16": "TypeError: float32 or float64",
+        "bfloat16": "TypeError: “float32 or float64”",
+        "float16": "TypeError: “float32 or float64”",
     }
 
 
@@ -584,7 +587,9 @@ def test_what_is_not_implemented_is_unsupported():
         return F.l1_loss(input, target, reduction=reduction)
 
     campaign, found = ledgers(partial)
-    assert campaign.unsupported == {"weight"}
+    assert set(campaign.unimplemented) == {"NotImplementedError: “weight”"}
+    (features,) = campaign.unimplemented.values()
+    assert features - campaign.worked == {("argument", "weight")}
     assert (found["accepts"].found, found["value"].found) == (None, None)
 
 
@@ -667,7 +672,10 @@ def test_a_dtype_in_which_nothing_is_implemented_is_one_that_it_lacks():
         return F.l1_loss(input, target, weight=weight, reduction=reduction)
 
     campaign, found = ledgers(partial)
-    assert (campaign.unsupported, campaign.refused) == (set(), {"float16": "not for Half"})
+    assert (campaign.unsupported, campaign.refused) == (
+        set(),
+        {"float16": "NotImplementedError: “not for Half”"},
+    )
     assert (found["accepts"].found, found["value"].found) == (None, None)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lossspec.campaign import PROFILES, Profile, _batch, stream
-from lossspec.cases import LAYOUTS, Case, features
+from lossspec.cases import LAYOUTS, Case, CaseError, features
 from lossspec.oracle import _arguments, _pose, axes_of, solve
 from lossspec.reduce import reduced
 from lossspec.spec import REAL_DTYPES, catalogue, find
@@ -96,6 +96,53 @@ def test_every_shape_comes_back_from_json(shape):
     case = l1_case(np.zeros(shape, np.float32), layouts={"target": "sliced"})
     again = Case.from_json(json.loads(json.dumps(case.to_json())))
     assert as_bits(again) == as_bits(case)
+
+
+def nested(levels):
+    data = 1.0
+    for _ in range(levels):
+        data = [data]
+    return data
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ([], "got [], want an object"),
+        ({"spread": None}, "spread: got None, which is of another kind"),
+        ({"spread": 10**9}, "spread: got 1000000000, want 0 to 8"),
+        ({"dtype": "object"}, "dtype: got 'object', want one of float32, float64, "),
+        ({"cotangent": nested(900)}, "tensor cotangent: its data are not the numbers of a float32"),
+        ({"cotangent": [1.0]}, "tensor cotangent: its data are not the numbers of a float32 tenso"),
+        ({"cotangent": ["x", "y"]}, "tensor cotangent: its data are not the numbers of a float32"),
+        ({"parameters": {"p": {"x": 1}}}, "parameter p: got {'x': 1}, want plain data"),
+        ({"data": nested(900)}, "tensor input: its data are not the numbers of a float32 tensor "),
+        ({"data": [1.0, None]}, "tensor input: its data are not the numbers of a float32 tensor "),
+        ({"shape": [10**9]}, "tensor input: got shape [1000000000], want at most 8 axes and 4,194"),
+        ({"shape": [10**9, 0], "data": []}, "tensor input: got shape [1000000000, 0], want at mos"),
+        ({"shape": [-1]}, "tensor input: got shape [-1], want at most 8 axes"),
+        ({"shape": [True, 2]}, "tensor input: got shape [True, 2], want at most 8 axes"),
+        ({"shape": [1] * 9}, "tensor input: got shape [1, 1, 1, 1, 1, 1, ...], want at most 8 axe"),
+        ({"shape": [1, 2]}, "tensor input: got 2 axes, want (d1)"),
+        ({"dtype of input": "S99999999999"}, "tensor input: got dtype 'S99999999999'"),
+        ({"layout": "tiled"}, "tensor input: got layout 'tiled'"),
+    ],
+)
+def test_stored_data_that_are_no_case_are_one_error(changes, message):
+    data = l1_case(np.ones(2, np.float32)).to_json()
+    if changes == []:
+        data = []
+    for key, value in dict(changes).items():
+        if key in ("data", "shape", "layout"):
+            data["tensors"]["input"][key] = value
+        elif key == "dtype of input":
+            data["tensors"]["input"]["dtype"] = value
+        else:
+            data[key] = value
+    with pytest.raises(CaseError) as caught:
+        Case.from_json(data)
+    assert str(caught.value).startswith(message)
+    assert len(str(caught.value)) < 300
 
 
 # === from a seed ===========================================================================

@@ -36,7 +36,7 @@ def test_run_gives_pytests_status(workplace):
     assert lossspec(workplace, "run", "mine", *words).status == 1
     result = lossspec(workplace, "run", "mine", "--loss=l2_loss", "-p", "no:faulthandler")
     assert result.status == 4
-    assert "ERROR: unknown loss 'l2_loss'; known: " in "\n".join(result.err)
+    assert "ERROR: unknown loss 'l2_loss'; did you mean l1_loss, " in "\n".join(result.err)
 
 
 @pytest.mark.parametrize("words", [[], ["--loss=l1_loss"]])
@@ -156,10 +156,22 @@ def test_render_writes_the_pages_again(workplace):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["show", "l2_loss"], "lossspec show: unknown loss 'l2_loss'; known: "),
+        (["show", "l2_loss"], "lossspec show: unknown loss 'l2_loss'; did you mean l1_loss, "),
         (["render", "none.json"], "lossspec render: none.json: cannot be read (No such file"),
         (["render", "bad.json"], "lossspec render: bad.json: is not complete JSON ("),
-        (["render", str(SAMPLE), "-o", "bad.json/x"], "lossspec render: [Errno "),
+        (["render", str(SAMPLE), "-o", "bad.json/x"], "lossspec render: "),
+        (["render", "deep.json"], "lossspec render: deep.json: cells[0].extra: is nested deep"),
+        (
+            ["diff", "deep.json", "/dev/zero"],
+            "lossspec diff: deep.json: cells[0].extra: is nested deeper",
+        ),
+        (["diff", str(SAMPLE), "/dev/zero"], "lossspec diff: /dev/zero: is larger than 64 MiB"),
+        (["merge", "/dev/zero", "-o", "x.json"], "lossspec merge: /dev/zero: is larger than 64 "),
+        (["render", "a\x1b[2J\nb"], "lossspec render: a\\x1b[2J b: cannot be read (No such file"),
+        (
+            ["deviations", "torch.nn", "--file=/dev/zero"],
+            "lossspec deviations: /dev/zero: is larger than 8 MiB",
+        ),
         (["audit", "--cases=0"], "lossspec audit: --cases takes a whole number of 1 or more"),
         (["diff", "none.json", str(SAMPLE)], "lossspec diff: none.json: cannot be read"),
         (
@@ -170,6 +182,9 @@ def test_render_writes_the_pages_again(workplace):
 )
 def test_bad_input_is_one_line(workplace, words, message):
     (workplace.path / "bad.json").write_text("{")
+    whole = SAMPLE.read_text("utf-8")
+    deep = whole.replace('"extra":{}', f'"extra":{{"x":{"[" * 900}{"]" * 900}}}', 1)
+    (workplace.path / "deep.json").write_text(deep, "utf-8")
     result = lossspec(workplace, *words)
     assert (result.status, len(result.err)) == (4, 1)
     assert result.err[0].startswith(message)

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import tomllib
+from pathlib import Path
+from textwrap import dedent
 
 import pytest
 
@@ -13,7 +15,7 @@ from lossspec.cli import main
 from lossspec.deviations import DeviationsError, Known
 from lossspec.implementations import load
 from lossspec.plan import Plan
-from lossspec.run import Run
+from lossspec.run import Run, still_fails
 from lossspec.spec import catalogue, find
 
 L1 = find("l1_loss")
@@ -149,6 +151,45 @@ def test_an_entry_about_something_else_is_not_asked_for(workplace, when):
     assert workplace.run("--impl=right", *QUICK, entry).status == 0
 
 
+@pytest.mark.parametrize(
+    ("version", "status"),
+    [
+        ("2.13.0+cpu", 1),
+        ("2.14.1", 0),
+        ("2.14.1+cu130", 0),
+        ("2.14.0rc1", 0),
+        ("2.15.0.dev20261101", 0),
+    ],
+)
+def test_a_mended_entry_is_stale_only_where_its_version_condition_holds(workplace, version, status):
+    workplace.write(right=f"__version__ = {version!r}\n{RIGHT}")
+    entry = listed(workplace, known(when={"version": "<2.14"}))
+    assert workplace.run("--impl=right", *QUICK, entry).status == status
+    cell = workplace.cells("right")["l1_loss/value[function-cpu]"]
+    assert cell["verdict"] == ("deviates" if status else "conforms")
+    assert ("its stored case no longer fails" in (cell["reason"] or "")) == bool(status)
+
+
+def test_an_entry_of_another_version_excuses_nothing(workplace):
+    workplace.write(wrong=f"__version__ = '2.14.1+cu130'\n{dedent(WRONG)}")
+    entries = [dataclasses.replace(entry, when={"version": "<2.14"}) for entry in BOTH]
+    assert workplace.run("--impl=wrong", *QUICK, listed(workplace, *entries)).status == 1
+    entries = [dataclasses.replace(entry, when={"version": ">=2.14"}) for entry in BOTH]
+    assert workplace.run("--impl=wrong", *QUICK, listed(workplace, *entries)).status == 0
+
+
+def test_an_entry_about_an_absent_loss_is_not_asked_for_in_another_version(workplace):
+    workplace.write(right="__version__ = '2.14.1'\nfrom torch.nn.functional import mse_loss")
+    entry = listed(
+        workplace, known(when={"version": "<2.14"}), known(PLAIN, when={"version": "<2"})
+    )
+    run = workplace.run("--impl=right", *QUICK, entry)
+    assert {cell["reason"] for cell in workplace.cells("right").values()} == {
+        "right has no l1_loss"
+    }
+    assert run.status == 0
+
+
 def test_an_entry_counts_in_every_dtype_that_it_is_about(workplace):
     workplace.write(wrong=WRONG)
     assert WEIGHTED.dtype == "float64"
@@ -180,6 +221,17 @@ def test_an_entry_outside_of_the_selection_is_not_asked_for(workplace):
         ("2.13.1", "==2.13.0", False),
         ("2.14.0a0+git1", ">=2.4, <2.14", False),
         ("2.9", ">=2.4,<2.14", True),
+        # A local suffix names a build of the same release.
+        ("2.14.1+cu130", "<2.14", False),
+        ("2.14.1+cu130", "==2.14.1", True),
+        ("2.13.0+cu130", "<2.14", True),
+        # A pre-release or a nightly counts as the release that it leads to.
+        ("2.15.0.dev20261101", ">=2.15", True),
+        ("2.15.0.dev20261101+cpu", "<2.15", False),
+        ("2.15.dev20261101", "==2.15.0", True),
+        ("2.15rc1", "<=2.15", True),
+        ("v2.15", ">=2.15", True),
+        ("unknown", "<1", True),
         (None, "<1", True),
     ],
 )
@@ -244,6 +296,25 @@ def test_a_file_comes_back_as_it_was(tmp_path):
     assert json.loads(entry["case"])["parameters"] == {"text": "it's"}
 
 
+@pytest.mark.parametrize(
+    ("path", "text", "message"),
+    [
+        ("/dev/zero", None, "is larger than 8 MiB, which is the limit"),
+        ("deep.toml", f"a = {'[' * 900}{']' * 900}", ""),  # a newer parser may well read it
+        ("deeper.toml", f"a = {'[' * 9_999}", "not TOML"),
+        ("odd.toml", "\x1b = 1", "not TOML (TOMLDecodeError: “"),
+    ],
+)
+def test_a_file_without_bounds_is_one_error(tmp_path, path, text, message):
+    if text is not None:
+        path = tmp_path / path
+        path.write_text(text)
+    with pytest.raises(DeviationsError) as caught:
+        deviations.read(Path(path))
+    assert str(caught.value).startswith(f"{path}: {message}")
+    assert str(caught.value).isprintable()
+
+
 @pytest.mark.parametrize("name", ["torch.nn", "torch.nn.functional"])
 def test_the_shipped_files_give_reasons(name):
     entries = deviations.shipped(name)
@@ -256,6 +327,12 @@ def test_most_implementations_have_no_shipped_file():
 
 
 STORED = json.dumps(HALF.to_json())
+
+
+def stored(**changes):
+    return json.dumps(HALF.to_json() | changes)
+
+
 GOOD = {"loss": "l1_loss", "clause": "value", "reason": "why", "case": STORED}
 
 
@@ -267,16 +344,24 @@ GOOD = {"loss": "l1_loss", "clause": "value", "reason": "why", "case": STORED}
         ({"reason": " "}, "a reason is required"),
         ({"reason": 3}, "not text reason"),
         ({"link": ["https://example.org"]}, "not text link"),
-        ({"loss": "l2_loss"}, "no loss 'l2_loss'; known: "),
-        ({"clause": "nice"}, "no clause 'nice'; known: "),
+        ({"loss": "l2_loss"}, "no loss 'l2_loss'; did you mean l1_loss, nll_loss or "),
+        ({"clause": "nice"}, "no clause 'nice'; the nearest of "),
         ({"clause": "ignored-gradient"}, "clause 'ignored-gradient' says nothing about l1_loss"),
-        ({"case": "{}"}, "the stored case cannot be read (KeyError: 'tensors')"),
-        ({"case": "not JSON"}, "the stored case cannot be read (JSONDecodeError: "),
+        ({"case": "{}"}, "the stored case: lacks the keys loss, form, contract, spread, "),
+        ({"case": "not JSON"}, "the stored case cannot be read (JSONDecodeError: “Expecting"),
+        ({"case": "[" * 900 + "]" * 900}, "the stored case: got [[[[[[[...]]]]]]], want an object"),
+        ({"case": "[" * 9_999}, "the stored case is nested too deep"),
+        ({"case": stored(form="other")}, "the stored case: no form 'other'; known: "),
+        ({"case": stored(parameters={"p": 1})}, "the stored case: no parameter 'p'; known: none"),
+        ({"case": stored(tensors={})}, "the stored case: "),
         ({"loss": "mse_loss"}, "the stored case is none of those that the entry is about"),
         ({"when": {"dtype": "float64"}}, "the stored case is none of those that the entry is ab"),
         ({"when": {"features": ["8-d"]}}, "the stored case is none of those that the entry is ab"),
-        ({"when": {"features": ["4-D"]}}, "no features '4-D'; known: no batch, k-d, empty, "),
-        ({"when": {"dtype": "float31"}}, "no dtype 'float31'; known: float32, float64, float16, "),
+        ({"when": {"features": ["4-D"]}}, "no features '4-D'; did you mean 4-d, k-d or "),
+        (
+            {"when": {"dtype": "float31"}},
+            "no dtype 'float31'; did you mean float32, float16 or bfloat16? known: float32, ",
+        ),
         ({"when": {"reduction": "max"}}, "no reduction 'max'; known: mean, sum, none"),
         ({"when": {"options": ["bias"]}}, "no options 'bias'; known: weight"),
         ({"when": {"form": "other"}}, "no form 'other'; known: "),
@@ -319,8 +404,8 @@ def inline(value) -> str:
         ("deviation = [3]", "deviation 1: it must be a table"),
         ("[deviation]", "[deviation] takes two brackets: [[deviation]]"),
         ("[known]", "it holds [[deviation]] tables only, got ['known']"),
-        ("=", "not TOML: "),
-        ("\udcff", "not TOML: "),
+        ("=", "not TOML ("),
+        ("\udcff", "not TOML ("),
     ],
 )
 def test_a_file_of_another_kind_is_told_as_such(tmp_path, text, message):
@@ -371,6 +456,32 @@ def test_an_update_adds_keeps_and_drops(workplace):
     assert any(entry.when == {"version": ">9"} for entry in left)
     assert all(entry.when == {"version": ">9"} or entry.clause in torchs for entry in left)
     assert len(left) < count + 2
+
+
+@pytest.mark.parametrize("version", ["2.14.1+cu130", "2.15.0.dev20261101"])
+def test_an_update_keeps_what_is_about_another_version(workplace, version):
+    workplace.write(mine=f"__version__ = {version!r}\n{RIGHT}")
+    before = known(when={"version": "<2.14"}, link="https://example.org/1")
+    here = known(PLAIN, when={"version": ">=2.14"})
+    deviations.write(workplace.path / "known.toml", [before, here])
+    said = update(workplace, "mine", "--update").out[-1]
+    assert said.startswith("known.toml: 1 kept, ")
+    assert said.endswith(" 1 no longer fail")
+    kept = deviations.read(workplace.path / "known.toml")[0]
+    assert (kept.when, kept.link, kept.case.to_json()) == (before.when, before.link, HALF.to_json())
+
+
+@pytest.mark.parametrize("name", ["torch.nn", "torch.nn.functional"])
+def test_what_a_shipped_entry_is_about_fails_on_this_torch_and_nothing_else(name):
+    # Clauses that trace take seconds each; these are the entries with a version condition.
+    implementation = load(name)
+    cells = {(cell.loss.name, cell.clause.name): cell for cell in Plan([implementation]).cells()}
+    asked = [entry for entry in deviations.shipped(name) if "version" in entry.when]
+    assert asked
+    for entry in asked:
+        cell = cells[entry.loss, entry.clause]
+        holds = entry.holds(implementation.version, "cpu", cell.surface)
+        assert still_fails(entry, cell) == holds, (entry.loss, entry.clause, entry.when)
 
 
 def test_an_update_tells_the_surfaces_apart(workplace):

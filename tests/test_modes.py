@@ -6,10 +6,13 @@ import torch
 from torch.nn import functional as F
 
 import lossspec
+from lossspec.campaign import deviation_of
 from lossspec.cases import published
 from lossspec.clauses import clauses
-from lossspec.oracle import solve
+from lossspec.implementations import Subject
+from lossspec.oracle import Solved, solve
 from lossspec.spec import catalogue, find
+from lossspec.trial import Trial
 from lossspec.verdict import Verdict
 
 LOSSES = list(catalogue())
@@ -228,6 +231,26 @@ def test_a_check_that_compiling_drops_is_found():
     cell = verdict("smooth_l1_loss", unchecked, "compiled-refusal")
     assert cell.verdict is Verdict.DEVIATES
     assert cell.reason == "beta=-1.0 is out of range: compiled, nothing was raised"
+
+
+def test_a_wrong_shape_of_one_element_on_fake_tensors_is_found():
+    # Torch 2.14 computes with the number of a fake tensor of one element, if it has been told it.
+    case = published(find("l1_loss"), find("l1_loss").examples[0])
+    one = {name: np.ones((), np.float32) for name in case.tensors}
+    case = case.with_(
+        spread=0, tensors=one, reduction="none", cotangent=np.ones((), np.float32), layouts={}
+    )
+
+    def flat(input, target, reduction="mean"):
+        if type(input).__name__ == "FakeTensor":
+            return F.multi_margin_loss(input.view(1), target.long(), reduction="none")
+        return F.l1_loss(input, target, reduction=reduction)
+
+    subject = Subject("mine", find("l1_loss"), "function", flat)
+    trial = Trial(subject, Solved(find("l1_loss"), case))
+    deviation = deviation_of(clauses()["fake-tensors"], trial)
+    assert deviation is not None
+    assert (deviation.got, deviation.want) == ("torch.float32 [1]", "torch.float32 []")
 
 
 def test_another_value_when_exported_is_found():

@@ -112,7 +112,7 @@ def test_the_command_prints_what_was_found_and_writes_the_matrix(workplace):
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        (["l2_loss"], "unknown loss 'l2_loss'; known: "),
+        (["l2_loss"], "unknown loss 'l2_loss'; did you mean l1_loss, "),
         (["l1_loss", "--profile=slow"], "unknown profile 'slow'; known: quick, standard, deep"),
     ],
 )

@@ -150,6 +150,27 @@ def test_reports_of_names_that_begin_alike_are_kept_apart(workplace, mine):
     assert len(workplace.artifact("mine.namespace")["cells"]) == 4
 
 
+@pytest.mark.parametrize("more", [(), ("-n1",)])
+def test_the_last_lines_name_the_page_of_each_implementation(workplace, mine, more):
+    words = ("-m", "pytest", "--pyargs", "lossspec.suites", "-p", "no:cacheprovider", *more)
+    result = workplace.apart(
+        *(*words, "--impl=mine,mine:namespace", "--loss=l1_loss,mse_loss"),
+        *("--profile=quick", "--clause=value"),
+    )
+    assert result.status == 1
+    *_, counts, first, second = result.out
+    assert "1 failed" in counts
+    pages = ["reports/mine/index.html", "reports/mine.namespace/index.html"]
+    assert [first, second] == [f"report: {page}" for page in pages]
+    assert all((workplace.path / page).is_file() for page in pages)
+    assert sum(line.startswith("report: ") for line in result.out) == 2
+
+
+def test_a_run_without_a_terminal_writes_its_report(workplace, mine):
+    assert workplace.run("--impl=mine", "-p", "no:terminal", *QUICK).status == 0
+    assert set(workplace.verdicts("mine").values()) == {"conforms"}
+
+
 def test_the_reports_go_where_they_are_asked_to(workplace, mine):
     assert workplace.run("--impl=mine", "--reports=deep/down", *QUICK).status == 0
     assert (workplace.path / "deep" / "down" / "mine" / "conformance.json").exists()
@@ -161,7 +182,7 @@ def test_what_is_lacking_is_no_failure(workplace, mine):
     assert message(result).startswith("--impl mine:custom_mse: custom_mse is not named like a loss")
     result = workplace.run("--impl=mine", *words[1:], "--loss=l1_loss,huber_loss")
     assert result.status == 0
-    assert "1 passed, 1 skipped" in result.out[-1]
+    assert "1 passed, 1 skipped" in result.out[-2]
     cells = workplace.artifact("mine")["cells"]
     assert [(c["verdict"], c["reason"]) for c in cells if c["loss"] == "huber_loss"] == [
         ("unsupported", "mine has no huber_loss")
@@ -174,7 +195,7 @@ def test_what_is_lacking_is_a_failure_when_all_is_required(workplace, mine):
     reasons = {cell["loss"]: cell["reason"] for cell in workplace.artifact("mine")["cells"]}
     assert reasons == {
         "huber_loss": "mine has no huber_loss",
-        "l1_loss": "--require-all, and it lacks weight",
+        "l1_loss": "--require-all, and it takes no weight",
     }
 
 
@@ -282,7 +303,7 @@ def test_a_terminal_of_few_characters_gets_the_summary_line_by_line(workplace, m
     words = ("-m", "pytest", "--pyargs", "lossspec.suites", "-p", "no:cacheprovider")
     result = workplace.apart(*words, "--impl=mine", "--loss=l1_loss", *QUICK[2:])
     assert result.status == 1
-    assert "report: reports/mine/index.html" in result.out
+    assert result.out[-1] == "report: reports/mine/index.html"
     assert any(line.startswith(r"\u2717 deviates: l1_loss/") for line in result.out), result.out
 
 
@@ -296,26 +317,29 @@ def test_a_terminal_of_few_characters_gets_the_summary_line_by_line(workplace, m
         ("--impl=", "--impl was given no name"),
         (
             "--impl=nosuch",
-            "--impl nosuch: no entry point of that name (known: oracle, torch.nn, "
-            "torch.nn.functional) and no module 'nosuch' to import",
+            "--impl nosuch: no entry point of that name and no module 'nosuch' to import; known: "
+            "oracle, torch.nn, torch.nn.functional",
         ),
         ("--impl=mine.nosuch", "no module 'mine.nosuch' to import"),
         ("--impl=:nosuch", "--impl :nosuch: '' is not the full name of a module"),
-        ("--impl=mine:nosuch", "'mine' has no attribute 'nosuch'; it has: Absolute, F, Mean,"),
+        ("--impl=mine:nosuch", "'mine' has no attribute 'nosuch'; "),
         ("--impl=math", "--impl math: nothing in it is named like a loss, such as cross_entropy"),
-        ("--impl=mine:instance", "say which one it is with one --loss of: "),
+        ("--impl=mine:instance", "say which one it is with --loss=NAME; "),
         ("--impl=broken", "--impl broken: importing 'broken': SyntaxError: "),
-        ("--impl=lost", "--impl lost: importing 'lost': ModuleNotFoundError: No module named 'no_"),
-        ("--impl=leaves", "--impl leaves: importing 'leaves': SystemExit: 0 ("),
+        (
+            "--impl=lost",
+            "--impl lost: importing 'lost': ModuleNotFoundError: “No module named 'no_",
+        ),
+        ("--impl=leaves", "--impl leaves: importing 'leaves': SystemExit: “0” ("),
         ("--impl=mine:", "--impl mine:: no attribute is named after the colon"),
         ("--impl=broken", "broken.py, line 1)"),
-        ("--impl=skips", "--impl skips: importing 'skips': Skipped: no device ("),
-        ("--impl=odd", "--impl odd: RuntimeError: no "),
-        ("--impl=lazy:space", "--impl lazy:space: RuntimeError: not today ("),
-        ("--impl=mine --loss=l2_loss", "unknown loss 'l2_loss'; known: "),
+        ("--impl=skips", "--impl skips: importing 'skips': Skipped: “no device” ("),
+        ("--impl=odd", "--impl odd: RuntimeError: “no "),
+        ("--impl=lazy:space", "--impl lazy:space: RuntimeError: “not today” ("),
+        ("--impl=mine --loss=l2_loss", "unknown loss 'l2_loss'; did you mean l1_loss, "),
         ("--impl=mine --loss=,", "--loss was given no name"),
-        ("--impl=mine --clause=nice", "unknown clause 'nice'; known: "),
-        ("--impl=mine --clause=l2_loss/value", "unknown loss 'l2_loss'; known: "),
+        ("--impl=mine --clause=nice", "unknown clause 'nice'; the nearest of "),
+        ("--impl=mine --clause=l2_loss/value", "unknown loss 'l2_loss'; did you mean l1_loss, "),
         (
             "--impl=mine --loss=l1_loss --clause=nll_loss/value",
             "nothing to judge: nll_loss/value says nothing about l1_loss",
@@ -325,8 +349,11 @@ def test_a_terminal_of_few_characters_gets_the_summary_line_by_line(workplace, m
             "nothing to judge: ignored-gradient says nothing about l1_loss, mse_loss",
         ),
         ("--impl=mine --dtype=int8", "unknown dtype 'int8'; known: float32, float64, float16, "),
-        ("--impl=mine --device=zpu", "--device zpu: not a torch device; present here: cpu"),
-        ("--impl=mine --device=meta", "--device meta: no such device; present here: cpu"),
+        (
+            "--impl=mine --device=zpu",
+            "--device zpu: not a torch device; did you mean cpu? known: cpu, all",
+        ),
+        ("--impl=mine --device=meta", "--device meta: no such device here; known: cpu, all"),
         ("--impl=mine --profile=fast", "unknown profile 'fast'; known: quick, standard, deep"),
         (
             "--impl=mine --seed=-1",
@@ -340,7 +367,7 @@ def test_a_terminal_of_few_characters_gets_the_summary_line_by_line(workplace, m
         ("--impl=mine --reports=mine.py", "--reports takes a directory, and "),
         ("--impl=mine --reports=mine.py/deep", "--reports takes a directory, and "),
         ("--impl=mine --deviations=none.toml", "none.toml: cannot be read (No such file or dir"),
-        ("--impl=mine --deviations=mine.py", "mine.py: not TOML: "),
+        ("--impl=mine --deviations=mine.py", "mine.py: not TOML ("),
         ("--impl=mine --deviations=odd.toml", "odd.toml: it holds [[deviation]] tables only, got"),
     ],
 )

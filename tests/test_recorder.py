@@ -1,12 +1,14 @@
 """The recorder: what was planned is accounted for, whatever becomes of the processes."""
 
 import json
+from textwrap import dedent
 
 import execnet
 import jsonschema
 import numpy as np
 import pytest
 
+from lossspec.cli import main
 from lossspec.conformance import cell_key
 from lossspec.verdict import SCHEMA, Cell, Report
 
@@ -148,6 +150,99 @@ def test_a_process_that_dies_leaves_no_earlier_report_behind(workplace):
     assert workplace.apart(*APART, *words).status == 70
     assert set(workplace.verdicts("dies").values()) == {"not-run"}
     assert Report.read(workplace.path / "reports" / "dies" / "conformance.json").exit_status == 1
+
+
+ABORTS = """
+    import os
+    from torch.nn import functional as F
+    from torch.nn.functional import huber_loss, soft_margin_loss
+
+    def l1_loss(input, target, reduction="mean"):
+        return F.l1_loss(input, target, reduction=reduction).unsqueeze(0)
+
+    def mse_loss(input, target, reduction="mean"):
+        {ends}
+"""
+LOSSES = ("huber_loss", "l1_loss", "mse_loss", "soft_margin_loss")
+
+
+def aborted(workplace, ends, *more):
+    """The verdicts by loss and clause of a run whose third loss ends the process."""
+    workplace.write(aborts=ABORTS.format(ends=ends))
+    words = ("--impl=aborts", f"--loss={','.join(LOSSES)}", "--profile=quick", *more)
+    result = workplace.apart(*APART, *words, "--clause=accepts,result-shape")
+    assert result.status != 0
+    return {(c["loss"], c["clause"]): c for c in workplace.artifact("aborts")["cells"]}
+
+
+@pytest.mark.parametrize("ends", ["os.abort()", "os.kill(os.getpid(), 9)"])
+def test_a_process_that_dies_leaves_the_verdicts_of_finished_losses(workplace, ends):
+    cells = aborted(workplace, ends, "-pno:faulthandler")
+    assert {key: cell["verdict"] for key, cell in cells.items()} == {
+        ("huber_loss", "accepts"): "conforms",
+        ("huber_loss", "result-shape"): "conforms",
+        ("l1_loss", "accepts"): "conforms",
+        ("l1_loss", "result-shape"): "deviates",
+        ("mse_loss", "accepts"): "not-run",
+        ("mse_loss", "result-shape"): "not-run",
+        ("soft_margin_loss", "accepts"): "not-run",
+        ("soft_margin_loss", "result-shape"): "not-run",
+    }
+    assert cells["mse_loss", "accepts"]["reason"] == (
+        "the process ended while mse_loss was judged; run it with `-n 1`, which goes on after a "
+        "crash and shows the call"
+    )
+    reason = cells["soft_margin_loss", "accepts"]["reason"]
+    assert reason == "planned, and no verdict arrived"
+    script = workplace.path / "reports" / "aborts" / cells["l1_loss", "result-shape"]["script"]
+    assert script.is_file()
+
+
+def test_the_pages_of_a_process_that_died_can_be_rendered(workplace):
+    aborted(workplace, "os._exit(70)")
+    folder = workplace.path / "reports" / "aborts"
+    assert main(["render", str(folder / "conformance.json")]) == 0
+    summary = (folder / "summary.md").read_text()
+    assert "3 of 8 clauses conform, 1 deviates, 4 not run" in summary
+    assert "the process ended while mse_loss was judged" in summary
+
+
+def test_a_controller_that_dies_leaves_the_verdicts_that_arrived(workplace):
+    workplace.write(aborts="from torch.nn.functional import *")
+    (workplace.path / "kills.py").write_text(
+        dedent("""
+            import os
+
+            losses = set()
+
+            def pytest_runtest_logreport(report):
+                losses.add(report.nodeid.partition("aborts:")[2].partition("/")[0])
+                if len(losses) == 3 and not os.environ.get("PYTEST_XDIST_WORKER"):
+                    os._exit(9)
+        """)
+    )
+    words = ("--impl=aborts", f"--loss={','.join(LOSSES)}", "--profile=quick", "-n1")
+    result = workplace.apart(*APART, *words, "--clause=accepts,result-shape", "-p", "kills")
+    assert result.status == 9, result.out
+    verdicts = list(workplace.verdicts("aborts").values())
+    assert sorted(verdicts) == ["conforms"] * 4 + ["not-run"] * 4
+
+
+def test_a_controller_that_dies_leaves_no_earlier_report_behind(workplace):
+    workplace.write(mine=MINE)
+    words = ("--impl=mine", "--loss=l1_loss", "--clause=result-shape,accepts", "--profile=quick")
+    assert workplace.run(*words).status == 0
+    (workplace.path / "kills.py").write_text(
+        dedent("""
+            import os
+
+            def pytest_runtest_logstart():
+                if not os.environ.get("PYTEST_XDIST_WORKER"):
+                    os._exit(9)
+        """)
+    )
+    assert workplace.apart(*APART, *words, "-n1", "-p", "kills").status == 9
+    assert set(workplace.verdicts("mine").values()) == {"not-run"}
 
 
 @pytest.mark.parametrize(("whom", "more"), [("getpid", ("-pno:xdist",)), ("getppid", ("-n1",))])

@@ -5,9 +5,10 @@ import pytest
 
 from lossspec.campaign import Profile, stream
 from lossspec.cases import Case, features
+from lossspec.maths import absolute, total
 from lossspec.oracle import solve
-from lossspec.reduce import reduced, taken
-from lossspec.spec import ClassIndex, catalogue, find
+from lossspec.reduce import fits, reduced, taken
+from lossspec.spec import AnySize, ClassIndex, Form, Loss, Real, catalogue, find
 
 IGNORED = {"some ignored", "all ignored"}
 
@@ -143,3 +144,74 @@ def test_part_of_an_axis_is_taken_from_every_tensor_that_has_it():
     want = np.take(case.tensors["input"], [2, 0], axis)
     assert np.array_equal(got.tensors["input"], want, equal_nan=True)
     assert got.tensors["target"].tolist() == case.tensors["target"].tolist()
+
+
+@pytest.mark.parametrize("name", ["linear_cross_entropy", "cross_entropy", "nll_loss"])
+def test_ignored_rows_of_further_axes_can_be_made_simpler(name):
+    loss = find(name)
+
+    def ignored(case: Case) -> bool:
+        several = case.axis_sizes(loss).get("d1", 1) > 1  # to which the batch may not be turned
+        return several and bool(features(case) & IGNORED)
+
+    cases = [c for c in drawn(name, 300) if ignored(c) and numbers(c) < 200]
+    assert len(cases) > 10
+    for case in cases[:12]:
+        asked: list[Case] = []
+
+        def failing(candidate: Case, asked: list[Case] = asked) -> bool:
+            asked.append(candidate)
+            return ignored(candidate)
+
+        got = reduced(loss, case, failing)
+        assert ignored(got)
+        assert [c.to_json() for c in asked if not fits(loss, c)] == []
+
+
+def of_sizes(settle=None, **sizes):
+    """A loss of the rows of a matrix whose length the spec fixes."""
+    return Loss(
+        name="of_rows",
+        module=None,
+        summary="The absolute difference of the sums of two rows.",
+        formula="x",
+        source="by hand",
+        define=lambda input, target: absolute(total(input) - total(target)),
+        forms=(
+            Form(
+                shapes=("(N, X), (N, X) -> (N)",),
+                tensors={"input": Real(), "target": Real()},
+                sizes=sizes,
+                settle=settle,
+            ),
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("sizes", "allowed", "ends"),
+    [
+        ({"X": (4,)}, {4}, 4),
+        ({"X": (4, 6, 9)}, {4, 6, 9}, 4),
+        ({"X": lambda sizes, parameters: 4}, {4}, 4),
+        ({"X": AnySize((4, 9))}, set(range(1, 10)), 1),
+        ({"N": (3, 5), "X": (8, 2)}, {8, 2}, 2),
+    ],
+    ids=["one", "several", "rule", "any", "batch"],
+)
+def test_axes_keep_the_sizes_that_the_spec_allows(sizes, allowed, ends):
+    settled = []
+
+    def settle(rng, tensors, parameters):
+        settled.append(tensors["input"].shape)
+        assert tensors["input"].shape == tensors["target"].shape
+
+    loss = of_sizes(settle, **sizes)
+    for solved in stream(loss, Profile("quick", 12, 1), 0):
+        asked: list[Case] = [solved.case]
+        got = reduced(loss, solved.case, lambda c, asked=asked: asked.append(c) is None)
+        if solved.case.tensors["input"].shape[0]:
+            assert got.tensors["input"].shape[1] == ends
+        for shape in (*(c.tensors["input"].shape for c in asked), *settled):
+            assert shape[1] in allowed
+            assert "N" not in sizes or shape[0] in (3, 5)

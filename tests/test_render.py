@@ -14,7 +14,7 @@ from lossspec.render import render_all
 from lossspec.render.badge import badge
 from lossspec.render.diff import Kind, diff
 from lossspec.render.html import ARTICLES, Axis, artifact, page
-from lossspec.render.layout import THEMES, columns, ratio
+from lossspec.render.layout import THEMES, columns, ratio, unjudged
 from lossspec.render.markdown import summary
 from lossspec.render.terminal import HEIGHT, WIDTH, screen
 from lossspec.verdict import Environment, Listed, Oracle, Report, ReportError, Verdict, cell_id
@@ -22,7 +22,9 @@ from lossspec.verdict import Environment, Listed, Oracle, Report, ReportError, V
 SAMPLE = Report.read(Path(__file__).parent / "data" / "conformance.json")
 HOSTILE = (
     '</script></textarea><b id=owned onclick="x">&amp;\'`|\n@all <!-- \x1b[2J {{ 7*7 }} \udc80'
+    "\x07\x9b31m\u202egpj\u2066\u200b\x00\r\u2028"
 )
+NBSP = "\N{NO-BREAK SPACE}"
 VOID = {"br", "input", "meta", "wbr"}
 
 
@@ -212,6 +214,21 @@ def test_no_text_of_a_report_becomes_mark_up(pages):
     assert "49" not in re.findall(r"\d+", seen.text)
 
 
+def test_no_rendering_holds_a_character_that_steers(pages):
+    made = hostile()
+    texts = [pages["hostile"], summary(made), screen(made, HOSTILE), badge(made), made.to_json()]
+    for text in (*texts, diff(made, SAMPLE).text(), diff(SAMPLE, made).text()):
+        assert {char for char in text if not char.isprintable()} <= {"\n", NBSP}
+        assert "\\x1b[2J" in text or "\\u001b[2J" in text or text == badge(made)
+
+
+def test_a_link_with_a_character_that_steers_is_no_link():
+    listed = Listed("r", "https://example.org/\u202egpj", None)
+    got = Page(page(report(cell(verdict="known", deviation=listed))))
+    assert [link for link in got.values("href") if "example.org" in link] == []
+    assert "https://example.org/\\u202egpj" in got.text
+
+
 @pytest.mark.parametrize("script", ["../up.py", "/etc/x.py", "//host/x", "a/../../b", "x y"])
 def test_a_script_outside_the_report_is_no_link(script):
     got = Page(page(report(cell(verdict="deviates", script=script))))
@@ -273,7 +290,7 @@ def test_percentages_appear_nowhere(pages):
 
 def test_a_run_without_cells_is_told_in_every_rendering(pages):
     for made in (Page(pages["empty"]).text, summary(report()), screen(report())):
-        assert "no cell at all" in made
+        assert "No clause was run" in made
     assert json.loads(badge(report()))["message"] == "no clause was run"
 
 
@@ -396,7 +413,7 @@ def test_the_summary_tells_deviations_before_the_matrix():
     assert got[0] == "# mylib.losses 1.4.0"
     assert [line for line in got if line.startswith("## ")] == [
         "## What deviates",
-        "## Inconclusive",
+        "## Not judged",
         "## Known deviations",
         "## Losses by themes",
         "## Environment",
@@ -431,6 +448,9 @@ def test_a_fence_is_longer_than_the_backticks_inside():
         (["conforms", "known", "not-applicable"], "1 of 2 conform, 1 known", "0b6b3a"),
         (["conforms", "inconclusive"], "1 of 2 conform", "8a4b00"),
         (["conforms", "deviates", "crash", "known"], "2 of 4 fail", "b3261e"),
+        (["unsupported", "not-applicable"], "nothing was judged", "57606a"),
+        (["unsupported", "inconclusive"], "nothing was judged", "57606a"),
+        ([], "no clause was run", "57606a"),
     ],
 )
 def test_a_badge_tells_the_worst_news(verdicts, message, colour):
@@ -438,6 +458,79 @@ def test_a_badge_tells_the_worst_news(verdicts, message, colour):
     got = json.loads(badge(report(*cells)))
     want = {"schemaVersion": 1, "label": "lossspec", "message": message, "color": colour}
     assert got == want
+
+
+def lacking(verdicts, loss="kl_div"):
+    """A cell of a loss that the implementation does not have, for each verdict."""
+    absent = {"loss": loss, "extra": {"absent": True}, "reason": f"mylib has no {loss}"}
+    return [cell(clause=f"c{i}", verdict=v, **absent) for i, v in enumerate(verdicts)]
+
+
+def test_absent_losses_are_named_and_not_counted_in_every_rendering():
+    gone = [*lacking(["unsupported"] * 3), *lacking(["unsupported"], "l1_loss")]
+    made = report(cell(), cell(clause="a", verdict="known"), *gone)
+    assert json.loads(badge(made))["message"] == "1 of 2 conform, 1 known, 2 losses absent"
+    wanted = "1 of 2 clauses conform, 1 known; 2 losses absent"
+    text = Page(page(made)).text.replace(NBSP, " ")
+    for shown in (text, summary(made), screen(made), diff(made, made).text()):
+        assert wanted in shown
+    assert "absent: kl_div, l1_loss" in screen(made)
+    assert "Absent losses, which do not count: kl_div, l1_loss" in summary(made)
+    assert "The implementation lacks 2 losses, which no count includes: kl_div, l1_loss." in text
+    # Their cells stay in the table of all cells, and in the artifact.
+    assert "kl_div/c2[function-cpu]" in text
+    matrix = page(made).partition('<section id="matrix">')[2].partition("</section>")[0]
+    assert "kl_" not in matrix.partition("<table>")[2]
+    assert "kl_div" not in summary(made).partition("## Losses by themes")[2]
+
+
+def test_a_report_of_absent_losses_alone_says_that_nothing_was_judged():
+    made = report(*lacking(["unsupported"]))
+    for shown in (Page(page(made)).text, summary(made), screen(made)):
+        assert "Nothing was judged, which is an error in itself." in shown
+        assert "kl_div" in shown
+    assert json.loads(badge(made))["color"] == "57606a"
+
+
+def unjudged_cells():
+    few = "{} of 9 cases could have told right from wrong; profile quick asks for 4"
+    return [
+        *(cell(clause=f"a{i}", verdict="unsupported", reason="it takes no weight") for i in "123"),
+        cell(clause="b", verdict="unsupported", reason="it takes no delta"),
+        *(cell(clause=f"c{i}", verdict="inconclusive", reason=few.format(i)) for i in "12"),
+    ]
+
+
+def test_reasons_are_grouped_with_the_number_of_cells_that_each_explains():
+    made = report(cell(), *unjudged_cells())
+    got = [(group.verdict, group.count, group.reason) for group in unjudged(made)]
+    assert got == [
+        (
+            "inconclusive",
+            2,
+            "1 of 9 cases could have told right from wrong; profile quick asks for 4 "
+            "(other numbers elsewhere)",
+        ),
+        ("unsupported", 3, "it takes no weight"),
+        ("unsupported", 1, "it takes no delta"),
+    ]
+    assert unjudged(made)[1].where == "huber_loss (a1, a2, a3)"
+    text = screen(made)
+    assert "○ 3 unsupported: it takes no weight\n○ 1 unsupported: it takes no delta\n" in text
+    assert "- ○ 3 unsupported: it takes no weight\n  huber_loss (a1, a2, a3)" in summary(made)
+    seen = Page(page(made))
+    assert "it takes no weight" in seen.text
+    assert "#huber_loss-a2-function-cpu" in seen.values("href")
+
+
+def test_the_screen_shows_failures_beside_reasons_and_counts_the_rest():
+    many = [cell(clause=f"u{i}", verdict="unsupported", reason="x" * 90 + "abcdef"[i])
+            for i in range(6)]  # fmt: skip
+    text = screen(report(cell(clause="w", verdict="deviates"), *many), "reports/x/index.html")
+    assert text.count("1 unsupported: ") == 3
+    assert "✗ deviates: huber_loss/w[function-cpu]" in text
+    assert "… and 3 more not judged; the report has every reason" in text
+    assert len(text.splitlines()) <= HEIGHT
 
 
 VALUE, GRADIENT = "huber_loss/value[function-cpu]", "huber_loss/gradient[function-cpu]"
@@ -494,6 +587,38 @@ def test_a_diff_tells_the_worst_first():
     }
 
 
+def test_a_diff_tells_known_deviations_whose_reason_changed():
+    before, after = (
+        report(
+            cell(verdict="known", reason=reason),
+            cell(clause="gradient", verdict="known", reason="as ever"),
+            cell(clause="a", verdict="unsupported", reason=reason),
+        )
+        for reason in ("a -1 is class 0", "the shape is (1)")
+    )
+    got = diff(before, after)
+    assert got.text().splitlines()[2:] == [
+        "A 0 added, D 0 deleted, C 0 changed, U 3 unchanged",
+        "",
+        f'U {VALUE}: ◆ known; the reason was "a -1 is class 0" and is "the shape is (1)"',
+        "",
+        "no regression",
+    ]
+    assert got.exit_status == 0
+    assert diff(before, before).text().splitlines()[3:] == ["", "no regression"]
+
+
+@pytest.mark.parametrize("version", ["1.0", None])
+def test_the_screen_and_the_summary_begin_with_the_version_of_torch(version):
+    made = replace(SAMPLE, implementation=replace(SAMPLE.implementation, version=version))
+    made = replace(made, environment=replace(made.environment, torch="2.14.1+cu130"))
+    name = " ".join(word for word in (made.implementation.name, version) if word)
+    assert screen(made).splitlines()[0] == f"{name}, torch 2.14.1+cu130"
+    assert "torch 2.14.1+cu130, profile" in summary(made).partition("\n## ")[0]
+    torchs = replace(made.implementation, name="torch.nn", version="2.14.1+cu130")
+    assert screen(replace(made, implementation=torchs)).splitlines()[0] == "torch.nn 2.14.1+cu130"
+
+
 def test_a_diff_of_different_selections_says_so():
     narrow = replace(SAMPLE, selection=replace(SAMPLE.selection, losses=("huber_loss",)))
     assert "note: the runs selected different parts" in diff(SAMPLE, narrow).text()
@@ -506,7 +631,7 @@ def test_a_diff_of_different_selections_says_so():
 def test_the_screen_is_one_screen(made):
     got = screen(made, "reports/mylib.losses/index.html").splitlines()
     assert len(got) <= HEIGHT == 24
-    assert max(map(len, got)) <= WIDTH == 100
+    assert max(map(len, got)) <= WIDTH == 80
     assert all(line.isprintable() for line in got)
     assert got[-1] == "report: reports/mylib.losses/index.html"
 
@@ -514,8 +639,10 @@ def test_the_screen_is_one_screen(made):
 def test_the_screen_tells_a_failure_with_its_sentence_and_command():
     told = next(c for c in SAMPLE.failing if c.loss == "huber_loss")
     got = screen(SAMPLE)
+    # Sentences are wrapped, and a long command goes on behind a backslash.
+    words = " ".join(got.replace("\\\n", " ").split())
     for part in (f"✗ deviates: {told.id}", told.says, told.reason, f"$ {told.repeat}"):
-        assert part in got
+        assert part in words
 
 
 def test_the_screen_tells_each_failure_once_before_its_second_surface():
@@ -523,7 +650,7 @@ def test_the_screen_tells_each_failure_once_before_its_second_surface():
     twice = [cell(clause=c, surface=s, verdict="deviates") for c in "abcdefg" for s in surfaces]
     told = [line.split()[2] for line in screen(report(*twice)).splitlines() if "✗" in line]
     assert told[:7] == [f"huber_loss/{clause}[class-cpu]" for clause in "abcdefg"]
-    assert told[7:] == [f"huber_loss/{clause}[function-cpu]" for clause in "abc"]
+    assert told[7:] == [f"huber_loss/{clause}[function-cpu]" for clause in "ab"]
 
 
 def test_a_command_that_does_not_fit_the_screen_is_left_out():

@@ -1,5 +1,6 @@
 """What is printed of a deviation, and the script and the command that repeat it."""
 
+import json
 import re
 import runpy
 import shlex
@@ -12,7 +13,7 @@ import torch
 
 from lossspec import repro
 from lossspec.campaign import PROFILES, Profile, stream
-from lossspec.cases import features
+from lossspec.cases import Case, features
 from lossspec.cli import main
 from lossspec.implementations import Subject, load
 from lossspec.outcome import lacking, perform
@@ -20,7 +21,7 @@ from lossspec.spec import catalogue, find
 from lossspec.tensors import same_bits
 from lossspec.transcript import written
 from lossspec.trial import Deviation
-from lossspec.verdict import replace_file
+from lossspec.verdict import Report, replace_file
 
 WRONG = """
     from torch.nn import functional as F
@@ -210,3 +211,70 @@ def test_the_call_shown_is_what_was_passed():
     assert "var = tensor([0.5], dtype=float64).numpy()\n" in text
     assert "reduction='avg'" in text
     assert "stored" not in text
+
+
+# === the cotangent ========================================================================
+
+SLOPED = """
+    import torch
+    from torch.nn import functional as F
+
+    class Doubled(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, value):
+            return value.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return 2 * gradient + 1
+
+    def mse_loss(input, target, weight=None, reduction="mean"):
+        return Doubled.apply(F.mse_loss(input, target, weight=weight, reduction=reduction))
+"""
+
+
+def test_a_wrong_gradient_is_told_with_its_cotangent(workplace):
+    workplace.write(sloped=SLOPED)
+    words = ("--loss=mse_loss", "--clause=gradient", "--profile=quick")
+    result = workplace.run("--impl=sloped", *words)
+    assert result.status == 1
+    report = Report.read(workplace.path / "reports/sloped/conformance.json")
+    (cell,) = report.cells
+    call = cell.call.splitlines()
+    assert call[-2] == "# the cotangent (upstream gradient):"
+    found = re.fullmatch(r"value\.backward\(tensor\((.*), dtype=(\w+)\)\)", call[-1])
+    case = Case.from_json(cell.case)
+    upstream = case.upstream(case.reduction)
+    assert found[2] == case.dtype
+    assert np.array_equal(np.array(json.loads(found[1])), upstream.astype(float))
+    assert any("requires_grad=True" in line for line in call)
+    # By hand, from what is printed: 2 g + 1 in place of the cotangent g.
+    name = case.requires_grad[0]
+    printed = {
+        line.partition(" = ")[0]: json.loads(re.search(r"tensor\((.*?), dtype", line)[1])
+        for line in call
+        if re.match(r"\w+ = tensor", line)
+    }
+    x = torch.tensor(printed["input"], dtype=torch.float64, requires_grad=name == "input")
+    y = torch.tensor(printed["target"], dtype=torch.float64, requires_grad=name == "target")
+    value = torch.nn.functional.mse_loss(x, y, reduction=case.reduction)
+    value.backward(torch.tensor(json.loads(found[1]), dtype=torch.float64).expand(value.shape))
+    gradient = (x if name == "input" else y).grad
+    assert float(cell.want) == pytest.approx(float(gradient.flatten()[0]), rel=1e-2)
+
+    printed = "\n".join(result.out)
+    assert "           # the cotangent (upstream gradient):\n           value.backward(" in printed
+    for name in ("index.html", "summary.md"):
+        assert "value.backward(tensor(" in (workplace.path / "reports/sloped" / name).read_text()
+    script = (workplace.path / "reports/sloped" / cell.script).read_text()
+    assert "# the cotangent (upstream gradient):" in script
+    done = workplace.apart(str(workplace.path / "reports/sloped" / cell.script))
+    assert done.status == 1
+    assert any(line.startswith("cotangent (upstream gradient): tensor(") for line in done.out)
+
+
+def test_a_wrong_value_is_told_without_a_cotangent(workplace):
+    workplace.write(wrong=WRONG)
+    assert "backward" not in story(workplace.run("--impl=wrong", *WORDS))[0]
+    script = (workplace.path / SCRIPT).read_text()
+    assert "cotangent (upstream gradient)" not in script

@@ -1,6 +1,7 @@
 """The timing suite under pytest: when it is collected, what it writes, and what it refuses."""
 
 import json
+import re
 from pathlib import Path
 
 import jsonschema
@@ -98,15 +99,58 @@ def test_a_run_writes_the_artifact_and_the_page_and_no_conformance_report(run, w
     assert (cells["l1_loss"]["verdict"], cells["l1_loss"]["arms"]) == ("not-timed", [])
     text = "\n".join(result.out)
     assert "2 cells against torch: 1 slower, 1 not-timed." in text
-    assert "slower      mse_loss/small/infer[function-cpu-float32]: 2.00 (2.00 to 2.00)" in text
-    why = cells["l1_loss"]["reason"].partition("\n")[0]
-    assert f"not-timed   l1_loss/small/infer[function-cpu-float32]: {why[:300]}" in text
+    (row,) = [line for line in result.out if line.startswith(" small ")]
+    assert re.fullmatch(r" small +infer +2 ms +2\.00 +2\.00 to 2\.00 +slower", row)
+    (why,) = [line for line in result.out if line.startswith("    not timed: ")]
+    assert cells["l1_loss"]["reason"].startswith(why.removeprefix("    not timed: ")[:40])
 
 
 def test_what_several_cells_were_not_timed_for_is_said_once(run):
     result = run("--impl=mine", "--loss=l1_loss", "-k", "small")
-    (line,) = [line for line in result.out if line.startswith("not-timed ")]
-    assert " and 2 more: " in line
+    assert len([line for line in result.out if "not timed: " in line]) == 1
+
+
+def widest(result) -> int:
+    """The widest line after those that pytest prints of itself."""
+    start = next(i for i, line in enumerate(result.out) if "lossspec timing: mine" in line)
+    return max(map(len, result.out[start:]))
+
+
+def test_the_table_of_pytest_benchmark_is_not_printed(run):
+    result = run("--impl=mine", "--loss=mse_loss", *ONE)
+    assert "Legend:" not in "\n".join(result.out)
+    assert widest(result) <= 80
+
+
+@pytest.mark.parametrize("option", ["columns=min,max", "sort=name", "histogram=drawn", "verbose"])
+def test_the_table_of_pytest_benchmark_is_printed_on_request(run, option, monkeypatch):
+    if option.startswith("histogram"):
+        pytest.importorskip("pygal")
+    text = "\n".join(run("--impl=mine", "--loss=mse_loss", f"--benchmark-{option}", *ONE).out)
+    assert "Legend:" in text
+    assert "test_timing[mine:mse_loss/small/infer" in text
+    monkeypatch.setenv("PYTEST_ADDOPTS", f"--benchmark-{option}")
+    assert "Legend:" in "\n".join(run("--impl=mine", "--loss=mse_loss", *ONE).out)
+
+
+def test_the_table_of_pytest_benchmark_still_holds_other_tests(run, workplace):
+    workplace.write(test_other="def test_other(benchmark):\n    benchmark(int)\n")
+    result = run(
+        "--impl=mine", "--loss=mse_loss", "test_other.py", "-k", "other or small and infer"
+    )
+    names = [
+        line.split()[0] for line in result.out if line.startswith(("test_other", "test_timing["))
+    ]
+    assert names == ["test_other"]
+
+
+def test_what_pytest_benchmark_saves_is_complete(run, workplace):
+    assert run("--impl=mine", "--loss=mse_loss", "--benchmark-json=saved.json", *ONE).status == 0
+    (saved,) = json.loads((workplace.path / "saved.json").read_text("utf-8"))["benchmarks"]
+    assert saved["fullname"].endswith(
+        "test_timing[mine:mse_loss/small/infer[function-cpu-float32]]"
+    )
+    assert saved["extra_info"]["verdict"] == "slower"
 
 
 @pytest.mark.parametrize(("ratio", "status"), [("1.9", 1), ("2.1", 0)])
@@ -146,7 +190,7 @@ def test_a_table_of_times_that_cannot_be_written_is_one_line(run, workplace):
         ("--impl=mine --shard=1/2", "the timing suite has no parts: leave out --shard"),
         ("--impl=mine --timing-fail=2", "takes slower:RATIO with a ratio of 1 or more, such as sl"),
         ("--impl=mine --loss=nll_loss", "nothing to time: mine has none of nll_loss"),
-        ("--impl=mine --loss=l3_loss", "unknown loss 'l3_loss'; known: "),
+        ("--impl=mine --loss=l3_loss", "unknown loss 'l3_loss'; did you mean l1_loss, "),
     ],
 )
 def test_what_cannot_be_is_one_message_that_names_it(run, workplace, words, wanted):

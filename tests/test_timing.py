@@ -48,6 +48,7 @@ from lossspec.timing import (
     limit,
     rounds,
     speed,
+    timing_id,
 )
 from lossspec.verdict import Report, ReportError
 from lossspec.workload import Size, axes, batch_axis, has_classes, sizes, workload
@@ -131,6 +132,13 @@ def test_work_that_waits_is_suspicious():
     found = compared(arm("mine", [500] * 20, [9000] * 20), arm("torch", [1000] * 20), "cpu")
     assert (found.verdict, found.own.ratio) == ("suspicious", pytest.approx(0.5))
     assert "0.5 times the baseline on the cpu clock but 9 times on the wall" in found.reason
+
+
+def test_an_arm_that_a_busy_machine_made_wait_is_not_suspicious():
+    wall = [100, 300] * 5 + [300, 300]  # the median is three times torch's, by chance
+    found = compared(arm(MINE, [100] * 12, wall), arm("torch", [100] * 12), "cpu")
+    assert (found.wall.ratio, found.wall.low) == (pytest.approx(3), pytest.approx(1))
+    assert (found.verdict, found.reason) == ("same", None)
 
 
 def test_work_on_another_stream_is_suspicious():
@@ -559,6 +567,39 @@ def test_an_artifact_survives_a_round_trip_and_fits_its_schema(report):
     schema.check_schema(schema.schema)
     schema.validate(json.loads(text))
     assert report.headline == "2 cells against torch: 1 slower, 1 not-timed"
+
+
+EQUAL = compared(*(Arm(name, 1, [1] * 12, [1] * 12) for name in (MINE, TORCH)), "cpu")
+
+
+def told_of(report, *intervals) -> str:
+    """The headline of a run with these intervals."""
+    cell, cells = report.cells[1], []
+    for place, ends in enumerate(intervals):
+        measured = Interval(1.0, *ends)
+        found = replace(EQUAL, own=measured, verdict=speed(measured))
+        loss, size = cell.loss, f"size {place}"
+        name = timing_id(loss, size, cell.mode, cell.surface, cell.device, cell.dtype)
+        more = {"id": name, "size": size, "comparisons": (found,), "reason": None}
+        cells.append(replace(cell, verdict=found.verdict, **more))
+    return replace(report, cells=cells).headline
+
+
+def test_the_headline_says_what_unclear_cells_show_all_the_same(report):
+    same, around, wide, above = (0.99, 1.01), (0.96, 1.06), (0.9, 1.5), (1.01, 1.2)
+    told = told_of(report, same, around, wide, above)
+    want = "1 same, 1 unclear, 2 with no difference above 6.0 % to 50 %"
+    assert told == f"4 cells against torch: {want}"
+    assert told_of(report, around) == "1 cell against torch: 1 with no difference above 6.0 %"
+    assert told_of(report, above) == "1 cell against torch: 1 unclear"
+    assert told_of(report, (0.0, math.inf)) == "1 cell against torch: 1 unclear"
+
+
+def test_the_page_says_what_an_unclear_cell_shows(report):
+    found = replace(EQUAL, own=Interval(1.0, 0.96, 1.06), verdict="unclear")
+    timed, other = report.cells
+    cell = replace(other, verdict="unclear", comparisons=(found,), arms=timed.arms, reason=None)
+    assert "no difference above 6.0 %" in page(replace(report, cells=(cell,)))
 
 
 def test_verdicts_can_be_computed_again_from_the_readings(report):

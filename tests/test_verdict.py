@@ -21,6 +21,7 @@ from lossspec.verdict import (
     Verdict,
     cell_id,
     merge,
+    read_file,
     replace_file,
 )
 
@@ -60,8 +61,98 @@ def test_one_failing_cell_decides_the_exit_status(verdict):
     assert got == (1 if verdict in ("deviates", "crash", "not-run") else 0)
 
 
+@pytest.mark.parametrize(
+    ("verdicts", "status"),
+    [
+        (["unsupported", "not-applicable", "inconclusive"], 4),
+        (["unsupported", "known"], 0),
+        (["inconclusive", "crash"], 1),
+    ],
+)
+def test_a_report_in_which_nothing_was_judged_is_no_success(verdicts, status):
+    made = report(*(cell(clause=f"c{i}", verdict=verdict) for i, verdict in enumerate(verdicts)))
+    assert (made.exit_status, made.judged) == (status, status != 4)
+
+
+def absent(loss, verdict="unsupported"):
+    return cell(loss=loss, verdict=verdict, extra={"absent": True})
+
+
+def test_absent_losses_are_named_and_not_counted():
+    here = [cell(), cell(clause="a"), cell(clause="b", verdict="not-applicable")]
+    gone = [absent("l1_loss"), absent("kl_div"), absent("kl_div", "not-applicable")]
+    gone[2] = replace(gone[2], id="kl_div/a[function-cpu]", clause="a")
+    made = report(*here, *gone)
+    assert made.absent_losses == ("kl_div", "l1_loss")
+    assert (made.total, made.counts[Verdict.UNSUPPORTED]) == (2, 0)
+    assert made.headline == "2 of 2 clauses conform; 1 not applicable; 2 losses absent"
+    assert report(*gone[:1]).headline == "0 of 0 clauses conform; 1 loss absent"
+
+
+def test_a_loss_that_must_be_there_counts_as_failing():
+    made = report(cell(), absent("l1_loss", "deviates"))
+    assert made.headline == "1 of 2 clauses conform, 1 deviates"
+    assert (made.absent_losses, made.exit_status) == ((), 1)
+
+
+def nested(levels):
+    data = 0.0
+    for _ in range(levels):
+        data = [data]
+    return data
+
+
+@pytest.mark.parametrize("levels", [65, 900, 100_000])
+def test_a_report_that_nests_too_deep_is_one_error(tmp_path, levels):
+    whole = SAMPLE.to_json()
+    text = whole.replace('"extra":{}', f'"extra":{{"x":{"[" * levels}{"]" * levels}}}', 1)
+    path = tmp_path / "conformance.json"
+    path.write_text(text)
+    with pytest.raises(ReportError, match=r"nested deeper than 64 levels, which is the limit$"):
+        Report.read(path)
+    if levels < 1_000:
+        with pytest.raises(ReportError, match="nested deeper than 64 levels"):
+            cell(extra={"x": nested(levels)})
+
+
+def test_a_report_may_nest_as_deep_as_the_limit():
+    assert cell(extra={"x": nested(63)}).extra == {"x": nested(63)}
+
+
+@pytest.mark.parametrize("limit", [10, 1_000])
+def test_a_file_is_read_up_to_a_limit(tmp_path, limit):
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * 1_000)
+    if limit == 1_000:
+        assert read_file(path, limit) == path.read_bytes()
+    else:
+        with pytest.raises(ReportError, match=r"^is larger than \d+ MiB, which is the limit$"):
+            read_file(path, limit)
+
+
+def test_a_device_without_an_end_is_one_error():
+    with pytest.raises(
+        ReportError, match=r"^/dev/zero: is larger than 64 MiB, which is the limit$"
+    ):
+        Report.read("/dev/zero")
+
+
+@pytest.mark.parametrize("field", ["worst", "examples", "seconds"])
+def test_a_number_without_bounds_is_one_error(field):
+    data = SAMPLE.cells[0].to_data() | {field: 10**400}
+    with pytest.raises(ReportError, match=rf"^{field}: got .*too large|^examples: got 1000"):
+        Cell.from_data(data)
+
+
+def test_the_message_about_a_file_of_strange_keys_is_short():
+    with pytest.raises(ReportError) as caught:
+        Report.from_data(SAMPLE.to_data() | {"\x1b[2J" + "k" * 10**6: 1})
+    assert len(str(caught.value)) < 2_100
+    assert str(caught.value).startswith("got unknown keys \\x1b[2Jkkk")
+
+
 def test_a_run_without_cells_is_no_success():
-    assert report().exit_status == 5
+    assert report().exit_status == 4
 
 
 def test_the_counts_name_every_verdict():
@@ -263,7 +354,7 @@ def test_what_the_reader_refuses_the_schema_refuses_too(place, value):
         (DATA.read_bytes()[:-200], "is not complete JSON"),
         (b"", "is not complete JSON"),
         (b"\xff\xfe", "is not complete JSON"),
-        (b"[" * 100_000, "is not complete JSON"),
+        (b"[" * 100_000, "is nested deeper than 64 levels, which is the limit"),
         (b"[]", "is not a lossspec report: it has no schema_version"),
         (b'{"name": "other"}', "is not a lossspec report: it has no schema_version"),
         (b'{"schema_version": "2"}', "got schema_version '2'; this lossspec reads '1'"),

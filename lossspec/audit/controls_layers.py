@@ -257,6 +257,50 @@ class RowsInChunks(LinearCrossEntropy):
 
 
 @control("linear_cross_entropy")
+class ChunksOfTheOptions(LinearCrossEntropy):
+    """The chunks that the options ask for, whose sums are added up one after the other."""
+
+    def __call__(  # type: ignore[override]  # as the loss that it is made of
+        self,
+        input: Tensor,
+        linear_weight: Tensor,
+        target: Tensor,
+        linear_bias: Tensor | None = None,
+        weight: Tensor | None = None,
+        reduction: str = "mean",
+        ignore_index: int | None = None,
+        label_smoothing: float = 0.0,
+        options: Any = None,
+    ) -> Tensor:
+        """As `torch.nn.functional.linear_cross_entropy`."""
+
+        def of(x: Tensor, y: Tensor, reduction: str) -> Tensor:
+            more = linear_bias, weight, reduction, ignore_index, label_smoothing
+            return super(ChunksOfTheOptions, self).__call__(x, linear_weight, y, *more)
+
+        rows = getattr(options, "batch_chunk_size", None)
+        if rows is None or input.ndim == 1 or reduction not in ("sum", "mean"):
+            return of(input, target, reduction)
+        with torch.no_grad():
+            of(input, target, "none")  # what is refused is refused as a whole
+        count = self.count(target, weight, ignore_index) if reduction == "mean" else 1
+        total = input.new_zeros(())
+        for x, y in zip(torch.split(input, rows), torch.split(target, rows), strict=True):
+            share = of(x, y, "sum").double() / count  # lest the sum be too large for the dtype
+            total = total + share.to(input.dtype)
+        return total
+
+    def count(self, target: Tensor, weight: Tensor | None, ignore_index: int | None) -> Tensor:
+        """What the mean divides by."""
+        if target.is_floating_point():
+            return torch.tensor(float(target.numel() // target.shape[1]))
+        kept = target != (-100 if ignore_index is None else ignore_index)
+        if weight is None:
+            return kept.sum()
+        return torch.where(kept, weight[torch.where(kept, target, 0).long()].double(), 0).sum()
+
+
+@control("linear_cross_entropy")
 class ClassesInChunks(LinearCrossEntropy):
     """A few classes at a time: their largest score and their sum of exponentials go on."""
 

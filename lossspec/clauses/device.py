@@ -10,6 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 from lossspec.clauses import Judgement, clause
 from lossspec.spec import Length, Loss, Surface
+from lossspec.tensors import first_numbers
 from lossspec.trial import Deviation, Trial
 
 #: Numbers that may be read on the host in one call: a flag, a count. Torch reads such ones too.
@@ -127,7 +128,7 @@ def refuses_mixed_devices(trial: Trial) -> Judgement:
         got = outcome.value
         raise Deviation(
             f"{names[1]} is on the host, yet nothing was raised",
-            got.flatten()[:4].tolist() if isinstance(got, torch.Tensor) else got,
+            first_numbers(got, 4) if isinstance(got, torch.Tensor) else got,
             "an error",
             check=None,
             replaced=replaced,

@@ -27,7 +27,7 @@ from lossspec.outcome import (
 from lossspec.reduce import taken
 from lossspec.spec import ClassIndex
 from lossspec.switches import otherwise
-from lossspec.tensors import same_bits, to_extended
+from lossspec.tensors import first_numbers, same_bits, to_extended
 from lossspec.trial import Deviation, Trial, failed, returned
 
 
@@ -42,15 +42,15 @@ def inputs_untouched(trial: Trial) -> Judgement:
         for name in outcome.touched():
             raise Deviation(
                 f"{name} was written to",
-                outcome.inputs[name].detach().flatten()[:8].tolist(),
-                outcome.before[name].flatten()[:8].tolist(),
+                first_numbers(outcome.inputs[name], 8),
+                first_numbers(outcome.before[name], 8),
                 check=f"same_bits(inputs[{name!r}], before[{name!r}])",
                 case=case,
             )
         if outcome.written is not None:
             raise Deviation(
                 "the gradient from upstream was written to",
-                *(tensor.flatten()[:8].tolist() for tensor in outcome.written),
+                *(first_numbers(tensor, 8) for tensor in outcome.written),
                 check=None,
                 case=case,
             )
@@ -74,8 +74,8 @@ def second_call(trial: Trial) -> Judgement:
         if not same_bits(again, slopes[name]):
             raise Deviation(
                 f"the second call's gradient of {name}",
-                again.flatten()[:4].tolist(),
-                slopes[name].flatten()[:4].tolist(),
+                first_numbers(again, 4),
+                first_numbers(slopes[name], 4),
                 check=None,
             )
     for what, got in (
@@ -85,8 +85,8 @@ def second_call(trial: Trial) -> Judgement:
         if not same_bits(got, kept):
             raise Deviation(
                 what,
-                got.flatten()[:4].tolist(),
-                kept.flatten()[:4].tolist(),
+                first_numbers(got, 4),
+                first_numbers(kept, 4),
                 check="same_bits(call().detach(), call().detach())",
             )
     return True
@@ -110,6 +110,8 @@ def other_calls(trial: Trial) -> Judgement:
         _narrower(case),
         taken(trial.loss, case, axis, np.arange(size)[::-1]),
     ):
+        if not trial.allows(other):
+            continue
         # What an option's shape rules out is no call that anything could be told by.
         with suppress(Exception):
             call(handed(trial.subject, other, arguments(trial.subject, other, trial.device)))
@@ -284,7 +286,7 @@ def threads(trial: Trial) -> Judgement:
         worker.start()
     for worker in workers:
         worker.join()
-    want = alone.flatten()[:4].tolist()
+    want = first_numbers(alone, 4)
     for outcome in results:
         if outcome.error is not None and not outcome.returned:
             raise failed("a call beside others", outcome.error, str(want))
@@ -322,11 +324,11 @@ def second_backward(trial: Trial) -> Judgement:
     for name, first in once.items():
         second = inputs[name].grad
         if second is None or not same_bits(second + 0, first + 0):  # -0 is 0
-            got = None if second is None else second.flatten()[:4].tolist()
+            got = None if second is None else first_numbers(second, 4)
             raise Deviation(
                 f"the gradient of {name} in a second backward",
                 got,
-                first.flatten()[:4].tolist(),
+                first_numbers(first, 4),
                 check=None,
             )
     return True

@@ -20,6 +20,7 @@ from lossspec.outcome import (
     invoke,
     leaves_torch,
 )
+from lossspec.safe_text import foreign_error
 from lossspec.tensors import to_extended, to_torch
 from lossspec.trial import Deviation, Trial, Unsupported
 
@@ -28,7 +29,7 @@ from lossspec.trial import Deviation, Trial, Unsupported
 def gradient(trial: Trial) -> Judgement:
     """For any cotangent, each gradient is the definition's, within what rounding explains."""
     case, outcome = trial.case, trial.outcome
-    if outcome.error is not None or not case.requires_grad:
+    if outcome.error is not None or outcome.oversized or not case.requires_grad:
         return None
     informative = False
     missing = {}
@@ -170,8 +171,9 @@ def _curvature(
     except Unsupported:
         raise
     except Exception as error:
-        text = str(error).strip().split("\n")[0][:120]
-        raise Unsupported(f"its gradients cannot be differentiated: {text}") from None
+        raise Unsupported(
+            f"its gradients cannot be differentiated ({foreign_error(error)})"
+        ) from None
     return {
         name: np.zeros(case.tensors[name].shape, np.longdouble)
         if curvature is None
@@ -242,7 +244,7 @@ def _tangent(trial: Trial, directions: dict[str, np.ndarray]) -> np.ndarray:
             value = invoke(trial.subject, case, inputs)
             tangent = forward_ad.unpack_dual(value).tangent  # type: ignore[no-untyped-call]
     except Exception as error:
-        raise Unsupported(f"it has no forward mode: {type(error).__name__}") from None
+        raise Unsupported(f"it has no forward mode ({foreign_error(error)})") from None
     if tangent is None:
         raise Unsupported("its result has no tangent in forward mode")
     return to_extended(tangent)

@@ -28,6 +28,7 @@ from lossspec.outcome import (
     invoke,
     ready,
 )
+from lossspec.safe_text import foreign_error
 from lossspec.tensors import to_extended, to_torch
 from lossspec.trial import Deviation, Trial, Unsupported, returned
 from lossspec.whereabouts import under_way
@@ -77,8 +78,7 @@ def _silent() -> Iterator[None]:
 
 
 def _unsupported(way: str, error: Exception) -> Unsupported:
-    text = str(error).strip().split("\n")[0][:120]
-    return Unsupported(f"it does not work with {way}: {type(error).__name__}: {text}")
+    return Unsupported(f"it does not work with {way} ({foreign_error(error)})")
 
 
 # Slow because torch.func imports the compiler, which takes seconds; so do fake tensors.
@@ -145,9 +145,11 @@ def fake_tensors(trial: Trial) -> Judgement:
     if not _plain(trial):
         return None
     try:
+        case = trial.case.with_(requires_grad=())
+        # Before the mode is on: a tensor of one element that is made under it keeps its number, and
+        # torch computes with that instead of asking what the result would look like.
+        inputs = arguments(trial.subject, case, trial.device)
         with _silent(), FakeTensorMode() as fake:
-            case = trial.case.with_(requires_grad=())
-            inputs = arguments(trial.subject, case, trial.device)
             faked = {
                 name: fake.from_tensor(x) if isinstance(x, torch.Tensor) else x
                 for name, x in inputs.items()

@@ -13,6 +13,7 @@ from lossspec.budget import Bounded
 from lossspec.clauses import Judgement, clause
 from lossspec.oracle import Solved
 from lossspec.outcome import arguments, handed, instance, keywords
+from lossspec.safe_text import foreign_error
 from lossspec.spec import ClassIndex, Loss, Surface
 from lossspec.tensors import same_bits, to_extended
 from lossspec.trial import Deviation, Trial, Unsupported, returned
@@ -136,8 +137,7 @@ def moved_to_device(trial: Trial) -> Judgement:
     try:
         trial.subject.target(**keywords(trial.subject, trial.case, there))(*given)
     except Exception as error:
-        text = str(error).strip().split("\n")[0][:120]
-        raise Unsupported(f"it cannot be called without numbers: {text}") from None
+        raise Unsupported(f"it cannot be called without numbers ({foreign_error(error)})") from None
     returned(lambda: module.to("meta")(*given), "the call after .to(device)")
     return True
 
@@ -153,20 +153,28 @@ def every_class(trial: Trial) -> Judgement:
     if not (hasattr(module, "log_prob") and hasattr(module, "predict")):
         raise Unsupported("it has no log_prob, or no predict")
     input = tensors[next(iter(trial.form.tensors))]
-    scores = to_extended(returned(lambda: module.log_prob(input), "log_prob"))
+    given = returned(lambda: module.log_prob(input), "log_prob")
     wants = _of_each_class(trial)
-    if scores.shape != (len(input), len(wants)):
+    if tuple(given.shape) != (len(input), len(wants)):
         raise Deviation(
-            "log_prob: its shape", scores.shape, (len(input), len(wants)), check=None, case=case
+            "log_prob: its shape",
+            tuple(given.shape),
+            (len(input), len(wants)),
+            check=None,
+            case=case,
         )
+    scores = to_extended(given)
     informative = False
     for index, want in enumerate(wants):
         informative |= trial.agree(scores[:, index], want, f"log_prob of class {index}", of=None)
-    chosen = returned(lambda: module.predict(input), "predict").numpy(force=True)
+    chosen = returned(lambda: module.predict(input), "predict")
     exact = np.stack([want.exact for want in wants], -1)
     budget = np.stack([want.budget for want in wants], -1)
     if chosen.shape != exact.shape[:-1]:
-        raise Deviation("predict: its shape", chosen.shape, exact.shape[:-1], check=None, case=case)
+        raise Deviation(
+            "predict: its shape", tuple(chosen.shape), exact.shape[:-1], check=None, case=case
+        )
+    chosen = chosen.numpy(force=True)
     for row, (best, got) in enumerate(zip(exact.argmax(-1), chosen, strict=True)):
         known = 0 <= got < len(wants)
         reach = budget[row, best] + budget[row, got] if known else 0.0

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from lossspec.budget import SLACK, Bounded, precision
+from lossspec.budget import SLACK, Bounded, precision, roundings
 from lossspec.clauses import Judgement, clause
 from lossspec.outcome import perform
 from lossspec.reduce import taken
@@ -44,7 +44,13 @@ def _derived(trial: Trial, reduction: str) -> Judgement:
         if not size < dtype.largest_sum:
             return False
         # Each element was rounded once when it was returned, and the sum rounds as it goes.
-        budget = dtype.unit * (np.log2(elements.size) + 2) * size / abs(divisor)
+        added = roundings(elements.size, expected.parts) + 2
+        budget = dtype.unit * added * size / abs(divisor)
+        if expected.parts > 1:
+            # A part is a smaller product of matrices, so its elements may be rounded differently
+            # from those that `none` returns; each is off by its own budget.
+            shares = expected.shares if reduction == "mean" else 1
+            budget = budget + 2 * (expected.budget * np.abs(shares)).sum() / abs(divisor)
         exact = elements.sum() / divisor
         budget = budget + abs(exact) * (divisor_error / abs(divisor) + dtype.unit)
         smallest = dtype.smallest * elements.size / abs(divisor) + dtype.negligible
@@ -150,8 +156,8 @@ def nothing_left(trial: Trial) -> Judgement:
             continue
         with _poisoned():
             got = trial.number(trial.fresh(reduction=reduction))
-        if got is None:
-            continue
+        if got is None or got.shape != (expected.losses.shape if reduction == "none" else ()):
+            continue  # clauses `accepts` and `result-shape` tell
         same = np.isnan(got) if np.isnan(want) else got == want
         if not np.all(same):
             wrong = got.ravel()[0]
@@ -196,13 +202,16 @@ def mean_of_many(trial: Trial) -> Judgement:
     if copies * sum(array.size for array in case.tensors.values()) > ROOM:
         return None
     many = taken(loss, case, axis, np.arange(size * copies) % size)
+    if not trial.allows(many):
+        return None
     many = many.with_(reduction="mean", requires_grad=(), layouts={})
     got = trial.number(perform(trial.subject, many, trial.device))
     if got is None or got.shape != ():
         return None
     unit = precision(case.dtype).unit
     scale = np.abs(expected.losses * expected.shares).sum() / abs(expected.divided("mean")[2])
-    budget = known.budget + SLACK * unit * (np.log2(MANY) + 1) * scale
+    added = roundings(expected.losses.size * copies, many.parts(loss)) + 1
+    budget = known.budget + SLACK * unit * added * scale
     want = Bounded.around(known.exact, budget, case.dtype)
     what = f"the mean over {expected.losses.size * copies} elements, {copies} times the call's"
     trial.agree(got, want, what, of=None, case=case.with_(reduction="mean"))

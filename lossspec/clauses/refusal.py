@@ -11,7 +11,7 @@ import torch
 from lossspec.clauses import SMALL, Judgement, clause
 from lossspec.outcome import argument
 from lossspec.spec import ClassIndex, Length, Loss, Surface
-from lossspec.tensors import dtype_of, to_extended, to_torch
+from lossspec.tensors import dtype_of, first_numbers, to_extended, to_torch
 from lossspec.trial import Deviation, Trial
 
 #: Refusals are about kinds of calls, not numbers: not many cases of them.
@@ -36,7 +36,7 @@ def _refused(
         return outcome.error
     got = outcome.value
     if isinstance(got, torch.Tensor):
-        got = f"{got.flatten()[:4].tolist()} of shape {list(got.shape)}"
+        got = f"{first_numbers(got, 4)} of shape {list(got.shape)}"
     raise Deviation(
         f"{breach}, yet nothing was raised",
         got,

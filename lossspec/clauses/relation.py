@@ -16,7 +16,7 @@ from lossspec.outcome import perform
 from lossspec.reduce import taken
 from lossspec.spec import ClassIndex, Distribution, Form, Loss, Shape, Surface, Weight
 from lossspec.tensors import to_extended
-from lossspec.trial import Trial, Unsupported, failed
+from lossspec.trial import Deviation, Trial, Unsupported, failed
 
 ENOUGH = 30
 
@@ -26,7 +26,7 @@ def _agree(trial: Trial, other: Case, what: str, reduction: str, order: Any = ..
 
     order : which elements of this result the other's are, where it is unreduced.
     """
-    if not trial.can(reduction) or not trial.precise:
+    if not trial.can(reduction) or not trial.precise or not trial.allows(other):
         return None
     mine = trial.under(reduction)
     beside = Trial(
@@ -44,8 +44,12 @@ def _agree(trial: Trial, other: Case, what: str, reduction: str, order: Any = ..
         # The call to show is the one at fault.
         shown, compared = trial.case.with_(reduction=reduction), f"compared to {what}"
         mine, theirs = theirs, mine
-    # Both calls have the same exact result, and so the same budget, each its own.
-    budget = np.where(np.isfinite(mine), 2 * allowed, np.inf)
+    # Both calls have the same exact result, and each its own budget, which is the same unless they
+    # add up different numbers of parts.
+    their_budget = allowed
+    if reduction != "none" and other.parts(trial.loss) != trial.case.parts(trial.loss):
+        their_budget = beside.expected.value(reduction).budget
+    budget = np.where(np.isfinite(mine), allowed + their_budget, np.inf)
     want = Bounded.around(mine, budget, trial.case.dtype)
     return trial.agree(theirs, want, compared, case=shown)
 
@@ -87,10 +91,15 @@ def batch_permutation(trial: Trial) -> Judgement:
 @clause(_batched, enough=ENOUGH)
 def batch_split(trial: Trial) -> Judgement:
     """A part of the batch gives that part of the unreduced result."""
-    rows = _rows(trial)
+    rows, given = _rows(trial), trial.case.parameters
     if rows < 2 or not trial.separable:
         return None
-    first = rows - rows // 3 - 1  # two parts of unequal length
+    sizes = trial.case.axis_sizes(trial.loss)
+    parts = (rows // 3 + 1, *range(rows - 1, 0, -1))  # two parts of unequal length, if allowed
+    allowed = (n for n in parts if trial.loss.allows(trial.form, sizes | {"N": n}, given))
+    first = rows - next(allowed, rows)
+    if not first:
+        return None
     other = taken(trial.loss, trial.case, "N", np.arange(first, rows))
     axis = trial.case.shape.result.index("N")
     return _agree(
@@ -463,10 +472,13 @@ def large_batch(trial: Trial) -> Judgement:
         return None
     if not trial.expected.value("none").informative:
         return None
-    copies = max(LARGE // next(iter(case.tensors.values())).size, MANY // size) + 1
+    first = next(iter(case.tensors.values()))
+    copies = max(LARGE // max(first.size, 1), MANY // size) + 1
     if copies * sum(array.size for array in case.tensors.values()) > ROOM:
         return None
     rows = np.arange(size * copies) % size
+    if not trial.allows(taken(loss, case, axis, rows)):
+        return None
     for part in (64, 16, 4, 1):  # lest what is slow, or keeps every pair of rows, take forever
         some = taken(loss, case, axis, rows[: len(rows) // part])
         start = time.process_time()  # not of others on a busy machine
@@ -482,6 +494,11 @@ def large_batch(trial: Trial) -> Judgement:
         if isinstance(outcome.error, MemoryError) or _NO_ROOM.search(str(outcome.error)):
             raise Unsupported(f"the memory here does not hold {len(rows)} rows of it")
         raise failed(f"a batch of {len(rows)} rows", outcome.error, "a result")
+    if outcome.oversized:
+        value = outcome.value
+        raise Deviation(
+            f"the shape of {len(rows)} rows", list(value.shape), "a row each", check=None
+        )
     got, what = trial.number(outcome), f"in a batch of {len(rows)} rows, these again and again"
     if got is None:
         return None

@@ -7,6 +7,7 @@ import numpy as np
 from lossspec.clauses import Judgement, clause
 from lossspec.outcome import differentiable
 from lossspec.reduce import taken
+from lossspec.safe_text import foreign_error
 from lossspec.spec import Loss, Surface, written_out
 from lossspec.trial import Deviation, Trial, Unsupported
 
@@ -35,11 +36,12 @@ def memory_in_proportion(trial: Trial) -> Judgement:
         return None
     copies = MANY // trial.expected.losses.size + 1
     many = taken(trial.loss, case, axis, np.arange(size * copies) % size).with_(layouts={})
+    if not trial.allows(many):
+        return None
     try:
         held, given = weighed(trial.subject, many, trial.device)
     except Exception as error:  # what raises deviates from other clauses
-        text = f"{type(error).__name__}: {str(error)[:120]}"
-        raise Unsupported(f"it could not be weighed: {text}") from None
+        raise Unsupported(f"its memory could not be measured ({foreign_error(error)})") from None
     trial.worst = held / (TIMES * given)
     if trial.worst > 1:
         raise Deviation(

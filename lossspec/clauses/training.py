@@ -6,14 +6,16 @@ from lossspec.clauses import Judgement, clause
 from lossspec.oracle import Solved
 from lossspec.outcome import lacking
 from lossspec.tensors import to_extended
-from lossspec.training import PACKAGE, Failed, plain, steps
+from lossspec.training import PACKAGE, Failed, plain, steps, trainable
 from lossspec.trial import Trial, Unsupported, failed
 
 
 @clause(enough=1, once=True, slow=True, needs=PACKAGE)
 def trained(trial: Trial) -> Judgement:
     """At every step of a training run on real digits, loss and gradients are the definition's."""
-    if lacking(trial.subject, plain(trial.loss)) is not None:
+    if lacking(trial.subject, plain(trial.loss)) is not None or not trainable(trial.loss):
+        return None
+    if trial.outcome.oversized:
         return None
     curves: dict[str, list[tuple[int, float, float]]] = {"training": [], "validation": []}
     informative = False

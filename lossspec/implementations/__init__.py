@@ -11,11 +11,15 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, wraps
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
 
+from lossspec.nearest import suggestion
+from lossspec.oracle import check_examples
+from lossspec.safe_text import foreign_error, one_line
 from lossspec.spec import Loss, Surface, UnknownName, catalogue
 
 ENTRY_POINTS = "lossspec.implementations"
@@ -26,14 +30,18 @@ _UNKNOWN = re.compile(r"\b(unexpected|unknown) (keyword )?(argument|option|param
 class ImplementationError(ValueError):
     """A name that does not lead to an implementation; the message says what was tried."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
+
 
 @dataclass(frozen=True, eq=False)
 class Subject:
     """One loss of one implementation on one surface: what a campaign judges.
 
     target : the function, or the class. On the class surface everything but the tensors of the
-    form goes to the constructor. found : where an import finds it, as `package.module:expression`;
-    empty when no import does. refused : keywords that one with **keywords turned out not to take.
+    form goes to the constructor. found : where an import finds it, as `package.module:expression`
+    or `path/to/file.py:expression`; empty when no import does. refused : keywords that one with
+    **keywords turned out not to take.
     """
 
     implementation: str
@@ -58,9 +66,15 @@ class Subject:
             signature = inspect.signature(target)
         except (TypeError, ValueError):
             return None
-        parameters = signature.parameters.values()
+        parameters = list(signature.parameters.values())
         if any(p.kind is p.VAR_KEYWORD for p in parameters):
             return None
+        if self.surface == "function":
+            # The first ones are the tensors, also one that is named as an option is: `log_input`.
+            tensors = min(len(form.tensors) for form in self.loss.forms)
+            parameters = [
+                p for i, p in enumerate(parameters) if i >= tensors or p.kind is p.KEYWORD_ONLY
+            ]
         return frozenset(
             p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
         )
@@ -109,6 +123,8 @@ class Implementation:
     the catalogue, of losses that it brings along. target : where it was loaded from. found : where
     each function and class was, by its name.
 
+    UnknownName lists the known names; SpecError where an own spec contradicts its examples.
+
     >>> Implementation("mine", functions={"mse_loss": lambda input, target: ...})
     """
 
@@ -130,6 +146,12 @@ class Implementation:
         for given in self.classes:
             if given not in modules:
                 raise UnknownName("loss class", given, modules)
+        for loss in self.own:
+            check_examples(loss)
+        for loss in losses:
+            wrong = unconstructed(loss, self.classes.get(loss.module or ""), "class")
+            if wrong is not None:
+                raise ImplementationError(f"{self.name}: {loss.module} {wrong}")
 
     def subjects(self, loss: Loss) -> Iterator[Subject]:
         """What it has of one loss: the function, the class, both or nothing."""
@@ -158,6 +180,31 @@ class Implementation:
         if isinstance(namespace, ModuleType):
             found = {word: f"{namespace.__name__}:{word}" for word in (*functions, *classes)}
         return cls(name, functions, classes, version, found=found)
+
+
+def unconstructed(loss: Loss, target: Any, surface: Surface) -> str | None:
+    """Say that a target is an instance, if it is one and its class is what should be judged.
+
+    An instance has its arguments already: no call of it can pass a reduction, say. What takes all
+    of them in its call may stand for a function, but not for a class.
+    """
+    if target is None or inspect.isclass(target) or inspect.isroutine(target):
+        return None
+    known = {*loss.options, *loss.parameters, "reduction"}
+    try:
+        taken = known & set(inspect.signature(type(target)).parameters)
+    except (TypeError, ValueError):
+        taken = set()
+    in_call = Subject("", loss, "function", target).keywords
+    lost = sorted(taken - (known if in_call is None else in_call))
+    module = surface == "class" and isinstance(target, torch.nn.Module)
+    if not lost and not module:
+        return None
+    kind = type(target).__name__
+    each = f", so that it can be constructed with each {', '.join(lost)}" if lost else ""
+    return (
+        f"is an instance of {kind}, not a class: pass the class, {kind} without parentheses{each}"
+    )
 
 
 #: What lossspec ships, so that a checkout that is not installed has it too.
@@ -200,37 +247,27 @@ def composed(loss: Loss) -> Subject | None:
 
 
 def load(name: str, losses: tuple[str, ...] = ()) -> Implementation:
-    """The implementation of a name: an entry point, `package.module` or `package.module:attribute`.
+    """Return the implementation of a name.
 
-    A single function or class is judged as the loss that it is named after or, failing that, as
-    the one in `losses` when there is just one. ImplementationError says what was tried.
+    The name is an entry point, `package.module`, `package.module:attribute`, `path/to/file.py` or
+    `path/to/file.py:attribute`. A single function or class is judged as the loss that it is named
+    after or, failing that, as the one in `losses` when there is just one. ImplementationError says
+    what was tried.
     """
     entries = known()
-    entry = entries.get(name)
-    path, _, attribute = (entry.value if entry else name).partition(":")
-    if name.endswith(":"):
-        raise ImplementationError(f"--impl {name}: no attribute is named after the colon")
-    namespace: Any = _import(name, path, entries)
+    path, attribute, namespace = _module(name, entries)
     try:
-        version = _version(path)
+        version = _version(path, namespace)
         namespace = _attribute(name, path, attribute, namespace)
         implementation = Implementation.of(name, namespace, version)
     except (ImplementationError, KeyboardInterrupt):
         raise
     except BaseException as error:  # a lazy namespace may import when it is looked at
-        raise ImplementationError(f"--impl {name}: {_what(error)}") from error
+        raise ImplementationError(f"--impl {name}: {told(error)}") from error
     where = f"{path}:{attribute}" if attribute else path
-    holds = f"{where}." if attribute else f"{path}:"
-    if implementation is namespace:  # wrapped: what it holds may lie nowhere else
-        found = {
-            **{n: f"{holds}functions[{n!r}]" for n in implementation.functions},
-            **{n: f"{holds}classes[{n!r}]" for n in implementation.classes},
-            **implementation.found,
-        }
-    else:
-        found = {n: holds + n for n in (*implementation.functions, *implementation.classes)}
+    found = _places(implementation, namespace, where, f"{where}." if attribute else f"{path}:")
     if not found and callable(namespace):
-        implementation = _single(name, namespace, losses, version)
+        implementation = _single(name, attribute, namespace, losses, version)
         found = dict.fromkeys((*implementation.functions, *implementation.classes), where)
     if not found:
         raise ImplementationError(
@@ -247,8 +284,33 @@ def load(name: str, losses: tuple[str, ...] = ()) -> Implementation:
     )
 
 
+def _module(name: str, entries: Mapping[str, EntryPoint]) -> tuple[str, str, ModuleType]:
+    """Return the path, the attribute and the imported module that a name leads to."""
+    from lossspec.implementations import files
+
+    if name.endswith(":"):
+        raise ImplementationError(f"--impl {name}: no attribute is named after the colon")
+    if name not in entries and (parts := files.parts(name)):
+        return *parts, files.loaded(name)
+    path, _, attribute = (entries[name].value if name in entries else name).partition(":")
+    return path, attribute, _import(name, path, entries)
+
+
+def _places(
+    implementation: Implementation, namespace: Any, where: str, holds: str
+) -> dict[str, str]:
+    """Return where an import finds each function and class, by its name."""
+    if implementation is not namespace:
+        return {n: holds + n for n in (*implementation.functions, *implementation.classes)}
+    return {  # wrapped: what it holds may lie nowhere else
+        **{n: f"{holds}functions[{n!r}]" for n in implementation.functions},
+        **{n: f"{holds}classes[{n!r}]" for n in implementation.classes},
+        **implementation.found,
+    }
+
+
 def _import(name: str, path: str, entries: Mapping[str, EntryPoint]) -> ModuleType:
-    if not path or path.startswith("."):
+    if not path or path.startswith(".") or "/" in path:
         raise ImplementationError(
             f"--impl {name}: {path!r} is not the full name of a module{_meant(name)}"
         )
@@ -264,12 +326,13 @@ def _import(name: str, path: str, entries: Mapping[str, EntryPoint]) -> ModuleTy
             where = _declared(entries[name])
         elif missing and f"{path}.".startswith(f"{missing}."):
             raise ImplementationError(
-                f"--impl {name}: no entry point of that name (known: "
-                f"{', '.join(sorted(entries))}) and no module {missing!r} to import{_meant(name)}"
+                f"--impl {name}: no entry point of that name and no module {missing!r} to import"
+                f"{suggestion(name, sorted(entries), 'lossspec list implementations')}"
+                f"{_meant(name)}"
             ) from None
         else:
             where = f"importing {path!r}"
-        raise ImplementationError(f"--impl {name}: {where}: {_what(error)}") from error
+        raise ImplementationError(f"--impl {name}: {where}: {told(error)}") from error
 
 
 def _declared(entry: EntryPoint) -> str:
@@ -279,12 +342,19 @@ def _declared(entry: EntryPoint) -> str:
 
 
 def _meant(name: str) -> str:
-    """What the name of a file, or a dot or two colons before an attribute, may stand for."""
+    """What a path, or a dot or two colons before an attribute, may stand for."""
+    from lossspec.implementations import files
+
+    path, _, attribute = name.partition(":")
+    if beside := files.beside(path, attribute):
+        return beside
     meant = re.sub(r"^(\.?/)+|\.py\b", "", name).replace("::", ":").replace("/", ".")
     module, _, attribute = name.rpartition(".")
     if meant == name and module in sys.modules:
         meant = f"{module}:{attribute}"
-    return f"; try {meant}" if meant != name else ""
+    if meant != name:
+        return f"; try {meant}"
+    return suggestion(path, [*known(), *files.stems()])
 
 
 def _attribute(name: str, path: str, attribute: str, namespace: Any) -> Any:
@@ -293,32 +363,44 @@ def _attribute(name: str, path: str, attribute: str, namespace: Any) -> Any:
             namespace = getattr(namespace, part)
         except AttributeError:
             public = [word for word in dir(namespace) if not word.startswith("_")]
+            has = _meant(name) if part.startswith(":") else suggestion(part, public)
             raise ImplementationError(
-                f"--impl {name}: {path!r} has no attribute {part!r}; it has: "
-                f"{', '.join(public[:30]) or 'nothing public'}{_meant(name)}"
+                f"--impl {name}: {path!r} has no attribute {part!r}{has}"
             ) from None
     return namespace
 
 
-def _what(error: BaseException) -> str:
-    """An error in a line, and its place unless that is the import itself."""
-    says, own = str(error), (__file__, importlib.__file__)
+def told(error: BaseException, file: tuple[str, str] = ("", "")) -> str:
+    """Return an error in a line, with its place unless that is the import itself.
+
+    file : a file's own path, and how it was typed; a line in it is the place if there is one.
+    """
+    own = (__file__, f"{Path(__file__).parent}/files.py", importlib.__file__)
     places = [
         (frame.filename, frame.lineno)
         for frame in traceback.extract_tb(error.__traceback__)
         if frame.filename not in own and not frame.filename.startswith("<frozen")
     ]
     if isinstance(error, SyntaxError) and error.filename:
-        says, places = error.msg, [(error.filename, error.lineno)]
-    place = "".join(f" ({file}, line {line})" for file, line in places[-1:])
-    return f"{type(error).__name__}: {' '.join(says.split())}{place}"
+        places = [(error.filename, error.lineno)]
+        error = SyntaxError(error.msg)  # its own text would name the place again
+    places = [(file[1], line) for at, line in places if at == file[0]] or places
+    place = "".join(f" ({at}, line {line})" for at, line in places[-1:])
+    return f"{foreign_error(error)}{place}"
 
 
 def _single(
-    name: str, target: Callable[..., Any], losses: tuple[str, ...], version: str | None
+    name: str,
+    attribute: str,
+    target: Callable[..., Any],
+    losses: tuple[str, ...],
+    version: str | None,
 ) -> Implementation:
     own = getattr(target, "__name__", "")
     loss = _named(own)
+    if own in ("", "<lambda>"):  # a partial and a lambda have no other name than their attribute's
+        own = attribute.rpartition(".")[2]
+        loss = None if isinstance(target, torch.nn.Module) else _named(own)
     if loss is None and len(losses) == 1:
         loss = _named(losses[0])
     elif loss is not None and losses and not {loss.name, loss.module} & set(losses):
@@ -326,13 +408,16 @@ def _single(
             f"--impl {name}: its name makes it {loss.name}, which "
             f"--loss={','.join(losses)} does not select"
         )
+    for meant in (loss, _named(type(target).__name__)):
+        if meant is not None and (wrong := unconstructed(meant, target, "function")) is not None:
+            raise ImplementationError(f"--impl {name}: it {wrong}")
     if loss is not None and not inspect.isclass(target):
         return Implementation(name, functions={loss.name: target}, version=version)
     if loss is not None and loss.module is not None:
         return Implementation(name, classes={loss.module: target}, version=version)
     raise ImplementationError(
-        f"--impl {name}: {own or 'it'} is not named like a loss; say which one it is with one "
-        f"--loss of: {', '.join(catalogue())}"
+        f"--impl {name}: {own or 'it'} is not named like a loss; say which one it is with "
+        f"--loss=NAME{suggestion(own, list(catalogue()), 'lossspec list losses')}"
     )
 
 
@@ -340,7 +425,7 @@ def _named(name: str) -> Loss | None:
     return next((o for o in catalogue().values() if name in (o.name, o.module)), None)
 
 
-def _version(target: str) -> str | None:
-    package = sys.modules.get(target.partition(":")[0].partition(".")[0])
+def _version(path: str, module: ModuleType) -> str | None:
+    package = module if path.endswith(".py") else sys.modules.get(path.partition(".")[0])
     version = getattr(package, "__version__", None)
     return str(version) if version is not None else None

@@ -77,10 +77,7 @@ def _fits(
             spread = declared is not None and declared.startswith("broadcasts") and size == 1
             if not spread and sizes.setdefault(axis, size) != size:
                 return False
-    for axis, rule in form.sizes.items():
-        if callable(rule) and axis in sizes and sizes[axis] != rule(sizes, parameters):
-            return False
-    return True
+    return loss.allows(form, sizes, parameters)
 
 
 def _check(loss: Loss, form: Form, case: Case) -> None:

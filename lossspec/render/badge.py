@@ -4,21 +4,25 @@ import json
 
 from lossspec.verdict import Report, Verdict
 
-_PASS, _WARN, _FAIL = "0b6b3a", "8a4b00", "b3261e"
+_PASS, _WARN, _FAIL, _NONE = "0b6b3a", "8a4b00", "b3261e", "57606a"
 
 
 def badge(report: Report) -> str:
-    """The badge as JSON text: what fails if anything does, else how many clauses conform."""
+    """The badge as JSON text: what fails if anything does, else how many clauses conform.
+
+    It is grey when nothing was judged.
+    """
     counts = report.counts
-    total = len(report.cells) - counts[Verdict.NOT_APPLICABLE]
     if failing := len(report.failing):
-        message, colour = f"{failing} of {total} fail", _FAIL
-    elif not report.cells:
-        message, colour = "no clause was run", _FAIL
+        message, colour = f"{failing} of {report.total} fail", _FAIL
+    elif not report.judged:
+        message, colour = "nothing was judged" if report.cells else "no clause was run", _NONE
     else:
-        message = f"{counts[Verdict.CONFORMS]} of {total} conform"
+        message = f"{counts[Verdict.CONFORMS]} of {report.total} conform"
         if known := counts[Verdict.KNOWN]:
             message += f", {known} known"
+        if absent := len(report.absent_losses):
+            message += f", {absent} loss{'' if absent == 1 else 'es'} absent"
         colour = _WARN if counts[Verdict.INCONCLUSIVE] else _PASS
     data = {"schemaVersion": 1, "label": "lossspec", "message": message, "color": colour}
     return json.dumps(data) + "\n"

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from lossspec.render.layout import one_line, plural
-from lossspec.verdict import Cell, Report
+from lossspec.render.layout import judged, plural
+from lossspec.safe_text import one_line
+from lossspec.verdict import Cell, Report, Verdict
 
 
 class Kind(StrEnum):
@@ -40,6 +41,13 @@ class Change:
         if self.old is None:
             return False
         return self.new is None or (self.new.verdict.fails and not self.old.verdict.fails)
+
+    @property
+    def other_reason(self) -> bool:
+        """Whether the cell is a known deviation in both reports, for two reasons."""
+        if self.old is None or self.new is None or self.old.reason == self.new.reason:
+            return False
+        return self.old.verdict is self.new.verdict is Verdict.KNOWN
 
 
 @dataclass(frozen=True)
@@ -93,7 +101,8 @@ class Diff:
         changed = [change for change in self.changes if change.kind is not Kind.UNCHANGED]
         changed.sort(key=lambda change: not change.regression)
         lines += [_line(change) for change in changed]
-        if changed:
+        lines += [_reasons(change) for change in self.changes if change.other_reason]
+        if lines[-1]:
             lines.append("")
         worse = len(self.regressions)
         lines.append(plural(worse, "regression") if worse else "no regression")
@@ -117,10 +126,15 @@ def _line(change: Change) -> str:
     return f"{change.kind} {change.id}: {verdicts}{' (regression)' if change.regression else ''}"
 
 
+def _reasons(change: Change) -> str:
+    """The line of a cell that is a known deviation for another reason than before."""
+    old, new = (cell.reason if cell else None for cell in (change.old, change.new))
+    sign = f"{Verdict.KNOWN.sign} {Verdict.KNOWN}"
+    return f'{change.kind} {change.id}: {sign}; the reason was "{old}" and is "{new}"'
+
+
 def _run(report: Report) -> str:
-    subject, environment = report.implementation, report.environment
     return (
-        f"{subject.name} {subject.version or ''}".rstrip()
-        + f", torch {environment.torch}, lossspec {environment.lossspec}"
-        + f", {report.profile}, seed {report.seed}: {report.headline}"
+        f"{judged(report)}, lossspec {report.environment.lossspec}"
+        f", {report.profile}, seed {report.seed}: {report.headline}"
     )

@@ -2,6 +2,7 @@
 
 import base64
 import gzip
+import io
 import json
 import math
 import re
@@ -11,10 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from lossspec.render.curves import curves
-from lossspec.render.layout import clip, columns, nothing, plural, ratio, rows
-from lossspec.verdict import Cell, Report, ReportError, Verdict
+from lossspec.render.layout import columns, nothing, plural, ratio, rows, unjudged
+from lossspec.safe_text import clip, foreign_error, html_text, json_text
+from lossspec.verdict import LARGEST_FILE, Cell, Report, ReportError, Verdict
 
 # An artifact of more characters is embedded compressed: a page should open at once.
 VERBATIM = 400_000
@@ -38,8 +41,9 @@ def page(report: Report) -> str:
         failing_shown=shown[0],
         known=known,
         known_shown=shown[1],
-        inconclusive=[c for c in report.cells if c.verdict is Verdict.INCONCLUSIVE],
-        headline=re.sub(r"([,;] \d+) ", "\\1\N{NO-BREAK SPACE}", report.headline),
+        unjudged=unjudged(report),
+        # It holds words of ours and numbers only, which no escape may touch.
+        headline=Markup(re.sub(r"([,;] \d+) ", "\\1\N{NO-BREAK SPACE}", report.headline)),
         tiles=[
             (verdict, count)
             for verdict in sorted(Verdict, key=_urgency)
@@ -65,10 +69,19 @@ def artifact(html: str) -> Report:
     packed, text = found.groups() if found else (None, "null")
     if packed:
         try:
-            text = gzip.decompress(base64.b64decode(json.loads(text), validate=True))
+            text = _unpacked(base64.b64decode(json.loads(text), validate=True))
         except (ValueError, OSError, EOFError, zlib.error) as error:
-            raise ReportError(f"holds a damaged artifact ({error})") from None
+            raise ReportError(f"holds a damaged artifact ({foreign_error(error)})") from None
     return Report.from_json(text)
+
+
+def _unpacked(data: bytes) -> bytes:
+    """What gzip packed; no more than a file may hold is unpacked."""
+    with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+        text = file.read(LARGEST_FILE + 1)
+    if len(text) > LARGEST_FILE:
+        raise ReportError(f"holds more than {LARGEST_FILE // 2**20} MiB, which is the limit")
+    return text
 
 
 def _embedded(report: Report) -> dict[str, Any]:
@@ -214,14 +227,11 @@ def environment() -> Environment:
         loader=PackageLoader("lossspec.render", "."),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=html_text,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.policies["json.dumps_kwargs"] = {
-        "allow_nan": False,
-        "ensure_ascii": False,
-        "separators": (",", ":"),
-    }
+    made.policies["json.dumps_function"] = _json
     made.filters |= {
         "ratio": ratio,
         "clip": clip,
@@ -230,7 +240,7 @@ def environment() -> Environment:
         "short": lambda verdict: "n/a" if verdict is Verdict.NOT_APPLICABLE else str(verdict),
         "tone": _TONES.__getitem__,
     }
-    made.tests["web"] = lambda link: re.match(r"https?://", link or "") is not None
+    made.tests["web"] = _is_web
     # A script that is not a plain path below the report must not become a link.
     made.tests["below"] = lambda path: (
         re.fullmatch(r"(?!.*\.\.)[\w.-]+(/[\w.-]+)*", path or "", re.ASCII) is not None
@@ -239,9 +249,19 @@ def environment() -> Environment:
     return made
 
 
+def _is_web(link: str | None) -> bool:
+    """Whether a text is a link that shows where it leads."""
+    return link is not None and link.isprintable() and re.match(r"https?://", link) is not None
+
+
+def _json(data: Any, **_: Any) -> str:
+    text = json.dumps(data, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    return json_text(text)
+
+
 def _pretty(data: Any) -> str:
     """JSON with one entry a line, but each list of numbers on a single one."""
-    text = json.dumps(data, indent=2, ensure_ascii=False)
+    text = json_text(json.dumps(data, indent=2, ensure_ascii=False))
     return clip(re.sub(r"\[[^][{}]*\]", lambda found: " ".join(found[0].split()), text), _LONGEST)
 
 

@@ -1,10 +1,11 @@
-"""What every rendering shares: the matrix of a report, its order, numbers and texts for readers."""
+"""What every rendering shares: the matrix of a report, its order, numbers and reasons."""
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from lossspec.verdict import Cell, Report
+from lossspec.verdict import Cell, Report, Verdict
 
 THEMES = (
     "shape",
@@ -44,9 +45,9 @@ def columns(cells: Iterable[Cell]) -> dict[str, list[str]]:
 
 
 def rows(report: Report) -> list[Row]:
-    """The lines of the matrix, in the order of the artifact."""
+    """The lines of the matrix, in the order of the artifact, without absent losses."""
     found: dict[tuple[str, str, str], Row] = {}
-    for cell in report.cells:
+    for cell in report.present:
         key = (cell.loss, cell.surface, cell.device)
         found.setdefault(key, Row(*key)).cells[cell.theme, cell.clause] = cell
     return [found[key] for key in sorted(found)]
@@ -62,25 +63,61 @@ def ratio(value: float | None) -> str:
     return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
 
 
-def plural(count: int, word: str) -> str:
-    """Such as "1 case" and "2 cases"."""
-    return f"{count} {word}{'' if count == 1 else 's'}"
+def plural(count: int, word: str, words: str = "") -> str:
+    """Such as "1 case" and "2 cases"; `words` where the plural takes more than an s."""
+    return f"{count} {word if count == 1 else words or f'{word}s'}"
 
 
-def clip(text: str, limit: int) -> str:
-    """``text``, or its beginning and the number of characters left out."""
-    if len(text) <= limit:
-        return text
-    return f"{text[:limit]} … ({plural(len(text) - limit, 'more character')})"
+@dataclass(frozen=True)
+class Unjudged:
+    """Cells that were not judged for one reason."""
+
+    verdict: Verdict
+    reason: str
+    cells: tuple[Cell, ...]
+
+    @property
+    def count(self) -> int:
+        """The number of cells."""
+        return len(self.cells)
+
+    @property
+    def where(self) -> str:
+        """The clauses by loss, such as "huber_loss (value, gradient); l1_loss (value)"."""
+        found: dict[str, dict[str, None]] = {}
+        for cell in self.cells:
+            found.setdefault(cell.loss, {})[cell.clause] = None
+        return "; ".join(f"{loss} ({', '.join(names)})" for loss, names in found.items())
 
 
-def one_line(text: str) -> str:
-    """``text`` on one line, without characters that would steer a terminal."""
-    return "".join(char if char.isprintable() else " " for char in " ".join(text.split()))
+def unjudged(report: Report) -> list[Unjudged]:
+    """Why cells of present losses were not judged: inconclusive first, then by number of cells.
+
+    Reasons that differ in numbers only are one; the first one stands for them.
+    """
+    found: dict[tuple[Verdict, str], list[Cell]] = {}
+    for cell in report.present:
+        if cell.verdict in (Verdict.INCONCLUSIVE, Verdict.UNSUPPORTED):
+            reason = re.sub(r"\d+", "0", cell.reason or "")
+            found.setdefault((cell.verdict, reason), []).append(cell)
+    groups = []
+    for (verdict, _), cells in found.items():
+        reasons = dict.fromkeys(cell.reason or "no reason was given" for cell in cells)
+        reason = next(iter(reasons)) + (" (other numbers elsewhere)" if len(reasons) > 1 else "")
+        groups.append(Unjudged(verdict, reason, tuple(cells)))
+    return sorted(groups, key=lambda group: (group.verdict, -len(group.cells)))
+
+
+def judged(report: Report) -> str:
+    """Return what was judged with which torch: "mylib 1.0, torch 2.13.0" or "torch.nn 2.13.0"."""
+    implementation, own = report.implementation, report.environment.torch
+    if implementation.version == own:  # torch itself
+        return f"{implementation.name} {own}"
+    return f"{implementation.name} {implementation.version or ''}".rstrip() + f", torch {own}"
 
 
 def nothing(report: Report) -> str:
     """What to say of a report without a cell."""
     if report.selection.shard is not None:
         return f"Part {report.selection.shard} of this run holds no cell; other parts do."
-    return "This run holds no cell at all, which is an error in itself."
+    return "No clause was run, which is an error in itself."

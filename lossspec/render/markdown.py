@@ -1,15 +1,15 @@
 """The report as Markdown, for job summaries and pull requests, within a hard budget of bytes."""
 
-import html
-import re
 from collections.abc import Iterable
 
-from lossspec.render.layout import clip, columns, nothing, one_line, plural, ratio, rows
+from lossspec.render.layout import Unjudged, columns, nothing, plural, ratio, rows, unjudged
+from lossspec.safe_text import clip, markdown_code, markdown_line
 from lossspec.verdict import Cell, Report, Verdict
 
 # Services refuse a whole comment of more than 64 kB; the budget leaves room for a frame.
 BUDGET = 60_000
 _TEXT = 600
+_WHERE = 300  # characters of the clauses that one reason explains
 _CODE = 2_000
 
 
@@ -18,11 +18,7 @@ def summary(report: Report, budget: int = BUDGET) -> str:
     out = _Document(budget)
     out.section(_head(report))
     out.items("## What deviates", [_deviation(cell) for cell in report.failing], "more that fail")
-    out.items(
-        "## Inconclusive",
-        [_bullet(c, c.reason) for c in report.cells if c.verdict is Verdict.INCONCLUSIVE],
-        "more inconclusive",
-    )
+    out.items("## Not judged", [_why(group) for group in unjudged(report)], "more reasons")
     out.items(
         "## Known deviations",
         [_known(cell) for cell in report.cells if cell.verdict is Verdict.KNOWN],
@@ -84,13 +80,27 @@ def _size(block: str) -> int:
 def _head(report: Report) -> str:
     name = f"{report.implementation.name} {report.implementation.version or ''}".rstrip()
     counts = [(verdict, count) for verdict, count in report.counts.items() if count]
-    lines = [f"# {_inline(name)}", "", f"**{report.headline}.**"]
+    lines = [f"# {_inline(name)}", "", f"**{report.headline}.**", ""]
+    lines.append(f"torch {_inline(report.environment.torch)}, profile {report.profile}.")
     if counts:
         lines += ["", "| verdict | clauses |", "|---|--:|"]
         lines += [f"| {verdict.sign} {verdict} | {count} |" for verdict, count in counts]
-    else:
+    elif not report.cells:
         lines += ["", nothing(report)]
+    if report.cells and not report.judged:
+        lines += ["", "Nothing was judged, which is an error in itself."]
+    if report.absent_losses:
+        lines += [
+            "",
+            f"Absent losses, which do not count: {_inline(', '.join(report.absent_losses))}",
+        ]
     return "\n".join(lines)
+
+
+def _why(group: Unjudged) -> str:
+    """Such as "- ○ 3 unsupported: it takes no weight", and which clauses below it."""
+    title = f"- {group.verdict.sign} {group.count} {group.verdict}: {_inline(group.reason)}"
+    return f"{title}\n  {_inline(clip(group.where, _WHERE))}"
 
 
 def _deviation(cell: Cell) -> str:
@@ -181,15 +191,8 @@ def _environment(report: Report) -> str:
 
 
 def _inline(text: str) -> str:
-    """``text`` as itself on one line: no mark-up, no HTML, no mention of anybody."""
-    plain = html.escape(clip(one_line(text), _TEXT), quote=False)
-    # An underscore inside a word is no mark-up, and names read better without the backslash.
-    plain = re.sub(r"([\\`*\[\]|~#]|\b_|_\b)", r"\\\1", plain)
-    return plain.replace("@", "@<!-- -->")
+    return markdown_line(text, _TEXT)
 
 
 def _code(text: str, language: str) -> str:
-    text = clip(text, _CODE)
-    # A fence must be longer than any run of backticks inside it.
-    fence = "`" * max([3, *(len(run) + 1 for run in re.findall(r"`+", text))])
-    return f"{fence}{language}\n{text}\n{fence}"
+    return markdown_code(text, language, _CODE)

@@ -2,26 +2,32 @@
 
 import textwrap
 from collections.abc import Iterator
-from os import PathLike
+from os import PathLike, fspath
 
-from lossspec.render.layout import nothing, one_line
-from lossspec.verdict import Cell, Report, Verdict
+from lossspec.render.layout import judged, nothing, plural, unjudged
+from lossspec.safe_text import one_line
+from lossspec.verdict import Cell, Report
 
-WIDTH = 100
+WIDTH = 80
 HEIGHT = 24
+#: Reasons for not judging that are shown, on so many lines each: beside failures, and alone.
+REASONS, LINES = (3, 4), (1, 2)
+_INDENT = "    "
 
 
 def screen(report: Report, path: str | PathLike[str] | None = None) -> str:
     """
-    The counts, the first deviations and where the report lies.
+    The counts, the first deviations, why cells were not judged, and where the report lies.
 
-    At most 24 lines of 100 columns, whatever the size of the report.
+    At most 24 lines of 80 columns, whatever the size of the report.
     """
-    head = [f"{report.implementation.name} {report.implementation.version or ''}".rstrip()]
+    head = [_cut(one_line(judged(report)))]
     head += [*textwrap.wrap(f"{report.headline}.", WIDTH), ""]
-    foot = ["", f"report: {path}"] if path is not None else []
+    why = _not_judged(report)
+    foot = ["", _cut(f"report: {one_line(fspath(path))}")] if path is not None else []
     body: list[str] = []
-    room = HEIGHT - len(head) - len(foot) - 1
+    # Two more lines may come: one that counts the other failures, and an empty one.
+    room = HEIGHT - len(head) - len(why) - len(foot) - 2
     told = 0
     cells = _newsworthy(report)
     for cell in cells:
@@ -31,33 +37,78 @@ def screen(report: Report, path: str | PathLike[str] | None = None) -> str:
         body += lines
         told += 1
     if told < len(cells):
-        body.append(f"… and {len(cells) - told} more")
-    if not report.cells:
-        body.append(nothing(report))
-    return "\n".join(_cut(line) for line in head + body + foot).rstrip("\n") + "\n"
+        body.append(f"… and {plural(len(cells) - told, 'more failing cell')}")
+    if body and why:
+        why.insert(0, "")
+    return "\n".join(head + body + why + foot).rstrip("\n") + "\n"
 
 
 def _newsworthy(report: Report) -> list[Cell]:
-    """The failing cells, then the inconclusive; what a second surface repeats comes last."""
+    """The failing cells; what a second surface repeats comes last."""
     seen: dict[tuple[str, str], int] = {}
     places = []
-    for cell in report.cells:
-        if cell.verdict.fails or cell.verdict is Verdict.INCONCLUSIVE:
-            times = seen[cell.loss, cell.clause] = seen.get((cell.loss, cell.clause), 0) + 1
-            places.append(((not cell.verdict.fails, times > 1), cell))
+    for cell in report.failing:
+        times = seen[cell.loss, cell.clause] = seen.get((cell.loss, cell.clause), 0) + 1
+        places.append((times > 1, cell))
     return [cell for _, cell in sorted(places, key=lambda place: place[0])]
 
 
 def _lines(cell: Cell) -> Iterator[str]:
-    yield f"{cell.verdict.sign} {cell.verdict}: {cell.id}"
+    yield _cut(one_line(f"{cell.verdict.sign} {cell.verdict}: {cell.id}"))
     for text in (cell.says, cell.reason):
         if text:
-            yield f"    {one_line(text)}"
-    # Half a command is worse than none.
-    if cell.repeat and len(repeat := f"    $ {cell.repeat}") <= WIDTH:
-        yield repeat
+            yield from _wrapped(one_line(text), _INDENT, _INDENT, lines=2)
+    if cell.repeat and cell.repeat.isprintable():
+        yield from _command(cell.repeat)
+
+
+def _not_judged(report: Report) -> list[str]:
+    """Reasons for cells without a judgement, and how many cells each explains."""
+    if not report.cells:
+        return [nothing(report)]
+    lines = [] if report.judged else ["Nothing was judged, which is an error in itself."]
+    alone = not report.failing
+    groups, most = unjudged(report), REASONS[alone]
+    for group in groups[:most]:
+        start = f"{group.verdict.sign} {group.count} {group.verdict}: "
+        lines += _wrapped(one_line(group.reason), start, _INDENT, LINES[alone])
+    if len(groups) > most:
+        left = sum(group.count for group in groups[most:])
+        lines.append(f"… and {left} more not judged; the report has every reason")
+    if absent := report.absent_losses:
+        lines.append(_cut(one_line(f"absent: {', '.join(absent)}")))
+    return lines
+
+
+def _wrapped(text: str, first: str, rest: str, lines: int) -> list[str]:
+    """The text on at most so many lines."""
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=first,
+        subsequent_indent=rest,
+        max_lines=lines,
+        placeholder=" …",
+        break_on_hyphens=False,
+    )
+
+
+def _command(command: str) -> list[str]:
+    """A command that can be copied, on two lines at most; none where it takes more."""
+    if "'" in command and len(command) > WIDTH - 6:
+        return []  # an argument in quotes may hold the space at which a line would end
+    lines = textwrap.wrap(
+        command,
+        WIDTH - 2,
+        initial_indent=f"{_INDENT}$ ",
+        subsequent_indent=_INDENT * 2,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    if len(lines) > 2 or any(len(line) > WIDTH - 2 for line in lines):
+        return []  # half a command is worse than none
+    return [f"{line} \\" for line in lines[:-1]] + lines[-1:]
 
 
 def _cut(line: str) -> str:
-    line = "".join(char if char.isprintable() else " " for char in line)
     return line if len(line) <= WIDTH else f"{line[: WIDTH - 1]}…"

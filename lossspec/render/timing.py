@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from lossspec.render.chart import Chart, Line, across, up
 from lossspec.render.html import environment
-from lossspec.timing import Comparison, Growth, Interval, Speed, Timing, TimingReport
+from lossspec.timing import Growth, Interval, Speed, Timing, TimingReport, said
 
 #: The class of a verdict in the page. Colour is for what differs, beside a sign and a word.
 _TONES: dict[Speed, str] = {
@@ -37,11 +37,6 @@ def page(report: TimingReport) -> str:
         losses=_by_loss(report.cells),
         charts=_charts(report.growth),
     )
-
-
-def deciding(found: Comparison) -> Interval:
-    """The interval that a comparison's verdict rests on."""
-    return found.wall if found.clock == "wall" else found.own
 
 
 # === the axis of ratios ===================================================================
@@ -194,7 +189,7 @@ _ENVIRONMENT = environment()
 _ENVIRONMENT.filters |= {
     "tone": _TONES.__getitem__,
     "sign": _SIGNS.__getitem__,
-    "deciding": deciding,
+    "said": said,
     "duration": duration,
     "times": times,
     "count": count,

@@ -1,7 +1,7 @@
 """Adaptive softmax: frequent classes in a head, rare ones in clusters that the head chooses."""
 
 from lossspec.maths import joined, log_softmax, matvec, pick
-from lossspec.spec import ClassIndex, Example, Factor, Form, Loss, Refusal, number
+from lossspec.spec import AnySize, ClassIndex, Example, Factor, Form, Loss, Refusal, number
 
 
 def log_probability(input, target, head, bias, *tails):
@@ -31,8 +31,8 @@ def form(name, clusters, define):
     layers = ["(A, H)", *(f"(H{i}, H), (B{i}, H{i})" for i in clusters)]
     tails = {}
     sizes = {
-        "N": (2, 3, 1, 5, 67, 0),
-        "H": (4, 3, 8, 5, 1),
+        "N": AnySize((2, 3, 1, 5, 67, 0)),
+        "H": AnySize((4, 3, 8, 5, 1)),
         "A": tuple(len(clusters) + frequent for frequent in (2, 1, 5)),
     }
     for i in clusters:
@@ -40,7 +40,7 @@ def form(name, clusters, define):
             f"down_{i}": Factor(count=3, state=f"tail.{i - 1}.0.weight"),
             f"out_{i}": Factor(count=3, state=f"tail.{i - 1}.1.weight"),
         }
-        sizes[f"B{i}"] = (2, 1, 3, 5)
+        sizes[f"B{i}"] = AnySize((2, 1, 3, 5))
         sizes[f"H{i}"] = lambda size, given, i=i: int(size["H"] // given["div_value"] ** i)
     sizes["C"] = lambda size, given: cutoffs(size)[-1]
     return Form(

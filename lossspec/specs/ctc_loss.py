@@ -5,7 +5,18 @@ from math import log
 import numpy as np
 
 from lossspec.maths import constant, log_softmax, log_sum_exp, pick, where
-from lossspec.spec import ClassIndex, Example, Form, Length, Logit, Loss, Parameter, Refusal, switch
+from lossspec.spec import (
+    AnySize,
+    ClassIndex,
+    Example,
+    Form,
+    Length,
+    Logit,
+    Loss,
+    Parameter,
+    Refusal,
+    switch,
+)
 
 
 def define(log_probs, targets, input_lengths, target_lengths, blank, zero_infinity):
@@ -89,10 +100,10 @@ def forms():
                 },
                 share=share,
                 sizes={
-                    "T": (4, 6, 3, 2, 8, 1),
-                    "N": (2, 3, 1, 5, 33),
-                    "C": (3, 4, 2, 6),
-                    more: (2, 1, 3, 4, 0),
+                    "T": AnySize((4, 6, 3, 2, 8, 1)),
+                    "N": AnySize((2, 3, 1, 5, 33)),
+                    "C": AnySize((3, 4, 2, 6)),
+                    more: AnySize((2, 1, 3, 4, 0)),
                 },
                 settle=settle,
                 define=definition,

@@ -1,5 +1,7 @@
 """Cross entropy of the scores that a linear layer gives to the input."""
 
+import math
+
 from lossspec.maths import matvec
 from lossspec.spec import (
     ClassIndex,
@@ -17,10 +19,9 @@ from lossspec.spec import (
 from lossspec.specs.cross_entropy import define as cross_entropy
 from lossspec.specs.cross_entropy import divisor
 
-CHUNKED = (
-    "torch.nn.LinearCrossEntropyOptions()",
-    "torch.nn.LinearCrossEntropyOptions(batch_chunk_size=2, acc_policy='accurate')",
-)
+AUTO = "torch.nn.LinearCrossEntropyOptions()"
+BY_TWO = "torch.nn.LinearCrossEntropyOptions(batch_chunk_size=2, acc_policy='accurate')"
+CHUNKED = (AUTO, BY_TWO)
 
 
 def define(input, linear_weight, target, linear_bias, weight, label_smoothing):
@@ -35,6 +36,19 @@ def constructor(size, tensors):
         "out_features": tuple(size[axis] for axis in size if axis.startswith("d")),
         "bias": "linear_bias" in tensors,
     }
+
+
+def parts(size, parameters):
+    rows = size.get("N", 1)
+    if parameters["options"] == BY_TWO:
+        return math.ceil(rows / 2)
+    if parameters["options"] == AUTO:
+        # `chunking_method` "auto" is documented to take as many chunks as the classes are times the
+        # features, or as keep their scores in a quarter of the room of the features. Torch rounds
+        # the rows of a chunk to a power of two, and 2.13 halves them, so double the larger number.
+        features, classes = max(size["H"], 1), max(size["C"], 1)
+        return min(rows, 2 * math.ceil(4 * max(features / classes, classes / features)))
+    return 1
 
 
 def layer(target):
@@ -116,11 +130,14 @@ spec = Loss(
             values=(None, *CHUNKED),
             code=True,
             limited=CHUNKED,
-            doc="How to work through the batch in pieces. It changes no result; where it does not"
-            " apply (probabilities, label smoothing, further axes) the call warns and goes on.",
+            doc="How to work through the batch in pieces. It changes no result beyond the rounding"
+            " of a sum over the pieces, taken one after the other. With label smoothing or further"
+            " axes, and in torch 2.13 with probabilities, it does not apply: the call warns and"
+            " goes on.",
         ),
     },
     constructor=constructor,
+    parts=parts,
     refusals=(
         Refusal(
             says="the input has fewer features than the layer's weight",

@@ -1,5 +1,7 @@
 """One item for each loss, size and mode, and one for each axis that a loss grows along."""
 
+LOSSSPEC_SUITE = "timing"  # the plugin makes items of this file's tests, and of no other's
+
 
 def test_timing(heat, timed, benchmark):
     """The time of a call against torch's, in pairs."""

@@ -1,0 +1,86 @@
+"""What differs between the reports of one implementation on two versions of torch, as a page.
+
+python benchmarks/what_changed.py OLD/conformance.json NEW/conformance.json docs/versions.md \\
+    --data tests/data/versions
+
+puts the output of `lossspec diff OLD NEW` between the page's marks. It keeps in `--data` what the
+diff reads of the two reports, some 20 KiB, with which tests/test_versions.py compares the page.
+"""
+
+import argparse
+import gzip
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from lossspec.render.diff import diff
+from lossspec.verdict import Report
+
+MARKS = re.compile(r"(<!-- what changed: .*? -->\n)(.*?)(<!-- end of what changed -->)", re.DOTALL)
+
+
+def slim(report: Report) -> Report:
+    """A report without what a diff does not read: calls, numbers, and the machine it ran on."""
+    nothing = dict.fromkeys(
+        ("case", "call", "got", "want", "budget", "repeat", "script", "deviation", "worst")
+    )
+    cells = tuple(
+        replace(
+            cell, **nothing, says="", dtypes=(), examples=0, informative=0, seconds=0.0, extra={}
+        )
+        for cell in report.cells
+    )
+    environment = replace(
+        report.environment,
+        command="pytest",
+        platform="",
+        processor="",
+        devices=dict.fromkeys(report.environment.devices, ""),
+        git_commit=None,
+    )
+    return replace(report, environment=environment, cells=cells)
+
+
+def release(report: Report) -> str:
+    """The version of torch without the suffix of its build."""
+    return report.environment.torch.partition("+")[0]
+
+
+def kept(report: Report) -> str:
+    """The name of the file in which a slim report is kept."""
+    return f"{report.implementation.name}-on-torch-{release(report)}.json.gz"
+
+
+def written(report: Report) -> bytes:
+    """A slim report as the contents of that file."""
+    return gzip.compress(slim(report).to_json().encode(), mtime=0)
+
+
+def read(path: Path) -> Report:
+    """The report that such a file holds."""
+    return Report.from_json(gzip.decompress(path.read_bytes()))
+
+
+def shown(old: Report, new: Report) -> str:
+    """What stands between the marks of the page."""
+    return f"\n```text\n{diff(old, new).text()}```\n\n"
+
+
+def main() -> None:
+    """Rewrite the page and the data beside it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("old", type=Path)
+    parser.add_argument("new", type=Path)
+    parser.add_argument("page", type=Path)
+    parser.add_argument("--data", type=Path, required=True)
+    options = parser.parse_args()
+    reports = [Report.read(path) for path in (options.old, options.new)]
+    options.data.mkdir(parents=True, exist_ok=True)
+    for report in reports:
+        (options.data / kept(report)).write_bytes(written(report))
+    text, made = options.page.read_text("utf-8"), shown(*reports)
+    options.page.write_text(MARKS.sub(lambda found: found[1] + made + found[3], text), "utf-8")
+
+
+if __name__ == "__main__":
+    main()

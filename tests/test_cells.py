@@ -1,0 +1,140 @@
+"""What a person sees of the records that `lossspec.check` returns."""
+
+import copy
+import pickle
+from html.parser import HTMLParser
+
+import pytest
+
+from lossspec.cells import LINES, WIDTH, Cells
+from lossspec.verdict import Cell
+
+
+def cell(clause="value", verdict="conforms", **more) -> Cell:
+    fields = {
+        "id": f"mse_loss/{clause}[function-cpu]",
+        "loss": "mse_loss",
+        "surface": "function",
+        "clause": clause,
+        "theme": "value",
+        "device": "cpu",
+        "says": "The value is that of the definition.",
+        "dtypes": ("float32",),
+        "verdict": verdict,
+        "examples": 40,
+        "informative": 30,
+        "seconds": 0.5,
+        "extra": {},
+    }
+    names = ("reason", "worst", "case", "call", "got", "want", "budget", "repeat", "script")
+    return Cell(**{**dict.fromkeys((*names, "deviation")), **fields, **more})
+
+
+WRONG = cell("value", "deviates", reason="the value with 'sum'", got="1", want="2", worst=3e5)
+
+
+class Table(HTMLParser):
+    """The rows of a table, each a list of texts; every element must be closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open, self.rows, self.caption = [], [], ""
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        if tag == "br":
+            return
+        self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "caption" in self.open:
+            self.caption += data
+        else:
+            self.rows[-1][-1] += data
+
+
+def test_what_all_conforms_is_one_line():
+    cells = Cells([cell("value"), cell("gradient")])
+    assert repr(cells) == "mse_loss (function, cpu): 2 of 2 clauses conform"
+
+
+def test_each_clause_that_does_not_conform_is_one_line_the_failing_ones_first():
+    lost = cell("threads", "inconclusive", reason="no case was about this clause")
+    assert repr(Cells([lost, cell("gradient"), WRONG])).splitlines() == [
+        "mse_loss (function, cpu): 1 of 3 clauses conform, 1 deviates, 1 inconclusive",
+        "  ✗ deviates: value: the value with 'sum'; got 1; want 2",
+        "  ? inconclusive: threads: no case was about this clause",
+    ]
+
+
+def test_what_several_clauses_found_is_said_once_and_a_long_text_has_a_line_of_its_own():
+    names = ("value", "gradient", "threads", "accepts", "arrays")
+    cells = Cells(cell(name, "deviates", reason="x" * 200) for name in names)
+    head, clauses, text = repr(cells).splitlines()
+    assert head == "mse_loss (function, cpu): 0 of 5 clauses conform, 5 deviate"
+    assert clauses == "  ✗ deviates: value, gradient, threads and 2 more"
+    assert (text[:8], text[-1], len(text)) == ("      xx", "…", WIDTH)
+
+
+def test_a_repr_never_fills_a_screen():
+    cells = Cells(cell(f"c{i}", "deviates", reason=f"reason {i}") for i in range(60))
+    lines = repr(cells).splitlines()
+    assert len(lines) == LINES
+    assert lines[-1] == "  … and 42 more lines"
+    assert lines[-2].startswith("  ✗ deviates: c17: ")
+
+
+def test_it_is_a_list_as_ever():
+    cells = Cells([WRONG, cell("gradient")])
+    assert cells == [WRONG, cell("gradient")]
+    assert (len(cells), cells[0], cells[-1].clause) == (2, WRONG, "gradient")
+    assert isinstance(cells, list)
+    (wrong,) = [c for c in cells if c.verdict.fails]
+    assert wrong is WRONG
+    assert type(cells[:1]) is Cells
+    assert cells[:1] == [WRONG]
+    assert pickle.loads(pickle.dumps(cells)) == copy.deepcopy(cells) == cells
+    assert repr(Cells()) == "no clause was judged"
+
+
+def test_a_notebook_shows_a_table_with_a_row_for_each_clause():
+    table = Table(Cells([cell("gradient", worst=0.25), WRONG])._repr_html_())
+    assert table.caption == "mse_loss (function, cpu): 1 of 2 clauses conform, 1 deviates"
+    assert table.rows == [
+        ["clause", "verdict", "what was found", "worst"],
+        [
+            "valueThe value is that of the definition.",
+            "✗ deviates",
+            "the value with 'sum'; got 1; want 2",
+            "3e5",
+        ],
+        ["gradient", "✓ conforms", "40 cases", "0.25"],
+    ]
+
+
+def test_text_from_outside_steers_neither_a_page_nor_a_terminal():
+    bad = "<script>alert(1)</script>\x1b[31m\a\nred"
+    found = cell("value", "deviates", reason=bad, got=bad, call=f"x = 1\n{bad}")
+    html = Cells([found])._repr_html_()
+    assert "<script>" not in html
+    for text in (html, repr(Cells([found])), repr(found)):
+        assert not any(char in text for char in "\x1b\a")
+    assert len(repr(Cells([found])).splitlines()) <= 3
+    assert len(repr(found).splitlines()) == 1
+
+
+@pytest.mark.parametrize("length", [10, 10_000])
+def test_a_cell_is_short(length):
+    found = cell("value", "deviates", reason="y" * length, call="z" * 10_000)
+    assert repr(found).startswith("<Cell mse_loss/value[function-cpu]: deviates (yyyyyyyyyy")
+    assert len(repr(found)) < 160
+    assert repr(cell()) == "<Cell mse_loss/value[function-cpu]: conforms>"
