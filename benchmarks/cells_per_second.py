@@ -19,11 +19,13 @@ import torch
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from lossspec import deviations
-from lossspec.campaign import PROFILES, Campaign, stream
 from lossspec.clauses import clauses
 from lossspec.implementations import torch_nn
-from lossspec.spec import catalogue, find
+from lossspec.judging import known_deviations
+from lossspec.judging.campaign import Campaign
+from lossspec.judging.profiles import PROFILES
+from lossspec.judging.stream import stream
+from lossspec.spec.catalogue import catalogue, find
 
 PLAIN = 300
 
@@ -57,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     profile = PROFILES[options.profile]
-    listed = deviations.shipped("torch.nn")
+    listed = known_deviations.shipped("torch.nn")
     parts: Counter[str] = Counter()
     seconds: Counter[str] = Counter()
     cells: Counter[str] = Counter()

@@ -14,12 +14,14 @@ from pathlib import Path
 
 import torch
 
-from lossspec import deviations
-from lossspec.campaign import BATCH, PROFILES, Campaign
 from lossspec.clauses import clauses
 from lossspec.implementations import torch_nn
-from lossspec.oracle import Solved
-from lossspec.spec import find
+from lossspec.judging import known_deviations
+from lossspec.judging.campaign import Campaign
+from lossspec.judging.profiles import PROFILES
+from lossspec.judging.stream import BATCH
+from lossspec.oracle.solver import Solved
+from lossspec.spec.catalogue import find
 
 PAGE = 4096 / 2**20
 
@@ -50,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     loss = find(options.loss)
     profile = replace(PROFILES["deep"], examples=options.cases, searched=0)
-    listed = [e for e in deviations.shipped("torch.nn.functional") if e.loss == loss.name]
+    listed = [e for e in known_deviations.shipped("torch.nn.functional") if e.loss == loss.name]
     for subject in torch_nn.functions.subjects(loss):
         judges = [c for c in clauses().values() if c.applies(loss, subject.surface)]
         Watched(subject, judges, profile, known=listed).run()

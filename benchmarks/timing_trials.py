@@ -17,13 +17,15 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from lossspec.implementations import Subject
-from lossspec.race import MINE, TORCH
-from lossspec.render.timing import duration
-from lossspec.spec import find
-from lossspec.stopwatch import Contest, HostClock
-from lossspec.timing import Mode, compared
-from lossspec.workload import workload
+from lossspec.cases.workloads import workload
+from lossspec.execution.implementation import Subject
+from lossspec.spec.catalogue import find
+from lossspec.timing.clocks import HostClock
+from lossspec.timing.measure import MINE, TORCH
+from lossspec.timing.page import duration
+from lossspec.timing.pairs import Contest
+from lossspec.timing.results import Mode
+from lossspec.timing.statistics import compared
 
 LOSS = find("cross_entropy")
 CLASSES = 64

@@ -17,17 +17,21 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lossspec import deviations
-from lossspec.budget import precision
-from lossspec.campaign import PROFILES, Profile, stream
-from lossspec.cases import Case
+from lossspec.cases.case import Case
 from lossspec.clauses import clauses
-from lossspec.implementations import Subject, reference
-from lossspec.outcome import lacking, perform
+from lossspec.clauses.trial import Deviation, Trial
+from lossspec.dtypes import REAL_DTYPES, precision
+from lossspec.execution.call import lacking
+from lossspec.execution.implementation import Subject
+from lossspec.execution.outcome import perform
+from lossspec.execution.tensors import to_extended
+from lossspec.implementations.counterpart import reference
+from lossspec.judging import known_deviations
+from lossspec.judging.profiles import PROFILES, Profile
+from lossspec.judging.stream import stream
 from lossspec.render.layout import ratio
-from lossspec.spec import REAL_DTYPES, Loss, catalogue
-from lossspec.tensors import to_extended
-from lossspec.trial import Deviation, Trial
+from lossspec.spec.catalogue import catalogue
+from lossspec.spec.loss import Loss
 
 MARKS = re.compile(r"(<!-- worst ratios: .*? -->\n).*?(<!-- end of worst ratios -->)", re.DOTALL)
 WIDE, NARROW = "float64", "float32"
@@ -35,7 +39,9 @@ WIDE, NARROW = "float64", "float32"
 
 def worst(subject: Subject, dtype: str, profile: Profile) -> float:
     """The worst ratio of value and gradient over the cases of one dtype."""
-    listed = [k for k in deviations.shipped(subject.implementation) if k.loss == subject.loss.name]
+    listed = [
+        k for k in known_deviations.shipped(subject.implementation) if k.loss == subject.loss.name
+    ]
     top = 0.0
     for solved in stream(subject.loss, profile, 0, (dtype,)):
         if lacking(subject, solved.case) is not None:

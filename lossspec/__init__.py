@@ -10,36 +10,29 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lossspec.api import check, parametrize
-    from lossspec.implementations import Implementation
-    from lossspec.spec import (
-        AnySize,
+    from lossspec.errors import SpecError
+    from lossspec.execution.implementation import Implementation
+    from lossspec.report.records import Report
+    from lossspec.report.verdict import Verdict
+    from lossspec.spec.catalogue import catalogue
+    from lossspec.spec.loss import AnySize, Example, Form, Loss, Refusal, Symmetry
+    from lossspec.spec.parameters import Parameter, ignore_index, number, switch
+    from lossspec.spec.roles import (
         Binary,
         ClassIndex,
         Count,
         Distribution,
-        Example,
         Factor,
-        Form,
         Length,
         Logit,
         LogProbability,
-        Loss,
         NonNegative,
-        Parameter,
         Positive,
         Probability,
         Real,
-        Refusal,
         Sign,
-        SpecError,
-        Symmetry,
         Weight,
-        catalogue,
-        ignore_index,
-        number,
-        switch,
     )
-    from lossspec.verdict import Report, Verdict
 
 __all__ = [
     "AnySize",
@@ -76,9 +69,9 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Implementation": "implementations",
-    "Report": "verdict",
-    "Verdict": "verdict",
+    "Implementation": "execution.implementation",
+    "Report": "report",
+    "Verdict": "report",
     "check": "api",
     "parametrize": "api",
 }

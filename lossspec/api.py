@@ -12,15 +12,20 @@ from typing import Any
 
 import torch
 
-from lossspec.campaign import profile_named
-from lossspec.cells import Cells
-from lossspec.devices import DeviceError, chosen
-from lossspec.implementations import Implementation, Subject, load
-from lossspec.plan import EmptyPlan, Plan, Planned
-from lossspec.run import Run, failure_text
+from lossspec.errors import DeviceError, EmptyPlan, UnknownName
+from lossspec.execution.devices import chosen
+from lossspec.execution.implementation import Implementation, Subject
+from lossspec.execution.loading import load
+from lossspec.judging.plan import Plan, Planned
+from lossspec.judging.profiles import profile_named
+from lossspec.judging.verdict import Run
+from lossspec.render.cells import Cells
+from lossspec.report.records import Cell
+from lossspec.report.text import failure_text
+from lossspec.report.verdict import Verdict
 from lossspec.safe_text import one_line
-from lossspec.spec import Loss, UnknownName, find
-from lossspec.verdict import Cell, Verdict
+from lossspec.spec.catalogue import find
+from lossspec.spec.loss import Loss
 
 
 def check(

@@ -16,14 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from lossspec.nearest import alike, suggestion
+from lossspec.report.merge import merge
+from lossspec.report.records import Report, own_version
 from lossspec.safe_text import block, one_line
-from lossspec.verdict import Report, merge, own_version
 
 if TYPE_CHECKING:
     import pytest
 
-    from lossspec.campaign import Profile
-    from lossspec.spec import Loss
+    from lossspec.judging.profiles import Profile
+    from lossspec.spec.loss import Loss
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -167,7 +168,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(arguments: Sequence[str]) -> int:
     import pytest
 
-    from lossspec.options import prefixed
+    from lossspec.pytest_plugin.options import prefixed
 
     if {"-h", "--help"} & set(arguments):
         _say(_run_help().rstrip())
@@ -228,7 +229,7 @@ def _run_help() -> str:
 
 
 def _run_parser() -> argparse.ArgumentParser:
-    from lossspec.options import IMPL, OPTIONS
+    from lossspec.pytest_plugin.options import IMPL, OPTIONS
 
     parser = argparse.ArgumentParser(
         usage="lossspec run NAME ... [options]",
@@ -246,8 +247,8 @@ def _run_parser() -> argparse.ArgumentParser:
 
 
 def _show(options: argparse.Namespace) -> int:
-    from lossspec.render.spec import text
-    from lossspec.spec import find
+    from lossspec.spec.catalogue import find
+    from lossspec.spec_pages.pages import text
 
     _say(text(find(options.loss)))
     return 0
@@ -255,7 +256,7 @@ def _show(options: argparse.Namespace) -> int:
 
 def _list(options: argparse.Namespace) -> int:
     if options.what == "losses":
-        from lossspec.spec import catalogue
+        from lossspec.spec.catalogue import catalogue
 
         for loss in catalogue().values():
             _say(f"{loss.name:42s} {loss.module or ''}")
@@ -265,7 +266,7 @@ def _list(options: argparse.Namespace) -> int:
         for clause in clauses().values():
             _say(f"{clause.theme + '/' + clause.name:34s} {clause.says}")
     else:
-        from lossspec.implementations import known
+        from lossspec.execution.loading import known
 
         for name, entry in sorted(known().items()):
             _say(f"{name:24s} {entry.value}")
@@ -299,28 +300,29 @@ def _render(options: argparse.Namespace) -> int:
 
 
 def _deviations(options: argparse.Namespace) -> int:
-    from lossspec import deviations
-    from lossspec.campaign import profile_named
-    from lossspec.implementations import load
-    from lossspec.plan import Plan
-    from lossspec.run import Run, updated
+    from lossspec.execution.loading import load
+    from lossspec.judging import known_deviations
+    from lossspec.judging.known_update import updated
+    from lossspec.judging.plan import Plan
+    from lossspec.judging.profiles import profile_named
+    from lossspec.judging.verdict import Run
 
     implementation = load(options.implementation)
-    shipped = deviations.SHIPPED / f"{implementation.name}.toml"
+    shipped = known_deviations.SHIPPED / f"{implementation.name}.toml"
     path = options.file or shipped
     if not options.update:
-        for entry in deviations.read(path) if options.file or shipped.exists() else []:
+        for entry in known_deviations.read(path) if options.file or shipped.exists() else []:
             _say(f"{entry.loss}/{entry.clause}: {entry.reason}")
         return 0
     if options.file is None and not shipped.exists():
         raise ValueError(
             f"lossspec ships no file for {implementation.name}; say which: --file FILE"
         )
-    listed = deviations.read(path) if path.exists() else []
+    listed = known_deviations.read(path) if path.exists() else []
     run = Run(profile_named(options.profile), known=listed, ship=False)
     plan = Plan([implementation], slow=options.profile != "quick")
     kept, added, dropped = updated(run, plan, listed)
-    deviations.write(path, kept + added)
+    known_deviations.write(path, kept + added)
     _say(f"{path}: {len(kept)} kept, {len(added)} added, {len(dropped)} no longer fail")
     return 0
 
@@ -331,9 +333,9 @@ def _audit(options: argparse.Namespace) -> int:
     from lossspec.audit import audit, mutants
     from lossspec.audit.operators import variants
     from lossspec.audit.table import matrix, summary, total
-    from lossspec.campaign import profile_named
-    from lossspec.spec import catalogue, find
-    from lossspec.verdict import replace_file
+    from lossspec.judging.profiles import profile_named
+    from lossspec.report.files import replace_file
+    from lossspec.spec.catalogue import catalogue, find
 
     torch.set_num_threads(1)
     profile = profile_named(options.profile)

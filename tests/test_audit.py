@@ -9,7 +9,8 @@ import torch
 
 from lossspec.audit import Mutant, audit, controls, mutants, record
 from lossspec.clauses import clauses
-from lossspec.spec import UnknownName, catalogue
+from lossspec.errors import UnknownName
+from lossspec.spec.catalogue import catalogue
 
 MUTANTS = mutants()
 DOCS = Path(__file__).parents[1] / "docs"

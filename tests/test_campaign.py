@@ -14,14 +14,17 @@ from torch.nn import functional as F
 import lossspec
 import lossspec.clauses
 import lossspec.specs
-from lossspec.campaign import PROFILES, TRIES, Campaign, Profile
 from lossspec.clauses import clauses
-from lossspec.implementations import Subject, reference
-from lossspec.plan import Plan
-from lossspec.run import Run, updated
-from lossspec.spec import catalogue, find
-from lossspec.switches import SWITCHES
-from lossspec.trial import Deviation, Unsupported
+from lossspec.clauses.trial import Deviation, Unsupported
+from lossspec.execution.global_state import SWITCHES
+from lossspec.execution.implementation import Subject
+from lossspec.implementations.counterpart import reference
+from lossspec.judging.campaign import TRIES, Campaign
+from lossspec.judging.known_update import updated
+from lossspec.judging.plan import Plan
+from lossspec.judging.profiles import PROFILES, Profile
+from lossspec.judging.verdict import Run
+from lossspec.spec.catalogue import catalogue, find
 
 SPEC = '''\
 """Half the squared error."""
@@ -47,7 +50,7 @@ CLAUSE = '''\
 """Clauses that a test adds."""
 
 from lossspec.clauses import clause
-from lossspec.trial import Deviation
+from lossspec.clauses.trial import Deviation
 
 
 @clause()

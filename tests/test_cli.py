@@ -11,8 +11,9 @@ from lossspec import audit
 from lossspec.audit import Control
 from lossspec.clauses import clauses
 from lossspec.cli import main
-from lossspec.spec import catalogue
-from lossspec.verdict import Report, replace_file
+from lossspec.report.files import replace_file
+from lossspec.report.records import Report
+from lossspec.spec.catalogue import catalogue
 
 SAMPLE = Path(__file__).parent / "data" / "conformance.json"
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from lossspec.audit import audit, controls
-from lossspec.campaign import deviation_of
-from lossspec.cases import Case
+from lossspec.cases.case import Case
 from lossspec.clauses import clauses
-from lossspec.implementations import Subject
-from lossspec.oracle import Solved, solve
-from lossspec.spec import catalogue, find
-from lossspec.trial import Trial
+from lossspec.clauses.trial import Trial
+from lossspec.execution.implementation import Subject
+from lossspec.judging.campaign import deviation_of
+from lossspec.oracle.solver import Solved, solve
+from lossspec.spec.catalogue import catalogue, find
 
 CONTROLS = controls()
 

@@ -7,10 +7,11 @@ import sys
 import numpy as np
 import pytest
 
-from lossspec import whereabouts
-from lossspec.campaign import PROFILES, stream
-from lossspec.spec import find
-from lossspec.whereabouts import SUSPECT, Underway, Whereabouts, deaths, fatal_call, noting
+from lossspec.execution import checkpoint as whereabouts
+from lossspec.execution.checkpoint import SUSPECT, Underway, Whereabouts, deaths, fatal_call, noting
+from lossspec.judging.profiles import PROFILES
+from lossspec.judging.stream import stream
+from lossspec.spec.catalogue import find
 
 APART = ("-m", "pytest", "--pyargs", "lossspec.suites", "-pno:cacheprovider", "-n1")
 DIES = """

@@ -153,7 +153,7 @@ def test_torch_takes_the_stand_in_for_an_accelerator(place):
         place,
         """
         import torch
-        from lossspec.devices import DeviceError, chosen, present
+        from lossspec.execution.devices import DeviceError, chosen, present
 
         print(torch.accelerator.current_accelerator(), present())
         print(chosen(["all"]), chosen(["standin:0"]))

@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lossspec.implementations import Implementation, ImplementationError, Subject, load
-from lossspec.spec import UnknownName, find
+from lossspec.errors import ImplementationError, UnknownName
+from lossspec.execution.implementation import Implementation, Subject
+from lossspec.execution.loading import load
+from lossspec.spec.catalogue import find
 
 L1 = find("l1_loss")
 

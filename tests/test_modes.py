@@ -6,14 +6,14 @@ import torch
 from torch.nn import functional as F
 
 import lossspec
-from lossspec.campaign import deviation_of
-from lossspec.cases import published
+from lossspec.cases.case import published
 from lossspec.clauses import clauses
-from lossspec.implementations import Subject
-from lossspec.oracle import Solved, solve
-from lossspec.spec import catalogue, find
-from lossspec.trial import Trial
-from lossspec.verdict import Verdict
+from lossspec.clauses.trial import Trial
+from lossspec.execution.implementation import Subject
+from lossspec.judging.campaign import deviation_of
+from lossspec.oracle.solver import Solved, solve
+from lossspec.report.verdict import Verdict
+from lossspec.spec.catalogue import catalogue, find
 
 LOSSES = list(catalogue())
 

@@ -14,7 +14,7 @@ from lossspec.audit.table import matrix, summary
 from lossspec.clauses import clauses
 from lossspec.cli import main
 from lossspec.implementations.oracle import function
-from lossspec.spec import find
+from lossspec.spec.catalogue import find
 
 
 def plus_nothing(input, target, weight):

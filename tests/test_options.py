@@ -6,7 +6,7 @@ from textwrap import dedent
 import pytest
 
 from lossspec.cli import main
-from lossspec.options import OPTIONS, expanded, named, prefixed
+from lossspec.pytest_plugin.options import OPTIONS, expanded, named, prefixed
 
 ROOT = Path(__file__).parents[1]
 SUITE = ("--pyargs", "lossspec.suites", "-p", "no:cacheprovider", "-p", "no:faulthandler")
@@ -113,7 +113,7 @@ def test_without_an_implementation_nothing_is_imported_printed_or_written(workpl
             import sys
 
             def test_own():
-                loaded = {"torch", "numpy", "lossspec.conformance", "hypothesis.core"}
+                loaded = {"torch", "numpy", "lossspec.pytest_plugin.session", "hypothesis.core"}
                 assert loaded & set(sys.modules) == set()
                 assert "lossspec.plugin" in sys.modules
         """,

@@ -6,9 +6,9 @@ import torch
 from torch.nn import functional as F
 
 import lossspec
-from lossspec.outcome import MOST, oversized
-from lossspec.tensors import first_numbers, to_extended
-from lossspec.trial import Deviation
+from lossspec.clauses.trial import Deviation
+from lossspec.execution.outcome import MOST, oversized
+from lossspec.execution.tensors import first_numbers, to_extended
 
 SIDE = 10**6
 
@@ -60,9 +60,12 @@ def test_a_large_result_of_the_right_shape_is_read():
 
 
 def _cases(name):
-    from lossspec.campaign import PROFILES, stream
+    from lossspec.judging.profiles import PROFILES
+    from lossspec.judging.stream import stream
 
-    return (solved.case for solved in stream(lossspec.spec.find(name), PROFILES["quick"], 0))
+    return (
+        solved.case for solved in stream(lossspec.spec.catalogue.find(name), PROFILES["quick"], 0)
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])

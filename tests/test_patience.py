@@ -6,12 +6,13 @@ from contextlib import suppress
 
 import pytest
 
-from lossspec import patience
-from lossspec.campaign import PROFILES, Campaign
 from lossspec.clauses import clauses
-from lossspec.implementations import Subject
-from lossspec.patience import Endless, limited
-from lossspec.spec import find
+from lossspec.execution import timeout
+from lossspec.execution.implementation import Subject
+from lossspec.execution.timeout import Endless, limited
+from lossspec.judging.campaign import Campaign
+from lossspec.judging.profiles import PROFILES
+from lossspec.spec.catalogue import find
 
 ENDLESS = """
     import time
@@ -41,11 +42,11 @@ ENDLESS = """
 
 @pytest.fixture
 def impatient(monkeypatch):
-    monkeypatch.setattr(patience, "LIMIT", 0.05)
+    monkeypatch.setattr(timeout, "LIMIT", 0.05)
 
 
 def test_a_call_that_does_not_end_is_a_crash_that_shows_the_call(workplace, monkeypatch):
-    monkeypatch.setattr(patience, "LIMIT", patience.LIMIT)  # what the module sets is undone
+    monkeypatch.setattr(timeout, "LIMIT", timeout.LIMIT)  # what the module sets is undone
     workplace.write(endless=ENDLESS)
     result = workplace.run("--impl=endless", "--loss=mse_loss,huber_loss", "--profile=quick")
     assert result.status == 1
@@ -78,7 +79,7 @@ def test_what_was_not_settled_before_an_endless_call_does_not_conform(monkeypatc
             time.sleep(0.01)
         return (input.detach() - target.detach()).square().mean()
 
-    monkeypatch.setattr(patience, "LIMIT", 0.3)
+    monkeypatch.setattr(timeout, "LIMIT", 0.3)
     names = ("accepts", "gradient", "value")
     mse = find("mse_loss")
     judged = [clauses()[name] for name in names]
@@ -98,11 +99,11 @@ def test_what_ends_in_time_is_left_alone(impatient):
 
 
 def test_what_only_waits_for_a_processor_is_given_more_time(monkeypatch):
-    monkeypatch.setattr(patience, "LIMIT", 0.2)
-    monkeypatch.setattr(patience, "WAITS", 1e6)
+    monkeypatch.setattr(timeout, "LIMIT", 0.2)
+    monkeypatch.setattr(timeout, "WAITS", 1e6)
     with limited():
         time.sleep(0.4)
-    monkeypatch.setattr(patience, "WAITS", 1.5)
+    monkeypatch.setattr(timeout, "WAITS", 1.5)
     with pytest.raises(Endless), limited():
         time.sleep(60)
 

@@ -11,11 +11,12 @@ import sys
 import pytest
 import torch
 
-from lossspec.campaign import PROFILES, Campaign
 from lossspec.clauses import clauses
-from lossspec.implementations import Subject
-from lossspec.progress import LOOK, Line, Notes, Share, Tally, duration, notes, watched
-from lossspec.spec import find
+from lossspec.execution.implementation import Subject
+from lossspec.judging.campaign import Campaign
+from lossspec.judging.profiles import PROFILES
+from lossspec.judging.progress import LOOK, Line, Notes, Share, Tally, duration, notes, watched
+from lossspec.spec.catalogue import find
 
 
 def half(input, target, reduction="mean"):
@@ -125,7 +126,7 @@ def test_a_duration_has_the_unit_that_people_use(seconds, text):
 
 def test_workers_tell_through_files_what_they_did_last(tmp_path, monkeypatch):
     now = [100.0]
-    monkeypatch.setattr("lossspec.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("lossspec.judging.progress.time.monotonic", lambda: now[0])
     first, second = (Notes(tmp_path, worker) for worker in ("gw0", "gw1"))
     first.advance("a", 1, 40, 0)
     first.advance("a", 2, 40, 0)  # too soon to have been read

@@ -3,12 +3,17 @@
 import numpy as np
 import pytest
 
-from lossspec.campaign import Profile, stream
-from lossspec.cases import Case, features
-from lossspec.maths import absolute, total
-from lossspec.oracle import solve
-from lossspec.reduce import fits, reduced, taken
-from lossspec.spec import AnySize, ClassIndex, Form, Loss, Real, catalogue, find
+from lossspec.cases.axes import taken
+from lossspec.cases.case import Case
+from lossspec.cases.features import features
+from lossspec.cases.shrink import fits, reduced
+from lossspec.judging.profiles import Profile
+from lossspec.judging.stream import stream
+from lossspec.maths.words import absolute, total
+from lossspec.oracle.solver import solve
+from lossspec.spec.catalogue import catalogue, find
+from lossspec.spec.loss import AnySize, Form, Loss
+from lossspec.spec.roles import ClassIndex, Real
 
 IGNORED = {"some ignored", "all ignored"}
 

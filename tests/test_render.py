@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from lossspec.errors import ReportError
 from lossspec.render import render_all
 from lossspec.render.badge import badge
 from lossspec.render.diff import Kind, diff
@@ -17,7 +18,8 @@ from lossspec.render.html import ARTICLES, Axis, artifact, page
 from lossspec.render.layout import THEMES, columns, ratio, unjudged
 from lossspec.render.markdown import summary
 from lossspec.render.terminal import HEIGHT, WIDTH, screen
-from lossspec.verdict import Environment, Listed, Oracle, Report, ReportError, Verdict, cell_id
+from lossspec.report.records import Environment, Listed, Oracle, Report, cell_id
+from lossspec.report.verdict import Verdict
 
 SAMPLE = Report.read(Path(__file__).parent / "data" / "conformance.json")
 HOSTILE = (

@@ -11,17 +11,22 @@ import numpy as np
 import pytest
 import torch
 
-from lossspec import repro
-from lossspec.campaign import PROFILES, Profile, stream
-from lossspec.cases import Case, features
+from lossspec.cases.case import Case
+from lossspec.cases.features import features
+from lossspec.clauses.trial import Deviation
 from lossspec.cli import main
-from lossspec.implementations import Subject, load
-from lossspec.outcome import lacking, perform
-from lossspec.spec import catalogue, find
-from lossspec.tensors import same_bits
-from lossspec.transcript import written
-from lossspec.trial import Deviation
-from lossspec.verdict import Report, replace_file
+from lossspec.execution.call import lacking
+from lossspec.execution.call_text import written
+from lossspec.execution.implementation import Subject
+from lossspec.execution.loading import load
+from lossspec.execution.outcome import perform
+from lossspec.execution.tensors import same_bits
+from lossspec.judging import reproduction
+from lossspec.judging.profiles import PROFILES, Profile
+from lossspec.judging.stream import stream
+from lossspec.report.files import replace_file
+from lossspec.report.records import Report
+from lossspec.spec.catalogue import catalogue, find
 
 WRONG = """
     from torch.nn import functional as F
@@ -162,7 +167,7 @@ def test_a_script_makes_the_very_call_of_its_case(loss, name):
                 continue
             want = perform(subject, solved.case)
             deviation = Deviation("nothing", check="error is None")
-            text = repro.script(subject, solved.case, deviation, "A sentence.", "cpu")
+            text = reproduction.script(subject, solved.case, deviation, "A sentence.", "cpu")
             status, names = ran(text)
             assert status == (0 if want.error is None else 1), names["error"]
             # Of an empty batch some of torch's losses return whatever lay in memory.
@@ -179,7 +184,7 @@ def test_a_script_passes_numbers_that_have_no_name_in_python():
     solved = next(stream(subject.loss, Profile("quick", 1, 1), 0))
     replaced = {"delta": float("inf"), "reduction": ["mean", float("nan")]}
     deviation = Deviation("nothing", check="error is not None", replaced=replaced)
-    text = repro.script(subject, solved.case, deviation, "A sentence.", "cpu")
+    text = reproduction.script(subject, solved.case, deviation, "A sentence.", "cpu")
     assert "delta=float('inf')" in text
     assert "reduction=['mean', float('nan')]" in text
     assert ran(text)[0] == 0
@@ -189,7 +194,7 @@ def test_a_script_prints_what_is_no_character(workplace):
     (subject,) = load("torch.nn.functional").subjects(catalogue()["huber_loss"])
     solved = next(stream(subject.loss, Profile("quick", 1, 1), 0))
     deviation = Deviation("a \udcff", check="error is not None")
-    text = repro.script(subject, solved.case, deviation, "A sentence.", "cpu")
+    text = reproduction.script(subject, solved.case, deviation, "A sentence.", "cpu")
     replace_file(workplace.path / "script.py", text)
     result = workplace.apart("script.py")
     assert (result.status, result.err) == (1, [])

@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 
 import lossspec
-from lossspec import campaign, repro, transcript
-from lossspec.campaign import PROFILES, stream
-from lossspec.maths import (
+from lossspec.errors import SpecError
+from lossspec.execution import call_text
+from lossspec.judging import campaign, reproduction
+from lossspec.judging.profiles import PROFILES
+from lossspec.judging.stream import stream
+from lossspec.maths.words import (
     absolute,
     by_convention,
     constant,
@@ -20,10 +23,13 @@ from lossspec.maths import (
     total,
     where,
 )
-from lossspec.oracle import Solved, check_examples
-from lossspec.run import failure_text
-from lossspec.spec import AnySize, Example, Form, Loss, Real, SpecError, catalogue, find
-from lossspec.verdict import Verdict
+from lossspec.oracle.examples import check_examples
+from lossspec.oracle.solver import Solved
+from lossspec.report.text import failure_text
+from lossspec.report.verdict import Verdict
+from lossspec.spec.catalogue import catalogue, find
+from lossspec.spec.loss import AnySize, Example, Form, Loss
+from lossspec.spec.roles import Real
 
 ROWS = ("(N, X), (N, X) -> (N)",)
 
@@ -243,7 +249,7 @@ def test_an_example_that_the_definition_contradicts_is_an_error_of_the_spec(loss
 def test_an_installed_spec_that_its_example_contradicts_is_left_out_with_a_warning(monkeypatch):
     from importlib.metadata import EntryPoint
 
-    from lossspec import spec as module
+    from lossspec.spec import loss as module
 
     wrong = spec(examples=example(7.0))
     monkeypatch.setattr(EntryPoint, "load", lambda self: wrong)
@@ -316,16 +322,16 @@ def test_a_call_that_never_works_is_told_though_it_cannot_be_made_simpler(monkey
 
 
 def test_a_call_that_cannot_be_written_is_told_by_its_shapes(monkeypatch):
-    monkeypatch.setattr(transcript, "_short", broken)
+    monkeypatch.setattr(call_text, "_short", broken)
     (cell,) = check(LOSS, doubled)
     assert cell.verdict == "deviates"
     assert re.match(r"# of_rows of input: \w+ \[.*the call could not be written \(Zero", cell.call)
 
 
 def test_a_script_that_cannot_be_written_loses_no_finding(monkeypatch):
-    from lossspec.run import Run
+    from lossspec.judging.verdict import Run
 
-    monkeypatch.setattr(repro, "script", broken)
+    monkeypatch.setattr(reproduction, "script", broken)
     implementation = lossspec.Implementation(
         "mine", {"of_rows": doubled}, own=(LOSS,), found={"of_rows": "mine:doubled"}
     )
@@ -364,7 +370,7 @@ def test_a_failure_in_one_clause_leaves_the_others(monkeypatch):
     from lossspec.clauses import clauses
 
     wrong = {**clauses(), "accepts": replace(clauses()["accepts"], judge=broken)}
-    monkeypatch.setattr("lossspec.plan.clauses", lambda: wrong)
+    monkeypatch.setattr("lossspec.judging.plan.clauses", lambda: wrong)
     cells = {c.clause: c.verdict for c in check(LOSS, doubled, ("value", "accepts"))}
     assert cells == {"value": "deviates", "accepts": "crash"}
 

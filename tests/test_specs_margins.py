@@ -13,16 +13,20 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from lossspec.campaign import Profile, stream
-from lossspec.cases import Case
-from lossspec.implementations import reference
-from lossspec.oracle import Expected, solve
-from lossspec.outcome import Expression, perform
-from lossspec.spec import Example, Loss, find
+from lossspec.cases.case import Case
+from lossspec.cases.strategies import cases
+from lossspec.execution.call import Expression
+from lossspec.execution.call_text import written
+from lossspec.execution.outcome import perform
+from lossspec.implementations.counterpart import reference
+from lossspec.judging.profiles import Profile
+from lossspec.judging.stream import stream
+from lossspec.oracle.expected import Expected
+from lossspec.oracle.solver import solve
+from lossspec.spec.catalogue import find
+from lossspec.spec.loss import Example, Loss
 from lossspec.specs.cosine_embedding_loss import SHORTEST, settle
 from lossspec.specs.triplet_margin_with_distance_loss import DISTANCES, SQUARED
-from lossspec.strategies import cases
-from lossspec.transcript import written
 
 mp = mpmath.mp.clone()
 mp.dps = 50

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from lossspec.cases import Case
-from lossspec.implementations import reference, torch_nn
+from lossspec.cases.case import Case
+from lossspec.execution.outcome import perform
+from lossspec.implementations import torch_nn
+from lossspec.implementations.counterpart import reference
 from lossspec.implementations.oracle import bind
-from lossspec.oracle import Expected, solve
-from lossspec.outcome import perform
-from lossspec.spec import catalogue, find
+from lossspec.oracle.expected import Expected
+from lossspec.oracle.solver import solve
+from lossspec.spec.catalogue import catalogue, find
 
 LOSSES = ("adaptive_log_softmax_with_loss", "ctc_loss", "linear_cross_entropy")
 DIGITS = 50

@@ -7,24 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from lossspec.campaign import Campaign, Profile
 from lossspec.clauses import Clause, clauses
-from lossspec.implementations import Subject, reference
+from lossspec.execution.call import constructor
+from lossspec.execution.implementation import Subject
+from lossspec.implementations.counterpart import reference
 from lossspec.implementations.oracle import bind, function
-from lossspec.maths import absolute, largest, log_sum_exp, norm, total
-from lossspec.outcome import constructor
-from lossspec.spec import (
-    ClassIndex,
-    Factor,
-    Form,
-    Loss,
-    Real,
-    Surface,
-    Weight,
-    catalogue,
-    find,
-    number,
-)
+from lossspec.judging.campaign import Campaign
+from lossspec.judging.profiles import Profile
+from lossspec.maths.words import absolute, largest, log_sum_exp, norm, total
+from lossspec.spec.catalogue import catalogue, find
+from lossspec.spec.loss import Form, Loss
+from lossspec.spec.parameters import number
+from lossspec.spec.roles import ClassIndex, Factor, Real, Surface, Weight
 
 #: They compile or train, which takes minutes for every loss.
 COSTLY = {"compiled", "compiled-refusal", "exported", "trained"}

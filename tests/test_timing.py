@@ -15,23 +15,20 @@ from test_render import Page
 from torch.nn import functional
 
 from lossspec.audit import controls
-from lossspec.implementations import Implementation, Subject, reference
-from lossspec.race import MINE, TEXTBOOK, TORCH, Entrant, Heat, Race, growing, points
-from lossspec.render.timing import page
-from lossspec.spec import Loss, catalogue, find
-from lossspec.stopwatch import (
-    Contest,
-    CudaClock,
-    HostClock,
-    Need,
-    TooLarge,
-    alike,
-    excess,
-    fitted,
-    peak,
-    weighed,
-)
-from lossspec.timing import (
+from lossspec.cases.workloads import Size, axes, batch_axis, has_classes, sizes, workload
+from lossspec.errors import ReportError
+from lossspec.execution.implementation import Implementation, Subject
+from lossspec.execution.memory import peak, weighed
+from lossspec.implementations.counterpart import reference
+from lossspec.report.records import Report
+from lossspec.spec.catalogue import catalogue, find
+from lossspec.spec.loss import Loss
+from lossspec.timing.clocks import CudaClock, HostClock
+from lossspec.timing.measure import MINE, TEXTBOOK, TORCH, Entrant, Heat, Race, growing, points
+from lossspec.timing.memory import Need, TooLarge, excess, fitted
+from lossspec.timing.page import page
+from lossspec.timing.pairs import Contest, alike
+from lossspec.timing.results import (
     MODES,
     SCHEMA,
     SPEEDS,
@@ -39,6 +36,9 @@ from lossspec.timing import (
     Growth,
     Interval,
     TimingReport,
+    timing_id,
+)
+from lossspec.timing.statistics import (
     beyond,
     compared,
     exponent,
@@ -48,10 +48,7 @@ from lossspec.timing import (
     limit,
     rounds,
     speed,
-    timing_id,
 )
-from lossspec.verdict import Report, ReportError
-from lossspec.workload import Size, axes, batch_axis, has_classes, sizes, workload
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = Report.read(Path(__file__).parent / "data" / "conformance.json")

@@ -7,13 +7,15 @@ import torch
 from torch.nn import functional as F
 
 import lossspec
-from lossspec.campaign import PROFILES, Campaign
 from lossspec.clauses import clauses
-from lossspec.implementations import Subject, torch_nn
+from lossspec.clauses.digits_model import STEPS, TRAINED, digits, plain, steps
+from lossspec.execution.implementation import Subject
+from lossspec.implementations import torch_nn
+from lossspec.judging.campaign import Campaign
+from lossspec.judging.profiles import PROFILES
 from lossspec.render.curves import chart, curves
-from lossspec.spec import catalogue, find
-from lossspec.training import STEPS, TRAINED, digits, plain, steps
-from lossspec.verdict import Verdict
+from lossspec.report.verdict import Verdict
+from lossspec.spec.catalogue import catalogue, find
 
 LOSSES = list(catalogue())
 

@@ -12,18 +12,11 @@ import jsonschema
 import numpy as np
 import pytest
 
-from lossspec.verdict import (
-    SCHEMA,
-    Cell,
-    Report,
-    ReportError,
-    Selection,
-    Verdict,
-    cell_id,
-    merge,
-    read_file,
-    replace_file,
-)
+from lossspec.errors import ReportError
+from lossspec.report.files import read_file, replace_file
+from lossspec.report.merge import merge
+from lossspec.report.records import SCHEMA, Cell, Report, Selection, cell_id
+from lossspec.report.verdict import Verdict
 
 DATA = Path(__file__).parent / "data" / "conformance.json"
 SAMPLE = Report.read(DATA)

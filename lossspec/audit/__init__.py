@@ -10,12 +10,17 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Literal, TypeVar
 
-from lossspec.campaign import CHOSEN, Campaign, Ledger, Profile, profile_named, stream
-from lossspec.cases import Case
+from lossspec.cases.case import Case
 from lossspec.clauses import Clause, clauses
-from lossspec.implementations import Subject, reference
-from lossspec.spec import Loss, Surface, find
-from lossspec.trial import Deviation, Trial
+from lossspec.clauses.trial import Deviation, Trial
+from lossspec.execution.implementation import Subject
+from lossspec.implementations.counterpart import reference
+from lossspec.judging.campaign import CHOSEN, Campaign, Ledger
+from lossspec.judging.profiles import Profile, profile_named
+from lossspec.judging.stream import stream
+from lossspec.spec.catalogue import find
+from lossspec.spec.loss import Loss
+from lossspec.spec.roles import Surface
 
 T = TypeVar("T", bound=Callable[..., Any])
 

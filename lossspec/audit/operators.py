@@ -15,14 +15,15 @@ import numpy as np
 import torch
 
 from lossspec.audit import Mutant
-from lossspec.budget import precision
-from lossspec.campaign import PROFILES, stream
-from lossspec.cases import Case
-from lossspec.implementations import Subject
+from lossspec.cases.case import Case
+from lossspec.dtypes import precision
+from lossspec.execution.implementation import Subject
+from lossspec.execution.outcome import Outcome, perform
+from lossspec.execution.tensors import dtype_of, to_extended
 from lossspec.implementations.oracle import function
-from lossspec.outcome import Outcome, perform
-from lossspec.spec import Form, Loss
-from lossspec.tensors import dtype_of, to_extended
+from lossspec.judging.profiles import PROFILES
+from lossspec.judging.stream import stream
+from lossspec.spec.loss import Form, Loss
 
 #: Two results so many roundings apart are not the same.
 APART = 1000

@@ -15,11 +15,11 @@ from statistics import median
 import torch
 
 from lossspec.audit import Control, Mutant, Result, audit, controls, mutants
-from lossspec.campaign import PROFILES
 from lossspec.clauses import Clause, clauses
-from lossspec.render.blocks import Table
-from lossspec.spec import catalogue
-from lossspec.verdict import replace_file
+from lossspec.judging.profiles import PROFILES
+from lossspec.report.files import replace_file
+from lossspec.spec.catalogue import catalogue
+from lossspec.spec_pages.blocks import Table
 
 COMMAND = "python -m lossspec.audit.record docs"
 #: About as many cases as the quick profile has, and every clause as long as it may learn from them.

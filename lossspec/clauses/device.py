@@ -9,9 +9,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lossspec.clauses import Judgement, clause
-from lossspec.spec import Length, Loss, Surface
-from lossspec.tensors import first_numbers
-from lossspec.trial import Deviation, Trial
+from lossspec.clauses.trial import Deviation, Trial
+from lossspec.execution.tensors import first_numbers
+from lossspec.spec.loss import Loss
+from lossspec.spec.roles import Length, Surface
 
 #: Numbers that may be read on the host in one call: a flag, a count. Torch reads such ones too.
 READ = 8

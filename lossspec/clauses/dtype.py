@@ -10,15 +10,17 @@ import numpy as np
 import torch
 from torch.autograd.graph import Node
 
-from lossspec.budget import precision
-from lossspec.cases import Case
+from lossspec.cases.case import Case
 from lossspec.clauses import Judgement, clause
-from lossspec.implementations import reference
-from lossspec.oracle import Expected, Solved
-from lossspec.outcome import Outcome, perform, unimplemented
-from lossspec.spec import Loss, Surface
-from lossspec.tensors import dtype_of, to_extended, torch_dtype
-from lossspec.trial import Deviation, Trial, Unsupported, failed
+from lossspec.clauses.trial import Deviation, Trial, Unsupported, failed
+from lossspec.dtypes import precision
+from lossspec.execution.outcome import Outcome, perform, unimplemented
+from lossspec.execution.tensors import dtype_of, to_extended, torch_dtype
+from lossspec.implementations.counterpart import reference
+from lossspec.oracle.expected import Expected
+from lossspec.oracle.solver import Solved
+from lossspec.spec.loss import Loss
+from lossspec.spec.roles import Surface
 
 #: The dtype that holds every number of another one, and more.
 WIDER = {"float16": "float32", "bfloat16": "float32", "float32": "float64"}

@@ -12,23 +12,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from lossspec.cases import Case, dtype_name
+from lossspec.cases.axes import taken
+from lossspec.cases.case import Case
 from lossspec.clauses import Judgement, clause, stateless
-from lossspec.devices import accelerates
-from lossspec.outcome import (
-    Outcome,
-    arguments,
-    backward_from,
-    constructed,
-    handed,
-    perform,
-    ready,
-)
-from lossspec.reduce import taken
-from lossspec.spec import ClassIndex
-from lossspec.switches import otherwise
-from lossspec.tensors import first_numbers, same_bits, to_extended
-from lossspec.trial import Deviation, Trial, failed, returned
+from lossspec.clauses.trial import Deviation, Trial, failed, returned
+from lossspec.dtypes import dtype_name
+from lossspec.execution.call import arguments, constructed, handed, ready
+from lossspec.execution.devices import accelerates
+from lossspec.execution.global_state import otherwise
+from lossspec.execution.outcome import Outcome, backward_from, perform
+from lossspec.execution.tensors import first_numbers, same_bits, to_extended
+from lossspec.spec.roles import ClassIndex
 
 
 @clause(empty=True)

@@ -8,21 +8,18 @@ import numpy as np
 import torch
 from torch.autograd import forward_ad
 
-from lossspec.budget import SLACK, Bounded, as_extended, precision
-from lossspec.cases import Case
+from lossspec.cases.case import Case
 from lossspec.clauses import Judgement, clause, stateless
-from lossspec.oracle import solve_second
-from lossspec.outcome import (
-    arguments,
-    constructed,
-    differentiable,
-    handed,
-    invoke,
-    leaves_torch,
-)
+from lossspec.clauses.trial import Deviation, Trial, Unsupported
+from lossspec.dtypes import as_extended, precision
+from lossspec.execution.call import arguments, constructed, handed, invoke
+from lossspec.execution.outcome import differentiable
+from lossspec.execution.support import leaves_torch
+from lossspec.execution.tensors import to_extended, to_torch
+from lossspec.oracle.bounds import Bounded
+from lossspec.oracle.solver import solve_second
 from lossspec.safe_text import foreign_error
-from lossspec.tensors import to_extended, to_torch
-from lossspec.trial import Deviation, Trial, Unsupported
+from lossspec.thresholds import SLACK
 
 
 @clause(empty=True)  # a result without a graph ends a training loop

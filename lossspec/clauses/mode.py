@@ -16,22 +16,15 @@ from typing import Any
 
 import torch
 
-from lossspec.cases import Case
+from lossspec.cases.case import Case
 from lossspec.clauses import Judgement, clause, stateless
 from lossspec.clauses.refusal import misshapen, out_of_range, ruled_out
-from lossspec.outcome import (
-    arguments,
-    backward_from,
-    constructed,
-    differentiable,
-    handed,
-    invoke,
-    ready,
-)
+from lossspec.clauses.trial import Deviation, Trial, Unsupported, returned
+from lossspec.execution.call import arguments, constructed, handed, invoke, ready
+from lossspec.execution.checkpoint import under_way
+from lossspec.execution.outcome import backward_from, differentiable
+from lossspec.execution.tensors import to_extended, to_torch
 from lossspec.safe_text import foreign_error
-from lossspec.tensors import to_extended, to_torch
-from lossspec.trial import Deviation, Trial, Unsupported, returned
-from lossspec.whereabouts import under_way
 
 
 @clause(enough=40)

@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from lossspec.budget import Bounded
 from lossspec.clauses import Judgement, clause
-from lossspec.oracle import Solved
-from lossspec.outcome import arguments, handed, instance, keywords
+from lossspec.clauses.trial import Deviation, Trial, Unsupported, returned
+from lossspec.execution.call import arguments, handed, instance, keywords
+from lossspec.execution.tensors import same_bits, to_extended
+from lossspec.oracle.bounds import Bounded
+from lossspec.oracle.solver import Solved
 from lossspec.safe_text import foreign_error
-from lossspec.spec import ClassIndex, Loss, Surface
-from lossspec.tensors import same_bits, to_extended
-from lossspec.trial import Deviation, Trial, Unsupported, returned
+from lossspec.spec.loss import Loss
+from lossspec.spec.roles import ClassIndex, Surface
 
 
 def _module(loss: Loss, surface: Surface) -> bool:

@@ -9,12 +9,15 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from lossspec.budget import SLACK, Bounded, precision, roundings
+from lossspec.cases.axes import taken
 from lossspec.clauses import Judgement, clause
-from lossspec.outcome import perform
-from lossspec.reduce import taken
-from lossspec.spec import Loss, Surface
-from lossspec.trial import Deviation, Trial, Unsupported, failed
+from lossspec.clauses.trial import Deviation, Trial, Unsupported, failed
+from lossspec.dtypes import precision
+from lossspec.execution.outcome import perform
+from lossspec.oracle.bounds import Bounded, roundings
+from lossspec.spec.loss import Loss
+from lossspec.spec.roles import Surface
+from lossspec.thresholds import SLACK
 
 
 def _reduces(name: str):  # type: ignore[no-untyped-def]  # a predicate for `clause`

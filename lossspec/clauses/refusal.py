@@ -9,10 +9,11 @@ import numpy as np
 import torch
 
 from lossspec.clauses import SMALL, Judgement, clause
-from lossspec.outcome import argument
-from lossspec.spec import ClassIndex, Length, Loss, Surface
-from lossspec.tensors import dtype_of, first_numbers, to_extended, to_torch
-from lossspec.trial import Deviation, Trial
+from lossspec.clauses.trial import Deviation, Trial
+from lossspec.execution.call import argument
+from lossspec.execution.tensors import dtype_of, first_numbers, to_extended, to_torch
+from lossspec.spec.loss import Loss
+from lossspec.spec.roles import ClassIndex, Length, Surface
 
 #: Refusals are about kinds of calls, not numbers: not many cases of them.
 ENOUGH = 30

@@ -8,15 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from lossspec.budget import Bounded, as_extended, precision
-from lossspec.cases import Case
+from lossspec.cases.axes import axes_of, taken
+from lossspec.cases.case import Case
 from lossspec.clauses import Judgement, clause
-from lossspec.oracle import Solved, axes_of
-from lossspec.outcome import perform
-from lossspec.reduce import taken
-from lossspec.spec import ClassIndex, Distribution, Form, Loss, Shape, Surface, Weight
-from lossspec.tensors import to_extended
-from lossspec.trial import Deviation, Trial, Unsupported, failed
+from lossspec.clauses.trial import Deviation, Trial, Unsupported, failed
+from lossspec.dtypes import as_extended, precision
+from lossspec.execution.outcome import perform
+from lossspec.execution.tensors import to_extended
+from lossspec.oracle.bounds import Bounded
+from lossspec.oracle.solver import Solved
+from lossspec.spec.loss import Form, Loss
+from lossspec.spec.roles import ClassIndex, Distribution, Surface, Weight
+from lossspec.spec.shapes import Shape
 
 ENOUGH = 30
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from lossspec.cases.axes import taken
 from lossspec.clauses import Judgement, clause
-from lossspec.outcome import differentiable
-from lossspec.reduce import taken
+from lossspec.clauses.trial import Deviation, Trial, Unsupported
+from lossspec.execution.outcome import differentiable
 from lossspec.safe_text import foreign_error
-from lossspec.spec import Loss, Surface, written_out
-from lossspec.trial import Deviation, Trial, Unsupported
+from lossspec.spec.loss import Loss
+from lossspec.spec.roles import Surface
+from lossspec.spec.shapes import written_out
 
 #: Elements of the call that is weighed: squared, they are far more than `TIMES` as many.
 MANY = 4096
@@ -25,7 +27,7 @@ def _elementwise(loss: Loss, surface: Surface) -> bool:
 @clause(_elementwise, enough=1, slow=True)
 def memory_in_proportion(trial: Trial) -> Judgement:
     """Forward and backward of an elementwise loss hold at most 64 times the memory of its input."""
-    from lossspec.stopwatch import weighed  # which starts torch's profiler
+    from lossspec.execution.memory import weighed
 
     case = trial.case
     axis = next(iter(case.shape.result), None)

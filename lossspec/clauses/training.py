@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from lossspec.clauses import Judgement, clause
-from lossspec.oracle import Solved
-from lossspec.outcome import lacking
-from lossspec.tensors import to_extended
-from lossspec.training import PACKAGE, Failed, plain, steps, trainable
-from lossspec.trial import Trial, Unsupported, failed
+from lossspec.clauses.digits_model import PACKAGE, Failed, plain, steps, trainable
+from lossspec.clauses.trial import Trial, Unsupported, failed
+from lossspec.execution.call import lacking
+from lossspec.execution.tensors import to_extended
+from lossspec.oracle.solver import Solved
 
 
 @clause(enough=1, once=True, slow=True, needs=PACKAGE)

@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from lossspec.budget import Bounded
-from lossspec.cases import Case, published
+from lossspec.cases.case import Case, published
 from lossspec.clauses import Judgement, clause, stateless
-from lossspec.oracle import Solved
-from lossspec.outcome import lacking
-from lossspec.spec import Loss, Surface
-from lossspec.trial import Deviation, Trial
+from lossspec.clauses.trial import Deviation, Trial
+from lossspec.execution.call import lacking
+from lossspec.oracle.bounds import Bounded
+from lossspec.oracle.solver import Solved
+from lossspec.spec.loss import Loss
+from lossspec.spec.roles import Surface
 
 
 @clause()

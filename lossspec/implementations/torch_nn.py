@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from lossspec.implementations import Implementation
+from lossspec.execution.implementation import Implementation
 
 classes = Implementation.of("torch.nn", torch.nn, torch.__version__)
 functions = Implementation.of("torch.nn.functional", torch.nn.functional, torch.__version__)

@@ -5,8 +5,9 @@ from enum import StrEnum
 from typing import Any
 
 from lossspec.render.layout import judged, plural
+from lossspec.report.records import Cell, Report
+from lossspec.report.verdict import Verdict
 from lossspec.safe_text import one_line
-from lossspec.verdict import Cell, Report, Verdict
 
 
 class Kind(StrEnum):

@@ -5,7 +5,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from lossspec.verdict import Cell, Report, Verdict
+from lossspec.report.records import Cell, Report
+from lossspec.report.verdict import Verdict
 
 THEMES = (
     "shape",

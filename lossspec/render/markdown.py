@@ -3,8 +3,9 @@
 from collections.abc import Iterable
 
 from lossspec.render.layout import Unjudged, columns, nothing, plural, ratio, rows, unjudged
+from lossspec.report.records import Cell, Report
+from lossspec.report.verdict import Verdict
 from lossspec.safe_text import clip, markdown_code, markdown_line
-from lossspec.verdict import Cell, Report, Verdict
 
 # Services refuse a whole comment of more than 64 kB; the budget leaves room for a frame.
 BUDGET = 60_000

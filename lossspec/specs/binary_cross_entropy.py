@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from lossspec.maths import clamped_log, complement
-from lossspec.spec import Example, Form, Loss, Probability, Refusal, Weight
+from lossspec.maths.words import clamped_log, complement
+from lossspec.spec.loss import Example, Form, Loss, Refusal
+from lossspec.spec.roles import Probability, Weight
 
 LOWEST = -100.0  # of a logarithm
 EDGE = 1e-12  # of x (1 - x): how close to 0 or 1 the gradient may be held back to stay finite

@@ -1,7 +1,8 @@
 """Binary cross entropy between the sigmoid of the input and the target."""
 
-from lossspec.maths import minus_log_sigmoid
-from lossspec.spec import Example, Form, Logit, Loss, Probability, Weight
+from lossspec.maths.words import minus_log_sigmoid
+from lossspec.spec.loss import Example, Form, Loss
+from lossspec.spec.roles import Logit, Probability, Weight
 
 
 def define(input, target, weight, pos_weight):

@@ -1,17 +1,9 @@
 """Cross entropy between the softmax of the input and a class, or a distribution over classes."""
 
-from lossspec.maths import any_slope, constant, log_softmax, times, total
-from lossspec.spec import (
-    ClassIndex,
-    Distribution,
-    Example,
-    Form,
-    Logit,
-    Loss,
-    Weight,
-    ignore_index,
-    number,
-)
+from lossspec.maths.words import any_slope, constant, log_softmax, times, total
+from lossspec.spec.loss import Example, Form, Loss
+from lossspec.spec.parameters import ignore_index, number
+from lossspec.spec.roles import ClassIndex, Distribution, Logit, Weight
 
 
 def define(input, target, weight, label_smoothing):

@@ -1,7 +1,9 @@
 """Huber loss: quadratic within delta of the target, linear beyond."""
 
-from lossspec.maths import absolute, cancelled, constant, where
-from lossspec.spec import OF_DIFFERENCE, Example, Form, Loss, Real, Weight, number
+from lossspec.maths.words import absolute, cancelled, constant, where
+from lossspec.spec.loss import OF_DIFFERENCE, Example, Form, Loss
+from lossspec.spec.parameters import number
+from lossspec.spec.roles import Real, Weight
 
 
 def define(input, target, delta, weight):

@@ -1,7 +1,9 @@
 """Kullback-Leibler divergence of the input, in logarithms, from the target."""
 
-from lossspec.maths import exp, times, x_log_x
-from lossspec.spec import Example, Form, LogProbability, Loss, Probability, switch
+from lossspec.maths.words import exp, times, x_log_x
+from lossspec.spec.loss import Example, Form, Loss
+from lossspec.spec.parameters import switch
+from lossspec.spec.roles import LogProbability, Probability
 
 
 def define(input, target, log_target):

@@ -1,7 +1,8 @@
 """L1 loss: the absolute error."""
 
-from lossspec.maths import absolute
-from lossspec.spec import OF_DIFFERENCE, Example, Form, Loss, Real, Weight
+from lossspec.maths.words import absolute
+from lossspec.spec.loss import OF_DIFFERENCE, Example, Form, Loss
+from lossspec.spec.roles import Real, Weight
 
 
 def define(input, target, weight):

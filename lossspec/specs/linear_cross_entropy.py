@@ -2,20 +2,10 @@
 
 import math
 
-from lossspec.maths import matvec
-from lossspec.spec import (
-    ClassIndex,
-    Distribution,
-    Example,
-    Factor,
-    Form,
-    Loss,
-    Parameter,
-    Refusal,
-    Weight,
-    ignore_index,
-    number,
-)
+from lossspec.maths.words import matvec
+from lossspec.spec.loss import Example, Form, Loss, Refusal
+from lossspec.spec.parameters import Parameter, ignore_index, number
+from lossspec.spec.roles import ClassIndex, Distribution, Factor, Weight
 from lossspec.specs.cross_entropy import define as cross_entropy
 from lossspec.specs.cross_entropy import divisor
 

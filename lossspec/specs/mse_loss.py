@@ -1,6 +1,7 @@
 """Squared error, whose mean is the mean squared error."""
 
-from lossspec.spec import OF_DIFFERENCE, Example, Form, Loss, Real, Weight
+from lossspec.spec.loss import OF_DIFFERENCE, Example, Form, Loss
+from lossspec.spec.roles import Real, Weight
 
 
 def define(input, target, weight):

@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from lossspec.maths import pick, positive_part, repeated, total, where
-from lossspec.spec import AnySize, ClassIndex, Example, Form, Logit, Loss, Refusal
+from lossspec.maths.words import pick, positive_part, repeated, total, where
+from lossspec.spec.loss import AnySize, Example, Form, Loss, Refusal
+from lossspec.spec.roles import ClassIndex, Logit
 
 
 def define(input, target):

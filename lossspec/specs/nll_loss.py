@@ -1,7 +1,9 @@
 """Negative log likelihood: minus the log-probability of the right class."""
 
-from lossspec.maths import pick
-from lossspec.spec import ClassIndex, Example, Form, LogProbability, Loss, Weight, ignore_index
+from lossspec.maths.words import pick
+from lossspec.spec.loss import Example, Form, Loss
+from lossspec.spec.parameters import ignore_index
+from lossspec.spec.roles import ClassIndex, LogProbability, Weight
 
 
 def define(input, target, weight):

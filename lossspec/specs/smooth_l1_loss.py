@@ -1,7 +1,9 @@
 """Smooth L1 loss: quadratic within beta of the target, absolute beyond."""
 
-from lossspec.maths import absolute, cancelled, constant, where
-from lossspec.spec import OF_DIFFERENCE, Example, Form, Loss, Real, number
+from lossspec.maths.words import absolute, cancelled, constant, where
+from lossspec.spec.loss import OF_DIFFERENCE, Example, Form, Loss
+from lossspec.spec.parameters import number
+from lossspec.spec.roles import Real
 
 
 def define(input, target, beta):

@@ -1,7 +1,8 @@
 """Soft margin loss: the logistic loss of a score against a sign."""
 
-from lossspec.maths import minus_log_sigmoid
-from lossspec.spec import Example, Form, Logit, Loss, Sign, Symmetry
+from lossspec.maths.words import minus_log_sigmoid
+from lossspec.spec.loss import Example, Form, Loss, Symmetry
+from lossspec.spec.roles import Logit, Sign
 
 
 def define(input, target):

@@ -1,7 +1,9 @@
 """Triplet margin loss: the anchor should be nearer to the positive than to the negative."""
 
-from lossspec.maths import constant, minimum, minus, norm, positive_part
-from lossspec.spec import Example, Form, Loss, Real, Symmetry, number, switch
+from lossspec.maths.words import constant, minimum, minus, norm, positive_part
+from lossspec.spec.loss import Example, Form, Loss, Symmetry
+from lossspec.spec.parameters import number, switch
+from lossspec.spec.roles import Real
 
 
 def define(anchor, positive, negative, margin, p, eps, swap):

@@ -1,0 +1,243 @@
+"""A call: the arguments that an implementation gets for a case."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from lossspec.cases.case import Case
+from lossspec.execution.checkpoint import under_way
+from lossspec.execution.global_state import preserved
+from lossspec.execution.implementation import Subject
+from lossspec.execution.tensors import to_torch
+from lossspec.spec.loss import Loss
+from lossspec.spec.roles import Role
+
+
+@dataclass(frozen=True, eq=False)
+class Expression:
+    """What a Python expression in torch stands for; a function prints as, and equals, the text."""
+
+    text: str
+
+    @property
+    def meaning(self) -> Any:
+        """The object that the expression makes; a function is the expression itself."""
+        made = eval(self.text, {"torch": torch})
+        return self if callable(made) else made
+
+    def __call__(self, *tensors: Any) -> Any:
+        """Call what the expression stands for."""
+        return eval(self.text, {"torch": torch})(*tensors)
+
+    def __repr__(self) -> str:
+        return self.text
+
+    def __eq__(self, other: object) -> bool:
+        return self.text == str(other)
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+
+def lacking(subject: Subject, case: Case) -> str | None:
+    """The first argument of a case that the subject's signature lacks, if any."""
+    loss, form = subject.loss, subject.loss.form(case.form)
+    for name in case.tensors:
+        if name in form.tensors:
+            continue
+        taken = subject.takes(name) or name in owned(subject, case)
+        if subject.surface not in loss.options[name].surfaces or not taken:
+            return name
+    for name in constructor(subject, case):
+        if not subject.takes(name):
+            return name
+    for name, parameter in loss.parameters_of(form).items():
+        if not subject.takes(name) and (
+            case.parameters[name] != parameter.default or _ignores(loss, case, name)
+        ):
+            return name
+    if subject.takes("reduction") or (subject.surface == "class" and loss.results):
+        return None
+    return None if case.reduction == loss.reductions[0] else f"reduction={case.reduction!r}"
+
+
+def _ignores(loss: Loss, case: Case, name: str) -> bool:
+    """Whether a parameter is the index of targets that do not count, and some are of it."""
+    roles = loss.form(case.form).tensors.items()
+    return any(
+        getattr(role, "ignored_by", None) == name
+        and bool((case.tensors[given] == case.parameters[name]).any())
+        for given, role in roles
+    )
+
+
+def without(subject: Subject, case: Case, name: str) -> Case | None:
+    """The case without an argument that the subject lacks; None where it is no case without it."""
+    loss, form = subject.loss, subject.loss.form(case.form)
+    if name.startswith("reduction="):
+        return case.with_(reduction=loss.reductions[0])
+    if name in loss.options:
+        return case.with_(
+            tensors={n: x for n, x in case.tensors.items() if n != name},
+            layouts={n: layout for n, layout in case.layouts.items() if n != name},
+            requires_grad=tuple(n for n in case.requires_grad if n != name),
+        )
+    if name not in loss.parameters_of(form) or name in form.fixed:
+        return None
+    default = loss.parameters[name].default
+    tensors = dict(case.tensors)
+    if _ignores(loss, case, name):
+        if not all(np.isfinite(x).all() for x in tensors.values() if x.dtype.kind not in "iub"):
+            return None  # what lies in an ignored row was not meant to count
+        for given, role in form.tensors.items():
+            if getattr(role, "ignored_by", None) == name:
+                array = tensors[given]
+                tensors[given] = np.where(array == case.parameters[name], 0, array).astype(
+                    array.dtype
+                )
+    return case.with_(
+        tensors=tensors,
+        parameters={**case.parameters, name: default},
+        omitted=case.omitted | {name},
+    )
+
+
+def owned(subject: Subject, case: Case) -> dict[str, str]:
+    """The tensors that the class owns, with the names of its parameters."""
+    if subject.surface == "function":
+        return {}
+    roles = subject.loss.roles(subject.loss.form(case.form))
+    return {name: path for name in case.tensors if (path := roles[name].state) is not None}
+
+
+def constructor(subject: Subject, case: Case) -> dict[str, Any]:
+    """What the class's constructor takes besides parameters and tensors."""
+    derive = subject.loss.constructor
+    if subject.surface == "function" or derive is None:
+        return {}
+    return derive(case.axis_sizes(subject.loss), case.tensors)
+
+
+def keywords(subject: Subject, case: Case, tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that a call passes by keyword."""
+    positional = {**subject.loss.form(case.form).tensors, **owned(subject, case)}
+    passed = {name: tensors[name] for name in tensors if name not in positional}
+    passed |= constructor(subject, case)
+    for name, value in case.parameters.items():
+        if name not in case.omitted and subject.takes(name):
+            code = subject.loss.parameters[name].code and value is not None
+            passed[name] = Expression(value) if code else value
+    if subject.takes("reduction"):
+        passed["reduction"] = case.reduction
+    return passed
+
+
+def arguments(subject: Subject, case: Case, device: str) -> dict[str, Any]:
+    """The case's tensors as torch tensors, laid out and requiring gradients as it says.
+
+    The crash checkpoint takes the case for the call that comes next.
+    """
+    under_way(case)
+    roles = subject.loss.roles(subject.loss.form(case.form))
+    tensors: dict[str, Any] = {}
+    for name, array in case.tensors.items():
+        tensors[name] = argument(roles[name], array, case.layouts.get(name, "contiguous"), device)
+        if name in case.requires_grad:
+            tensors[name].requires_grad_()
+    return tensors
+
+
+def argument(
+    role: Role, given: Any, layout: str = "contiguous", device: str = "cpu"
+) -> torch.Tensor | float | tuple[float, ...]:
+    """What is passed for the numbers of one role; anything but an array as it is."""
+    if not isinstance(given, np.ndarray):
+        return given
+    if not role.scalar:
+        return to_torch(given, layout, device)
+    plain = (given if role.integer else given.astype(np.float64)).tolist()
+    return tuple(plain) if given.ndim else plain
+
+
+def invoke(subject: Subject, case: Case, tensors: Mapping[str, Any]) -> Any:
+    """The case's call on other tensors than its own: traced ones, say."""
+    given = dict(tensors)
+    return constructed(subject, case, given, {})(handed(subject, case, given))
+
+
+def ready(
+    subject: Subject, case: Case, device: str = "cpu"
+) -> tuple[Callable[[], Any], dict[str, Any]]:
+    """The case constructed once, to be called as often as one likes on the same tensors."""
+    tensors = arguments(subject, case, device)
+    call = constructed(subject, case, tensors, {})
+    inputs = {n: t for n, t in tensors.items() if isinstance(t, torch.Tensor)}
+
+    def again() -> Any:
+        with preserved():
+            return call(handed(subject, case, tensors))
+
+    return again, inputs
+
+
+def constructed(
+    subject: Subject, case: Case, tensors: dict[str, Any], replaced: Mapping[str, Any]
+) -> Callable[[Mapping[str, Any]], Any]:
+    """What takes the tensors of a case; those that the class owns become its parameters."""
+    target = instance(subject, case, tensors, replaced)
+    own = owned(subject, case)
+    given = [name for name in subject.loss.form(case.form).tensors if name not in own]
+    result = subject.loss.results.get(case.reduction) if subject.surface == "class" else None
+
+    def call(tensors: Mapping[str, Any]) -> Any:
+        value = target(*(tensors[name] for name in given))
+        return value if result is None else getattr(value, result)
+
+    return call
+
+
+def instance(
+    subject: Subject, case: Case, tensors: dict[str, Any], replaced: Mapping[str, Any]
+) -> Any:
+    """The module or the function with its keywords; tensors that it owns become its parameters."""
+    passed = {**keywords(subject, case, tensors), **replaced}
+    target: Any = subject.construct(
+        {
+            name: given.meaning if isinstance(given, Expression) else given
+            for name, given in passed.items()
+        }
+    )
+    if isinstance(target, torch.nn.Module):
+        _move(target, tensors)
+    for name, path in owned(subject, case).items():
+        shape = getattr(dict(target.named_parameters()).get(path), "shape", None)
+        if replaced and (shape is None or shape.numel() != tensors[name].numel()):
+            continue  # the constructor has made another module where it should have raised
+        parameter = target.get_parameter(path)
+        parameter.data = torch.reshape(tensors[name], parameter.shape).detach()
+        tensors[name] = parameter.requires_grad_(tensors[name].requires_grad)
+    return target
+
+
+def _move(module: torch.nn.Module, tensors: Mapping[str, Any]) -> None:
+    """Put a module where its tensors are, since it is constructed on the host."""
+    places = (tensor.device for tensor in tensors.values() if isinstance(tensor, torch.Tensor))
+    device = next(places, torch.device("cpu"))
+    if device.type != "cpu":
+        module.to(device)
+
+
+def handed(subject: Subject, case: Case, tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """What a call gets: the tensors, or what they become on their way to it."""
+    given = dict(tensors)
+    for (name, role), axes in zip(
+        subject.loss.form(case.form).tensors.items(), case.shape.inputs, strict=True
+    ):
+        if role.through is not None and isinstance(tensors[name], torch.Tensor):
+            given[name] = getattr(torch, role.through)(tensors[name], dim=axes.index("C"))
+    return given

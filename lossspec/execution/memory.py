@@ -1,0 +1,51 @@
+"""The memory that a call holds at its peak."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+
+from lossspec.cases.case import Case
+from lossspec.execution.implementation import Subject
+from lossspec.execution.inputs import Inputs, Step, step
+
+
+def peak(work: Step, device: str) -> int:
+    """The most bytes on a device that a piece of work held at once, beyond what was there before.
+
+    From torch's profiler, which sees every allocation; the same on every run.
+    """
+    # Its library tells of every start and stop on the screen otherwise.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    kind = device.partition(":")[0]
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if kind == "cuda":
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    with torch.profiler.profile(
+        activities=activities, profile_memory=True, acc_events=True
+    ) as seen:
+        kept = [work()]  # what it returns is alive until here, and counts
+    kept.clear()
+    recorded: Any = seen.profiler
+    events = [
+        event
+        for event in recorded.kineto_results.events()
+        if event.name() == "[memory]" and event.device_type().name.lower() == kind
+    ]
+    held = top = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        top = max(top, held)
+    return top
+
+
+def weighed(subject: Subject, case: Case, device: str) -> tuple[int, int]:
+    """The peak of a full step, and the bytes of its inputs."""
+    inputs = Inputs(subject.loss, case, device, subject)
+    work = step(inputs.call(subject), "full")
+    inputs.refill()
+    work()  # what it builds once is no part of a step
+    inputs.refill()
+    return peak(work, device), inputs.bytes

@@ -1,0 +1,754 @@
+"""A campaign: judge one loss of one implementation on one device by every clause."""
+
+from __future__ import annotations
+
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from typing import Any
+
+import numpy as np
+
+from lossspec.cases.case import Case
+from lossspec.cases.shrink import reduced
+from lossspec.clauses import SMALL, Clause, clauses
+from lossspec.clauses.trial import Deviation, Trial, Unsupported
+from lossspec.dtypes import dtype_name
+from lossspec.errors import SpecError
+from lossspec.execution.call import lacking
+from lossspec.execution.checkpoint import SUSPECT, Underway, Whereabouts, noting
+from lossspec.execution.devices import lacks
+from lossspec.execution.global_state import preserved
+from lossspec.execution.implementation import Subject
+from lossspec.execution.outcome import Phase, differentiable, unimplemented
+from lossspec.execution.support import leaves_torch
+from lossspec.execution.timeout import STOPS, Endless, limited, watched
+from lossspec.implementations.counterpart import composed
+from lossspec.judging.costly_cases import Candidate, bared, chosen, drawn_for
+from lossspec.judging.known_deviations import Known
+from lossspec.judging.profiles import Profile
+from lossspec.judging.stream import stream, supported_call
+from lossspec.oracle.solver import Solved
+from lossspec.safe_text import foreign_error
+from lossspec.spec.roles import ClassIndex
+
+#: What never worked in so many cases, such as torch.compile, is not tried again: it may be slow.
+TRIES = 8
+#: Error ÷ budget of what fails plainly: made simpler, it shall still.
+PLAINLY = 10.0
+#: So much further is the seed of the cases that stand in for those in dtypes that do not work.
+INSTEAD = 1_000_000
+#: The first number of the cases that are chosen for costly clauses.
+CHOSEN = 10_000_000
+#: So many small calls that work are kept for the clauses on calls that must raise.
+KEPT = 240
+#: In place of the number of a case: a stored one is replayed, one that failed is made simpler.
+REPLAYED, REDUCED = -1, -2
+#: What is special about a call: its dtype, reduction, form or an argument, as kind and value.
+Feature = tuple[str, str]
+#: In place of a clause: the plain call, before any of them judges it.
+CALL = "call"
+#: Called with the cases done, the cases in all and the clauses that deviate so far.
+OnProgress = Callable[[int, int, int], None]
+
+
+@dataclass
+class Ledger:
+    """What a campaign learned about one clause.
+
+    fatal : whether it has ended a process. killer : the case that it was judging. last_call : what
+    was called then. over : whether it gets no further case. broken : the error of lossspec itself
+    that ended its judging. sound, unsound : while no case was about the clause, whether some call
+    was right, and whether some was not. seconds : what its own judgements and shrinking took.
+    share : its part of the time that all clauses need, for cases and answers: each case's time is
+    divided evenly among the clauses that judged it.
+    """
+
+    clause: Clause
+    examples: int = 0
+    informative: int = 0
+    worst: float = 0.0
+    worst_case: Case | None = None
+    dtypes: set[str] = field(default_factory=set)
+    seconds: float = 0.0
+    share: float = 0.0
+    found: tuple[Case, Deviation] | None = None
+    known: tuple[Known, Case, Deviation] | None = None
+    shared: tuple[Subject, Case, Deviation] | None = None
+    stale: Known | None = None
+    broken: str | None = None
+    lacks: str | None = None
+    fatal: bool = False
+    killer: Case | None = None
+    last_call: Underway | None = None
+    over: bool = False
+    failed: int = 0
+    sound: bool = False
+    unsound: bool = False
+    figures: dict[str, Any] = field(default_factory=dict)
+    #: What went wrong in lossspec after the deviation was found, which the report says beside it.
+    mishaps: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Campaign:
+    """Judge one subject on one device by a list of clauses."""
+
+    subject: Subject
+    clauses: Sequence[Clause]
+    profile: Profile
+    seed: int = 0
+    device: str = "cpu"
+    dtypes: tuple[str, ...] | None = None
+    known: Sequence[Known] = ()
+    #: Torch's own function or class: what is merely inherited from it is not held against anybody.
+    reference: Subject | None = None
+    #: What the subject lacks: parameters, optional tensors, reductions, forms.
+    unsupported: set[str] = field(default_factory=set)
+    #: Dtypes that never worked, or that the device cannot hold, and the error.
+    refused: dict[str, str] = field(default_factory=dict)
+    #: Whether some result carried a graph; by clause, the first deviation that is only that one
+    #: does not.
+    attached: bool = False
+    detached: dict[str, tuple[Case, Deviation]] = field(default_factory=dict)
+    #: By clause, the first deviation that is only that one tensor has no gradient.
+    missing: dict[str, tuple[Case, Deviation]] = field(default_factory=dict)
+    #: By dtype and by form, how many calls have worked and how many have raised.
+    ran: dict[str, list[int]] = field(default_factory=dict)
+    #: By dtype, the first call that raised though it ought to work.
+    refusals: dict[str, tuple[Case, Deviation]] = field(default_factory=dict)
+    #: By form and dtype, the first call of an optional form that raised.
+    optional: dict[tuple[str, str], tuple[Case, Deviation]] = field(default_factory=dict)
+    #: By dtype, the errors that say that something is not implemented.
+    absent: dict[str, set[str]] = field(default_factory=dict)
+    #: By such an error, the features of its calls; and the features of calls that worked.
+    unimplemented: dict[str, set[Feature]] = field(default_factory=dict)
+    worked: set[Feature] = field(default_factory=set)
+    #: By dtype, the first error or deviation of a call that ought to work.
+    errors: dict[str, str] = field(default_factory=dict)
+    #: The case that it did not come back from.
+    endless: Case | None = None
+    #: What earlier processes that ran it ended in.
+    whereabouts: Whereabouts | None = None
+    #: Which phases of a call have worked in float32, which is no option.
+    works: set[Phase] = field(default_factory=set)
+    #: By phase, the first call in float32 that did not work, though it ought to.
+    fails: dict[Phase, tuple[Case, Deviation]] = field(default_factory=dict)
+    #: Small calls that have worked, with their numbers, for clauses on calls that must raise.
+    kept: list[tuple[int, Trial]] = field(default_factory=list)
+    #: By clause, what was learned.
+    ledgers: dict[str, Ledger] = field(default_factory=dict)
+    #: Called after every case, after every slow clause and at the end.
+    on_progress: OnProgress | None = None
+    #: Called after every call and every judgement, while a case is shrunk as well.
+    after_step: Callable[[], None] = lambda: None
+    #: Cases judged, and cases to judge.
+    _done: int = 0
+    _total: int = 0
+    #: The number of the case at hand in the stream, or what stands for one.
+    _case: int = REPLAYED
+
+    def run(self) -> dict[str, Ledger]:
+        """Walk the stream; a clause stops at its first deviation that nothing explains."""
+        start = time.perf_counter()
+        # What an implementation warns of is on its outcome; here it would only fill the screen.
+        with warnings.catch_warnings(), np.errstate(all="ignore"), watched():
+            warnings.simplefilter("ignore")
+            with noting(self.whereabouts):
+                ledgers = self._walk()
+        _share(time.perf_counter() - start, list(ledgers.values()))
+        return ledgers
+
+    def _walk(self) -> dict[str, Ledger]:
+        self.ledgers = ledgers = {clause.name: Ledger(clause) for clause in self.clauses}
+        self._total = self.profile.cases(self.subject.loss) + self.profile.searched
+        self._report_progress(ledgers)
+        if self.whereabouts is not None:
+            ended = zip(self.whereabouts.deaths, self.whereabouts.calls, strict=True)
+            for (case, step), call in ended:
+                if case not in (REDUCED, SUSPECT):
+                    ledger = self._ledger(step, ledgers)
+                    ledger.fatal, ledger.last_call = True, call
+        hazardous = {name: x for name, x in ledgers.items() if x.clause.hazard}
+        safe = {name: x for name, x in ledgers.items() if not x.clause.hazard}
+        drawn = {name: x for name, x in safe.items() if not x.clause.chosen}
+        self._replay_known(safe)
+
+        def look(solved: Solved) -> float:
+            self._case += 1
+            try:
+                worst = self._look(solved, drawn)
+            except Endless:
+                self.endless = solved.case
+                raise
+            self._done += 1
+            self._report_progress(ledgers)
+            return worst
+
+        try:
+            for solved in chain(
+                stream(self.subject.loss, self.profile, self.seed, self.dtypes), self._instead()
+            ):
+                wanted = bool(hazardous) and len(self.kept) < KEPT
+                if not wanted and not any(map(self.learns, drawn.values())):
+                    break
+                look(solved)
+            if self.profile.searched:
+                from lossspec.judging.search import search
+
+                search(self.subject.loss, look, self.profile.searched, self.seed, self.dtypes)
+            for ledger in drawn.values():
+                ledger.over = True
+            self._judge_chosen([x for x in ledgers.values() if x.clause.chosen])
+        except Endless:
+            pass  # what was found before it counts; what it is found in is not made simpler
+        except (SpecError, *STOPS):
+            raise
+        except Exception as error:  # of lossspec itself; what was found before it counts
+            for ledger in filter(self.learns, ledgers.values()):
+                ledger.broken = _brief(error)
+        self._weigh_errors(ledgers)
+        self._weigh_lost_graphs(ledgers)
+        for name, found in self.missing.items():
+            ledgers[name].found = ledgers[name].found or found
+        self._simplify(safe)
+        if hazardous and self.endless is None:
+            self._judge_hazardous(hazardous)
+        if self.never("call"):
+            self._tell(ledgers.values(), "call")
+        elif self.never("backward"):
+            about = (x for x in ledgers.values() if x.clause.theme == "gradient" and not x.examples)
+            self._tell(about, "backward")
+        if self.whereabouts is not None:
+            self.whereabouts.leave()
+        self._done = self._total = max(self._done, self._total)
+        self._report_progress(ledgers)
+        return ledgers
+
+    def _report_progress(self, ledgers: Mapping[str, Ledger]) -> None:
+        if self.on_progress is not None:
+            total = max(self._done, self._total)  # a search may need more cases than it is given
+            found = sum(ledger.found is not None for ledger in ledgers.values())
+            self.on_progress(self._done, total, found)
+
+    def _judge_chosen(self, ledgers: Sequence[Ledger]) -> None:
+        """Judge each costly clause on a few cases that show every option."""
+        loss = self.subject.loss
+        if not any(map(self.learns, ledgers)):
+            return
+        candidates = [
+            Candidate(number, Solved(loss, case))
+            for number, solved in enumerate(drawn_for(loss, self.seed, self.dtypes))
+            if (case := supported_call(self.subject, solved.case, self.unsupported)) is not None
+        ]
+        for ledger in ledgers:
+            choice = chosen(candidates, ledger.clause.chosen)
+            candidate = next(choice, None)
+            while candidate is not None and self.learns(ledger):
+                came = self._judge_candidate(ledger, candidate)
+                try:
+                    candidate = choice.send(came)
+                except StopIteration:
+                    candidate = None
+            ledger.over = True
+
+    def _judge_hazardous(self, ledgers: Mapping[str, Ledger]) -> None:
+        """Judge the clauses whose calls must raise, when all others are done and shrunk.
+
+        Damage that such a call does may end the process later: then no other clause is under way,
+        and the end is held against the call that should have raised and did not. The calls that
+        they start from were made before, so that no valid call comes in between.
+        """
+        if self.whereabouts is not None:
+            self.whereabouts.endanger()
+        self._case = REPLAYED
+        self._replay_known(ledgers)
+        for ledger in sorted(ledgers.values(), key=lambda ledger: ledger.clause.hazard):
+            for number, trial in self.kept:
+                if not self.learns(ledger):
+                    break
+                self._case = number
+                try:
+                    self._judge_entered(ledger, trial)
+                except Endless:
+                    self.endless = trial.case
+                    return
+            number = self._case
+            self._simplify({ledger.clause.name: ledger})
+            if ledger.found is not None and self.whereabouts is not None:
+                case, deviation = ledger.found
+                call = Underway(deviation.case or case, deviation.replaced)
+                self.whereabouts.blame(number, ledger.clause.name, call)
+            ledger.over = True
+
+    def _judge_entered(self, ledger: Ledger, trial: Trial) -> None:
+        """Judge a clause on a case, unless that has ended a process."""
+        if not self._enters(ledger.clause.name):
+            ledger.killer = trial.case
+        elif not ledger.fatal:
+            self._judge(ledger, trial)
+
+    def _judge_candidate(self, ledger: Ledger, candidate: Candidate) -> bool | None:
+        """Whether a costly clause judged a case; False where the subject does not work that way."""
+        self._case = CHOSEN + candidate.number
+        judged, failed = ledger.examples, ledger.failed
+        try:
+            self._look(candidate.solved, {ledger.clause.name: ledger})
+        except Endless:
+            self.endless = candidate.solved.case
+            raise
+        return True if ledger.examples > judged else (None if ledger.failed == failed else False)
+
+    def _instead(self) -> Iterator[Solved]:
+        """As many cases in dtypes that work as were wasted on those that do not."""
+        loss = self.subject.loss
+        asked = self.dtypes or loss.dtypes
+        works = tuple(dtype for dtype in asked if self.ran.get(dtype, (0,))[0])
+        if works and len(works) < len(asked):
+            lost = self.profile.cases(loss) * (len(asked) - len(works)) // len(asked)
+            self._total += lost
+            yield from islice(stream(loss, self.profile, self.seed + INSTEAD, works), lost)
+
+    def _weigh_errors(self, ledgers: Mapping[str, Ledger]) -> None:
+        """Tell what never worked, and so is not there, from what raised where it ought to work."""
+        for (form, dtype), found in self.optional.items():
+            if self.ran[form][0]:
+                self.refusals.setdefault(dtype, found)
+            else:
+                self.unsupported.add(form)
+        for dtype, texts in self.absent.items():
+            if dtype not in self.ran and dtype != "float32":
+                self.refused[dtype] = min(texts)
+        for dtype, found in self.refusals.items():
+            # float32, torch's default, is no option.
+            if not self.ran[dtype][0] and dtype != "float32":
+                self.refused[dtype] = self.errors[dtype]
+            elif ledgers["accepts"].found is None:
+                ledgers["accepts"].found = found
+
+    def _weigh_lost_graphs(self, ledgers: Mapping[str, Ledger]) -> None:
+        """Hold a result without a graph against an implementation, unless none of its has one."""
+        for name, found in self.detached.items():
+            ledger = ledgers[name]
+            if self.endless is not None:  # to tell whose gradient is lost takes another call
+                ledger.informative = 0
+            elif self._loses_graph(found[0]):
+                ledger.found = ledger.found or found
+            else:
+                ledger.examples = ledger.informative = 0
+                ledger.lacks = "its results have no gradient"
+
+    def _simplify(self, ledgers: dict[str, Ledger]) -> None:
+        """Make each case that was found readable."""
+        self._case = REDUCED
+        for name, ledger in ledgers.items():
+            again = ledger.found and not ledger.clause.once and self.endless is None
+            if ledger.found and again and self._enters(name):
+                start = time.perf_counter()
+                ledger.found = self._reduced(ledger, *ledger.found)
+                ledger.seconds += time.perf_counter() - start
+                self._report_progress(ledgers)
+
+    def never(self, phase: Phase) -> bool:
+        """Whether a phase of a call ought to work in float32 and never did."""
+        return phase in self.fails and phase not in self.works
+
+    def _tell(self, ledgers: Iterable[Ledger], phase: Phase) -> None:
+        """Of what never works no clause can say that it conforms, or is not there."""
+        case, deviation = self.fails[phase]
+        accepts = Ledger(clauses()["accepts"])
+        if self.endless is None and self._enters("accepts"):
+            case, deviation = self._reduced(accepts, case, deviation)
+        for ledger in ledgers:
+            ledger.found = case, deviation
+            ledger.mishaps += accepts.mishaps
+
+    def _enters(self, step: str) -> bool:
+        """Whether the case at hand may be called or judged: not where that has ended a process."""
+        return self.whereabouts is None or self.whereabouts.enter(self._case, step)
+
+    @staticmethod
+    def _ledger(step: str, ledgers: dict[str, Ledger]) -> Ledger:
+        """Whose step it is: a plain call is that of the clause on it, or of any that is asked."""
+        return ledgers.get("accepts" if step == CALL else step) or next(iter(ledgers.values()))
+
+    def _loses_graph(self, case: Case) -> bool:
+        """Whether a gradient should be there: a library of arrays has none to be wrong."""
+        return self.attached or not leaves_torch(self.subject, case, self.device)
+
+    def _look(self, solved: Solved, ledgers: dict[str, Ledger]) -> float:
+        """Judge one case by every clause that may still learn; the worst observed ÷ budget."""
+        case = supported_call(self.subject, solved.case, self.unsupported)
+        if case is None:
+            return 0.0
+        if case is not solved.case:
+            solved = Solved(self.subject.loss, case)
+        if self._beyond(solved.case):
+            return 0.0
+        trial = Trial(self.subject, solved, self.device)
+        caller = self._ledger(CALL, self.ledgers)
+        killer = caller.killer
+        if killer is not None and _empty(killer) and _empty(trial.case):
+            return 0.0  # what ends the process on one empty tensor does so on others
+        if not self._enters(CALL):
+            caller.killer = killer or trial.case
+            return 0.0
+        with limited():
+            error = trial.outcome.error
+        self.after_step()
+        if unimplemented(error):
+            text = foreign_error(error)
+            self.absent.setdefault(solved.case.dtype, set()).add(text)
+            self.unimplemented.setdefault(text, set()).update(_features(trial))
+            return 0.0
+        if self.subject.refuses(error):
+            return self._look(solved, ledgers)
+        self.attached |= getattr(trial.outcome.value, "requires_grad", False)
+        if error is None and not _empty(trial.case):  # many a kernel is not run on nothing
+            self.worked |= _features(trial)
+        for kind in (solved.case.dtype, solved.case.form):
+            self.ran.setdefault(kind, [0, 0])[error is not None] += 1
+        if trial.case.dtype == "float32":
+            self._listen(trial)
+        size = sum(array.size for array in trial.case.tensors.values())
+        if error is None and size <= SMALL and self._case < CHOSEN and len(self.kept) < KEPT:
+            self.kept.append((self._case, trial))
+        worst = 0.0
+        for ledger in ledgers.values():
+            if not self.learns(ledger):
+                continue
+            trial.worst = 0.0
+            self._judge_entered(ledger, trial)
+            worst = max(worst, trial.worst)
+            if ledger.clause.slow:  # one case of torch.compile may take a minute
+                self._report_progress(self.ledgers)
+        return worst
+
+    def _listen(self, trial: Trial) -> None:
+        """Take note of what works in float32 and what does not, until it does."""
+        phase: Phase = "backward" if trial.worked else "call"
+        if trial.worked:
+            self.works.add("call")
+            if trial.outcome.error is None and differentiable(trial.outcome.value):
+                self.works.add("backward")
+        if phase in {*self.works, *self.fails} or trial.form.optional:
+            return
+        accepts = clauses()["accepts"]
+        deviation = deviation_of(accepts, trial)
+        if deviation is None or self._covered(accepts, trial.case):
+            return
+        if self._inherited_from(accepts, trial, deviation) is None:
+            self.fails[phase] = trial.case, deviation
+
+    def _covered(self, clause: Clause, case: Case) -> Known | None:
+        """What is listed of a clause and such a case."""
+        about = (known for known in self.known if known.clause == clause.name)
+        return next((known for known in about if known.covers(case)), None)
+
+    def _beyond(self, case: Case) -> bool:
+        """Whether the device cannot hold a tensor of the case; which dtype it lacks is noted."""
+        for dtype in sorted({dtype_name(array) for array in case.tensors.values()}):
+            reason = lacks(self.device, dtype)
+            if reason is not None:
+                self.refused[dtype] = reason
+                return True
+        return False
+
+    def learns(self, ledger: Ledger) -> bool:
+        """Whether another case may tell a clause something."""
+        if ledger.over:
+            return False
+        enough = ledger.clause.enough
+        tries = 1 if ledger.clause.once else TRIES
+        if (
+            ledger.found
+            or ledger.broken
+            or ledger.killer
+            or (ledger.failed >= tries and not ledger.examples)
+        ):
+            return False
+        if ledger.clause.chosen:
+            return True  # until no case is left that shows more
+        if ledger.clause.once:
+            return not ledger.examples
+        return enough is None or ledger.informative < enough * self.profile.patience
+
+    def _judge(self, ledger: Ledger, trial: Trial) -> None:
+        if not ledger.clause.empty and not trial.expected.losses.size:
+            return
+        start = time.perf_counter()
+        trial.worst, trial.figures = 0.0, {}
+        try:
+            with limited(), preserved():
+                informative = ledger.clause.judge(trial)
+        except Deviation as deviation:
+            self._place(ledger, trial, deviation)
+            informative = True
+        except Unsupported as lack:
+            ledger.lacks, informative = str(lack), None
+            ledger.failed += 1
+        except (SpecError, *STOPS):
+            raise
+        except BaseException as error:
+            # Not the implementation's: its errors are on its outcomes. One clause less, loudly.
+            ledger.broken = _brief(error)
+            informative = None
+        else:
+            if informative is None and not ledger.examples:
+                sound = _sound(trial)
+                ledger.sound |= sound
+                ledger.unsound |= not sound
+        ledger.seconds += time.perf_counter() - start
+        self.after_step()
+        if informative is None:
+            return
+        ledger.examples += 1
+        ledger.informative += informative
+        ledger.dtypes.add(trial.case.dtype)
+        ledger.figures |= trial.figures
+        if ledger.worst < trial.worst <= 1:
+            ledger.worst, ledger.worst_case = trial.worst, trial.case
+
+    def _place(self, ledger: Ledger, trial: Trial, deviation: Deviation) -> None:
+        """Listed, inherited from torch, or new."""
+        case = trial.case
+        if (known := self._covered(ledger.clause, case)) is not None:
+            ledger.known = ledger.known or (known, case, deviation)
+            return
+        absent, torchs = False, None
+        try:
+            absent = self._of_absent(ledger.clause, trial)
+            torchs = None if absent else self._inherited_from(ledger.clause, trial, deviation)
+        except (SpecError, *STOPS):
+            raise
+        except Exception as error:  # of lossspec itself, which excuses nothing
+            ledger.mishaps.append(f"lossspec failed to look for an excuse: {_brief(error)}")
+        if absent:
+            return
+        if torchs is not None:
+            ledger.shared = ledger.shared or (torchs, case, deviation)
+            return
+        if ledger.clause.name == "accepts":
+            if trial.form.optional:
+                self.optional.setdefault((case.form, case.dtype), (case, deviation))
+            else:
+                self.refusals.setdefault(case.dtype, (case, deviation))
+                raised = trial.outcome.error
+                what = f"{deviation.what}: {deviation.got}"
+                self.errors.setdefault(case.dtype, foreign_error(raised) if raised else what)
+            return
+        if deviation.detached and not self.attached:
+            self.detached.setdefault(ledger.clause.name, (case, deviation))
+            return
+        if deviation.missing:
+            self.missing.setdefault(ledger.clause.name, (case, deviation))
+            return
+        ledger.found = (case, deviation)
+        ledger.worst = max(ledger.worst, trial.worst)
+
+    def _of_absent(self, clause: Clause, trial: Trial) -> bool:
+        """Whether it is right by what a parameter that its signature lacks may be as well."""
+        absent = {
+            name: parameter.absent
+            for name, parameter in trial.loss.parameters_of(trial.form).items()
+            if parameter.absent is not None and not self.subject.takes(name)
+        }
+        if not absent:
+            return False
+        other = trial.case.with_(parameters={**trial.case.parameters, **absent})
+        return deviation_of(clause, self._trial(other)) is None
+
+    def _inherited_from(self, clause: Clause, trial: Trial, deviation: Deviation) -> Subject | None:
+        """What of torch's does the same on the same call, if anything."""
+        if self.reference is None:
+            return None
+        documented = _documented(trial)
+        # Torch may deviate elsewhere first: in another gradient, or where this is within budget.
+        each = [documented.with_(requires_grad=(name,)) for name in documented.requires_grad]
+        calls = [(self.reference, call) for call in (documented, *(each if len(each) > 1 else ()))]
+        # Whoever takes the mean of torch's unreduced loss has the roundings of its parts.
+        parts = composed(trial.loss)
+        if parts is not None and trial.expected.plain and documented.reduction in ("mean", "sum"):
+            calls.append((parts, documented))
+        for torchs, call in calls:
+            solved = Solved(trial.loss, call)
+            for bar in (1.0, 0.5):
+                try:
+                    same = deviation_of(clause, Trial(torchs, solved, self.device, bar=bar))
+                except Exception:
+                    break  # the clause has nothing to say of torch here
+                if same is not None and self._alike(clause, deviation, same):
+                    return torchs
+        return None
+
+    @staticmethod
+    def _alike(clause: Clause, deviation: Deviation, same: Deviation) -> bool:
+        """Whether torch's deviation is the same one."""
+        if clause.name == "accepts":  # whatever they raise, but not where torch has a value
+            later = same.what.startswith("backward") and not deviation.what.startswith("backward")
+            return "raised" in same.what and "raised" in deviation.what and not later
+        if same.what == deviation.what and deviation.replaced:
+            return True  # what an invalid call returns is anything; torch returns too
+        return same.kind == deviation.kind and _alike(same, deviation)
+
+    def _replay_known(self, ledgers: Mapping[str, Ledger]) -> None:
+        for known in self.known:
+            ledger = ledgers.get(known.clause)
+            if ledger is None or known.case.dtype not in (self.dtypes or (known.case.dtype,)):
+                continue
+            trial = self._trial(known.case)
+            if lacking(self.subject, known.case) is not None or self._beyond(known.case):
+                continue
+            if not self._enters(known.clause):
+                ledger.killer = known.case
+                continue
+            try:
+                deviation = deviation_of(ledger.clause, trial)
+            except (SpecError, *STOPS):
+                raise
+            except Exception as error:  # of lossspec itself, in this clause only
+                ledger.broken = _brief(error)
+                continue
+            if deviation is None:
+                ledger.stale = known
+            elif ledger.known is None:
+                ledger.known = (known, known.case, deviation)
+
+    def _trial(self, case: Case) -> Trial:
+        return Trial(self.subject, Solved(self.subject.loss, case), self.device)
+
+    def _reduced(self, ledger: Ledger, case: Case, deviation: Deviation) -> tuple[Case, Deviation]:
+        """Return the simplest case found that fails in the same way, and how it fails.
+
+        An error of lossspec or of the spec on the way ends the search, and is noted.
+        """
+        found = (case, deviation)
+
+        def keep(simpler: Case, how: Deviation) -> None:
+            nonlocal found
+            found = simpler, how
+
+        try:
+            self._shrink(ledger, case, deviation, keep)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            ledger.mishaps.append(f"the case is not as simple as it could be: {_brief(error)}")
+        return found
+
+    def _shrink(
+        self,
+        ledger: Ledger,
+        case: Case,
+        deviation: Deviation,
+        keep: Callable[[Case, Deviation], None],
+    ) -> None:
+        """Look for simpler cases that fail in the same way, and hand over each that is found."""
+        plainly = Trial(self.subject, Solved(self.subject.loss, case), self.device, bar=PLAINLY)
+        bar = PLAINLY if deviation_of(ledger.clause, plainly) is not None else 1.0
+
+        def fails(candidate: Case) -> bool:
+            self.after_step()
+            if self._covered(ledger.clause, candidate) is not None:
+                return False
+            if lacking(self.subject, candidate) is not None:
+                return False
+            try:
+                solved = Solved(self.subject.loss, candidate)
+                found = deviation_of(
+                    ledger.clause, Trial(self.subject, solved, self.device, bar=bar)
+                )
+            except (SpecError, *STOPS):
+                raise
+            except BaseException:
+                return False  # a candidate that the clause cannot judge is no simpler case
+            if found is None or found.kind != deviation.kind:
+                return False
+            trial = self._trial(candidate)
+            if self._of_absent(ledger.clause, trial):
+                return False
+            if self._inherited_from(ledger.clause, trial, found) is not None:
+                return False
+            keep(candidate, found)
+            return True
+
+        # An attempt of a costly clause may compile the call several times.
+        shrunk = bared if ledger.clause.chosen else reduced
+        shrunk(self.subject.loss, case, fails)
+
+
+def _documented(trial: Trial) -> Case:
+    """The call of a trial with class indices in a dtype that torch is documented to take."""
+    tensors = dict(trial.case.tensors)
+    for name, role in trial.form.tensors.items():
+        if isinstance(role, ClassIndex) and dtype_name(tensors[name]) in role.tolerated:
+            tensors[name] = tensors[name].astype(role.dtypes[0])
+    return trial.case.with_(tensors=tensors)
+
+
+def _alike(one: Deviation, other: Deviation) -> bool:
+    """Whether two are off by the same, to a tenth: such as by an epsilon that torch adds too."""
+    if (one.what, one.got) == (other.what, other.got):
+        return True
+    try:
+        first, second, want = (float(str(text)) for text in (one.got, other.got, other.want))
+    except ValueError:
+        return False
+    nans = np.isnan(first) and np.isnan(second)  # of which each may have shown another element's
+    return bool(nans) or abs(first - second) <= 0.1 * abs(second - want)
+
+
+def _share(seconds: float, ledgers: Sequence[Ledger]) -> None:
+    """Divide the time that no clause used alone, in proportion to the cases that each judged."""
+    rest = max(0.0, seconds - sum(ledger.seconds for ledger in ledgers))
+    cases = sum(ledger.examples for ledger in ledgers)
+    for ledger in ledgers:
+        ledger.share = rest * (ledger.examples / cases if cases else 1 / len(ledgers))
+
+
+def _brief(error: BaseException) -> str:
+    """An error of lossspec or of a spec, with where lossspec raised it."""
+    if isinstance(error, SpecError):
+        return str(error)
+    return "".join(traceback.format_exception(error)[-3:])
+
+
+def _features(trial: Trial) -> set[Feature]:
+    """What is special about a call; what is as it is by default is not."""
+    case, known = trial.case, trial.loss.parameters_of(trial.form)
+    found = {("dtype", case.dtype), ("reduction", case.reduction), ("form", case.form)}
+    found |= {("argument", name) for name in case.tensors if name not in trial.form.tensors}
+    return found | {
+        ("argument", name)
+        for name, parameter in known.items()
+        if case.parameters[name] != parameter.default
+    }
+
+
+def _sound(trial: Trial) -> bool:
+    """Whether the plain call is right, so that clauses that build on it have something to judge."""
+    try:
+        return trial.worked and trial.precise and trial.conforms
+    except STOPS:
+        raise
+    except BaseException:  # a clause on the plain call tells
+        return True
+
+
+def _empty(case: Case) -> bool:
+    return any(not array.size for array in case.tensors.values())
+
+
+def deviation_of(clause: Clause, trial: Trial) -> Deviation | None:
+    """How a trial breaks a clause, if it does."""
+    try:
+        with limited(), preserved():
+            clause.judge(trial)
+    except Deviation as deviation:
+        return deviation
+    except (Unsupported, Endless):
+        return None
+    return None

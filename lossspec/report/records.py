@@ -1,0 +1,311 @@
+"""The artifact of a run: verdicts, cells, environment."""
+
+import json
+import os
+import re
+import reprlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from lossspec.errors import ReportError
+from lossspec.report.files import read_file, replace_file
+from lossspec.report.reader import (
+    Record,
+    dump_json,
+    field_names,
+    first_names,
+    object_without_repeats,
+    plain_data,
+    refuse_constant,
+    repeated_names,
+    too_deep_error,
+)
+from lossspec.report.verdict import Verdict
+from lossspec.safe_text import foreign_error, one_line
+
+SCHEMA_VERSION = "1"
+SCHEMA = Path(__file__).with_name("conformance.schema.json")  # of the artifact, for other tools
+
+
+@dataclass(frozen=True)
+class Tested(Record):
+    """What was tested: the name given, its version, and the import path it resolved to."""
+
+    name: str
+    version: str | None
+    target: str
+
+
+@dataclass(frozen=True)
+class Oracle(Record):
+    """The arithmetic in which the right answers were computed."""
+
+    dtype: str
+    mantissa_bits: int
+
+
+@dataclass(frozen=True)
+class Environment(Record):
+    """Where and when the run took place; ``devices`` maps each device to its hardware name."""
+
+    lossspec: str
+    python: str
+    platform: str
+    processor: str
+    torch: str
+    numpy: str
+    hypothesis: str
+    devices: dict[str, str]
+    threads: int
+    started: str
+    command: str
+    oracle: Oracle
+    git_commit: str | None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)", self.started):
+            raise ReportError(
+                f"got {self.started!r}, want an ISO-8601 time in UTC such as 2026-01-31T12:00:00Z",
+                ".started",
+            )
+
+
+@dataclass(frozen=True)
+class Selection(Record):
+    """Which part of the suite was asked for; None is all of it. Shards count from 1."""
+
+    losses: tuple[str, ...] | None
+    clauses: tuple[str, ...] | None
+    dtypes: tuple[str, ...] | None
+    devices: tuple[str, ...]
+    shard: str | None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.shard is not None:
+            numbers_ = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", self.shard)
+            if not numbers_ or int(numbers_[1]) > int(numbers_[2]):
+                raise ReportError(f"got {self.shard!r}, want i/n with 1 <= i <= n", ".shard")
+
+
+@dataclass(frozen=True)
+class Listed(Record):
+    """The entry of a deviations file that makes a failing cell a known one."""
+
+    reason: str
+    link: str | None
+    file: str | None
+
+
+@dataclass(frozen=True)
+class Cell(Record):
+    """One clause judged for one loss on one surface and device."""
+
+    id: str
+    loss: str
+    surface: Literal["function", "class"]
+    clause: str
+    theme: str
+    device: str
+    says: str
+    dtypes: tuple[str, ...]
+    verdict: Verdict
+    reason: str | None
+    examples: int
+    informative: int
+    worst: float | None
+    case: dict[str, Any] | None
+    call: str | None
+    got: str | None
+    want: str | None
+    budget: str | None
+    repeat: str | None
+    script: str | None
+    deviation: Listed | None
+    seconds: float
+    extra: dict[str, Any]
+
+    @property
+    def absent(self) -> bool:
+        """Whether the implementation lacks the loss, and nobody asked that it has all of them."""
+        return self.extra.get("absent") is True and not self.verdict.fails
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        want = cell_id(self.loss, self.clause, self.surface, self.device)
+        if self.id != want:
+            raise ReportError(f"got {self.id!r}, want {want!r}", ".id")
+        for name in ("examples", "informative", "seconds"):
+            got = getattr(self, name)
+            if not 0 <= got < 2**63:
+                raise ReportError(f"got {got}, want a finite number of at least 0", f".{name}")
+
+    def __repr__(self) -> str:
+        """Return the id and the verdict, with the reason where there is one; on one line."""
+        text = f"{self.id}: {self.verdict}" + (f" ({self.reason})" if self.reason else "")
+        text = one_line(text)
+        return f"<Cell {text if len(text) <= 150 else text[:149] + '…'}>"
+
+
+@dataclass(frozen=True)
+class Artifact(Record):
+    """What a run writes: one strict JSON file, which holds its cells one a line."""
+
+    def to_data(self) -> dict[str, Any]:
+        """The artifact as strict JSON data."""
+        return {"schema_version": SCHEMA_VERSION, **super().to_data()}
+
+    @classmethod
+    def from_data(cls, data: Any) -> Self:
+        """The report that ``data`` holds; ReportError says where and how it breaks the schema."""
+        if not isinstance(data, Mapping) or "schema_version" not in data:
+            raise ReportError("is not a lossspec report: it has no schema_version")
+        version = data["schema_version"]
+        if version != SCHEMA_VERSION:
+            raise ReportError(
+                f"got schema_version {reprlib.repr(version)}; "
+                f"this lossspec reads {SCHEMA_VERSION!r}"
+            )
+        return super().from_data(
+            {key: value for key, value in data.items() if key != "schema_version"}
+        )
+
+    def to_json(self) -> str:
+        """The artifact as text: one line per entry and per cell, so that grep and git diff work."""
+        data = {"schema_version": SCHEMA_VERSION}
+        data |= {
+            name: plain_data(getattr(self, name)) for name in field_names(self) if name != "cells"
+        }
+        cells: Iterable[Record] = getattr(self, "cells")  # noqa: B009  # each artifact has some
+        lines = ",\n".join(cell.line for cell in cells)
+        head = "".join(f"{dump_json(key)}: {dump_json(value)},\n" for key, value in data.items())
+        return f'{{\n{head}"cells": [\n{lines}\n]\n}}\n'
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """The report written in ``text``; ReportError where it is not strict JSON or not ours."""
+        try:
+            data = json.loads(
+                text, parse_constant=refuse_constant, object_pairs_hook=object_without_repeats
+            )
+        except ReportError:
+            raise
+        except RecursionError:  # of the parser, which stops later than we do
+            raise too_deep_error() from None
+        except ValueError as error:
+            raise ReportError(f"is not complete JSON ({foreign_error(error)})") from None
+        return cls.from_data(data)
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write the artifact to ``path``, whole or not at all."""
+        replace_file(path, self.to_json())
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Self:
+        """The report in the file ``path``; ReportError names the file and what is wrong with it."""
+        try:
+            return cls.from_json(read_file(path))
+        except ReportError as error:
+            raise ReportError(f"{path}: {error}") from None
+
+
+@dataclass(frozen=True)
+class Report(Artifact):
+    """The artifact: everything a run found, with its cells in one stable order."""
+
+    implementation: Tested
+    environment: Environment
+    profile: Literal["quick", "standard", "deep"]
+    seed: int
+    selection: Selection
+    cells: tuple[Cell, ...]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        order = sorted(self.cells, key=lambda c: (c.loss, c.surface, c.clause, c.device))
+        object.__setattr__(self, "cells", tuple(order))
+        if twice := repeated_names(cell.id for cell in order):
+            raise ReportError(f"got the same cell twice: {first_names(twice)}", ".cells")
+
+    @property
+    def present(self) -> tuple[Cell, ...]:
+        """The cells of losses that the implementation has: what every count is about."""
+        return tuple(cell for cell in self.cells if not cell.absent)
+
+    @property
+    def absent_losses(self) -> tuple[str, ...]:
+        """The losses of the run that the implementation does not have."""
+        present = {cell.loss for cell in self.present}
+        absent = dict.fromkeys(cell.loss for cell in self.cells if cell.absent)
+        return tuple(loss for loss in absent if loss not in present)
+
+    @property
+    def counts(self) -> dict[Verdict, int]:
+        """The number of cells per verdict, zeros included; cells of absent losses do not count."""
+        counts = dict.fromkeys(Verdict, 0)
+        for cell in self.present:
+            counts[cell.verdict] += 1
+        return counts
+
+    @property
+    def total(self) -> int:
+        """The number of clauses that the counts are out of."""
+        return len(self.present) - self.counts[Verdict.NOT_APPLICABLE]
+
+    @property
+    def failing(self) -> tuple[Cell, ...]:
+        """The cells that fail the run."""
+        return tuple(cell for cell in self.cells if cell.verdict.fails)
+
+    @property
+    def judged(self) -> bool:
+        """Whether any cell was judged; a report in which none was must not look green."""
+        return any(cell.verdict.judges for cell in self.cells)
+
+    @property
+    def exit_status(self) -> int:
+        """0: something was judged and nothing fails; 1: a cell fails; 4: nothing was judged."""
+        return 1 if self.failing else 0 if self.judged else 4
+
+    @property
+    def headline(self) -> str:
+        """Such as "412 of 418 clauses conform, 4 known, 2 deviate": counts, never percentages."""
+        counts = self.counts
+        text = f"{counts[Verdict.CONFORMS]} of {self.total} clauses conform"
+        words = {Verdict.DEVIATES: ("deviates", "deviate"), Verdict.CRASH: ("crashes", "crash")}
+        for verdict in _IN_HEADLINE:
+            if count := counts[verdict]:
+                one, many = words.get(verdict, (str(verdict).replace("-", " "),) * 2)
+                text += f", {count} {one if count == 1 else many}"
+        if apart := counts[Verdict.NOT_APPLICABLE]:
+            text += f"; {apart} not applicable"
+        if absent := len(self.absent_losses):
+            text += f"; {absent} loss{'' if absent == 1 else 'es'} absent"
+        return text
+
+
+_IN_HEADLINE = (
+    Verdict.KNOWN,
+    Verdict.DEVIATES,
+    Verdict.CRASH,
+    Verdict.NOT_RUN,
+    Verdict.INCONCLUSIVE,
+    Verdict.UNSUPPORTED,
+)
+
+
+def own_version() -> str:
+    """The version of lossspec, or `checkout` where it is not installed."""
+    try:
+        return version("lossspec")
+    except PackageNotFoundError:
+        return "checkout"
+
+
+def cell_id(loss: str, clause: str, surface: str, device: str) -> str:
+    """The id of a cell, such as ``cross_entropy/value[function-cpu]``."""
+    return f"{loss}/{clause}[{surface}-{device}]"
