@@ -20,7 +20,7 @@ from lossspec.judging import known_deviations
 from lossspec.judging.campaign import Campaign
 from lossspec.judging.profiles import PROFILES
 from lossspec.judging.stream import BATCH
-from lossspec.oracle.solver import Solved
+from lossspec.oracle.solver import SolvedCase
 from lossspec.spec.catalogue import find
 
 PAGE = 4096 / 2**20
@@ -35,7 +35,7 @@ def resident() -> float:
 class Watched(Campaign):
     """A campaign that notes its memory at the end of each batch."""
 
-    def _look(self, solved: Solved, *more: object) -> float:
+    def _look(self, solved: SolvedCase, *more: object) -> float:
         worst = super()._look(solved, *more)  # type: ignore[arg-type]
         self.seen = getattr(self, "seen", 0) + 1
         if self.seen % BATCH == 0:
@@ -53,9 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     loss = find(options.loss)
     profile = replace(PROFILES["deep"], examples=options.cases, searched=0)
     listed = [e for e in known_deviations.shipped("torch.nn.functional") if e.loss == loss.name]
-    for subject in torch_nn.functions.subjects(loss):
-        judges = [c for c in clauses().values() if c.applies(loss, subject.surface)]
-        Watched(subject, judges, profile, known=listed).run()
+    for under_test in torch_nn.functions.losses_under_test(loss):
+        judges = [c for c in clauses().values() if c.applies(loss, under_test.surface)]
+        Watched(under_test, judges, profile, known=listed).run()
 
 
 if __name__ == "__main__":

@@ -14,9 +14,9 @@ import torch
 
 from lossspec.errors import DeviceError, EmptyPlan, UnknownName
 from lossspec.execution.devices import chosen
-from lossspec.execution.implementation import Implementation, Subject
+from lossspec.execution.implementation import Implementation, LossUnderTest
 from lossspec.execution.loading import load
-from lossspec.judging.plan import Plan, Planned
+from lossspec.judging.plan import CellPlan, Plan
 from lossspec.judging.profiles import profile_named
 from lossspec.judging.verdict import Run
 from lossspec.render.cells import Cells
@@ -124,12 +124,16 @@ def _constructed_plainly(spec: Loss, target: Any) -> None:
     instead = f"; pass the class {kind}, which is constructed with each option in turn"
     if spec.stateful("class"):
         raise TypeError(f"got an instance of {kind}, whose tensors are its own{instead}")
-    subject = Subject(kind, spec, "function", target)
+    under_test = LossUnderTest(kind, spec, "function", target)
     usual: dict[str, Any] = dict.fromkeys(spec.options)
     usual |= {name: parameter.default for name, parameter in spec.parameters.items()}
     for name, default in {**usual, "reduction": spec.reductions[0]}.items():
         given = getattr(target, name, default)
-        if not subject.takes(name) and not _equal(given, default) and not _is_usual(target, name):
+        if (
+            not under_test.takes(name)
+            and not _equal(given, default)
+            and not _is_usual(target, name)
+        ):
             raise TypeError(
                 f"got an instance of {kind} with {name}={given!r}, which no call can change; the "
                 f"default is {default!r}{instead}"
@@ -226,14 +230,14 @@ def parametrize(
     """
     import pytest
 
-    subject = load(implementation) if isinstance(implementation, str) else implementation
-    if not isinstance(subject, Implementation):
+    under_test = load(implementation) if isinstance(implementation, str) else implementation
+    if not isinstance(under_test, Implementation):
         raise TypeError(
             "parametrize takes the name of an implementation or a lossspec.Implementation, got "
-            f"{subject!r}; lossspec.check takes a function or a class"
+            f"{under_test!r}; lossspec.check takes a function or a class"
         )
     plan = Plan(
-        [subject],
+        [under_test],
         _names(losses),
         _names(clauses),
         _devices(device),
@@ -241,9 +245,9 @@ def parametrize(
     )
     plan.check()
     run = Run(profile_named(profile), _seed(seed))
-    cells = [cell for cell in plan.cells() if cell.applies and cell.subject is not None]
+    cells = [cell for cell in plan.cells() if cell.applies and cell.under_test is not None]
     if not cells:
-        raise EmptyPlan(f"nothing to judge: {plan.absences(subject)}")
+        raise EmptyPlan(f"nothing to judge: {plan.absences(under_test)}")
     return pytest.mark.parametrize(
         "judge",
         [
@@ -260,7 +264,7 @@ def parametrize(
 class _Judge:
     """What the test function of `parametrize` calls; pytest prints it with each failure."""
 
-    def __init__(self, run: Run, cell: Planned, beside: Sequence[Planned]) -> None:
+    def __init__(self, run: Run, cell: CellPlan, beside: Sequence[CellPlan]) -> None:
         self.run, self.cell, self.beside = run, cell, beside
 
     def __call__(self) -> Cell:

@@ -12,5 +12,5 @@ CONFIDENCE = 0.99
 INCREDIBLE = 10.0
 #: Two clocks whose ratios differ by this factor do not tell of the same work.
 DISAGREE = 2.0
-#: A share of a device's best clock rate; below it a reading tells of heat, not of a loss.
+#: A share of a device's best clock rate; below it a reading tells of timing cell, not of a loss.
 THROTTLED = 0.75

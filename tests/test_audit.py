@@ -55,7 +55,7 @@ def survivors(loss: str) -> frozenset[str]:
     spared: set[str] = set()
     for profile, only, seed in HUNTS:
         results = list(audit(alive, profile, seed, first_only=True, only=only))
-        alive = [result.subject for result in results if result.survived]
+        alive = [result.under_test for result in results if result.survived]
         # Nobody looks long for what no clause can find.
         spared |= {mutant.id for mutant in alive if mutant.awaits}
         alive = [mutant for mutant in alive if not mutant.awaits]

@@ -11,14 +11,14 @@ import lossspec
 from lossspec.clauses import clauses
 from lossspec.clauses.trial import Trial
 from lossspec.dtypes import precision
-from lossspec.execution.implementation import Subject
+from lossspec.execution.implementation import LossUnderTest
 from lossspec.execution.tensors import to_extended
 from lossspec.implementations.oracle import bind
 from lossspec.judging.campaign import deviation_of
 from lossspec.maths.ensemble import ROUNDING_MEMBERS, SIDES, Ensemble, ensemble, rounded
 from lossspec.maths.words import matvec
 from lossspec.oracle.bounds import Bounded, roundings
-from lossspec.oracle.solver import Solved, solve
+from lossspec.oracle.solver import SolvedCase, solve
 from lossspec.spec.catalogue import catalogue, find
 from lossspec.specs.linear_cross_entropy import AUTO, BY_TWO
 from lossspec.thresholds import SLACK
@@ -325,6 +325,6 @@ def test_two_calls_that_add_up_different_numbers_of_parts_have_each_their_own_bu
             scale = 1 + error * (len(input) == 2)
             return by_turns(input, linear_weight, target, **given) * scale
 
-        trial = Trial(Subject("mine", LINEAR, "function", loss), Solved(LINEAR, case))
+        trial = Trial(LossUnderTest("mine", LINEAR, "function", loss), SolvedCase(LINEAR, case))
         found = deviation_of(clauses()["ignored-is-deleted"], trial)
         assert (found and found.what) == what

@@ -12,9 +12,9 @@ from lossspec.audit import audit, controls
 from lossspec.cases.case import Case
 from lossspec.clauses import clauses
 from lossspec.clauses.trial import Trial
-from lossspec.execution.implementation import Subject
+from lossspec.execution.implementation import LossUnderTest
 from lossspec.judging.campaign import deviation_of
-from lossspec.oracle.solver import Solved, solve
+from lossspec.oracle.solver import SolvedCase, solve
 from lossspec.spec.catalogue import catalogue, find
 
 CONTROLS = controls()
@@ -53,8 +53,8 @@ def test_a_share_of_nearly_everything_is_rounded_like_any_other():
     case = Case.from_json(json.loads(stored.read_text("utf-8")))
     loss = find("ctc_loss")
     for control in (c for c in CONTROLS.values() if c.loss == "ctc_loss"):
-        subject = Subject(control.id, loss, control.surface, control.make())
-        trial = Trial(subject, Solved(loss, case))
+        under_test = LossUnderTest(control.id, loss, control.surface, control.make())
+        trial = Trial(under_test, SolvedCase(loss, case))
         assert deviation_of(clauses()["gradient"], trial) is None, control.id
 
 

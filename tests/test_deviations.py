@@ -14,7 +14,7 @@ from lossspec.cli import main
 from lossspec.errors import DeviationsError
 from lossspec.execution.loading import load
 from lossspec.judging import known_deviations
-from lossspec.judging.known_deviations import Known
+from lossspec.judging.known_deviations import KnownDeviation
 from lossspec.judging.known_update import still_fails
 from lossspec.judging.plan import Plan
 from lossspec.judging.profiles import PROFILES
@@ -47,12 +47,12 @@ def case_with(dtype: str, *options: str) -> Case:
 PLAIN, HALF, WEIGHTED = case_with("float32"), case_with("float16"), case_with("float64", "weight")
 
 
-def known(case: Case = HALF, **more) -> Known:
+def known(case: Case = HALF, **more) -> KnownDeviation:
     named = {"loss": "l1_loss", "clause": "value", "reason": "explained", "case": case}
-    return Known(**{**named, **more})
+    return KnownDeviation(**{**named, **more})
 
 
-def listed(workplace, *entries: Known) -> str:
+def listed(workplace, *entries: KnownDeviation) -> str:
     known_deviations.write(workplace.path / "known.toml", list(entries))
     return f"--deviations={workplace.path / 'known.toml'}"
 

@@ -38,9 +38,9 @@ def losing(name, option, way=torch.compiler.is_compiling):
 def found(name, target, seed, clause="compiled"):
     """The first deviation as it was judged, with no excuse sought and before it is shrunk."""
     implementation = Implementation("mine", functions={name: target})
-    (subject,) = implementation.subjects(find(name))
-    campaign = Campaign(subject, [clauses()[clause]], PROFILES["standard"], seed)
-    campaign._simplify = lambda ledgers: None
+    (under_test,) = implementation.losses_under_test(find(name))
+    campaign = Campaign(under_test, [clauses()[clause]], PROFILES["standard"], seed)
+    campaign._shrink_findings = lambda clause_records: None
     return campaign.run()[clause].found
 
 

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from lossspec.errors import ImplementationError, UnknownName
-from lossspec.execution.implementation import Implementation, Subject
+from lossspec.execution.implementation import Implementation, LossUnderTest
 from lossspec.execution.loading import load
 from lossspec.spec.catalogue import find
 
@@ -164,8 +164,10 @@ def test_a_loss_that_is_not_specified_is_refused(kind):
 
 def test_a_loss_that_it_specifies_itself_is_not():
     own = dataclasses.replace(L1, name="own_loss", module=None)
-    (subject,) = Implementation("mine", {"own_loss": F.l1_loss}, own=(own,)).subjects(own)
-    assert (subject.loss, subject.surface) == (own, "function")
+    (under_test,) = Implementation("mine", {"own_loss": F.l1_loss}, own=(own,)).losses_under_test(
+        own
+    )
+    assert (under_test.loss, under_test.surface) == (own, "function")
 
 
 class Module(torch.nn.Module):
@@ -187,19 +189,19 @@ class Module(torch.nn.Module):
     ],
 )
 def test_a_signature_tells_what_is_taken(target, takes):
-    subject = Subject("mine", L1, "function", target)
-    assert {name for name in ("weight", "reduction") if subject.takes(name)} == takes
+    under_test = LossUnderTest("mine", L1, "function", target)
+    assert {name for name in ("weight", "reduction") if under_test.takes(name)} == takes
 
 
 def test_a_tensor_named_like_an_option_is_not_the_option():
     poisson = find("poisson_nll_loss")
     for target in (lambda log_input, target, full=False: 0, torch.nn.PoissonNLLLoss().forward):
-        assert not Subject("mine", poisson, "function", target).takes("log_input")
-    assert Subject("mine", poisson, "function", lambda log_input, target, full=False: 0).takes(
-        "full"
-    )
-    assert Subject("mine", poisson, "function", F.poisson_nll_loss).takes("log_input")
-    assert Subject("mine", poisson, "class", torch.nn.PoissonNLLLoss).takes("log_input")
+        assert not LossUnderTest("mine", poisson, "function", target).takes("log_input")
+    assert LossUnderTest(
+        "mine", poisson, "function", lambda log_input, target, full=False: 0
+    ).takes("full")
+    assert LossUnderTest("mine", poisson, "function", F.poisson_nll_loss).takes("log_input")
+    assert LossUnderTest("mine", poisson, "class", torch.nn.PoissonNLLLoss).takes("log_input")
 
 
 def test_only_what_can_be_called_is_a_loss():

@@ -9,9 +9,9 @@ import lossspec
 from lossspec.cases.case import published
 from lossspec.clauses import clauses
 from lossspec.clauses.trial import Trial
-from lossspec.execution.implementation import Subject
+from lossspec.execution.implementation import LossUnderTest
 from lossspec.judging.campaign import deviation_of
-from lossspec.oracle.solver import Solved, solve
+from lossspec.oracle.solver import SolvedCase, solve
 from lossspec.report.verdict import Verdict
 from lossspec.spec.catalogue import catalogue, find
 
@@ -246,8 +246,8 @@ def test_a_wrong_shape_of_one_element_on_fake_tensors_is_found():
             return F.multi_margin_loss(input.view(1), target.long(), reduction="none")
         return F.l1_loss(input, target, reduction=reduction)
 
-    subject = Subject("mine", find("l1_loss"), "function", flat)
-    trial = Trial(subject, Solved(find("l1_loss"), case))
+    under_test = LossUnderTest("mine", find("l1_loss"), "function", flat)
+    trial = Trial(under_test, SolvedCase(find("l1_loss"), case))
     deviation = deviation_of(clauses()["fake-tensors"], trial)
     assert deviation is not None
     assert (deviation.got, deviation.want) == ("torch.float32 [1]", "torch.float32 []")

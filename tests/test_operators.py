@@ -45,7 +45,7 @@ def test_every_version_is_another(margin_ranking):
 
 def test_every_version_is_found(margin_ranking):
     results = list(audit(margin_ranking, "quick", first_only=True))
-    assert [result.subject.wrong for result in results if result.survived] == []
+    assert [result.under_test.wrong for result in results if result.survived] == []
 
 
 def test_a_change_that_changes_nothing_is_no_version():

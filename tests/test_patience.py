@@ -8,8 +8,8 @@ import pytest
 
 from lossspec.clauses import clauses
 from lossspec.execution import timeout
-from lossspec.execution.implementation import Subject
-from lossspec.execution.timeout import Endless, limited
+from lossspec.execution.implementation import LossUnderTest
+from lossspec.execution.timeout import CallTimeout, time_limit
 from lossspec.judging.campaign import Campaign
 from lossspec.judging.profiles import PROFILES
 from lossspec.spec.catalogue import find
@@ -47,7 +47,7 @@ def impatient(monkeypatch):
 
 def test_a_call_that_does_not_end_is_a_crash_that_shows_the_call(workplace, monkeypatch):
     monkeypatch.setattr(timeout, "LIMIT", timeout.LIMIT)  # what the module sets is undone
-    workplace.write(endless=ENDLESS)
+    workplace.write(timed_out=ENDLESS)
     result = workplace.run("--impl=endless", "--loss=mse_loss,huber_loss", "--profile=quick")
     assert result.status == 1
     cells = workplace.cells("endless")
@@ -59,7 +59,7 @@ def test_a_call_that_does_not_end_is_a_crash_that_shows_the_call(workplace, monk
 
 
 def test_a_worker_that_nothing_interrupts_ends_and_costs_what_it_was_asked(workplace):
-    workplace.write(endless=ENDLESS)
+    workplace.write(timed_out=ENDLESS)
     words = ("--impl=endless", "--loss=l1_loss,huber_loss", "--profile=quick", "-n1")
     result = workplace.apart("-m", "pytest", "--pyargs", "lossspec.suites", *words)
     assert result.status == 1
@@ -83,17 +83,17 @@ def test_what_was_not_settled_before_an_endless_call_does_not_conform(monkeypatc
     names = ("accepts", "gradient", "value")
     mse = find("mse_loss")
     judged = [clauses()[name] for name in names]
-    subject = Subject("late", mse, "function", late)
-    campaign = Campaign(subject, judged, PROFILES["standard"])
+    under_test = LossUnderTest("late", mse, "function", late)
+    campaign = Campaign(under_test, judged, PROFILES["standard"])
     found = campaign.run()
-    assert campaign.endless is not None
+    assert campaign.timed_out is not None
     # Every gradient so far was missing; whether one should have been there is not known.
     assert found["gradient"].examples > 0
     assert campaign.learns(found["gradient"])
 
 
 def test_what_ends_in_time_is_left_alone(impatient):
-    with limited():
+    with time_limit():
         pass
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
@@ -101,15 +101,15 @@ def test_what_ends_in_time_is_left_alone(impatient):
 def test_what_only_waits_for_a_processor_is_given_more_time(monkeypatch):
     monkeypatch.setattr(timeout, "LIMIT", 0.2)
     monkeypatch.setattr(timeout, "WAITS", 1e6)
-    with limited():
+    with time_limit():
         time.sleep(0.4)
     monkeypatch.setattr(timeout, "WAITS", 1.5)
-    with pytest.raises(Endless), limited():
+    with pytest.raises(CallTimeout), time_limit():
         time.sleep(60)
 
 
 def test_an_error_of_the_call_is_not_taken_for_a_late_one(impatient):
-    with pytest.raises(KeyError), limited():
+    with pytest.raises(KeyError), time_limit():
         raise KeyError
 
 
@@ -119,14 +119,14 @@ def test_an_endless_call_cannot_take_the_interruption_for_an_error_of_its_own(im
             with suppress(Exception):
                 signal.pause()
 
-    with pytest.raises(Endless), limited():
+    with pytest.raises(CallTimeout), time_limit():
         stubborn()
 
 
 def test_a_timer_that_runs_already_keeps_running(impatient):
     signal.setitimer(signal.ITIMER_REAL, 100)
     try:
-        with limited():
+        with time_limit():
             assert signal.getitimer(signal.ITIMER_REAL)[0] > 90
         assert signal.getitimer(signal.ITIMER_REAL)[0] > 90
     finally:

@@ -24,7 +24,7 @@ from lossspec.maths.words import (
     where,
 )
 from lossspec.oracle.examples import check_examples
-from lossspec.oracle.solver import Solved
+from lossspec.oracle.solver import SolvedCase
 from lossspec.report.text import failure_text
 from lossspec.report.verdict import Verdict
 from lossspec.spec.catalogue import catalogue, find
@@ -202,7 +202,7 @@ def test_nan_may_be_declared():
 def test_numbers_that_no_role_allows_may_be_nan():
     case = next(s.case for s in stream(find("kl_div"), PROFILES["quick"], 0) if not s.case.spread)
     outside = {n: np.full_like(x, np.nan) for n, x in case.tensors.items()}
-    assert np.isnan(Solved(find("kl_div"), case.with_(tensors=outside)).expected.losses).all()
+    assert np.isnan(SolvedCase(find("kl_div"), case.with_(tensors=outside)).expected.losses).all()
 
 
 @pytest.mark.parametrize("name", catalogue())
@@ -353,11 +353,11 @@ def test_a_failure_while_looking_for_an_excuse_loses_no_finding(monkeypatch):
 def test_a_failure_between_cases_keeps_what_was_found_before(monkeypatch):
     whole, calls = campaign.Campaign._look, []
 
-    def fails_later(self, solved, ledgers):
+    def fails_later(self, solved, clause_records):
         calls.append(solved)
         if len(calls) > 15:
             raise ZeroDivisionError("ours")
-        return whole(self, solved, ledgers)
+        return whole(self, solved, clause_records)
 
     monkeypatch.setattr(campaign.Campaign, "_look", fails_later)
     cells = {c.clause: c for c in check(LOSS, doubled, ("value", "result-dtype"))}

@@ -13,9 +13,9 @@ from typing import Any, Literal, TypeVar
 from lossspec.cases.case import Case
 from lossspec.clauses import Clause, clauses
 from lossspec.clauses.trial import Deviation, Trial
-from lossspec.execution.implementation import Subject
-from lossspec.implementations.counterpart import reference
-from lossspec.judging.campaign import CHOSEN, Campaign, Ledger
+from lossspec.execution.implementation import LossUnderTest
+from lossspec.implementations.counterpart import torch_counterpart
+from lossspec.judging.campaign import CHOSEN, Campaign, ClauseRecord
 from lossspec.judging.profiles import Profile, profile_named
 from lossspec.judging.stream import stream
 from lossspec.spec.catalogue import find
@@ -132,7 +132,7 @@ class Result:
     judged : clauses that saw a case which could have told right from wrong.
     """
 
-    subject: Mutant | Control
+    under_test: Mutant | Control
     kills: tuple[Kill, ...]
     cases: int
     seconds: float
@@ -148,7 +148,7 @@ class Result:
 
 
 def audit(
-    subjects: Iterable[Mutant | Control],
+    losses_under_test: Iterable[Mutant | Control],
     profile: Profile | Literal["quick", "standard", "deep"] = "quick",
     seed: int = 0,
     *,
@@ -165,7 +165,7 @@ def audit(
     """
     if isinstance(profile, str):
         profile = profile_named(profile)
-    for subject in subjects:
+    for under_test in losses_under_test:
         judges = [
             clause
             for name, clause in clauses().items()
@@ -174,41 +174,51 @@ def audit(
         # A second each, which is worth it only where nothing else has found anything.
         late = [clause for clause in judges if first_only and clause.slow]
         early = [clause for clause in judges if clause not in late]
-        result = _audited(subject, spec or find(subject.loss), early, profile, seed, first_only)
+        result = _audited(
+            under_test, spec or find(under_test.loss), early, profile, seed, first_only
+        )
         if late and result.survived:
-            last = _audited(subject, spec or find(subject.loss), late, profile, seed, first_only)
+            last = _audited(
+                under_test, spec or find(under_test.loss), late, profile, seed, first_only
+            )
             shared = result.shared + last.shared
             result = replace(last, shared=shared, crashed={**result.crashed, **last.crashed})
         yield result
 
 
 def _audited(
-    subject: Mutant | Control,
+    under_test: Mutant | Control,
     loss: Loss,
     judges: Sequence[Clause],
     profile: Profile,
     seed: int,
     first_only: bool,
 ) -> Result:
-    judges = [c for c in judges if c.applies(loss, subject.surface) and c.speaks_on("cpu")]
-    target = Subject("audit", loss, subject.surface, subject.make())
-    hunt = _Hunt(target, judges, profile, seed, reference=reference(loss, subject.surface))
+    judges = [c for c in judges if c.applies(loss, under_test.surface) and c.speaks_on("cpu")]
+    target = LossUnderTest("audit", loss, under_test.surface, under_test.make())
+    hunt = _Hunt(
+        target, judges, profile, seed, reference=torch_counterpart(loss, under_test.surface)
+    )
     hunt.first_only = first_only
     next(stream(loss, profile, seed), None)
     hunt.start = time.perf_counter()
-    ledgers = hunt.hunted()
+    clause_records = hunt.hunted()
     seconds = time.perf_counter() - hunt.start
     kills = sorted(hunt.kills.values(), key=lambda kill: kill.index)
-    shared = tuple(name for name, ledger in ledgers.items() if ledger.shared is not None)
+    shared = tuple(
+        name for name, clause_record in clause_records.items() if clause_record.shared is not None
+    )
     return Result(
-        subject,
+        under_test,
         tuple(kills),
         len(hunt._seen),
         seconds,
         shared,
         dict(hunt.refused),
         hunt.crashed,
-        frozenset(name for name, ledger in ledgers.items() if ledger.informative),
+        frozenset(
+            name for name, clause_record in clause_records.items() if clause_record.informative
+        ),
     )
 
 
@@ -229,32 +239,32 @@ class _Hunt(Campaign):
     _chosen: dict[int, int] = field(default_factory=dict)
     _refusal_kills: dict[str, Kill] = field(default_factory=dict)
 
-    def hunted(self) -> dict[str, Ledger]:
-        """As `run`, but it may stop early: then the ledgers are empty."""
+    def hunted(self) -> dict[str, ClauseRecord]:
+        """As `run`, but it may stop early: then the record are empty."""
         try:
-            ledgers = self.run()
+            clause_records = self.run()
         except _Enough:
             return {}
-        accepts = ledgers["accepts"].found if "accepts" in ledgers else None
+        accepts = clause_records["accepts"].found if "accepts" in clause_records else None
         if accepts is not None:
             first = self._refusal_kills.get(accepts[0].dtype)
             self.kills.setdefault("accepts", first or self._kill("accepts", *accepts))
         for name, found in self.detached.items():
-            if ledgers[name].found is not None:
+            if clause_records[name].found is not None:
                 self.kills.setdefault(name, self._kill(name, *found))
-        return ledgers
+        return clause_records
 
-    def _judge(self, ledger: Ledger, trial: Trial) -> None:
+    def _judge(self, clause_record: ClauseRecord, trial: Trial) -> None:
         # A case counts once, though clauses on calls that must raise see it after all others.
         seen = self._chosen if self._case >= CHOSEN else self._seen
         self.index = seen.setdefault(self._case, len(seen))
-        name, dtype = ledger.clause.name, trial.case.dtype
+        name, dtype = clause_record.clause.name, trial.case.dtype
         try:
-            super()._judge(ledger, trial)
+            super()._judge(clause_record, trial)
         except Exception as error:
             self.crashed.setdefault(name, error)
             return
-        found = ledger.found or self.missing.get(name)
+        found = clause_record.found or self.missing.get(name)
         if found is not None:
             self.kills.setdefault(name, self._kill(name, *found))
         elif name == "accepts" and dtype in self.refusals and dtype not in self._refusal_kills:
@@ -272,7 +282,9 @@ class _Hunt(Campaign):
             clause, self.index, seconds, deviation.what, deviation.got, deviation.want, case
         )
 
-    def _reduced(self, ledger: Ledger, case: Case, deviation: Deviation) -> tuple[Case, Deviation]:
+    def _reduced(
+        self, clause_record: ClauseRecord, case: Case, deviation: Deviation
+    ) -> tuple[Case, Deviation]:
         return case, deviation
 
 

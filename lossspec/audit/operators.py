@@ -17,7 +17,7 @@ import torch
 from lossspec.audit import Mutant
 from lossspec.cases.case import Case
 from lossspec.dtypes import precision
-from lossspec.execution.implementation import Subject
+from lossspec.execution.implementation import LossUnderTest
 from lossspec.execution.outcome import Outcome, perform
 from lossspec.execution.tensors import dtype_of, to_extended
 from lossspec.implementations.oracle import function
@@ -59,7 +59,7 @@ def witness(loss: Loss, right: Callable[..., Any], wrong: Callable[..., Any]) ->
     profile = replace(PROFILES["standard"], examples=TRIED)
     for solved in stream(loss, profile, start=1):
         want, got = (
-            perform(Subject("audit", loss, "function", each), solved.case)
+            perform(LossUnderTest("audit", loss, "function", each), solved.case)
             for each in (right, wrong)
         )
         if want.error is None and _apart(got, want):

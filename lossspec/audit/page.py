@@ -49,13 +49,13 @@ def page(title: str, results: Sequence[Result]) -> str:
 
 
 def _row(result: Result) -> Row:
-    subject = result.subject
-    issue, row = getattr(subject, "issue", ""), getattr(subject, "row", "")
+    under_test = result.under_test
+    issue, row = getattr(under_test, "issue", ""), getattr(under_test, "row", "")
     return Row(
-        subject.id,
-        getattr(subject, "wrong", ""),
+        under_test.id,
+        getattr(under_test, "wrong", ""),
         f"{row}, {issue}" if issue else "",
-        getattr(subject, "awaits", ""),
+        getattr(under_test, "awaits", ""),
         {kill.clause: kill.index + 1 for kill in result.kills},
     )
 

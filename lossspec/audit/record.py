@@ -48,15 +48,15 @@ def record(losses: Iterable[str]) -> dict[str, Entry]:
     """Audit every mutant and control of some losses; the entries by id."""
     names = set(losses)
     known: list[Mutant | Control] = [*mutants().values(), *controls().values()]
-    subjects = [subject for subject in known if subject.loss in names]
-    subjects.sort(key=lambda subject: subject.loss)
+    losses_under_test = [under_test for under_test in known if under_test.loss in names]
+    losses_under_test.sort(key=lambda under_test: under_test.loss)
     entries = {}
-    for subject in subjects:
-        row = subject.row if isinstance(subject, Mutant) else ""
-        about = row.startswith(COSTLY_ROWS) or subject.name == "composite"
+    for under_test in losses_under_test:
+        row = under_test.row if isinstance(under_test, Mutant) else ""
+        about = row.startswith(COSTLY_ROWS) or under_test.name == "composite"
         only = [name for name in clauses() if about or name not in COSTLY]
-        for result in audit([subject], PROFILE, only=only):
-            entries[subject.id] = _entry(result)
+        for result in audit([under_test], PROFILE, only=only):
+            entries[under_test.id] = _entry(result)
     return entries
 
 

@@ -25,18 +25,20 @@ def total(what: str, results: Sequence[Result]) -> str:
 
 
 def _survivor(result: Result) -> str:
-    awaits = getattr(result.subject, "awaits", "")
+    awaits = getattr(result.under_test, "awaits", "")
     reason = f" Awaits {awaits}." if awaits else ""
     if result.shared:
         reason = f" Torch's own loss breaks {', '.join(result.shared)} alike."
     if result.crashed:
         reason = f" lossspec itself failed in {', '.join(result.crashed)}."
-    return f"  not found: {result.subject.id}: {getattr(result.subject, 'wrong', '')}{reason}"
+    return f"  not found: {result.under_test.id}: {getattr(result.under_test, 'wrong', '')}{reason}"
 
 
 def accusations(result: Result) -> str:
     """What became of a right loss: a line for it and one for each clause that accused it."""
-    lines = [f"{result.subject.id}: {result.cases} cases, {len(result.kills) or 'no'} accusations"]
+    lines = [
+        f"{result.under_test.id}: {result.cases} cases, {len(result.kills) or 'no'} accusations"
+    ]
     lines += [
         f"  {kill.clause} in case {kill.index + 1}: {kill.what}: got {kill.got}, want {kill.want}"
         for kill in result.kills
@@ -51,12 +53,12 @@ def matrix(results: Iterable[Result]) -> str:
     """Which clauses find which wrong loss, and in which case the first one does."""
     lines = ["| loss | what is wrong | after | found by |", "| --- | --- | ---: | --- |"]
     for result in results:
-        wrong = getattr(result.subject, "wrong", "").replace("|", "\\|")
-        issue = getattr(result.subject, "issue", "")
+        wrong = getattr(result.under_test, "wrong", "").replace("|", "\\|")
+        issue = getattr(result.under_test, "issue", "")
         first = result.kills[0].index + 1 if result.kills else "-"
         found = ", ".join(f"`{name}`" for name in dict.fromkeys(k.clause for k in result.kills))
         source = f" ({issue})" if issue else ""
         lines.append(
-            f"| {result.subject.loss} | {wrong}{source} | {first} | {found or 'nothing'} |"
+            f"| {result.under_test.loss} | {wrong}{source} | {first} | {found or 'nothing'} |"
         )
     return "\n".join(lines) + "\n"

@@ -34,7 +34,7 @@ def simplex(loss: Loss, case: Case) -> dict[str, int]:
     }
 
 
-def taken(loss: Loss, case: Case, axis: str, part: slice | np.ndarray) -> Case:
+def part_along(loss: Loss, case: Case, axis: str, part: slice | np.ndarray) -> Case:
     """A case with a part of one of the contract's axes, in every tensor that has the axis."""
 
     def take(array: np.ndarray, axes: tuple[str, ...]) -> np.ndarray:

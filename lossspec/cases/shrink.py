@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from lossspec.cases.axes import axes_of, each_tensor, simplex, taken
+from lossspec.cases.axes import axes_of, each_tensor, part_along, simplex
 from lossspec.cases.case import Case
 from lossspec.cases.ignored import ignored_rows
 from lossspec.dtypes import dtype_name, precision
@@ -23,9 +23,7 @@ from lossspec.thresholds import SLACK
 ATTEMPTS = 400
 
 
-def reduced(
-    loss: Loss, case: Case, fails: Callable[[Case], bool], attempts: int = ATTEMPTS
-) -> Case:
+def shrink(loss: Loss, case: Case, fails: Callable[[Case], bool], attempts: int = ATTEMPTS) -> Case:
     """The simplest case found that still fails; `case` itself when nothing simpler does."""
     left = attempts
     sound = _sound(loss, case)
@@ -177,19 +175,19 @@ def _shorter(loss: Loss, case: Case) -> Iterator[Case]:
         rule = rules.get(axis)
         if rule is not None and not callable(rule) and not isinstance(rule, AnySize):
             for allowed in sorted({n for n in rule if 0 < n < size}):
-                yield taken(loss, case, axis, slice(0, allowed))
+                yield part_along(loss, case, axis, slice(0, allowed))
                 yield _renumbered(loss, case, axis, size - allowed)
         elif size > 1:
-            yield taken(loss, case, axis, slice(0, 1))
-            yield taken(loss, case, axis, slice(0, size // 2))
+            yield part_along(loss, case, axis, slice(0, 1))
+            yield part_along(loss, case, axis, slice(0, size // 2))
             yield _renumbered(loss, case, axis, size // 2)
-            yield taken(loss, case, axis, slice(0, size - 1))
+            yield part_along(loss, case, axis, slice(0, size - 1))
             yield _renumbered(loss, case, axis, 1)
 
 
 def _renumbered(loss: Loss, case: Case, axis: str, start: int) -> Case:
     """The end of an axis; classes keep their names."""
-    end = taken(loss, case, axis, slice(start, None))
+    end = part_along(loss, case, axis, slice(start, None))
     tensors = dict(end.tensors)
     for name, role in loss.form(case.form).tensors.items():
         if isinstance(role, ClassIndex) and role.classes == axis:

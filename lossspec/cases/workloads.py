@@ -125,14 +125,14 @@ class _Plain:
     def __call__(self, what: str, options: Sequence[T]) -> T:
         """The first option, which is the simplest, but for the sizes, styles and what is timed."""
         first: Any = options[0]
-        subject, _, name = what.partition(" of ")
-        if subject == "contract":
+        under_test, _, name = what.partition(" of ")
+        if under_test == "contract":
             first = next(c for c in _form(self.loss).contracts if c.text == _shape(self.loss).text)
         elif what == "spread":
             first = next((spread for spread in options if spread), first)
-        elif subject == "size":
+        elif under_test == "size":
             first = self._size(name, options)
-        elif subject == "style":
+        elif under_test == "style":
             first = next((style for style in options if style in _ORDINARY), first)
         elif what == "reduction":
             first = self.loss.reductions[0]

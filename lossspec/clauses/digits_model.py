@@ -16,7 +16,7 @@ from torch.nn import functional
 from lossspec.cases.case import Case
 from lossspec.cases.workloads import Size, axes, batch_axis, workload
 from lossspec.execution.call import arguments, constructed, handed
-from lossspec.execution.implementation import Subject
+from lossspec.execution.implementation import LossUnderTest
 from lossspec.execution.outcome import backward_from, differentiable
 from lossspec.execution.tensors import to_numpy
 from lossspec.spec.loss import Loss
@@ -74,23 +74,23 @@ def trainable(loss: Loss) -> bool:
     return plain(loss).axis_sizes(loss)[batch_axis(loss)] == BATCH
 
 
-def steps(subject: Subject, device: str) -> Iterator[Step]:
-    """Train with one and the same object of the subject, and hand over every call of it.
+def steps(under_test: LossUnderTest, device: str) -> Iterator[Step]:
+    """Train with one and the same object of the implementation, and hand over every call of it.
 
     Failed when the implementation raises.
     """
-    first = plain(subject.loss)
-    model = _Model(subject.loss, first, device)
+    first = plain(under_test.loss)
+    model = _Model(under_test.loss, first, device)
     optimiser = torch.optim.Adam([model.weight], RATE)
     with _failing():
-        call = constructed(subject, first, arguments(subject, first, device), {})
+        call = constructed(under_test, first, arguments(under_test, first, device), {})
 
     def called(number: int, rows: np.ndarray, learn: bool) -> Step:
         scores = model.scores(rows)
         case = model.case(rows, scores)
-        inputs = arguments(subject, case if learn else case.with_(requires_grad=()), device)
+        inputs = arguments(under_test, case if learn else case.with_(requires_grad=()), device)
         with _failing():
-            value = call(handed(subject, case, inputs))
+            value = call(handed(under_test, case, inputs))
         if not learn or not differentiable(value):
             return Step(number, case, value, {})
         with _failing():

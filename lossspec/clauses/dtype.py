@@ -16,9 +16,9 @@ from lossspec.clauses.trial import Deviation, Trial, Unsupported, failed
 from lossspec.dtypes import precision
 from lossspec.execution.outcome import Outcome, perform, unimplemented
 from lossspec.execution.tensors import dtype_of, to_extended, torch_dtype
-from lossspec.implementations.counterpart import reference
+from lossspec.implementations.counterpart import torch_counterpart
 from lossspec.oracle.expected import Expected
-from lossspec.oracle.solver import Solved
+from lossspec.oracle.solver import SolvedCase
 from lossspec.spec.loss import Loss
 from lossspec.spec.roles import Surface
 
@@ -57,7 +57,7 @@ def mixed_dtypes(trial: Trial) -> Judgement:
         if roles[name].integer or roles[name].scalar:
             continue
         mixed = case.with_(tensors={**case.tensors, name: array.astype(wider)})
-        outcome = perform(trial.subject, mixed, trial.device)
+        outcome = perform(trial.under_test, mixed, trial.device)
         refuses = outcome.phase != "backward" or unimplemented(outcome.error)
         if outcome.error is not None and (refuses or _inherited(trial)):
             refused = f"it refuses {name} in another dtype than the rest"
@@ -71,7 +71,7 @@ def mixed_dtypes(trial: Trial) -> Judgement:
 
 def _inherited(trial: Trial) -> bool:
     """Whether the loss is made of torch's kernel of another loss, and refuses what that refuses."""
-    torchs = reference(trial.loss, trial.subject.surface)
+    torchs = torch_counterpart(trial.loss, trial.under_test.surface)
     if torchs is None:
         return False
     own = perform(torchs, trial.case, trial.device).value
@@ -125,7 +125,7 @@ def autocast(trial: Trial) -> Judgement:
         return None
     kind = torch.device(trial.device).type
     with torch.autocast(kind, dtype=torch_dtype(LOW)):
-        outcome = perform(trial.subject, case, trial.device)
+        outcome = perform(trial.under_test, case, trial.device)
     if outcome.error is not None:
         if "autocast" in f"{type(outcome.error).__name__}: {outcome.error}"[:200]:
             return None  # what torch documents as unsafe there says so
@@ -136,7 +136,7 @@ def autocast(trial: Trial) -> Judgement:
     want = trial.expected.value(case.reduction)
     if got.shape == want.exact.shape and (want.error(got) > 1).any():
         # Products of matrices are taken in the lower precision.
-        want = Solved(trial.loss, case.with_(dtype=LOW)).expected.value(case.reduction)
+        want = SolvedCase(trial.loss, case.with_(dtype=LOW)).expected.value(case.reduction)
     trial.agree(got, want, "the value under autocast", of=None)
     return True
 
@@ -176,7 +176,7 @@ def complex_inputs(trial: Trial) -> Judgement:
     for name in case.requires_grad:
         turned[name].requires_grad_()
     with _every_warning():
-        outcome = perform(trial.subject, case, trial.device, replaced=turned)
+        outcome = perform(trial.under_test, case, trial.device, replaced=turned)
     unknown = any("imaginary part" in warning for warning in outcome.warnings)
     if unknown or outcome.error is not None or not isinstance(outcome.value, torch.Tensor):
         raise Unsupported("it takes no complex numbers, and says so")

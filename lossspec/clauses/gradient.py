@@ -132,9 +132,9 @@ def _curvature(
     trial: Trial, case: Case, directions: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
     """Second derivatives along the directions; Unsupported where there is no way to them."""
-    given = arguments(trial.subject, case, trial.device)
-    call = constructed(trial.subject, case, given, {})
-    passed = handed(trial.subject, case, given)
+    given = arguments(trial.under_test, case, trial.device)
+    call = constructed(trial.under_test, case, given, {})
+    passed = handed(trial.under_test, case, given)
     names = case.requires_grad
     tensors = [given[name] for name in names]
     try:
@@ -163,7 +163,7 @@ def _curvature(
         ]
         found: Any = torch.autograd.grad(torch.stack(along).sum(), tensors, allow_unused=True)
         outside = all(curvature is None for curvature in found)
-        if outside and leaves_torch(trial.subject, case, trial.device):
+        if outside and leaves_torch(trial.under_test, case, trial.device):
             raise Unsupported("its gradients come from outside torch")
     except Unsupported:
         raise
@@ -232,13 +232,13 @@ def forward_mode(trial: Trial) -> Judgement:
 def _tangent(trial: Trial, directions: dict[str, np.ndarray]) -> np.ndarray:
     """The result's derivative along the directions; Unsupported where there is no way to it."""
     case = trial.case.with_(requires_grad=())
-    inputs = arguments(trial.subject, case, trial.device)
+    inputs = arguments(trial.under_test, case, trial.device)
     try:
         with forward_ad.dual_level():
             for name, direction in directions.items():
                 along = to_torch(direction, device=trial.device)
                 inputs[name] = forward_ad.make_dual(inputs[name], along)  # type: ignore[no-untyped-call]
-            value = invoke(trial.subject, case, inputs)
+            value = invoke(trial.under_test, case, inputs)
             tangent = forward_ad.unpack_dual(value).tangent  # type: ignore[no-untyped-call]
     except Exception as error:
         raise Unsupported(f"it has no forward mode ({foreign_error(error)})") from None

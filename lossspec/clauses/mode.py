@@ -47,7 +47,7 @@ def grad_mode(trial: Trial) -> Judgement:
 
 def _called(trial: Trial, case: Case) -> Any:
     """The result of a case, constructed and called."""
-    call, _ = ready(trial.subject, case, trial.device)
+    call, _ = ready(trial.under_test, case, trial.device)
     return call()
 
 
@@ -82,12 +82,12 @@ def functional_gradient(trial: Trial) -> Judgement:
     if not case.requires_grad or not _plain(trial) or not differentiable(trial.outcome.value):
         return None
     try:
-        inputs = arguments(trial.subject, case.with_(requires_grad=()), trial.device)
+        inputs = arguments(trial.under_test, case.with_(requires_grad=()), trial.device)
         names = list(case.requires_grad)
 
         def loss(*given: torch.Tensor) -> torch.Tensor:
             value: torch.Tensor = invoke(
-                trial.subject, case, {**inputs, **dict(zip(names, given, strict=True))}
+                trial.under_test, case, {**inputs, **dict(zip(names, given, strict=True))}
             )
             return value
 
@@ -112,11 +112,11 @@ def vmap(trial: Trial) -> Judgement:
         return None
     names = [name for name, role in trial.loss.roles(trial.form).items() if not role.scalar]
     try:
-        inputs = arguments(trial.subject, case.with_(requires_grad=()), trial.device)
+        inputs = arguments(trial.under_test, case.with_(requires_grad=()), trial.device)
         several = {name: torch.stack([x, x, x]) for name, x in inputs.items() if name in names}
 
         def loss(given: dict[str, Any]) -> Any:
-            return invoke(trial.subject, case, {**inputs, **given})
+            return invoke(trial.under_test, case, {**inputs, **given})
 
         with _silent():
             values = torch.vmap(loss)(several)
@@ -141,13 +141,13 @@ def fake_tensors(trial: Trial) -> Judgement:
         case = trial.case.with_(requires_grad=())
         # Before the mode is on: a tensor of one element that is made under it keeps its number, and
         # torch computes with that instead of asking what the result would look like.
-        inputs = arguments(trial.subject, case, trial.device)
+        inputs = arguments(trial.under_test, case, trial.device)
         with _silent(), FakeTensorMode() as fake:
             faked = {
                 name: fake.from_tensor(x) if isinstance(x, torch.Tensor) else x
                 for name, x in inputs.items()
             }
-            got = invoke(trial.subject, case, faked)
+            got = invoke(trial.under_test, case, faked)
     except Exception as error:
         raise _unsupported("fake tensors", error) from None
     want = trial.outcome.value
@@ -177,12 +177,12 @@ def tensor_subclass(trial: Trial) -> Judgement:
     if not _plain(trial):
         return None
     try:
-        inputs = arguments(trial.subject, case.with_(requires_grad=()), trial.device)
+        inputs = arguments(trial.under_test, case.with_(requires_grad=()), trial.device)
         wrapped = {
             name: x.as_subclass(_Passing) if isinstance(x, torch.Tensor) else x
             for name, x in inputs.items()
         }
-        got = invoke(trial.subject, case, wrapped)
+        got = invoke(trial.under_test, case, wrapped)
     except Exception as error:
         raise _unsupported("tensors of a subclass", error) from None
     want = trial.expected.value(case.reduction)
@@ -208,11 +208,11 @@ def compiled(trial: Trial) -> Judgement:
     case = trial.case
     if not _telling(trial):
         return None
-    inputs = arguments(trial.subject, case, trial.device)
-    call = constructed(trial.subject, case, inputs, {})
+    inputs = arguments(trial.under_test, case, trial.device)
+    call = constructed(trial.under_test, case, inputs, {})
     try:
         with _silent():
-            got = _compiled(call)(handed(trial.subject, case, inputs))
+            got = _compiled(call)(handed(trial.under_test, case, inputs))
             if differentiable(got):
                 backward_from(got, case)
     except Exception as error:
@@ -249,14 +249,14 @@ def compiled_refusal(trial: Trial) -> Judgement:
     for breach, replaced in _invalid(trial):
         if trial.refusal(**replaced).error is None:
             continue
-        given = arguments(trial.subject, case, trial.device)
+        given = arguments(trial.under_test, case, trial.device)
         under_way(case, replaced)
         given |= {name: replaced[name] for name in replaced if name in given}
         others = {name: value for name, value in replaced.items() if name not in given}
         try:
             with _silent():
-                call = constructed(trial.subject, case, given, others)
-                got = _compiled(call)(handed(trial.subject, case, given))
+                call = constructed(trial.under_test, case, given, others)
+                got = _compiled(call)(handed(trial.under_test, case, given))
         except Exception:
             judged = True
             continue
@@ -284,9 +284,9 @@ def exported(trial: Trial) -> Judgement:
     if not _telling(trial):
         return None
     case = trial.case.with_(requires_grad=())
-    inputs = arguments(trial.subject, case, trial.device)
-    module = _Called(constructed(trial.subject, case, inputs, {}))
-    given = handed(trial.subject, case, inputs)
+    inputs = arguments(trial.under_test, case, trial.device)
+    module = _Called(constructed(trial.under_test, case, inputs, {}))
+    given = handed(trial.under_test, case, inputs)
     try:
         with _silent():
             got = torch.export.export(module, (given,)).module()(given)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from lossspec.cases.axes import taken
+from lossspec.cases.axes import part_along
 from lossspec.clauses import Judgement, clause
 from lossspec.clauses.trial import Deviation, Trial, Unsupported, failed
 from lossspec.dtypes import precision
@@ -28,7 +28,7 @@ def _reduces(name: str):  # type: ignore[no-untyped-def]  # a predicate for `cla
 
 
 def _derived(trial: Trial, reduction: str) -> Judgement:
-    """Compare a reduced result with the same subject's own unreduced one, reduced here."""
+    """Compare a reduced result with the same implementation's own unreduced one, reduced here."""
     if not trial.can(reduction) or not trial.can("none") or not trial.precise:
         return None
     elements, got = trial.under("none"), trial.under(reduction)
@@ -96,7 +96,7 @@ def _deprecates(loss: Loss, surface: Surface) -> bool:
 @clause(_deprecates, enough=8)
 def deprecated_reductions(trial: Trial) -> Judgement:
     """The deprecated `size_average` and `reduce`, where it takes both, override the reduction."""
-    if not {"size_average", "reduce"} <= (trial.subject.keywords or set()):
+    if not {"size_average", "reduce"} <= (trial.under_test.keywords or set()):
         raise Unsupported("it takes no size_average and reduce")
     if not trial.worked:
         return None
@@ -204,11 +204,11 @@ def mean_of_many(trial: Trial) -> Judgement:
     copies = int(max(MANY / expected.losses.size, 2 * LARGEST / once)) + 1
     if copies * sum(array.size for array in case.tensors.values()) > ROOM:
         return None
-    many = taken(loss, case, axis, np.arange(size * copies) % size)
+    many = part_along(loss, case, axis, np.arange(size * copies) % size)
     if not trial.allows(many):
         return None
     many = many.with_(reduction="mean", requires_grad=(), layouts={})
-    got = trial.number(perform(trial.subject, many, trial.device))
+    got = trial.number(perform(trial.under_test, many, trial.device))
     if got is None or got.shape != ():
         return None
     unit = precision(case.dtype).unit

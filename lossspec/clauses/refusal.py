@@ -54,7 +54,7 @@ def _has_refused_values(loss: Loss, surface: Surface) -> bool:
 def out_of_range(trial: Trial) -> Iterator[tuple[str, dict[str, Any]]]:
     """Which parameter is out of its documented range, with a value that is."""
     for name, parameter in trial.loss.parameters_of(trial.form).items():
-        if trial.subject.takes(name) and name not in trial.form.fixed:
+        if trial.under_test.takes(name) and name not in trial.form.fixed:
             for value in parameter.refused:
                 yield f"{name}={value!r} is out of range", {name: value}
 
@@ -81,7 +81,7 @@ def _takes_reduction(loss: Loss, surface: Surface) -> bool:
 @clause(_takes_reduction, enough=ENOUGH, hazard=1)
 def refuses_reductions(trial: Trial) -> Judgement:
     """A reduction of an unknown name raises."""
-    if not trial.subject.takes("reduction") or not _told(trial):
+    if not trial.under_test.takes("reduction") or not _told(trial):
         return None
     for name in ("avg", "Mean", ""):
         if name not in trial.loss.reductions:
@@ -222,7 +222,7 @@ def ruled_out(trial: Trial) -> Iterator[tuple[str, dict[str, Any]]]:
         }
         given = trial.case.parameters
         replaced |= {n: v for n, v in parameters.items() if n not in given or v != given[n]}
-        if all(trial.subject.takes(n) for n in parameters if n in replaced):
+        if all(trial.under_test.takes(n) for n in parameters if n in replaced):
             yield refusal.says, replaced
 
 

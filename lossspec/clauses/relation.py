@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lossspec.cases.axes import axes_of, taken
+from lossspec.cases.axes import axes_of, part_along
 from lossspec.cases.case import Case
 from lossspec.clauses import Judgement, clause
 from lossspec.clauses.trial import Deviation, Trial, Unsupported, failed
@@ -16,7 +16,7 @@ from lossspec.dtypes import as_extended, precision
 from lossspec.execution.outcome import perform
 from lossspec.execution.tensors import to_extended
 from lossspec.oracle.bounds import Bounded
-from lossspec.oracle.solver import Solved
+from lossspec.oracle.solver import SolvedCase
 from lossspec.spec.loss import Form, Loss
 from lossspec.spec.roles import ClassIndex, Distribution, Surface, Weight
 from lossspec.spec.shapes import Shape
@@ -33,7 +33,7 @@ def _agree(trial: Trial, other: Case, what: str, reduction: str, order: Any = ..
         return None
     mine = trial.under(reduction)
     beside = Trial(
-        trial.subject, Solved(trial.loss, other.with_(reduction=reduction)), trial.device
+        trial.under_test, SolvedCase(trial.loss, other.with_(reduction=reduction)), trial.device
     )
     theirs = beside.number(beside.outcome)
     if mine is None or theirs is None:
@@ -85,7 +85,7 @@ def batch_permutation(trial: Trial) -> Judgement:
     if rows < 2 or not trial.separable:
         return None
     order = np.arange(rows)[::-1]
-    other = taken(trial.loss, trial.case, "N", order)
+    other = part_along(trial.loss, trial.case, "N", order)
     axis = trial.case.shape.result.index("N")
     where = (slice(None),) * axis + (slice(None, None, -1),)
     return _agree(trial, other, "the batch reversed", "none", where)
@@ -103,7 +103,7 @@ def batch_split(trial: Trial) -> Judgement:
     first = rows - next(allowed, rows)
     if not first:
         return None
-    other = taken(trial.loss, trial.case, "N", np.arange(first, rows))
+    other = part_along(trial.loss, trial.case, "N", np.arange(first, rows))
     axis = trial.case.shape.result.index("N")
     return _agree(
         trial, other, "the last rows alone", "none", (slice(None),) * axis + (slice(first, None),)
@@ -116,7 +116,7 @@ def ignored_is_deleted(trial: Trial) -> Judgement:
     counted = trial.expected.counted
     if counted.ndim != 1 or counted.all() or not counted.any():
         return None
-    other = taken(trial.loss, trial.case, "N", np.flatnonzero(counted))
+    other = part_along(trial.loss, trial.case, "N", np.flatnonzero(counted))
     return _agree_reduced(trial, other, "without the ignored rows")
 
 
@@ -140,7 +140,7 @@ def class_permutation(trial: Trial) -> Judgement:
     if classes < 2 or "C" not in case.shape.core or not trial.permutable:
         return None
     order = np.arange(classes)[::-1]
-    other = taken(trial.loss, case, "C", order)
+    other = part_along(trial.loss, case, "C", order)
     tensors = dict(other.tensors)
     for name in indices:
         target = tensors[name]
@@ -172,8 +172,8 @@ def shift_invariance(trial: Trial) -> Judgement:
     offset = 2.0 ** (-np.log2(precision(case.dtype).unit) - 4)
     plain = case.with_(tensors={**case.tensors, first: np.asarray(grid).astype(x.dtype)})
     moved = case.with_(tensors={**case.tensors, first: np.asarray(grid + offset).astype(x.dtype)})
-    solved = Solved(trial.loss, plain)
-    beside = Trial(trial.subject, Solved(trial.loss, moved), trial.device)
+    solved = SolvedCase(trial.loss, plain)
+    beside = Trial(trial.under_test, SolvedCase(trial.loss, moved), trial.device)
     got = beside.number(beside.outcome)
     if got is None:
         return None
@@ -211,8 +211,8 @@ def symmetry(trial: Trial) -> Judgement:
         slopes = tuple(name for name in change.maps if name in trial.differentiable)
         other = case.with_(tensors=tensors, requires_grad=slopes, layouts={})
         mine = case.with_(requires_grad=slopes, layouts={})
-        here = Trial(trial.subject, Solved(trial.loss, mine), trial.device)
-        there = Trial(trial.subject, Solved(trial.loss, other), trial.device)
+        here = Trial(trial.under_test, SolvedCase(trial.loss, mine), trial.device)
+        there = Trial(trial.under_test, SolvedCase(trial.loss, other), trial.device)
         if here.outcome.error is not None or there.outcome.error is not None:
             continue
         a, b = here.number(here.outcome), there.number(there.outcome)
@@ -300,9 +300,9 @@ def neutral_weight(trial: Trial) -> Judgement:
     case = trial.case
     judged = None
     for name, role in trial.loss.options.items():
-        if role.default != 1 or not trial.subject.takes(name) or name in case.tensors:
+        if role.default != 1 or not trial.under_test.takes(name) or name in case.tensors:
             continue
-        if trial.subject.surface not in role.surfaces:
+        if trial.under_test.surface not in role.surfaces:
             continue
         ones = trial.ones(name)
         if ones is None:
@@ -480,13 +480,13 @@ def large_batch(trial: Trial) -> Judgement:
     if copies * sum(array.size for array in case.tensors.values()) > ROOM:
         return None
     rows = np.arange(size * copies) % size
-    if not trial.allows(taken(loss, case, axis, rows)):
+    if not trial.allows(part_along(loss, case, axis, rows)):
         return None
     for part in (64, 16, 4, 1):  # lest what is slow, or keeps every pair of rows, take forever
-        some = taken(loss, case, axis, rows[: len(rows) // part])
+        some = part_along(loss, case, axis, rows[: len(rows) // part])
         start = time.process_time()  # not of others on a busy machine
         outcome = perform(
-            trial.subject,
+            trial.under_test,
             some.with_(reduction="none", layouts={}, omitted=frozenset()),
             trial.device,
         )

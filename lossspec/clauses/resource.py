@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lossspec.cases.axes import taken
+from lossspec.cases.axes import part_along
 from lossspec.clauses import Judgement, clause
 from lossspec.clauses.trial import Deviation, Trial, Unsupported
 from lossspec.execution.outcome import differentiable
@@ -37,11 +37,11 @@ def memory_in_proportion(trial: Trial) -> Judgement:
     if size < 2 or not 0 < trial.expected.losses.size <= MANY // 8:
         return None
     copies = MANY // trial.expected.losses.size + 1
-    many = taken(trial.loss, case, axis, np.arange(size * copies) % size).with_(layouts={})
+    many = part_along(trial.loss, case, axis, np.arange(size * copies) % size).with_(layouts={})
     if not trial.allows(many):
         return None
     try:
-        held, given = weighed(trial.subject, many, trial.device)
+        held, given = weighed(trial.under_test, many, trial.device)
     except Exception as error:  # what raises deviates from other clauses
         raise Unsupported(f"its memory could not be measured ({foreign_error(error)})") from None
     trial.worst = held / (TIMES * given)

@@ -13,15 +13,15 @@ import torch
 
 from lossspec.cases.case import Case
 from lossspec.dtypes import dtype_name
-from lossspec.execution.call import lacking
-from lossspec.execution.devices import lacks
-from lossspec.execution.implementation import Subject
+from lossspec.execution.call import unsupported_argument
+from lossspec.execution.devices import dtype_problem
+from lossspec.execution.implementation import LossUnderTest
 from lossspec.execution.outcome import MOST, Outcome, legible, perform, unimplemented
 from lossspec.execution.tensors import dtype_of, first_numbers, to_extended
 from lossspec.execution.timeout import STOPS
 from lossspec.oracle.bounds import Bounded
 from lossspec.oracle.expected import Expected
-from lossspec.oracle.solver import Solved
+from lossspec.oracle.solver import SolvedCase
 from lossspec.spec.loss import Form, Loss
 from lossspec.spec.roles import ClassIndex
 
@@ -85,8 +85,8 @@ class Trial:
     report; plain data. bar : the error ÷ budget from which it deviates.
     """
 
-    subject: Subject
-    solved: Solved
+    under_test: LossUnderTest
+    solved: SolvedCase
     device: str = "cpu"
     worst: float = 0.0
     figures: dict[str, Any] = field(default_factory=dict)
@@ -96,7 +96,7 @@ class Trial:
     @property
     def loss(self) -> Loss:
         """The loss under trial."""
-        return self.subject.loss
+        return self.under_test.loss
 
     @property
     def form(self) -> Form:
@@ -187,7 +187,7 @@ class Trial:
     @cached_property
     def outcome(self) -> Outcome:
         """The case itself, forward and backward."""
-        return perform(self.subject, self.case, self.device)
+        return perform(self.under_test, self.case, self.device)
 
     def allows(self, case: Case) -> bool:
         """Whether the spec allows the sizes of the axes of a case made from this one."""
@@ -197,7 +197,7 @@ class Trial:
 
     def holds(self, dtype: str) -> bool:
         """Whether the device can hold another dtype than the case's."""
-        return lacks(self.device, dtype) is None
+        return dtype_problem(self.device, dtype) is None
 
     def under(self, reduction: str) -> np.ndarray | None:
         """The value under a reduction, in longdouble; None when there is none."""
@@ -205,28 +205,28 @@ class Trial:
             return self.number(self.outcome)
         if reduction not in self._values:
             other = self.case.with_(reduction=reduction)
-            outcome = perform(self.subject, other, self.device, backward=False)
+            outcome = perform(self.under_test, other, self.device, backward=False)
             self._values[reduction] = self.number(outcome)
         return self._values[reduction]
 
     def fresh(self, **changes: Any) -> Outcome:
         """The case with some fields changed, run anew."""
-        return perform(self.subject, self.case.with_(**changes), self.device)
+        return perform(self.under_test, self.case.with_(**changes), self.device)
 
     def can(self, reduction: str) -> bool:
-        """Whether the subject takes this reduction."""
-        return lacking(self.subject, self.case.with_(reduction=reduction)) is None
+        """Whether the implementation takes this reduction."""
+        return unsupported_argument(self.under_test, self.case.with_(reduction=reduction)) is None
 
     def attempt(self, **replaced: Any) -> Outcome:
         """The case with arguments replaced, forward and backward."""
-        return perform(self.subject, self.case, self.device, replaced=replaced)
+        return perform(self.under_test, self.case, self.device, replaced=replaced)
 
     def refusal(self, **replaced: Any) -> Outcome:
         """The case with arguments replaced so that it must raise: forward only.
 
         What should have raised may write to memory that is not its own in backward.
         """
-        return perform(self.subject, self.case, self.device, backward=False, replaced=replaced)
+        return perform(self.under_test, self.case, self.device, backward=False, replaced=replaced)
 
     def number(self, outcome: Outcome) -> np.ndarray | None:
         """The value of a call in longdouble; None when there is none that can be read.

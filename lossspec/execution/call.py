@@ -12,7 +12,7 @@ import torch
 from lossspec.cases.case import Case
 from lossspec.execution.checkpoint import under_way
 from lossspec.execution.global_state import preserved
-from lossspec.execution.implementation import Subject
+from lossspec.execution.implementation import LossUnderTest
 from lossspec.execution.tensors import to_torch
 from lossspec.spec.loss import Loss
 from lossspec.spec.roles import Role
@@ -44,24 +44,24 @@ class Expression:
         return hash(self.text)
 
 
-def lacking(subject: Subject, case: Case) -> str | None:
-    """The first argument of a case that the subject's signature lacks, if any."""
-    loss, form = subject.loss, subject.loss.form(case.form)
+def unsupported_argument(under_test: LossUnderTest, case: Case) -> str | None:
+    """The first argument of a case that the implementation's signature lacks, if any."""
+    loss, form = under_test.loss, under_test.loss.form(case.form)
     for name in case.tensors:
         if name in form.tensors:
             continue
-        taken = subject.takes(name) or name in owned(subject, case)
-        if subject.surface not in loss.options[name].surfaces or not taken:
+        taken = under_test.takes(name) or name in owned(under_test, case)
+        if under_test.surface not in loss.options[name].surfaces or not taken:
             return name
-    for name in constructor(subject, case):
-        if not subject.takes(name):
+    for name in constructor(under_test, case):
+        if not under_test.takes(name):
             return name
     for name, parameter in loss.parameters_of(form).items():
-        if not subject.takes(name) and (
+        if not under_test.takes(name) and (
             case.parameters[name] != parameter.default or _ignores(loss, case, name)
         ):
             return name
-    if subject.takes("reduction") or (subject.surface == "class" and loss.results):
+    if under_test.takes("reduction") or (under_test.surface == "class" and loss.results):
         return None
     return None if case.reduction == loss.reductions[0] else f"reduction={case.reduction!r}"
 
@@ -76,9 +76,9 @@ def _ignores(loss: Loss, case: Case, name: str) -> bool:
     )
 
 
-def without(subject: Subject, case: Case, name: str) -> Case | None:
-    """The case without an argument that the subject lacks; None where it is no case without it."""
-    loss, form = subject.loss, subject.loss.form(case.form)
+def without(under_test: LossUnderTest, case: Case, name: str) -> Case | None:
+    """The case without an argument that the implementation lacks; None where it is no case without it."""
+    loss, form = under_test.loss, under_test.loss.form(case.form)
     if name.startswith("reduction="):
         return case.with_(reduction=loss.reductions[0])
     if name in loss.options:
@@ -107,43 +107,43 @@ def without(subject: Subject, case: Case, name: str) -> Case | None:
     )
 
 
-def owned(subject: Subject, case: Case) -> dict[str, str]:
+def owned(under_test: LossUnderTest, case: Case) -> dict[str, str]:
     """The tensors that the class owns, with the names of its parameters."""
-    if subject.surface == "function":
+    if under_test.surface == "function":
         return {}
-    roles = subject.loss.roles(subject.loss.form(case.form))
+    roles = under_test.loss.roles(under_test.loss.form(case.form))
     return {name: path for name in case.tensors if (path := roles[name].state) is not None}
 
 
-def constructor(subject: Subject, case: Case) -> dict[str, Any]:
+def constructor(under_test: LossUnderTest, case: Case) -> dict[str, Any]:
     """What the class's constructor takes besides parameters and tensors."""
-    derive = subject.loss.constructor
-    if subject.surface == "function" or derive is None:
+    derive = under_test.loss.constructor
+    if under_test.surface == "function" or derive is None:
         return {}
-    return derive(case.axis_sizes(subject.loss), case.tensors)
+    return derive(case.axis_sizes(under_test.loss), case.tensors)
 
 
-def keywords(subject: Subject, case: Case, tensors: Mapping[str, Any]) -> dict[str, Any]:
+def keywords(under_test: LossUnderTest, case: Case, tensors: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that a call passes by keyword."""
-    positional = {**subject.loss.form(case.form).tensors, **owned(subject, case)}
+    positional = {**under_test.loss.form(case.form).tensors, **owned(under_test, case)}
     passed = {name: tensors[name] for name in tensors if name not in positional}
-    passed |= constructor(subject, case)
+    passed |= constructor(under_test, case)
     for name, value in case.parameters.items():
-        if name not in case.omitted and subject.takes(name):
-            code = subject.loss.parameters[name].code and value is not None
+        if name not in case.omitted and under_test.takes(name):
+            code = under_test.loss.parameters[name].code and value is not None
             passed[name] = Expression(value) if code else value
-    if subject.takes("reduction"):
+    if under_test.takes("reduction"):
         passed["reduction"] = case.reduction
     return passed
 
 
-def arguments(subject: Subject, case: Case, device: str) -> dict[str, Any]:
+def arguments(under_test: LossUnderTest, case: Case, device: str) -> dict[str, Any]:
     """The case's tensors as torch tensors, laid out and requiring gradients as it says.
 
     The crash checkpoint takes the case for the call that comes next.
     """
     under_way(case)
-    roles = subject.loss.roles(subject.loss.form(case.form))
+    roles = under_test.loss.roles(under_test.loss.form(case.form))
     tensors: dict[str, Any] = {}
     for name, array in case.tensors.items():
         tensors[name] = argument(roles[name], array, case.layouts.get(name, "contiguous"), device)
@@ -164,35 +164,35 @@ def argument(
     return tuple(plain) if given.ndim else plain
 
 
-def invoke(subject: Subject, case: Case, tensors: Mapping[str, Any]) -> Any:
+def invoke(under_test: LossUnderTest, case: Case, tensors: Mapping[str, Any]) -> Any:
     """The case's call on other tensors than its own: traced ones, say."""
     given = dict(tensors)
-    return constructed(subject, case, given, {})(handed(subject, case, given))
+    return constructed(under_test, case, given, {})(handed(under_test, case, given))
 
 
 def ready(
-    subject: Subject, case: Case, device: str = "cpu"
+    under_test: LossUnderTest, case: Case, device: str = "cpu"
 ) -> tuple[Callable[[], Any], dict[str, Any]]:
     """The case constructed once, to be called as often as one likes on the same tensors."""
-    tensors = arguments(subject, case, device)
-    call = constructed(subject, case, tensors, {})
+    tensors = arguments(under_test, case, device)
+    call = constructed(under_test, case, tensors, {})
     inputs = {n: t for n, t in tensors.items() if isinstance(t, torch.Tensor)}
 
     def again() -> Any:
         with preserved():
-            return call(handed(subject, case, tensors))
+            return call(handed(under_test, case, tensors))
 
     return again, inputs
 
 
 def constructed(
-    subject: Subject, case: Case, tensors: dict[str, Any], replaced: Mapping[str, Any]
+    under_test: LossUnderTest, case: Case, tensors: dict[str, Any], replaced: Mapping[str, Any]
 ) -> Callable[[Mapping[str, Any]], Any]:
     """What takes the tensors of a case; those that the class owns become its parameters."""
-    target = instance(subject, case, tensors, replaced)
-    own = owned(subject, case)
-    given = [name for name in subject.loss.form(case.form).tensors if name not in own]
-    result = subject.loss.results.get(case.reduction) if subject.surface == "class" else None
+    target = instance(under_test, case, tensors, replaced)
+    own = owned(under_test, case)
+    given = [name for name in under_test.loss.form(case.form).tensors if name not in own]
+    result = under_test.loss.results.get(case.reduction) if under_test.surface == "class" else None
 
     def call(tensors: Mapping[str, Any]) -> Any:
         value = target(*(tensors[name] for name in given))
@@ -202,11 +202,11 @@ def constructed(
 
 
 def instance(
-    subject: Subject, case: Case, tensors: dict[str, Any], replaced: Mapping[str, Any]
+    under_test: LossUnderTest, case: Case, tensors: dict[str, Any], replaced: Mapping[str, Any]
 ) -> Any:
     """The module or the function with its keywords; tensors that it owns become its parameters."""
-    passed = {**keywords(subject, case, tensors), **replaced}
-    target: Any = subject.construct(
+    passed = {**keywords(under_test, case, tensors), **replaced}
+    target: Any = under_test.construct(
         {
             name: given.meaning if isinstance(given, Expression) else given
             for name, given in passed.items()
@@ -214,7 +214,7 @@ def instance(
     )
     if isinstance(target, torch.nn.Module):
         _move(target, tensors)
-    for name, path in owned(subject, case).items():
+    for name, path in owned(under_test, case).items():
         shape = getattr(dict(target.named_parameters()).get(path), "shape", None)
         if replaced and (shape is None or shape.numel() != tensors[name].numel()):
             continue  # the constructor has made another module where it should have raised
@@ -232,11 +232,11 @@ def _move(module: torch.nn.Module, tensors: Mapping[str, Any]) -> None:
         module.to(device)
 
 
-def handed(subject: Subject, case: Case, tensors: Mapping[str, Any]) -> dict[str, Any]:
+def handed(under_test: LossUnderTest, case: Case, tensors: Mapping[str, Any]) -> dict[str, Any]:
     """What a call gets: the tensors, or what they become on their way to it."""
     given = dict(tensors)
     for (name, role), axes in zip(
-        subject.loss.form(case.form).tensors.items(), case.shape.inputs, strict=True
+        under_test.loss.form(case.form).tensors.items(), case.shape.inputs, strict=True
     ):
         if role.through is not None and isinstance(tensors[name], torch.Tensor):
             given[name] = getattr(torch, role.through)(tensors[name], dim=axes.index("C"))

@@ -11,7 +11,7 @@ import torch
 from lossspec.cases.case import Case, listed
 from lossspec.dtypes import dtype_name
 from lossspec.execution.call import argument, keywords, owned
-from lossspec.execution.implementation import Subject
+from lossspec.execution.implementation import LossUnderTest
 from lossspec.execution.tensors import to_numpy
 from lossspec.safe_text import foreign_error
 from lossspec.spec.roles import Role
@@ -20,8 +20,8 @@ from lossspec.spec.roles import Role
 LISTED = 300
 
 
-def written(
-    subject: Subject,
+def call_text(
+    under_test: LossUnderTest,
     case: Case,
     replaced: Mapping[str, Any] | None = None,
     *,
@@ -32,27 +32,27 @@ def written(
     backward : whether to write its backward too, with the cotangent (the upstream gradient).
     """
     try:
-        return _written(subject, case, replaced, backward)
+        return _written(under_test, case, replaced, backward)
     except Exception as error:  # of lossspec itself: what the call shows must not be lost by it
         shapes = ", ".join(f"{n}: {dtype_name(x)} {list(x.shape)}" for n, x in case.tensors.items())
         why = foreign_error(error)
-        return f"# {subject.loss.name} of {shapes}; the call could not be written ({why})"
+        return f"# {under_test.loss.name} of {shapes}; the call could not be written ({why})"
 
 
 def _written(
-    subject: Subject, case: Case, replaced: Mapping[str, Any] | None, backward: bool
+    under_test: LossUnderTest, case: Case, replaced: Mapping[str, Any] | None, backward: bool
 ) -> str:
-    form = subject.loss.form(case.form)
-    roles, replaced = subject.loss.roles(form), replaced or {}
+    form = under_test.loss.form(case.form)
+    roles, replaced = under_test.loss.roles(form), replaced or {}
     given = {name: _passed(roles[name], array) for name, array in case.tensors.items()}
     backward = backward and bool(set(case.requires_grad) - set(replaced))
     for name in case.requires_grad if backward else ():
         given[name] = f"{given[name].removesuffix(')')}, requires_grad=True)"
-    passed = {name: repr(value) for name, value in keywords(subject, case, {}).items()}
+    passed = {name: repr(value) for name, value in keywords(under_test, case, {}).items()}
     for name, value in replaced.items():
         (given if name in given else passed)[name] = _replaced(value)
     lines = [f"{name} = {text}" for name, text in given.items()]
-    own = owned(subject, case)
+    own = owned(under_test, case)
     extra = [f"{name}={name}" for name in case.tensors if name not in {**form.tensors, **own}]
     extra += [f"{name}={text}" for name, text in passed.items()]
     call = ", ".join(
@@ -60,18 +60,18 @@ def _written(
         for (name, role), axes in zip(form.tensors.items(), case.shape.inputs, strict=True)
         if name not in own
     )
-    if subject.surface == "class":
-        made = f"{subject.loss.module}({', '.join(extra)})"
+    if under_test.surface == "class":
+        made = f"{under_test.loss.module}({', '.join(extra)})"
         if own:
             lines.append(f"loss = {made}")
             made = "loss"
         for name, path in own.items():
             lines.append(f"state = loss.get_parameter({path!r})")
             lines.append(f"state.data = {name}.reshape(state.shape)")
-        result = subject.loss.results.get(case.reduction)
+        result = under_test.loss.results.get(case.reduction)
         made = f"{made}({call}){f'.{result}' if result else ''}"
     else:
-        made = f"{subject.loss.name}({', '.join([call, *extra])})"
+        made = f"{under_test.loss.name}({', '.join([call, *extra])})"
     lines.append(f"value = {made}" if backward else made)
     if backward:
         lines.append("# the cotangent (upstream gradient):")

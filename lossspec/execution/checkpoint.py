@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 #: So often one campaign may end its process; what else it would have told is given up then.
-DEATHS = 5
+MOST_CRASHES = 5
 #: In place of the number of a case: the process had made calls that may have damaged it before.
 SUSPECT = -3
 #: Bytes of a line: the number of the case, and the clause or whatever else comes next.
@@ -32,7 +32,7 @@ class Underway:
     replaced: Mapping[str, Any] = field(default_factory=dict)
 
 
-def deaths(directory: Path | None, campaign: str) -> list[tuple[int, str]]:
+def crashes(directory: Path | None, campaign: str) -> list[tuple[int, str]]:
     """The cases and steps in which a campaign that no process runs has ended one, if it told."""
     if directory is None or not (path := _path(directory, campaign)).exists():
         return []
@@ -67,10 +67,10 @@ def _of_call(path: Path, death: int) -> Path:
 #: Whether a campaign of this process has made calls that may have damaged its memory.
 _process = {"suspect": False}
 #: The checkpoint of the campaign that runs, if it has one.
-_current: list[Whereabouts] = []
+_current: list[CrashCheckpoint] = []
 
 
-class Whereabouts:
+class CrashCheckpoint:
     """What a campaign does next, and in what its earlier processes ended.
 
     A file of lines, a death each; the last one is overwritten while the campaign runs, and is gone
@@ -80,7 +80,7 @@ class Whereabouts:
     def __init__(self, directory: Path, campaign: str) -> None:
         path = _path(directory, campaign)
         self._file = os.open(path, os.O_RDWR | os.O_CREAT)
-        self.deaths = _read(os.pread(self._file, _WIDTH * (DEATHS + 1), 0).decode())
+        self.deaths = _read(os.pread(self._file, _WIDTH * (MOST_CRASHES + 1), 0).decode())
         self.calls = [fatal_call(directory, campaign, i) for i in range(len(self.deaths))]
         name = _of_call(path, len(self.deaths))
         self._call = os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
@@ -128,16 +128,16 @@ class Whereabouts:
 
 
 @contextmanager
-def noting(whereabouts: Whereabouts | None) -> Iterator[None]:
+def noting(checkpoint: CrashCheckpoint | None) -> Iterator[None]:
     """Note the calls that are made meanwhile, if there is a checkpoint."""
-    if whereabouts is None:
+    if checkpoint is None:
         yield
         return
-    _current.append(whereabouts)
+    _current.append(checkpoint)
     try:
         yield
     finally:
-        _current.remove(whereabouts)
+        _current.remove(checkpoint)
 
 
 def under_way(case: Any, replaced: Mapping[str, Any] | None = None) -> None:

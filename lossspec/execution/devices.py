@@ -28,7 +28,7 @@ def accelerates(device: str) -> bool:
 
 
 @cache
-def lacks(device: str, dtype: str) -> str | None:
+def dtype_problem(device: str, dtype: str) -> str | None:
     """Why a device cannot hold a dtype; None when it can."""
     try:
         torch.zeros(1, dtype=torch_dtype(dtype)).to(device)

@@ -12,7 +12,7 @@ import torch
 
 
 @dataclass(frozen=True)
-class Switch:
+class Setting:
     """One of them: the expression that reads it, and what writes it."""
 
     name: str
@@ -25,14 +25,14 @@ class Switch:
 class Changed:
     """A switch that a call did not leave as it found it."""
 
-    switch: Switch
+    switch: Setting
     before: Any
     after: Any
 
 
-def _switch(name: str, write: Callable[[Any], object], reader: str, *about: str) -> Switch:
+def _switch(name: str, write: Callable[[Any], object], reader: str, *about: str) -> Setting:
     code = f"torch.{reader}({', '.join(map(repr, about))})"
-    return Switch(name, code, partial(getattr(torch, reader), *about), write)
+    return Setting(name, code, partial(getattr(torch, reader), *about), write)
 
 
 def _anomaly(on: bool) -> None:
@@ -45,7 +45,7 @@ def _deterministic(on: bool) -> None:
     torch._C._set_deterministic_algorithms(on, warn_only=warn and on)
 
 
-SWITCHES = (
+SETTINGS = (
     _switch("grad mode", torch._C._set_grad_enabled, "is_grad_enabled"),
     _switch("the default dtype", torch.set_default_dtype, "get_default_dtype"),
     _switch("the number of threads", torch.set_num_threads, "get_num_threads"),
@@ -66,13 +66,13 @@ SWITCHES = (
 @contextmanager
 def preserved(changed: list[Changed] | None = None) -> Iterator[None]:
     """Put back what is changed in it, and note it in a list if there is one."""
-    before = [switch.read() for switch in SWITCHES]
+    before = [switch.read() for switch in SETTINGS]
     try:
         yield
     finally:
-        after = [switch.read() for switch in SWITCHES]
+        after = [switch.read() for switch in SETTINGS]
         if after != before:
-            for switch, was, now in zip(SWITCHES, before, after, strict=True):
+            for switch, was, now in zip(SETTINGS, before, after, strict=True):
                 if was != now:
                     switch.write(was)
                     if changed is not None:
@@ -80,7 +80,7 @@ def preserved(changed: list[Changed] | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def otherwise() -> Iterator[None]:
+def other_settings() -> Iterator[None]:
     """Grad mode, the default dtype and determinism are set as few users set them."""
     usual = torch.get_default_dtype() is torch.float32
     with preserved():

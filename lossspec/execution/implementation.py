@@ -23,7 +23,7 @@ _UNKNOWN = re.compile(r"\b(unexpected|unknown) (keyword )?(argument|option|param
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
+class LossUnderTest:
     """One loss of one implementation on one surface: what a campaign judges.
 
     target : the function, or the class. On the class surface everything but the tensors of the
@@ -141,14 +141,14 @@ class Implementation:
             if wrong is not None:
                 raise ImplementationError(f"{self.name}: {loss.module} {wrong}")
 
-    def subjects(self, loss: Loss) -> Iterator[Subject]:
+    def losses_under_test(self, loss: Loss) -> Iterator[LossUnderTest]:
         """What it has of one loss: the function, the class, both or nothing."""
         if (name := loss.name) in self.functions:
             found = self.found.get(name, "")
-            yield Subject(self.name, loss, "function", self.functions[name], found)
+            yield LossUnderTest(self.name, loss, "function", self.functions[name], found)
         if (module := loss.module) is not None and module in self.classes:
             found = self.found.get(module, "")
-            yield Subject(self.name, loss, "class", self.classes[module], found)
+            yield LossUnderTest(self.name, loss, "class", self.classes[module], found)
 
     @classmethod
     def of(cls, name: str, namespace: Any, version: str | None = None) -> Implementation:
@@ -183,7 +183,7 @@ def unconstructed(loss: Loss, target: Any, surface: Surface) -> str | None:
         taken = known & set(inspect.signature(type(target)).parameters)
     except (TypeError, ValueError):
         taken = set()
-    in_call = Subject("", loss, "function", target).keywords
+    in_call = LossUnderTest("", loss, "function", target).keywords
     lost = sorted(taken - (known if in_call is None else in_call))
     module = surface == "class" and isinstance(target, torch.nn.Module)
     if not lost and not module:

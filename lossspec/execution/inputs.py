@@ -9,7 +9,7 @@ import torch
 
 from lossspec.cases.case import Case
 from lossspec.execution.call import arguments, constructed, handed
-from lossspec.execution.implementation import Subject
+from lossspec.execution.implementation import LossUnderTest
 from lossspec.spec.loss import Loss
 
 Step = Callable[[], Any]
@@ -18,25 +18,25 @@ Step = Callable[[], Any]
 class Inputs:
     """The tensors of one call, which every arm is handed in turn, and how to make them fresh."""
 
-    def __init__(self, loss: Loss, case: Case, device: str, subject: Subject) -> None:
+    def __init__(self, loss: Loss, case: Case, device: str, under_test: LossUnderTest) -> None:
         self.case = case
-        self.tensors = arguments(subject, case, device)
+        self.tensors = arguments(under_test, case, device)
         self.given = {
             # What is computed on the way to the call (a log-softmax, say) is no part of it.
             name: value
             if value is self.tensors[name]
             else value.detach().requires_grad_(value.requires_grad)
-            for name, value in handed(subject, case, self.tensors).items()
+            for name, value in handed(under_test, case, self.tensors).items()
         }
         plain = [t for t in self.given.values() if isinstance(t, torch.Tensor)]
         self._masters = [(tensor, tensor.detach().clone()) for tensor in plain]
         self._leaves: list[torch.Tensor] = list(plain)
         self.bytes = sum(tensor.nbytes for tensor in plain)
 
-    def call(self, subject: Subject) -> Step:
-        """The subject's call on these tensors, constructed."""
+    def call(self, under_test: LossUnderTest) -> Step:
+        """the implementation's call on these tensors, constructed."""
         given = dict(self.given)
-        made = constructed(subject, self.case, given, {})
+        made = constructed(under_test, self.case, given, {})
         # A class keeps some of them as its parameters, in the same memory.
         self._leaves += [
             t for name, t in given.items() if t is not self.given[name] and hasattr(t, "grad")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from lossspec.cases.case import Case
-from lossspec.execution.implementation import Subject
+from lossspec.execution.implementation import LossUnderTest
 from lossspec.execution.inputs import Inputs, Step, step
 
 
@@ -41,10 +41,10 @@ def peak(work: Step, device: str) -> int:
     return top
 
 
-def weighed(subject: Subject, case: Case, device: str) -> tuple[int, int]:
+def weighed(under_test: LossUnderTest, case: Case, device: str) -> tuple[int, int]:
     """The peak of a full step, and the bytes of its inputs."""
-    inputs = Inputs(subject.loss, case, device, subject)
-    work = step(inputs.call(subject), "full")
+    inputs = Inputs(under_test.loss, case, device, under_test)
+    work = step(inputs.call(under_test), "full")
     inputs.refill()
     work()  # what it builds once is no part of a step
     inputs.refill()

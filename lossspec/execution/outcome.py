@@ -13,7 +13,7 @@ from lossspec.cases.case import Case
 from lossspec.execution.call import arguments, constructed, handed, owned
 from lossspec.execution.checkpoint import under_way
 from lossspec.execution.global_state import Changed, preserved
-from lossspec.execution.implementation import Subject
+from lossspec.execution.implementation import LossUnderTest
 from lossspec.execution.tensors import same_bits, to_torch
 from lossspec.execution.timeout import STOPS
 
@@ -64,7 +64,7 @@ class Outcome:
 
 
 def perform(
-    subject: Subject,
+    under_test: LossUnderTest,
     case: Case,
     device: str = "cpu",
     *,
@@ -76,7 +76,7 @@ def perform(
     replaced : arguments (tensors, parameters, reduction) to pass instead of the case's own.
     """
     replaced = dict(replaced or {})
-    tensors = arguments(subject, case, device)
+    tensors = arguments(under_test, case, device)
     if replaced:
         under_way(case, replaced)
     tensors |= {name: replaced.pop(name) for name in list(replaced) if name in tensors}
@@ -86,8 +86,8 @@ def perform(
         warnings.simplefilter("always")
         try:
             with preserved(outcome.changed):
-                call = constructed(subject, case, tensors, replaced)
-                given = handed(subject, case, tensors)
+                call = constructed(under_test, case, tensors, replaced)
+                given = handed(under_test, case, tensors)
                 outcome.keep(given)
                 outcome.phase = "call"
                 outcome.value = dense(call(given))
@@ -106,7 +106,7 @@ def perform(
         for name in case.requires_grad
         if isinstance(tensors[name], torch.Tensor)
     }
-    parameters = owned(subject, case).keys() if outcome.error is None else set()
+    parameters = owned(under_test, case).keys() if outcome.error is None else set()
     for name in parameters & outcome.gradients.keys():
         gradient = outcome.gradients[name]
         if gradient is None:  # a parameter that a call makes no use of

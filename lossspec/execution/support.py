@@ -8,14 +8,14 @@ import torch
 
 from lossspec.cases.case import Case
 from lossspec.execution.call import arguments, invoke
-from lossspec.execution.implementation import Subject
+from lossspec.execution.implementation import LossUnderTest
 from lossspec.execution.timeout import STOPS
 
 #: How numbers leave torch, and come back without a graph.
 _LEAVING = {"numpy", "__array__", "tolist", "item", "__dlpack__", "data_ptr"}
 
 
-def leaves_torch(subject: Subject, case: Case, device: str = "cpu") -> bool:
+def leaves_torch(under_test: LossUnderTest, case: Case, device: str = "cpu") -> bool:
     """Whether a call takes the numbers of its tensors out of torch, to compute elsewhere."""
     left: list[str] = []
 
@@ -31,9 +31,9 @@ def leaves_torch(subject: Subject, case: Case, device: str = "cpu") -> bool:
 
     case = case.with_(requires_grad=())
     try:
-        inputs = arguments(subject, case, device)
+        inputs = arguments(under_test, case, device)
         invoke(
-            subject,
+            under_test,
             case,
             {
                 n: x.as_subclass(Watched) if isinstance(x, torch.Tensor) else x

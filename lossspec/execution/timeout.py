@@ -29,17 +29,17 @@ _asked: dict[str, Any] = {"told": None, "at": -AGAIN, "deaf": False}
 _armed: dict[str, Any] = {"file": None, "at": 0.0, "watched": False}
 
 
-class Endless(BaseException):
+class CallTimeout(BaseException):
     """Interrupts a call. No Exception, lest the implementation take it for one of its own."""
 
 
 #: What is no error of the call that it ends: the user's interruption, and ours.
-STOPS = (KeyboardInterrupt, Endless)
+STOPS = (KeyboardInterrupt, CallTimeout)
 
 
 @contextmanager
-def limited() -> Iterator[None]:
-    """Raise Endless in what takes longer than LIMIT, unless another timer is running.
+def time_limit() -> Iterator[None]:
+    """Raise CallTimeout in what takes longer than LIMIT, unless another timer is running.
 
     What hardly gets a processor, or sleeps, is given a second LIMIT. A run that was told to end
     does not get beyond it.
@@ -58,7 +58,7 @@ def limited() -> Iterator[None]:
         # Beside others on a busy machine it may only have had to wait.
         waited = time.monotonic() - start > WAITS * LIMIT
         if waited or time.process_time() - used >= BUSY * LIMIT:
-            raise Endless
+            raise CallTimeout
 
     before = signal.signal(signal.SIGALRM, interrupt)
     # Again and again: what is interrupted may be a destructor, which loses the exception.
@@ -141,7 +141,7 @@ def told_to_end() -> bool:
 
 @contextmanager
 def watched() -> Iterator[None]:
-    """Where the last resort may be needed: each `limited` in it begins anew to wait for it."""
+    """Where the last resort may be needed: each `time_limit` in it begins anew to wait for it."""
     _armed["watched"] = _armed["file"] is not None
     try:
         yield

@@ -8,24 +8,24 @@ from typing import Any
 
 import torch
 
-from lossspec.execution.implementation import Subject
+from lossspec.execution.implementation import LossUnderTest
 from lossspec.spec.loss import Loss
 from lossspec.spec.roles import Surface
 
 
 @cache
-def reference(loss: Loss, surface: Surface) -> Subject | None:
+def torch_counterpart(loss: Loss, surface: Surface) -> LossUnderTest | None:
     """Torch's own function or class for a loss."""
     from lossspec.implementations import torch_nn
 
     torchs = torch_nn.functions if surface == "function" else torch_nn.classes
-    return next(torchs.subjects(loss), None)
+    return next(torchs.losses_under_test(loss), None)
 
 
 @cache
-def composed(loss: Loss) -> Subject | None:
+def composed_counterpart(loss: Loss) -> LossUnderTest | None:
     """Torch's own function of a loss without a reduction, and a plain mean or sum behind it."""
-    unreduced = reference(loss, "function")
+    unreduced = torch_counterpart(loss, "function")
     if unreduced is None or not unreduced.takes("reduction"):
         return None
     function = unreduced.target

@@ -15,7 +15,7 @@ import numpy as np
 
 from lossspec.cases.case import Case
 from lossspec.cases.draw import Dealt, drawn
-from lossspec.oracle.solver import Solved
+from lossspec.oracle.solver import SolvedCase
 from lossspec.spec.loss import Loss
 from lossspec.spec.roles import ClassIndex
 
@@ -88,7 +88,7 @@ class Switched(Dealt):
 class Candidate:
     """A case that may be chosen, and what it shows."""
 
-    def __init__(self, number: int, solved: Solved) -> None:
+    def __init__(self, number: int, solved: SolvedCase) -> None:
         self.number = number
         self.solved = solved
         #: The options that are on.
@@ -106,12 +106,14 @@ class Candidate:
 
 
 @lru_cache(maxsize=1)
-def drawn_for(loss: Loss, start: int, dtypes: tuple[str, ...] | None = None) -> Sequence[Solved]:
+def drawn_for(
+    loss: Loss, start: int, dtypes: tuple[str, ...] | None = None
+) -> Sequence[SolvedCase]:
     """The cases to choose from: the same for the same seed and dtypes, on every machine."""
     cases = []
     for on, mean, count in ((True, True, MEANS), (True, False, OTHERS), (False, False, PLAIN)):
         choose = Switched(f"{loss.name} {start} {on} {mean}", loss, on, mean)
-        cases += [Solved(loss, drawn(choose, loss, dtypes)) for _ in range(count)]
+        cases += [SolvedCase(loss, drawn(choose, loss, dtypes)) for _ in range(count)]
     return cases
 
 
@@ -197,7 +199,7 @@ def bared(loss: Loss, case: Case, fails: Callable[[Case], bool]) -> Case:
     return case
 
 
-def shows(solved: Solved, name: str) -> bool:
+def shows(solved: SolvedCase, name: str) -> bool:
     """Whether a case without one of its options has plainly another value."""
     loss, case = solved.loss, solved.case
     other = lost(loss, case, name)
@@ -206,7 +208,7 @@ def shows(solved: Solved, name: str) -> bool:
         return False
     want = solved.expected.value(case.reduction)
     with np.errstate(all="ignore"):
-        got = Solved(loss, other).expected.value(case.reduction).exact
+        got = SolvedCase(loss, other).expected.value(case.reduction).exact
         if not want.informative or want.exact.shape != got.shape:
             return False
         return bool((want.error(got) > PLAINLY).any())

@@ -39,7 +39,7 @@ FEATURES = (
 
 
 @dataclass(frozen=True, eq=False)  # a case has no truth value in a comparison
-class Known:
+class KnownDeviation:
     """One listed deviation: where it holds, why it is there, and the stored case that shows it."""
 
     loss: str
@@ -111,7 +111,7 @@ def _numbers(version: str) -> tuple[int, ...]:
     return (*numbers, 0, 0, 0)[:3]
 
 
-def read(path: Path) -> list[Known]:
+def read(path: Path) -> list[KnownDeviation]:
     """The entries of one file; DeviationsError says which entry is wrong and how."""
     try:
         data = tomllib.loads(read_file(path, LARGEST_FILE).decode("utf-8"))
@@ -129,7 +129,7 @@ def read(path: Path) -> list[Known]:
     return [_entry(path, i, entry) for i, entry in enumerate(data.get("deviation", []), 1)]
 
 
-def _entry(path: Path, number: int, entry: Any) -> Known:
+def _entry(path: Path, number: int, entry: Any) -> KnownDeviation:
     place = f"{path}: deviation {number}"
     if not isinstance(entry, Mapping) or not isinstance(entry.get("when", {}), Mapping):
         raise DeviationsError(f"{place}: it must be a table, and so must its `when`")
@@ -168,7 +168,7 @@ def _entry(path: Path, number: int, entry: Any) -> Known:
         raise DeviationsError(
             f"{place}: the stored case cannot be read ({foreign_error(error)})"
         ) from None
-    found = Known(
+    found = KnownDeviation(
         loss=loss,
         clause=clause,
         reason=entry["reason"],
@@ -239,14 +239,14 @@ def _features(loss: Loss) -> list[str]:
 
 
 @cache
-def shipped(implementation: str) -> list[Known]:
+def shipped(implementation: str) -> list[KnownDeviation]:
     """The entries that lossspec ships for an implementation, none when it ships no file."""
     # A name is looked up and not made a path of: it may hold `/`, or be too long for one.
     path = {path.stem: path for path in SHIPPED.glob("*.toml")}.get(implementation)
     return [] if path is None else read(path)
 
 
-def write(path: Path, entries: list[Known]) -> None:
+def write(path: Path, entries: list[KnownDeviation]) -> None:
     """Write a file that `read` reads back to the same entries."""
     lines = []
     for entry in entries:

@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lossspec.clauses.trial import Trial
-from lossspec.execution.call import lacking
+from lossspec.execution.call import unsupported_argument
 from lossspec.judging.campaign import deviation_of
-from lossspec.judging.known_deviations import Known
-from lossspec.judging.plan import Plan, Planned
+from lossspec.judging.known_deviations import KnownDeviation
+from lossspec.judging.plan import CellPlan, Plan
 from lossspec.judging.verdict import Run
-from lossspec.oracle.solver import Solved
+from lossspec.oracle.solver import SolvedCase
 from lossspec.report.verdict import Verdict
 
 
 def updated(
-    run: Run, plan: Plan, listed: Sequence[Known]
-) -> tuple[list[Known], list[Known], list[Known]]:
+    run: Run, plan: Plan, listed: Sequence[KnownDeviation]
+) -> tuple[list[KnownDeviation], list[KnownDeviation], list[KnownDeviation]]:
     """The listed deviations that still fail, the new ones, and the listed ones that do not fail.
 
     What is listed of another version or device cannot be told here: it is kept.
     """
-    cells = [cell for cell in plan.cells() if cell.applies and cell.subject is not None]
+    cells = [cell for cell in plan.cells() if cell.applies and cell.under_test is not None]
     dropped = []
     for entry in listed:
         about = [
@@ -33,16 +33,16 @@ def updated(
             dropped.append(entry)
     kept = [entry for entry in listed if entry not in dropped]
     run.known = kept
-    added: dict[tuple[str, str, str], Known] = {}
+    added: dict[tuple[str, str, str], KnownDeviation] = {}
     for cell in cells:
         beside = [other for other in cells if other.campaign == cell.campaign]
         record, _ = run.judge(cell, beside)
         # Not the case that the record shows, which may be derived from the one judged.
-        campaign, ledgers = run._campaigns[cell.campaign]
-        found = ledgers[cell.clause.name].found
+        campaign, clause_records = run._campaigns[cell.campaign]
+        found = clause_records[cell.clause.name].found
         if record.verdict is Verdict.DEVIATES and found is not None:
-            both = len(list(cell.implementation.subjects(cell.loss))) > 1
-            entry = Known(
+            both = len(list(cell.implementation.losses_under_test(cell.loss))) > 1
+            entry = KnownDeviation(
                 loss=record.loss,
                 clause=record.clause,
                 reason=f"not explained yet: {record.reason}",
@@ -55,11 +55,11 @@ def updated(
     return kept, list(added.values()), dropped
 
 
-def still_fails(entry: Known, cell: Planned) -> bool:
-    """Whether the stored case of an entry breaks its clause on a cell's subject."""
-    if (entry.loss, entry.clause) != (cell.loss.name, cell.clause.name) or cell.subject is None:
+def still_fails(entry: KnownDeviation, cell: CellPlan) -> bool:
+    """Whether the stored case of an entry breaks its clause on a cell's implementation."""
+    if (entry.loss, entry.clause) != (cell.loss.name, cell.clause.name) or cell.under_test is None:
         return False
-    if lacking(cell.subject, entry.case) is not None:
+    if unsupported_argument(cell.under_test, entry.case) is not None:
         return False
-    trial = Trial(cell.subject, Solved(cell.loss, entry.case), cell.device)
+    trial = Trial(cell.under_test, SolvedCase(cell.loss, entry.case), cell.device)
     return deviation_of(cell.clause, trial) is not None

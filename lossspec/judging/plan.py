@@ -10,7 +10,7 @@ from difflib import get_close_matches
 
 from lossspec.clauses import Clause, clauses
 from lossspec.errors import EmptyPlan, UnknownName
-from lossspec.execution.implementation import Implementation, Subject
+from lossspec.execution.implementation import Implementation, LossUnderTest
 from lossspec.report.records import cell_id
 from lossspec.spec.catalogue import catalogue
 from lossspec.spec.loss import Loss, names_of
@@ -18,7 +18,7 @@ from lossspec.spec.roles import Surface
 
 
 @dataclass(frozen=True)
-class Planned:
+class CellPlan:
     """One clause for one loss of one implementation, on a surface and a device."""
 
     implementation: Implementation
@@ -26,7 +26,7 @@ class Planned:
     surface: Surface
     clause: Clause
     device: str
-    subject: Subject | None  # None where the implementation lacks the loss
+    under_test: LossUnderTest | None  # None where the implementation lacks the loss
 
     @property
     def id(self) -> str:
@@ -64,23 +64,26 @@ class Plan:
     slow: bool = True
     shard: str | None = None
 
-    def cells(self) -> Iterator[Planned]:
+    def cells(self) -> Iterator[CellPlan]:
         """Every cell, also those that do not apply; losses outermost, so that cases are shared."""
         for loss in self.chosen_losses():
             for implementation in self.implementations:
-                subjects = {subject.surface: subject for subject in implementation.subjects(loss)}
+                losses_under_test = {
+                    under_test.surface: under_test
+                    for under_test in implementation.losses_under_test(loss)
+                }
                 for surface in _surfaces(implementation, loss):
                     for device in self.devices:
                         if not self._mine(_campaign(implementation, loss, surface, device)):
                             continue
                         for clause in self.chosen_clauses(loss):
-                            yield Planned(
+                            yield CellPlan(
                                 implementation,
                                 loss,
                                 surface,
                                 clause,
                                 device,
-                                subjects.get(surface),
+                                losses_under_test.get(surface),
                             )
 
     def _mine(self, campaign: str) -> bool:
@@ -147,7 +150,7 @@ class Plan:
         implementation : the one that is asked about, all of them when None.
         """
         return any(
-            cell.applies and cell.subject is not None and cell.clause.lacks is None
+            cell.applies and cell.under_test is not None and cell.clause.lacks is None
             for cell in replace(self, shard=None).cells()
             if implementation in (None, cell.implementation)
         )
@@ -155,7 +158,7 @@ class Plan:
     def absences(self, implementation: Implementation) -> str:
         """Which of the losses an implementation lacks, and which it has; empty if it lacks none."""
         losses = self.chosen_losses()
-        has = [loss.name for loss in self._known() if any(implementation.subjects(loss))]
+        has = [loss.name for loss in self._known() if any(implementation.losses_under_test(loss))]
         lacks = [loss.name for loss in losses if loss.name not in has]
         if not lacks:
             return ""
@@ -186,5 +189,5 @@ def _surfaces(implementation: Implementation, loss: Loss) -> list[Surface]:
     if implementation.classes and loss.module:
         surfaces.append("class")
     # With both surfaces, the one that lacks a loss is no gap when the other has it.
-    present = [subject.surface for subject in implementation.subjects(loss)]
+    present = [under_test.surface for under_test in implementation.losses_under_test(loss)]
     return present or surfaces[:1]

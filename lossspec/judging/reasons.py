@@ -8,18 +8,18 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
 
-from lossspec.execution.implementation import Subject
-from lossspec.judging.campaign import Campaign, Feature, Ledger
+from lossspec.execution.implementation import LossUnderTest
+from lossspec.judging.campaign import Campaign, ClauseRecord, Feature
 
 #: The clauses on the plain call, in the order in which one of them tells what is wrong with it.
 PLAIN_CALL = ("accepts", "result-shape", "result-dtype", "value", "gradient")
 
 
-def lacking(subject: Subject, campaign: Campaign) -> list[str]:
+def lacking(under_test: LossUnderTest, campaign: Campaign) -> list[str]:
     """Return what the implementation lacks, a phrase each; an empty list when it lacks nothing."""
-    forms = {form.name for form in subject.loss.forms}
+    forms = {form.name for form in under_test.loss.forms}
     phrases = []
-    if taken := _not_taken(subject, sorted(campaign.unsupported - forms)):
+    if taken := _not_taken(under_test, sorted(campaign.unsupported - forms)):
         phrases.append(taken)
     phrases += [f"no call with {form} works" for form in sorted(campaign.unsupported & forms)]
     phrases += _not_implemented(campaign)
@@ -31,18 +31,20 @@ def no_case(lacks: Iterable[str]) -> str:
     return f"no applicable case: {'; '.join(lacks)}"
 
 
-def call_fails(ledgers: Mapping[str, Ledger]) -> str:
+def call_fails(clause_records: Mapping[str, ClauseRecord]) -> str:
     """Return that no call was right enough to be judged further, and which clause shows it."""
     for name in PLAIN_CALL:
-        ledger = ledgers.get(name)
-        found = ledger and (ledger.found or ledger.known or ledger.shared)
+        clause_record = clause_records.get(name)
+        found = clause_record and (
+            clause_record.found or clause_record.known or clause_record.shared
+        )
         if found:
             what = found[-1].what.partition(" at [")[0]
             return f"no applicable case: the call itself fails, see clause {name} ({what})"
     return f"no applicable case: the call itself fails; judge clause {PLAIN_CALL[0]} too"
 
 
-def _not_taken(subject: Subject, names: Collection[str]) -> str:
+def _not_taken(under_test: LossUnderTest, names: Collection[str]) -> str:
     """Such as "it takes no weight or reduction (for 'none' and 'sum')"."""
     reductions = [name.partition("=")[2] for name in names if name.startswith("reduction=")]
     words = [name for name in names if not name.startswith("reduction=")]
@@ -50,16 +52,16 @@ def _not_taken(subject: Subject, names: Collection[str]) -> str:
         words.append(f"reduction (for {_joined(reductions, 'and')})")
     if not words:
         return ""
-    return f"it takes no {_joined(words, 'or')}{_misspelt(subject, names)}"
+    return f"it takes no {_joined(words, 'or')}{_misspelt(under_test, names)}"
 
 
-def _misspelt(subject: Subject, names: Iterable[str]) -> str:
-    """What a subject takes that may be the same, misspelt."""
-    loss = subject.loss
+def _misspelt(under_test: LossUnderTest, names: Iterable[str]) -> str:
+    """What an implementation takes that may be the same, misspelt."""
+    loss = under_test.loss
     known = {*loss.options, *loss.parameters, "reduction"}
     known |= {name for form in loss.forms for name in form.tensors}
     words = sorted({word.partition("=")[0] for word in names})
-    stray = sorted((subject.keywords or frozenset()) - known)
+    stray = sorted((under_test.keywords or frozenset()) - known)
     near = [name for word in words for name in get_close_matches(word, stray, 1, 0.8)]
     return f"; it takes {', '.join(near)}, which the loss does not have" if near else ""
 

@@ -14,9 +14,9 @@ from lossspec.clauses.trial import Deviation
 from lossspec.dtypes import dtype_name
 from lossspec.execution import files
 from lossspec.execution.call import argument, keywords, owned
-from lossspec.execution.call_text import written
+from lossspec.execution.call_text import call_text
 from lossspec.execution.devices import accelerates
-from lossspec.execution.implementation import Subject
+from lossspec.execution.implementation import LossUnderTest
 from lossspec.execution.tensors import to_numpy
 from lossspec.safe_text import block, docstring
 
@@ -100,9 +100,9 @@ def near(got, want, budget):
 
 _FIND = """\
 try:
-    import {module} as subject
+    import {module} as implementation
 
-    subject = subject.{expression}
+    implementation = implementation.{expression}
 except Exception as error:
     print("the implementation cannot be imported:", repr(error))
     sys.exit(2)
@@ -116,9 +116,9 @@ try:
     file = Path({path!r}).expanduser().resolve()
     sys.path.insert(0, str(file.parent))
     spec = spec_from_file_location({module!r}, file)
-    subject = sys.modules[{module!r}] = module_from_spec(spec)
-    spec.loader.exec_module(subject)
-    subject = subject.{expression}
+    implementation = sys.modules[{module!r}] = module_from_spec(spec)
+    spec.loader.exec_module(implementation)
+    implementation = implementation.{expression}
 except Exception as error:
     print("the implementation cannot be imported:", repr(error))
     sys.exit(2)
@@ -174,7 +174,7 @@ sys.exit(0 if conforms else 1)
 _COTANGENT = 'print("cotangent (upstream gradient):", upstream)\n'
 
 _OWN = """\
-    made = subject({arguments}){moved}
+    made = implementation({arguments}){moved}
     for name, path in {own}.items():
         parameter = made.get_parameter(path)
         parameter.data = inputs[name].detach().reshape(parameter.shape)
@@ -189,12 +189,14 @@ for name, shape in {shapes}.items() if error is None else ():
 """
 
 
-def script(subject: Subject, case: Case, deviation: Deviation, says: str, device: str) -> str:
-    """The text of the script, for a subject that an import finds."""
+def script(
+    under_test: LossUnderTest, case: Case, deviation: Deviation, says: str, device: str
+) -> str:
+    """The text of the script, for an implementation that an import finds."""
     case = deviation.case or case
-    form = subject.loss.form(case.form)
-    roles = subject.loss.roles(form)
-    own = owned(subject, case)
+    form = under_test.loss.form(case.form)
+    roles = under_test.loss.roles(form)
+    own = owned(under_test, case)
     replaced = deviation.replaced
 
     inputs = []
@@ -210,7 +212,7 @@ def script(subject: Subject, case: Case, deviation: Deviation, says: str, device
     passed = {
         name: f"inputs[{name!r}]" for name in case.tensors if name not in {**form.tensors, **own}
     }
-    for name, value in {**keywords(subject, case, {}), **replaced}.items():
+    for name, value in {**keywords(under_test, case, {}), **replaced}.items():
         if name not in case.tensors:
             passed[name] = _code(value)
     extra = [f"{name}={code}" for name, code in passed.items()]
@@ -220,10 +222,12 @@ def script(subject: Subject, case: Case, deviation: Deviation, says: str, device
             given.append(f"torch.{role.through}(inputs[{name!r}], dim={axes.index('C')})")
         elif name not in own:
             given.append(f"inputs[{name!r}]")
-    if subject.surface == "class":
-        movable = isinstance(subject.target, type) and issubclass(subject.target, torch.nn.Module)
+    if under_test.surface == "class":
+        movable = isinstance(under_test.target, type) and issubclass(
+            under_test.target, torch.nn.Module
+        )
         moved = f".to({device!r})" if movable and accelerates(device) else ""
-        result = subject.loss.results.get(case.reduction)
+        result = under_test.loss.results.get(case.reduction)
         call = f"target({', '.join(given)})" + (f".{result}" if result else "")
         construct = f"    return subject({', '.join(extra)}){moved}"
         if own:
@@ -235,12 +239,12 @@ def script(subject: Subject, case: Case, deviation: Deviation, says: str, device
         construct = "    return subject"
     requires = [n for n in case.requires_grad if n not in replaced]
     shapes = {name: case.tensors[name].shape for name in own if name in requires}
-    text = written(subject, case, replaced, backward=deviation.backward)
+    text = call_text(under_test, case, replaced, backward=deviation.backward)
     title = "\n".join(f"    {line[:400]}" for line in docstring(text).split("\n"))
     return _HEAD.format(
         says=docstring(says),
         title=title,
-        find=_find(subject.found),
+        find=_find(under_test.found),
         device=device,
     ) + _BODY.format(
         inputs="\n".join(inputs),
@@ -261,7 +265,7 @@ def script(subject: Subject, case: Case, deviation: Deviation, says: str, device
 
 
 def _find(found: str) -> str:
-    """Return the code that imports a subject from where it was found."""
+    """Return the code that imports an implementation from where it was found."""
     module, _, expression = found.rpartition(":")
     if files.parts(module) is None:
         return _FIND.format(module=module, expression=expression)

@@ -9,7 +9,7 @@ from hypothesis import seed as seeded
 
 from lossspec.cases.case import Case
 from lossspec.cases.strategies import cases
-from lossspec.oracle.solver import Solved
+from lossspec.oracle.solver import SolvedCase
 from lossspec.spec.loss import Loss
 
 #: A score beyond this is a failure, and no better than another.
@@ -18,7 +18,7 @@ FAILED = 1e3
 
 def search(
     loss: Loss,
-    score: Callable[[Solved], float],
+    score: Callable[[SolvedCase], float],
     examples: int,
     seed: int,
     dtypes: tuple[str, ...] | None = None,
@@ -35,6 +35,6 @@ def search(
     )
     @given(cases(loss, dtypes))
     def look(case: Case) -> None:
-        target(min(score(Solved(loss, case)), FAILED))
+        target(min(score(SolvedCase(loss, case)), FAILED))
 
     look()

@@ -8,12 +8,12 @@ from itertools import islice
 
 from lossspec.cases.case import Case
 from lossspec.cases.draw import Dealt, drawn
-from lossspec.execution.call import lacking, without
-from lossspec.execution.implementation import Subject
+from lossspec.execution.call import unsupported_argument, without
+from lossspec.execution.implementation import LossUnderTest
 from lossspec.judging.campaign import CHOSEN
 from lossspec.judging.costly_cases import drawn_for
 from lossspec.judging.profiles import Profile
-from lossspec.oracle.solver import Solved
+from lossspec.oracle.solver import SolvedCase
 from lossspec.spec.loss import Loss
 
 #: Cases drawn at a time: what a stream keeps in memory.
@@ -22,7 +22,7 @@ BATCH = 400
 
 def stream(
     loss: Loss, profile: Profile, start: int, dtypes: tuple[str, ...] | None = None
-) -> Iterator[Solved]:
+) -> Iterator[SolvedCase]:
     """The cases of a loss: the same for the same profile, seed and dtypes, on every machine.
 
     Choices are dealt, not drawn by Hypothesis: its engine mutates earlier cases (of 400, some 240
@@ -37,35 +37,35 @@ def stream(
 @lru_cache(maxsize=1)
 def _batch(
     loss: Loss, start: int, batch: int, count: int, dtypes: tuple[str, ...] | None
-) -> Sequence[Solved]:
+) -> Sequence[SolvedCase]:
     choose = Dealt(f"{loss.name} {start} {batch}")
-    return [Solved(loss, drawn(choose, loss, dtypes)) for _ in range(count)]
+    return [SolvedCase(loss, drawn(choose, loss, dtypes)) for _ in range(count)]
 
 
 def of_number(
-    subject: Subject,
+    under_test: LossUnderTest,
     number: int,
     profile: Profile,
     start: int,
     dtypes: tuple[str, ...] | None = None,
 ) -> Case | None:
-    """The case of a number in the stream, as a subject is called with it, if it is."""
+    """The case of a number in the stream, as an implementation is called with it, if it is."""
     if number >= CHOSEN:
         return supported_call(
-            subject, drawn_for(subject.loss, start, dtypes)[number - CHOSEN].case, set()
+            under_test, drawn_for(under_test.loss, start, dtypes)[number - CHOSEN].case, set()
         )
-    if not 0 <= number < profile.cases(subject.loss):
+    if not 0 <= number < profile.cases(under_test.loss):
         return None
-    solved = next(islice(stream(subject.loss, profile, start, dtypes), number, None))
-    return supported_call(subject, solved.case, set())
+    solved = next(islice(stream(under_test.loss, profile, start, dtypes), number, None))
+    return supported_call(under_test, solved.case, set())
 
 
-def supported_call(subject: Subject, case: Case, unsupported: set[str]) -> Case | None:
-    """The case without what the subject lacks, which is noted; None where it is none without it."""
-    while (missing := lacking(subject, case)) is not None:
+def supported_call(under_test: LossUnderTest, case: Case, unsupported: set[str]) -> Case | None:
+    """The case without what the implementation lacks, which is noted; None where it is none without it."""
+    while (missing := unsupported_argument(under_test, case)) is not None:
         unsupported.add(missing)
-        plainer = without(subject, case, missing)
+        plainer = without(under_test, case, missing)
         if plainer is None:
             return None
-        case = plainer.settled(subject.loss)
+        case = plainer.settled(under_test.loss)
     return case

@@ -15,18 +15,18 @@ from lossspec.clauses import Clause
 from lossspec.clauses.trial import Deviation
 from lossspec.errors import SpecError
 from lossspec.execution import timeout
-from lossspec.execution.call import lacking
-from lossspec.execution.call_text import written
-from lossspec.execution.checkpoint import Underway, Whereabouts
+from lossspec.execution.call import unsupported_argument
+from lossspec.execution.call_text import call_text
+from lossspec.execution.checkpoint import CrashCheckpoint, Underway
 from lossspec.execution.devices import accelerates
-from lossspec.execution.implementation import Subject
-from lossspec.implementations.counterpart import reference
+from lossspec.execution.implementation import LossUnderTest
+from lossspec.implementations.counterpart import torch_counterpart
 from lossspec.judging import known_deviations, reasons, reproduction
-from lossspec.judging.campaign import Campaign, Ledger, OnProgress
-from lossspec.judging.known_deviations import Known
-from lossspec.judging.plan import Planned
+from lossspec.judging.campaign import Campaign, ClauseRecord, OnProgress
+from lossspec.judging.known_deviations import KnownDeviation
+from lossspec.judging.plan import CellPlan
 from lossspec.judging.profiles import Profile
-from lossspec.report.records import Cell, Listed
+from lossspec.report.records import Cell, KnownEntry
 from lossspec.report.verdict import Verdict
 from lossspec.safe_text import one_line
 
@@ -50,7 +50,7 @@ class Run:
     seed: int = 0
     dtypes: tuple[str, ...] | None = None
     require_all: bool = False
-    known: Sequence[Known] = ()
+    known: Sequence[KnownDeviation] = ()
     options: tuple[str, ...] = ()
     ship: bool = True
     places: Path | None = None
@@ -58,17 +58,17 @@ class Run:
     after_step: Callable[[], None] = lambda: None
     around: Callable[[str], AbstractContextManager[None]] = lambda _: nullcontext()
     spent: float = 0.0
-    _campaigns: dict[str, tuple[Campaign, dict[str, Ledger]]] = field(default_factory=dict)
+    _campaigns: dict[str, tuple[Campaign, dict[str, ClauseRecord]]] = field(default_factory=dict)
     #: By loss, what is wrong with its spec: no campaign of it is begun again.
     _at_fault: dict[str, SpecError] = field(default_factory=dict)
 
-    def judge(self, cell: Planned, beside: Iterable[Planned]) -> tuple[Cell, str]:
+    def judge(self, cell: CellPlan, beside: Iterable[CellPlan]) -> tuple[Cell, str]:
         """The record of one cell and the text of its script, running its campaign if need be.
 
         beside : the cells of the same campaign that will be asked for too. SpecError where the spec
         cannot be judged by.
         """
-        if cell.subject is None:
+        if cell.under_test is None:
             verdict = Verdict.DEVIATES if self.require_all else Verdict.UNSUPPORTED
             name = cell.loss.module if cell.surface == "class" else cell.loss.name
             reason = f"{one_line(cell.implementation.name)} has no {name}"
@@ -89,31 +89,35 @@ class Run:
                 self._at_fault[cell.loss.name] = error
                 raise
             self._campaigns[cell.campaign] = ran
-        campaign, ledgers = self._campaigns[cell.campaign]
-        return self._record(cell, campaign, ledgers[cell.clause.name])
+        campaign, clause_records = self._campaigns[cell.campaign]
+        return self._record(cell, campaign, clause_records[cell.clause.name])
 
     def has(self, campaign: str) -> bool:
         """Whether the campaign was made, and not yet forgotten for another."""
         return campaign in self._campaigns
 
-    def seconds(self, cell: Planned) -> float:
+    def seconds(self, cell: CellPlan) -> float:
         """Return what the clause of a cell took in its campaign, 0 if there was none."""
-        _, ledgers = self._campaigns.get(cell.campaign, (None, {}))
-        ledger = ledgers.get(cell.clause.name)
-        return 0.0 if ledger is None else ledger.seconds + ledger.share
+        _, clause_records = self._campaigns.get(cell.campaign, (None, {}))
+        clause_record = clause_records.get(cell.clause.name)
+        return 0.0 if clause_record is None else clause_record.seconds + clause_record.share
 
-    def _run(self, cell: Planned, clauses: Sequence[Clause]) -> tuple[Campaign, dict[str, Ledger]]:
-        assert cell.subject is not None
+    def _run(
+        self, cell: CellPlan, clauses: Sequence[Clause]
+    ) -> tuple[Campaign, dict[str, ClauseRecord]]:
+        assert cell.under_test is not None
         campaign = Campaign(
-            cell.subject,
+            cell.under_test,
             [clause for clause in clauses if clause.lacks is None],
             self.profile,
             self.seed,
             cell.device,
             self.dtypes,
             self._listed(cell),
-            None if cell.implementation.name in TORCH else reference(cell.loss, cell.surface),
-            whereabouts=None if self.places is None else Whereabouts(self.places, cell.campaign),
+            None
+            if cell.implementation.name in TORCH
+            else torch_counterpart(cell.loss, cell.surface),
+            checkpoint=None if self.places is None else CrashCheckpoint(self.places, cell.campaign),
             on_progress=self.on_progress,
             after_step=self.after_step,
         )
@@ -124,7 +128,7 @@ class Run:
         finally:
             self.spent += time.perf_counter() - start
 
-    def _listed(self, cell: Planned) -> list[Known]:
+    def _listed(self, cell: CellPlan) -> list[KnownDeviation]:
         """The known deviations that are about the cell's loss, here."""
         implementation = cell.implementation
         shipped = known_deviations.shipped(implementation.name) if self.ship else []
@@ -136,47 +140,55 @@ class Run:
             and (self.dtypes is None or entry.touches(self.dtypes))
         ]
 
-    def _record(self, cell: Planned, campaign: Campaign, ledger: Ledger) -> tuple[Cell, str]:
-        assert cell.subject is not None
+    def _record(
+        self, cell: CellPlan, campaign: Campaign, clause_record: ClauseRecord
+    ) -> tuple[Cell, str]:
+        assert cell.under_test is not None
         told = (
-            self._interrupted(cell.subject, campaign, ledger)
-            or self._outdated(cell, campaign, ledger)
-            or self._shown(cell, cell.subject, ledger)
-            or self._weighed(cell, cell.subject, campaign, ledger)
+            self._interrupted(cell.under_test, campaign, clause_record)
+            or self._outdated(cell, campaign, clause_record)
+            or self._shown(cell, cell.under_test, clause_record)
+            or self._weighed(cell, cell.under_test, campaign, clause_record)
         )
-        fields = _figures(cell.subject, campaign, ledger) | told.fields
+        fields = _figures(cell.under_test, campaign, clause_record) | told.fields
         return blank(cell, told.verdict, told.reason, **fields), told.script
 
-    def _interrupted(self, subject: Subject, campaign: Campaign, ledger: Ledger) -> _Told | None:
+    def _interrupted(
+        self, under_test: LossUnderTest, campaign: Campaign, clause_record: ClauseRecord
+    ) -> _Told | None:
         """A judgement that did not come to its end."""
-        if ledger.broken is not None and ledger.found is None:
-            return _Told(Verdict.CRASH, f"lossspec itself failed in this clause: {ledger.broken}")
-        if ledger.fatal:
+        if clause_record.broken is not None and clause_record.found is None:
+            return _Told(
+                Verdict.CRASH, f"lossspec itself failed in this clause: {clause_record.broken}"
+            )
+        if clause_record.fatal:
             reason = "the process ended while this was judged"
-            call = ledger.last_call
-            if call is None and ledger.killer is not None:
-                call = Underway(ledger.killer)
+            call = clause_record.last_call
+            if call is None and clause_record.killer is not None:
+                call = Underway(clause_record.killer)
             if call is None:
                 return _Told(Verdict.CRASH, reason)
-            fields, script = crash(subject, call, ledger.clause, campaign.device)
+            fields, script = crash(under_test, call, clause_record.clause, campaign.device)
             return _Told(Verdict.CRASH, reason, fields, script)
-        if campaign.endless is not None and campaign.learns(ledger):
-            case = campaign.endless
-            fields = {"case": case.to_json(), "call": written(subject, case)}
+        if campaign.timed_out is not None and campaign.learns(clause_record):
+            case = campaign.timed_out
+            fields = {"case": case.to_json(), "call": call_text(under_test, case)}
             return _Told(Verdict.CRASH, f"it did not end within {timeout.LIMIT:g} s", fields)
         return None
 
-    def _outdated(self, cell: Planned, campaign: Campaign, ledger: Ledger) -> _Told | None:
+    def _outdated(
+        self, cell: CellPlan, campaign: Campaign, clause_record: ClauseRecord
+    ) -> _Told | None:
         """A listed deviation that is not there any more."""
         shipped = known_deviations.shipped(cell.implementation.name)
         # What is listed for everybody was seen on processors, and need not be so elsewhere.
-        elsewhere = accelerates(cell.device) and ledger.stale in shipped
-        if ledger.stale is not None and not elsewhere:
+        elsewhere = accelerates(cell.device) and clause_record.stale in shipped
+        if clause_record.stale is not None and not elsewhere:
             if accelerates(cell.device):  # it may well hold on the processor
                 why = f"its stored case does not fail on {cell.device}"
-                reason = _stale(ledger.stale, why, "name its devices, or remove it")
+                reason = _stale(clause_record.stale, why, "name its devices, or remove it")
             else:
-                reason = _stale(ledger.stale, "its stored case no longer fails")
+                reason = _stale(clause_record.stale, "its stored case no longer fails")
             return _Told(Verdict.DEVIATES, reason)
         for entry in campaign.known:
             missing = self._lacks(cell, entry) if entry.clause == cell.clause.name else None
@@ -184,53 +196,59 @@ class Run:
                 return _Told(Verdict.DEVIATES, _stale(entry, f"nothing here takes {missing}"))
         return None
 
-    def _shown(self, cell: Planned, subject: Subject, ledger: Ledger) -> _Told | None:
+    def _shown(
+        self, cell: CellPlan, under_test: LossUnderTest, clause_record: ClauseRecord
+    ) -> _Told | None:
         """What a case has shown: a deviation that is new, listed or inherited."""
-        if ledger.found is not None:
-            case, deviation = ledger.found
+        if clause_record.found is not None:
+            case, deviation = clause_record.found
             script = ""
-            if deviation.check is not None and subject.found:
+            if deviation.check is not None and under_test.found:
                 try:
                     script = reproduction.script(
-                        subject, case, deviation, cell.clause.says, cell.device
+                        under_test, case, deviation, cell.clause.says, cell.device
                     )
                 except (
                     Exception
                 ) as error:  # of lossspec itself: the deviation is there all the same
                     why = f"{type(error).__name__}: {error}"
-                    ledger.mishaps.append(f"no script could be written: {why}")
-            fields = self._evidence(cell, subject, case, deviation)
+                    clause_record.mishaps.append(f"no script could be written: {why}")
+            fields = self._evidence(cell, under_test, case, deviation)
             return _Told(Verdict.DEVIATES, deviation.what, fields, script)
-        if ledger.known is not None:
-            known, case, deviation = ledger.known
-            fields = self._evidence(cell, subject, case, deviation)
-            fields["deviation"] = Listed(known.reason, known.link, known.file)
+        if clause_record.known is not None:
+            known, case, deviation = clause_record.known
+            fields = self._evidence(cell, under_test, case, deviation)
+            fields["deviation"] = KnownEntry(known.reason, known.link, known.file)
             return _Told(Verdict.KNOWN, known.reason, fields)
-        if ledger.shared is not None:
-            torchs, case, deviation = ledger.shared
+        if clause_record.shared is not None:
+            torchs, case, deviation = clause_record.shared
             reason = f"inherited: {torchs.implementation} does the same on the same call"
-            return _Told(Verdict.KNOWN, reason, self._evidence(cell, subject, case, deviation))
+            return _Told(Verdict.KNOWN, reason, self._evidence(cell, under_test, case, deviation))
         return None
 
     def _weighed(
-        self, cell: Planned, subject: Subject, campaign: Campaign, ledger: Ledger
+        self,
+        cell: CellPlan,
+        under_test: LossUnderTest,
+        campaign: Campaign,
+        clause_record: ClauseRecord,
     ) -> _Told:
         """Whether cases that have shown nothing are enough to say that it conforms."""
-        _, ledgers = self._campaigns[cell.campaign]
-        lacks = reasons.lacking(subject, campaign)
-        fails = ledger.unsound and not ledger.sound and ledger.lacks is None
-        if not ledger.examples and fails and not (self.require_all and lacks):
-            return _Told(Verdict.INCONCLUSIVE, reasons.call_fails(ledgers))
-        if not ledger.examples and (lacks or ledger.lacks):
+        _, clause_records = self._campaigns[cell.campaign]
+        lacks = reasons.lacking(under_test, campaign)
+        fails = clause_record.unsound and not clause_record.sound and clause_record.lacks is None
+        if not clause_record.examples and fails and not (self.require_all and lacks):
+            return _Told(Verdict.INCONCLUSIVE, reasons.call_fails(clause_records))
+        if not clause_record.examples and (lacks or clause_record.lacks):
             verdict = Verdict.DEVIATES if self.require_all else Verdict.UNSUPPORTED
-            return _Told(verdict, ledger.lacks or reasons.no_case(lacks))
-        if not ledger.examples:
+            return _Told(verdict, clause_record.lacks or reasons.no_case(lacks))
+        if not clause_record.examples:
             return _Told(Verdict.INCONCLUSIVE, "no case was about this clause")
         enough = cell.clause.chosen or cell.clause.enough or self.profile.informative
         wanted = min(self.profile.informative, enough)
-        if ledger.informative < wanted:
+        if clause_record.informative < wanted:
             reason = (
-                f"{ledger.informative} of {ledger.examples} cases could have told right from "
+                f"{clause_record.informative} of {clause_record.examples} cases could have told right from "
                 f"wrong; profile {self.profile.name} asks for {wanted}"
             )
             return _Told(Verdict.INCONCLUSIVE, reason)
@@ -238,30 +256,30 @@ class Run:
             return _Told(Verdict.DEVIATES, f"--require-all, and {'; '.join(lacks)}")
         return _Told(Verdict.CONFORMS, None)
 
-    def _lacks(self, cell: Planned, entry: Known) -> str | None:
-        """What every subject that an entry is about lacks to run its stored case."""
+    def _lacks(self, cell: CellPlan, entry: KnownDeviation) -> str | None:
+        """What every implementation that an entry is about lacks to run its stored case."""
         implementation = cell.implementation
         lacks = [
-            lacking(subject, entry.case)
-            for subject in implementation.subjects(cell.loss)
-            if entry.holds(implementation.version, cell.device, subject.surface)
+            unsupported_argument(under_test, entry.case)
+            for under_test in implementation.losses_under_test(cell.loss)
+            if entry.holds(implementation.version, cell.device, under_test.surface)
         ]
         return None if None in lacks else lacks[0]
 
     def _evidence(
-        self, cell: Planned, subject: Subject, case: Case, deviation: Deviation
+        self, cell: CellPlan, under_test: LossUnderTest, case: Case, deviation: Deviation
     ) -> dict[str, Any]:
         case = deviation.case or case
         return {
             "case": case.to_json(),
-            "call": written(subject, case, deviation.replaced, backward=deviation.backward),
+            "call": call_text(under_test, case, deviation.replaced, backward=deviation.backward),
             "got": deviation.got,
             "want": deviation.want,
             "budget": deviation.budget,
             "repeat": self.repeat(cell),
         }
 
-    def repeat(self, cell: Planned) -> str | None:
+    def repeat(self, cell: CellPlan) -> str | None:
         """The command that draws the same cases again and judges this clause alone, if one can."""
         if not cell.implementation.target:
             return None
@@ -282,7 +300,7 @@ class Run:
 
 
 def crash(
-    subject: Subject, call: Underway, clause: Clause, device: str
+    under_test: LossUnderTest, call: Underway, clause: Clause, device: str
 ) -> tuple[dict[str, Any], str]:
     """The fields of a record and the script that show the call in which a process ended."""
     case = call.case
@@ -296,9 +314,11 @@ def crash(
         check="error is not None" if invalid else "error is None",
         replaced=call.replaced,
     )
-    fields = {"case": case.to_json(), "call": written(subject, case, call.replaced)}
+    fields = {"case": case.to_json(), "call": call_text(under_test, case, call.replaced)}
     script = (
-        reproduction.script(subject, case, deviation, clause.says, device) if subject.found else ""
+        reproduction.script(under_test, case, deviation, clause.says, device)
+        if under_test.found
+        else ""
     )
     return fields, script
 
@@ -313,30 +333,32 @@ class _Told:
     script: str = ""
 
 
-def _figures(subject: Subject, campaign: Campaign, ledger: Ledger) -> dict[str, Any]:
+def _figures(
+    under_test: LossUnderTest, campaign: Campaign, clause_record: ClauseRecord
+) -> dict[str, Any]:
     """What was counted and measured, whatever the verdict."""
-    extra: dict[str, Any] = dict(ledger.figures)
+    extra: dict[str, Any] = dict(clause_record.figures)
     if campaign.unsupported:
         extra["unsupported"] = sorted(campaign.unsupported)
     if campaign.refused:
         extra["unsupported_dtypes"] = campaign.refused
-    if ledger.mishaps:
-        extra["mishaps"] = ledger.mishaps
+    if clause_record.mishaps:
+        extra["mishaps"] = clause_record.mishaps
     if campaign.unimplemented:
         extra["not_implemented"] = sorted(campaign.unimplemented)
-    if ledger.worst_case is not None:
-        extra["worst_case"] = written(subject, ledger.worst_case)[:2000]
+    if clause_record.worst_case is not None:
+        extra["worst_case"] = call_text(under_test, clause_record.worst_case)[:2000]
     return {
-        "dtypes": tuple(sorted(ledger.dtypes)),
-        "examples": ledger.examples,
-        "informative": ledger.informative,
-        "worst": ledger.worst,
-        "seconds": round(ledger.seconds + ledger.share, 4),
+        "dtypes": tuple(sorted(clause_record.dtypes)),
+        "examples": clause_record.examples,
+        "informative": clause_record.informative,
+        "worst": clause_record.worst,
+        "seconds": round(clause_record.seconds + clause_record.share, 4),
         "extra": extra,
     }
 
 
-def blank(cell: Planned, verdict: Verdict, reason: str | None, **fields: Any) -> Cell:
+def blank(cell: CellPlan, verdict: Verdict, reason: str | None, **fields: Any) -> Cell:
     """A record with what the plan knows of a cell, and nothing else unless given."""
     return Cell(
         **{
@@ -350,7 +372,7 @@ def blank(cell: Planned, verdict: Verdict, reason: str | None, **fields: Any) ->
             "verdict": verdict,
             "reason": reason,
             **_EMPTY,
-            **({} if cell.subject is not None else {"extra": {"absent": True}}),
+            **({} if cell.under_test is not None else {"extra": {"absent": True}}),
             **fields,
         }
     )
@@ -374,5 +396,5 @@ _EMPTY: dict[str, Any] = {
 }
 
 
-def _stale(entry: Known, why: str, cure: str = "remove it") -> str:
+def _stale(entry: KnownDeviation, why: str, cure: str = "remove it") -> str:
     return f"the deviation listed in {entry.file or 'the list'} matches nothing: {why}; {cure}"

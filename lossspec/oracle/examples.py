@@ -8,7 +8,7 @@ from lossspec.cases.case import published
 from lossspec.dtypes import Extended
 from lossspec.errors import SpecError
 from lossspec.oracle.bounds import Bounded
-from lossspec.oracle.solver import Solved
+from lossspec.oracle.solver import SolvedCase
 from lossspec.spec.loss import Loss
 
 
@@ -18,7 +18,7 @@ def check_examples(loss: Loss) -> None:
         where = f"spec {loss.name!r}: its example ({example.source})"
         try:
             case = published(loss, example)
-            expected = Solved(loss, case).expected.value(case.reduction)
+            expected = SolvedCase(loss, case).expected.value(case.reduction)
         except SpecError as error:
             said = str(error).removeprefix(f"spec {loss.name!r}: ")
             raise SpecError(f"{where}: {said}") from error

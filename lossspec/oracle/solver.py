@@ -34,7 +34,7 @@ def _arguments(define: Definition) -> tuple[str, ...]:
 
 
 @dataclass
-class Solved:
+class SolvedCase:
     """A case with its right answer, which is computed when first asked for."""
 
     loss: Loss

@@ -24,7 +24,7 @@ _SUITES = pytest.StashKey[list[str]]()
 #: The fixtures that the items of a suite are made from.
 _FIXTURES = {
     "conformance": ({"cell", "conformance"},),
-    "timing": ({"heat", "timed"}, {"entrant", "axis", "timed"}),
+    "timing": ({"timing_cell", "timed"}, {"timed_loss", "axis", "timed"}),
 }
 #: The constant that a test file of lossspec holds; other suites may use the same fixture names.
 _SIGN = "LOSSSPEC_SUITE"
@@ -131,17 +131,17 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
 
 def _start(config: pytest.Config, places: Path | None = None) -> None:
     try:
-        from lossspec.pytest_plugin.session import Conformance
+        from lossspec.pytest_plugin.session import ConformanceSession
 
-        conformance = Conformance.of(config, places)
+        conformance = ConformanceSession.of(config, places)
     except Exception:
         stop_if_asked()  # an import that was interrupted fails in one way or another
         raise
     config.pluginmanager.register(conformance, "lossspec-conformance")
     if config.option.lossspec_timing or any(_names_timing(config, word) for word in config.args):
-        from lossspec.pytest_plugin.timing_session import Timed
+        from lossspec.pytest_plugin.timing_session import TimingSession
 
-        config.pluginmanager.register(Timed.of(config, conformance), "lossspec-timing")
+        config.pluginmanager.register(TimingSession.of(config, conformance), "lossspec-timing")
 
 
 class _Interrupted:

@@ -20,13 +20,13 @@ from lossspec.clauses import clauses
 from lossspec.dtypes import REAL_DTYPES
 from lossspec.errors import SpecError, UnknownName
 from lossspec.execution import timeout
-from lossspec.execution.checkpoint import Underway, deaths, fatal_call
+from lossspec.execution.checkpoint import Underway, crashes, fatal_call
 from lossspec.execution.devices import chosen
 from lossspec.execution.implementation import Implementation
 from lossspec.execution.loading import load
 from lossspec.judging import known_deviations
 from lossspec.judging.environment import Surroundings
-from lossspec.judging.plan import Plan, Planned
+from lossspec.judging.plan import CellPlan, Plan
 from lossspec.judging.profiles import profile_named
 from lossspec.judging.progress import Notes, Share
 from lossspec.judging.stream import of_number
@@ -39,7 +39,7 @@ from lossspec.pytest_plugin.xdist import WholeCampaigns, cell_key
 from lossspec.render import render_all, terminal
 from lossspec.report.files import replace_file
 from lossspec.report.folders import directory, folders
-from lossspec.report.records import Cell, Report, Selection, Tested
+from lossspec.report.records import Cell, Report, Selection, TestedImplementation
 from lossspec.report.text import failure_text
 from lossspec.report.verdict import Verdict
 from lossspec.safe_text import one_line, quoted
@@ -56,7 +56,7 @@ def split(option: str, values: Sequence[str]) -> tuple[str, ...] | None:
     return words or None
 
 
-class Conformance:
+class ConformanceSession:
     """Makes the items, judges them on a worker, gathers and reports on the controller."""
 
     def __init__(self, config: pytest.Config, plan: Plan, run: Run, directory: Path) -> None:
@@ -97,7 +97,7 @@ class Conformance:
         self.line: ProgressLine | None = None
 
     @classmethod
-    def of(cls, config: pytest.Config, places: Path | None = None) -> Conformance:
+    def of(cls, config: pytest.Config, places: Path | None = None) -> ConformanceSession:
         """From the options; pytest.UsageError says which is wrong and what is allowed.
 
         places : where campaigns note where they are, if anybody could take over.
@@ -175,15 +175,15 @@ class Conformance:
             metafunc.parametrize("cell", [pytest.param(cell, id=cell.key) for cell in cells])
 
     @pytest.fixture
-    def conformance(self) -> Conformance:
+    def conformance(self) -> ConformanceSession:
         """What judges a cell."""
         return self
 
-    def judge(self, cell: Planned) -> None:
+    def judge(self, cell: CellPlan) -> None:
         """Run the cell's campaign if that has not happened, and report its verdict to pytest."""
         wanted = self.here or self.cells
         beside = [c for c in self.cells.values() if c.campaign == cell.campaign and c.key in wanted]
-        if cell.subject is not None and not self.run.has(cell.campaign):
+        if cell.under_test is not None and not self.run.has(cell.campaign):
             self._save(under_way=cell.campaign)
         spent = self.run.spent
         self.judging = cell.campaign
@@ -260,7 +260,7 @@ class Conformance:
     def _share(self, keys: Set[str]) -> Share:
         """Return what a campaign with these cells is of the run."""
         cell = self.cells[next(iter(keys))]
-        cases = 0 if cell.subject is None else self.run.profile.cases(cell.loss)
+        cases = 0 if cell.under_test is None else self.run.profile.cases(cell.loss)
         return Share(cell.loss.name, len(keys), cases * len(keys))
 
     def _save(self, under_way: str | None = None, done: str | None = None) -> None:
@@ -332,25 +332,27 @@ class Conformance:
         if not self.here or not any(self.missing.values()):
             self._save(done=campaign)
 
-    def _death(self, cell: Planned) -> dict[str, Any]:
+    def _death(self, cell: CellPlan) -> dict[str, Any]:
         """What is known of a campaign that was given up: in what, and at which call."""
-        ended = deaths(self.run.places, cell.campaign)
+        ended = crashes(self.run.places, cell.campaign)
         if not ended:
             return {"reason": f"the test process ended in {cell.key}"}
         steps = ", ".join(dict.fromkeys(step for _, step in ended))
         told: dict[str, Any] = {"reason": f"the test process ended {len(ended)} times, in {steps}"}
         run, (number, step) = self.run, ended[-1]
-        if cell.subject is not None:
+        if cell.under_test is not None:
             call = fatal_call(run.places, cell.campaign, len(ended) - 1)
-            case = of_number(cell.subject, number, run.profile, run.seed, run.dtypes)
+            case = of_number(cell.under_test, number, run.profile, run.seed, run.dtypes)
             call = call or (None if case is None else Underway(case))
             if call is not None:
                 clause = clauses().get(step, clauses()["accepts"])
-                fields, self.crashes[cell.campaign] = crash(cell.subject, call, clause, cell.device)
+                fields, self.crashes[cell.campaign] = crash(
+                    cell.under_test, call, clause, cell.device
+                )
                 told |= fields
         return told
 
-    def _dead(self, cell: Planned) -> Cell:
+    def _dead(self, cell: CellPlan) -> Cell:
         record = blank(cell, Verdict.CRASH, **self.died[cell.campaign])
         if script := self.crashes.get(cell.campaign):
             self.scripts[cell.key] = script
@@ -405,7 +407,7 @@ class Conformance:
         reasons = [self.plan.absences(implementation)] + [
             f"{record.id}: {record.verdict}, {record.reason}"
             for cell, record in cells
-            if cell.subject is not None
+            if cell.under_test is not None
         ]
         told = [" ".join(reason.split())[:300] for reason in reasons if reason]
         more = [f"and {len(told) - 3} more"] if len(told) > 3 else []
@@ -438,7 +440,7 @@ class Conformance:
             elif key in self.planned:
                 yield key, self._blank(cell, Verdict.NOT_RUN, "planned, and no verdict arrived")
 
-    def _blank(self, cell: Planned, verdict: Verdict, reason: str) -> Cell:
+    def _blank(self, cell: CellPlan, verdict: Verdict, reason: str) -> Cell:
         """Return the same record each time, which is written again for every loss."""
         known = self.blanks.get(cell.key)
         if known is None or (known.verdict, known.reason) != (verdict, reason):
@@ -457,7 +459,9 @@ class Conformance:
                 if self.cells[key].implementation is implementation
             )
             name = implementation.name
-            tested = Tested(name, implementation.version, implementation.target or name)
+            tested = TestedImplementation(
+                name, implementation.version, implementation.target or name
+            )
             if cells or empty:
                 reports.append(
                     Report(

@@ -12,32 +12,34 @@ import pytest
 from lossspec.execution.implementation import Implementation
 from lossspec.pytest_plugin.hooks import suite_of
 from lossspec.pytest_plugin.options import given
-from lossspec.pytest_plugin.session import Conformance
+from lossspec.pytest_plugin.session import ConformanceSession
 from lossspec.report.files import replace_file
-from lossspec.report.records import Tested
+from lossspec.report.records import TestedImplementation
 from lossspec.safe_text import escaped, one_line
-from lossspec.timing.measure import Entrant, Heat, Race, growing, heats, paired
+from lossspec.timing.measure import TimedLoss, TimingCell, TimingRun, growing, paired, timing_cells
 from lossspec.timing.page import page
 from lossspec.timing.results import MODES, Growth, Rules, Timing, TimingReport
 from lossspec.timing.statistics import beyond, limit
 from lossspec.timing.table import table
 
 
-class Timed:
+class TimingSession:
     """Makes the items, times them, and writes what was found."""
 
-    def __init__(self, config: pytest.Config, conformance: Conformance, fail: float | None) -> None:
+    def __init__(
+        self, config: pytest.Config, conformance: ConformanceSession, fail: float | None
+    ) -> None:
         self.config = config
         self.conformance = conformance
         self.fail = fail
-        self.race = Race(conformance.run.seed)
+        self.race = TimingRun(conformance.run.seed)
         self.cells: dict[str, list[Timing]] = {}
         self.growth: dict[str, list[Growth]] = {}
         self.load = os.getloadavg()
         self.benchmarks: set[str] = set()
 
     @classmethod
-    def of(cls, config: pytest.Config, conformance: Conformance) -> Timed:
+    def of(cls, config: pytest.Config, conformance: ConformanceSession) -> TimingSession:
         """From the options; pytest.UsageError says which is wrong and what is allowed."""
         option = config.option
         if getattr(option, "dist", "no") != "no" or hasattr(config, "workerinput"):
@@ -66,46 +68,53 @@ class Timed:
             raise pytest.UsageError(f"nothing to time: {names} has none of {wanted}")
         return made
 
-    def entrants(self) -> list[tuple[str, Entrant]]:
+    def entrants(self) -> list[tuple[str, TimedLoss]]:
         """What is timed, with names that are unique within the run: what there is, on a surface."""
         plan = self.conformance.plan
         found = []
         for loss in plan.chosen_losses():
             for implementation in plan.implementations:
                 # A class only wraps the function, where there are both.
-                subject = next(iter(implementation.subjects(loss)), None)
-                for device in plan.devices if subject is not None else ():
+                under_test = next(iter(implementation.losses_under_test(loss)), None)
+                for device in plan.devices if under_test is not None else ():
                     for dtype in self.conformance.run.dtypes or ("float32",):
-                        assert subject is not None
-                        entrant = Entrant(implementation, subject, device, dtype)
-                        found.append((f"{implementation.name}:{entrant.name}", entrant))
+                        assert under_test is not None
+                        timed_loss = TimedLoss(implementation, under_test, device, dtype)
+                        found.append((f"{implementation.name}:{timed_loss.name}", timed_loss))
         return found
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """One item for each size and mode, and one for each axis that a loss grows along."""
         if suite_of(metafunc) != "timing":
             return
-        if "heat" in metafunc.fixturenames:
-            every = [heat for _, entrant in self.entrants() for heat in heats(entrant, MODES)]
-            names = [f"{heat.entrant.implementation.name}:{heat.id}" for heat in every]
-            metafunc.parametrize("heat", every, ids=names)
+        if "timing_cell" in metafunc.fixturenames:
+            every = [
+                timing_cell
+                for _, timed_loss in self.entrants()
+                for timing_cell in timing_cells(timed_loss, MODES)
+            ]
+            names = [
+                f"{timing_cell.timed_loss.implementation.name}:{timing_cell.id}"
+                for timing_cell in every
+            ]
+            metafunc.parametrize("timing_cell", every, ids=names)
         elif "axis" in metafunc.fixturenames:
             pairs = [(name, e, axis) for name, e in self.entrants() for axis in growing(e)]
             ids = [f"{name}-{axis}" for name, _, axis in pairs]
             metafunc.parametrize("entrant, axis", [pair[1:] for pair in pairs], ids=ids)
 
     @pytest.fixture
-    def timed(self) -> Timed:
+    def timed(self) -> TimingSession:
         """What times a cell."""
         return self
 
-    def time(self, heat: Heat, benchmark: Any) -> None:
+    def time(self, timing_cell: TimingCell, benchmark: Any) -> None:
         """Time one cell, put it into pytest-benchmark's table, and report it to pytest."""
         drive = paired(benchmark)
-        benchmark.group = heat.entrant.subject.loss.name
+        benchmark.group = timing_cell.timed_loss.under_test.loss.name
         self.benchmarks.add(benchmark.fullname)
-        cell = self.race.run(heat, drive)
-        self.cells.setdefault(heat.entrant.implementation.name, []).append(cell)
+        cell = self.race.run(timing_cell, drive)
+        self.cells.setdefault(timing_cell.timed_loss.implementation.name, []).append(cell)
         benchmark.extra_info["verdict"] = cell.verdict
         for arm in cell.arms[:1]:
             # A block of several calls begins with one that warms up and is not in the artifact.
@@ -122,10 +131,10 @@ class Timed:
                 pytrace=False,
             )
 
-    def grow(self, entrant: Entrant, axis: str) -> None:
+    def grow(self, timed_loss: TimedLoss, axis: str) -> None:
         """Measure the growth along one axis."""
-        curves = self.race.grow(entrant, axis)
-        self.growth.setdefault(entrant.implementation.name, []).extend(curves)
+        curves = self.race.grow(timed_loss, axis)
+        self.growth.setdefault(timed_loss.implementation.name, []).extend(curves)
         if not curves[0].sizes:
             pytest.skip(one_line(f"not-timed: {curves[0].reason}"))
 
@@ -209,6 +218,6 @@ def _asks_for_table(config: pytest.Config) -> bool:
     return any(word.startswith(f"--benchmark-{option}") for word in words for option in _TABLE)
 
 
-def _tested(implementation: Implementation) -> Tested:
+def _tested(implementation: Implementation) -> TestedImplementation:
     name = implementation.name
-    return Tested(name, implementation.version, implementation.target or name)
+    return TestedImplementation(name, implementation.version, implementation.target or name)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lossspec.execution.checkpoint import DEATHS, deaths
+from lossspec.execution.checkpoint import MOST_CRASHES, crashes
 
 _ITEM = re.compile(r"test_conformance\.py::test_conformance\[(.*?\[[^\[\]]*\])\](@.*)?$")
 
@@ -15,7 +15,7 @@ _ITEM = re.compile(r"test_conformance\.py::test_conformance\[(.*?\[[^\[\]]*\])\]
 class WholeCampaigns:
     """Mixed into xdist's scheduler: a campaign is one worker's, until it has killed it too often.
 
-    Whoever takes it over knows from its whereabouts what to leave out. xdist's own groups are not
+    Whoever takes it over knows from its checkpoint what to leave out. xdist's own groups are not
     used because they are spelled into node ids, in a way that pytest 9.2 no longer sees.
     """
 
@@ -36,8 +36,8 @@ class WholeCampaigns:
         if not units:
             return None
         scope = next(iter(units))
-        told = len(deaths(self.places, scope))
-        lost = {} if self.deaths.get(scope, 0) < told <= DEATHS else units.pop(scope)
+        told = len(crashes(self.places, scope))
+        lost = {} if self.deaths.get(scope, 0) < told <= MOST_CRASHES else units.pop(scope)
         self.deaths[scope] = told
         self.workqueue.update(units)
         for other in self.assigned_work:

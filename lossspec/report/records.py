@@ -31,7 +31,7 @@ SCHEMA = Path(__file__).with_name("conformance.schema.json")  # of the artifact,
 
 
 @dataclass(frozen=True)
-class Tested(Record):
+class TestedImplementation(Record):
     """What was tested: the name given, its version, and the import path it resolved to."""
 
     name: str
@@ -93,7 +93,7 @@ class Selection(Record):
 
 
 @dataclass(frozen=True)
-class Listed(Record):
+class KnownEntry(Record):
     """The entry of a deviations file that makes a failing cell a known one."""
 
     reason: str
@@ -125,7 +125,7 @@ class Cell(Record):
     budget: str | None
     repeat: str | None
     script: str | None
-    deviation: Listed | None
+    deviation: KnownEntry | None
     seconds: float
     extra: dict[str, Any]
 
@@ -217,7 +217,7 @@ class Artifact(Record):
 class Report(Artifact):
     """The artifact: everything a run found, with its cells in one stable order."""
 
-    implementation: Tested
+    implementation: TestedImplementation
     environment: Environment
     profile: Literal["quick", "standard", "deep"]
     seed: int

@@ -24,6 +24,7 @@ from lossspec.spec.roles import (
 from lossspec.spec.shapes import Shape, written_out
 
 __all__ = [
+    "OF_DIFFERENCE",
     "Binary",
     "ClassIndex",
     "Count",
@@ -37,7 +38,6 @@ __all__ = [
     "Logit",
     "Loss",
     "NonNegative",
-    "OF_DIFFERENCE",
     "Parameter",
     "Positive",
     "Probability",

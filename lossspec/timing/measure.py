@@ -11,18 +11,18 @@ from typing import Any
 from lossspec.audit import controls
 from lossspec.cases.workloads import CLASSES, Size, axes, batch_axis, has_classes, sizes, workload
 from lossspec.clauses import clauses
-from lossspec.execution.call import lacking
-from lossspec.execution.implementation import Implementation, Subject
+from lossspec.execution.call import unsupported_argument
+from lossspec.execution.implementation import Implementation, LossUnderTest
 from lossspec.execution.memory import weighed
-from lossspec.implementations.counterpart import reference
-from lossspec.judging.plan import Planned
+from lossspec.implementations.counterpart import torch_counterpart
+from lossspec.judging.plan import CellPlan
 from lossspec.judging.profiles import PROFILES
 from lossspec.judging.verdict import Run
 from lossspec.report.verdict import Verdict
 from lossspec.safe_text import foreign_error
 from lossspec.timing.clocks import Clock, clock_of
 from lossspec.timing.memory import Need, TooLarge, clocked, excess, fitted, need, too_large
-from lossspec.timing.pairs import Contest
+from lossspec.timing.pairs import PairedTiming
 from lossspec.timing.results import Growth, Mode, Peak, Timing, timing_id
 from lossspec.timing.statistics import FEWEST, compared, exponent, foreseen, kept
 
@@ -38,46 +38,46 @@ POINT = 0.1
 
 
 @dataclass(frozen=True)
-class Entrant:
+class TimedLoss:
     """A loss of an implementation on a device, in one dtype."""
 
     implementation: Implementation
-    subject: Subject
+    under_test: LossUnderTest
     device: str
     dtype: str
 
     @property
     def name(self) -> str:
         """Unique within the implementation's report."""
-        loss, surface = self.subject.loss.name, self.subject.surface
+        loss, surface = self.under_test.loss.name, self.under_test.surface
         return f"{loss}[{surface}-{self.device}-{self.dtype}]"
 
 
 @dataclass(frozen=True)
-class Heat:
-    """An entrant at one size in one mode: what one test times."""
+class TimingCell:
+    """An timed loss at one size in one mode: what one test times."""
 
-    entrant: Entrant
+    timed_loss: TimedLoss
     size: Size
     mode: Mode
 
     @property
     def id(self) -> str:
         """Unique within the implementation's report."""
-        subject = self.entrant.subject
+        under_test = self.timed_loss.under_test
         return timing_id(
-            subject.loss.name,
+            under_test.loss.name,
             self.size.name,
             self.mode,
-            subject.surface,
-            self.entrant.device,
-            self.entrant.dtype,
+            under_test.surface,
+            self.timed_loss.device,
+            self.timed_loss.dtype,
         )
 
 
 @dataclass
-class Race:
-    """The settings of a timing run, and what it has found about its entrants.
+class TimingRun:
+    """The settings of a timing run, and what it has found about its timed loss.
 
     budget : seconds for the rounds of one cell.
     """
@@ -97,26 +97,26 @@ class Race:
 
     # === the gate =========================================================================
 
-    def barred(self, entrant: Entrant) -> str | None:
+    def barred(self, timed_loss: TimedLoss) -> str | None:
         """Why a loss is not timed: it does not conform, in this very process."""
-        key = (entrant.implementation.name, entrant.name)
+        key = (timed_loss.implementation.name, timed_loss.name)
         if key not in self._barred:
-            self._barred[key] = self._judge(entrant)
+            self._barred[key] = self._judge(timed_loss)
         return self._barred[key]
 
-    def _judge(self, entrant: Entrant) -> str | None:
-        loss, surface = entrant.subject.loss, entrant.subject.surface
-        if entrant.dtype not in loss.dtypes:
-            return f"the spec has no {entrant.dtype}; it has {', '.join(loss.dtypes)}"
-        run = Run(PROFILES["quick"], self.seed, (entrant.dtype,))
+    def _judge(self, timed_loss: TimedLoss) -> str | None:
+        loss, surface = timed_loss.under_test.loss, timed_loss.under_test.surface
+        if timed_loss.dtype not in loss.dtypes:
+            return f"the spec has no {timed_loss.dtype}; it has {', '.join(loss.dtypes)}"
+        run = Run(PROFILES["quick"], self.seed, (timed_loss.dtype,))
         cells = [
-            Planned(
-                entrant.implementation,
+            CellPlan(
+                timed_loss.implementation,
                 loss,
                 surface,
                 clauses()[name],
-                entrant.device,
-                entrant.subject,
+                timed_loss.device,
+                timed_loss.under_test,
             )
             for name in GATE
             if clauses()[name].applies(loss, surface)
@@ -130,10 +130,12 @@ class Race:
 
     # === one cell =========================================================================
 
-    def run(self, heat: Heat, drive: Callable[[Contest], None] = Contest.run) -> Timing:
+    def run(
+        self, timing_cell: TimingCell, drive: Callable[[PairedTiming], None] = PairedTiming.run
+    ) -> Timing:
         """Time a cell. drive : goes through the rounds of a contest."""
         started = time.perf_counter()
-        barred = self.barred(heat.entrant)
+        barred = self.barred(timing_cell.timed_loss)
         facts: dict[str, Any] = {
             "shapes": {},
             "verdict": "not-timed",
@@ -148,46 +150,52 @@ class Race:
                 # What an implementation warns of would only fill the screen.
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
-                    facts |= self._timed(heat, drive)
+                    facts |= self._timed(timing_cell, drive)
             except TooLarge as error:
                 facts["reason"] = str(error)
             except Exception as error:  # of the implementation: it belongs in its report
                 facts["reason"] = foreign_error(error)
         return Timing(
-            id=heat.id,
-            loss=heat.entrant.subject.loss.name,
-            surface=heat.entrant.subject.surface,
-            size=heat.size.name,
-            mode=heat.mode,
-            device=heat.entrant.device,
-            dtype=heat.entrant.dtype,
+            id=timing_cell.id,
+            loss=timing_cell.timed_loss.under_test.loss.name,
+            surface=timing_cell.timed_loss.under_test.surface,
+            size=timing_cell.size.name,
+            mode=timing_cell.mode,
+            device=timing_cell.timed_loss.device,
+            dtype=timing_cell.timed_loss.dtype,
             seconds=round(time.perf_counter() - started, 3),
             **facts,
         )
 
-    def _timed(self, heat: Heat, drive: Callable[[Contest], None]) -> dict[str, Any]:
-        entrant = heat.entrant
-        loss, device = entrant.subject.loss, entrant.device
-        torchs = reference(loss, entrant.subject.surface) or reference(loss, "function")
+    def _timed(
+        self, timing_cell: TimingCell, drive: Callable[[PairedTiming], None]
+    ) -> dict[str, Any]:
+        timed_loss = timing_cell.timed_loss
+        loss, device = timed_loss.under_test.loss, timed_loss.device
+        torchs = torch_counterpart(loss, timed_loss.under_test.surface) or torch_counterpart(
+            loss, "function"
+        )
         if torchs is None:
             raise TooLarge(f"torch has no {loss.name} to compare with")
-        arms = {MINE: entrant.subject, TORCH: torchs}
-        known = self._axes(heat, arms)
-        case = workload(loss, known, entrant.dtype, self.seed)
-        for subject in arms.values():
-            missing = lacking(subject, case)
+        arms = {MINE: timed_loss.under_test, TORCH: torchs}
+        known = self._axes(timing_cell, arms)
+        case = workload(loss, known, timed_loss.dtype, self.seed)
+        for under_test in arms.values():
+            missing = unsupported_argument(under_test, case)
             if missing is not None:
-                raise TooLarge(f"{subject.implementation} takes no {missing}")
-        absent = self._textbook(heat, known, arms)
+                raise TooLarge(f"{under_test.implementation} takes no {missing}")
+        absent = self._textbook(timing_cell, known, arms)
         clock = self.clock(device)
-        contest = Contest(arms, case, heat.mode, device, clock, self.budget)
+        contest = PairedTiming(arms, case, timing_cell.mode, device, clock, self.budget)
         drive(contest)
         found, dropped = kept(contest.readings(), contest.rates)
         facts = {
             "shapes": {name: array.shape for name, array in case.tensors.items()},
             "arms": found,
             "dropped": dropped,
-            "peaks": self._peaks(heat, arms, case, absent) if heat.mode == "full" else (),
+            "peaks": self._peaks(timing_cell, arms, case, absent)
+            if timing_cell.mode == "full"
+            else (),
         }
         mine, *baselines = found
         if len(mine.own) < FEWEST:
@@ -203,18 +211,18 @@ class Race:
             "comparisons": comparisons,
         }
 
-    def _axes(self, heat: Heat, arms: Mapping[str, Subject]) -> dict[str, int]:
-        entrant, loss = heat.entrant, heat.entrant.subject.loss
-        key = (entrant.implementation.name, entrant.name, heat.size.name)
+    def _axes(self, timing_cell: TimingCell, arms: Mapping[str, LossUnderTest]) -> dict[str, int]:
+        timed_loss, loss = timing_cell.timed_loss, timing_cell.timed_loss.under_test.loss
+        key = (timed_loss.implementation.name, timed_loss.name, timing_cell.size.name)
         if key not in self._sizes:
-            wanted = axes(loss, heat.size)
+            wanted = axes(loss, timing_cell.size)
             self._sizes[key] = wanted
-            if heat.size.elements >= LARGE:
-                subjects = list(dict.fromkeys(arms.values()))
-                clock, batch = self.clock(entrant.device), batch_axis(loss)
+            if timing_cell.size.elements >= LARGE:
+                losses_under_test = list(dict.fromkeys(arms.values()))
+                clock, batch = self.clock(timed_loss.device), batch_axis(loss)
                 try:
                     self._sizes[key] = fitted(
-                        subjects, wanted, batch, entrant.dtype, entrant.device, clock
+                        losses_under_test, wanted, batch, timed_loss.dtype, timed_loss.device, clock
                     )
                 except TooLarge as error:
                     self._sizes[key] = error
@@ -224,33 +232,37 @@ class Race:
         return found
 
     def _textbook(
-        self, heat: Heat, known: Mapping[str, int], arms: dict[str, Subject]
+        self, timing_cell: TimingCell, known: Mapping[str, int], arms: dict[str, LossUnderTest]
     ) -> str | None:
         """Add the textbook composition where there is one; otherwise say why there is none."""
-        entrant, loss = heat.entrant, heat.entrant.subject.loss
+        timed_loss, loss = timing_cell.timed_loss, timing_cell.timed_loss.under_test.loss
         control = controls().get(f"{loss.name}/{TEXTBOOK}")
         if control is None:
             return "no textbook composition of this loss ships"
-        subject = Subject(TEXTBOOK, loss, control.surface, control.make())
-        key = (entrant.implementation.name, entrant.name, heat.size.name)
+        under_test = LossUnderTest(TEXTBOOK, loss, control.surface, control.make())
+        key = (timed_loss.implementation.name, timed_loss.name, timing_cell.size.name)
         if key not in self._dear:  # once for all modes, so that they have the same arms
             self._dear[key] = None
-            if heat.size.elements >= LARGE:
-                clock = self.clock(entrant.device)
-                needed = need(subject, known, entrant.dtype, entrant.device, clock)
+            if timing_cell.size.elements >= LARGE:
+                clock = self.clock(timed_loss.device)
+                needed = need(under_test, known, timed_loss.dtype, timed_loss.device, clock)
                 shorter = Need(needed.bytes, needed.seconds / SLOWER)
-                if excess(shorter, entrant.device) > 1:
+                if excess(shorter, timed_loss.device) > 1:
                     self._dear[key] = str(too_large(needed))
         if self._dear[key] is None:
-            arms[TEXTBOOK] = subject
+            arms[TEXTBOOK] = under_test
         return self._dear[key]
 
     def _peaks(
-        self, heat: Heat, arms: Mapping[str, Subject], case: Any, absent: str | None
+        self,
+        timing_cell: TimingCell,
+        arms: Mapping[str, LossUnderTest],
+        case: Any,
+        absent: str | None,
     ) -> list[Peak]:
         peaks = []
-        for name, subject in arms.items():
-            top, size = weighed(subject, case, heat.entrant.device)
+        for name, under_test in arms.items():
+            top, size = weighed(under_test, case, timing_cell.timed_loss.device)
             peaks.append(Peak(name, top, top / size, None))
         if absent is not None:
             peaks.append(Peak(TEXTBOOK, None, None, absent))
@@ -258,48 +270,52 @@ class Race:
 
     # === growth ===========================================================================
 
-    def grow(self, entrant: Entrant, axis: str) -> list[Growth]:
+    def grow(self, timed_loss: TimedLoss, axis: str) -> list[Growth]:
         """How a full step grows along an axis, of the implementation and of torch."""
-        loss = entrant.subject.loss
-        reason = self.barred(entrant)
-        torchs = reference(loss, entrant.subject.surface) or reference(loss, "function")
-        arms = {MINE: entrant.subject} | ({TORCH: torchs} if torchs is not None else {})
+        loss = timed_loss.under_test.loss
+        reason = self.barred(timed_loss)
+        torchs = torch_counterpart(loss, timed_loss.under_test.surface) or torch_counterpart(
+            loss, "function"
+        )
+        arms = {MINE: timed_loss.under_test} | ({TORCH: torchs} if torchs is not None else {})
         if reason is not None:
-            return [self._curve(entrant, axis, MINE, [], [], [], reason)]
+            return [self._curve(timed_loss, axis, MINE, [], [], [], reason)]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return [self._grown(entrant, axis, name, s) for name, s in arms.items()]
+            return [self._grown(timed_loss, axis, name, s) for name, s in arms.items()]
 
-    def _grown(self, entrant: Entrant, axis: str, name: str, subject: Subject) -> Growth:
+    def _grown(
+        self, timed_loss: TimedLoss, axis: str, name: str, under_test: LossUnderTest
+    ) -> Growth:
         done: list[int] = []
         seconds: list[float] = []
         bytes_: list[int] = []
         reason = None
-        clock = self.clock(entrant.device)
-        for size, known in points(entrant, axis):
+        clock = self.clock(timed_loss.device)
+        for size, known in points(timed_loss, axis):
             if done:
                 wanted = Need(
                     foreseen(done, bytes_, size),
                     foreseen(done, [1e9 * s for s in seconds], size) / 1e9,
                 )
-                if excess(wanted, entrant.device, POINT) > 1:
+                if excess(wanted, timed_loss.device, POINT) > 1:
                     reason = f"from {size} on {too_large(wanted)}"
                     break
             try:
-                case = workload(subject.loss, known, entrant.dtype, self.seed)
-                top = weighed(subject, case, entrant.device)[0]
-                taken = clocked(subject, case, entrant.device, clock, times=5)
+                case = workload(under_test.loss, known, timed_loss.dtype, self.seed)
+                top = weighed(under_test, case, timed_loss.device)[0]
+                taken = clocked(under_test, case, timed_loss.device, clock, times=5)
             except Exception as error:  # of the implementation, for which it is the end
                 reason = f"at {size}: {foreign_error(error)}"
                 break
             done.append(size)
             bytes_.append(top)
             seconds.append(taken)
-        return self._curve(entrant, axis, name, done, seconds, bytes_, reason)
+        return self._curve(timed_loss, axis, name, done, seconds, bytes_, reason)
 
     @staticmethod
     def _curve(
-        entrant: Entrant,
+        timed_loss: TimedLoss,
         axis: str,
         arm: str,
         done: list[int],
@@ -308,10 +324,10 @@ class Race:
         reason: str | None,
     ) -> Growth:
         return Growth(
-            loss=entrant.subject.loss.name,
-            surface=entrant.subject.surface,
-            device=entrant.device,
-            dtype=entrant.dtype,
+            loss=timed_loss.under_test.loss.name,
+            surface=timed_loss.under_test.surface,
+            device=timed_loss.device,
+            dtype=timed_loss.dtype,
             axis=axis,
             arm=arm,
             sizes=done,  # type: ignore[arg-type]  # the record makes tuples
@@ -323,25 +339,25 @@ class Race:
         )
 
 
-def heats(entrant: Entrant, modes: tuple[Mode, ...]) -> list[Heat]:
+def timing_cells(timed_loss: TimedLoss, modes: tuple[Mode, ...]) -> list[TimingCell]:
     """Every size in every mode."""
     return [
-        Heat(entrant, size, mode)
-        for size in sizes(entrant.subject.loss, entrant.device)
+        TimingCell(timed_loss, size, mode)
+        for size in sizes(timed_loss.under_test.loss, timed_loss.device)
         for mode in modes
     ]
 
 
-def growing(entrant: Entrant) -> list[str]:
+def growing(timed_loss: TimedLoss) -> list[str]:
     """The axes along which growth is measured: the batch, and the classes where there are any."""
-    loss = entrant.subject.loss
+    loss = timed_loss.under_test.loss
     return ["N", *([CLASSES] if has_classes(loss) else [])]
 
 
-def points(entrant: Entrant, axis: str) -> list[tuple[int, dict[str, int]]]:
+def points(timed_loss: TimedLoss, axis: str) -> list[tuple[int, dict[str, int]]]:
     """The sizes along an axis, and all axes at each."""
-    loss = entrant.subject.loss
-    scale = 1 if entrant.device == "cpu" else 8
+    loss = timed_loss.under_test.loss
+    scale = 1 if timed_loss.device == "cpu" else 8
     if axis == CLASSES:
         most = Size("growth", 2**22 * scale, 16, 2**17, "the batch of the largest vocabulary")
         fixed = axes(loss, most)
@@ -354,10 +370,10 @@ def points(entrant: Entrant, axis: str) -> list[tuple[int, dict[str, int]]]:
     return found
 
 
-def paired(benchmark: Any) -> Callable[[Contest], None]:
+def paired(benchmark: Any) -> Callable[[PairedTiming], None]:
     """What drives a contest inside pytest-benchmark: the baselines are timed beside its rounds."""
 
-    def drive(contest: Contest) -> None:
+    def drive(contest: PairedTiming) -> None:
         with contest.quiet():
             benchmark.pedantic(
                 contest.during,

@@ -12,15 +12,15 @@ import torch
 
 from lossspec.cases.case import Case
 from lossspec.cases.workloads import workload
-from lossspec.execution.call import lacking
-from lossspec.execution.implementation import Subject
+from lossspec.execution.call import unsupported_argument
+from lossspec.execution.implementation import LossUnderTest
 from lossspec.execution.inputs import Inputs, step
 from lossspec.execution.memory import weighed
 from lossspec.timing.clocks import Clock
 from lossspec.timing.statistics import foreseen
 
 #: A call that takes longer, in seconds, or more of the free memory, is not made at all.
-PATIENCE = 0.1
+LONGEST_CALL = 0.1
 SHARE = 0.4
 
 
@@ -28,10 +28,12 @@ class TooLarge(Exception):
     """A call that this machine has not the memory or the patience for; says what it would take."""
 
 
-def clocked(subject: Subject, case: Case, device: str, clock: Clock, times: int = 3) -> float:
+def clocked(
+    under_test: LossUnderTest, case: Case, device: str, clock: Clock, times: int = 3
+) -> float:
     """The median seconds of a few full steps, on the clock's own reading."""
-    inputs = Inputs(subject.loss, case, device, subject)
-    work = step(inputs.call(subject), "full")
+    inputs = Inputs(under_test.loss, case, device, under_test)
+    work = step(inputs.call(under_test), "full")
     taken = []
     for _ in range(times + 1):
         inputs.refill()
@@ -58,11 +60,13 @@ class Need:
     seconds: float
 
 
-def need(subject: Subject, axes: Mapping[str, int], dtype: str, device: str, clock: Clock) -> Need:
+def need(
+    under_test: LossUnderTest, axes: Mapping[str, int], dtype: str, device: str, clock: Clock
+) -> Need:
     """What a step at these sizes will take, going by smaller ones.
 
     They grow up to half, or until a step takes too long: going far on from short steps, in which
-    the cost of a call still counts, would foresee too little. TooLarge where the subject lacks what
+    the cost of a call still counts, would foresee too little. TooLarge where the implementation lacks what
     the call passes.
     """
     sizes: list[float] = []
@@ -70,22 +74,22 @@ def need(subject: Subject, axes: Mapping[str, int], dtype: str, device: str, clo
     taken: list[float] = []
     for scale in (32, 16, 8, 4, 2):
         small = {axis: max(1, size // scale) for axis, size in axes.items()}
-        case = workload(subject.loss, small, dtype, 0)
-        missing = lacking(subject, case)
+        case = workload(under_test.loss, small, dtype, 0)
+        missing = unsupported_argument(under_test, case)
         if missing is not None:
             raise TooLarge(f"it takes no {missing}")
         sizes.append(1 / scale)
-        bytes_.append(weighed(subject, case, device)[0])
-        taken.append(1e9 * clocked(subject, case, device, clock))
+        bytes_.append(weighed(under_test, case, device)[0])
+        taken.append(1e9 * clocked(under_test, case, device, clock))
         if len(sizes) > 1 and (
-            taken[-1] > 1e9 * PATIENCE
+            taken[-1] > 1e9 * LONGEST_CALL
             or foreseen(sizes, bytes_, 2 / scale) > SHARE * free_memory(device)
         ):
             break
     return Need(foreseen(sizes, bytes_, 1.0), foreseen(sizes, taken, 1.0) / 1e9)
 
 
-def excess(needed: Need, device: str, patience: float = PATIENCE) -> float:
+def excess(needed: Need, device: str, patience: float = LONGEST_CALL) -> float:
     """How many times over a need is what the device has to spare; at most 1 will do."""
     return max(needed.bytes / (SHARE * free_memory(device)), needed.seconds / patience)
 
@@ -98,20 +102,20 @@ def too_large(needed: Need) -> TooLarge:
 
 
 def fitted(
-    subjects: Sequence[Subject],
+    losses_under_test: Sequence[LossUnderTest],
     axes: Mapping[str, int],
     batch: str,
     dtype: str,
     device: str,
     clock: Clock,
 ) -> dict[str, int]:
-    """The sizes with the batch halved as often as it takes for every subject to be affordable.
+    """The sizes with the batch halved as often as it takes for every implementation to be affordable.
 
     TooLarge where that leaves less than one sample.
     """
     found = dict(axes)
-    for subject in subjects:
-        needed = need(subject, axes, dtype, device, clock)
+    for under_test in losses_under_test:
+        needed = need(under_test, axes, dtype, device, clock)
         halvings = max(0, math.ceil(math.log2(max(excess(needed, device), 1e-9))))
         if axes[batch] >> halvings < 1:
             raise too_large(needed)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from lossspec.cases.case import Case
-from lossspec.execution.implementation import Subject
+from lossspec.execution.implementation import LossUnderTest
 from lossspec.execution.inputs import Inputs, Step, step
 from lossspec.timing.clocks import Clock, clock_of
 from lossspec.timing.results import Arm, Mode
@@ -28,7 +28,7 @@ LONGEST = 20e-3
 SAME_RESULT = 2.0**-4
 
 
-class Contest:
+class PairedTiming:
     """The arms of one cell, timed in turn: the first one is judged against each of the others.
 
     A round is `before`, `during`, `after`. The rounds go through all orders of the arms (ABBA, for
@@ -39,7 +39,7 @@ class Contest:
 
     def __init__(
         self,
-        arms: Mapping[str, Subject],
+        arms: Mapping[str, LossUnderTest],
         case: Case,
         mode: Mode,
         device: str,
@@ -65,10 +65,10 @@ class Contest:
         some = next(iter(self.arms.values()))
         inputs = Inputs(some.loss, self._case, self._device, some)
         self.inputs.append(inputs)
-        for name, subject in self.arms.items():
+        for name, under_test in self.arms.items():
             inputs.refill()
             with torch.set_grad_enabled(self.mode != "infer"):
-                self._steps[name].append(step(inputs.call(subject), self.mode))
+                self._steps[name].append(step(inputs.call(under_test), self.mode))
 
     def _calibrate(self, budget: float) -> None:
         """How many calls make a block, and how many rounds fit the budget in seconds."""

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from lossspec.errors import ReportError
 from lossspec.report.reader import Record
-from lossspec.report.records import Artifact, Environment, Tested
+from lossspec.report.records import Artifact, Environment, TestedImplementation
 from lossspec.thresholds import BAND, CONFIDENCE, DISAGREE, INCREDIBLE
 
 SCHEMA = Path(__file__).with_name("timing.schema.json")  # of the artifact, for other tools
@@ -163,7 +163,7 @@ class Rules(Record):
 class TimingReport(Artifact):
     """The artifact of a timing run: every reading, and what follows from it."""
 
-    implementation: Tested
+    implementation: TestedImplementation
     environment: Environment
     seed: int
     rules: Rules
