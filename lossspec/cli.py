@@ -10,7 +10,6 @@ import signal
 import sys
 import threading
 from collections.abc import Generator, Sequence
-from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -22,9 +21,6 @@ from lossspec.safe_text import block, one_line
 
 if TYPE_CHECKING:
     import pytest
-
-    from lossspec.judging.profiles import Profile
-    from lossspec.spec.loss import Loss
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -149,18 +145,17 @@ def _parser() -> argparse.ArgumentParser:
     known.add_argument("--profile", default="standard")
     known.set_defaults(action=_deviations)
 
-    audit = commands.add_parser("audit", help="run wrong losses through the suite: is each found?")
+    audit = commands.add_parser(
+        "audit", help="change a loss's definition in one place at a time: is each change found?"
+    )
     audit.add_argument("loss", nargs="*", help="default: every loss")
     audit.add_argument("--profile", default="quick")
     audit.add_argument("--seed", type=int, default=0)
+    audit.add_argument("--cases", type=int, metavar="N", help="default: those of the profile")
     audit.add_argument(
         "--matrix", type=Path, metavar="FILE", help="write which clauses find which wrong loss"
     )
     audit.add_argument("--page", type=Path, metavar="FILE", help="write the same as a page of HTML")
-    audit.add_argument(
-        "--controls", action="store_true", help="run right losses instead: is one accused?"
-    )
-    audit.add_argument("--cases", type=int, metavar="N", help="default: those of the profile")
     audit.set_defaults(action=_audit)
     return parser
 
@@ -328,58 +323,19 @@ def _deviations(options: argparse.Namespace) -> int:
 
 
 def _audit(options: argparse.Namespace) -> int:
-    import torch
-
-    from lossspec.audit import audit, mutants
+    from lossspec.audit.command import report
     from lossspec.audit.operators import variants
-    from lossspec.audit.table import matrix, summary, total
-    from lossspec.judging.profiles import profile_named
-    from lossspec.report.files import replace_file
     from lossspec.spec.catalogue import catalogue, find
 
-    torch.set_num_threads(1)
-    profile = profile_named(options.profile)
-    if options.cases is not None:
-        if options.cases < 1:
-            raise ValueError(f"--cases takes a whole number of 1 or more, got {options.cases}")
-        profile = replace(profile, examples=options.cases, even=True)
     losses = [find(name) for name in options.loss] or list(catalogue().values())
-    if options.controls:
-        return _soak(losses, profile, options.seed)
-    results = []
-    first_only = options.matrix is None and options.page is None
-    for loss in losses:
-        wrong = [m for m in mutants().values() if m.loss == loss.name] + list(variants(loss))
-        found = list(audit(wrong, profile, options.seed, first_only=first_only, spec=loss))
-        _say(summary(loss.name, found))
-        results += found
-    _say(total(f"profile {profile.name}", results))
-    if options.matrix is not None:
-        replace_file(options.matrix, matrix(results))
-        _say(f"matrix: {options.matrix}")
-    if options.page is not None:
-        from lossspec.audit.page import page
-
-        replace_file(options.page, page(f"profile {profile.name}, seed {options.seed}", results))
-        _say(f"page: {options.page}")
-    return 0
-
-
-def _soak(losses: Sequence[Loss], profile: Profile, seed: int) -> int:
-    """Run the right losses; status 1 when one of them is accused."""
-    from lossspec.audit import audit, controls
-    from lossspec.audit.table import accusations
-
-    cases, accused = 0, 0
-    for loss in losses:
-        for result in audit(
-            [c for c in controls().values() if c.loss == loss.name], profile, seed, spec=loss
-        ):
-            cases += result.cases
-            accused += bool(result.kills or result.crashed)
-            _say(accusations(result))
-    _say(f"profile {profile.name}, seed {seed}: {cases} cases, {accused or 'nothing'} accused")
-    return 1 if accused else 0
+    return report(
+        ((loss, variants(loss)) for loss in losses),
+        options.profile,
+        options.seed,
+        cases=options.cases,
+        matrix_file=options.matrix,
+        page_file=options.page,
+    )
 
 
 if __name__ == "__main__":

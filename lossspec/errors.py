@@ -94,6 +94,6 @@ class ReportError(LossspecError, ValueError):
         self.problem = problem
         self.where = where
 
-    def within(self, outer: str) -> "ReportError":
+    def within(self, outer: str) -> ReportError:
         """The same error, seen from one level further out."""
         return ReportError(self.problem, outer + self.where)

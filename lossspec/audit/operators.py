@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lossspec.audit import Mutant
+from lossspec.audit import Defect
 from lossspec.cases.case import Case
 from lossspec.dtypes import precision
 from lossspec.execution.implementation import LossUnderTest
@@ -45,11 +45,11 @@ FLIPPED: Mapping[type[ast.cmpop], type[ast.cmpop]] = {
 }
 
 
-def variants(loss: Loss) -> Iterator[Mutant]:
+def variants(loss: Loss) -> Iterator[Defect]:
     """Every version of a loss that is wrong in one place and shown to be wrong by some case."""
     right = function(loss)
     for index, (wrong, make) in enumerate(_versions(loss)):
-        made = Mutant(f"version-{index}", loss.name, make, wrong)
+        made = Defect(f"version-{index}", loss.name, make, wrong)
         if witness(loss, right, make()) is not None:
             yield made
 

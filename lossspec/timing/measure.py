@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lossspec.audit import controls
+from lossspec.baselines import textbook
 from lossspec.cases.workloads import CLASSES, Size, axes, batch_axis, has_classes, sizes, workload
 from lossspec.clauses import clauses
 from lossspec.execution.call import unsupported_argument
@@ -236,10 +236,10 @@ class TimingRun:
     ) -> str | None:
         """Add the textbook composition where there is one; otherwise say why there is none."""
         timed_loss, loss = timing_cell.timed_loss, timing_cell.timed_loss.under_test.loss
-        control = controls().get(f"{loss.name}/{TEXTBOOK}")
-        if control is None:
+        composition = textbook(loss.name)
+        if composition is None:
             return "no textbook composition of this loss ships"
-        under_test = LossUnderTest(TEXTBOOK, loss, control.surface, control.make())
+        under_test = LossUnderTest(TEXTBOOK, loss, "function", composition)
         key = (timed_loss.implementation.name, timed_loss.name, timing_cell.size.name)
         if key not in self._dear:  # once for all modes, so that they have the same arms
             self._dear[key] = None
