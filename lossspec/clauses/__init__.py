@@ -26,13 +26,13 @@ SMALL = 200
 class Clause:
     """One checkable sentence of the contract.
 
-    judge : raises `lossspec.clauses.trial.Deviation` when a trial breaks it. applies : whether the spec
+    judge : raises `Deviation` when a trial breaks it. applies : whether the spec
     gives it anything to say, for a loss on a surface. only_on : the one kind of device that it is
     about. enough : after this many informative trials it has nothing left to learn; None for never.
     slow : left out of the quick profile. empty : whether it also judges calls on empty tensors.
     once : it is about the loss and not the case that it is handed: one trial is enough, and no
     simpler case shows more. needs : a package without which it cannot be judged. chosen : it costs
-    too much to judge the cases of the stream: it is judged on those of `lossspec.judging.costly_cases`, which
+    too much to judge the cases of the stream: it is judged on those of `judging.costly_cases`, which
     show every option, on so many at least, and a failing one is shrunk by its options alone.
     hazard : its calls must raise, and where they do not they may damage the process. It is judged
     on small calls that work, after all clauses with less of it.

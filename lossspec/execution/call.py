@@ -77,7 +77,10 @@ def _ignores(loss: Loss, case: Case, name: str) -> bool:
 
 
 def without(under_test: LossUnderTest, case: Case, name: str) -> Case | None:
-    """The case without an argument that the implementation lacks; None where it is no case without it."""
+    """Drop an argument that the implementation does not take.
+
+    None if the remaining call is not valid.
+    """
     loss, form = under_test.loss, under_test.loss.form(case.form)
     if name.startswith("reduction="):
         return case.with_(reduction=loss.reductions[0])

@@ -26,7 +26,7 @@ _LENGTH = 8
 
 @dataclass(frozen=True)
 class Underway:
-    """A call that was under way: a `lossspec.cases.case.Case`, and the arguments passed in its place."""
+    """A call that was under way: its case, and the arguments that were replaced in it."""
 
     case: Any
     replaced: Mapping[str, Any] = field(default_factory=dict)

@@ -6,6 +6,7 @@ import torch
 
 
 def laid_out(plain: torch.Tensor, layout: str) -> torch.Tensor:
+    """Return a tensor with the same numbers, stored in a layout."""
     if plain.ndim == 0 or plain.numel() == 0:
         return plain
     if layout == "permuted":

@@ -61,7 +61,10 @@ def of_number(
 
 
 def supported_call(under_test: LossUnderTest, case: Case, unsupported: set[str]) -> Case | None:
-    """The case without what the implementation lacks, which is noted; None where it is none without it."""
+    """Drop arguments that the implementation does not take, and record them.
+
+    None if the remaining call is not valid.
+    """
     while (missing := unsupported_argument(under_test, case)) is not None:
         unsupported.add(missing)
         plainer = without(under_test, case, missing)

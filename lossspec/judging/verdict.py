@@ -248,8 +248,8 @@ class Run:
         wanted = min(self.profile.informative, enough)
         if clause_record.informative < wanted:
             reason = (
-                f"{clause_record.informative} of {clause_record.examples} cases could have told right from "
-                f"wrong; profile {self.profile.name} asks for {wanted}"
+                f"{clause_record.informative} of {clause_record.examples} cases could have told "
+                f"right from wrong; profile {self.profile.name} asks for {wanted}"
             )
             return _Told(Verdict.INCONCLUSIVE, reason)
         if self.require_all and lacks:

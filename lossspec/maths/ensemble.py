@@ -219,15 +219,18 @@ def rounded(x: Array, steady: bool = False, times: float = 1.0, apart: bool = Fa
 
 
 def kept(condition: np.ndarray) -> np.ndarray:
+    """Return the branches of member 0 for every member that is only perturbed."""
     return condition if current.ensemble is None else current.ensemble.kept(condition)
 
 
 def compared(nan: np.ndarray) -> None:
+    """Note whether a nan was compared with a number."""
     if current.ensemble is not None:
         current.ensemble.compared |= bool(nan.any())
 
 
 def kinked(argument: np.ndarray, slope: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Return a derivative with both one-sided values where `argument` may be 0."""
     if current.ensemble is None:
         return slope
     return current.ensemble.sided(argument, slope, low, high)

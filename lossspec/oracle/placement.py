@@ -18,6 +18,7 @@ class Placed:
     core: int
 
     def enter(self, array: np.ndarray, loop: tuple[int, ...]) -> np.ndarray:
+        """Return a tensor in the definition's view, broadcast over the loop axes."""
         moved = array.transpose(self.order).reshape(self.view)
         return np.broadcast_to(moved, loop + self.view[len(self.view) - self.core :])
 
@@ -32,6 +33,7 @@ class Placed:
 
 
 def placed_axes(array: np.ndarray, axes: tuple[str, ...], contract: Shape) -> Placed:
+    """Return how a tensor with these axes lies in the view of a definition."""
     loop = [axes.index(name) for name in contract.result if name in axes]
     ones = [i for i, name in enumerate(axes) if name == "1"]
     core = [i for i, name in enumerate(axes) if name not in (*contract.result, "1")]

@@ -54,6 +54,7 @@ class Record:
 
 
 def field_names(record: Record | type[Record]) -> list[str]:
+    """Return the names of a record's fields."""
     return [field.name for field in fields(record)]
 
 
@@ -104,6 +105,7 @@ def _items(kind: Any, items: Iterable[tuple[Any, Any]]) -> Iterator[Any]:
 
 
 def too_deep_error() -> ReportError:
+    """Return the error for data that is nested too deep."""
     return ReportError(f"is nested deeper than {DEEPEST} levels, which is the limit")
 
 
@@ -134,25 +136,30 @@ def plain_data(value: Any, level: int = 0) -> Any:
 
 
 def dump_json(data: Any) -> str:
+    """Return data as JSON on one line."""
     text = json.dumps(data, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
     return json_text(text)
 
 
 def refuse_constant(name: str) -> Any:
+    """Raise ReportError for a number that JSON does not have, such as NaN."""
     raise ReportError(f"holds {name}, which is not JSON")
 
 
 def object_without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object; ReportError if a key stands in it twice."""
     if twice := repeated_names(key for key, _ in pairs):
         raise ReportError(f"got the same key twice: {first_names(twice)}")
     return dict(pairs)
 
 
 def repeated_names(names: Iterable[str]) -> list[str]:
+    """Return the names that occur again."""
     seen: set[str] = set()
     return [name for name in names if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
 
 
 def first_names(names: list[str]) -> str:
+    """Return the first few names, and how many more there are."""
     shown = ", ".join(names[:3])
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"

@@ -66,7 +66,7 @@ def need(
     """What a step at these sizes will take, going by smaller ones.
 
     They grow up to half, or until a step takes too long: going far on from short steps, in which
-    the cost of a call still counts, would foresee too little. TooLarge where the implementation lacks what
+    the cost of a call still counts, would foresee too little. TooLarge if it lacks what
     the call passes.
     """
     sizes: list[float] = []
@@ -109,7 +109,7 @@ def fitted(
     device: str,
     clock: Clock,
 ) -> dict[str, int]:
-    """The sizes with the batch halved as often as it takes for every implementation to be affordable.
+    """Halve the batch as often as it takes for every implementation to be affordable.
 
     TooLarge where that leaves less than one sample.
     """
