@@ -302,7 +302,7 @@ class Campaign:
             self._judge(clause_record, trial)
 
     def _judge_candidate(self, clause_record: ClauseRecord, candidate: Candidate) -> bool | None:
-        """Return whether a costly clause judged a case; False if the implementation cannot run it."""
+        """Return whether a costly clause judged a case; False if the call failed that way."""
         self._case = CHOSEN + candidate.number
         judged, failed = clause_record.examples, clause_record.failed
         try:
