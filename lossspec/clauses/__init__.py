@@ -32,8 +32,8 @@ class Clause:
     slow : left out of the quick profile. empty : whether it also judges calls on empty tensors.
     once : it is about the loss and not the case that it is handed: one trial is enough, and no
     simpler case shows more. needs : a package without which it cannot be judged. chosen : it costs
-    too much to judge the cases of the stream: it is judged on the costly cases, which show every option,
-    on so many at least, and a failing one is shrunk by its options alone.
+    too much to judge the cases of the stream: it is judged on the costly cases, which show every
+    option, on so many at least, and a failing one is shrunk by its options alone.
     hazard : its calls must raise, and where they do not they may damage the process. It is judged
     on small calls that work, after all clauses with less of it.
     """
