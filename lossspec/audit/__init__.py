@@ -17,9 +17,9 @@ from lossspec.clauses import Clause, clauses
 from lossspec.clauses.trial import Deviation, Trial
 from lossspec.execution.implementation import LossUnderTest
 from lossspec.implementations.counterpart import torch_counterpart
-from lossspec.judging.campaign import CHOSEN, Campaign, ClauseRecord
+from lossspec.judging.campaign import Campaign, ClauseRecord
 from lossspec.judging.profiles import Profile, profile_named
-from lossspec.judging.stream import stream
+from lossspec.judging.stream import CHOSEN, stream
 from lossspec.oracle.solver import SolvedCase
 from lossspec.spec.catalogue import find
 from lossspec.spec.loss import Loss

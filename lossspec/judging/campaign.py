@@ -30,7 +30,7 @@ from lossspec.implementations.counterpart import composed_counterpart
 from lossspec.judging.costly_cases import Candidate, bared, chosen, drawn_for
 from lossspec.judging.known_deviations import KnownDeviation
 from lossspec.judging.profiles import Profile
-from lossspec.judging.stream import stream, supported_call
+from lossspec.judging.stream import CHOSEN, stream, supported_call
 from lossspec.oracle.solver import SolvedCase
 from lossspec.safe_text import foreign_error
 from lossspec.spec.roles import ClassIndex
@@ -41,8 +41,6 @@ TRIES = 8
 PLAINLY = 10.0
 #: So much further is the seed of the cases that stand in for those in dtypes that do not work.
 INSTEAD = 1_000_000
-#: The first number of the cases that are chosen for costly clauses.
-CHOSEN = 10_000_000
 #: So many small calls that work are kept for the clauses on calls that must raise.
 KEPT = 240
 #: In place of the number of a case: a stored one is replayed, one that failed is made simpler.

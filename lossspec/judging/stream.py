@@ -10,7 +10,6 @@ from lossspec.cases.case import Case
 from lossspec.cases.draw import Dealt, drawn
 from lossspec.execution.call import unsupported_argument, without
 from lossspec.execution.implementation import LossUnderTest
-from lossspec.judging.campaign import CHOSEN
 from lossspec.judging.costly_cases import drawn_for
 from lossspec.judging.profiles import Profile
 from lossspec.oracle.solver import SolvedCase
@@ -18,6 +17,8 @@ from lossspec.spec.loss import Loss
 
 #: Cases drawn at a time: what a stream keeps in memory.
 BATCH = 400
+#: The first number of the cases that are chosen for costly clauses.
+CHOSEN = 10_000_000
 
 
 def stream(
