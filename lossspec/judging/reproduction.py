@@ -229,14 +229,14 @@ def script(
         moved = f".to({device!r})" if movable and accelerates(device) else ""
         result = under_test.loss.results.get(case.reduction)
         call = f"target({', '.join(given)})" + (f".{result}" if result else "")
-        construct = f"    return subject({', '.join(extra)}){moved}"
+        construct = f"    return implementation({', '.join(extra)}){moved}"
         if own:
             construct = _OWN.format(
                 arguments=", ".join(extra), moved=moved, own=pprint.pformat(own)
             )
     else:
         call = f"target({', '.join([*given, *extra])})"
-        construct = "    return subject"
+        construct = "    return implementation"
     requires = [n for n in case.requires_grad if n not in replaced]
     shapes = {name: case.tensors[name].shape for name in own if name in requires}
     text = call_text(under_test, case, replaced, backward=deviation.backward)
