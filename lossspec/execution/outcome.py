@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeGuard
 import torch
 
 from lossspec.cases.case import Case
-from lossspec.execution.call import arguments, constructed, handed, owned
+from lossspec.execution.call import Call, arguments
 from lossspec.execution.checkpoint import under_way
 from lossspec.execution.global_state import Changed, preserved
 from lossspec.execution.implementation import LossUnderTest
@@ -75,22 +75,22 @@ def perform(
 
     replaced : arguments (tensors, parameters, reduction) to pass instead of the case's own.
     """
-    replaced = dict(replaced or {})
     tensors = arguments(under_test, case, device)
     if replaced:
         under_way(case, replaced)
-    tensors |= {name: replaced.pop(name) for name in list(replaced) if name in tensors}
+        tensors |= {name: replaced[name] for name in replaced if name in tensors}
     outcome = Outcome()
     outcome.keep(tensors)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             with preserved(outcome.changed):
-                call = constructed(under_test, case, tensors, replaced)
-                given = handed(under_test, case, tensors)
+                call = Call.of(under_test, case, replaced)
+                constructed = call.constructed(tensors)
+                given = call.handed(tensors)
                 outcome.keep(given)
                 outcome.phase = "call"
-                outcome.value = dense(call(given))
+                outcome.value = dense(constructed(given))
             outcome.phase = "backward"
             outcome.oversized = oversized(outcome.value, case)
             if backward and not outcome.oversized and differentiable(outcome.value):
@@ -106,7 +106,7 @@ def perform(
         for name in case.requires_grad
         if isinstance(tensors[name], torch.Tensor)
     }
-    parameters = owned(under_test, case).keys() if outcome.error is None else set()
+    parameters = call.owned.keys() if outcome.error is None else set()
     for name in parameters & outcome.gradients.keys():
         gradient = outcome.gradients[name]
         if gradient is None:  # a parameter that a call makes no use of

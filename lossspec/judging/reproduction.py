@@ -13,7 +13,7 @@ from lossspec.cases.case import Case
 from lossspec.clauses.trial import Deviation
 from lossspec.dtypes import dtype_name
 from lossspec.execution import files
-from lossspec.execution.call import argument, keywords, owned
+from lossspec.execution.call import Call, argument
 from lossspec.execution.call_text import call_text
 from lossspec.execution.devices import accelerates
 from lossspec.execution.implementation import LossUnderTest
@@ -193,53 +193,11 @@ def script(
     under_test: LossUnderTest, case: Case, deviation: Deviation, says: str, device: str
 ) -> str:
     """The text of the script, for an implementation that an import finds."""
-    case = deviation.case or case
-    form = under_test.loss.form(case.form)
-    roles = under_test.loss.roles(form)
-    own = owned(under_test, case)
-    replaced = deviation.replaced
-
-    inputs = []
-    for name, array in case.tensors.items():
-        given = replaced.get(name, array)
-        layout = "contiguous" if name in replaced else case.layouts.get(name, "contiguous")
-        if isinstance(given, torch.Tensor):
-            given = to_numpy(given)
-        elif isinstance(given, np.ndarray) and roles[name].scalar:
-            given = argument(roles[name], given)
-        code = _tensor(given, layout) if isinstance(given, np.ndarray) else _code(given)
-        inputs.append(f"    {name!r}: {code},")
-    passed = {
-        name: f"inputs[{name!r}]" for name in case.tensors if name not in {**form.tensors, **own}
-    }
-    for name, value in {**keywords(under_test, case, {}), **replaced}.items():
-        if name not in case.tensors:
-            passed[name] = _code(value)
-    extra = [f"{name}={code}" for name, code in passed.items()]
-    given = []
-    for (name, role), axes in zip(form.tensors.items(), case.shape.inputs, strict=True):
-        if role.through is not None:
-            given.append(f"torch.{role.through}(inputs[{name!r}], dim={axes.index('C')})")
-        elif name not in own:
-            given.append(f"inputs[{name!r}]")
-    if under_test.surface == "class":
-        movable = isinstance(under_test.target, type) and issubclass(
-            under_test.target, torch.nn.Module
-        )
-        moved = f".to({device!r})" if movable and accelerates(device) else ""
-        result = under_test.loss.results.get(case.reduction)
-        call = f"target({', '.join(given)})" + (f".{result}" if result else "")
-        construct = f"    return implementation({', '.join(extra)}){moved}"
-        if own:
-            construct = _OWN.format(
-                arguments=", ".join(extra), moved=moved, own=pprint.pformat(own)
-            )
-    else:
-        call = f"target({', '.join([*given, *extra])})"
-        construct = "    return implementation"
-    requires = [n for n in case.requires_grad if n not in replaced]
-    shapes = {name: case.tensors[name].shape for name in own if name in requires}
-    text = call_text(under_test, case, replaced, backward=deviation.backward)
+    call = Call.of(under_test, deviation.case or case, deviation.replaced)
+    case, requires = call.case, [*call.differentiated]
+    construct, expression = _construct(call, device), _expression(call)
+    shapes = {name: case.tensors[name].shape for name in call.owned if name in requires}
+    text = call_text(under_test, case, call.replaced, backward=deviation.backward)
     title = "\n".join(f"    {line[:400]}" for line in docstring(text).split("\n"))
     return _HEAD.format(
         says=docstring(says),
@@ -247,10 +205,10 @@ def script(
         find=_find(under_test.found),
         device=device,
     ) + _BODY.format(
-        inputs="\n".join(inputs),
+        inputs="\n".join(_inputs(call)),
         requires=pprint.pformat(requires),
         construct=construct,
-        call=call,
+        call=expression,
         upstream=_tensor(
             np.asarray(case.upstream(case.reduction)), case.upstream_layout(case.reduction)
         ),
@@ -262,6 +220,53 @@ def script(
         cotangent=_COTANGENT if deviation.backward else "",
         check=deviation.check,
     )
+
+
+def _inputs(call: Call) -> list[str]:
+    """Return the lines that make the tensors of a call."""
+    lines, roles = [], call.roles
+    for name, array in call.case.tensors.items():
+        given: Any = call.replaced.get(name, array)
+        own = name not in call.replaced
+        layout = call.case.layouts.get(name, "contiguous") if own else "contiguous"
+        if isinstance(given, torch.Tensor):
+            given = to_numpy(given)
+        elif isinstance(given, np.ndarray) and roles[name].scalar:
+            given = argument(roles[name], given)
+        code = _tensor(given, layout) if isinstance(given, np.ndarray) else _code(given)
+        lines.append(f"    {name!r}: {code},")
+    return lines
+
+
+def _keywords(call: Call) -> list[str]:
+    """Return what a call passes by keyword."""
+    tensors = [f"{name}=inputs[{name!r}]" for name in call.tensor_keywords]
+    return tensors + [f"{name}={_code(value)}" for name, value in call.keywords.items()]
+
+
+def _construct(call: Call, device: str) -> str:
+    """Return the body that makes what is called: the module, or the function itself."""
+    target, extra = call.under_test.target, ", ".join(_keywords(call))
+    if call.under_test.surface == "function":
+        return "    return implementation"
+    movable = isinstance(target, type) and issubclass(target, torch.nn.Module)
+    moved = f".to({device!r})" if movable and accelerates(device) else ""
+    if call.owned:
+        return _OWN.format(arguments=extra, moved=moved, own=pprint.pformat(dict(call.owned)))
+    return f"    return implementation({extra}){moved}"
+
+
+def _expression(call: Call) -> str:
+    """Return the expression that calls what was made."""
+    given = [
+        f"inputs[{one.name!r}]"
+        if one.through is None
+        else f"torch.{one.through}(inputs[{one.name!r}], dim={one.axis})"
+        for one in call.positional
+    ]
+    if call.under_test.surface == "function":
+        return f"target({', '.join([*given, *_keywords(call)])})"
+    return f"target({', '.join(given)})" + (f".{call.result}" if call.result else "")
 
 
 def _find(found: str) -> str:
