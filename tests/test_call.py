@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import math
+
+import numpy as np
 import pytest
 import torch
 
+from lossspec.cases.case import LAYOUTS
 from lossspec.clauses.trial import Deviation
+from lossspec.execution import layouts
 from lossspec.execution.call import Call, Positional, unsupported_argument
 from lossspec.execution.call_text import call_text
 from lossspec.execution.implementation import LossUnderTest
 from lossspec.execution.outcome import perform
+from lossspec.execution.tensors import to_torch
 from lossspec.implementations import load
 from lossspec.judging import reproduction
 from lossspec.judging.profiles import Profile
@@ -108,3 +116,67 @@ def test_the_result_of_a_class_is_read_in_text_and_script():
     script = reproduction.script(under_test, case, deviation, "A sentence.", "cpu")
     assert f").{call.result}\n" in script
     assert f").{call.result}\n" in call_text(under_test, case) + "\n"
+
+
+# === what a script carries of lossspec =====================================================
+
+
+def script_of(layout):
+    """A script whose input is stored in a layout."""
+    (under_test,) = load("torch.nn.functional").losses_under_test(find("mse_loss"))
+    case = next(stream(under_test.loss, Profile("quick", 1, 1), 0)).case
+    case = case.with_(layouts={"target": layout})
+    deviation = Deviation("nothing", check="error is None")
+    return reproduction.script(under_test, case, deviation, "A sentence.", "cpu")
+
+
+def functions(script):
+    """The names that a script defines before it makes its tensors."""
+    names: dict = {}
+    exec(compile(script.partition("\ninputs = {")[0], "script.py", "exec"), names)
+    return names
+
+
+def test_a_script_carries_the_code_of_the_layouts_and_nothing_that_needs_lossspec():
+    script = script_of("sliced")
+    for function in layouts.SCRIPTED:
+        assert inspect.getsource(function).rstrip() in script
+    imported = {
+        name.name
+        for node in ast.walk(ast.parse(script))
+        if isinstance(node, ast.Import)
+        for name in node.names
+    }
+    assert imported == {"math", "sys", "torch", "torch.nn.functional"}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("shape", [(), (0, 3), (5,), (2, 3), (2, 3, 4, 5), (1, 2, 2, 3, 2)])
+def test_a_tensor_of_a_script_is_stored_as_that_of_the_run(shape, layout):
+    array = np.broadcast_to(np.arange(math.prod(shape[1:])).reshape(1, *shape[1:])[0], shape)
+    array = array.astype(np.float32)  # rows that are equal, as an expanded tensor has them
+    made = functions(script_of(layout))["tensor"]
+    got = made(torch.float32, shape, array.ravel().tolist(), layout)
+    want = to_torch(array, layout)
+    assert torch.equal(got, want)
+    if array.size:
+        assert (got.stride(), got.storage_offset()) == (want.stride(), want.storage_offset())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64, torch.complex128, torch.bool])
+def test_a_script_compares_the_bits_of_a_tensor_with_gaps(dtype):
+    same = functions(script_of("sliced"))["same_bits"]
+    x = torch.ones(10, dtype=dtype)[::2]
+    assert x.stride() == (2,)
+    assert same(x, x.clone())
+    other = x.clone()
+    other[-1] = 0
+    assert not same(x, other)
+
+
+def test_a_script_names_the_kind_of_a_tensor_without_numbers():
+    kind = functions(script_of("sliced"))["without_numbers"]
+    assert kind(torch.eye(2).to_sparse()) == "sparse_coo"
+    assert kind(torch.empty(2, device="meta")) == "meta"
+    assert kind(torch.ones(2)) is None
+    assert kind("text") is None

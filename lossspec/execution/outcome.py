@@ -14,7 +14,8 @@ from lossspec.execution.call import Call, arguments
 from lossspec.execution.checkpoint import under_way
 from lossspec.execution.global_state import Changed, preserved
 from lossspec.execution.implementation import LossUnderTest
-from lossspec.execution.tensors import same_bits, to_torch
+from lossspec.execution.layouts import same_bits, without_numbers
+from lossspec.execution.tensors import to_torch
 from lossspec.execution.timeout import STOPS
 
 Phase = Literal["construct", "call", "backward"]
@@ -132,17 +133,8 @@ def legible(error: BaseException) -> BaseException:
 
 def dense(value: Any) -> Any:
     """What came back; in place of a tensor without plain numbers, a thing named after its kind."""
-    if not isinstance(value, torch.Tensor):
-        return value
-    if value.is_nested:
-        kind = "nested"
-    elif value.layout is not torch.strided:
-        kind = str(value.layout).removeprefix("torch.")
-    elif value.is_meta:
-        kind = "meta"
-    else:
-        return value
-    return type(f"a {kind} tensor, without plain numbers", (), {})()
+    kind = without_numbers(value)
+    return value if kind is None else type(f"a {kind} tensor, without plain numbers", (), {})()
 
 
 #: A result of so many elements is looked at only where the contract gives it as many.

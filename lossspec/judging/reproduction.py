@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import pprint
 from typing import Any
@@ -17,6 +18,7 @@ from lossspec.execution.call import Call, argument
 from lossspec.execution.call_text import call_text
 from lossspec.execution.devices import accelerates
 from lossspec.execution.implementation import LossUnderTest
+from lossspec.execution.layouts import SCRIPTED
 from lossspec.execution.tensors import to_numpy
 from lossspec.safe_text import block, docstring
 
@@ -27,6 +29,8 @@ _HEAD = '''\
 Exit status: 0 when the call conforms, 1 when it does not, 2 when the implementation cannot be
 imported. A process that ends in the call has another one. Needs torch and the implementation only.
 """
+
+from __future__ import annotations
 
 import math
 import sys
@@ -43,44 +47,10 @@ device = {device!r}
 def tensor(dtype, shape, data, layout="contiguous"):
     """The tensor of a case, bit for bit and stored as it was."""
     data = [float(v) for v in data] if dtype.is_floating_point else data
-    x = torch.tensor(data, dtype=dtype, device=device).reshape(shape)
-    if x.ndim == 0 or x.numel() == 0 or layout == "contiguous":
-        return x
-    if layout == "permuted":
-        order = list(range(x.ndim))[::-1]
-        return x.permute(order).contiguous().permute(order)
-    filler = 77 if x.is_floating_point() else int(x.max())
-    if layout == "sliced":
-        wide = x.new_full((*x.shape[:-1], x.shape[-1] * 2 + 1), filler)
-        wide[..., 1::2] = x
-        return wide[..., 1::2]
-    if layout == "pitched":
-        wide = x.new_full((*x.shape[:-1], x.shape[-1] + 2), filler)
-        wide[..., :-2] = x
-        return wide[..., :-2]
-    if layout == "offset":
-        store = x.new_full((x.numel() + 5,), filler)
-        store[3:-2] = x.reshape(-1)
-        return store[3:-2].view(x.shape)
-    if layout == "expanded":
-        return x[:1].expand(x.shape)
-    if x.ndim == 4:
-        return x.contiguous(memory_format=torch.channels_last)
-    return x.contiguous(memory_format=torch.channels_last_3d) if x.ndim == 5 else x
+    return laid_out(torch.tensor(data, dtype=dtype, device=device).reshape(shape), layout)
 
 
-def same_bits(x, y):
-    """Whether two tensors hold the same bytes."""
-    if x.shape != y.shape or x.dtype != y.dtype:
-        return False
-    x, y = (t.detach().reshape(-1).view(torch.uint8) for t in (x, y))
-    return torch.equal(x, y)
-
-
-def dense(value):
-    """Whether a value is anything but a sparse, nested or meta tensor."""
-    odd = isinstance(value, torch.Tensor) and (value.is_nested or value.is_meta)
-    return not odd and getattr(value, "layout", torch.strided) is torch.strided
+{stored}
 
 
 def shown(value):
@@ -145,8 +115,8 @@ value = error = upstream = None
 try:
     target = construct()
     value = call()
-    if not dense(value):
-        print("a tensor without plain numbers came back")
+    if without_numbers(value):
+        print(f"a {{without_numbers(value)}} tensor, without plain numbers, came back")
         value = None
     if isinstance(value, torch.Tensor) and value.requires_grad:
         upstream = {upstream}
@@ -204,6 +174,7 @@ def script(
         title=title,
         find=_find(under_test.found),
         device=device,
+        stored="\n\n".join(inspect.getsource(function) for function in SCRIPTED).rstrip(),
     ) + _BODY.format(
         inputs="\n".join(_inputs(call)),
         requires=pprint.pformat(requires),
