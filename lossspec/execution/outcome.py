@@ -17,6 +17,7 @@ from lossspec.execution.implementation import LossUnderTest
 from lossspec.execution.layouts import same_bits, without_numbers
 from lossspec.execution.tensors import to_torch
 from lossspec.execution.timeout import STOPS
+from lossspec.thresholds import RESULT_NUMBERS
 
 Phase = Literal["construct", "call", "backward"]
 
@@ -137,15 +138,11 @@ def dense(value: Any) -> Any:
     return value if kind is None else type(f"a {kind} tensor, without plain numbers", (), {})()
 
 
-#: A result of so many elements is looked at only where the contract gives it as many.
-MOST = 2**20
-
-
 def oversized(value: Any, case: Case) -> bool:
     """Whether a result has another shape than the contract's and too many numbers to be read."""
     if not isinstance(value, torch.Tensor) or value.shape == case.cotangent.shape:
         return False
-    return value.numel() > max(MOST, case.cotangent.size)
+    return value.numel() > max(RESULT_NUMBERS, case.cotangent.size)
 
 
 class _HandedOver(torch.autograd.Function):

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lossspec.execution.checkpoint import MOST_CRASHES, crashes
+from lossspec.execution.checkpoint import crashes
+from lossspec.thresholds import MOST_CRASHES
 
 _ITEM = re.compile(r"test_conformance\.py::test_conformance\[(.*?\[[^\[\]]*\])\](@.*)?$")
 
