@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from lossspec.clauses import Judgement, clause
 from lossspec.clauses.trial import Deviation, Trial
 from lossspec.execution.tensors import first_numbers
+from lossspec.execution.torch_private import TorchDispatchMode, tree_leaves
 from lossspec.spec.loss import Loss
 from lossspec.spec.roles import Length, Surface
 from lossspec.thresholds import READ_ON_HOST

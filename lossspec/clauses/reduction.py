@@ -14,6 +14,7 @@ from lossspec.clauses import Judgement, clause
 from lossspec.clauses.trial import Deviation, Trial, Unsupported, failed
 from lossspec.dtypes import precision
 from lossspec.execution.outcome import perform
+from lossspec.execution.torch_private import set_deterministic
 from lossspec.oracle.bounds import Bounded, roundings
 from lossspec.spec.loss import Loss
 from lossspec.spec.roles import Surface
@@ -145,12 +146,11 @@ def _poisoned() -> Iterator[None]:
     """New memory holds nan, so that a result that nobody wrote does not look right by luck."""
     before = torch.are_deterministic_algorithms_enabled()
     warn = torch.is_deterministic_algorithms_warn_only_enabled()
-    # The public function of the same name imports the compiler first, which takes two seconds.
-    torch._C._set_deterministic_algorithms(True, warn_only=True)
+    set_deterministic(True, warn_only=True)
     try:
         yield
     finally:
-        torch._C._set_deterministic_algorithms(before, warn_only=warn)
+        set_deterministic(before, warn_only=warn)
 
 
 @clause(enough=40, empty=True)

@@ -1,4 +1,10 @@
-"""Workers of pytest-xdist: one worker for each campaign."""
+"""Workers of pytest-xdist: one worker for each campaign.
+
+`WholeCampaigns` overrides and reads private names of `xdist.scheduler.LoadScopeScheduling`
+(`_split_scope`, `_reschedule`, `assigned_work`, `registered_collections`, `workqueue`), since xdist
+has no public way to deal out tests. Checked with pytest-xdist 3.8.0; tests/test_private_names.py
+fails where another version lacks one of them.
+"""
 
 from __future__ import annotations
 
