@@ -233,10 +233,11 @@ class Call:
 
     def constructed(self, tensors: dict[str, Any]) -> Callable[[Mapping[str, Any]], Any]:
         """Construct it; what is returned takes the tensors as `handed` gives them."""
-        target, positional, result = self.instance(tensors), self.positional, self.result
+        target, result = self.instance(tensors), self.result
+        given = [one.name for one in self.positional]
 
         def call(tensors: Mapping[str, Any]) -> Any:
-            value = target(*(tensors[one.name] for one in positional))
+            value = target(*(tensors[name] for name in given))
             return value if result is None else getattr(value, result)
 
         return call
