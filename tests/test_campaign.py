@@ -19,12 +19,13 @@ from lossspec.clauses.trial import Deviation, Unsupported
 from lossspec.execution.global_state import SETTINGS
 from lossspec.execution.implementation import LossUnderTest
 from lossspec.implementations.counterpart import torch_counterpart
-from lossspec.judging.campaign import TRIES, Campaign
+from lossspec.judging.campaign import Campaign
 from lossspec.judging.known_update import updated
 from lossspec.judging.plan import Plan
 from lossspec.judging.profiles import PROFILES, Profile
 from lossspec.judging.verdict import Run
 from lossspec.spec.catalogue import catalogue, find
+from lossspec.thresholds import FRUITLESS_CASES
 
 SPEC = '''\
 """Half the squared error."""
@@ -774,7 +775,7 @@ def test_a_way_that_never_works_is_given_up():
     clause = replace(clauses()["value"], judge=lacks)
     under_test = LossUnderTest("mine", find("mse_loss"), "function", F.mse_loss)
     Campaign(under_test, [clause], Profile("x", 60, 1)).run()
-    assert len(tried) == TRIES
+    assert len(tried) == FRUITLESS_CASES
 
 
 # === what torch does too ===================================================================

@@ -7,8 +7,9 @@ from torch.nn import functional as F
 
 import lossspec
 from lossspec.clauses.trial import Deviation
-from lossspec.execution.outcome import MOST, oversized
+from lossspec.execution.outcome import oversized
 from lossspec.execution.tensors import first_numbers, to_extended
+from lossspec.thresholds import RESULT_NUMBERS
 
 SIDE = 10**6
 
@@ -52,10 +53,10 @@ def test_an_enormous_result_in_another_mode_deviates_there():
 
 def test_a_large_result_of_the_right_shape_is_read():
     case = next(iter(_cases("mse_loss")))
-    many = np.zeros(MOST + 1, np.float32)
+    many = np.zeros(RESULT_NUMBERS + 1, np.float32)
     case = case.with_(cotangent=many)
-    assert not oversized(torch.zeros(MOST + 1), case)
-    assert oversized(torch.zeros(MOST + 2), case)
+    assert not oversized(torch.zeros(RESULT_NUMBERS + 1), case)
+    assert oversized(torch.zeros(RESULT_NUMBERS + 2), case)
     assert not oversized(None, case)
 
 

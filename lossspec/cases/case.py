@@ -26,7 +26,7 @@ STORED = (
     *("complex64", "complex128", "bool", "uint8", "int8", "int16", "int32", "int64"),
 )
 #: Numbers of a stored tensor, and its axes: as many as the largest call that a clause makes
-#: (`ROOM` of `large-batch`), and two more axes than the contract with the most (`spreads`).
+#: (`LARGE_BATCH_ROOM`), and two more axes than the contract with the most (`spreads`).
 MOST_NUMBERS, MOST_AXES = 2**22, 8
 
 

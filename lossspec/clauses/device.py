@@ -5,17 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from lossspec.clauses import Judgement, clause
 from lossspec.clauses.trial import Deviation, Trial
 from lossspec.execution.tensors import first_numbers
+from lossspec.execution.torch_private import TorchDispatchMode, tree_leaves
 from lossspec.spec.loss import Loss
 from lossspec.spec.roles import Length, Surface
-
-#: Numbers that may be read on the host in one call: a flag, a count. Torch reads such ones too.
-READ = 8
+from lossspec.thresholds import READ_ON_HOST
 
 
 @clause(only_on="accelerator", empty=True)
@@ -97,14 +94,14 @@ def no_host_copy(trial: Trial) -> Judgement:
         outcome = trial.attempt()
     if outcome.error is not None:
         return None  # it does not work where torch is watched, and other clauses judge it
-    if arrivals.count > READ:
+    if arrivals.count > READ_ON_HOST:
         raise Deviation(
             "numbers were copied to the host",
             f"{arrivals.count} numbers; {arrivals.largest[1]}",
-            f"{READ} numbers at most",
+            f"{READ_ON_HOST} numbers at most",
             check=None,
         )
-    return max(array.size for array in tensors.values()) > READ
+    return max(array.size for array in tensors.values()) > READ_ON_HOST
 
 
 def _in_one_place(loss: Loss, surface: Surface) -> bool:

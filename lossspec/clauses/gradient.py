@@ -19,7 +19,7 @@ from lossspec.execution.tensors import to_extended, to_torch
 from lossspec.oracle.bounds import Bounded
 from lossspec.oracle.solver import solve_second
 from lossspec.safe_text import foreign_error
-from lossspec.thresholds import SLACK
+from lossspec.thresholds import SECOND_ORDER_LARGEST, SECOND_ORDER_SMALLEST, SLACK
 
 
 @clause(empty=True)  # a result without a graph ends a training loop
@@ -73,12 +73,6 @@ def ignored_gradient(trial: Trial) -> Judgement:
     return True
 
 
-#: Numbers up to here: a formula that saturates has derivatives of derivatives that nobody promises.
-MODERATE = 8.0
-#: And below this an epsilon of 1e-12 shows.
-TINY = 1e-8
-
-
 @clause(stateless, enough=20, slow=True)
 def second_order(trial: Trial) -> Judgement:
     """The derivative of the gradient, where the implementation has one, is the definition's."""
@@ -90,7 +84,10 @@ def second_order(trial: Trial) -> Judgement:
     if not case.requires_grad or any(roles[name].scalar for name in case.requires_grad):
         return None
     sizes = [np.abs(case.tensors[name]) for name in case.requires_grad]
-    if any((size > MODERATE).any() or ((size > 0) & (size < TINY)).any() for size in sizes):
+    if any(
+        (size > SECOND_ORDER_LARGEST).any() or ((size > 0) & (size < SECOND_ORDER_SMALLEST)).any()
+        for size in sizes
+    ):
         return None
     directions = _directions(trial, case)
     got = _curvature(trial, case, directions)

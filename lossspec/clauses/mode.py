@@ -24,6 +24,7 @@ from lossspec.execution.call import arguments, constructed, handed, invoke, read
 from lossspec.execution.checkpoint import under_way
 from lossspec.execution.outcome import backward_from, differentiable
 from lossspec.execution.tensors import to_extended, to_torch
+from lossspec.execution.torch_private import fake_tensor_mode, without_subclasses
 from lossspec.safe_text import foreign_error
 
 
@@ -133,8 +134,6 @@ def vmap(trial: Trial) -> Judgement:
 @clause(stateless, enough=4, slow=True)
 def fake_tensors(trial: Trial) -> Judgement:
     """On fake tensors the result has the shape and dtype that it has on real ones."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
     if not _plain(trial):
         return None
     try:
@@ -142,7 +141,7 @@ def fake_tensors(trial: Trial) -> Judgement:
         # Before the mode is on: a tensor of one element that is made under it keeps its number, and
         # torch computes with that instead of asking what the result would look like.
         inputs = arguments(trial.under_test, case, trial.device)
-        with _silent(), FakeTensorMode() as fake:
+        with _silent(), fake_tensor_mode() as fake:
             faked = {
                 name: fake.from_tensor(x) if isinstance(x, torch.Tensor) else x
                 for name, x in inputs.items()
@@ -166,7 +165,7 @@ class _Passing(torch.Tensor):
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        with torch._C.DisableTorchFunctionSubclass():
+        with without_subclasses():
             return func(*args, **(kwargs or {}))
 
 
@@ -191,7 +190,7 @@ def tensor_subclass(trial: Trial) -> Judgement:
 
 
 def _compiled(call: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    torch._dynamo.reset()
+    torch.compiler.reset()
     whole: Callable[[Any], Any] = torch.compile(call, backend="aot_eager", dynamic=False)
     return whole
 

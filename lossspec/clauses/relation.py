@@ -20,6 +20,16 @@ from lossspec.oracle.solver import SolvedCase
 from lossspec.spec.loss import Form, Loss
 from lossspec.spec.roles import ClassIndex, Distribution, Surface, Weight
 from lossspec.spec.shapes import Shape
+from lossspec.thresholds import (
+    LARGE_BATCH_NUMBERS,
+    LARGE_BATCH_PARTS,
+    LARGE_BATCH_ROOM,
+    LARGE_BATCH_ROWS,
+    LARGE_BATCH_SECONDS,
+    LAST_PLACES,
+    OVERFLOW_MARGIN,
+    SMALLEST_PLACES,
+)
 
 ENOUGH = 30
 
@@ -255,7 +265,11 @@ def _close(
     if want.shape != allowed.exact.shape:
         return None
     with np.errstate(all="ignore"):
-        budget = 16 * dtype.unit * np.abs(want) + 4 * dtype.smallest + 2 * allowed.budget
+        budget = (
+            LAST_PLACES * dtype.unit * np.abs(want)
+            + SMALLEST_PLACES * dtype.smallest
+            + 2 * allowed.budget
+        )
         budget = np.where(np.isfinite(want) & np.isfinite(got), budget, np.inf)
     bounded = Bounded.around(want, budget, trial.case.dtype)
     return trial.agree(got, bounded, what, of=of, case=case)
@@ -270,7 +284,7 @@ def _weighted_mean(loss: Loss, surface: Surface) -> bool:
 def _large(trial: Trial) -> bool:
     """Whether twice the sum of the losses, and of the terms they are made of, may overflow."""
     size = np.abs(trial.expected.losses).sum()
-    return not bool(64 * size < precision(trial.case.dtype).largest)
+    return not bool(OVERFLOW_MARGIN * size < precision(trial.case.dtype).largest)
 
 
 @clause(_weighted_mean, enough=ENOUGH)
@@ -446,13 +460,8 @@ def further_axes_are_samples(trial: Trial) -> Judgement:
     return _agree_reduced(trial, other, "of all positions")
 
 
-#: So many rows that 16 bits do not count them, and so many numbers that a fast path for large
-#: tensors is taken; no tensors beyond ROOM.
-MANY, LARGE, ROOM = 2**16, 2**20, 2**22
 #: What torch says where memory does not suffice; an illegal access of it is a bug of the kernel.
 _NO_ROOM = re.compile(r"(allocate|enough|out of) memory")
-#: Seconds of a processor that a part of them may take.
-PATIENCE = 2.0
 
 
 def _unreduced(loss: Loss, surface: Surface) -> bool:
@@ -476,13 +485,13 @@ def large_batch(trial: Trial) -> Judgement:
     if not trial.expected.value("none").informative:
         return None
     first = next(iter(case.tensors.values()))
-    copies = max(LARGE // max(first.size, 1), MANY // size) + 1
-    if copies * sum(array.size for array in case.tensors.values()) > ROOM:
+    copies = max(LARGE_BATCH_NUMBERS // max(first.size, 1), LARGE_BATCH_ROWS // size) + 1
+    if copies * sum(array.size for array in case.tensors.values()) > LARGE_BATCH_ROOM:
         return None
     rows = np.arange(size * copies) % size
     if not trial.allows(part_along(loss, case, axis, rows)):
         return None
-    for part in (64, 16, 4, 1):  # lest what is slow, or keeps every pair of rows, take forever
+    for part in LARGE_BATCH_PARTS:  # lest what is slow, or keeps every pair of rows, take forever
         some = part_along(loss, case, axis, rows[: len(rows) // part])
         start = time.process_time()  # not of others on a busy machine
         outcome = perform(
@@ -491,7 +500,7 @@ def large_batch(trial: Trial) -> Judgement:
             trial.device,
         )
         seconds = time.process_time() - start
-        if seconds > PATIENCE and part > 1:
+        if seconds > LARGE_BATCH_SECONDS and part > 1:
             raise Unsupported(f"of {len(rows) // part} rows it takes {seconds:.1f} s already")
     if outcome.error is not None:
         if isinstance(outcome.error, MemoryError) or _NO_ROOM.search(str(outcome.error)):

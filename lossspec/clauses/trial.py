@@ -16,7 +16,7 @@ from lossspec.dtypes import dtype_name
 from lossspec.execution.call import unsupported_argument
 from lossspec.execution.devices import dtype_problem
 from lossspec.execution.implementation import LossUnderTest
-from lossspec.execution.outcome import MOST, Outcome, legible, perform, unimplemented
+from lossspec.execution.outcome import Outcome, legible, perform, unimplemented
 from lossspec.execution.tensors import dtype_of, first_numbers, to_extended
 from lossspec.execution.timeout import STOPS
 from lossspec.oracle.bounds import Bounded
@@ -24,6 +24,7 @@ from lossspec.oracle.expected import Expected
 from lossspec.oracle.solver import SolvedCase
 from lossspec.spec.loss import Form, Loss
 from lossspec.spec.roles import ClassIndex
+from lossspec.thresholds import RESULT_NUMBERS
 
 
 class Deviation(Exception):
@@ -320,7 +321,7 @@ def failed(
 
 def _text(value: Any, digits: int = 9) -> str:
     """As a person reads it: a number with so many digits."""
-    if isinstance(value, torch.Tensor) and value.numel() > MOST:
+    if isinstance(value, torch.Tensor) and value.numel() > RESULT_NUMBERS:
         return f"{first_numbers(value, 4)} ... of shape {list(value.shape)}"
     if isinstance(value, np.floating | float):
         return f"{float(value):.{digits}g}"

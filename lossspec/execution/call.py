@@ -123,14 +123,129 @@ def constructor(under_test: LossUnderTest, case: Case) -> dict[str, Any]:
     derive = under_test.loss.constructor
     if under_test.surface == "function" or derive is None:
         return {}
-    return derive(case.axis_sizes(under_test.loss), case.tensors)
+    return dict(derive(case.axis_sizes(under_test.loss), case.tensors))
 
 
-def keywords(under_test: LossUnderTest, case: Case, tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything that a call passes by keyword."""
-    positional = {**under_test.loss.form(case.form).tensors, **owned(under_test, case)}
-    passed = {name: tensors[name] for name in tensors if name not in positional}
-    passed |= constructor(under_test, case)
+@dataclass(frozen=True)
+class Positional:
+    """A tensor that is passed by position; through : torch's function that it goes through first.
+
+    axis : the axis along which that function works.
+    """
+
+    name: str
+    through: str | None = None
+    axis: int | None = None
+
+    def passed(self, given: Any) -> Any:
+        """Return what the call gets for a tensor; anything else goes as it is."""
+        if self.through is None or not isinstance(given, torch.Tensor):
+            return given
+        return getattr(torch, self.through)(given, dim=self.axis)
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """A case as a call of an implementation: it is executed, printed and written as a script.
+
+    positional : what goes by position, in order. tensor_keywords : tensors that go by keyword.
+    keywords : everything else that goes by keyword; the class surface passes both kinds of
+    keywords to its constructor. owned : tensors that the class owns, with the names of its
+    parameters. result : the attribute of what the call returns that holds the loss, if any.
+    replaced : tensors, parameters or a reduction that stand in place of the case's own.
+    """
+
+    under_test: LossUnderTest
+    case: Case
+    positional: tuple[Positional, ...]
+    tensor_keywords: tuple[str, ...]
+    keywords: Mapping[str, Any]
+    owned: Mapping[str, str]
+    result: str | None
+    replaced: Mapping[str, Any]
+
+    @classmethod
+    def of(
+        cls, under_test: LossUnderTest, case: Case, replaced: Mapping[str, Any] | None = None
+    ) -> Call:
+        """Derive a call from the spec, the implementation's signature and the case."""
+        loss, replaced = under_test.loss, dict(replaced or {})
+        form, own = loss.form(case.form), owned(under_test, case)
+        inputs = zip(form.tensors.items(), case.shape.inputs, strict=True)
+        others = {name: value for name, value in replaced.items() if name not in case.tensors}
+        return cls(
+            under_test,
+            case,
+            positional=tuple(
+                Positional(name, role.through, axes.index("C") if role.through else None)
+                for (name, role), axes in inputs
+                if name not in own
+            ),
+            tensor_keywords=tuple(n for n in case.tensors if n not in {**form.tensors, **own}),
+            keywords={**_keywords(under_test, case), **others},
+            owned=own,
+            result=loss.results.get(case.reduction) if under_test.surface == "class" else None,
+            replaced=replaced,
+        )
+
+    @property
+    def roles(self) -> Mapping[str, Role]:
+        """The roles of the tensors."""
+        return self.under_test.loss.roles(self.under_test.loss.form(self.case.form))
+
+    @property
+    def differentiated(self) -> tuple[str, ...]:
+        """Names of the case's own tensors that require a gradient."""
+        return tuple(name for name in self.case.requires_grad if name not in self.replaced)
+
+    def passed_keywords(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
+        """Everything that goes by keyword, taking tensors from a mapping."""
+        return {**{name: tensors[name] for name in self.tensor_keywords}, **self.keywords}
+
+    def handed(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
+        """What the call gets: the tensors, or what they become on their way to it."""
+        given = dict(tensors)
+        given.update((one.name, one.passed(tensors[one.name])) for one in self.positional)
+        return given
+
+    def instance(self, tensors: dict[str, Any]) -> Any:
+        """Construct the module, or give the function its keywords.
+
+        Tensors that the class owns become parameters, which take their places in `tensors`.
+        """
+        target: Any = self.under_test.construct(
+            {
+                name: given.meaning if isinstance(given, Expression) else given
+                for name, given in self.passed_keywords(tensors).items()
+            }
+        )
+        if isinstance(target, torch.nn.Module):
+            _move(target, tensors)
+        altered = any(name not in self.case.tensors for name in self.replaced)
+        for name, path in self.owned.items():
+            shape = getattr(dict(target.named_parameters()).get(path), "shape", None)
+            if altered and (shape is None or shape.numel() != tensors[name].numel()):
+                continue  # the constructor has made another module where it should have raised
+            parameter = target.get_parameter(path)
+            parameter.data = torch.reshape(tensors[name], parameter.shape).detach()
+            tensors[name] = parameter.requires_grad_(tensors[name].requires_grad)
+        return target
+
+    def constructed(self, tensors: dict[str, Any]) -> Callable[[Mapping[str, Any]], Any]:
+        """Construct it; what is returned takes the tensors as `handed` gives them."""
+        target, result = self.instance(tensors), self.result
+        given = [one.name for one in self.positional]
+
+        def call(tensors: Mapping[str, Any]) -> Any:
+            value = target(*(tensors[name] for name in given))
+            return value if result is None else getattr(value, result)
+
+        return call
+
+
+def _keywords(under_test: LossUnderTest, case: Case) -> dict[str, Any]:
+    """What goes by keyword besides tensors."""
+    passed = constructor(under_test, case)
     for name, value in case.parameters.items():
         if name not in case.omitted and under_test.takes(name):
             code = under_test.loss.parameters[name].code and value is not None
@@ -167,64 +282,49 @@ def argument(
     return tuple(plain) if given.ndim else plain
 
 
-def invoke(under_test: LossUnderTest, case: Case, tensors: Mapping[str, Any]) -> Any:
-    """The case's call on other tensors than its own: traced ones, say."""
-    given = dict(tensors)
-    return constructed(under_test, case, given, {})(handed(under_test, case, given))
+def keywords(under_test: LossUnderTest, case: Case, tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that a case's call passes by keyword."""
+    return Call.of(under_test, case).passed_keywords(tensors)
 
 
-def ready(
-    under_test: LossUnderTest, case: Case, device: str = "cpu"
-) -> tuple[Callable[[], Any], dict[str, Any]]:
-    """The case constructed once, to be called as often as one likes on the same tensors."""
-    tensors = arguments(under_test, case, device)
-    call = constructed(under_test, case, tensors, {})
-    inputs = {n: t for n, t in tensors.items() if isinstance(t, torch.Tensor)}
-
-    def again() -> Any:
-        with preserved():
-            return call(handed(under_test, case, tensors))
-
-    return again, inputs
-
-
-def constructed(
-    under_test: LossUnderTest, case: Case, tensors: dict[str, Any], replaced: Mapping[str, Any]
-) -> Callable[[Mapping[str, Any]], Any]:
-    """What takes the tensors of a case; those that the class owns become its parameters."""
-    target = instance(under_test, case, tensors, replaced)
-    own = owned(under_test, case)
-    given = [name for name in under_test.loss.form(case.form).tensors if name not in own]
-    result = under_test.loss.results.get(case.reduction) if under_test.surface == "class" else None
-
-    def call(tensors: Mapping[str, Any]) -> Any:
-        value = target(*(tensors[name] for name in given))
-        return value if result is None else getattr(value, result)
-
-    return call
+def handed(under_test: LossUnderTest, case: Case, tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """What a case's call gets: the tensors, or what they become on their way to it."""
+    return Call.of(under_test, case).handed(tensors)
 
 
 def instance(
     under_test: LossUnderTest, case: Case, tensors: dict[str, Any], replaced: Mapping[str, Any]
 ) -> Any:
     """The module or the function with its keywords; tensors that it owns become its parameters."""
-    passed = {**keywords(under_test, case, tensors), **replaced}
-    target: Any = under_test.construct(
-        {
-            name: given.meaning if isinstance(given, Expression) else given
-            for name, given in passed.items()
-        }
-    )
-    if isinstance(target, torch.nn.Module):
-        _move(target, tensors)
-    for name, path in owned(under_test, case).items():
-        shape = getattr(dict(target.named_parameters()).get(path), "shape", None)
-        if replaced and (shape is None or shape.numel() != tensors[name].numel()):
-            continue  # the constructor has made another module where it should have raised
-        parameter = target.get_parameter(path)
-        parameter.data = torch.reshape(tensors[name], parameter.shape).detach()
-        tensors[name] = parameter.requires_grad_(tensors[name].requires_grad)
-    return target
+    return Call.of(under_test, case, replaced).instance(tensors)
+
+
+def constructed(
+    under_test: LossUnderTest, case: Case, tensors: dict[str, Any], replaced: Mapping[str, Any]
+) -> Callable[[Mapping[str, Any]], Any]:
+    """What takes the tensors of a case; those that the class owns become its parameters."""
+    return Call.of(under_test, case, replaced).constructed(tensors)
+
+
+def invoke(under_test: LossUnderTest, case: Case, tensors: Mapping[str, Any]) -> Any:
+    """The case's call on other tensors than its own: traced ones, say."""
+    given, call = dict(tensors), Call.of(under_test, case)
+    return call.constructed(given)(call.handed(given))
+
+
+def ready(
+    under_test: LossUnderTest, case: Case, device: str = "cpu"
+) -> tuple[Callable[[], Any], dict[str, Any]]:
+    """The case constructed once, to be called as often as one likes on the same tensors."""
+    tensors, call = arguments(under_test, case, device), Call.of(under_test, case)
+    made = call.constructed(tensors)
+    inputs = {n: t for n, t in tensors.items() if isinstance(t, torch.Tensor)}
+
+    def again() -> Any:
+        with preserved():
+            return made(call.handed(tensors))
+
+    return again, inputs
 
 
 def _move(module: torch.nn.Module, tensors: Mapping[str, Any]) -> None:
@@ -233,14 +333,3 @@ def _move(module: torch.nn.Module, tensors: Mapping[str, Any]) -> None:
     device = next(places, torch.device("cpu"))
     if device.type != "cpu":
         module.to(device)
-
-
-def handed(under_test: LossUnderTest, case: Case, tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """What a call gets: the tensors, or what they become on their way to it."""
-    given = dict(tensors)
-    for (name, role), axes in zip(
-        under_test.loss.form(case.form).tensors.items(), case.shape.inputs, strict=True
-    ):
-        if role.through is not None and isinstance(tensors[name], torch.Tensor):
-            given[name] = getattr(torch, role.through)(tensors[name], dim=axes.index("C"))
-    return given

@@ -10,7 +10,7 @@ import torch
 
 from lossspec.cases.case import Case, listed
 from lossspec.dtypes import dtype_name
-from lossspec.execution.call import argument, keywords, owned
+from lossspec.execution.call import Call, Positional, argument
 from lossspec.execution.implementation import LossUnderTest
 from lossspec.execution.tensors import to_numpy
 from lossspec.safe_text import foreign_error
@@ -32,47 +32,22 @@ def call_text(
     backward : whether to write its backward too, with the cotangent (the upstream gradient).
     """
     try:
-        return _written(under_test, case, replaced, backward)
+        return _written(Call.of(under_test, case, replaced), backward)
     except Exception as error:  # of lossspec itself: what the call shows must not be lost by it
         shapes = ", ".join(f"{n}: {dtype_name(x)} {list(x.shape)}" for n, x in case.tensors.items())
         why = foreign_error(error)
         return f"# {under_test.loss.name} of {shapes}; the call could not be written ({why})"
 
 
-def _written(
-    under_test: LossUnderTest, case: Case, replaced: Mapping[str, Any] | None, backward: bool
-) -> str:
-    form = under_test.loss.form(case.form)
-    roles, replaced = under_test.loss.roles(form), replaced or {}
+def _written(call: Call, backward: bool) -> str:
+    case, roles, replaced = call.case, call.roles, call.replaced
     given = {name: _passed(roles[name], array) for name, array in case.tensors.items()}
-    backward = backward and bool(set(case.requires_grad) - set(replaced))
-    for name in case.requires_grad if backward else ():
+    given |= {name: _replaced(replaced[name]) for name in given if name in replaced}
+    backward = backward and bool(call.differentiated)
+    for name in call.differentiated if backward else ():
         given[name] = f"{given[name].removesuffix(')')}, requires_grad=True)"
-    passed = {name: repr(value) for name, value in keywords(under_test, case, {}).items()}
-    for name, value in replaced.items():
-        (given if name in given else passed)[name] = _replaced(value)
     lines = [f"{name} = {text}" for name, text in given.items()]
-    own = owned(under_test, case)
-    extra = [f"{name}={name}" for name in case.tensors if name not in {**form.tensors, **own}]
-    extra += [f"{name}={text}" for name, text in passed.items()]
-    call = ", ".join(
-        name if role.through is None else f"torch.{role.through}({name}, {axes.index('C')})"
-        for (name, role), axes in zip(form.tensors.items(), case.shape.inputs, strict=True)
-        if name not in own
-    )
-    if under_test.surface == "class":
-        made = f"{under_test.loss.module}({', '.join(extra)})"
-        if own:
-            lines.append(f"loss = {made}")
-            made = "loss"
-        for name, path in own.items():
-            lines.append(f"state = loss.get_parameter({path!r})")
-            lines.append(f"state.data = {name}.reshape(state.shape)")
-        result = under_test.loss.results.get(case.reduction)
-        made = f"{made}({call}){f'.{result}' if result else ''}"
-    else:
-        made = f"{under_test.loss.name}({', '.join([call, *extra])})"
-    lines.append(f"value = {made}" if backward else made)
+    lines += _expression(call, backward)
     if backward:
         lines.append("# the cotangent (upstream gradient):")
         lines.append(f"value.backward({_short(np.asarray(case.upstream(case.reduction)))})")
@@ -80,6 +55,34 @@ def _written(
         if name not in replaced and not roles[name].scalar:
             lines.append(f"# {name} is stored {layout}")
     return "\n".join(lines)
+
+
+def _expression(call: Call, named: bool) -> list[str]:
+    """Return the lines of the call itself; named : whether its value gets a name."""
+    loss = call.under_test.loss
+    extra = [f"{name}={name}" for name in call.tensor_keywords]
+    for name, value in call.keywords.items():
+        extra.append(f"{name}={_replaced(value) if name in call.replaced else repr(value)}")
+    passed = ", ".join(map(_positional, call.positional))
+    lines = []
+    if call.under_test.surface == "class":
+        made = f"{loss.module}({', '.join(extra)})"
+        if call.owned:
+            lines.append(f"loss = {made}")
+            made = "loss"
+        for name, path in call.owned.items():
+            lines.append(f"state = loss.get_parameter({path!r})")
+            lines.append(f"state.data = {name}.reshape(state.shape)")
+        made = f"{made}({passed}){f'.{call.result}' if call.result else ''}"
+    else:
+        made = f"{loss.name}({', '.join([passed, *extra])})"
+    return [*lines, f"value = {made}" if named else made]
+
+
+def _positional(one: Positional) -> str:
+    if one.through is None:
+        return one.name
+    return f"torch.{one.through}({one.name}, {one.axis})"
 
 
 def _passed(role: Role, array: np.ndarray) -> str:

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-#: So often one campaign may end its process; what else it would have told is given up then.
-MOST_CRASHES = 5
+from lossspec.thresholds import MOST_CRASHES
+
 #: In place of the number of a case: the process had made calls that may have damaged it before.
 SUSPECT = -3
 #: Bytes of a line: the number of the case, and the clause or whatever else comes next.

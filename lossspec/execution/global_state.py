@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from lossspec.execution.torch_private import set_deterministic, set_grad_enabled
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -40,13 +42,12 @@ def _anomaly(on: bool) -> None:
 
 
 def _deterministic(on: bool) -> None:
-    # The public function of the same name imports the compiler first, which takes two seconds.
     warn = torch.is_deterministic_algorithms_warn_only_enabled()
-    torch._C._set_deterministic_algorithms(on, warn_only=warn and on)
+    set_deterministic(on, warn_only=warn and on)
 
 
 SETTINGS = (
-    _switch("grad mode", torch._C._set_grad_enabled, "is_grad_enabled"),
+    _switch("grad mode", set_grad_enabled, "is_grad_enabled"),
     _switch("the default dtype", torch.set_default_dtype, "get_default_dtype"),
     _switch("the number of threads", torch.set_num_threads, "get_num_threads"),
     _switch("the deterministic flag", _deterministic, "are_deterministic_algorithms_enabled"),
@@ -84,7 +85,7 @@ def other_settings() -> Iterator[None]:
     """Grad mode, the default dtype and determinism are set as few users set them."""
     usual = torch.get_default_dtype() is torch.float32
     with preserved():
-        torch._C._set_grad_enabled(not torch.is_grad_enabled())
+        set_grad_enabled(not torch.is_grad_enabled())
         torch.set_default_dtype(torch.float64 if usual else torch.float32)
         _deterministic(not torch.are_deterministic_algorithms_enabled())
         yield

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import torch
 
 from lossspec.cases.case import Case
 from lossspec.execution.implementation import LossUnderTest
 from lossspec.execution.inputs import Inputs, Step, step
+from lossspec.execution.torch_private import allocations
 
 
 def peak(work: Step, device: str) -> int:
@@ -28,15 +28,10 @@ def peak(work: Step, device: str) -> int:
     ) as seen:
         kept = [work()]  # what it returns is alive until here, and counts
     kept.clear()
-    recorded: Any = seen.profiler
-    events = [
-        event
-        for event in recorded.kineto_results.events()
-        if event.name() == "[memory]" and event.device_type().name.lower() == kind
-    ]
+    events = [event for event in allocations(seen) if event.device == kind]
     held = top = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        held += event.nbytes()
+    for event in sorted(events, key=lambda event: event.start):
+        held += event.bytes
         top = max(top, held)
     return top
 

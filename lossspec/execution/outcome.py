@@ -10,12 +10,14 @@ from typing import Any, Literal, TypeGuard
 import torch
 
 from lossspec.cases.case import Case
-from lossspec.execution.call import arguments, constructed, handed, owned
+from lossspec.execution.call import Call, arguments
 from lossspec.execution.checkpoint import under_way
 from lossspec.execution.global_state import Changed, preserved
 from lossspec.execution.implementation import LossUnderTest
-from lossspec.execution.tensors import same_bits, to_torch
+from lossspec.execution.layouts import same_bits, without_numbers
+from lossspec.execution.tensors import to_torch
 from lossspec.execution.timeout import STOPS
+from lossspec.thresholds import RESULT_NUMBERS
 
 Phase = Literal["construct", "call", "backward"]
 
@@ -75,22 +77,22 @@ def perform(
 
     replaced : arguments (tensors, parameters, reduction) to pass instead of the case's own.
     """
-    replaced = dict(replaced or {})
     tensors = arguments(under_test, case, device)
     if replaced:
         under_way(case, replaced)
-    tensors |= {name: replaced.pop(name) for name in list(replaced) if name in tensors}
+        tensors |= {name: replaced[name] for name in replaced if name in tensors}
     outcome = Outcome()
     outcome.keep(tensors)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             with preserved(outcome.changed):
-                call = constructed(under_test, case, tensors, replaced)
-                given = handed(under_test, case, tensors)
+                call = Call.of(under_test, case, replaced)
+                constructed = call.constructed(tensors)
+                given = call.handed(tensors)
                 outcome.keep(given)
                 outcome.phase = "call"
-                outcome.value = dense(call(given))
+                outcome.value = dense(constructed(given))
             outcome.phase = "backward"
             outcome.oversized = oversized(outcome.value, case)
             if backward and not outcome.oversized and differentiable(outcome.value):
@@ -106,7 +108,7 @@ def perform(
         for name in case.requires_grad
         if isinstance(tensors[name], torch.Tensor)
     }
-    parameters = owned(under_test, case).keys() if outcome.error is None else set()
+    parameters = call.owned.keys() if outcome.error is None else set()
     for name in parameters & outcome.gradients.keys():
         gradient = outcome.gradients[name]
         if gradient is None:  # a parameter that a call makes no use of
@@ -132,28 +134,15 @@ def legible(error: BaseException) -> BaseException:
 
 def dense(value: Any) -> Any:
     """What came back; in place of a tensor without plain numbers, a thing named after its kind."""
-    if not isinstance(value, torch.Tensor):
-        return value
-    if value.is_nested:
-        kind = "nested"
-    elif value.layout is not torch.strided:
-        kind = str(value.layout).removeprefix("torch.")
-    elif value.is_meta:
-        kind = "meta"
-    else:
-        return value
-    return type(f"a {kind} tensor, without plain numbers", (), {})()
-
-
-#: A result of so many elements is looked at only where the contract gives it as many.
-MOST = 2**20
+    kind = without_numbers(value)
+    return value if kind is None else type(f"a {kind} tensor, without plain numbers", (), {})()
 
 
 def oversized(value: Any, case: Case) -> bool:
     """Whether a result has another shape than the contract's and too many numbers to be read."""
     if not isinstance(value, torch.Tensor) or value.shape == case.cotangent.shape:
         return False
-    return value.numel() > max(MOST, case.cotangent.size)
+    return value.numel() > max(RESULT_NUMBERS, case.cotangent.size)
 
 
 class _HandedOver(torch.autograd.Function):

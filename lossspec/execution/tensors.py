@@ -9,8 +9,7 @@ import torch
 
 from lossspec.dtypes import Extended, dtype_name, precision
 from lossspec.execution.layouts import laid_out
-
-_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.int64}
+from lossspec.execution.layouts import same_bits as same_bits
 
 
 def to_torch(array: np.ndarray, layout: str = "contiguous", device: str = "cpu") -> torch.Tensor:
@@ -71,17 +70,6 @@ def torch_dtype(name: str) -> torch.dtype:
 def dtype_of(tensor: torch.Tensor) -> str:
     """The name of a tensor's dtype, as in `Case.dtype`."""
     return str(tensor.dtype).removeprefix("torch.")
-
-
-def same_bits(x: torch.Tensor, y: torch.Tensor) -> bool:
-    """Whether two tensors of one shape and dtype hold the same bits (nan equals itself)."""
-    if x.shape != y.shape or x.dtype != y.dtype:
-        return False
-    if x.dtype.is_complex:
-        x, y = torch.view_as_real(x), torch.view_as_real(y)
-    bits = _BITS[x.element_size()]
-    x, y = x.detach().contiguous(), y.detach().contiguous()
-    return bool(torch.equal(x.view(bits), y.view(bits)))
 
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:

@@ -11,12 +11,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-#: A clause asks for a few calls on small tensors; in seconds.
-LIMIT = 60.0
-#: So many limits later a call sits where Python cannot interrupt it, and never will.
-LAST = 3.0
-#: What got less than this share of a processor waits, and may be so many limits late.
-BUSY, WAITS = 0.5, 2.0
+from lossspec.thresholds import BUSY, CALL_SECONDS, LAST, WAITS
+
+#: The limit in force, in seconds.
+LIMIT = CALL_SECONDS
 #: Arming the last resort starts a thread, so it is not done for every clause.
 OFTEN = 1.0
 

@@ -34,11 +34,8 @@ from lossspec.judging.stream import CHOSEN, stream, supported_call
 from lossspec.oracle.solver import SolvedCase
 from lossspec.safe_text import foreign_error
 from lossspec.spec.roles import ClassIndex
+from lossspec.thresholds import COUNTERPART_BARS, FRUITLESS_CASES, PLAIN_FAILURE, SAME_DEVIATION
 
-#: What never worked in so many cases, such as torch.compile, is not tried again: it may be slow.
-TRIES = 8
-#: Error ÷ budget of what fails plainly: made simpler, it shall still.
-PLAINLY = 10.0
 #: So much further is the seed of the cases that stand in for those in dtypes that do not work.
 INSTEAD = 1_000_000
 #: So many small calls that work are kept for the clauses on calls that must raise.
@@ -476,7 +473,7 @@ class Campaign:
         if clause_record.over:
             return False
         enough = clause_record.clause.enough
-        tries = 1 if clause_record.clause.once else TRIES
+        tries = 1 if clause_record.clause.once else FRUITLESS_CASES
         if (
             clause_record.found
             or clause_record.broken
@@ -593,7 +590,7 @@ class Campaign:
             calls.append((parts, documented))
         for torchs, call in calls:
             solved = SolvedCase(trial.loss, call)
-            for bar in (1.0, 0.5):
+            for bar in COUNTERPART_BARS:
                 try:
                     same = deviation_of(clause, Trial(torchs, solved, self.device, bar=bar))
                 except Exception:
@@ -674,9 +671,9 @@ class Campaign:
     ) -> None:
         """Look for simpler cases that fail in the same way, and hand over each that is found."""
         plainly = Trial(
-            self.under_test, SolvedCase(self.under_test.loss, case), self.device, bar=PLAINLY
+            self.under_test, SolvedCase(self.under_test.loss, case), self.device, bar=PLAIN_FAILURE
         )
-        bar = PLAINLY if deviation_of(clause_record.clause, plainly) is not None else 1.0
+        bar = PLAIN_FAILURE if deviation_of(clause_record.clause, plainly) is not None else 1.0
 
         def fails(candidate: Case) -> bool:
             self.after_step()
@@ -726,7 +723,7 @@ def _alike(one: Deviation, other: Deviation) -> bool:
     except ValueError:
         return False
     nans = np.isnan(first) and np.isnan(second)  # of which each may have shown another element's
-    return bool(nans) or abs(first - second) <= 0.1 * abs(second - want)
+    return bool(nans) or abs(first - second) <= SAME_DEVIATION * abs(second - want)
 
 
 def _share(seconds: float, clause_records: Sequence[ClauseRecord]) -> None:

@@ -18,16 +18,13 @@ from lossspec.cases.draw import Dealt, drawn
 from lossspec.oracle.solver import SolvedCase
 from lossspec.spec.loss import Loss
 from lossspec.spec.roles import ClassIndex
+from lossspec.thresholds import FRUITLESS_COSTLY_CASES, OPTION_SHOWS
 
 T = TypeVar("T")
 
 #: Cases that are drawn to choose from, with every option on (of a mean, of any reduction) and with
 #: none.
 MEANS, OTHERS, PLAIN = 32, 8, 8
-#: An option shows when the answer without it is off by so many budgets.
-PLAINLY = 10.0
-#: What did not work so often in a row, such as torch.compile, is not tried again.
-TRIES = 3
 #: So many cases with every option on are enough, though a loss may have more forms.
 MOST = 4
 
@@ -142,7 +139,9 @@ def chosen(candidates: Sequence[Candidate], count: int) -> Generator[Candidate, 
         return len(one.shows - shown), fresh, -one.number
 
     failed = 0
-    while any(one.shows - shown for one in left) and failed < TRIES and judged < MOST:
+    while (
+        any(one.shows - shown for one in left) and failed < FRUITLESS_COSTLY_CASES and judged < MOST
+    ):
         candidate = best(left)
         came = yield candidate
         failed += came is False
@@ -152,7 +151,7 @@ def chosen(candidates: Sequence[Candidate], count: int) -> Generator[Candidate, 
             reductions.add(candidate.solved.case.reduction)
     failed = 0
     for pool, enough in ((plain, judged + 1), (left, count), (plain, count)):
-        while pool and failed < TRIES and judged < enough:
+        while pool and failed < FRUITLESS_COSTLY_CASES and judged < enough:
             candidate = best(pool)
             came = yield candidate
             failed += came is False
@@ -211,7 +210,7 @@ def shows(solved: SolvedCase, name: str) -> bool:
         got = SolvedCase(loss, other).expected.value(case.reduction).exact
         if not want.informative or want.exact.shape != got.shape:
             return False
-        return bool((want.error(got) > PLAINLY).any())
+        return bool((want.error(got) > OPTION_SHOWS).any())
 
 
 def _valid(loss: Loss, case: Case) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import pprint
 from typing import Any
@@ -13,10 +14,11 @@ from lossspec.cases.case import Case
 from lossspec.clauses.trial import Deviation
 from lossspec.dtypes import dtype_name
 from lossspec.execution import files
-from lossspec.execution.call import argument, keywords, owned
+from lossspec.execution.call import Call, argument
 from lossspec.execution.call_text import call_text
 from lossspec.execution.devices import accelerates
 from lossspec.execution.implementation import LossUnderTest
+from lossspec.execution.layouts import SCRIPTED
 from lossspec.execution.tensors import to_numpy
 from lossspec.safe_text import block, docstring
 
@@ -27,6 +29,8 @@ _HEAD = '''\
 Exit status: 0 when the call conforms, 1 when it does not, 2 when the implementation cannot be
 imported. A process that ends in the call has another one. Needs torch and the implementation only.
 """
+
+from __future__ import annotations
 
 import math
 import sys
@@ -43,44 +47,10 @@ device = {device!r}
 def tensor(dtype, shape, data, layout="contiguous"):
     """The tensor of a case, bit for bit and stored as it was."""
     data = [float(v) for v in data] if dtype.is_floating_point else data
-    x = torch.tensor(data, dtype=dtype, device=device).reshape(shape)
-    if x.ndim == 0 or x.numel() == 0 or layout == "contiguous":
-        return x
-    if layout == "permuted":
-        order = list(range(x.ndim))[::-1]
-        return x.permute(order).contiguous().permute(order)
-    filler = 77 if x.is_floating_point() else int(x.max())
-    if layout == "sliced":
-        wide = x.new_full((*x.shape[:-1], x.shape[-1] * 2 + 1), filler)
-        wide[..., 1::2] = x
-        return wide[..., 1::2]
-    if layout == "pitched":
-        wide = x.new_full((*x.shape[:-1], x.shape[-1] + 2), filler)
-        wide[..., :-2] = x
-        return wide[..., :-2]
-    if layout == "offset":
-        store = x.new_full((x.numel() + 5,), filler)
-        store[3:-2] = x.reshape(-1)
-        return store[3:-2].view(x.shape)
-    if layout == "expanded":
-        return x[:1].expand(x.shape)
-    if x.ndim == 4:
-        return x.contiguous(memory_format=torch.channels_last)
-    return x.contiguous(memory_format=torch.channels_last_3d) if x.ndim == 5 else x
+    return laid_out(torch.tensor(data, dtype=dtype, device=device).reshape(shape), layout)
 
 
-def same_bits(x, y):
-    """Whether two tensors hold the same bytes."""
-    if x.shape != y.shape or x.dtype != y.dtype:
-        return False
-    x, y = (t.detach().reshape(-1).view(torch.uint8) for t in (x, y))
-    return torch.equal(x, y)
-
-
-def dense(value):
-    """Whether a value is anything but a sparse, nested or meta tensor."""
-    odd = isinstance(value, torch.Tensor) and (value.is_nested or value.is_meta)
-    return not odd and getattr(value, "layout", torch.strided) is torch.strided
+{stored}
 
 
 def shown(value):
@@ -145,8 +115,8 @@ value = error = upstream = None
 try:
     target = construct()
     value = call()
-    if not dense(value):
-        print("a tensor without plain numbers came back")
+    if without_numbers(value):
+        print(f"a {{without_numbers(value)}} tensor, without plain numbers, came back")
         value = None
     if isinstance(value, torch.Tensor) and value.requires_grad:
         upstream = {upstream}
@@ -193,64 +163,23 @@ def script(
     under_test: LossUnderTest, case: Case, deviation: Deviation, says: str, device: str
 ) -> str:
     """The text of the script, for an implementation that an import finds."""
-    case = deviation.case or case
-    form = under_test.loss.form(case.form)
-    roles = under_test.loss.roles(form)
-    own = owned(under_test, case)
-    replaced = deviation.replaced
-
-    inputs = []
-    for name, array in case.tensors.items():
-        given = replaced.get(name, array)
-        layout = "contiguous" if name in replaced else case.layouts.get(name, "contiguous")
-        if isinstance(given, torch.Tensor):
-            given = to_numpy(given)
-        elif isinstance(given, np.ndarray) and roles[name].scalar:
-            given = argument(roles[name], given)
-        code = _tensor(given, layout) if isinstance(given, np.ndarray) else _code(given)
-        inputs.append(f"    {name!r}: {code},")
-    passed = {
-        name: f"inputs[{name!r}]" for name in case.tensors if name not in {**form.tensors, **own}
-    }
-    for name, value in {**keywords(under_test, case, {}), **replaced}.items():
-        if name not in case.tensors:
-            passed[name] = _code(value)
-    extra = [f"{name}={code}" for name, code in passed.items()]
-    given = []
-    for (name, role), axes in zip(form.tensors.items(), case.shape.inputs, strict=True):
-        if role.through is not None:
-            given.append(f"torch.{role.through}(inputs[{name!r}], dim={axes.index('C')})")
-        elif name not in own:
-            given.append(f"inputs[{name!r}]")
-    if under_test.surface == "class":
-        movable = isinstance(under_test.target, type) and issubclass(
-            under_test.target, torch.nn.Module
-        )
-        moved = f".to({device!r})" if movable and accelerates(device) else ""
-        result = under_test.loss.results.get(case.reduction)
-        call = f"target({', '.join(given)})" + (f".{result}" if result else "")
-        construct = f"    return subject({', '.join(extra)}){moved}"
-        if own:
-            construct = _OWN.format(
-                arguments=", ".join(extra), moved=moved, own=pprint.pformat(own)
-            )
-    else:
-        call = f"target({', '.join([*given, *extra])})"
-        construct = "    return subject"
-    requires = [n for n in case.requires_grad if n not in replaced]
-    shapes = {name: case.tensors[name].shape for name in own if name in requires}
-    text = call_text(under_test, case, replaced, backward=deviation.backward)
+    call = Call.of(under_test, deviation.case or case, deviation.replaced)
+    case, requires = call.case, [*call.differentiated]
+    construct, expression = _construct(call, device), _expression(call)
+    shapes = {name: case.tensors[name].shape for name in call.owned if name in requires}
+    text = call_text(under_test, case, call.replaced, backward=deviation.backward)
     title = "\n".join(f"    {line[:400]}" for line in docstring(text).split("\n"))
     return _HEAD.format(
         says=docstring(says),
         title=title,
         find=_find(under_test.found),
         device=device,
+        stored="\n\n".join(inspect.getsource(function) for function in SCRIPTED).rstrip(),
     ) + _BODY.format(
-        inputs="\n".join(inputs),
+        inputs="\n".join(_inputs(call)),
         requires=pprint.pformat(requires),
         construct=construct,
-        call=call,
+        call=expression,
         upstream=_tensor(
             np.asarray(case.upstream(case.reduction)), case.upstream_layout(case.reduction)
         ),
@@ -262,6 +191,53 @@ def script(
         cotangent=_COTANGENT if deviation.backward else "",
         check=deviation.check,
     )
+
+
+def _inputs(call: Call) -> list[str]:
+    """Return the lines that make the tensors of a call."""
+    lines, roles = [], call.roles
+    for name, array in call.case.tensors.items():
+        given: Any = call.replaced.get(name, array)
+        own = name not in call.replaced
+        layout = call.case.layouts.get(name, "contiguous") if own else "contiguous"
+        if isinstance(given, torch.Tensor):
+            given = to_numpy(given)
+        elif isinstance(given, np.ndarray) and roles[name].scalar:
+            given = argument(roles[name], given)
+        code = _tensor(given, layout) if isinstance(given, np.ndarray) else _code(given)
+        lines.append(f"    {name!r}: {code},")
+    return lines
+
+
+def _keywords(call: Call) -> list[str]:
+    """Return what a call passes by keyword."""
+    tensors = [f"{name}=inputs[{name!r}]" for name in call.tensor_keywords]
+    return tensors + [f"{name}={_code(value)}" for name, value in call.keywords.items()]
+
+
+def _construct(call: Call, device: str) -> str:
+    """Return the body that makes what is called: the module, or the function itself."""
+    target, extra = call.under_test.target, ", ".join(_keywords(call))
+    if call.under_test.surface == "function":
+        return "    return implementation"
+    movable = isinstance(target, type) and issubclass(target, torch.nn.Module)
+    moved = f".to({device!r})" if movable and accelerates(device) else ""
+    if call.owned:
+        return _OWN.format(arguments=extra, moved=moved, own=pprint.pformat(dict(call.owned)))
+    return f"    return implementation({extra}){moved}"
+
+
+def _expression(call: Call) -> str:
+    """Return the expression that calls what was made."""
+    given = [
+        f"inputs[{one.name!r}]"
+        if one.through is None
+        else f"torch.{one.through}(inputs[{one.name!r}], dim={one.axis})"
+        for one in call.positional
+    ]
+    if call.under_test.surface == "function":
+        return f"target({', '.join([*given, *_keywords(call)])})"
+    return f"target({', '.join(given)})" + (f".{call.result}" if call.result else "")
 
 
 def _find(found: str) -> str:

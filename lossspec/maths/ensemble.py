@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from autograd.tracer import getval
 
+from lossspec.thresholds import EXTENDED_STEP, STEP, UNIT_STEP
+
 Array = Any  # an ndarray, or autograd's box around one
 
-#: Relative size of every move, at most. Far below curvature.
-STEP = 2.0**-30
 #: How many members stand for rounding inside the words.
 ROUNDING_MEMBERS = 8
 #: How many members, the last ones, differ in the side that they take at a kink.
@@ -59,7 +59,7 @@ def step_of(unit: float) -> float:
     Far above what longdouble rounds; no further above the unit, since what saturates, such as the
     probabilities of enormous logits, does not grow with the move.
     """
-    return min(STEP, max(4 * unit, 2.0**12 * float(np.finfo(np.longdouble).eps)))
+    return min(STEP, max(UNIT_STEP * unit, EXTENDED_STEP * float(np.finfo(np.longdouble).eps)))
 
 
 @dataclass

@@ -18,9 +18,7 @@ from autograd.extend import defvjp, primitive
 from autograd.tracer import getval, isbox
 
 from lossspec.maths.ensemble import HALF, Array, compared, current, kept, kinked, rounded
-
-#: Beyond this torch's softplus is documented to be its argument.
-LINEAR = 20.0
+from lossspec.thresholds import ANY_FINITE_SLOPE, SOFTPLUS_LINEAR
 
 
 def _exactly() -> bool:
@@ -364,7 +362,7 @@ def clamped_log(x: Array, lowest: float, held: Array) -> Array:
     cut = kept(np.log(raw) < lowest)
     zero, one = np.zeros_like(raw), np.ones_like(raw)
     x = any_slope(x, getval(held) & ~cut)
-    slope = kinked(np.where(cut, zero, one), zero, 2.0**1000, 0.0)
+    slope = kinked(np.where(cut, zero, one), zero, ANY_FINITE_SLOPE, 0.0)
     floor = _standing_for(x, np.full_like(raw, lowest), slope)
     return _where(cut, floor, log(_where(cut, one, x)))
 
@@ -380,8 +378,8 @@ def sqrt(x: Array) -> Array:
 
 
 def softplus(x: Array) -> Array:
-    """log(1 + eˣ), without overflow; beyond `LINEAR` x itself is as right."""
-    return rounded(either_of(_softplus(x), x, getval(x) > LINEAR)) + _by_logarithm(x)
+    """log(1 + eˣ), without overflow; beyond `SOFTPLUS_LINEAR` x itself is as right."""
+    return rounded(either_of(_softplus(x), x, getval(x) > SOFTPLUS_LINEAR)) + _by_logarithm(x)
 
 
 @primitive
@@ -404,14 +402,14 @@ def _by_logarithm(x: Array) -> Array:
 
 
 def minus_log_sigmoid(x: Array) -> tuple[Array, Array]:
-    """-log σ(x) and -log(1 - σ(x)), which is x more; beyond `LINEAR` |x| and 0 are as right."""
+    """-log σ(x) and -log(1 - σ(x)), which is x more; far out |x| and 0 are as right."""
     raw = getval(x)
     infinite = np.isinf(raw)
     if _exactly() and infinite.any():  # x more than inf is nan
         finite = minus_log_sigmoid(_where(infinite, np.zeros_like(raw), x))
         limits = (softplus(-x), softplus(x))
         return _where(infinite, limits[0], finite[0]), _where(infinite, limits[1], finite[1])
-    large = np.abs(raw) > LINEAR
+    large = np.abs(raw) > SOFTPLUS_LINEAR
     minus_log_p = rounded(_softplus(-x))
     # One of the two may be taken so and the other not.
     minus_log_q = rounded(either_of(x + minus_log_p, x * (raw > 0), large, some=True))

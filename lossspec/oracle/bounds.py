@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lossspec.dtypes import precision
-from lossspec.thresholds import SLACK
+from lossspec.thresholds import INFORMATIVE, SLACK
 
 
 def roundings(terms: float, parts: int = 1) -> float:
@@ -94,5 +94,5 @@ class Bounded:
     def informative(self) -> bool:
         """Whether some number is known well enough to tell a right result from 0 or a wrong one."""
         with np.errstate(all="ignore"):
-            known = np.isfinite(self.exact) & (self.budget < 0.1 * np.abs(self.exact))
+            known = np.isfinite(self.exact) & (self.budget < INFORMATIVE * np.abs(self.exact))
         return bool(known.any())

@@ -22,10 +22,15 @@ from lossspec.oracle.expected import Expected
 from lossspec.oracle.placement import Placed, placed_axes
 from lossspec.spec.loss import Definition, Loss
 from lossspec.spec.roles import ClassIndex
-from lossspec.thresholds import SLACK
-
-#: Up to this many core elements each gets a member of its own; beyond, they share by sign patterns.
-OWN_MEMBERS = 12
+from lossspec.thresholds import (
+    FREE_STEP,
+    LUCK_FACTORS,
+    OWN_MEMBERS,
+    SECOND_ORDER_ROUNDINGS,
+    SLACK,
+    VAGUE,
+    second_order_error,
+)
 
 
 @cache
@@ -140,7 +145,7 @@ def _pose(loss: Loss, case: Case, *, free: bool = False) -> _Posed:
     moves = _moves(exact, placed)
     size = 2 + sum(map(len, moves.values())) + ROUNDING_MEMBERS + SIDES
     # Free members move by as much as rounding may, so that they meet the branches that it may.
-    step = 4 * dtype.unit if free else step_of(dtype.unit)
+    step = FREE_STEP * dtype.unit if free else step_of(dtype.unit)
     return _Posed(
         loss,
         case,
@@ -261,7 +266,7 @@ def _trial_cotangents(posed: _Posed, counts: np.ndarray, shares: np.ndarray) -> 
         # Divided first, what is on its way back may fall below the smallest numbers; how it is
         # rounded there is luck, so try several.
         share = posed.case.upstream("mean") / counts.sum() * shares
-        cotangents += [share * luck for luck in (1.0, 0.8, 0.6)]
+        cotangents += [share * luck for luck in LUCK_FACTORS]
     return cotangents
 
 
@@ -327,14 +332,14 @@ def solve_second(
             size = np.sum([np.abs(term[0]) for term in terms], axis=0)
             error = sum(_spread(term, posed.ensemble, posed.precision) for term in terms)
             exact = np.where(posed.mask(name), curvature[0], 0)
-            error = error + 4 * posed.precision.unit * size
+            error = error + SECOND_ORDER_ROUNDINGS * posed.precision.unit * size
             error = error + posed.precision.smallest * (1 + np.abs(scale).max(initial=0))
             sided = np.abs(curvature[-SIDES:] - curvature[:1]).max(0) > SLACK * error
             # No accuracy is promised of second derivatives: half the digits, by the largest term.
-            error = error + np.sqrt(posed.precision.unit) * _largest(size)
+            error = error + second_order_error(posed.precision.unit) * _largest(size)
             pointed = posed.ensemble.pointed(loop)
             sided |= pointed.reshape(loop + (1,) * posed.placed[name].core)
-            vague = sided | (SLACK * error > 0.1 * size)
+            vague = sided | (SLACK * error > VAGUE * size)
             error = np.where(np.isfinite(curvature[0]) & ~vague, error, np.inf)
             placed = posed.placed[name]
             exact = np.asarray(placed.leave(exact, shape), Extended)

@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 import torch
 
 from lossspec.execution.inputs import Step
+from lossspec.execution.torch_private import occupy
 
 Own = Literal["cpu", "device", "wall"]
 
@@ -89,7 +90,7 @@ class CudaClock:
             start, end = (self.cuda.Event(enable_timing=True) for _ in range(2))
             self.flushed.zero_()
             self.cuda.synchronize(self.device)
-            self.cuda._sleep(self.spin)
+            occupy(self.cuda, self.spin)
             start.record()
             results.append(step())
             end.record()

@@ -20,21 +20,21 @@ from lossspec.judging.profiles import PROFILES
 from lossspec.judging.verdict import Run
 from lossspec.report.verdict import Verdict
 from lossspec.safe_text import foreign_error
+from lossspec.thresholds import (
+    BEYOND_MACHINE,
+    FEWEST_ROUNDS,
+    GROWTH_POINT_SECONDS,
+    TEXTBOOK_PATIENCE,
+)
 from lossspec.timing.clocks import Clock, clock_of
 from lossspec.timing.memory import Need, TooLarge, clocked, excess, fitted, need, too_large
 from lossspec.timing.pairs import PairedTiming
 from lossspec.timing.results import Growth, Mode, Peak, Timing, timing_id
-from lossspec.timing.statistics import FEWEST, compared, exponent, foreseen, kept
+from lossspec.timing.statistics import compared, exponent, foreseen, kept
 
 #: What must hold before a loss is timed.
 GATE = ("accepts", "value", "gradient", "inputs-untouched")
 MINE, TORCH, TEXTBOOK = "implementation", "torch", "composite"
-#: Sizes from which a call may be beyond the machine.
-LARGE = 2**20
-#: Patience with the textbook: it may well be slower.
-SLOWER = 2.0
-#: A point of a growth curve takes no longer, in seconds.
-POINT = 0.1
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ class TimingRun:
             else (),
         }
         mine, *baselines = found
-        if len(mine.own) < FEWEST:
+        if len(mine.own) < FEWEST_ROUNDS:
             reason = f"throttled in {dropped} rounds of {dropped + len(mine.own)}"
             return facts | {"reason": reason}
         comparisons = [compared(mine, baseline, clock.own) for baseline in baselines]
@@ -217,7 +217,7 @@ class TimingRun:
         if key not in self._sizes:
             wanted = axes(loss, timing_cell.size)
             self._sizes[key] = wanted
-            if timing_cell.size.elements >= LARGE:
+            if timing_cell.size.elements >= BEYOND_MACHINE:
                 losses_under_test = list(dict.fromkeys(arms.values()))
                 clock, batch = self.clock(timed_loss.device), batch_axis(loss)
                 try:
@@ -243,10 +243,10 @@ class TimingRun:
         key = (timed_loss.implementation.name, timed_loss.name, timing_cell.size.name)
         if key not in self._dear:  # once for all modes, so that they have the same arms
             self._dear[key] = None
-            if timing_cell.size.elements >= LARGE:
+            if timing_cell.size.elements >= BEYOND_MACHINE:
                 clock = self.clock(timed_loss.device)
                 needed = need(under_test, known, timed_loss.dtype, timed_loss.device, clock)
-                shorter = Need(needed.bytes, needed.seconds / SLOWER)
+                shorter = Need(needed.bytes, needed.seconds / TEXTBOOK_PATIENCE)
                 if excess(shorter, timed_loss.device) > 1:
                     self._dear[key] = str(too_large(needed))
         if self._dear[key] is None:
@@ -298,7 +298,7 @@ class TimingRun:
                     foreseen(done, bytes_, size),
                     foreseen(done, [1e9 * s for s in seconds], size) / 1e9,
                 )
-                if excess(wanted, timed_loss.device, POINT) > 1:
+                if excess(wanted, timed_loss.device, GROWTH_POINT_SECONDS) > 1:
                     reason = f"from {size} on {too_large(wanted)}"
                     break
             try:

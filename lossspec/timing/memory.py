@@ -16,12 +16,9 @@ from lossspec.execution.call import unsupported_argument
 from lossspec.execution.implementation import LossUnderTest
 from lossspec.execution.inputs import Inputs, step
 from lossspec.execution.memory import weighed
+from lossspec.thresholds import LONGEST_CALL, MEMORY_SHARE
 from lossspec.timing.clocks import Clock
 from lossspec.timing.statistics import foreseen
-
-#: A call that takes longer, in seconds, or more of the free memory, is not made at all.
-LONGEST_CALL = 0.1
-SHARE = 0.4
 
 
 class TooLarge(Exception):
@@ -83,7 +80,7 @@ def need(
         taken.append(1e9 * clocked(under_test, case, device, clock))
         if len(sizes) > 1 and (
             taken[-1] > 1e9 * LONGEST_CALL
-            or foreseen(sizes, bytes_, 2 / scale) > SHARE * free_memory(device)
+            or foreseen(sizes, bytes_, 2 / scale) > MEMORY_SHARE * free_memory(device)
         ):
             break
     return Need(foreseen(sizes, bytes_, 1.0), foreseen(sizes, taken, 1.0) / 1e9)
@@ -91,7 +88,7 @@ def need(
 
 def excess(needed: Need, device: str, patience: float = LONGEST_CALL) -> float:
     """How many times over a need is what the device has to spare; at most 1 will do."""
-    return max(needed.bytes / (SHARE * free_memory(device)), needed.seconds / patience)
+    return max(needed.bytes / (MEMORY_SHARE * free_memory(device)), needed.seconds / patience)
 
 
 def too_large(needed: Need) -> TooLarge:

@@ -16,16 +16,10 @@ import torch
 from lossspec.cases.case import Case
 from lossspec.execution.implementation import LossUnderTest
 from lossspec.execution.inputs import Inputs, Step, step
+from lossspec.thresholds import BLOCK_SECONDS, LONGEST_BLOCK_SECONDS, SAME_RESULT
 from lossspec.timing.clocks import Clock, clock_of
 from lossspec.timing.results import Arm, Mode
 from lossspec.timing.statistics import rounds
-
-#: A block of calls is no shorter, so that reading the clock does not count; in seconds.
-BLOCK = 1e-3
-#: Nor is the slowest arm's block longer, unless a single call is.
-LONGEST = 20e-3
-#: Results that differ by more, of their length, are not those of one loss.
-SAME_RESULT = 2.0**-4
 
 
 class PairedTiming:
@@ -80,8 +74,8 @@ class PairedTiming:
                 walls.append(self._block(name)[1] / 1e9)
             taken[name] = min(walls[1:])
         fastest, slowest = min(taken.values()), max(taken.values())
-        wanted = math.ceil(BLOCK / max(fastest, 1e-7))
-        self.calls = max(1, min(wanted, int(LONGEST / max(slowest, 1e-7)), 1000))
+        wanted = math.ceil(BLOCK_SECONDS / max(fastest, 1e-7))
+        self.calls = max(1, min(wanted, int(LONGEST_BLOCK_SECONDS / max(slowest, 1e-7)), 1000))
         while len(self.inputs) < self.calls + (self.calls > 1):
             self._add_inputs()
         start = time.perf_counter()

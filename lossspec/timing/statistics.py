@@ -6,7 +6,17 @@ from dataclasses import replace
 from statistics import fmean, median
 from typing import Literal
 
-from lossspec.thresholds import BAND, CONFIDENCE, DISAGREE, INCREDIBLE, THROTTLED
+from lossspec.thresholds import (
+    BAND,
+    CONFIDENCE,
+    DISAGREE,
+    FEWEST_ROUNDS,
+    INCREDIBLE,
+    MOST_ROUNDS,
+    PARALLEL,
+    ROUND_CYCLE,
+    THROTTLED,
+)
 from lossspec.timing.results import (
     Arm,
     Comparison,
@@ -16,10 +26,6 @@ from lossspec.timing.results import (
     furthest_from_one,
     rounded_up,
 )
-
-#: Rounds of a cell. Up to three arms go through their orders in six of them, the same number of
-#: times each; from 12 on, an interval bears an outlier at either end.
-FEWEST, MOST, CYCLE = 12, 126, 6
 
 
 def interval(ratios: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
@@ -74,7 +80,7 @@ def said(measured: Interval, band: float = BAND) -> str:
 def rounds(seconds: float, budget: float) -> int:
     """How many rounds of some seconds a budget in seconds pays for: whole cycles, within bounds."""
     paid = int(budget / max(seconds, 1e-9))
-    return max(FEWEST, min(MOST, paid - paid % CYCLE))
+    return max(FEWEST_ROUNDS, min(MOST_ROUNDS, paid - paid % ROUND_CYCLE))
 
 
 def exponent(sizes: Sequence[float], amounts: Sequence[float]) -> float | None:
@@ -112,7 +118,7 @@ def compared(mine: Arm, baseline: Arm, own: Literal["cpu", "device", "wall"]) ->
     """
     on_wall = _ratio(mine, baseline, "wall")
     on_own = _ratio(mine, baseline, own)
-    parallel = own == "cpu" and any(_busy(arm) > 1.2 for arm in (mine, baseline))
+    parallel = own == "cpu" and any(_busy(arm) > PARALLEL for arm in (mine, baseline))
     clock: Literal["cpu", "device", "wall"] = "wall" if parallel else own
     deciding = on_wall if parallel else on_own
     verdict, reason = speed(deciding), None
