@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from lossspec.execution import checkpoint as checkpoint
+from lossspec.execution import checkpoint
 from lossspec.execution.checkpoint import (
     SUSPECT,
     CrashCheckpoint,

@@ -189,7 +189,8 @@ def resolves(dotted):
 
 @named
 def test_every_option_that_is_named_exists(path):
-    known = {"--pyargs", "--noconftest", "--group", "--tx"}  # of pytest, pip and pytest-xdist
+    known = {"--check"}  # of `python -m tests.defects record`
+    known |= {"--pyargs", "--noconftest", "--group", "--tx"}  # of pytest, pip and pytest-xdist
     known |= {"--benchmark-columns", "--benchmark-sort", "--benchmark-json"}  # of pytest-benchmark
     for benchmark in (ROOT / "benchmarks").glob("*.py"):
         known |= set(re.findall(r'"(--[a-z-]+)"', benchmark.read_text("utf-8")))

@@ -144,8 +144,6 @@ class Halved:
 def test_an_instance_is_not_taken_for_a_class(made):
     kind = type(made).__name__
     want = rf"is an instance of {kind}, not a class: pass the class, {kind} without parentheses, "
-    with pytest.raises(TypeError, match=f"^target {want}.* with each reduction; to judge this one"):
-        lossspec.check("mse_loss", made)
     with pytest.raises(ImplementationError, match=f"^mine: MSELoss {want}"):
         Implementation("mine", classes={"MSELoss": made})
 

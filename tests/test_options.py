@@ -91,14 +91,14 @@ def test_a_suite_may_have_fixtures_and_folders_of_the_same_names(workplace, more
                 return 3
 
             @pytest.fixture(params=[4, 5])
-            def timing cell(request):
+            def timing_cell(request):
                 return request.param
 
             def test_conformance(cell, conformance):
                 assert (cell, conformance) == (1, 2)
 
-            def test_timing(timing cell, timed):
-                assert (timing cell, timed) in ((4, 3), (5, 3))
+            def test_timing(timing_cell, timed):
+                assert (timing_cell, timed) in ((4, 3), (5, 3))
         """,
     )
     result = run(workplace, "own", *(more or SUITE[2:]))

@@ -26,7 +26,7 @@ def _exactly() -> bool:
     return current.ensemble is not None
 
 
-def either_of(x: Array, y: Array, condition: np.ndarray, some: bool = False) -> Array:
+def _accept_either(x: Array, y: Array, condition: np.ndarray, some: bool = False) -> Array:
     """x; where `condition` holds y, which is close by, is within the budget as well.
 
     some : in some of the members that stand for rounding only.
@@ -379,7 +379,7 @@ def sqrt(x: Array) -> Array:
 
 def softplus(x: Array) -> Array:
     """log(1 + eˣ), without overflow; beyond `SOFTPLUS_LINEAR` x itself is as right."""
-    return rounded(either_of(_softplus(x), x, getval(x) > SOFTPLUS_LINEAR)) + _by_logarithm(x)
+    return rounded(_accept_either(_softplus(x), x, getval(x) > SOFTPLUS_LINEAR)) + _by_logarithm(x)
 
 
 @primitive
@@ -412,8 +412,8 @@ def minus_log_sigmoid(x: Array) -> tuple[Array, Array]:
     large = np.abs(raw) > SOFTPLUS_LINEAR
     minus_log_p = rounded(_softplus(-x))
     # One of the two may be taken so and the other not.
-    minus_log_q = rounded(either_of(x + minus_log_p, x * (raw > 0), large, some=True))
-    minus_log_p = either_of(minus_log_p, -x * (raw < 0), large)
+    minus_log_q = rounded(_accept_either(x + minus_log_p, x * (raw > 0), large, some=True))
+    minus_log_p = _accept_either(minus_log_p, -x * (raw < 0), large)
     return minus_log_p + _by_logarithm(-x), minus_log_q + _by_logarithm(x)
 
 

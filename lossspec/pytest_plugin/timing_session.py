@@ -101,7 +101,7 @@ class TimingSession:
         elif "axis" in metafunc.fixturenames:
             pairs = [(name, e, axis) for name, e in self.entrants() for axis in growing(e)]
             ids = [f"{name}-{axis}" for name, _, axis in pairs]
-            metafunc.parametrize("entrant, axis", [pair[1:] for pair in pairs], ids=ids)
+            metafunc.parametrize("timed_loss, axis", [pair[1:] for pair in pairs], ids=ids)
 
     @pytest.fixture
     def timed(self) -> TimingSession:
