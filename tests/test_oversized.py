@@ -63,11 +63,9 @@ def test_a_large_result_of_the_right_shape_is_read():
 def _cases(name):
     from lossspec.judging.profiles import PROFILES
     from lossspec.judging.stream import stream
-from lossspec.spec.catalogue import find
+    from lossspec.spec.catalogue import find
 
-    return (
-        solved.case for solved in stream(find(name), PROFILES["quick"], 0)
-    )
+    return (solved.case for solved in stream(find(name), PROFILES["quick"], 0))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])

@@ -1,8 +1,16 @@
 """What a loss is: tensors with roles, shapes, parameters, a definition, refusals."""
 
 from lossspec.spec.catalogue import catalogue, find
-from lossspec.spec.loss import OF_DIFFERENCE,
-    AnySize, Definition, Example, Form, Loss, Refusal, Symmetry
+from lossspec.spec.loss import (
+    OF_DIFFERENCE,
+    AnySize,
+    Definition,
+    Example,
+    Form,
+    Loss,
+    Refusal,
+    Symmetry,
+)
 from lossspec.spec.parameters import Parameter, ignore_index, number, switch
 from lossspec.spec.roles import (
     Binary,
@@ -25,8 +33,8 @@ from lossspec.spec.roles import (
 from lossspec.spec.shapes import Shape, written_out
 
 __all__ = [
-    "AnySize",
     "OF_DIFFERENCE",
+    "AnySize",
     "Binary",
     "ClassIndex",
     "Count",
