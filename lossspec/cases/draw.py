@@ -269,7 +269,7 @@ def _class_indices(
     if target.size and sizes[role.classes] >= _WIDE:
         target.flat[-1] = sizes[role.classes] - 1  # among so many, chance seldom takes the last
     # Mostly the documented ones.
-    dtype = choose("target dtype", role.dtypes * 6 + role.tolerated)
+    dtype = choose("index dtype", role.dtypes * 6 + role.tolerated)
     if sizes[role.classes] > np.iinfo(dtype).max:
         dtype = role.dtypes[0]
     if role.ignored_by is None:

@@ -242,5 +242,6 @@ def handed(under_test: LossUnderTest, case: Case, tensors: Mapping[str, Any]) ->
         under_test.loss.form(case.form).tensors.items(), case.shape.inputs, strict=True
     ):
         if role.through is not None and isinstance(tensors[name], torch.Tensor):
-            given[name] = getattr(torch, role.through)(tensors[name], dim=axes.index("C"))
+            along = axes.index(under_test.loss.classes)
+            given[name] = getattr(torch, role.through)(tensors[name], dim=along)
     return given

@@ -56,7 +56,9 @@ def _written(
     extra = [f"{name}={name}" for name in case.tensors if name not in {**form.tensors, **own}]
     extra += [f"{name}={text}" for name, text in passed.items()]
     call = ", ".join(
-        name if role.through is None else f"torch.{role.through}({name}, {axes.index('C')})"
+        name
+        if role.through is None
+        else f"torch.{role.through}({name}, {axes.index(under_test.loss.classes)})"
         for (name, role), axes in zip(form.tensors.items(), case.shape.inputs, strict=True)
         if name not in own
     )

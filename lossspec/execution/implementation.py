@@ -109,7 +109,8 @@ class Implementation:
     `torch.nn`. Wrap anything with other names or conventions in a function of torch's signature.
     A parameter that a signature lacks is unsupported, which is not a failure. own : specs beyond
     the catalogue, of losses that it brings along. target : where it was loaded from. found : where
-    each function and class was, by its name.
+    each function and class was, by its name. reference : whether it is torch itself, from which
+    other implementations may inherit a deviation.
 
     UnknownName lists the known names; SpecError where an own spec contradicts its examples.
 
@@ -123,6 +124,7 @@ class Implementation:
     own: tuple[Loss, ...] = ()
     target: str = ""
     found: Mapping[str, str] = field(default_factory=dict)
+    reference: bool = False
 
     def __post_init__(self) -> None:
         losses = (*catalogue().values(), *self.own)

@@ -219,7 +219,8 @@ def script(
     given = []
     for (name, role), axes in zip(form.tensors.items(), case.shape.inputs, strict=True):
         if role.through is not None:
-            given.append(f"torch.{role.through}(inputs[{name!r}], dim={axes.index('C')})")
+            along = axes.index(under_test.loss.classes)
+            given.append(f"torch.{role.through}(inputs[{name!r}], dim={along})")
         elif name not in own:
             given.append(f"inputs[{name!r}]")
     if under_test.surface == "class":

@@ -73,7 +73,7 @@ class Form:
     def lists_classes(self, shape: Shape) -> bool:
         """Whether class indices are a list with an entry for each class, padded where shorter."""
         return any(
-            isinstance(role, ClassIndex) and "C" in axes
+            isinstance(role, ClassIndex) and role.classes in axes
             for role, axes in zip(self.tensors.values(), shape.inputs, strict=True)
         )
 
@@ -148,6 +148,9 @@ class Loss:
     #: Optional tensors.
     options: Mapping[str, Role] = field(default_factory=dict)
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    #: The axes that shapes call the batch and the classes; the defaults are torch's convention.
+    batch: str = "N"
+    classes: str = "C"
     #: By name, the first being the default.
     reductions: tuple[str, ...] = ("mean", "sum", "none")
     #: What the class takes beyond parameters, from the sizes of the axes and the names of the
@@ -164,6 +167,8 @@ class Loss:
     symmetries: tuple[Symmetry, ...] = ()
     #: Whether classes may be renumbered.
     exchangeable: bool = True
+    #: Whether the class is documented to take torch's deprecated `size_average` and `reduce`.
+    deprecated_reductions: bool = False
     #: Whether complex inputs are documented.
     complex: bool = False
     #: Whether a common offset of all logits of a row changes nothing.
@@ -176,6 +181,8 @@ class Loss:
     def __post_init__(self) -> None:
         for problem in _problems(self):
             raise SpecError(f"spec {self.name!r}: {problem}")
+        forms = tuple(_counting_along(form, self.classes) for form in self.forms)
+        object.__setattr__(self, "forms", forms)
 
     @property
     def breadth(self) -> int:
@@ -187,6 +194,10 @@ class Loss:
     def ignores(self) -> bool:
         """Whether some elements of a call may be marked as ones that do not count."""
         return any(form.ignores for form in self.forms)
+
+    def batched(self, shape: Shape) -> bool:
+        """Whether a shape contract is about a batch of samples."""
+        return self.batch in shape.result
 
     def stateful(self, surface: Surface) -> bool:
         """Whether the class keeps some of the call's tensors as its own parameters."""
@@ -240,6 +251,16 @@ class Loss:
             }
             for form in self.forms
         }
+
+
+def _counting_along(form: Form, classes: str) -> Form:
+    """The form with a class axis for each tensor of class indices that names none."""
+    named = {
+        name: replace(role, classes=classes)
+        for name, role in form.tensors.items()
+        if isinstance(role, ClassIndex) and not role.classes
+    }
+    return replace(form, tensors={**form.tensors, **named}) if named else form
 
 
 def _problems(loss: Loss) -> Iterator[str]:
