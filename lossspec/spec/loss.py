@@ -179,10 +179,10 @@ class Loss:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for problem in _problems(self):
-            raise SpecError(f"spec {self.name!r}: {problem}")
         forms = tuple(_counting_along(form, self.classes) for form in self.forms)
         object.__setattr__(self, "forms", forms)
+        for problem in _problems(self):
+            raise SpecError(f"spec {self.name!r}: {problem}")
 
     @property
     def breadth(self) -> int:
