@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from inspect import signature
 from typing import Any
@@ -14,6 +13,7 @@ from lossspec.cases.case import Case
 from lossspec.clauses import Judgement, clause
 from lossspec.clauses.trial import Deviation, Trial, Unsupported, failed
 from lossspec.dtypes import as_extended, precision
+from lossspec.execution.messages import out_of_memory
 from lossspec.execution.outcome import perform
 from lossspec.execution.tensors import to_extended
 from lossspec.oracle.bounds import Bounded
@@ -465,8 +465,6 @@ def further_axes_are_samples(trial: Trial) -> Judgement:
 #: So many rows that 16 bits do not count them, and so many numbers that a fast path for large
 #: tensors is taken; no tensors beyond ROOM.
 MANY, LARGE, ROOM = 2**16, 2**20, 2**22
-#: What torch says where memory does not suffice; an illegal access of it is a bug of the kernel.
-_NO_ROOM = re.compile(r"(allocate|enough|out of) memory")
 #: Seconds of a processor that a part of them may take.
 PATIENCE = 2.0
 
@@ -510,7 +508,7 @@ def large_batch(trial: Trial) -> Judgement:
         if seconds > PATIENCE and part > 1:
             raise Unsupported(f"of {len(rows) // part} rows it takes {seconds:.1f} s already")
     if outcome.error is not None:
-        if isinstance(outcome.error, MemoryError) or _NO_ROOM.search(str(outcome.error)):
+        if out_of_memory(outcome.error):
             raise Unsupported(f"the memory here does not hold {len(rows)} rows of it")
         raise failed(f"a batch of {len(rows)} rows", outcome.error, "a result")
     if outcome.oversized:
