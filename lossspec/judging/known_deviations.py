@@ -53,7 +53,6 @@ class KnownDeviation:
     def holds(self, version: str | None, device: str, surface: str) -> bool:
         """Whether it is about this version, device and surface."""
         when = self.when
-        wanted = set(_listed(when.get("features", [])))
         return (
             ("version" not in when or _in_range(version, when["version"]))
             and device.partition(":")[0] in _listed(when.get("device", device.partition(":")[0]))

@@ -13,7 +13,7 @@ import numpy as np
 from lossspec.dtypes import REAL_DTYPES
 from lossspec.errors import SpecError, blaming
 from lossspec.spec.parameters import Parameter
-from lossspec.spec.roles import ClassIndex, Role, Surface
+from lossspec.spec.roles import ClassIndex, Distribution, Role, Surface
 from lossspec.spec.shapes import Shape
 
 #: A function of tensors and parameters by name.
@@ -310,12 +310,26 @@ def _problems_of_form(loss: Loss, form: Form) -> Iterator[str]:
         if len(shape.inputs) != len(form.tensors):
             names = ", ".join(form.tensors) or "none"
             yield f"the shape contract {shape.text!r} does not fit the tensors: {names}"
+        yield from _problems_of_classes(loss, form, shape)
     yield from _unknown("fixed", form.fixed, loss.parameters)
     known = [*loss.roles(form), *loss.parameters_of(form)]
     for part in ("define", "divisor", "share"):
         function = getattr(form, part) or (loss.define if part == "define" else None)
         if function is not None:
             yield from _unknown(f"arguments of {part}", signature(function).parameters, known)
+
+
+def _problems_of_classes(loss: Loss, form: Form, shape: Shape) -> Iterator[str]:
+    """Say which tensors are about classes along an axis that a shape contract lacks."""
+    every = {*form.sizes, *(axis for axes in shape.inputs for axis in axes)}
+    for (name, role), axes in zip(form.tensors.items(), shape.inputs, strict=False):
+        counted = isinstance(role, ClassIndex) and role.classes not in every
+        if counted or (isinstance(role, Distribution) and loss.classes not in axes):
+            axis = role.classes if isinstance(role, ClassIndex) else loss.classes
+            yield (
+                f"{name!r} is about classes, and the shape contract {shape.text!r} has no axis "
+                f"{axis!r} for them; Loss(classes=...) names their axis"
+            )
 
 
 def _problems_of_sizes(axis: str, rule: Any) -> Iterator[str]:
