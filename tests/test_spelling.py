@@ -159,11 +159,12 @@ def test_a_renamed_spec_is_timed_by_the_same_calls(specs):
         assert comparable(case) == comparable(workload(before, want, "float32", 3))
 
 
-def test_the_gradient_of_probabilities_as_a_target_is_not_timed():
-    loss = find("cross_entropy")
+@pytest.mark.parametrize(("copy", "want"), [(0, "input"), (1, "scores")], ids=["old", "new"])
+def test_the_gradient_of_probabilities_as_a_target_is_not_timed(copy, want):
+    loss = SPECS["cross_entropy"][copy]
     by_probabilities = replace(loss, forms=loss.forms[::-1], examples=())
     wanted = axes(by_probabilities, sizes(by_probabilities, "cpu")[0])
-    assert workload(by_probabilities, wanted, "float32", 0).requires_grad == ("input",)
+    assert workload(by_probabilities, wanted, "float32", 0).requires_grad == (want,)
 
 
 @pytest.mark.parametrize("form", [0, 1], ids=["index", "distribution"])
