@@ -208,3 +208,14 @@ def test_only_what_can_be_called_is_a_loss():
     space = SimpleNamespace(l1_loss=torch.nn, mse_loss=3, huber_loss=F.huber_loss, HuberLoss=None)
     got = Implementation.of("space", space)
     assert (list(got.functions), list(got.classes)) == (["huber_loss"], [])
+
+
+@pytest.mark.parametrize("name", ["torch.nn", "torch.nn.functional"])
+def test_torch_itself_is_declared_as_the_reference(name):
+    assert load(name).reference
+
+
+def test_an_implementation_of_another_name_is_no_reference():
+    assert not Implementation(
+        "torch.nn", functions={"mse_loss": torch.nn.functional.mse_loss}
+    ).reference

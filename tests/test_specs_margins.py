@@ -62,7 +62,7 @@ def called(
         if len(contract.expand(spread).inputs[0]) == first.ndim
     )
     known = loss.parameters_of(loss.form(form))
-    rows = first.shape[:1] if contract.batched else ()
+    rows = first.shape[:1] if loss.batched(contract) else ()
     return Case(
         loss=name,
         form=form,

@@ -28,7 +28,7 @@ def simplex(loss: Loss, case: Case) -> dict[str, int]:
     """For each tensor of a call whose numbers sum to 1 along an axis, that axis."""
     form = loss.form(case.form)
     return {
-        name: axes_of(loss, form, case.shape, name, case.tensors[name].ndim).index("C")
+        name: axes_of(loss, form, case.shape, name, case.tensors[name].ndim).index(loss.classes)
         for name, role in form.tensors.items()
         if isinstance(role, Distribution)
     }

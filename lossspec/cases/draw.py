@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Protocol, TypeVar
 
@@ -75,85 +76,161 @@ class Dealt:
         return self._random.getrandbits(32)
 
 
+@dataclass
+class _Draft:
+    """A case in the making: what is known of it so far.
+
+    plain : whether it is a default call on a large batch; besides : the one parameter or optional
+    tensor that is not default there.
+    """
+
+    choose: Choices
+    loss: Loss
+    form: Form
+    contract: Shape
+    shape: Shape
+    plain: bool
+    besides: str | None
+    dtype: str
+    sizes: dict[str, int]
+    parameters: dict[str, Any]
+    reduction: str
+    rng: np.random.Generator
+    tensors: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def default(self, name: str | None) -> bool:
+        """Whether a default call leaves this parameter or tensor as it is."""
+        return self.plain and name != self.besides
+
+
 def drawn(choose: Choices, loss: Loss, dtypes: tuple[str, ...] | None = None) -> Case:
     """A valid call of a loss: structure from `choose`, dense values in bulk from a seed."""
+    draft = _begun(choose, loss, dtypes)
+    _draw_tensors(draft)
+    form, shape, tensors = draft.form, draft.shape, draft.tensors
+    _tie(choose, draft.rng, form, tensors, draft.parameters)
+    if form.settle is not None:  # after ties, which make vectors short that were not
+        settle_tensors(loss, form, shape, draft.rng, tensors, draft.parameters)
+    _mask_classes(draft)
+    _fill_ignored(choose, form, shape, tensors, draft.parameters)
+    _draw_options(draft)
+    return _finished(draft)
+
+
+def _begun(choose: Choices, loss: Loss, dtypes: tuple[str, ...] | None) -> _Draft:
+    """Choose the form, the shape, the dtype, the parameters and the reduction."""
     form = choose("form", loss.forms)
     known = loss.parameters_of(form)
-    # Fast paths are for the plain call: a batch, and nothing but one thing that is not default.
+    # Fused kernels are made for default calls on a large batch with at most one other argument.
     plain = choose("plain", _SELDOM)
     besides = choose(f"plain but for, {form.name}", ("", *known, *loss.options)) if plain else None
     contract = form.contracts[0] if plain else choose(f"contract of {form.name}", form.contracts)
-    spread = choose("spread", contract.spreads)
-    shape = written_out(contract.text, spread)
-    sizes = _axis_sizes(choose, shape, plain, form.widest)
+    shape = written_out(contract.text, choose("spread", contract.spreads))
+    sizes = _axis_sizes(choose, loss, form, shape, plain)
     dtype = choose("dtype", dtypes or loss.dtypes)
     parameters = {
         name: parameter.values[0] if plain and name != besides else choose(name, parameter.values)
         for name, parameter in known.items()
     }
+    _restrict_sizes(choose, loss, form, shape, sizes, parameters)
+    return _Draft(
+        choose=choose,
+        loss=loss,
+        form=form,
+        contract=contract,
+        shape=shape,
+        plain=plain,
+        besides=besides,
+        dtype=dtype,
+        sizes=sizes,
+        parameters=parameters,
+        reduction=choose("reduction", loss.reductions[::-1]),
+        rng=np.random.default_rng(choose.seed()),
+    )
+
+
+def _restrict_sizes(
+    choose: Choices,
+    loss: Loss,
+    form: Form,
+    shape: Shape,
+    sizes: dict[str, int],
+    parameters: Mapping[str, Any],
+) -> None:
+    """Give the axes that not every size suits a size that does."""
     for axis, rule in form.sizes.items():
         if callable(rule):
             with blaming(loss.name, f"sizes[{axis!r}]", sizes=sizes):
                 sizes[axis] = rule(sizes, parameters)
         elif any(axis in axes for axes in shape.inputs):
-            # What compares every pair of classes needs the square of their number for each row.
+            # A loss that compares every pair of classes needs their number squared for each row.
             many = any(size >= _ROWS[1] for other, size in sizes.items() if other != axis)
             few = [n for n in rule if n <= 8 or not many]
             sizes[axis] = choose(f"size of {axis}", few or [min(rule)])
-    reduction = choose("reduction", loss.reductions[::-1])
-    rng = np.random.default_rng(choose.seed())
 
-    tensors: dict[str, np.ndarray] = {}
-    for (name, role), axes in zip(form.tensors.items(), shape.inputs, strict=True):
+
+def _draw_tensors(draft: _Draft) -> None:
+    """Draw the tensors of the form."""
+    choose, rng, form, sizes = draft.choose, draft.rng, draft.form, draft.sizes
+    for (name, role), axes in zip(form.tensors.items(), draft.shape.inputs, strict=True):
         dims = tuple(sizes[axis] for axis in axes)
         if isinstance(role, ClassIndex):
-            ignored = "none" if plain and role.ignored_by != besides else None
-            parameters, tensors[name] = _class_indices(
-                choose, rng, role, dims, sizes, parameters, ignored
+            ignored = "none" if draft.default(role.ignored_by) else None
+            draft.parameters, draft.tensors[name] = _class_indices(
+                choose, rng, role, dims, sizes, draft.parameters, ignored
             )
         elif isinstance(role, Length):
-            tensors[name] = _lengths(choose, rng, role, dims, sizes[role.of])
+            draft.tensors[name] = _lengths(choose, rng, role, dims, sizes[role.of])
         else:
-            style = _style(choose, name, role, dims)
-            class_axis = next((i for i, a in enumerate(axes) if a in shape.core), None)
-            tensors[name] = cast_values(
-                dense_values(rng, role.style, style, dims, class_axis), role, dtype
-            )
-    _tie(choose, rng, form, tensors, parameters)
-    if form.settle is not None:  # after ties, which make vectors short that were not
-        settle_tensors(loss, form, shape, rng, tensors, parameters)
-    _mask_classes(choose, rng, form, shape, tensors, parameters)
-    _fill_ignored(choose, form, shape, tensors, parameters)
-    for name, role in loss.options.items():
-        if name == besides if plain else choose(f"with {name}", _EITHER):
-            dims = _option_shape(choose, loss, form, shape, sizes, name, tensors)
-            style = _style(choose, name, role, dims)
-            tensors[name] = cast_values(
-                dense_values(rng, role.style, style, dims, None), role, dtype
-            )
+            class_axis = next((i for i, a in enumerate(axes) if a in draft.shape.core), None)
+            draft.tensors[name] = _dense(draft, name, role, dims, class_axis)
 
-    roles = loss.roles(form)
-    layouts = {} if plain else _lay_out(choose, form, shape, roles, tensors)
+
+def _draw_options(draft: _Draft) -> None:
+    """Draw the optional tensors that the call has."""
+    for name, role in draft.loss.options.items():
+        given = not draft.default(name) if draft.plain else draft.choose(f"with {name}", _EITHER)
+        if given:
+            dims = _option_shape(draft, name)
+            draft.tensors[name] = _dense(draft, name, role, dims, None)
+
+
+def _dense(
+    draft: _Draft, name: str, role: Role, dims: tuple[int, ...], class_axis: int | None
+) -> np.ndarray:
+    """Values of one of the styles of a role."""
+    style = _style(draft.choose, name, role, dims)
+    return cast_values(
+        dense_values(draft.rng, role.style, style, dims, class_axis), role, draft.dtype
+    )
+
+
+def _finished(draft: _Draft) -> Case:
+    """Choose memory layouts, gradients and arguments to leave out."""
+    choose, form, shape, tensors = draft.choose, draft.form, draft.shape, draft.tensors
+    roles = draft.loss.roles(form)
+    layouts = {} if draft.plain else _lay_out(choose, form, shape, roles, tensors)
     wanted = [n for n in tensors if roles[n].differentiable and not roles[n].scalar]
     requires = choose(
         "requires_grad", [tuple(wanted), tuple(wanted[:1]), tuple(wanted), tuple(wanted[1:]), ()]
     )
-    cotangent = _cotangent(choose, rng, tuple(sizes[axis] for axis in shape.result))
+    cotangent = _cotangent(choose, draft.rng, tuple(draft.sizes[axis] for axis in shape.result))
     omitted = frozenset(
         name
-        for name, parameter in known.items()
-        if parameters[name] == parameter.default and (plain or choose(f"{name} left out", _EITHER))
+        for name, parameter in draft.loss.parameters_of(form).items()
+        if draft.parameters[name] == parameter.default
+        and (draft.plain or choose(f"{name} left out", _EITHER))
     )
     return Case(
-        loss=loss.name,
+        loss=draft.loss.name,
         form=form.name,
-        contract=contract.text,
-        spread=spread,
-        dtype=dtype,
+        contract=draft.contract.text,
+        spread=shape.spread,
+        dtype=draft.dtype,
         tensors=tensors,
-        parameters=parameters,
-        reduction=reduction,
-        cotangent=np.asarray(cotangent).astype(precision(dtype).numpy),
+        parameters=draft.parameters,
+        reduction=draft.reduction,
+        cotangent=np.asarray(cotangent).astype(precision(draft.dtype).numpy),
         scale=choose("scale", [1.0, 2.0, -0.5, 3.0]),
         omitted=omitted,
         layouts=layouts,
@@ -214,41 +291,54 @@ def _style(choose: Choices, name: str, role: Role, dims: tuple[int, ...]) -> str
     return "normal" if drifts else style
 
 
-def _axis_sizes(choose: Choices, shape: Shape, plain: bool, widest: int) -> dict[str, int]:
+def _axis_sizes(
+    choose: Choices, loss: Loss, form: Form, shape: Shape, plain: bool
+) -> dict[str, int]:
+    """A size for each axis, those of `1` included."""
     axes = list(
         dict.fromkeys(a for axes in (*shape.inputs, shape.result) for a in axes if a != "1")
     )
-    return {"1": 1} | (_named_sizes(choose, shape, axes, plain, widest) if axes else {})
-
-
-def _named_sizes(
-    choose: Choices, shape: Shape, axes: list[str], plain: bool, widest: int
-) -> dict[str, int]:
     core = [axis for axis in axes if axis in shape.core]
     loop = [axis for axis in axes if axis not in core]
-    if plain and loop:  # so many rows that the last block of them is a short one
+    if not axes:
+        sizes: dict[str, int] = {}
+    elif plain and loop:  # so many rows that the last block of them is a short one
         sizes = {axis: choose(f"plain size of {axis}", (3, 5, 2)) for axis in axes}
-        return sizes | {loop[0]: choose("plain rows", _SOME_ROWS)}
-    kind = choose("sizes", _KINDS)
+        sizes[loop[0]] = choose("plain rows", _SOME_ROWS)
+    else:
+        kind = choose("sizes", _KINDS)
+        if kind == "rows" and loop:
+            sizes = _many_rows(choose, axes, loop)
+        elif kind == "wide" and core and len(loop) < 2:  # kernels add up one by one along more axes
+            sizes = dict.fromkeys(axes, choose("breadth", (5, 2)))
+            axis = choose("wide axis", core)
+            widths = (_WIDE, form.widest) if axis == loss.classes else (_WIDE,)
+            sizes[axis] = choose(f"width of {axis}", widths)
+        else:
+            sizes = _few(choose, kind, axes, loop)
+    return {"1": 1} | sizes
+
+
+def _many_rows(choose: Choices, axes: list[str], loop: list[str]) -> dict[str, int]:
+    """Sizes of a large batch of small samples."""
+    sizes = dict.fromkeys(axes, 2)
+    sizes |= dict.fromkeys(loop, 1)
+    sizes[loop[-1]] = choose("columns", (1, 2))
+    sizes[loop[0]] = choose("rows", _ROWS)
+    return sizes
+
+
+def _few(choose: Choices, kind: str, axes: list[str], loop: list[str]) -> dict[str, int]:
+    """Sizes below ten: all the same, all different, with an empty axis, or any."""
     if kind == "ones":
         return dict.fromkeys(axes, 1)
     if kind == "square":
         return dict.fromkeys(axes, choose("square", [2, 3, 4]))
-    if kind == "rows" and loop:
-        sizes = dict.fromkeys(axes, 2)
-        sizes |= dict.fromkeys(loop, 1)
-        sizes[loop[-1]] = choose("columns", (1, 2))
-        sizes[loop[0]] = choose("rows", _ROWS)
-        return sizes
-    if kind == "wide" and core and len(loop) < 2:  # along more axes kernels add up one by one
-        sizes = dict.fromkeys(axes, choose("breadth", (5, 2)))
-        axis = choose("wide axis", core)
-        return sizes | {axis: choose(f"width of {axis}", (_WIDE, widest)) if axis == "C" else _WIDE}
-    pool = [2, 3, 1, 4, 5, 7] if len(axes) < 4 else [2, 1, 3]
     if kind == "distinct":
         order = [2, 3, 4, 5, 1, 7, 6, 8][: max(len(axes), 3)]
         first = choose("distinct", range(len(order)))
         return dict(zip(axes, order[first:] + order[:first], strict=False))
+    pool = [2, 3, 1, 4, 5, 7] if len(axes) < 4 else [2, 1, 3]
     sizes = {axis: choose(f"size of {axis}", pool) for axis in axes}
     if kind == "empty" and loop:
         sizes[choose("empty", loop)] = 0
@@ -269,7 +359,7 @@ def _class_indices(
     if target.size and sizes[role.classes] >= _WIDE:
         target.flat[-1] = sizes[role.classes] - 1  # among so many, chance seldom takes the last
     # Mostly the documented ones.
-    dtype = choose("target dtype", role.dtypes * 6 + role.tolerated)
+    dtype = choose("index dtype", role.dtypes * 6 + role.tolerated)
     if sizes[role.classes] > np.iinfo(dtype).max:
         dtype = role.dtypes[0]
     if role.ignored_by is None:
@@ -330,29 +420,24 @@ def _tie(
         tensors[name] = np.where(chosen, met, y).astype(y.dtype)
 
 
-def _mask_classes(
-    choose: Choices,
-    rng: np.random.Generator,
-    form: Form,
-    shape: Shape,
-    tensors: dict[str, np.ndarray],
-    parameters: Mapping[str, Any],
-) -> None:
+def _mask_classes(draft: _Draft) -> None:
     """Rule out classes other than the target, as decoders do: of probability 0."""
-    (first, role), *others = form.tensors.items()
+    choose, rng, tensors = draft.choose, draft.rng, draft.tensors
+    (first, role), *others = draft.form.tensors.items()
     indices = [
         name
         for name, other in others
         if isinstance(other, ClassIndex) and (other.one_hot or role.style == "log_probability")
     ]
     scores = role.style in ("logit", "log_probability") and role.through is None
-    labels = scores and len(indices) == 1
-    if not labels or parameters.get("label_smoothing"):
+    known = draft.loss.parameters_of(draft.form)
+    smoothed = any(known[name].smooths and draft.parameters[name] for name in known)
+    if not scores or len(indices) != 1 or smoothed:
         return
     if choose("masked", ("no", "no", "no", "no", "some")) == "no":
         return
     target = tensors[indices[0]]
-    axis = next(i for i, name in enumerate(shape.inputs[0]) if name in shape.core)
+    axis = next(i for i, name in enumerate(draft.shape.inputs[0]) if name in draft.shape.core)
     x = np.moveaxis(tensors[first].copy(), axis, -1)
     wanted = np.arange(x.shape[-1]) == target[..., None]
     x[(rng.random(x.shape) < 0.4) & ~wanted & wanted.any(-1, keepdims=True)] = -np.inf
@@ -383,19 +468,13 @@ def precision_limit(array: np.ndarray) -> float:
     return precision(dtype_name(array)).largest
 
 
-def _option_shape(
-    choose: Choices,
-    loss: Loss,
-    form: Form,
-    shape: Shape,
-    sizes: Mapping[str, int],
-    name: str,
-    tensors: Mapping[str, np.ndarray],
-) -> tuple[int, ...]:
-    declared = loss.options[name].shape or ""
+def _option_shape(draft: _Draft, name: str) -> tuple[int, ...]:
+    """One of the shapes that an optional tensor may have."""
+    choose = draft.choose
+    declared = draft.loss.options[name].shape or ""
     if declared.startswith("("):
-        return tuple(sizes[axis] for axis in shape.axes(declared))
-    like = tensors[declared.rsplit(" ", 1)[-1]].shape
+        return tuple(draft.sizes[axis] for axis in draft.shape.axes(declared))
+    like = draft.tensors[declared.rsplit(" ", 1)[-1]].shape
     if declared.startswith("like") or not like:
         return like
     shapes = [like, like[-1:], like[1:], (1,), ()]

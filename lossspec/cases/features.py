@@ -5,25 +5,39 @@ from __future__ import annotations
 import numpy as np
 
 from lossspec.cases.case import Case
+from lossspec.spec.catalogue import catalogue
+from lossspec.spec.loss import Loss
+from lossspec.spec.roles import ClassIndex
 
 
-def features(case: Case) -> frozenset[str]:
-    """What a case has that a bug may need, in words; deviations files use them."""
+def features(case: Case, loss: Loss | None = None) -> frozenset[str]:
+    """What a case has that a bug may need, in words; deviations files use them.
+
+    loss : the spec of the case; the one of the catalogue when it is left out.
+    """
+    loss = catalogue()[case.loss] if loss is None else loss
     found = {f"{name} {layout}" for name, layout in case.layouts.items()}
     found |= {f"with {name}" for name in list(case.tensors)[len(case.shape.inputs) :]}
-    first = next(iter(case.tensors.values()))
-    found.add(f"{first.ndim}-d")
-    shape = case.shape
-    if "N" not in shape.result and shape.core:
-        found.add("no batch")
-    if case.spread and shape.core:
-        found.add("k-d")
-    if any(array.size == 0 for array in case.tensors.values()):
-        found.add("empty")
-    if first.shape and first.shape[0] > 64:
-        found.add("many rows")
-    if first.ndim > 1 and len(set(first.shape)) == 1 and first.shape[0] > 1:
-        found.add("square")
+    return frozenset(found | _shape_features(case, loss) | _numbers(case) | _ignored(case, loss))
+
+
+def _shape_features(case: Case, loss: Loss) -> set[str]:
+    """Say which axes a case has, and how long they are."""
+    shape, first = case.shape, next(iter(case.tensors.values()))
+    words = {
+        f"{first.ndim}-d": True,
+        "no batch": bool(shape.core) and not loss.batched(shape),
+        "k-d": bool(case.spread and shape.core),
+        "empty": any(array.size == 0 for array in case.tensors.values()),
+        "many rows": bool(first.shape) and first.shape[0] > 64,
+        "square": first.ndim > 1 and len(set(first.shape)) == 1 and first.shape[0] > 1,
+    }
+    return {word for word, present in words.items() if present}
+
+
+def _numbers(case: Case) -> set[str]:
+    """Say what is special about the numbers of a case."""
+    found = set()
     reals = [array for array in case.tensors.values() if array.dtype.kind not in "iub"]
     sizes = [array.astype(np.float64) for array in reals]
     if any((~np.isfinite(values)).any() for values in sizes):
@@ -34,13 +48,20 @@ def features(case: Case) -> frozenset[str]:
                 found.add("ties")
     if case.cotangent.size > 1 and case.cotangent.flat[0] == 0:
         found.add("zero cotangent in front")
-    for target in case.tensors.values():
-        if target.dtype.kind in "iu" and "ignore_index" in case.parameters:
-            ignored = target == case.parameters["ignore_index"]
-            if ignored.all() and ignored.size:
-                found.add("all ignored")
-            elif ignored.any():
-                found.add("some ignored")
-            if ignored.any() and (ignored.ndim == 0 or ignored.flat[0]):
-                found.add("leading ignored")
-    return frozenset(found)
+    return found
+
+
+def _ignored(case: Case, loss: Loss) -> set[str]:
+    """Say which class indices of a case are marked as ignored."""
+    found = set()
+    for name, role in loss.form(case.form).tensors.items():
+        if not isinstance(role, ClassIndex) or role.ignored_by is None:
+            continue
+        ignored = case.tensors[name] == case.parameters[role.ignored_by]
+        if ignored.all() and ignored.size:
+            found.add("all ignored")
+        elif ignored.any():
+            found.add("some ignored")
+        if ignored.any() and (ignored.ndim == 0 or ignored.flat[0]):
+            found.add("leading ignored")
+    return found

@@ -5,7 +5,6 @@ on the case itself: fewer options, fewer and shorter axes, simpler numbers."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -16,7 +15,7 @@ from lossspec.cases.ignored import ignored_rows
 from lossspec.dtypes import dtype_name, precision
 from lossspec.spec.loss import AnySize, Loss
 from lossspec.spec.roles import ClassIndex, Length, Role
-from lossspec.spec.shapes import written_out
+from lossspec.spec.shapes import further_axes, is_further, written_out
 from lossspec.thresholds import SLACK
 
 #: How often the predicate may be asked: a second or so for a small case.
@@ -199,8 +198,15 @@ def _renumbered(loss: Loss, case: Case, axis: str, start: int) -> Case:
 def _flatter(loss: Loss, case: Case) -> Iterator[Case]:
     """The case without an axis of size 1, where a contract of its form takes what is left."""
     form, shape, sizes = loss.form(case.form), case.shape, case.axis_sizes(loss)
-    if sizes.get("N") == 1 < sizes.get("d1", 1):
-        yield each_tensor(loss, case, _turned)
+    batch, further = loss.batch, further_axes(1)[0]
+    if sizes.get(batch) == 1 < sizes.get(further, 1):
+
+        def turn(array: np.ndarray, axes: tuple[str, ...]) -> np.ndarray:
+            if batch not in axes or further not in axes:
+                return array
+            return array.swapaxes(axes.index(batch), axes.index(further)).copy()
+
+        yield each_tensor(loss, case, turn)
     for axis in reversed(shape.result):
         if sizes[axis] != 1:
             continue
@@ -208,24 +214,22 @@ def _flatter(loss: Loss, case: Case) -> Iterator[Case]:
         def drop(array: np.ndarray, axes: tuple[str, ...], axis: str = axis) -> np.ndarray:
             return array.squeeze(axes.index(axis)) if axis in axes else array
 
-        left = _numbered([[a for a in axes if a != axis] for axes in (*shape.inputs, shape.result)])
+        left = _numbered(
+            [[a for a in axes if a != axis] for axes in (*shape.inputs, shape.result)], batch
+        )
         for contract in form.contracts:
             for spread in contract.spreads:
                 other = written_out(contract.text, spread)
-                if _numbered([*other.inputs, other.result]) == left:
+                if _numbered([*other.inputs, other.result], batch) == left:
                     flat = each_tensor(loss, case, drop)
                     yield flat.with_(contract=contract.text, spread=spread)
 
 
-def _turned(array: np.ndarray, axes: tuple[str, ...]) -> np.ndarray:
-    """The first of several further axes as the batch."""
-    both = "N" in axes and "d1" in axes
-    return array.swapaxes(axes.index("N"), axes.index("d1")).copy() if both else array
-
-
-def _numbered(groups: Sequence[Sequence[str]]) -> list[list[str]]:
+def _numbered(groups: Sequence[Sequence[str]], batch: str) -> list[list[str]]:
     """Names of axes, those that `*` and `d1, ..., dk` stand for and the batch's numbered anew."""
-    free = dict.fromkeys(a for axes in groups for a in axes if re.fullmatch(r"N|d\d+", a))
+    free = dict.fromkeys(
+        axis for axes in groups for axis in axes if axis == batch or is_further(axis)
+    )
     names = {axis: f"d{i}" for i, axis in enumerate(free)}
     return [[names.get(axis, axis) for axis in axes] for axes in groups]
 

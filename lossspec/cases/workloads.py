@@ -16,8 +16,6 @@ from lossspec.spec.shapes import Shape, written_out
 
 T = TypeVar("T")
 
-CLASSES = "C"  # the axis that contracts call so
-
 
 @dataclass(frozen=True)
 class Size:
@@ -57,7 +55,7 @@ def has_classes(loss: Loss) -> bool:
     """Whether the targets are classes, along an axis of the inputs."""
     form, shape = _form(loss), _shape(loss)
     targets = any(isinstance(role, (ClassIndex, Distribution)) for role in form.tensors.values())
-    return targets and any(CLASSES in axes for axes in shape.inputs)
+    return targets and any(loss.classes in axes for axes in shape.inputs)
 
 
 def axes(loss: Loss, size: Size) -> dict[str, int]:
@@ -72,11 +70,11 @@ def axes(loss: Loss, size: Size) -> dict[str, int]:
     }
     found: dict[str, int] = {}
     for axis in shape.core:
-        if axis == CLASSES and size.classes is not None:
+        if axis == loss.classes and size.classes is not None:
             found[axis] = size.classes
         else:  # what only indices have is a list of classes, shorter than what it is read from
             found[axis] = size.inner if axis in carried else max(1, size.inner // 4)
-    first = {axis: found[axis] for axis in (*shape.inputs[0], CLASSES) if axis in found}
+    first = {axis: found[axis] for axis in (*shape.inputs[0], loss.classes) if axis in found}
     batch, *others = shape.result or ("",)
     return {batch: max(1, size.elements // prod(first.values()))} | dict.fromkeys(others, 1) | found
 
@@ -89,12 +87,13 @@ def batch_axis(loss: Loss) -> str:
 def workload(loss: Loss, sizes: Mapping[str, int], dtype: str, seed: int) -> Case:
     """A plain call with axes of these sizes: defaults, no option, contiguous, ordinary numbers.
 
-    Everything but the target requires a gradient. Sizes that follow from others need not be given.
+    Everything that is learned requires a gradient. Sizes that follow from others need not be given.
     The same seed gives the same numbers.
     """
     case = drawn(_Plain(loss, sizes, seed), loss, (dtype,))
-    # Data has no gradient, whatever else the loss can be differentiated by.
-    learned = tuple(name for name in case.requires_grad if not name.startswith("target"))
+    # Training needs no gradient of data, even when the loss can be differentiated by it.
+    roles = loss.roles(_form(loss))
+    learned = tuple(name for name in case.requires_grad if roles[name].learned)
     return case.with_(requires_grad=learned or case.requires_grad[:1])
 
 
@@ -105,7 +104,7 @@ def _form(loss: Loss) -> Form:
 def _shape(loss: Loss) -> Shape:
     """Of a batch, with as few axes as there may be, but one."""
     contracts = _form(loss).contracts
-    free = (c for c in contracts if "*" in c.result or (c.batched and "d*" not in c.result))
+    free = (c for c in contracts if "*" in c.result or (loss.batched(c) and "d*" not in c.result))
     contract = next(free, contracts[0])
     return written_out(contract.text, max(1, min(contract.spreads)))
 

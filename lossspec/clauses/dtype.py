@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from torch.autograd.graph import Node
 
 from lossspec.cases.case import Case
 from lossspec.clauses import Judgement, clause
 from lossspec.clauses.trial import Deviation, Trial, Unsupported, failed
 from lossspec.dtypes import precision
+from lossspec.execution.messages import drops_imaginary_part, loss_kernels, refuses_autocast
 from lossspec.execution.outcome import Outcome, perform, unimplemented
 from lossspec.execution.tensors import dtype_of, to_extended, torch_dtype
 from lossspec.implementations.counterpart import torch_counterpart
@@ -77,18 +77,7 @@ def _inherited(trial: Trial) -> bool:
     own = perform(torchs, trial.case, trial.device).value
     if not isinstance(own, torch.Tensor):
         return False
-    return bool(_kernels(trial.outcome.value) - _kernels(own))
-
-
-def _kernels(value: torch.Tensor) -> set[str]:
-    """The names of the losses of torch that a result was computed by."""
-    seen: set[Node] = set() if value.grad_fn is None else {value.grad_fn}
-    nodes = list(seen)
-    while nodes:
-        further = {node for node, _ in nodes.pop().next_functions if node is not None} - seen
-        seen |= further
-        nodes += further
-    return {node.name() for node in seen if "LossBackward" in node.name()}
+    return bool(loss_kernels(trial.outcome.value) - loss_kernels(own))
 
 
 def _right(trial: Trial, outcome: Outcome, expected: Expected, when: str, case: Case) -> None:
@@ -127,8 +116,8 @@ def autocast(trial: Trial) -> Judgement:
     with torch.autocast(kind, dtype=torch_dtype(LOW)):
         outcome = perform(trial.under_test, case, trial.device)
     if outcome.error is not None:
-        if "autocast" in f"{type(outcome.error).__name__}: {outcome.error}"[:200]:
-            return None  # what torch documents as unsafe there says so
+        if refuses_autocast(outcome.error):
+            return None
         raise failed(f"{outcome.phase} under autocast", outcome.error)
     got = trial.number(outcome)
     if got is None:
@@ -177,7 +166,7 @@ def complex_inputs(trial: Trial) -> Judgement:
         turned[name].requires_grad_()
     with _every_warning():
         outcome = perform(trial.under_test, case, trial.device, replaced=turned)
-    unknown = any("imaginary part" in warning for warning in outcome.warnings)
+    unknown = drops_imaginary_part(outcome.warnings)
     if unknown or outcome.error is not None or not isinstance(outcome.value, torch.Tensor):
         raise Unsupported("it takes no complex numbers, and says so")
     got = to_extended(outcome.value.real if outcome.value.is_complex() else outcome.value)

@@ -92,7 +92,7 @@ def other_calls(trial: Trial) -> Judgement:
     case, names = trial.case, trial.case.shape.result
     if not names or not trial.separable or not trial.worked or not trial.conforms:
         return None
-    axis = "N" if "N" in names else names[0]
+    axis = trial.loss.batch if trial.loss.batch in names else names[0]
     size = case.axis_sizes(trial.loss)[axis]
     if size < 2:
         return None
@@ -117,16 +117,16 @@ def other_calls(trial: Trial) -> Judgement:
 
 def _fewer_classes(trial: Trial) -> Case:
     """The case with one class less, where it has two; nothing is a target of that one."""
-    case, sizes = trial.case, trial.case.axis_sizes(trial.loss)
-    if sizes.get("C", 0) < 2:
+    case, axis = trial.case, trial.loss.classes
+    classes = case.axis_sizes(trial.loss).get(axis, 0)
+    if classes < 2:
         return case
-    fewer = part_along(trial.loss, case, "C", np.arange(sizes["C"] - 1))
+    fewer = part_along(trial.loss, case, axis, np.arange(classes - 1))
     tensors = dict(fewer.tensors)
     for name, role in trial.form.tensors.items():
         if isinstance(role, ClassIndex):
-            tensors[name] = np.where(tensors[name] == sizes["C"] - 1, 0, tensors[name]).astype(
-                tensors[name].dtype
-            )
+            index = tensors[name]
+            tensors[name] = np.where(index == classes - 1, 0, index).astype(index.dtype)
     return fewer.with_(tensors=tensors)
 
 

@@ -13,6 +13,7 @@ from lossspec.clauses import Judgement, clause, stateless
 from lossspec.clauses.trial import Deviation, Trial, Unsupported
 from lossspec.dtypes import as_extended, precision
 from lossspec.execution.call import arguments, constructed, handed, invoke
+from lossspec.execution.messages import differentiable_once
 from lossspec.execution.outcome import differentiable
 from lossspec.execution.support import leaves_torch
 from lossspec.execution.tensors import to_extended, to_torch
@@ -187,7 +188,7 @@ def _once(slope: torch.Tensor) -> bool:
         node = nodes.pop()
         if node is None or node in seen:
             continue
-        if node.name() == "torch::autograd::Error":
+        if differentiable_once(node):
             return True
         seen.add(node)
         nodes += [behind for behind, _ in node.next_functions]

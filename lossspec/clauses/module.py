@@ -146,7 +146,7 @@ def moved_to_device(trial: Trial) -> Judgement:
 @clause(lambda loss, surface: surface == "class" and loss.ranks, enough=20)
 def every_class(trial: Trial) -> Judgement:
     """log_prob is each class's result by the definition, predict the class of the largest one."""
-    if "N" not in trial.case.shape.result or not trial.worked:
+    if not trial.loss.batched(trial.case.shape) or not trial.worked:
         return None
     case = trial.case.with_(requires_grad=())
     tensors = arguments(trial.under_test, case, trial.device)
@@ -197,5 +197,5 @@ def _of_each_class(trial: Trial) -> list[Bounded]:
                 requires_grad=(),
             ),
         ).expected.value("none")
-        for index in range(case.axis_sizes(trial.loss)["C"])
+        for index in range(case.axis_sizes(trial.loss)[trial.loss.classes])
     ]

@@ -146,7 +146,8 @@ def misshapen(trial: Trial) -> Iterator[tuple[str, dict[str, Any], bool]]:
                 continue  # as many numbers, of which nobody doubts whose they are
             if other.shape != array.shape and (broadcast or axes == shape.result):
                 yield f"{name} of shape {list(other.shape)}", {name: other}, broadcast
-        if array.ndim == 0 and "C" in shape.core and case.tensors[names[0]].ndim == 1:
+        one = array.ndim == 0 and case.tensors[names[0]].ndim == 1
+        if one and trial.loss.classes in shape.core:
             two = np.stack([array, array])
             yield f"{name} of shape [2] for one sample", {name: two}, False
     for name, array in case.tensors.items():

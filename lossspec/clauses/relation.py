@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import time
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from lossspec.cases.case import Case
 from lossspec.clauses import Judgement, clause
 from lossspec.clauses.trial import Deviation, Trial, Unsupported, failed
 from lossspec.dtypes import as_extended, precision
+from lossspec.execution.messages import out_of_memory
 from lossspec.execution.outcome import perform
 from lossspec.execution.tensors import to_extended
 from lossspec.oracle.bounds import Bounded
@@ -80,12 +81,12 @@ def _agree_reduced(trial: Trial, other: Case, what: str) -> Judgement:
 
 def _rows(trial: Trial) -> int:
     """The length of the batch axis; 0 where there is none."""
-    case = trial.case
-    return case.axis_sizes(trial.loss).get("N", 0) if "N" in case.shape.result else 0
+    case, loss = trial.case, trial.loss
+    return case.axis_sizes(loss).get(loss.batch, 0) if loss.batched(case.shape) else 0
 
 
 def _batched(loss: Loss, surface: Surface) -> bool:
-    return any(contract.batched for form in loss.forms for contract in form.contracts)
+    return any(loss.batched(contract) for form in loss.forms for contract in form.contracts)
 
 
 @clause(_batched, enough=ENOUGH)
@@ -95,8 +96,8 @@ def batch_permutation(trial: Trial) -> Judgement:
     if rows < 2 or not trial.separable:
         return None
     order = np.arange(rows)[::-1]
-    other = part_along(trial.loss, trial.case, "N", order)
-    axis = trial.case.shape.result.index("N")
+    other = part_along(trial.loss, trial.case, trial.loss.batch, order)
+    axis = trial.case.shape.result.index(trial.loss.batch)
     where = (slice(None),) * axis + (slice(None, None, -1),)
     return _agree(trial, other, "the batch reversed", "none", where)
 
@@ -104,17 +105,17 @@ def batch_permutation(trial: Trial) -> Judgement:
 @clause(_batched, enough=ENOUGH)
 def batch_split(trial: Trial) -> Judgement:
     """A part of the batch gives that part of the unreduced result."""
-    rows, given = _rows(trial), trial.case.parameters
+    rows, given, batch = _rows(trial), trial.case.parameters, trial.loss.batch
     if rows < 2 or not trial.separable:
         return None
     sizes = trial.case.axis_sizes(trial.loss)
     parts = (rows // 3 + 1, *range(rows - 1, 0, -1))  # two parts of unequal length, if allowed
-    allowed = (n for n in parts if trial.loss.allows(trial.form, sizes | {"N": n}, given))
+    allowed = (n for n in parts if trial.loss.allows(trial.form, sizes | {batch: n}, given))
     first = rows - next(allowed, rows)
     if not first:
         return None
-    other = part_along(trial.loss, trial.case, "N", np.arange(first, rows))
-    axis = trial.case.shape.result.index("N")
+    other = part_along(trial.loss, trial.case, trial.loss.batch, np.arange(first, rows))
+    axis = trial.case.shape.result.index(trial.loss.batch)
     return _agree(
         trial, other, "the last rows alone", "none", (slice(None),) * axis + (slice(first, None),)
     )
@@ -126,14 +127,14 @@ def ignored_is_deleted(trial: Trial) -> Judgement:
     counted = trial.expected.counted
     if counted.ndim != 1 or counted.all() or not counted.any():
         return None
-    other = part_along(trial.loss, trial.case, "N", np.flatnonzero(counted))
+    other = part_along(trial.loss, trial.case, trial.loss.batch, np.flatnonzero(counted))
     return _agree_reduced(trial, other, "without the ignored rows")
 
 
 def _has_classes(loss: Loss, surface: Surface) -> bool:
     return loss.exchangeable and any(
         isinstance(role, ClassIndex | Distribution)
-        and "C" in contract.core
+        and loss.classes in contract.core
         and not form.lists_classes(contract)
         for form in loss.forms
         for role in form.tensors.values()
@@ -144,13 +145,13 @@ def _has_classes(loss: Loss, surface: Surface) -> bool:
 @clause(_has_classes, enough=ENOUGH)
 def class_permutation(trial: Trial) -> Judgement:
     """The order of the classes does not matter."""
-    case, form = trial.case, trial.form
-    classes = case.axis_sizes(trial.loss).get("C", 0)
+    case, form, axis = trial.case, trial.form, trial.loss.classes
+    classes = case.axis_sizes(trial.loss).get(axis, 0)
     indices = [n for n, role in form.tensors.items() if isinstance(role, ClassIndex)]
-    if classes < 2 or "C" not in case.shape.core or not trial.permutable:
+    if classes < 2 or axis not in case.shape.core or not trial.permutable:
         return None
     order = np.arange(classes)[::-1]
-    other = part_along(trial.loss, case, "C", order)
+    other = part_along(trial.loss, case, axis, order)
     tensors = dict(other.tensors)
     for name in indices:
         target = tensors[name]
@@ -287,19 +288,31 @@ def _large(trial: Trial) -> bool:
     return not bool(OVERFLOW_MARGIN * size < precision(trial.case.dtype).largest)
 
 
+def _divides(form: Form, name: str) -> bool:
+    """Whether a tensor is part of the divisor of the mean."""
+    return form.divisor is not None and name in signature(form.divisor).parameters
+
+
 @clause(_weighted_mean, enough=ENOUGH)
 def weight_scale(trial: Trial) -> Judgement:
     """Doubling all weights leaves the mean that divides by their sum as it was."""
     case = trial.case
-    if trial.form.divisor is None or "weight" not in case.tensors:
+    weights = {
+        name: case.tensors[name]
+        for name, role in trial.loss.options.items()
+        if isinstance(role, Weight) and name in case.tensors and _divides(trial.form, name)
+    }
+    if not weights:
         return None
-    weight = case.tensors["weight"]
     with np.errstate(over="ignore"):
-        double = np.asarray(weight * weight.dtype.type(2)).astype(weight.dtype)
+        doubled = {
+            name: np.asarray(weight * weight.dtype.type(2)).astype(weight.dtype)
+            for name, weight in weights.items()
+        }
     # A sum that overflows is for the clauses on the value to judge.
     if _large(trial):
         return None
-    other = case.with_(tensors={**case.tensors, "weight": double})
+    other = case.with_(tensors={**case.tensors, **doubled})
     return _agree(trial, other, "the mean with doubled weights", "mean")
 
 
@@ -363,15 +376,16 @@ def index_is_one_hot(trial: Trial) -> Judgement:
             contract
             for contract in form.contracts
             for axes in [contract.expand(case.spread).inputs]
-            if [one for i, one in enumerate(axes) if i != at] == others and "C" in axes[at]
+            if [one for i, one in enumerate(axes) if i != at] == others
+            and trial.loss.classes in axes[at]
         ),
         None,
     )
     if contract is None:
         return None
-    classes = case.axis_sizes(trial.loss)["C"]
+    classes = case.axis_sizes(trial.loss)[trial.loss.classes]
     hot = (target[..., None] == np.arange(classes)).astype(next(iter(case.tensors.values())).dtype)
-    hot = np.moveaxis(hot, -1, contract.expand(case.spread).inputs[at].index("C"))
+    hot = np.moveaxis(hot, -1, contract.expand(case.spread).inputs[at].index(trial.loss.classes))
     known = trial.loss.parameters_of(form)
     other = case.with_(
         form=form.name,
@@ -387,7 +401,9 @@ def index_is_one_hot(trial: Trial) -> Judgement:
 
 def _unbatched(loss: Loss, surface: Surface) -> bool:
     return any(
-        contract.core and not contract.batched and any(c.batched for c in form.contracts)
+        contract.core
+        and not loss.batched(contract)
+        and any(loss.batched(c) for c in form.contracts)
         for form in loss.forms
         for contract in form.contracts
     )
@@ -396,26 +412,26 @@ def _unbatched(loss: Loss, surface: Surface) -> bool:
 @clause(_unbatched, enough=ENOUGH)
 def no_batch_is_batch_of_one(trial: Trial) -> Judgement:
     """A single sample gives what a batch of that one sample gives."""
-    case, form = trial.case, trial.form
+    case, form, batch = trial.case, trial.form, trial.loss.batch
     shape = case.shape
-    if shape.batched or not shape.core:
+    if trial.loss.batched(shape) or not shape.core:
         return None
     for contract in form.contracts:
         batched = contract.expand(case.spread)
         alike = len(batched.inputs) == len(shape.inputs) and all(
-            tuple(a for a in with_n if a != "N") == without
+            tuple(a for a in with_n if a != batch) == without
             for with_n, without in zip(batched.inputs, shape.inputs, strict=True)
         )
-        if not contract.batched or not alike:
+        if not trial.loss.batched(contract) or not alike:
             continue
         tensors = dict(case.tensors)
         for name, axes in zip(form.tensors, batched.inputs, strict=True):
-            if "N" in axes:
-                tensors[name] = np.expand_dims(tensors[name], axes.index("N"))
+            if batch in axes:
+                tensors[name] = np.expand_dims(tensors[name], axes.index(batch))
         other = case.with_(
             contract=contract.text,
             tensors=tensors,
-            cotangent=np.expand_dims(case.cotangent, batched.result.index("N")),
+            cotangent=np.expand_dims(case.cotangent, batched.result.index(batch)),
             layouts={},
         )
         return _agree_reduced(trial, other, "of a batch of one")
@@ -423,15 +439,15 @@ def no_batch_is_batch_of_one(trial: Trial) -> Judgement:
 
 
 def _spreads(loss: Loss, surface: Surface) -> bool:
-    return any(_flat(form, contract) for form in loss.forms for contract in form.contracts)
+    return any(_flat(loss, form, contract) for form in loss.forms for contract in form.contracts)
 
 
-def _flat(form: Form, spread: Shape) -> Shape | None:
+def _flat(loss: Loss, form: Form, spread: Shape) -> Shape | None:
     """The contract that is another one without its further axes, samples first."""
     without = [tuple(a for a in axes if a != "d*") for axes in spread.inputs]
     for contract in form.contracts:
-        if contract is not spread and list(contract.inputs) == without and spread.batched:
-            return contract if all(axes[0] == "N" for axes in without) else None
+        if contract is not spread and list(contract.inputs) == without and loss.batched(spread):
+            return contract if all(axes[0] == loss.batch for axes in without) else None
     return None
 
 
@@ -440,7 +456,7 @@ def further_axes_are_samples(trial: Trial) -> Judgement:
     """With further axes, sum and mean are those of one batch with every position as a sample."""
     case, form = trial.case, trial.form
     contract = next(c for c in form.contracts if c.text == case.contract)
-    flat = _flat(form, contract)
+    flat = _flat(trial.loss, form, contract)
     options = [trial.loss.options[name] for name in case.tensors if name not in form.tensors]
     if flat is None or any(not (role.shape or "").startswith("(") for role in options):
         return None
@@ -460,10 +476,6 @@ def further_axes_are_samples(trial: Trial) -> Judgement:
     return _agree_reduced(trial, other, "of all positions")
 
 
-#: What torch says where memory does not suffice; an illegal access of it is a bug of the kernel.
-_NO_ROOM = re.compile(r"(allocate|enough|out of) memory")
-
-
 def _unreduced(loss: Loss, surface: Surface) -> bool:
     return "none" in loss.reductions and any(c.result for f in loss.forms for c in f.contracts)
 
@@ -478,7 +490,7 @@ def large_batch(trial: Trial) -> Judgement:
         return None  # a fast path is for the plain call
     if case.dtype not in ("float32", "float64") or not trial.separable or not trial.can("none"):
         return None
-    axis = "N" if "N" in names else names[0]
+    axis = loss.batch if loss.batch in names else names[0]
     size = case.axis_sizes(loss)[axis]
     if size < 2 or not trial.worked or not trial.conforms:
         return None
@@ -503,7 +515,7 @@ def large_batch(trial: Trial) -> Judgement:
         if seconds > LARGE_BATCH_SECONDS and part > 1:
             raise Unsupported(f"of {len(rows) // part} rows it takes {seconds:.1f} s already")
     if outcome.error is not None:
-        if isinstance(outcome.error, MemoryError) or _NO_ROOM.search(str(outcome.error)):
+        if out_of_memory(outcome.error):
             raise Unsupported(f"the memory here does not hold {len(rows)} rows of it")
         raise failed(f"a batch of {len(rows)} rows", outcome.error, "a result")
     if outcome.oversized:

@@ -117,7 +117,8 @@ class Trial:
     @property
     def separable(self) -> bool:
         """Whether the batch can be cut: `settle` has fitted no tensor without a batch axis."""
-        return self.form.settle is None or all("N" in axes for axes in self.case.shape.inputs)
+        batch = self.loss.batch
+        return self.form.settle is None or all(batch in axes for axes in self.case.shape.inputs)
 
     @property
     def limited(self) -> bool:

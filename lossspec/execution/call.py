@@ -177,7 +177,7 @@ class Call:
             under_test,
             case,
             positional=tuple(
-                Positional(name, role.through, axes.index("C") if role.through else None)
+                Positional(name, role.through, axes.index(loss.classes) if role.through else None)
                 for (name, role), axes in inputs
                 if name not in own
             ),

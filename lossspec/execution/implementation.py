@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,15 +12,14 @@ from typing import Any
 import torch
 
 from lossspec.errors import ImplementationError, UnknownName
+from lossspec.execution.messages import unknown_keywords
 from lossspec.oracle.examples import check_examples
 from lossspec.spec.catalogue import catalogue
 from lossspec.spec.loss import Loss
 from lossspec.spec.roles import Surface
 
+
 #: How wrappers say that they do not take what they were passed; not that it is of a wrong type.
-_UNKNOWN = re.compile(r"\b(unexpected|unknown) (keyword )?(argument|option|parameter)", re.I)
-
-
 @dataclass(frozen=True, eq=False)
 class LossUnderTest:
     """One loss of one implementation on one surface: what a campaign judges.
@@ -86,9 +84,7 @@ class LossUnderTest:
         if schema is not None:
             named = known - {argument.name for argument in schema.arguments}
         else:
-            named = known & {*re.findall(r"unexpected keyword argument '(\w+)'", str(error))}
-            if isinstance(error, TypeError) and _UNKNOWN.search(str(error)):
-                named |= known - {"reduction"} & {*re.findall(r"\w+", str(error))}
+            named = unknown_keywords(error, known)
         self.refused.update(named)
         return bool(named)
 
@@ -109,7 +105,8 @@ class Implementation:
     `torch.nn`. Wrap anything with other names or conventions in a function of torch's signature.
     A parameter that a signature lacks is unsupported, which is not a failure. own : specs beyond
     the catalogue, of losses that it brings along. target : where it was loaded from. found : where
-    each function and class was, by its name.
+    each function and class was, by its name. reference : whether it is torch itself, from which
+    other implementations may inherit a deviation.
 
     UnknownName lists the known names; SpecError where an own spec contradicts its examples.
 
@@ -123,6 +120,7 @@ class Implementation:
     own: tuple[Loss, ...] = ()
     target: str = ""
     found: Mapping[str, str] = field(default_factory=dict)
+    reference: bool = False
 
     def __post_init__(self) -> None:
         losses = (*catalogue().values(), *self.own)

@@ -68,7 +68,7 @@ class Switched(Dealt):
             return [option for option in options if option in PREFERRED[what]]
         if what == "reduction" and self.mean:
             return [option for option in options if option == "mean"]
-        if what in ("requires_grad", "target dtype"):
+        if what in ("requires_grad", "index dtype"):
             return options[:1]
         if what in self.loss.parameters:
             parameter = self.loss.parameters[what]

@@ -30,9 +30,6 @@ from lossspec.report.records import Cell, KnownEntry
 from lossspec.report.verdict import Verdict
 from lossspec.safe_text import one_line
 
-#: The implementations whose own deviations are torch's; whatever else has them, inherited them.
-TORCH = ("torch.nn", "torch.nn.functional")
-
 
 @dataclass
 class Run:
@@ -114,9 +111,8 @@ class Run:
             cell.device,
             self.dtypes,
             self._listed(cell),
-            None
-            if cell.implementation.name in TORCH
-            else torch_counterpart(cell.loss, cell.surface),
+            # A deviation of torch is its own; any other implementation has inherited it.
+            None if cell.implementation.reference else torch_counterpart(cell.loss, cell.surface),
             checkpoint=None if self.places is None else CrashCheckpoint(self.places, cell.campaign),
             on_progress=self.on_progress,
             after_step=self.after_step,

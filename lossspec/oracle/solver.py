@@ -90,8 +90,11 @@ class _Posed:
                 core = tuple(self.sizes[axis] for axis in own if axis not in contract.result)
                 given[name] = np.full((1,) * (1 + len(self.loop)) + core, role.default, real)
         for name, view in self.fixed.items():
-            certain = _one_hot(roles[name])
-            given[name] = _certain(view[None], self.sizes, real) if certain else view[None]
+            role = roles[name]
+            if isinstance(role, ClassIndex) and role.one_hot:
+                given[name] = _certain(view[None], self.sizes[role.classes], real)
+            else:
+                given[name] = view[None]
         for name, value in self.case.parameters.items():
             given[name] = real(value) if isinstance(value, float) else value
         return given
@@ -349,12 +352,8 @@ def solve_second(
     return bounded
 
 
-def _one_hot(role: Any) -> bool:
-    return isinstance(role, ClassIndex) and role.one_hot
-
-
-def _certain(index: np.ndarray, sizes: Mapping[str, int], real: type) -> np.ndarray:
-    return np.asarray(index[..., None] == np.arange(sizes["C"])).astype(real)
+def _certain(index: np.ndarray, classes: int, real: type) -> np.ndarray:
+    return np.asarray(index[..., None] == np.arange(classes)).astype(real)
 
 
 def _moves(

@@ -13,7 +13,7 @@ import numpy as np
 from lossspec.dtypes import REAL_DTYPES
 from lossspec.errors import SpecError, blaming
 from lossspec.spec.parameters import Parameter
-from lossspec.spec.roles import ClassIndex, Role, Surface
+from lossspec.spec.roles import ClassIndex, Distribution, Role, Surface
 from lossspec.spec.shapes import Shape
 
 #: A function of tensors and parameters by name.
@@ -73,7 +73,7 @@ class Form:
     def lists_classes(self, shape: Shape) -> bool:
         """Whether class indices are a list with an entry for each class, padded where shorter."""
         return any(
-            isinstance(role, ClassIndex) and "C" in axes
+            isinstance(role, ClassIndex) and role.classes in axes
             for role, axes in zip(self.tensors.values(), shape.inputs, strict=True)
         )
 
@@ -148,6 +148,9 @@ class Loss:
     #: Optional tensors.
     options: Mapping[str, Role] = field(default_factory=dict)
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    #: The axes that shapes call the batch and the classes; the defaults are torch's convention.
+    batch: str = "N"
+    classes: str = "C"
     #: By name, the first being the default.
     reductions: tuple[str, ...] = ("mean", "sum", "none")
     #: What the class takes beyond parameters, from the sizes of the axes and the names of the
@@ -164,6 +167,8 @@ class Loss:
     symmetries: tuple[Symmetry, ...] = ()
     #: Whether classes may be renumbered.
     exchangeable: bool = True
+    #: Whether the class is documented to take torch's deprecated `size_average` and `reduce`.
+    deprecated_reductions: bool = False
     #: Whether complex inputs are documented.
     complex: bool = False
     #: Whether a common offset of all logits of a row changes nothing.
@@ -174,6 +179,8 @@ class Loss:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        forms = tuple(_counting_along(form, self.classes) for form in self.forms)
+        object.__setattr__(self, "forms", forms)
         for problem in _problems(self):
             raise SpecError(f"spec {self.name!r}: {problem}")
 
@@ -187,6 +194,10 @@ class Loss:
     def ignores(self) -> bool:
         """Whether some elements of a call may be marked as ones that do not count."""
         return any(form.ignores for form in self.forms)
+
+    def batched(self, shape: Shape) -> bool:
+        """Whether a shape contract is about a batch of samples."""
+        return self.batch in shape.result
 
     def stateful(self, surface: Surface) -> bool:
         """Whether the class keeps some of the call's tensors as its own parameters."""
@@ -242,6 +253,16 @@ class Loss:
         }
 
 
+def _counting_along(form: Form, classes: str) -> Form:
+    """The form with a class axis for each tensor of class indices that names none."""
+    named = {
+        name: replace(role, classes=classes)
+        for name, role in form.tensors.items()
+        if isinstance(role, ClassIndex) and not role.classes
+    }
+    return replace(form, tensors={**form.tensors, **named}) if named else form
+
+
 def _problems(loss: Loss) -> Iterator[str]:
     """What keeps a spec from being judged by; the parts are looked at in an order that is safe."""
     for name in (loss.name, loss.module):
@@ -289,12 +310,26 @@ def _problems_of_form(loss: Loss, form: Form) -> Iterator[str]:
         if len(shape.inputs) != len(form.tensors):
             names = ", ".join(form.tensors) or "none"
             yield f"the shape contract {shape.text!r} does not fit the tensors: {names}"
+        yield from _problems_of_classes(loss, form, shape)
     yield from _unknown("fixed", form.fixed, loss.parameters)
     known = [*loss.roles(form), *loss.parameters_of(form)]
     for part in ("define", "divisor", "share"):
         function = getattr(form, part) or (loss.define if part == "define" else None)
         if function is not None:
             yield from _unknown(f"arguments of {part}", signature(function).parameters, known)
+
+
+def _problems_of_classes(loss: Loss, form: Form, shape: Shape) -> Iterator[str]:
+    """Say which tensors are about classes along an axis that a shape contract lacks."""
+    every = {*form.sizes, *(axis for axes in shape.inputs for axis in axes)}
+    for (name, role), axes in zip(form.tensors.items(), shape.inputs, strict=False):
+        counted = isinstance(role, ClassIndex) and role.classes not in every
+        if counted or (isinstance(role, Distribution) and loss.classes not in axes):
+            axis = role.classes if isinstance(role, ClassIndex) else loss.classes
+            yield (
+                f"{name!r} is about classes, and the shape contract {shape.text!r} has no axis "
+                f"{axis!r} for them; Loss(classes=...) names their axis"
+            )
 
 
 def _problems_of_sizes(axis: str, rule: Any) -> Iterator[str]:

@@ -24,6 +24,9 @@ class Parameter:
     limited: tuple[Any, ...] = ()
     #: What it may be as well where a signature lacks it, such as an epsilon of 0.
     absent: Any = None
+    #: Whether a value other than 0 gives every class a share of the target, as the smoothing of
+    #: labels does: then no class may have a score of -inf.
+    smooths: bool = False
     #: What a reader should know.
     doc: str = ""
 
@@ -39,6 +42,7 @@ def number(
     refused: Sequence[Any] = (),
     forms: Sequence[str] = (),
     absent: float | None = None,
+    smooths: bool = False,
     doc: str = "",
 ) -> Parameter:
     """A real parameter with its default, other values worth drawing, and refused ones.
@@ -52,6 +56,7 @@ def number(
         refused=tuple(refused),
         forms=tuple(forms),
         absent=absent,
+        smooths=smooths,
         doc=doc,
     )
 

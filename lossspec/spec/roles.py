@@ -35,6 +35,9 @@ class Role:
     #: The name of the parameter as which the class owns it, with the same numbers in any shape: it
     #: is loaded after construction.
     state: str | None = None
+    #: Whether training adjusts it, or what it is computed from. A target is data: `learned=False`.
+    #: Timing takes the gradients of learned tensors only.
+    learned: bool = True
     #: What a reader should know beside the role.
     doc: str = ""
 
@@ -167,8 +170,8 @@ class ClassIndex(Role):
     ends: int | None = None
     #: Whether another integer, or a floating dtype, must raise.
     checked: bool = True
-    #: The axis that it counts along.
-    classes: str = "C"
+    #: The axis that it counts along; the class axis of its loss when empty.
+    classes: str = ""
     style = "class_index"
     integer = True
 

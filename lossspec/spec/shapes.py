@@ -46,11 +46,6 @@ class Shape:
         names = [a for axes in self.inputs for a in axes if a not in (*self.result, "1")]
         return tuple(dict.fromkeys(names))
 
-    @property
-    def batched(self) -> bool:
-        """Whether it is about a batch of samples."""
-        return "N" in self.result
-
     def expand(self, spread: int) -> Shape:
         """The contract with `*` and `d1, ..., dk` written out as `spread` axes."""
 
@@ -58,7 +53,7 @@ class Shape:
             written: list[str] = []
             for axis in axes:
                 if axis in ("*", "d*"):
-                    written += [f"d{i + 1}" for i in range(spread)]
+                    written += further_axes(spread)
                 else:
                     written.append(axis)
             return tuple(written)
@@ -76,6 +71,16 @@ class Shape:
         if "*" in axes:
             return range(6)
         return range(1, 4) if "d*" in axes else range(1)
+
+
+def further_axes(count: int) -> list[str]:
+    """The names of the axes that `*` and `d1, ..., dk` stand for."""
+    return [f"d{i + 1}" for i in range(count)]
+
+
+def is_further(axis: str) -> bool:
+    """Whether an axis is one that `*` or `d1, ..., dk` stands for."""
+    return re.fullmatch(r"d\d+", axis) is not None
 
 
 @cache

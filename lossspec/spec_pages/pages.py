@@ -199,8 +199,6 @@ def _calls(loss: Loss) -> Iterator[Block]:
 #: How axes are written, where that is not by their own name, and what the common ones stand for.
 _WRITTEN = {"d*": "d1, ..., dk"}
 _AXES = {
-    "N": "the batch",
-    "C": "the classes",
     "*": "any number of axes",
     "d*": "one or more axes",
     "1": "an axis of size 1",
@@ -209,7 +207,8 @@ _AXES = {
 
 def _legend(loss: Loss) -> Iterator[Block]:
     axes = {a for f in loss.forms for c in f.contracts for g in (*c.inputs, c.result) for a in g}
-    known = [f"`{_WRITTEN.get(a, a)}` for {words}" for a, words in _AXES.items() if a in axes]
+    meant = {loss.batch: "the batch", loss.classes: "the classes"} | _AXES
+    known = [f"`{_WRITTEN.get(a, a)}` for {words}" for a, words in meant.items() if a in axes]
     if known:
         yield Prose(_sentence(_joined(known, "and").replace("` for ", "` stands for ", 1)))
 

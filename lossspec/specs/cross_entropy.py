@@ -35,6 +35,7 @@ spec = Loss(
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.CrossEntropyLoss.html",
     define=define,
     shift_invariant=True,
+    deprecated_reductions=True,
     forms=(
         Form(
             name="class indices",
@@ -58,7 +59,7 @@ spec = Loss(
                 "(C), (C) -> ()",
                 "(N, C, d1, ..., dk), (N, C, d1, ..., dk) -> (N, d1, ..., dk)",
             ),
-            tensors={"input": Logit(), "target": Distribution()},
+            tensors={"input": Logit(), "target": Distribution(learned=False)},
             widest=1027,
         ),
     ),
@@ -72,7 +73,13 @@ spec = Loss(
     parameters={
         "ignore_index": ignore_index(forms=["class indices"]),
         "label_smoothing": number(
-            0.0, 0.1, 0.5, 1.0, refused=(-0.1, 1.5), doc="Share ε of the uniform distribution."
+            0.0,
+            0.1,
+            0.5,
+            1.0,
+            refused=(-0.1, 1.5),
+            smooths=True,
+            doc="Share ε of the uniform distribution.",
         ),
     },
     examples=(

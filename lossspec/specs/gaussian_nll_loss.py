@@ -47,12 +47,16 @@ spec = Loss(
                 "(N, *), (1, *), (N, *) -> (N, *)",
                 "(*, D), (*, 1), (*, D) -> (*, D)",
             ),
-            tensors={"input": Real(), "target": Real(), "var": NonNegative()},
+            tensors={"input": Real(), "target": Real(learned=False), "var": NonNegative()},
         ),
         Form(
             name="one variance",
             shapes=("(*), (*), () -> (*)",),
-            tensors={"input": Real(), "target": Real(), "var": NonNegative(scalar=True)},
+            tensors={
+                "input": Real(),
+                "target": Real(learned=False),
+                "var": NonNegative(scalar=True),
+            },
         ),
     ),
     parameters={

@@ -23,7 +23,9 @@ spec = Loss(
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.HuberLoss.html",
     define=define,
     symmetries=OF_DIFFERENCE,
-    forms=(Form(shapes=("(*), (*) -> (*)",), tensors={"input": Real(), "target": Real()}),),
+    forms=(
+        Form(shapes=("(*), (*) -> (*)",), tensors={"input": Real(), "target": Real(learned=False)}),
+    ),
     options={
         "weight": Weight(
             shape="like input",

@@ -21,18 +21,19 @@ spec = Loss(
     formula=r"\ell(x, y) = y\,(\log y - x)",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.KLDivLoss.html",
     define=define,
+    deprecated_reductions=True,
     forms=(
         Form(
             name="target",
             fixed={"log_target": False},
             shapes=SHAPES,
-            tensors={"input": LogProbability(), "target": Probability()},
+            tensors={"input": LogProbability(), "target": Probability(learned=False)},
         ),
         Form(
             name="log target",
             fixed={"log_target": True},
             shapes=SHAPES,
-            tensors={"input": LogProbability(), "target": LogProbability()},
+            tensors={"input": LogProbability(), "target": LogProbability(learned=False)},
         ),
     ),
     parameters={"log_target": switch(False, doc="The target is in logarithms too.")},

@@ -22,10 +22,11 @@ spec = Loss(
     define=define,
     symmetries=OF_DIFFERENCE,
     complex=True,
+    deprecated_reductions=True,
     forms=(
         Form(
             shapes=("(*), (*) -> (*)",),
-            tensors={"input": Real(), "target": Real()},
+            tensors={"input": Real(), "target": Real(learned=False)},
             divisor=divisor,
         ),
     ),

@@ -94,7 +94,7 @@ spec = Loss(
                 "(H), (C, H), (C) -> ()",
                 "(N, H), (C, d1, ..., dk, H), (N, C, d1, ..., dk) -> (N, d1, ..., dk)",
             ),
-            tensors=layer(Distribution()),
+            tensors=layer(Distribution(learned=False)),
         ),
     ),
     options={
@@ -113,7 +113,13 @@ spec = Loss(
     parameters={
         "ignore_index": ignore_index(forms=["class indices"]),
         "label_smoothing": number(
-            0.0, 0.1, 0.5, 1.0, refused=(-0.1, 1.5), doc="Share ε of the uniform distribution."
+            0.0,
+            0.1,
+            0.5,
+            1.0,
+            refused=(-0.1, 1.5),
+            smooths=True,
+            doc="Share ε of the uniform distribution.",
         ),
         "options": Parameter(
             default=None,

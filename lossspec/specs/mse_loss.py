@@ -20,10 +20,11 @@ spec = Loss(
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.MSELoss.html",
     define=define,
     symmetries=OF_DIFFERENCE,
+    deprecated_reductions=True,
     forms=(
         Form(
             shapes=("(*), (*) -> (*)",),
-            tensors={"input": Real(), "target": Real()},
+            tensors={"input": Real(), "target": Real(learned=False)},
             divisor=divisor,
         ),
     ),

@@ -32,18 +32,19 @@ spec = Loss(
     r" \lambda = e^x \text{ or } \lambda = x,\ \log\lambda = \log(x + \epsilon)",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.PoissonNLLLoss.html",
     define=define,
+    deprecated_reductions=True,
     forms=(
         Form(
             name="log rate",
             fixed={"log_input": True},
             shapes=SHAPES,
-            tensors={"input": Real(), "target": Count()},
+            tensors={"input": Real(), "target": Count(learned=False)},
         ),
         Form(
             name="rate",
             fixed={"log_input": False},
             shapes=SHAPES,
-            tensors={"input": NonNegative(), "target": Count()},
+            tensors={"input": NonNegative(), "target": Count(learned=False)},
         ),
     ),
     parameters={

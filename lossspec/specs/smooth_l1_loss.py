@@ -25,7 +25,10 @@ spec = Loss(
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.SmoothL1Loss.html",
     define=define,
     symmetries=OF_DIFFERENCE,
-    forms=(Form(shapes=("(*), (*) -> (*)",), tensors={"input": Real(), "target": Real()}),),
+    deprecated_reductions=True,
+    forms=(
+        Form(shapes=("(*), (*) -> (*)",), tensors={"input": Real(), "target": Real(learned=False)}),
+    ),
     parameters={
         "beta": number(
             *(1.0, 0.0, 0.3, 3.0, 2.0**-20),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lossspec.baselines import textbook
-from lossspec.cases.workloads import CLASSES, Size, axes, batch_axis, has_classes, sizes, workload
+from lossspec.cases.workloads import Size, axes, batch_axis, has_classes, sizes, workload
 from lossspec.clauses import clauses
 from lossspec.execution.call import unsupported_argument
 from lossspec.execution.implementation import Implementation, LossUnderTest
@@ -351,17 +351,17 @@ def timing_cells(timed_loss: TimedLoss, modes: tuple[Mode, ...]) -> list[TimingC
 def growing(timed_loss: TimedLoss) -> list[str]:
     """The axes along which growth is measured: the batch, and the classes where there are any."""
     loss = timed_loss.under_test.loss
-    return ["N", *([CLASSES] if has_classes(loss) else [])]
+    return [loss.batch, *([loss.classes] if has_classes(loss) else [])]
 
 
 def points(timed_loss: TimedLoss, axis: str) -> list[tuple[int, dict[str, int]]]:
     """The sizes along an axis, and all axes at each."""
     loss = timed_loss.under_test.loss
     scale = 1 if timed_loss.device == "cpu" else 8
-    if axis == CLASSES:
+    if axis == loss.classes:
         most = Size("growth", 2**22 * scale, 16, 2**17, "the batch of the largest vocabulary")
         fixed = axes(loss, most)
-        return [(2**k, fixed | {CLASSES: 2**k}) for k in range(10, 18)]
+        return [(2**k, fixed | {axis: 2**k}) for k in range(10, 18)]
     batch = batch_axis(loss)
     found = []
     for k in range(12, 22, 2):
