@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -88,12 +87,7 @@ DEPRECATED = (
 )
 
 
-def _deprecates(loss: Loss, surface: Surface) -> bool:
-    module = getattr(torch.nn, loss.module or "", None)
-    return module is not None and "size_average" in inspect.signature(module).parameters
-
-
-@clause(_deprecates, enough=8)
+@clause(lambda loss, surface: loss.deprecated_reductions, enough=8)
 def deprecated_reductions(trial: Trial) -> Judgement:
     """The deprecated `size_average` and `reduce`, where it takes both, override the reduction."""
     if not {"size_average", "reduce"} <= (trial.under_test.keywords or set()):

@@ -164,6 +164,8 @@ class Loss:
     symmetries: tuple[Symmetry, ...] = ()
     #: Whether classes may be renumbered.
     exchangeable: bool = True
+    #: Whether the class is documented to take torch's deprecated `size_average` and `reduce`.
+    deprecated_reductions: bool = False
     #: Whether complex inputs are documented.
     complex: bool = False
     #: Whether a common offset of all logits of a row changes nothing.

@@ -38,6 +38,7 @@ spec = Loss(
     formula=r"\ell(x, y) = -w\,[\,y \max(\log x, -100) + (1 - y) \max(\log(1 - x), -100)\,]",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.BCELoss.html",
     define=define,
+    deprecated_reductions=True,
     forms=(
         Form(
             shapes=("(*), (*) -> (*)",), tensors={"input": Probability(), "target": Probability()}

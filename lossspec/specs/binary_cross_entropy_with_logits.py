@@ -17,6 +17,7 @@ spec = Loss(
     formula=r"\ell(x, y) = -w\,[\,p\,y \log\sigma(x) + (1 - y)\log(1 - \sigma(x))\,]",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.BCEWithLogitsLoss.html",
     define=define,
+    deprecated_reductions=True,
     forms=(Form(shapes=("(*), (*) -> (*)",), tensors={"input": Logit(), "target": Probability()}),),
     options={
         "weight": Weight(shape="broadcasts with input", doc="Factor for each element."),

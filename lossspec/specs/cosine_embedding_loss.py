@@ -39,6 +39,7 @@ spec = Loss(
     r" \cos(a, b) = \frac{a \cdot b}{\lVert a \rVert\,\lVert b \rVert}",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.CosineEmbeddingLoss.html",
     define=define,
+    deprecated_reductions=True,
     forms=(
         Form(
             shapes=("(N, D), (N, D), (N) -> (N)", "(D), (D), () -> ()"),

@@ -35,6 +35,7 @@ spec = Loss(
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.CrossEntropyLoss.html",
     define=define,
     shift_invariant=True,
+    deprecated_reductions=True,
     forms=(
         Form(
             name="class indices",

@@ -18,6 +18,7 @@ spec = Loss(
     formula=r"\ell(x, y) = \begin{cases} x & y = 1 \\ \max(0, m - x) & y = -1 \end{cases}",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.HingeEmbeddingLoss.html",
     define=define,
+    deprecated_reductions=True,
     forms=(Form(shapes=("(*), (*) -> (*)",), tensors={"input": Real(), "target": Sign()}),),
     parameters={
         "margin": number(

@@ -21,6 +21,7 @@ spec = Loss(
     formula=r"\ell(x, y) = y\,(\log y - x)",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.KLDivLoss.html",
     define=define,
+    deprecated_reductions=True,
     forms=(
         Form(
             name="target",

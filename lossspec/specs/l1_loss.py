@@ -22,6 +22,7 @@ spec = Loss(
     define=define,
     symmetries=OF_DIFFERENCE,
     complex=True,
+    deprecated_reductions=True,
     forms=(
         Form(
             shapes=("(*), (*) -> (*)",),

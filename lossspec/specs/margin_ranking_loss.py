@@ -18,6 +18,7 @@ spec = Loss(
     formula=r"\ell(x_1, x_2, y) = \max(0, -y\,(x_1 - x_2) + m)",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.MarginRankingLoss.html",
     define=define,
+    deprecated_reductions=True,
     forms=(
         Form(
             shapes=("(N), (N), (N) -> (N)", "(), (), () -> ()"),

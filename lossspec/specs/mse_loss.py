@@ -20,6 +20,7 @@ spec = Loss(
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.MSELoss.html",
     define=define,
     symmetries=OF_DIFFERENCE,
+    deprecated_reductions=True,
     forms=(
         Form(
             shapes=("(*), (*) -> (*)",),

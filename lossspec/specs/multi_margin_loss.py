@@ -28,6 +28,7 @@ spec = Loss(
     formula=r"\ell(x, t) = \frac{w_t}{C} \sum_{i \ne t} \max(0,\; m - x_t + x_i)^p",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.MultiMarginLoss.html",
     define=define,
+    deprecated_reductions=True,
     forms=(
         Form(
             shapes=("(N, C), (N) -> (N)", "(C), () -> ()"),

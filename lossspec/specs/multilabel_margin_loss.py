@@ -40,6 +40,7 @@ spec = Loss(
     formula=r"\ell(x, y) = \frac{1}{C} \sum_{j} \sum_{i \notin y} \max(0,\; 1 - (x_{y_j} - x_i))",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.MultiLabelMarginLoss.html",
     define=define,
+    deprecated_reductions=True,
     forms=(
         Form(
             shapes=("(N, C), (N, C) -> (N)", "(C), (C) -> ()"),

@@ -20,6 +20,7 @@ spec = Loss(
     r" + (1 - y_i)\log(1 - \sigma(x_i))\,]",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.MultiLabelSoftMarginLoss.html",
     define=define,
+    deprecated_reductions=True,
     forms=(
         Form(shapes=("(N, C), (N, C) -> (N)",), tensors={"input": Logit(), "target": Binary()}),
     ),

@@ -21,6 +21,7 @@ spec = Loss(
     formula=r"\ell(x, t) = -w_t\,x_t",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.NLLLoss.html",
     define=define,
+    deprecated_reductions=True,
     forms=(
         Form(
             shapes=(

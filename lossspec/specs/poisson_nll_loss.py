@@ -32,6 +32,7 @@ spec = Loss(
     r" \lambda = e^x \text{ or } \lambda = x,\ \log\lambda = \log(x + \epsilon)",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.PoissonNLLLoss.html",
     define=define,
+    deprecated_reductions=True,
     forms=(
         Form(
             name="log rate",

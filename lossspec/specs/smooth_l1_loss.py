@@ -25,6 +25,7 @@ spec = Loss(
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.SmoothL1Loss.html",
     define=define,
     symmetries=OF_DIFFERENCE,
+    deprecated_reductions=True,
     forms=(Form(shapes=("(*), (*) -> (*)",), tensors={"input": Real(), "target": Real()}),),
     parameters={
         "beta": number(

@@ -18,6 +18,7 @@ spec = Loss(
     formula=r"\ell(x, y) = \log(1 + e^{-y x})",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.SoftMarginLoss.html",
     define=define,
+    deprecated_reductions=True,
     forms=(Form(shapes=("(*), (*) -> (*)",), tensors={"input": Logit(), "target": Sign()}),),
     symmetries=(
         Symmetry(

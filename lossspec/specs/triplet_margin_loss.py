@@ -31,6 +31,7 @@ spec = Loss(
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.TripletMarginLoss.html;"
     f" the swap: {PAPER}",
     define=define,
+    deprecated_reductions=True,
     forms=(Form(shapes=("(N, D), (N, D), (N, D) -> (N)", "(D), (D), (D) -> ()"), tensors=TENSORS),),
     parameters={
         "margin": number(1.0, 0.3, 3.0, 20.0, refused=(0.0, -1.0), doc="How much nearer; above 0."),
