@@ -14,6 +14,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from lossspec.late_import import import_late
 from lossspec.nearest import alike, suggestion
 from lossspec.report.merge import merge
 from lossspec.report.records import Report, own_version
@@ -242,6 +243,7 @@ def _run_parser() -> argparse.ArgumentParser:
 
 
 def _show(options: argparse.Namespace) -> int:
+    import_late("torch")
     from lossspec.spec.catalogue import find
     from lossspec.spec_pages.pages import text
 
@@ -250,6 +252,8 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _list(options: argparse.Namespace) -> int:
+    # The file of a clause imports torch at its top; its sentence needs none of it.
+    import_late("torch")
     if options.what == "losses":
         from lossspec.spec.catalogue import catalogue
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
+from types import FunctionType
 from typing import Literal
 
 from lossspec.clauses.trial import Trial
@@ -110,7 +111,7 @@ def clauses() -> Mapping[str, Clause]:
     for module in pkgutil.iter_modules(__path__):
         loaded = importlib.import_module(f"{__name__}.{module.name}")
         for thing in vars(loaded).values():
-            mark = getattr(thing, "clause", None)
+            mark = getattr(thing, "clause", None) if isinstance(thing, FunctionType) else None
             if isinstance(mark, Clause) and thing.__module__ == loaded.__name__:
                 if not mark.says or mark.name in found:
                     raise ValueError(f"clause {mark.name!r} needs its own name and a sentence")

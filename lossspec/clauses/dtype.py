@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from torch.autograd.graph import Node
 
 from lossspec.cases.case import Case
 from lossspec.clauses import Judgement, clause
@@ -82,7 +81,7 @@ def _inherited(trial: Trial) -> bool:
 
 def _kernels(value: torch.Tensor) -> set[str]:
     """The names of the losses of torch that a result was computed by."""
-    seen: set[Node] = set() if value.grad_fn is None else {value.grad_fn}
+    seen: set[torch.autograd.graph.Node] = set() if value.grad_fn is None else {value.grad_fn}
     nodes = list(seen)
     while nodes:
         further = {node for node, _ in nodes.pop().next_functions if node is not None} - seen

@@ -10,7 +10,8 @@ import torch
 from lossspec.dtypes import Extended, dtype_name, precision
 from lossspec.execution.layouts import laid_out
 
-_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.int64}
+#: The integers of the same size, by bytes.
+_BITS = {1: "uint8", 2: "int16", 4: "int32", 8: "int64", 16: "int64"}
 
 
 def to_torch(array: np.ndarray, layout: str = "contiguous", device: str = "cpu") -> torch.Tensor:
@@ -79,7 +80,7 @@ def same_bits(x: torch.Tensor, y: torch.Tensor) -> bool:
         return False
     if x.dtype.is_complex:
         x, y = torch.view_as_real(x), torch.view_as_real(y)
-    bits = _BITS[x.element_size()]
+    bits = torch_dtype(_BITS[x.element_size()])
     x, y = x.detach().contiguous(), y.detach().contiguous()
     return bool(torch.equal(x.view(bits), y.view(bits)))
 
