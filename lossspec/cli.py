@@ -14,6 +14,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from lossspec.errors import ArgumentError
 from lossspec.late_import import import_late
 from lossspec.nearest import alike, suggestion
 from lossspec.report.merge import merge
@@ -314,7 +315,7 @@ def _deviations(options: argparse.Namespace) -> int:
             _say(f"{entry.loss}/{entry.clause}: {entry.reason}")
         return 0
     if options.file is None and not shipped.exists():
-        raise ValueError(
+        raise ArgumentError(
             f"lossspec ships no file for {implementation.name}; say which: --file FILE"
         )
     listed = known_deviations.read(path) if path.exists() else []

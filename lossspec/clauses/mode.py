@@ -272,7 +272,7 @@ def compiled_refusal(trial: Trial) -> Judgement:
 
 
 @cache
-def _called() -> type[torch.nn.Module]:
+def _module_class() -> type[torch.nn.Module]:
     """The class of a call as the module that torch.export takes."""
 
     class Called(torch.nn.Module):
@@ -296,7 +296,7 @@ def exported(trial: Trial) -> Judgement:
         return None
     case = trial.case.with_(requires_grad=())
     inputs = arguments(trial.under_test, case, trial.device)
-    module = _called()(constructed(trial.under_test, case, inputs, {}))
+    module = _module_class()(constructed(trial.under_test, case, inputs, {}))
     given = handed(trial.under_test, case, inputs)
     try:
         with _silent():

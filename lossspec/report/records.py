@@ -134,6 +134,15 @@ class Cell(Record):
         """Whether the implementation lacks the loss, and nobody asked that it has all of them."""
         return self.extra.get("absent") is True and not self.verdict.fails
 
+    @property
+    def former_ids(self) -> tuple[str, ...]:
+        """The ids that the cell had when its clause was called otherwise."""
+        names = self.extra.get("aliases")
+        former = (
+            [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+        )
+        return tuple(cell_id(self.loss, name, self.surface, self.device) for name in former)
+
     def __post_init__(self) -> None:
         super().__post_init__()
         want = cell_id(self.loss, self.clause, self.surface, self.device)

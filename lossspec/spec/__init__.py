@@ -1,7 +1,16 @@
 """What a loss is: tensors with roles, shapes, parameters, a definition, refusals."""
 
 from lossspec.spec.catalogue import catalogue, find
-from lossspec.spec.loss import OF_DIFFERENCE, Definition, Example, Form, Loss, Refusal, Symmetry
+from lossspec.spec.loss import (
+    OF_DIFFERENCE,
+    AnySize,
+    Definition,
+    Example,
+    Form,
+    Loss,
+    Refusal,
+    Symmetry,
+)
 from lossspec.spec.parameters import Parameter, ignore_index, number, switch
 from lossspec.spec.roles import (
     Binary,
@@ -25,6 +34,7 @@ from lossspec.spec.shapes import Shape, written_out
 
 __all__ = [
     "OF_DIFFERENCE",
+    "AnySize",
     "Binary",
     "ClassIndex",
     "Count",
