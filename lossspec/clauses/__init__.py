@@ -160,7 +160,7 @@ def present_id(given: str) -> str:
         if name in clause.aliases:
             warnings.warn(
                 f"the clause {name!r} is now called {clause.name!r}",
-                DeprecationWarning,
+                FutureWarning,  # shown to who runs the command; DeprecationWarning is not
                 stacklevel=3,
             )
             return f"{prefix}{slash}{clause.name}"
