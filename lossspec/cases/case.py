@@ -291,7 +291,7 @@ def published(loss: Loss, example: Example) -> Case:
                 cotangent=np.ones([sizes[axis] for axis in shape.result], np.float32),
                 omitted=frozenset(parameters.keys() - {*example.parameters, *form.fixed}),
             )
-    raise SpecError(f"no shape of {loss.name} fits the example {example.source!r}")
+    raise ValueError(f"no shape of {loss.name} fits the example {example.source!r}")
 
 
 def settle_tensors(

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from lossspec.render.layout import judged, plural
+from lossspec.render.layout import judged, plural, seed_text
 from lossspec.report.records import Cell, Report
 from lossspec.report.verdict import Verdict
 from lossspec.safe_text import one_line
@@ -142,5 +142,5 @@ def _reasons(change: Change) -> str:
 def _run(report: Report) -> str:
     return (
         f"{judged(report)}, lossspec {report.environment.lossspec}"
-        f", {report.profile}, seed {report.seed}: {report.headline}"
+        f", {report.profile}, seed {seed_text(report.seed)}: {report.headline}"
     )

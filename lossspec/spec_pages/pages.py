@@ -342,8 +342,7 @@ def _clauses() -> Collection[Clause]:
 
 def _shipped_clauses() -> Collection[Clause]:
     """The clauses of this package: a page of docs/ must not depend on what else is installed."""
-    own = __name__.partition(".")[0]
-    return [clause for clause in _clauses() if clause.judge.__module__.partition(".")[0] == own]
+    return [clause for clause in _clauses() if clause.judge.__module__.startswith("lossspec.")]
 
 
 def _by_theme(clauses: Iterable[Clause]) -> dict[str, list[Clause]]:
