@@ -282,7 +282,7 @@ def test_a_dtype_that_the_device_cannot_hold_is_not_asked_of_a_loss(place):
     )
     assert done.status == 0, done.out
     report = (place.path / "single" / "torch.nn" / "conformance.json").read_text("utf-8")
-    assert "TypeError: this device holds no float64" in report
+    assert "TypeError: “this device holds no float64”" in report
 
 
 def test_a_function_is_checked_on_a_device_from_python(place):

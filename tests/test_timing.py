@@ -521,7 +521,7 @@ def test_a_loss_that_fails_while_it_is_timed_is_not_timed():
         return functional.mse_loss(input, target, reduction=reduction)
 
     cell = run(mse_loss)
-    assert (cell.verdict, cell.reason) == ("not-timed", "RuntimeError: no kernel for this size")
+    assert (cell.verdict, cell.reason) == ("not-timed", "RuntimeError: “no kernel for this size”")
 
 
 def test_growth_ends_where_the_implementation_does():
@@ -532,7 +532,7 @@ def test_growth_ends_where_the_implementation_does():
 
     mine, torchs = race().grow(entrant_of("mse_loss", mse_loss), "N")
     assert (mine.arm, mine.sizes) == (MINE, (4096, 16384))
-    assert mine.reason == "at 65536: MemoryError: enough"
+    assert mine.reason == "at 65536: MemoryError: “enough”"
     assert (torchs.arm, torchs.reason, len(torchs.sizes)) == (TORCH, None, 5)
     assert torchs.memory_power == pytest.approx(1, abs=0.01)
 

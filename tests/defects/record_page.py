@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from statistics import median
 
-from lossspec.render.blocks import Table
-
 from lossspec.clauses import Clause
 from lossspec.spec.catalogue import catalogue
+from lossspec.spec_pages.blocks import Table
 from tests.defects.catalogue import RecreatedBug, defects
 from tests.defects.record import COMMAND, COSTLY, PROFILE, Record, audited
 
