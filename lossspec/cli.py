@@ -14,6 +14,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from lossspec.errors import ArgumentError
+from lossspec.late_import import import_late
 from lossspec.nearest import alike, suggestion
 from lossspec.report.merge import merge
 from lossspec.report.records import Report, own_version
@@ -242,6 +244,7 @@ def _run_parser() -> argparse.ArgumentParser:
 
 
 def _show(options: argparse.Namespace) -> int:
+    import_late("torch")
     from lossspec.spec.catalogue import find
     from lossspec.spec_pages.pages import text
 
@@ -250,6 +253,8 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _list(options: argparse.Namespace) -> int:
+    # The file of a clause imports torch at its top; its sentence needs none of it.
+    import_late("torch")
     if options.what == "losses":
         from lossspec.spec.catalogue import catalogue
 
@@ -310,7 +315,7 @@ def _deviations(options: argparse.Namespace) -> int:
             _say(f"{entry.loss}/{entry.clause}: {entry.reason}")
         return 0
     if options.file is None and not shipped.exists():
-        raise ValueError(
+        raise ArgumentError(
             f"lossspec ships no file for {implementation.name}; say which: --file FILE"
         )
     listed = known_deviations.read(path) if path.exists() else []

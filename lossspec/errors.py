@@ -2,18 +2,47 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.metadata import EntryPoint
 from typing import Any
 
 import numpy as np
 
 from lossspec.nearest import suggestion
-from lossspec.safe_text import clip, one_line
+from lossspec.safe_text import clip, foreign_error, one_line
+
+__all__ = [
+    "ArgumentError",
+    "ArgumentTypeError",
+    "CaseError",
+    "ClauseError",
+    "DeviationsError",
+    "DeviceError",
+    "EmptyPlan",
+    "ImplementationError",
+    "LossspecError",
+    "ReportError",
+    "SpecError",
+    "UnknownName",
+]
 
 
 class LossspecError(Exception):
     """Base class of every error that lossspec raises for input it cannot use."""
+
+
+class ArgumentError(LossspecError, ValueError):
+    """An argument or option with a value that it does not take; says which values it takes."""
+
+
+class ArgumentTypeError(LossspecError, TypeError):
+    """An argument of a kind that a function does not take; says what it takes instead."""
+
+
+class ClauseError(LossspecError, ValueError):
+    """A clause that cannot be told from another one, or that says nothing."""
 
 
 class SpecError(LossspecError, ValueError):
@@ -53,6 +82,18 @@ class UnknownName(LossspecError, ValueError):
         every = {"loss": "losses", "clause": "clauses"}.get(kind.partition(" ")[0])
         command = f"lossspec list {every}" if every else None
         super().__init__(f"unknown {kind} {given!r}{suggestion(given, known, command)}")
+
+
+def warn_of_left_out(kind: str, entry: EntryPoint, error: BaseException) -> None:
+    """Warn that what another distribution brings along cannot be used; it stops nobody."""
+    by = f" of {entry.dist.name}" if entry.dist else ""
+    warnings.warn(
+        one_line(
+            f"left out the {kind} {entry.name!r}{by}, entry point {entry.value!r}: "
+            f"{foreign_error(error)}"
+        ),
+        stacklevel=3,
+    )
 
 
 class CaseError(LossspecError, ValueError):

@@ -16,7 +16,7 @@ import lossspec.clauses
 import lossspec.specs
 from lossspec.clauses import clauses
 from lossspec.clauses.trial import Deviation, Unsupported
-from lossspec.execution.global_state import SETTINGS
+from lossspec.execution.global_state import settings
 from lossspec.execution.implementation import LossUnderTest
 from lossspec.implementations.counterpart import torch_counterpart
 from lossspec.judging.campaign import Campaign
@@ -857,11 +857,11 @@ def leaving(change):
     ],
 )
 def test_a_switch_that_a_call_leaves_changed_deviates_and_is_put_back(change, what, got):
-    before = [switch.read() for switch in SETTINGS]
+    before = [switch.read() for switch in settings()]
     cells = lossspec.check("l1_loss", leaving(change), profile="quick")
     (wrong,) = (cell for cell in cells if cell.verdict.fails)
     assert (wrong.clause, wrong.reason, wrong.got) == ("random-state", f"{what} was changed", got)
-    assert [switch.read() for switch in SETTINGS] == before
+    assert [switch.read() for switch in settings()] == before
 
 
 @pytest.mark.parametrize(
@@ -873,12 +873,12 @@ def test_a_switch_that_a_call_leaves_changed_deviates_and_is_put_back(change, wh
     ],
 )
 def test_a_switch_that_is_set_back_to_what_it_usually_is_deviates(usual, what, got):
-    before = [switch.read() for switch in SETTINGS]
+    before = [switch.read() for switch in settings()]
     given = {"profile": "quick", "clauses": ["random-state"]}
     (cell,) = lossspec.check("l1_loss", leaving(usual), **given)
     assert cell.reason == f"{what}, which the user had set otherwise, was changed"
     assert (cell.verdict, cell.got) == ("deviates", got)
-    assert [switch.read() for switch in SETTINGS] == before
+    assert [switch.read() for switch in settings()] == before
 
 
 @pytest.mark.parametrize("clause", ["gradient", "second-call", "other-calls"])

@@ -140,7 +140,7 @@ def test_toml_parses_and_its_keys_are_known(path):
                 assert set(entry.get("when", {})) <= known_deviations._WHEN
                 assert {"loss", "clause", "reason", "case"} <= set(entry)
             for group in data.get("project", {}).get("entry-points", {}):
-                assert group in ("lossspec.specs", "lossspec.implementations")
+                assert group in ("lossspec.specs", "lossspec.clauses", "lossspec.implementations")
 
 
 @named

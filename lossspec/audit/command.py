@@ -11,6 +11,7 @@ import torch
 from lossspec.audit import Defect, Result, audit
 from lossspec.audit.page import page
 from lossspec.audit.table import matrix, summary, total
+from lossspec.errors import ArgumentError
 from lossspec.judging.profiles import Profile, profile_named
 from lossspec.report.files import replace_file
 from lossspec.spec.loss import Loss
@@ -21,13 +22,13 @@ def chosen(profile: str, cases: int | None) -> Profile:
 
     Raises:
         UnknownName: when there is no such profile.
-        ValueError: when the number is below 1.
+        ArgumentError: when the number is below 1.
     """
     found = profile_named(profile)
     if cases is None:
         return found
     if cases < 1:
-        raise ValueError(f"--cases takes a whole number of 1 or more, got {cases}")
+        raise ArgumentError(f"--cases takes a whole number of 1 or more, got {cases}")
     return replace(found, examples=cases, even=True)
 
 

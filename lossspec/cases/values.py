@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from lossspec.dtypes import precision
+from lossspec.errors import SpecError
 from lossspec.spec.roles import Factor, Role
 
 #: Styles of dense values for each role style; the first is the one that shrinking ends at.
@@ -67,7 +68,7 @@ def dense_values(
                 return np.ones(shape)
             grid = [0.0, 0.0, 2.0] if style == "zeros" else [0.5, 1.0, 2.0, 3.0, 0.0]
             return rng.choice(grid, shape)
-    raise ValueError(f"no dense values for role style {role!r}; known: {', '.join(STYLES)}")
+    raise SpecError(f"no dense values for role style {role!r}; known: {', '.join(STYLES)}")
 
 
 def _reals(rng: np.random.Generator, style: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -9,7 +10,6 @@ import torch
 from lossspec.clauses import Judgement, clause
 from lossspec.clauses.trial import Deviation, Trial
 from lossspec.execution.tensors import first_numbers
-from lossspec.execution.torch_private import TorchDispatchMode, tree_leaves
 from lossspec.spec.loss import Loss
 from lossspec.spec.roles import Length, Surface
 from lossspec.thresholds import READ_ON_HOST
@@ -41,6 +41,8 @@ def _gradients(trial: Trial) -> dict[str, torch.Tensor]:
 
 
 def _tensors(nested: Any) -> list[torch.Tensor]:
+    from torch.utils._pytree import tree_leaves
+
     return [leaf for leaf in tree_leaves(nested) if isinstance(leaf, torch.Tensor)]
 
 
@@ -48,7 +50,7 @@ def _on_host(tensor: torch.Tensor) -> bool:
     return tensor.device.type == "cpu"
 
 
-class _Arrivals(TorchDispatchMode):
+class _Arrivals:
     """Notes what comes from an accelerator to the host.
 
     It sees what is asked of torch (`cpu`, `to`, `copy_`, `item`, `tolist`, `bool`), forward and in
@@ -57,7 +59,7 @@ class _Arrivals(TorchDispatchMode):
     """
 
     def __init__(self, spared: set[tuple[int, ...]]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.spared = spared
         self.count = 0
         self.largest: tuple[int, str] = (0, "")
@@ -81,6 +83,14 @@ class _Arrivals(TorchDispatchMode):
         self.largest = max(self.largest, (size, f"{name} of {source.dtype} {list(source.shape)}"))
 
 
+@cache
+def _watching() -> type[Any]:
+    """The class of modes that note arrivals; made on first use, for its base is torch's."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    return type("Watching", (_Arrivals, TorchDispatchMode), {})
+
+
 @clause(only_on="accelerator", enough=40)
 def no_host_copy(trial: Trial) -> Judgement:
     """Neither the call nor its backward copies to the host more than a few numbers and lengths."""
@@ -90,7 +100,7 @@ def no_host_copy(trial: Trial) -> Judgement:
     tensors = trial.case.tensors
     # Torch itself takes lengths to the host: they say how long the loops there are.
     lengths = {tensors[name].shape for name in tensors if isinstance(roles[name], Length)}
-    with _Arrivals(lengths) as arrivals:
+    with _watching()(lengths) as arrivals:
         outcome = trial.attempt()
     if outcome.error is not None:
         return None  # it does not work where torch is watched, and other clauses judge it

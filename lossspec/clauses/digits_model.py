@@ -11,7 +11,6 @@ from math import prod
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from lossspec.cases.case import Case
 from lossspec.cases.workloads import Size, axes, batch_axis, workload
@@ -198,7 +197,7 @@ def _within(role: Role, scores: torch.Tensor) -> torch.Tensor:
     """Scores made to lie in the domain of a role."""
     match role.style:
         case "log_probability":
-            return functional.log_softmax(scores, -1) if scores.ndim > 1 else -scores.exp()
+            return torch.log_softmax(scores, -1) if scores.ndim > 1 else -scores.exp()
         case "probability":
             return torch.sigmoid(scores)
         case "positive" | "non_negative":

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.autograd import forward_ad
 
 from lossspec.cases.case import Case
 from lossspec.clauses import Judgement, clause, stateless
@@ -232,6 +231,7 @@ def _tangent(trial: Trial, directions: dict[str, np.ndarray]) -> np.ndarray:
     case = trial.case.with_(requires_grad=())
     inputs = arguments(trial.under_test, case, trial.device)
     try:
+        forward_ad = torch.autograd.forward_ad
         with forward_ad.dual_level():
             for name, direction in directions.items():
                 along = to_torch(direction, device=trial.device)

@@ -11,6 +11,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from functools import cache
 from itertools import islice
 from typing import Any
 
@@ -160,13 +161,19 @@ def fake_tensors(trial: Trial) -> Judgement:
     return True
 
 
-class _Passing(torch.Tensor):
-    """A tensor subclass that hands every call on, as a wrapper of another library does."""
+@cache
+def _passing() -> type[torch.Tensor]:
+    """The class of tensors that hand every call on, as a wrapper of another library does."""
 
-    @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        with without_subclasses():
-            return func(*args, **(kwargs or {}))
+    class Passing(torch.Tensor):
+        @classmethod
+        def __torch_function__(
+            cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            with without_subclasses():
+                return func(*args, **(kwargs or {}))
+
+    return Passing
 
 
 @clause(stateless, enough=60)
@@ -178,7 +185,7 @@ def tensor_subclass(trial: Trial) -> Judgement:
     try:
         inputs = arguments(trial.under_test, case.with_(requires_grad=()), trial.device)
         wrapped = {
-            name: x.as_subclass(_Passing) if isinstance(x, torch.Tensor) else x
+            name: x.as_subclass(_passing()) if isinstance(x, torch.Tensor) else x
             for name, x in inputs.items()
         }
         got = invoke(trial.under_test, case, wrapped)
@@ -263,15 +270,19 @@ def compiled_refusal(trial: Trial) -> Judgement:
     return judged
 
 
-class _Called(torch.nn.Module):
-    """A call as the module that torch.export takes."""
+@cache
+def _module_class() -> type[torch.nn.Module]:
+    """The class of a call as the module that torch.export takes."""
 
-    def __init__(self, call: Callable[[Any], Any]) -> None:
-        super().__init__()
-        self.call = call
+    class Called(torch.nn.Module):
+        def __init__(self, call: Callable[[Any], Any]) -> None:
+            super().__init__()
+            self.call = call
 
-    def forward(self, given: dict[str, Any]) -> Any:
-        return self.call(given)
+        def forward(self, given: dict[str, Any]) -> Any:
+            return self.call(given)
+
+    return Called
 
 
 @clause(stateless, chosen=1, slow=True)
@@ -284,7 +295,7 @@ def exported(trial: Trial) -> Judgement:
         return None
     case = trial.case.with_(requires_grad=())
     inputs = arguments(trial.under_test, case, trial.device)
-    module = _Called(constructed(trial.under_test, case, inputs, {}))
+    module = _module_class()(constructed(trial.under_test, case, inputs, {}))
     given = handed(trial.under_test, case, inputs)
     try:
         with _silent():

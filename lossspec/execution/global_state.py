@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -46,34 +46,37 @@ def _deterministic(on: bool) -> None:
     set_deterministic(on, warn_only=warn and on)
 
 
-SETTINGS = (
-    _switch("grad mode", set_grad_enabled, "is_grad_enabled"),
-    _switch("the default dtype", torch.set_default_dtype, "get_default_dtype"),
-    _switch("the number of threads", torch.set_num_threads, "get_num_threads"),
-    _switch("the deterministic flag", _deterministic, "are_deterministic_algorithms_enabled"),
-    _switch("the anomaly flag", _anomaly, "is_anomaly_enabled"),
-    *(
-        _switch(
-            f"autocast on {kind}",
-            partial(torch.set_autocast_enabled, kind),
-            "is_autocast_enabled",
-            kind,
-        )
-        for kind in ("cpu", "cuda")
-    ),
-)
+@cache
+def settings() -> tuple[Setting, ...]:
+    """Every switch; made on first use, so that importing this module does not load torch."""
+    return (
+        _switch("grad mode", set_grad_enabled, "is_grad_enabled"),
+        _switch("the default dtype", torch.set_default_dtype, "get_default_dtype"),
+        _switch("the number of threads", torch.set_num_threads, "get_num_threads"),
+        _switch("the deterministic flag", _deterministic, "are_deterministic_algorithms_enabled"),
+        _switch("the anomaly flag", _anomaly, "is_anomaly_enabled"),
+        *(
+            _switch(
+                f"autocast on {kind}",
+                partial(torch.set_autocast_enabled, kind),
+                "is_autocast_enabled",
+                kind,
+            )
+            for kind in ("cpu", "cuda")
+        ),
+    )
 
 
 @contextmanager
 def preserved(changed: list[Changed] | None = None) -> Iterator[None]:
     """Put back what is changed in it, and note it in a list if there is one."""
-    before = [switch.read() for switch in SETTINGS]
+    before = [switch.read() for switch in settings()]
     try:
         yield
     finally:
-        after = [switch.read() for switch in SETTINGS]
+        after = [switch.read() for switch in settings()]
         if after != before:
-            for switch, was, now in zip(SETTINGS, before, after, strict=True):
+            for switch, was, now in zip(settings(), before, after, strict=True):
                 if was != now:
                     switch.write(was)
                     if changed is not None:

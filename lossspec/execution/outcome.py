@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal, TypeGuard
 
 import torch
@@ -145,17 +146,21 @@ def oversized(value: Any, case: Case) -> bool:
     return value.numel() > max(RESULT_NUMBERS, case.cotangent.size)
 
 
-class _HandedOver(torch.autograd.Function):
+@cache
+def _handed_over() -> type[torch.autograd.Function]:
     """What follows a result in the graph, and hands it a tensor as its gradient."""
 
-    @staticmethod
-    def forward(ctx: Any, value: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-        ctx.gradient = gradient
-        return value.new_zeros(())
+    class HandedOver(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, value: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+            ctx.gradient = gradient
+            return value.new_zeros(())
 
-    @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
-        return ctx.gradient, None
+        @staticmethod
+        def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+            return ctx.gradient, None
+
+    return HandedOver
 
 
 def backward_from(
@@ -177,7 +182,7 @@ def backward_from(
         torch.autograd.backward(value, upstream, retain_graph=retain_graph)
     else:
         # Given a cotangent, torch would import its symbolic shapes first, which takes a second.
-        end: torch.Tensor = _HandedOver.apply(value, upstream)  # type: ignore[no-untyped-call]
+        end: torch.Tensor = _handed_over().apply(value, upstream)  # type: ignore[no-untyped-call]
         torch.autograd.backward(end, retain_graph=retain_graph)
     return None if same_bits(upstream, before) else (upstream, before)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from lossspec.cases.case import LAYOUTS, Case
 from lossspec.cases.features import features
-from lossspec.clauses import clauses
+from lossspec.clauses import clauses, present_id
 from lossspec.dtypes import REAL_DTYPES
 from lossspec.errors import CaseError, DeviationsError, ReportError
 from lossspec.nearest import suggestion
@@ -144,7 +144,7 @@ def _entry(path: Path, number: int, entry: Any) -> KnownDeviation:
             if problem == "missing keys" and "case" in wrong:
                 more = "; `lossspec deviations NAME --file FILE --update` writes it"
             raise DeviationsError(f"{place}: {problem} {', '.join(wrong)}{more}")
-    loss, clause = entry["loss"], entry["clause"]
+    loss, clause = entry["loss"], present_id(entry["clause"])
     if loss not in catalogue():
         near = suggestion(loss, list(catalogue()), "lossspec list losses")
         raise DeviationsError(f"{place}: no loss {loss!r}{near}")

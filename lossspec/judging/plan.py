@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
-from lossspec.clauses import Clause, clauses
-from lossspec.errors import EmptyPlan, UnknownName
+from lossspec.clauses import Clause, clauses, present_id
+from lossspec.errors import ArgumentError, EmptyPlan, UnknownName
 from lossspec.execution.implementation import Implementation, LossUnderTest
 from lossspec.report.records import cell_id
 from lossspec.spec.catalogue import catalogue
@@ -64,6 +64,10 @@ class Plan:
     slow: bool = True
     shard: str | None = None
 
+    def __post_init__(self) -> None:
+        if self.clauses is not None:
+            object.__setattr__(self, "clauses", tuple(map(present_id, self.clauses)))
+
     def cells(self) -> Iterator[CellPlan]:
         """Every cell, also those that do not apply; losses outermost, so that cases are shared."""
         for loss in self.chosen_losses():
@@ -117,16 +121,16 @@ class Plan:
         return [clause for name, clause in clauses().items() if name in wanted]
 
     def check(self) -> None:
-        """Raise ValueError for a name or shard that there is not, or for a plan without a cell."""
+        """Raise LossspecError for an unknown name or shard, or a plan without a cell."""
         if self.shard is not None:
             match = re.fullmatch(r"([1-9]\d{0,5})/([1-9]\d{0,5})", self.shard)
             if match is None or int(match[1]) > int(match[2]):
-                raise ValueError(f"--shard takes i/n with 1 <= i <= n, got {self.shard!r}")
+                raise ArgumentError(f"--shard takes i/n with 1 <= i <= n, got {self.shard!r}")
         self.chosen_losses()
         for given in self.clauses or ():
             name, slash, clause = given.rpartition("/")
             if clause in clauses() and clauses()[clause].theme == name:
-                raise ValueError(
+                raise ArgumentError(
                     f"unknown loss {name!r} in clause {given!r}: {name} is the theme of clause "
                     f"{clause}; did you mean {clause}?"
                 )

@@ -6,7 +6,7 @@ import shlex
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -356,7 +356,8 @@ def _figures(
 
 def blank(cell: CellPlan, verdict: Verdict, reason: str | None, **fields: Any) -> Cell:
     """A record with what the plan knows of a cell, and nothing else unless given."""
-    return Cell(
+    extra = {"aliases": list(cell.clause.aliases)} if cell.clause.aliases else {}
+    record = Cell(
         **{
             "id": cell.id,
             "loss": cell.loss.name,
@@ -372,6 +373,7 @@ def blank(cell: CellPlan, verdict: Verdict, reason: str | None, **fields: Any) -
             **fields,
         }
     )
+    return replace(record, extra={**record.extra, **extra}) if extra else record
 
 
 _EMPTY: dict[str, Any] = {

@@ -18,7 +18,7 @@ import torch
 
 from lossspec.clauses import clauses
 from lossspec.dtypes import REAL_DTYPES
-from lossspec.errors import SpecError, UnknownName
+from lossspec.errors import ArgumentError, SpecError, UnknownName
 from lossspec.execution import timeout
 from lossspec.execution.checkpoint import Underway, crashes, fatal_call
 from lossspec.execution.devices import chosen
@@ -52,7 +52,7 @@ def split(option: str, values: Sequence[str]) -> tuple[str, ...] | None:
     """What a repeatable, comma-separated option was given; None when it was not."""
     words = tuple(w.strip() for value in values for w in value.split(",") if w.strip())
     if values and not words:
-        raise ValueError(f"{option} was given no name")
+        raise ArgumentError(f"{option} was given no name")
     return words or None
 
 
@@ -111,7 +111,7 @@ class ConformanceSession:
                 if dtype not in REAL_DTYPES:
                     raise UnknownName("dtype", dtype, REAL_DTYPES)
             if not re.fullmatch(r"\d{1,18}", str(option.seed)):
-                raise ValueError(
+                raise ArgumentError(
                     f"--seed takes a whole number of 0 or more, of 18 digits at most, "
                     f"got {option.seed!r}"
                 )

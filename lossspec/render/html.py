@@ -16,7 +16,17 @@ from markupsafe import Markup
 
 from lossspec.errors import ReportError
 from lossspec.render.curves import curves
-from lossspec.render.layout import columns, nothing, plural, ratio, rows, unjudged
+from lossspec.render.layout import (
+    columns,
+    nothing,
+    oracle_text,
+    plural,
+    ratio,
+    rows,
+    seed_text,
+    threads_text,
+    unjudged,
+)
 from lossspec.report.files import LARGEST_FILE
 from lossspec.report.records import Cell, Report
 from lossspec.report.verdict import Verdict
@@ -249,6 +259,7 @@ def environment() -> Environment:
         re.fullmatch(r"(?!.*\.\.)[\w.-]+(/[\w.-]+)*", path or "", re.ASCII) is not None
     )
     made.globals["plural"] = plural
+    made.globals |= {f.__name__: f for f in (seed_text, threads_text, oracle_text)}
     return made
 
 

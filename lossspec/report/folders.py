@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from lossspec.errors import ArgumentError
+
 #: File systems hold names of 255 bytes; a folder also is a part of longer paths.
 LONGEST = 120
 #: The artifact names its implementation in one of its first lines.
@@ -37,22 +39,22 @@ def folders(names: Sequence[str]) -> dict[str, str]:
 
 
 def directory(reports: str, start: Path, names: Sequence[str]) -> Path:
-    """The directory that --reports names; ValueError when the reports cannot go there."""
+    """The directory that --reports names; ArgumentError when the reports cannot go there."""
     if not reports.strip() or "\0" in reports:
-        raise ValueError(f"--reports takes a directory, got {reports!r}")
+        raise ArgumentError(f"--reports takes a directory, got {reports!r}")
     path = start / reports
     try:
         present = next(place for place in (path, *path.parents) if place.exists())
     except OSError as error:
-        raise ValueError(f"--reports {reports}: {error.strerror}") from None
+        raise ArgumentError(f"--reports {reports}: {error.strerror}") from None
     if not present.is_dir():
-        raise ValueError(f"--reports takes a directory, and {present} is a file")
+        raise ArgumentError(f"--reports takes a directory, and {present} is a file")
     if not os.access(present, os.W_OK):
-        raise ValueError(f"--reports {reports}: {present} cannot be written to")
+        raise ArgumentError(f"--reports {reports}: {present} cannot be written to")
     for name, folder in folders(names).items():
         other = _owner(path / folder)
         if other is not None and os.path.normpath(other) != os.path.normpath(name):
-            raise ValueError(
+            raise ArgumentError(
                 f"--reports {reports}: {folder} in it holds the report of {other}; choose another "
                 f"directory for {name}, or remove that report"
             )

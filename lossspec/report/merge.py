@@ -23,6 +23,8 @@ def merge(reports: Iterable[Report]) -> Report:
         for name, here in _identity(part).items():
             if here != (there := _identity(first)[name]):
                 raise ReportError(f"cannot merge: {name} differs, got {here!r} and {there!r}")
+    if len(parts) > 1 and not all(part.selection.known for part in parts):
+        raise ReportError("cannot merge: a report does not say which part of the suite it is of")
     if twice := repeated_names(cell.id for part in parts for cell in part.cells):
         raise ReportError(f"cannot merge: the same cell twice, {first_names(twice)}")
     if missing := _missing_shards(parts):

@@ -1,5 +1,6 @@
 """Read and write records as strict JSON."""
 
+import dataclasses
 import json
 import math
 import numbers
@@ -8,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from types import NoneType, UnionType
-from typing import Any, Literal, Self, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 from lossspec.errors import ReportError
 from lossspec.report.verdict import Verdict
@@ -17,6 +18,22 @@ from lossspec.safe_text import json_text
 #: Levels of nesting in a report: one uses 15 (artifact, cells, cell, case, tensors, tensor, data
 #: and an axis of a tensor each, of which there are at most 8).
 DEEPEST = 64
+#: Says that a report without the key cannot be read.
+REQUIRED: Any = object()
+
+
+@dataclass(frozen=True)
+class Key:
+    """What stands under a key of a report, and what the key counts as where a report lacks it.
+
+    says : one or two sentences for the schema. missing : the value that means "not known"; a report
+    without a key that has none cannot be read. rules : further keywords of JSON schema; with `type`
+    among them they replace what follows from the annotation.
+    """
+
+    says: str = ""
+    missing: Any = REQUIRED
+    rules: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -42,15 +59,17 @@ class Record:
 
     @classmethod
     def from_data(cls, data: Any) -> Self:
-        """The record that ``data`` holds; ReportError names unknown and missing keys."""
-        names = field_names(cls)
+        """The record that ``data`` holds; ReportError names keys that it cannot be without.
+
+        Other keys that are missing are "not known", and keys that it does not have are ignored:
+        reports of earlier and later versions of lossspec can be read.
+        """
         if not isinstance(data, Mapping):
             raise ReportError(f"got {reprlib.repr(data)}, want an object")
-        if unknown := [str(key) for key in data if key not in names]:
-            raise ReportError(f"got unknown keys {', '.join(unknown)}; known: {', '.join(names)}")
-        if missing := [name for name in names if name not in data]:
+        given = {name: data.get(name, key.missing) for name, key in keys(cls).items()}
+        if missing := [name for name, value in given.items() if value is REQUIRED]:
             raise ReportError(f"lacks the keys {', '.join(missing)}")
-        return cls(**data)
+        return cls(**given)
 
 
 def field_names(record: Record | type[Record]) -> list[str]:
@@ -58,8 +77,22 @@ def field_names(record: Record | type[Record]) -> list[str]:
     return [field.name for field in fields(record)]
 
 
+def keys(record: type[Record]) -> dict[str, Key]:
+    """Return what each field of a record says of its key."""
+    return {field.name: plain_kind(field.type)[1] for field in fields(record)}
+
+
+def plain_kind(kind: Any) -> tuple[Any, Key]:
+    """Return an annotation without its key, and its key; without one, a key that says nothing."""
+    if get_origin(kind) is not Annotated:
+        return kind, Key()
+    plain, *notes = get_args(kind)
+    return plain, next(note for note in notes if isinstance(note, Key))
+
+
 def _decode(kind: Any, value: Any) -> Any:
     """``value`` as the annotated ``kind``; ReportError where it is something else."""
+    kind, _ = plain_kind(kind)
     if isinstance(kind, UnionType):
         if value is None:
             return None

@@ -8,11 +8,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from lossspec.errors import ReportError
 from lossspec.report.files import read_file, replace_file
 from lossspec.report.reader import (
+    Key,
     Record,
     dump_json,
     field_names,
@@ -27,6 +28,14 @@ from lossspec.report.verdict import Verdict
 from lossspec.safe_text import foreign_error, one_line
 
 SCHEMA_VERSION = "1"
+#: The text that stands where a report does not say what it was.
+UNKNOWN = "unknown"
+Text = Annotated[str, Key(missing=UNKNOWN)]
+MaybeText = Annotated[str | None, Key(missing=None)]
+Names = Annotated[tuple[str, ...] | None, Key(missing=None)]
+_TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)"
+_SHARD = r"([1-9]\d*)/([1-9]\d*)"
+_AT_LEAST_0 = {"minimum": 0, "exclusiveMaximum": 2**63}
 SCHEMA = Path(__file__).with_name("conformance.schema.json")  # of the artifact, for other tools
 
 
@@ -34,40 +43,46 @@ SCHEMA = Path(__file__).with_name("conformance.schema.json")  # of the artifact,
 class TestedImplementation(Record):
     """What was tested: the name given, its version, and the import path it resolved to."""
 
-    name: str
-    version: str | None
-    target: str
+    name: Annotated[str, Key("The name given to --impl.")]
+    version: MaybeText
+    target: Annotated[str, Key("The import path that the name resolved to.", UNKNOWN)]
 
 
 @dataclass(frozen=True)
 class Oracle(Record):
     """The arithmetic in which the right answers were computed."""
 
-    dtype: str
-    mantissa_bits: int
+    dtype: Text
+    mantissa_bits: Annotated[int, Key("0 where it is not known.", 0)]
 
 
 @dataclass(frozen=True)
 class Environment(Record):
     """Where and when the run took place; ``devices`` maps each device to its hardware name."""
 
-    lossspec: str
-    python: str
-    platform: str
-    processor: str
-    torch: str
-    numpy: str
-    hypothesis: str
-    devices: dict[str, str]
-    threads: int
-    started: str
-    command: str
-    oracle: Oracle
-    git_commit: str | None
+    lossspec: Annotated[str, Key("Version of lossspec.", UNKNOWN)]
+    python: Text
+    platform: Text
+    processor: Text
+    torch: Text
+    numpy: Text
+    hypothesis: Text
+    devices: Annotated[
+        dict[str, str], Key("Each device of the run with the name of its hardware.", {})
+    ]
+    threads: Annotated[
+        int, Key("CPU threads of the implementation; 0 where they are not known.", 0)
+    ]
+    started: Annotated[
+        str, Key("ISO-8601 time in UTC.", UNKNOWN, {"pattern": f"^({_TIME}|{UNKNOWN})$"})
+    ]
+    command: Annotated[str, Key("The command line of the run.", UNKNOWN)]
+    oracle: Annotated[Oracle, Key("The arithmetic in which the right answers were computed.", {})]
+    git_commit: MaybeText
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)", self.started):
+        if self.started != UNKNOWN and not re.fullmatch(_TIME, self.started):
             raise ReportError(
                 f"got {self.started!r}, want an ISO-8601 time in UTC such as 2026-01-31T12:00:00Z",
                 ".started",
@@ -76,18 +91,35 @@ class Environment(Record):
 
 @dataclass(frozen=True)
 class Selection(Record):
-    """Which part of the suite was asked for; None is all of it. Shards count from 1."""
+    """Which part of the suite was asked for; None is all of it. Shards count from 1.
 
-    losses: tuple[str, ...] | None
-    clauses: tuple[str, ...] | None
-    dtypes: tuple[str, ...] | None
-    devices: tuple[str, ...]
-    shard: str | None
+    There is a device in every selection: without one, it is not known what was asked for.
+    """
+
+    losses: Names
+    clauses: Names
+    dtypes: Names
+    devices: Annotated[
+        tuple[str, ...], Key("None of them where it is not known what was asked for.", ())
+    ]
+    shard: Annotated[
+        str | None,
+        Key(
+            "i/n with 1 <= i <= n where the run was one shard of n.",
+            None,
+            {"pattern": f"^{_SHARD}$"},
+        ),
+    ]
+
+    @property
+    def known(self) -> bool:
+        """Whether the report says what was asked for."""
+        return bool(self.devices)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.shard is not None:
-            numbers_ = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", self.shard)
+            numbers_ = re.fullmatch(_SHARD, self.shard)
             if not numbers_ or int(numbers_[1]) > int(numbers_[2]):
                 raise ReportError(f"got {self.shard!r}, want i/n with 1 <= i <= n", ".shard")
 
@@ -96,43 +128,60 @@ class Selection(Record):
 class KnownEntry(Record):
     """The entry of a deviations file that makes a failing cell a known one."""
 
-    reason: str
-    link: str | None
-    file: str | None
+    reason: Annotated[str, Key(missing="")]
+    link: MaybeText
+    file: MaybeText
 
 
 @dataclass(frozen=True)
 class Cell(Record):
     """One clause judged for one loss on one surface and device."""
 
-    id: str
+    id: Annotated[str, Key("loss/clause[surface-device]")]
     loss: str
-    surface: Literal["function", "class"]
+    surface: Annotated[
+        Literal["function", "class"], Key("Called as a function or as a module class.")
+    ]
     clause: str
-    theme: str
+    theme: Annotated[str, Key("The group of clauses it belongs to, such as gradient.", UNKNOWN)]
     device: str
-    says: str
-    dtypes: tuple[str, ...]
-    verdict: Verdict
-    reason: str | None
-    examples: int
-    informative: int
-    worst: float | None
-    case: dict[str, Any] | None
-    call: str | None
-    got: str | None
-    want: str | None
-    budget: str | None
-    repeat: str | None
-    script: str | None
-    deviation: KnownEntry | None
-    seconds: float
-    extra: dict[str, Any]
+    says: Annotated[str, Key("The clause in one sentence.", "")]
+    dtypes: Annotated[tuple[str, ...], Key("The dtypes judged.", ())]
+    verdict: Annotated[Verdict, Key("deviates, crash and not-run fail the run.")]
+    reason: Annotated[
+        str | None, Key("Why the verdict is not conforms; for deviates, what broke.", None)
+    ]
+    examples: Annotated[int, Key("Cases run; 0 also where a report does not say.", 0, _AT_LEAST_0)]
+    informative: Annotated[int, Key("Cases that could have told right from wrong.", 0, _AT_LEAST_0)]
+    worst: Annotated[float | None, Key("Largest observed error divided by its budget.", None)]
+    case: Annotated[dict[str, Any] | None, Key("The shrunk failing case as data.", None)]
+    call: Annotated[str | None, Key("The failing call as Python text.", None)]
+    got: MaybeText
+    want: MaybeText
+    budget: MaybeText
+    repeat: Annotated[str | None, Key("One shell command that repeats the failure.", None)]
+    script: Annotated[
+        str | None, Key("Path of the standalone script, relative to the artifact.", None)
+    ]
+    deviation: Annotated[
+        KnownEntry | None, Key("The entry of a deviations file that matched.", None)
+    ]
+    seconds: Annotated[float, Key("", 0.0, {"type": "number", **_AT_LEAST_0})]
+    extra: Annotated[dict[str, Any], Key("Anything else, by key.", {})]
 
     @property
     def absent(self) -> bool:
         """Whether the implementation lacks the loss, and nobody asked that it has all of them."""
         return self.extra.get("absent") is True and not self.verdict.fails
+
+    @property
+    def former_ids(self) -> tuple[str, ...]:
+        """The ids that the cell had when its clause was called otherwise."""
+        names = self.extra.get("aliases")
+        former = (
+            [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+        )
+        return tuple(cell_id(self.loss, name, self.surface, self.device) for name in former)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -153,7 +202,13 @@ class Cell(Record):
 
 @dataclass(frozen=True)
 class Artifact(Record):
-    """What a run writes: one strict JSON file, which holds its cells one a line."""
+    """What a run writes: one strict JSON file, which holds its cells one a line.
+
+    KIND, TITLE : of the schema.
+    """
+
+    KIND: ClassVar[str]
+    TITLE: ClassVar[str]
 
     def to_data(self) -> dict[str, Any]:
         """The artifact as strict JSON data."""
@@ -217,12 +272,23 @@ class Artifact(Record):
 class Report(Artifact):
     """The artifact: everything a run found, with its cells in one stable order."""
 
-    implementation: TestedImplementation
-    environment: Environment
-    profile: Literal["quick", "standard", "deep"]
-    seed: int
-    selection: Selection
-    cells: tuple[Cell, ...]
+    KIND = "conformance"
+    TITLE = "What one run of lossspec found about one implementation."
+
+    implementation: Annotated[TestedImplementation, Key("What was tested.")]
+    environment: Annotated[Environment, Key("Where and when the run took place.", {})]
+    profile: Annotated[
+        Literal["quick", "standard", "deep", "unknown"],
+        Key("No run writes `unknown`, which stands for a missing profile.", UNKNOWN),
+    ]
+    seed: Annotated[int | None, Key("null where it is not known.", None)]
+    selection: Annotated[
+        Selection, Key("The part of the suite that was asked for; null is all of it.", {})
+    ]
+    cells: Annotated[
+        tuple[Cell, ...],
+        Key("Every planned cell, ordered by loss, surface, clause, device; ids are unique."),
+    ]
 
     def __post_init__(self) -> None:
         super().__post_init__()

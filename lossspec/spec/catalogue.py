@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-import warnings
 from collections.abc import Collection, Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
-from lossspec.errors import UnknownName
-from lossspec.safe_text import foreign_error, one_line
+from lossspec.errors import UnknownName, warn_of_left_out
 from lossspec.spec.loss import Loss, names_of
 
 #: The package with a file for each shipped loss, loaded by name as plug-ins are.
@@ -31,14 +29,7 @@ def catalogue() -> Mapping[str, Loss]:
         try:
             loss = _loaded(entry, known)
         except (Exception, SystemExit) as error:  # what somebody else installed stops nobody
-            by = f" of {entry.dist.name}" if entry.dist else ""
-            warnings.warn(
-                one_line(
-                    f"left out the spec {entry.name!r}{by}, entry point {entry.value!r}: "
-                    f"{foreign_error(error)}"
-                ),
-                stacklevel=2,
-            )
+            warn_of_left_out("spec", entry, error)
         else:
             known[loss.name] = loss
     return dict(sorted(known.items()))

@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from functools import cache
 
+from lossspec.errors import SpecError
+
 #: `(N, C, d1, ..., dk)`: any number of further axes, one at least.
 _SPREAD = re.compile(r"d1, \.\.\., dk")
 _AXES = r"\s*\([^()]*\)\s*"
@@ -28,10 +30,10 @@ class Shape:
 
     @classmethod
     def parse(cls, text: str) -> Shape:
-        """Read one line; ValueError names the line when it is not of the form `(..) -> (..)`."""
+        """Read one line; SpecError names the line when it is not of the form `(..) -> (..)`."""
         match = _CONTRACT.fullmatch(text)
         if match is None:
-            raise ValueError(f"a shape contract reads like '(N, C), (N) -> (N)', got {text!r}")
+            raise SpecError(f"a shape contract reads like '(N, C), (N) -> (N)', got {text!r}")
 
         def axes(group: str) -> tuple[str, ...]:
             group = _SPREAD.sub("d*", group)

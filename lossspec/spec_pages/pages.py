@@ -8,7 +8,7 @@ import json
 import pprint
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
@@ -34,7 +34,7 @@ def text(loss: Loss) -> str:
     """The spec for a terminal, in lines of at most 100 columns."""
     title = f"{loss.name} ({loss.module})" if loss.module else loss.name
     lines = [title, *wrapped(loss.summary, WIDTH), *wrapped(loss.source, WIDTH)]
-    for heading, blocks in _sections(loss):
+    for heading, blocks in _sections(loss, _clauses()):
         lines += ["", heading.upper()]
         for block in blocks:
             lines += ["", *block.lines(WIDTH)]
@@ -48,7 +48,7 @@ def markdown(loss: Loss) -> str:
     if file := _file(loss):
         facts.append(f"spec: [`{file}`](../../{file})")
     parts = [f"# {loss.name}", escaped(loss.summary), escaped("; ".join(facts))]
-    for heading, blocks in _sections(loss):
+    for heading, blocks in _sections(loss, _shipped_clauses()):
         parts += [f"## {heading}", *(block.markdown() for block in blocks)]
     return _page(*parts)
 
@@ -101,7 +101,7 @@ def _contract(losses: Sequence[Loss]) -> str:
         "A clause is one checkable sentence of the contract. `lossspec list clauses` prints them,"
         " `--clause NAME` judges one of them.",
     ]
-    for theme, themed in _by_theme(_clauses()).items():
+    for theme, themed in _by_theme(_shipped_clauses()).items():
         rows = [(f"`{clause.name}`", clause.says, _whose(clause, losses)) for clause in themed]
         table = Table(("clause", "what it says", "losses"), tuple(rows))
         parts += [f"## {theme}", table.markdown()]
@@ -133,7 +133,7 @@ def _whose(clause: Clause, losses: Sequence[Loss]) -> str:
 # === what a page says =====================================================================
 
 
-def _sections(loss: Loss) -> Iterator[tuple[str, list[Block]]]:
+def _sections(loss: Loss, clauses: Collection[Clause]) -> Iterator[tuple[str, list[Block]]]:
     yield "Definition", list(_definition(loss))
     yield "Shapes and tensors", list(_calls(loss))
     if loss.parameters:
@@ -141,7 +141,7 @@ def _sections(loss: Loss) -> Iterator[tuple[str, list[Block]]]:
         yield "Parameters", [Table(("parameter", "default", "about"), rows)]
     yield "Reductions", [Bullets(tuple(_reductions(loss)))]
     yield "Dtypes", [Prose(_sentence(_listed(loss.dtypes, "and")))]
-    yield "Must raise", [Bullets(tuple(_refusals(loss)))]
+    yield "Must raise", [Bullets(tuple(_refusals(loss, clauses)))]
     if loss.symmetries:
         says = tuple(
             _sentence(f"{s.says}{f', without {_listed(s.without)}' if s.without else ''}")
@@ -155,7 +155,7 @@ def _sections(loss: Loss) -> Iterator[tuple[str, list[Block]]]:
         yield "Notes", [Bullets(loss.notes)]
     rows = tuple(
         (theme if i == 0 else "", f"`{clause.name}`", _says(clause, loss))
-        for theme, themed in _by_theme(c for c in _clauses() if _surfaces(c, loss)).items()
+        for theme, themed in _by_theme(c for c in clauses if _surfaces(c, loss)).items()
         for i, clause in enumerate(themed)
     )
     yield "Clauses", [Table(("theme", "clause", "what it says"), rows)]
@@ -299,14 +299,14 @@ def _head(function: Callable[..., Any]) -> str:
     return f"{function.__name__}({', '.join(inspect.signature(function).parameters)})"
 
 
-def _refusals(loss: Loss) -> Iterator[str]:
+def _refusals(loss: Loss, clauses: Collection[Clause]) -> Iterator[str]:
     for refusal in loss.refusals:
         yield _sentence(refusal.says)
     for name, parameter in loss.parameters.items():
         if parameter.refused:
             values = [_shown(parameter, value) for value in parameter.refused]
             yield f"`{name}` out of its range, such as {_listed(values)}."
-    for clause in _clauses():
+    for clause in clauses:
         told = clause.name in ("refuses-calls", "refuses-parameters")
         if clause.theme == "refusal" and not told and _surfaces(clause, loss):
             yield clause.says
@@ -332,11 +332,16 @@ def _wide(name: str, value: Any) -> str:
 # === clauses ==============================================================================
 
 
-def _clauses() -> Iterable[Clause]:
+def _clauses() -> Collection[Clause]:
     # Loaded when asked for: clauses judge torch's tensors, and a report is read without torch.
     from lossspec.clauses import clauses
 
     return clauses().values()
+
+
+def _shipped_clauses() -> Collection[Clause]:
+    """The clauses of this package: a page of docs/ must not depend on what else is installed."""
+    return [clause for clause in _clauses() if clause.judge.__module__.startswith("lossspec.")]
 
 
 def _by_theme(clauses: Iterable[Clause]) -> dict[str, list[Clause]]:

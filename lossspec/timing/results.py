@@ -4,13 +4,15 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from lossspec.errors import ReportError
-from lossspec.report.reader import Record
-from lossspec.report.records import Artifact, Environment, TestedImplementation
+from lossspec.report.reader import Key, Record
+from lossspec.report.records import Artifact, Environment, MaybeText, TestedImplementation
 from lossspec.thresholds import BAND, CONFIDENCE, DISAGREE, INCREDIBLE
 
+_AT_LEAST_0 = {"minimum": 0}
+Readings = Annotated[tuple[int, ...], Key(rules={"items": {"type": "integer", "minimum": 0}})]
 SCHEMA = Path(__file__).with_name("timing.schema.json")  # of the artifact, for other tools
 
 Speed = Literal["faster", "same", "slower", "unclear", "suspicious", "not-timed"]
@@ -50,9 +52,9 @@ class Arm(Record):
     """
 
     name: str
-    calls: int
-    own: tuple[int, ...]
-    wall: tuple[int, ...]
+    calls: Annotated[int, Key("Calls in a reading.", rules={"minimum": 1})]
+    own: Readings
+    wall: Readings
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -80,7 +82,7 @@ class Comparison(Record):
     clock: Literal["cpu", "device", "wall"]
     own: Interval
     wall: Interval
-    reason: str | None
+    reason: MaybeText
 
     @property
     def deciding(self) -> Interval:
@@ -96,9 +98,9 @@ class Peak(Record):
     """
 
     arm: str
-    bytes: int | None
-    ratio: float | None
-    reason: str | None
+    bytes: Annotated[int | None, Key(missing=None)]
+    ratio: Annotated[float | None, Key(missing=None)]
+    reason: MaybeText
 
 
 @dataclass(frozen=True)
@@ -112,14 +114,18 @@ class Timing(Record):
     mode: Mode
     device: str
     dtype: str
-    shapes: dict[str, tuple[int, ...]]
+    shapes: Annotated[dict[str, tuple[int, ...]], Key("Of the tensors.", {})]
     verdict: Speed
-    reason: str | None
-    comparisons: tuple[Comparison, ...]
-    arms: tuple[Arm, ...]
-    peaks: tuple[Peak, ...]
-    dropped: int
-    seconds: float
+    reason: MaybeText
+    comparisons: Annotated[tuple[Comparison, ...], Key("Against torch first.")]
+    arms: Annotated[
+        tuple[Arm, ...], Key("Every reading in ns; the i-th of each arm are from one round.")
+    ]
+    peaks: Annotated[tuple[Peak, ...], Key("", ())]
+    dropped: Annotated[
+        int, Key("Rounds left out because the device was throttled.", 0, _AT_LEAST_0)
+    ]
+    seconds: Annotated[float, Key("How long it took to time.", 0.0)]
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -144,9 +150,9 @@ class Growth(Record):
     sizes: tuple[int, ...]
     seconds: tuple[float, ...]
     bytes: tuple[int, ...]
-    time_power: float | None
-    memory_power: float | None
-    reason: str | None
+    time_power: Annotated[float | None, Key(missing=None)]
+    memory_power: Annotated[float | None, Key(missing=None)]
+    reason: MaybeText
 
 
 @dataclass(frozen=True)
@@ -163,13 +169,16 @@ class Rules(Record):
 class TimingReport(Artifact):
     """The artifact of a timing run: every reading, and what follows from it."""
 
-    implementation: TestedImplementation
-    environment: Environment
-    seed: int
-    rules: Rules
-    load: tuple[float, ...]
+    KIND = "timing"
+    TITLE = "What one timing run of lossspec found about one implementation."
+
+    implementation: Annotated[TestedImplementation, Key("What was tested.")]
+    environment: Annotated[Environment, Key("Where and when the run took place.", {})]
+    seed: Annotated[int | None, Key("null where it is not known.", None)]
+    rules: Annotated[Rules, Key("What the verdicts rest on.")]
+    load: Annotated[tuple[float, ...], Key("Load averages at the start.", ())]
     cells: tuple[Timing, ...]
-    growth: tuple[Growth, ...]
+    growth: Annotated[tuple[Growth, ...], Key("", ())]
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -6,6 +6,7 @@ from dataclasses import replace
 from statistics import fmean, median
 from typing import Literal
 
+from lossspec.errors import ArgumentError
 from lossspec.thresholds import (
     BAND,
     CONFIDENCE,
@@ -162,14 +163,14 @@ def kept(arms: Sequence[Arm], rates: Sequence[float | None]) -> tuple[list[Arm],
 
 
 def limit(text: str) -> float:
-    """The ratio of `--timing-fail=slower:RATIO`; ValueError where it is none of 1 or more."""
+    """The ratio of `--timing-fail=slower:RATIO`; ArgumentError where it is none of 1 or more."""
     word, _, number = text.partition(":")
     try:
         ratio = float(number)
     except ValueError:
         ratio = math.nan
     if word != "slower" or not 1 <= ratio < math.inf:
-        raise ValueError(
+        raise ArgumentError(
             f"--timing-fail takes slower:RATIO with a ratio of 1 or more, such as slower:1.5, "
             f"got {text!r}"
         )
