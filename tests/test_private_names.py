@@ -123,7 +123,7 @@ def test_tensors_are_found_in_nested_arguments():
 def test_operations_below_autograd_are_seen():
     seen = []
 
-    class Watch(torch_private.TorchDispatchMode):
+    class Watch(torch_private.dispatch_mode()):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             seen.append(func.overloadpacket.__name__)
             return func(*args, **(kwargs or {}))

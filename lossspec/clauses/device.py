@@ -10,6 +10,7 @@ import torch
 from lossspec.clauses import Judgement, clause
 from lossspec.clauses.trial import Deviation, Trial
 from lossspec.execution.tensors import first_numbers
+from lossspec.execution.torch_private import dispatch_mode, tree_leaves
 from lossspec.spec.loss import Loss
 from lossspec.spec.roles import Length, Surface
 from lossspec.thresholds import READ_ON_HOST
@@ -41,8 +42,6 @@ def _gradients(trial: Trial) -> dict[str, torch.Tensor]:
 
 
 def _tensors(nested: Any) -> list[torch.Tensor]:
-    from torch.utils._pytree import tree_leaves
-
     return [leaf for leaf in tree_leaves(nested) if isinstance(leaf, torch.Tensor)]
 
 
@@ -86,9 +85,7 @@ class _Arrivals:
 @cache
 def _watching() -> type[Any]:
     """The class of modes that note arrivals; made on first use, for its base is torch's."""
-    from torch.utils._python_dispatch import TorchDispatchMode
-
-    return type("Watching", (_Arrivals, TorchDispatchMode), {})
+    return type("Watching", (_Arrivals, dispatch_mode()), {})
 
 
 @clause(only_on="accelerator", enough=40)

@@ -12,10 +12,19 @@ from typing import Any
 
 import torch
 
-# There is no public base class of what sees every operation below autograd, and no public function
-# that lists the tensors in nested arguments.
-from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
-from torch.utils._pytree import tree_leaves as tree_leaves
+
+def dispatch_mode() -> type[Any]:
+    """Return the base class of what sees every operation below autograd; none is public."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    return TorchDispatchMode
+
+
+def tree_leaves(nested: Any) -> list[Any]:
+    """List what stands in nested arguments, for which no function is public."""
+    from torch.utils._pytree import tree_leaves as leaves
+
+    return list(leaves(nested))
 
 
 def set_grad_enabled(on: bool) -> None:
