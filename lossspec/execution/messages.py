@@ -15,8 +15,6 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch.autograd.function import once_differentiable
-from torch.autograd.graph import Node
 
 _NO_ROOM = re.compile(r"(allocate|enough|out of) memory")
 _UNKNOWN = re.compile(r"\b(unexpected|unknown) (keyword )?(argument|option|parameter)", re.I)
@@ -60,7 +58,7 @@ def loss_kernels(value: torch.Tensor) -> set[str]:
     If torch names the nodes of its graph otherwise, an implementation that is made of torch's
     kernel of another loss is held to what its own loss supports.
     """
-    seen: set[Node] = set() if value.grad_fn is None else {value.grad_fn}
+    seen: set[torch.autograd.graph.Node] = set() if value.grad_fn is None else {value.grad_fn}
     nodes = list(seen)
     while nodes:
         further = {node for node, _ in nodes.pop().next_functions if node is not None} - seen
@@ -89,20 +87,7 @@ def _dropped() -> str:
     return str(caught[0].message).partition(" (")[0]
 
 
-class _Once(torch.autograd.Function):
-    """A function whose gradient cannot be differentiated."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
-        return x.clone()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, cotangent: torch.Tensor) -> torch.Tensor:
-        return cotangent.clone()
-
-
-def differentiable_once(node: Node) -> bool:
+def differentiable_once(node: torch.autograd.graph.Node) -> bool:
     """Whether a node of a graph stands for a backward that cannot be differentiated."""
     return node.name() == _once_name()
 
@@ -110,9 +95,22 @@ def differentiable_once(node: Node) -> bool:
 @cache
 def _once_name() -> str:
     """The name of the node that torch puts behind a backward that cannot be differentiated."""
+
+    class Once(torch.autograd.Function):
+        """A function whose gradient cannot be differentiated."""
+
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            return x.clone()
+
+        @staticmethod
+        @torch.autograd.function.once_differentiable
+        def backward(ctx: Any, cotangent: torch.Tensor) -> torch.Tensor:
+            return cotangent.clone()
+
     with torch.enable_grad():
         x = torch.zeros((), requires_grad=True)
-        value: Any = _Once.apply(x)  # type: ignore[no-untyped-call]
+        value: Any = Once.apply(x)  # type: ignore[no-untyped-call]
         cotangent = torch.ones((), requires_grad=True)
         (gradient,) = torch.autograd.grad(value, x, cotangent, create_graph=True)
     node = gradient.grad_fn
