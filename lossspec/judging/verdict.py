@@ -22,7 +22,8 @@ from lossspec.execution.devices import accelerates
 from lossspec.execution.implementation import LossUnderTest
 from lossspec.implementations.counterpart import torch_counterpart
 from lossspec.judging import known_deviations, reasons, reproduction
-from lossspec.judging.campaign import Campaign, ClauseRecord, OnProgress
+from lossspec.judging.campaign import Campaign, OnProgress
+from lossspec.judging.clause_record import ClauseRecord
 from lossspec.judging.known_deviations import KnownDeviation
 from lossspec.judging.plan import CellPlan
 from lossspec.judging.profiles import Profile
@@ -235,7 +236,7 @@ class Run:
     ) -> _Told:
         """Whether cases that have shown nothing are enough to say that it conforms."""
         _, clause_records = self._campaigns[cell.campaign]
-        lacks = reasons.lacking(under_test, campaign)
+        lacks = reasons.lacking(under_test, campaign.support)
         fails = clause_record.unsound and not clause_record.sound and clause_record.lacks is None
         if not clause_record.examples and fails and not (self.require_all and lacks):
             return _Told(Verdict.INCONCLUSIVE, reasons.call_fails(clause_records))
@@ -338,14 +339,14 @@ def _figures(
 ) -> dict[str, Any]:
     """What was counted and measured, whatever the verdict."""
     extra: dict[str, Any] = dict(clause_record.figures)
-    if campaign.unsupported:
-        extra["unsupported"] = sorted(campaign.unsupported)
-    if campaign.refused:
-        extra["unsupported_dtypes"] = campaign.refused
+    if campaign.support.unsupported:
+        extra["unsupported"] = sorted(campaign.support.unsupported)
+    if campaign.support.refused:
+        extra["unsupported_dtypes"] = campaign.support.refused
     if clause_record.mishaps:
         extra["mishaps"] = clause_record.mishaps
-    if campaign.unimplemented:
-        extra["not_implemented"] = sorted(campaign.unimplemented)
+    if campaign.support.unimplemented:
+        extra["not_implemented"] = sorted(campaign.support.unimplemented)
     if clause_record.worst_case is not None:
         extra["worst_case"] = call_text(under_test, clause_record.worst_case)[:2000]
     return {
