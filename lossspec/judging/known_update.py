@@ -38,8 +38,8 @@ def updated(
         beside = [other for other in cells if other.campaign == cell.campaign]
         record, _ = run.judge(cell, beside)
         # Not the case that the record shows, which may be derived from the one judged.
-        campaign, clause_records = run._campaigns[cell.campaign]
-        found = clause_records[cell.clause.name].found
+        campaign = run.campaign(cell)
+        found = campaign.clause_records[cell.clause.name].found
         if record.verdict is Verdict.DEVIATES and found is not None:
             both = len(list(cell.implementation.losses_under_test(cell.loss))) > 1
             entry = KnownDeviation(

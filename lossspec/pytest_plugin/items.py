@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from lossspec.errors import SpecError
+from lossspec.judging.cell_record import blank
 from lossspec.judging.plan import CellPlan
-from lossspec.judging.verdict import Run, blank
+from lossspec.judging.verdict import Run
 from lossspec.pytest_plugin.crash_history import script_path
 from lossspec.pytest_plugin.printed import Printed, Streams, shortened
 from lossspec.pytest_plugin.recorder import Recorder
