@@ -14,7 +14,7 @@ from lossspec.dtypes import precision
 from lossspec.execution.implementation import LossUnderTest
 from lossspec.execution.tensors import to_extended
 from lossspec.implementations.oracle import bind
-from lossspec.judging.campaign import deviation_of
+from lossspec.judging.deviation import deviation_of
 from lossspec.maths.ensemble import ROUNDING_MEMBERS, SIDES, Ensemble, ensemble, rounded
 from lossspec.maths.words import matvec
 from lossspec.oracle.bounds import Bounded, roundings

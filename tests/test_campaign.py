@@ -201,7 +201,7 @@ def test_what_a_subject_lacks_is_left_out_of_a_call_which_is_judged_all_the_same
     # In float16 torch's own mean may overflow.
     given = {"names": ("value", "gradient"), "dtypes": ("float32", "float64", "bfloat16")}
     campaign, found = clause_records(plain, loss="cross_entropy", **given)
-    assert campaign.unsupported == {"ignore_index", "label_smoothing", "weight"}
+    assert campaign.support.unsupported == {"ignore_index", "label_smoothing", "weight"}
     assert found["value"].examples > PROFILES["quick"].cases(find("cross_entropy")) / 2
     assert (found["value"].found, found["gradient"].found) == (None, None)
 
@@ -253,7 +253,7 @@ def test_a_dtype_that_never_works_is_one_that_it_does_not_have():
 
     campaign, found = clause_records(narrow)
     assert found["accepts"].found is None
-    assert campaign.refused == {
+    assert campaign.support.refused == {
         "bfloat16": "TypeError: “float32 or float64”",
         "float16": "TypeError: “float32 or float64”",
     }
@@ -287,7 +287,7 @@ def test_class_probabilities_that_never_work_are_a_form_that_it_does_not_have():
     torchs = torch_counterpart(loss, "function")
     campaign, found = clause_records(of_indices, "cross_entropy", quick, reference=torchs)
     assert {name for name, clause_record in found.items() if clause_record.found} == set()
-    assert "class probabilities" in campaign.unsupported
+    assert "class probabilities" in campaign.support.unsupported
 
 
 def test_class_probabilities_that_work_at_times_deviate_when_they_do_not():
@@ -368,7 +368,7 @@ def test_cases_in_dtypes_that_do_not_work_are_made_up_for_in_others():
         return F.l1_loss(input, target, weight=weight, reduction=reduction)
 
     campaign, found = clause_records(single, names=("value", "accepts"))
-    assert set(campaign.refused) == {"float16", "bfloat16", "float64"}
+    assert set(campaign.support.refused) == {"float16", "bfloat16", "float64"}
     assert found["value"].examples > 0.7 * PROFILES["quick"].cases(find("l1_loss"))
     assert found["accepts"].found is None
 
@@ -591,9 +591,9 @@ def test_what_is_not_implemented_is_unsupported():
         return F.l1_loss(input, target, reduction=reduction)
 
     campaign, found = clause_records(partial)
-    assert set(campaign.unimplemented) == {"NotImplementedError: “weight”"}
-    (features,) = campaign.unimplemented.values()
-    assert features - campaign.worked == {("argument", "weight")}
+    assert set(campaign.support.unimplemented) == {"NotImplementedError: “weight”"}
+    (features,) = campaign.support.unimplemented.values()
+    assert features - campaign.support.worked == {("argument", "weight")}
     assert (found["accepts"].found, found["value"].found) == (None, None)
 
 
@@ -605,7 +605,7 @@ def test_a_keyword_that_is_handed_on_to_what_does_not_take_it_is_unsupported():
         return plain(input, target, **options)
 
     campaign, found = clause_records(wrapped)
-    assert campaign.unsupported == {"weight"}
+    assert campaign.support.unsupported == {"weight"}
     assert (found["accepts"].found, found["value"].found) == (None, None)
     assert found["value"].informative > 10
 
@@ -642,7 +642,7 @@ def test_what_a_scripted_function_does_not_take_is_unsupported():
     with pytest.deprecated_call():
         scripted = torch.jit.script(to_script)
     campaign, found = clause_records(scripted)
-    assert campaign.unsupported == {"weight"}
+    assert campaign.support.unsupported == {"weight"}
     assert (found["accepts"].found, found["value"].found) == (None, None)
 
 
@@ -676,7 +676,7 @@ def test_a_dtype_in_which_nothing_is_implemented_is_one_that_it_lacks():
         return F.l1_loss(input, target, weight=weight, reduction=reduction)
 
     campaign, found = clause_records(partial)
-    assert (campaign.unsupported, campaign.refused) == (
+    assert (campaign.support.unsupported, campaign.support.refused) == (
         set(),
         {"float16": "NotImplementedError: “not for Half”"},
     )

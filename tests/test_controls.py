@@ -14,7 +14,7 @@ from lossspec.cases.case import Case
 from lossspec.clauses import clauses
 from lossspec.clauses.trial import Trial
 from lossspec.execution.implementation import LossUnderTest
-from lossspec.judging.campaign import deviation_of
+from lossspec.judging.deviation import deviation_of
 from lossspec.oracle.solver import SolvedCase, solve
 from lossspec.spec.catalogue import catalogue, find
 from tests.defects.catalogue import right_implementations

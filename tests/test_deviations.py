@@ -74,7 +74,7 @@ def test_a_shipped_entry_need_not_hold_on_an_accelerator(
     monkeypatch, accelerator, shipped, verdict
 ):
     entry = known(PLAIN)
-    monkeypatch.setattr("lossspec.judging.verdict.accelerates", lambda device: accelerator)
+    monkeypatch.setattr("lossspec.judging.cell_record.accelerates", lambda device: accelerator)
     monkeypatch.setattr(known_deviations, "shipped", lambda name: [entry] if shipped else [])
     implementation = load("torch.nn.functional")
     plan = Plan([implementation], ("l1_loss",), ("value",))

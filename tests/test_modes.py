@@ -10,7 +10,7 @@ from lossspec.cases.case import published
 from lossspec.clauses import clauses
 from lossspec.clauses.trial import Trial
 from lossspec.execution.implementation import LossUnderTest
-from lossspec.judging.campaign import deviation_of
+from lossspec.judging.deviation import deviation_of
 from lossspec.oracle.solver import SolvedCase, solve
 from lossspec.report.verdict import Verdict
 from lossspec.spec.catalogue import catalogue, find

@@ -10,7 +10,7 @@ import pytest
 import lossspec
 from lossspec.errors import SpecError
 from lossspec.execution import call_text
-from lossspec.judging import campaign, reproduction
+from lossspec.judging import campaign, excuses, reproduction, shrinking
 from lossspec.judging.profiles import PROFILES
 from lossspec.judging.stream import stream
 from lossspec.maths.words import (
@@ -278,7 +278,7 @@ def broken(*_, **__):
 
 
 def test_a_case_that_cannot_be_made_simpler_is_shown_as_it_is(monkeypatch):
-    monkeypatch.setattr(campaign, "shrink", broken)
+    monkeypatch.setattr(shrinking, "shrink", broken)
     (cell,) = check(LOSS, doubled)
     assert (cell.verdict, cell.reason[:9]) == ("deviates", "the value")
     assert cell.case is not None
@@ -286,14 +286,14 @@ def test_a_case_that_cannot_be_made_simpler_is_shown_as_it_is(monkeypatch):
 
 
 def test_the_simplest_case_before_a_failure_is_kept(monkeypatch):
-    whole = campaign.shrink
+    whole = shrinking.shrink
 
     def fails_late(loss, case, fails, *more):
         whole(loss, case, fails, *more)
         raise ZeroDivisionError("ours")
 
     want = check(LOSS, doubled)[0]
-    monkeypatch.setattr(campaign, "shrink", fails_late)
+    monkeypatch.setattr(shrinking, "shrink", fails_late)
     (cell,) = check(LOSS, doubled)
     assert (cell.case, cell.got, cell.want) == (want.case, want.got, want.want)
     assert cell.extra["mishaps"]
@@ -316,7 +316,7 @@ def test_a_call_that_never_works_is_told_though_it_cannot_be_made_simpler(monkey
     def never(input, target, reduction="mean"):
         raise RuntimeError("no")
 
-    monkeypatch.setattr(campaign, "shrink", broken)
+    monkeypatch.setattr(shrinking, "shrink", broken)
     cells = check(LOSS, never, ("accepts", "value"))
     assert {(c.verdict, c.got) for c in cells} == {("deviates", "RuntimeError: no")}
     assert all(c.extra["mishaps"] for c in cells)
@@ -345,7 +345,7 @@ def test_a_script_that_cannot_be_written_loses_no_finding(monkeypatch):
 
 
 def test_a_failure_while_looking_for_an_excuse_loses_no_finding(monkeypatch):
-    monkeypatch.setattr(campaign.Campaign, "_inherited_from", broken)
+    monkeypatch.setattr(excuses.Excuses, "inherited", broken)
     (cell,) = check(LOSS, doubled)
     assert cell.verdict == "deviates"
     assert cell.extra["mishaps"][0].startswith("lossspec failed to look for an excuse: ")

@@ -15,12 +15,14 @@ from typing import Any, Literal
 from lossspec.cases.case import Case
 from lossspec.clauses import Clause, clauses
 from lossspec.clauses.trial import Deviation, Trial
+from lossspec.errors import SpecError
 from lossspec.execution.implementation import LossUnderTest
 from lossspec.implementations.counterpart import torch_counterpart
-from lossspec.judging.campaign import Campaign, ClauseRecord
+from lossspec.judging.campaign import Campaign
+from lossspec.judging.clause_record import ClauseRecord
+from lossspec.judging.pending import Pending
 from lossspec.judging.profiles import Profile, profile_named
 from lossspec.judging.stream import CHOSEN, stream
-from lossspec.oracle.solver import SolvedCase
 from lossspec.spec.catalogue import find
 from lossspec.spec.loss import Loss
 from lossspec.spec.roles import Surface
@@ -86,8 +88,9 @@ class Result:
     """What an audit found out about one implementation.
 
     found : the clauses' detections, the earliest first. shared : clauses that torch's own loss
-    breaks alike. refused : dtypes that never worked, and the error. crashed : clauses that failed
-    themselves. judged : clauses that saw a case which could have told right from wrong.
+    breaks alike. refused : dtypes that never worked, and the error. crashed : by clause, the
+    error of lossspec itself that ended its judging. judged : clauses that saw a case which could
+    have told right from wrong.
     """
 
     implementation: Defect | RightImplementation
@@ -96,7 +99,7 @@ class Result:
     seconds: float
     shared: tuple[str, ...] = ()
     refused: Mapping[str, str] = field(default_factory=dict)
-    crashed: Mapping[str, Exception] = field(default_factory=dict)
+    crashed: Mapping[str, str] = field(default_factory=dict)
     judged: frozenset[str] = frozenset()
 
     @property
@@ -163,100 +166,90 @@ def _audited(
     surface = implementation.surface
     judges = [c for c in judges if c.applies(loss, surface) and c.speaks_on("cpu")]
     under_test = LossUnderTest("audit", loss, surface, implementation.make())
-    hunt = _Hunt(under_test, judges, profile, seed, reference=torch_counterpart(loss, surface))
-    hunt.first_only, hunt.limit = first_only, cases
-    next(stream(loss, profile, seed), None)
-    hunt.start = time.perf_counter()
-    clause_records = hunt.hunted()
-    seconds = time.perf_counter() - hunt.start
+    next(stream(loss, profile, seed), None)  # its cases are drawn beforehand
+    hunt = _Hunt(first_only, cases, time.perf_counter())
+    campaign = Campaign(
+        under_test,
+        judges,
+        profile,
+        seed,
+        reference=torch_counterpart(loss, surface),
+        observer=hunt,
+        shrinks=False,
+    )
+    crashed: dict[str, str] = {}
+    try:
+        campaign.run()
+    except SpecError as error:  # no clause has come to its end
+        crashed = {clause.name: str(error) for clause in judges}
+    clause_records = campaign.clause_records
+    hunt.conclude(clause_records, campaign.pending)
     return Result(
         implementation,
         tuple(sorted(hunt.detections.values(), key=lambda each: each.index)),
-        len(hunt._seen),
-        seconds,
-        tuple(
-            name
-            for name, clause_record in clause_records.items()
-            if clause_record.shared is not None
-        ),
-        dict(hunt.refused),
-        hunt.crashed,
-        frozenset(
-            name for name, clause_record in clause_records.items() if clause_record.informative
-        ),
+        len(hunt.drawn),
+        time.perf_counter() - hunt.start,
+        tuple(name for name, record in clause_records.items() if record.shared is not None),
+        dict(campaign.support.refused),
+        crashed | {name: each.broken for name, each in clause_records.items() if each.broken},
+        frozenset(name for name, record in clause_records.items() if record.informative),
     )
 
 
-class _Enough(Exception):
-    """The first deviation of a hunt that needs no more."""
-
-
 @dataclass
-class _Hunt(Campaign):
-    """A campaign that notes when each clause first deviates, and shrinks no case.
+class _Hunt:
+    """Notes when each clause of a campaign first deviates, as its observer.
 
-    limit : how many cases are judged; all when None.
+    first_only : whether the first deviation ends the campaign. limit : how many cases are judged;
+    all when None. start : when it began. index : of the case at hand, among those judged. drawn,
+    chosen : the indices of the cases of the stream, and of those chosen for costly clauses.
+    refusals : by dtype, the first call that raised, which may be a deviation.
     """
 
-    first_only: bool = False
-    limit: int | None = None
-    start: float = 0.0
+    first_only: bool
+    limit: int | None
+    start: float
     index: int = -1
     detections: dict[str, Detection] = field(default_factory=dict)
-    crashed: dict[str, Exception] = field(default_factory=dict)
-    _seen: dict[int, int] = field(default_factory=dict)
-    _chosen: dict[int, int] = field(default_factory=dict)
-    _refusals_found: dict[str, Detection] = field(default_factory=dict)
+    drawn: dict[int, int] = field(default_factory=dict)
+    chosen: dict[int, int] = field(default_factory=dict)
+    refusals: dict[str, Detection] = field(default_factory=dict)
 
-    def hunted(self) -> dict[str, ClauseRecord]:
-        """As `run`, but it may stop early: then the record are empty."""
-        try:
-            clause_records = self.run()
-        except _Enough:
-            return {}
-        accepts = clause_records["accepts"].found if "accepts" in clause_records else None
-        if accepts is not None:
-            first = self._refusals_found.get(accepts[0].dtype)
-            self.detections.setdefault("accepts", first or self._detection("accepts", *accepts))
-        for name, found in self.detached.items():
-            if clause_records[name].found is not None:
-                self.detections.setdefault(name, self._detection(name, *found))
-        return clause_records
+    def wants(self) -> bool:
+        """Return whether fewer cases were judged than the limit."""
+        return self.limit is None or self.index + 1 < self.limit
 
-    def _look(self, solved: SolvedCase, clause_records: dict[str, ClauseRecord]) -> float:
-        if self.limit is not None and self.index + 1 >= self.limit:
-            return 0.0
-        return super()._look(solved, clause_records)
-
-    def _judge(self, clause_record: ClauseRecord, trial: Trial) -> None:
+    def judged(
+        self, number: int, clause_record: ClauseRecord, trial: Trial, pending: Pending
+    ) -> bool:
+        """Note what a clause has found; return whether more is wanted."""
         # A case counts once, though clauses on calls that must raise see it after all others.
-        seen = self._chosen if self._case >= CHOSEN else self._seen
-        self.index = seen.setdefault(self._case, len(seen))
+        seen = self.chosen if number >= CHOSEN else self.drawn
+        self.index = seen.setdefault(number, len(seen))
         name, dtype = clause_record.clause.name, trial.case.dtype
-        try:
-            super()._judge(clause_record, trial)
-        except Exception as error:
-            self.crashed.setdefault(name, error)
-            return
-        found = clause_record.found or self.missing.get(name)
+        found = clause_record.found or pending.missing.get(name)
         if found is not None:
             self.detections.setdefault(name, self._detection(name, *found))
-        elif name == "accepts" and dtype in self.refusals and dtype not in self._refusals_found:
+        elif name == "accepts" and dtype in pending.refusals and dtype not in self.refusals:
             # Whether this is a deviation or a dtype that it does not have shows at the end, but
-            # for float32, which is no option.
-            self._refusals_found[dtype] = self._detection(name, *self.refusals[dtype])
+            # for float32, which is mandatory.
+            self.refusals[dtype] = self._detection(name, *pending.refusals[dtype])
             if dtype == "float32":
-                self.detections[name] = self._refusals_found[dtype]
-        if self.first_only and self.detections:
-            raise _Enough
+                self.detections[name] = self.refusals[dtype]
+        return not (self.first_only and self.detections)
+
+    def conclude(self, clause_records: Mapping[str, ClauseRecord], pending: Pending) -> None:
+        """Note the deviations that were decided at the end."""
+        accepts = clause_records["accepts"].found if "accepts" in clause_records else None
+        if accepts is not None:
+            first = self.refusals.get(accepts[0].dtype)
+            self.detections.setdefault("accepts", first or self._detection("accepts", *accepts))
+        for name, found in pending.detached.items():
+            if clause_records[name].found is not None:
+                self.detections.setdefault(name, self._detection(name, *found))
 
     def _detection(self, clause: str, case: Case, deviation: Deviation) -> Detection:
         seconds = time.perf_counter() - self.start
         return Detection(
             clause, self.index, seconds, deviation.what, deviation.got, deviation.want, case
         )
-
-    def _reduced(
-        self, clause_record: ClauseRecord, case: Case, deviation: Deviation
-    ) -> tuple[Case, Deviation]:
-        return case, deviation

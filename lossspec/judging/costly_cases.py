@@ -160,6 +160,26 @@ def chosen(candidates: Sequence[Candidate], count: int) -> Generator[Candidate, 
                 reductions.add(candidate.solved.case.reduction)
 
 
+def judge_chosen(
+    candidates: Sequence[Candidate],
+    count: int,
+    learns: Callable[[], bool],
+    judge: Callable[[Candidate], bool | None],
+) -> None:
+    """Judge the chosen cases one after another, as long as another one may tell something.
+
+    judge : what is sent to `chosen` for a case.
+    """
+    choice = chosen(candidates, count)
+    candidate = next(choice, None)
+    while candidate is not None and learns():
+        came = judge(candidate)
+        try:
+            candidate = choice.send(came)
+        except StopIteration:
+            return
+
+
 def options(loss: Loss, case: Case) -> list[str]:
     """The optional tensors that a case gives, and its parameters that have not their default."""
     known = loss.parameters_of(loss.form(case.form))

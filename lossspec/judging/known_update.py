@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from lossspec.clauses.trial import Trial
 from lossspec.execution.call import unsupported_argument
-from lossspec.judging.campaign import deviation_of
+from lossspec.judging.deviation import deviation_of
 from lossspec.judging.known_deviations import KnownDeviation
 from lossspec.judging.plan import CellPlan, Plan
 from lossspec.judging.verdict import Run
@@ -38,8 +38,8 @@ def updated(
         beside = [other for other in cells if other.campaign == cell.campaign]
         record, _ = run.judge(cell, beside)
         # Not the case that the record shows, which may be derived from the one judged.
-        campaign, clause_records = run._campaigns[cell.campaign]
-        found = clause_records[cell.clause.name].found
+        campaign = run.campaign(cell)
+        found = campaign.clause_records[cell.clause.name].found
         if record.verdict is Verdict.DEVIATES and found is not None:
             both = len(list(cell.implementation.losses_under_test(cell.loss))) > 1
             entry = KnownDeviation(
@@ -50,7 +50,7 @@ def updated(
                 case=found[0],
             )
             # Of a loss that never works every clause says so; clause `accepts` is the one to list.
-            if not campaign.fails or still_fails(entry, cell):
+            if not campaign.support.fails or still_fails(entry, cell):
                 added.setdefault((record.loss, record.clause, record.surface), entry)
     return kept, list(added.values()), dropped
 

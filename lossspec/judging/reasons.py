@@ -9,21 +9,22 @@ from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
 
 from lossspec.execution.implementation import LossUnderTest
-from lossspec.judging.campaign import Campaign, ClauseRecord, Feature
+from lossspec.judging.clause_record import ClauseRecord
+from lossspec.judging.support import Feature, Support
 
 #: The clauses on the plain call, in the order in which one of them tells what is wrong with it.
 PLAIN_CALL = ("accepts", "result-shape", "result-dtype", "value", "gradient")
 
 
-def lacking(under_test: LossUnderTest, campaign: Campaign) -> list[str]:
+def lacking(under_test: LossUnderTest, support: Support) -> list[str]:
     """Return what the implementation lacks, a phrase each; an empty list when it lacks nothing."""
     forms = {form.name for form in under_test.loss.forms}
     phrases = []
-    if taken := _not_taken(under_test, sorted(campaign.unsupported - forms)):
+    if taken := _not_taken(under_test, sorted(support.unsupported - forms)):
         phrases.append(taken)
-    phrases += [f"no call with {form} works" for form in sorted(campaign.unsupported & forms)]
-    phrases += _not_implemented(campaign)
-    return phrases + _not_working(campaign.refused)
+    phrases += [f"no call with {form} works" for form in sorted(support.unsupported & forms)]
+    phrases += _not_implemented(support)
+    return phrases + _not_working(support.refused)
 
 
 def no_case(lacks: Iterable[str]) -> str:
@@ -66,16 +67,16 @@ def _misspelt(under_test: LossUnderTest, names: Iterable[str]) -> str:
     return f"; it takes {', '.join(near)}, which the loss does not have" if near else ""
 
 
-def _not_implemented(campaign: Campaign) -> list[str]:
+def _not_implemented(support: Support) -> list[str]:
     """Such as "not implemented for bfloat16, float16 (NotImplementedError: “...”)"."""
     kinds: dict[str, list[str]] = {}
-    for error in campaign.unimplemented:
+    for error in support.unimplemented:
         kinds.setdefault(error.partition(":")[0], []).append(error)
     phrases = []
     for errors in kinds.values():
-        calls = set().union(*(campaign.unimplemented[error] for error in errors))
-        where = _written(calls - campaign.worked)
-        if not campaign.worked:
+        calls = set().union(*(support.unimplemented[error] for error in errors))
+        where = _written(calls - support.worked)
+        if not support.worked:
             where = "for any call"
         phrases.append(f"not implemented {where or 'in some calls'} ({errors[0]})")
     return phrases

@@ -10,7 +10,7 @@ from lossspec.cases.case import Case
 from lossspec.cases.draw import Dealt, drawn
 from lossspec.execution.call import unsupported_argument, without
 from lossspec.execution.implementation import LossUnderTest
-from lossspec.judging.costly_cases import drawn_for
+from lossspec.judging.costly_cases import Candidate, drawn_for
 from lossspec.judging.profiles import Profile
 from lossspec.oracle.solver import SolvedCase
 from lossspec.spec.loss import Loss
@@ -19,6 +19,8 @@ from lossspec.spec.loss import Loss
 BATCH = 400
 #: The first number of the cases that are chosen for costly clauses.
 CHOSEN = 10_000_000
+#: Added to the seed of the cases that replace those in dtypes that do not work.
+REPLACED = 1_000_000
 
 
 def stream(
@@ -41,6 +43,25 @@ def _batch(
 ) -> Sequence[SolvedCase]:
     choose = Dealt(f"{loss.name} {start} {batch}")
     return [SolvedCase(loss, drawn(choose, loss, dtypes)) for _ in range(count)]
+
+
+def replacements(
+    loss: Loss, profile: Profile, start: int, dtypes: tuple[str, ...], count: int
+) -> Iterator[SolvedCase]:
+    """The cases that replace those in dtypes that do not work: so many, in the dtypes that do."""
+    return islice(stream(loss, profile, start + REPLACED, dtypes), count)
+
+
+def candidates(
+    under_test: LossUnderTest, start: int, dtypes: tuple[str, ...] | None, unsupported: set[str]
+) -> list[Candidate]:
+    """The cases among which costly clauses choose, as an implementation is called with them."""
+    loss = under_test.loss
+    return [
+        Candidate(number, SolvedCase(loss, case))
+        for number, solved in enumerate(drawn_for(loss, start, dtypes))
+        if (case := supported_call(under_test, solved.case, unsupported)) is not None
+    ]
 
 
 def of_number(

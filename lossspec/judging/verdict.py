@@ -6,27 +6,20 @@ import shlex
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from lossspec.cases.case import Case
 from lossspec.clauses import Clause
-from lossspec.clauses.trial import Deviation
 from lossspec.errors import SpecError
-from lossspec.execution import timeout
-from lossspec.execution.call import unsupported_argument
-from lossspec.execution.call_text import call_text
-from lossspec.execution.checkpoint import CrashCheckpoint, Underway
-from lossspec.execution.devices import accelerates
-from lossspec.execution.implementation import LossUnderTest
+from lossspec.execution.checkpoint import CrashCheckpoint
 from lossspec.implementations.counterpart import torch_counterpart
-from lossspec.judging import known_deviations, reasons, reproduction
-from lossspec.judging.campaign import Campaign, ClauseRecord, OnProgress
+from lossspec.judging import known_deviations
+from lossspec.judging.campaign import Campaign, OnProgress
+from lossspec.judging.cell_record import blank, record_of, stale
 from lossspec.judging.known_deviations import KnownDeviation
 from lossspec.judging.plan import CellPlan
 from lossspec.judging.profiles import Profile
-from lossspec.report.records import Cell, KnownEntry
+from lossspec.report.records import Cell
 from lossspec.report.verdict import Verdict
 from lossspec.safe_text import one_line
 
@@ -55,7 +48,7 @@ class Run:
     after_step: Callable[[], None] = lambda: None
     around: Callable[[str], AbstractContextManager[None]] = lambda _: nullcontext()
     spent: float = 0.0
-    _campaigns: dict[str, tuple[Campaign, dict[str, ClauseRecord]]] = field(default_factory=dict)
+    _campaigns: dict[str, Campaign] = field(default_factory=dict)
     #: By loss, what is wrong with its spec: no campaign of it is begun again.
     _at_fault: dict[str, SpecError] = field(default_factory=dict)
 
@@ -71,7 +64,7 @@ class Run:
             reason = f"{one_line(cell.implementation.name)} has no {name}"
             for entry in self._listed(cell):
                 if entry.clause == cell.clause.name:
-                    return blank(cell, Verdict.DEVIATES, _stale(entry, reason)), ""
+                    return blank(cell, Verdict.DEVIATES, stale(entry, reason)), ""
             return blank(cell, verdict, reason), ""
         if cell.clause.lacks is not None:
             return blank(cell, Verdict.UNSUPPORTED, cell.clause.lacks), ""
@@ -86,8 +79,12 @@ class Run:
                 self._at_fault[cell.loss.name] = error
                 raise
             self._campaigns[cell.campaign] = ran
-        campaign, clause_records = self._campaigns[cell.campaign]
-        return self._record(cell, campaign, clause_records[cell.clause.name])
+        campaign = self._campaigns[cell.campaign]
+        return record_of(cell, campaign, self.repeat(cell), self.require_all)
+
+    def campaign(self, cell: CellPlan) -> Campaign:
+        """Return the campaign in which a cell was judged last."""
+        return self._campaigns[cell.campaign]
 
     def has(self, campaign: str) -> bool:
         """Whether the campaign was made, and not yet forgotten for another."""
@@ -95,13 +92,12 @@ class Run:
 
     def seconds(self, cell: CellPlan) -> float:
         """Return what the clause of a cell took in its campaign, 0 if there was none."""
-        _, clause_records = self._campaigns.get(cell.campaign, (None, {}))
-        clause_record = clause_records.get(cell.clause.name)
+        if not self.has(cell.campaign):
+            return 0.0
+        clause_record = self.campaign(cell).clause_records.get(cell.clause.name)
         return 0.0 if clause_record is None else clause_record.seconds + clause_record.share
 
-    def _run(
-        self, cell: CellPlan, clauses: Sequence[Clause]
-    ) -> tuple[Campaign, dict[str, ClauseRecord]]:
+    def _run(self, cell: CellPlan, clauses: Sequence[Clause]) -> Campaign:
         assert cell.under_test is not None
         campaign = Campaign(
             cell.under_test,
@@ -120,7 +116,8 @@ class Run:
         start = time.perf_counter()
         try:
             with self.around(cell.campaign):
-                return campaign, campaign.run()
+                campaign.run()
+            return campaign
         finally:
             self.spent += time.perf_counter() - start
 
@@ -135,145 +132,6 @@ class Run:
             and entry.holds(implementation.version, cell.device, cell.surface)
             and (self.dtypes is None or entry.touches(self.dtypes))
         ]
-
-    def _record(
-        self, cell: CellPlan, campaign: Campaign, clause_record: ClauseRecord
-    ) -> tuple[Cell, str]:
-        assert cell.under_test is not None
-        told = (
-            self._interrupted(cell.under_test, campaign, clause_record)
-            or self._outdated(cell, campaign, clause_record)
-            or self._shown(cell, cell.under_test, clause_record)
-            or self._weighed(cell, cell.under_test, campaign, clause_record)
-        )
-        fields = _figures(cell.under_test, campaign, clause_record) | told.fields
-        return blank(cell, told.verdict, told.reason, **fields), told.script
-
-    def _interrupted(
-        self, under_test: LossUnderTest, campaign: Campaign, clause_record: ClauseRecord
-    ) -> _Told | None:
-        """A judgement that did not come to its end."""
-        if clause_record.broken is not None and clause_record.found is None:
-            return _Told(
-                Verdict.CRASH, f"lossspec itself failed in this clause: {clause_record.broken}"
-            )
-        if clause_record.fatal:
-            reason = "the process ended while this was judged"
-            call = clause_record.last_call
-            if call is None and clause_record.killer is not None:
-                call = Underway(clause_record.killer)
-            if call is None:
-                return _Told(Verdict.CRASH, reason)
-            fields, script = crash(under_test, call, clause_record.clause, campaign.device)
-            return _Told(Verdict.CRASH, reason, fields, script)
-        if campaign.timed_out is not None and campaign.learns(clause_record):
-            case = campaign.timed_out
-            fields = {"case": case.to_json(), "call": call_text(under_test, case)}
-            return _Told(Verdict.CRASH, f"it did not end within {timeout.LIMIT:g} s", fields)
-        return None
-
-    def _outdated(
-        self, cell: CellPlan, campaign: Campaign, clause_record: ClauseRecord
-    ) -> _Told | None:
-        """A listed deviation that is not there any more."""
-        shipped = known_deviations.shipped(cell.implementation.name)
-        # What is listed for everybody was seen on processors, and need not be so elsewhere.
-        elsewhere = accelerates(cell.device) and clause_record.stale in shipped
-        if clause_record.stale is not None and not elsewhere:
-            if accelerates(cell.device):  # it may well hold on the processor
-                why = f"its stored case does not fail on {cell.device}"
-                reason = _stale(clause_record.stale, why, "name its devices, or remove it")
-            else:
-                reason = _stale(clause_record.stale, "its stored case no longer fails")
-            return _Told(Verdict.DEVIATES, reason)
-        for entry in campaign.known:
-            missing = self._lacks(cell, entry) if entry.clause == cell.clause.name else None
-            if missing is not None:
-                return _Told(Verdict.DEVIATES, _stale(entry, f"nothing here takes {missing}"))
-        return None
-
-    def _shown(
-        self, cell: CellPlan, under_test: LossUnderTest, clause_record: ClauseRecord
-    ) -> _Told | None:
-        """What a case has shown: a deviation that is new, listed or inherited."""
-        if clause_record.found is not None:
-            case, deviation = clause_record.found
-            script = ""
-            if deviation.check is not None and under_test.found:
-                try:
-                    script = reproduction.script(
-                        under_test, case, deviation, cell.clause.says, cell.device
-                    )
-                except (
-                    Exception
-                ) as error:  # of lossspec itself: the deviation is there all the same
-                    why = f"{type(error).__name__}: {error}"
-                    clause_record.mishaps.append(f"no script could be written: {why}")
-            fields = self._evidence(cell, under_test, case, deviation)
-            return _Told(Verdict.DEVIATES, deviation.what, fields, script)
-        if clause_record.known is not None:
-            known, case, deviation = clause_record.known
-            fields = self._evidence(cell, under_test, case, deviation)
-            fields["deviation"] = KnownEntry(known.reason, known.link, known.file)
-            return _Told(Verdict.KNOWN, known.reason, fields)
-        if clause_record.shared is not None:
-            torchs, case, deviation = clause_record.shared
-            reason = f"inherited: {torchs.implementation} does the same on the same call"
-            return _Told(Verdict.KNOWN, reason, self._evidence(cell, under_test, case, deviation))
-        return None
-
-    def _weighed(
-        self,
-        cell: CellPlan,
-        under_test: LossUnderTest,
-        campaign: Campaign,
-        clause_record: ClauseRecord,
-    ) -> _Told:
-        """Whether cases that have shown nothing are enough to say that it conforms."""
-        _, clause_records = self._campaigns[cell.campaign]
-        lacks = reasons.lacking(under_test, campaign)
-        fails = clause_record.unsound and not clause_record.sound and clause_record.lacks is None
-        if not clause_record.examples and fails and not (self.require_all and lacks):
-            return _Told(Verdict.INCONCLUSIVE, reasons.call_fails(clause_records))
-        if not clause_record.examples and (lacks or clause_record.lacks):
-            verdict = Verdict.DEVIATES if self.require_all else Verdict.UNSUPPORTED
-            return _Told(verdict, clause_record.lacks or reasons.no_case(lacks))
-        if not clause_record.examples:
-            return _Told(Verdict.INCONCLUSIVE, "no case was about this clause")
-        enough = cell.clause.chosen or cell.clause.enough or self.profile.informative
-        wanted = min(self.profile.informative, enough)
-        if clause_record.informative < wanted:
-            reason = (
-                f"{clause_record.informative} of {clause_record.examples} cases could have told "
-                f"right from wrong; profile {self.profile.name} asks for {wanted}"
-            )
-            return _Told(Verdict.INCONCLUSIVE, reason)
-        if self.require_all and lacks:
-            return _Told(Verdict.DEVIATES, f"--require-all, and {'; '.join(lacks)}")
-        return _Told(Verdict.CONFORMS, None)
-
-    def _lacks(self, cell: CellPlan, entry: KnownDeviation) -> str | None:
-        """What every implementation that an entry is about lacks to run its stored case."""
-        implementation = cell.implementation
-        lacks = [
-            unsupported_argument(under_test, entry.case)
-            for under_test in implementation.losses_under_test(cell.loss)
-            if entry.holds(implementation.version, cell.device, under_test.surface)
-        ]
-        return None if None in lacks else lacks[0]
-
-    def _evidence(
-        self, cell: CellPlan, under_test: LossUnderTest, case: Case, deviation: Deviation
-    ) -> dict[str, Any]:
-        case = deviation.case or case
-        return {
-            "case": case.to_json(),
-            "call": call_text(under_test, case, deviation.replaced, backward=deviation.backward),
-            "got": deviation.got,
-            "want": deviation.want,
-            "budget": deviation.budget,
-            "repeat": self.repeat(cell),
-        }
 
     def repeat(self, cell: CellPlan) -> str | None:
         """The command that draws the same cases again and judges this clause alone, if one can."""
@@ -293,106 +151,3 @@ class Run:
         if self.dtypes:
             words.append(f"--dtype={','.join(self.dtypes)}")
         return shlex.join([*words, *self.options])
-
-
-def crash(
-    under_test: LossUnderTest, call: Underway, clause: Clause, device: str
-) -> tuple[dict[str, Any], str]:
-    """The fields of a record and the script that show the call in which a process ended."""
-    case = call.case
-    invalid = bool(clause.hazard and call.replaced)
-    if invalid:  # as it was called: forward only
-        case = case.with_(requires_grad=())
-    deviation = Deviation(
-        "the process ended in this call",
-        "the end of the process",
-        "an error" if invalid else "a tensor",
-        check="error is not None" if invalid else "error is None",
-        replaced=call.replaced,
-    )
-    fields = {"case": case.to_json(), "call": call_text(under_test, case, call.replaced)}
-    script = (
-        reproduction.script(under_test, case, deviation, clause.says, device)
-        if under_test.found
-        else ""
-    )
-    return fields, script
-
-
-@dataclass(frozen=True)
-class _Told:
-    """What there is to say of a cell, and the text of its script."""
-
-    verdict: Verdict
-    reason: str | None
-    fields: dict[str, Any] = field(default_factory=dict)
-    script: str = ""
-
-
-def _figures(
-    under_test: LossUnderTest, campaign: Campaign, clause_record: ClauseRecord
-) -> dict[str, Any]:
-    """What was counted and measured, whatever the verdict."""
-    extra: dict[str, Any] = dict(clause_record.figures)
-    if campaign.unsupported:
-        extra["unsupported"] = sorted(campaign.unsupported)
-    if campaign.refused:
-        extra["unsupported_dtypes"] = campaign.refused
-    if clause_record.mishaps:
-        extra["mishaps"] = clause_record.mishaps
-    if campaign.unimplemented:
-        extra["not_implemented"] = sorted(campaign.unimplemented)
-    if clause_record.worst_case is not None:
-        extra["worst_case"] = call_text(under_test, clause_record.worst_case)[:2000]
-    return {
-        "dtypes": tuple(sorted(clause_record.dtypes)),
-        "examples": clause_record.examples,
-        "informative": clause_record.informative,
-        "worst": clause_record.worst,
-        "seconds": round(clause_record.seconds + clause_record.share, 4),
-        "extra": extra,
-    }
-
-
-def blank(cell: CellPlan, verdict: Verdict, reason: str | None, **fields: Any) -> Cell:
-    """A record with what the plan knows of a cell, and nothing else unless given."""
-    extra = {"aliases": list(cell.clause.aliases)} if cell.clause.aliases else {}
-    record = Cell(
-        **{
-            "id": cell.id,
-            "loss": cell.loss.name,
-            "surface": cell.surface,
-            "clause": cell.clause.name,
-            "theme": cell.clause.theme,
-            "device": cell.device,
-            "says": cell.clause.says,
-            "verdict": verdict,
-            "reason": reason,
-            **_EMPTY,
-            **({} if cell.under_test is not None else {"extra": {"absent": True}}),
-            **fields,
-        }
-    )
-    return replace(record, extra={**record.extra, **extra}) if extra else record
-
-
-_EMPTY: dict[str, Any] = {
-    "dtypes": (),
-    "examples": 0,
-    "informative": 0,
-    "worst": None,
-    "case": None,
-    "call": None,
-    "got": None,
-    "want": None,
-    "budget": None,
-    "repeat": None,
-    "script": None,
-    "deviation": None,
-    "seconds": 0.0,
-    "extra": {},
-}
-
-
-def _stale(entry: KnownDeviation, why: str, cure: str = "remove it") -> str:
-    return f"the deviation listed in {entry.file or 'the list'} matches nothing: {why}; {cure}"

@@ -131,9 +131,9 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
 
 def _start(config: pytest.Config, places: Path | None = None) -> None:
     try:
-        from lossspec.pytest_plugin.session import ConformanceSession
+        from lossspec.pytest_plugin.start import session_of
 
-        conformance = ConformanceSession.of(config, places)
+        conformance = session_of(config, places)
     except Exception:
         stop_if_asked()  # an import that was interrupted fails in one way or another
         raise

@@ -169,7 +169,7 @@ class TimingSession:
                 replace_file(folder / "timing.html", page(report))
 
     def _folder(self, report: TimingReport) -> Path:
-        folder = self.conformance.folder(report.implementation.name)
+        folder = self.conformance.writer.folder(report.implementation.name)
         return Path(self.config.invocation_params.dir, folder)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
@@ -182,7 +182,7 @@ class TimingSession:
                 for line in table(report.cells, report.rules.confidence, report.rules.band):
                     terminalreporter.write_line(escaped(line))
                 terminalreporter.write_line("")
-            page = self.conformance.folder(name) / "timing.html"
+            page = self.conformance.writer.folder(name) / "timing.html"
             terminalreporter.write_line(f"{report.headline}.\n{one_line(str(page))}")
 
     def _hide_benchmarks(self) -> None:

@@ -8,6 +8,7 @@ fails where another version lacks one of them.
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,6 +56,19 @@ class WholeCampaigns:
         # A worker that replaces a dead one is known before it has collected anything.
         if node in self.registered_collections:
             super()._reschedule(node)  # type: ignore[misc]  # xdist's
+
+
+def whole_campaigns(
+    config: Any, log: Any, campaigns: Mapping[str, str], places: Path | None
+) -> Any:
+    """Make a scheduler of xdist that deals out whole campaigns.
+
+    campaigns : of each cell, by key. places : where campaigns note where they are.
+    """
+    xdist = importlib.import_module("xdist.scheduler").LoadScopeScheduling
+    scheduling = type("CampaignScheduling", (WholeCampaigns, xdist), {})(config, log)
+    scheduling.campaigns, scheduling.places, scheduling.deaths = campaigns, places, {}
+    return scheduling
 
 
 def cell_key(nodeid: str) -> str | None:
