@@ -47,7 +47,7 @@ def impatient(monkeypatch):
 
 def test_a_call_that_does_not_end_is_a_crash_that_shows_the_call(workplace, monkeypatch):
     monkeypatch.setattr(timeout, "LIMIT", timeout.LIMIT)  # what the module sets is undone
-    workplace.write(timed_out=ENDLESS)
+    workplace.write(endless=ENDLESS)
     result = workplace.run("--impl=endless", "--loss=mse_loss,huber_loss", "--profile=quick")
     assert result.status == 1
     cells = workplace.cells("endless")
@@ -59,7 +59,7 @@ def test_a_call_that_does_not_end_is_a_crash_that_shows_the_call(workplace, monk
 
 
 def test_a_worker_that_nothing_interrupts_ends_and_costs_what_it_was_asked(workplace):
-    workplace.write(timed_out=ENDLESS)
+    workplace.write(endless=ENDLESS)
     words = ("--impl=endless", "--loss=l1_loss,huber_loss", "--profile=quick", "-n1")
     result = workplace.apart("-m", "pytest", "--pyargs", "lossspec.suites", *words)
     assert result.status == 1
