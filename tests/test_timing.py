@@ -23,19 +23,11 @@ from lossspec.report.records import Report
 from lossspec.spec.catalogue import catalogue, find
 from lossspec.spec.loss import Loss
 from lossspec.timing.clocks import CudaClock, HostClock
-from lossspec.timing.measure import (
-    MINE,
-    TEXTBOOK,
-    TORCH,
-    TimedLoss,
-    TimingCell,
-    TimingRun,
-    growing,
-    points,
-)
+from lossspec.timing.measure import MINE, TEXTBOOK, TORCH, TimingRun
 from lossspec.timing.memory import Need, TooLarge, excess, fitted
 from lossspec.timing.page import page
 from lossspec.timing.pairs import PairedTiming, alike
+from lossspec.timing.plan import TimedLoss, TimingCell, growing, points
 from lossspec.timing.results import (
     MODES,
     SCHEMA,

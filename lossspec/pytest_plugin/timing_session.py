@@ -16,8 +16,9 @@ from lossspec.pytest_plugin.session import ConformanceSession
 from lossspec.report.files import replace_file
 from lossspec.report.records import TestedImplementation
 from lossspec.safe_text import escaped, one_line
-from lossspec.timing.measure import TimedLoss, TimingCell, TimingRun, growing, paired, timing_cells
+from lossspec.timing.measure import TimingRun, paired
 from lossspec.timing.page import page
+from lossspec.timing.plan import TimedLoss, TimingCell, growing, timing_cells
 from lossspec.timing.results import MODES, Growth, Rules, Timing, TimingReport
 from lossspec.timing.statistics import beyond, limit
 from lossspec.timing.table import table

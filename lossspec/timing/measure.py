@@ -1,4 +1,4 @@
-"""One cell of the timing suite: a loss that conforms, timed against torch and the textbook."""
+"""Time one cell: a loss that conforms, against torch and the textbook."""
 
 from __future__ import annotations
 
@@ -9,75 +9,30 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lossspec.baselines import textbook
-from lossspec.cases.workloads import Size, axes, batch_axis, has_classes, sizes, workload
-from lossspec.clauses import clauses
+from lossspec.cases.case import Case
+from lossspec.cases.workloads import workload
 from lossspec.execution.call import unsupported_argument
-from lossspec.execution.implementation import Implementation, LossUnderTest
+from lossspec.execution.implementation import LossUnderTest
 from lossspec.execution.memory import weighed
 from lossspec.implementations.counterpart import torch_counterpart
-from lossspec.judging.plan import CellPlan
-from lossspec.judging.profiles import PROFILES
-from lossspec.judging.verdict import Run
-from lossspec.report.verdict import Verdict
 from lossspec.safe_text import foreign_error
-from lossspec.thresholds import (
-    BEYOND_MACHINE,
-    FEWEST_ROUNDS,
-    GROWTH_POINT_SECONDS,
-    TEXTBOOK_PATIENCE,
-)
+from lossspec.thresholds import FEWEST_ROUNDS
 from lossspec.timing.clocks import Clock, clock_of
-from lossspec.timing.memory import Need, TooLarge, clocked, excess, fitted, need, too_large
+from lossspec.timing.fitting import Fitting
+from lossspec.timing.gate import reason_not_timed
+from lossspec.timing.growth import curve, growth_of
+from lossspec.timing.memory import TooLarge
 from lossspec.timing.pairs import PairedTiming
-from lossspec.timing.results import Growth, Mode, Peak, Timing, timing_id
-from lossspec.timing.statistics import compared, exponent, foreseen, kept
+from lossspec.timing.plan import TimedLoss, TimingCell
+from lossspec.timing.results import Growth, Peak, Timing
+from lossspec.timing.statistics import compared, kept
 
-#: What must hold before a loss is timed.
-GATE = ("accepts", "value", "gradient", "inputs-untouched")
 MINE, TORCH, TEXTBOOK = "implementation", "torch", "composite"
-
-
-@dataclass(frozen=True)
-class TimedLoss:
-    """A loss of an implementation on a device, in one dtype."""
-
-    implementation: Implementation
-    under_test: LossUnderTest
-    device: str
-    dtype: str
-
-    @property
-    def name(self) -> str:
-        """Unique within the implementation's report."""
-        loss, surface = self.under_test.loss.name, self.under_test.surface
-        return f"{loss}[{surface}-{self.device}-{self.dtype}]"
-
-
-@dataclass(frozen=True)
-class TimingCell:
-    """An timed loss at one size in one mode: what one test times."""
-
-    timed_loss: TimedLoss
-    size: Size
-    mode: Mode
-
-    @property
-    def id(self) -> str:
-        """Unique within the implementation's report."""
-        under_test = self.timed_loss.under_test
-        return timing_id(
-            under_test.loss.name,
-            self.size.name,
-            self.mode,
-            under_test.surface,
-            self.timed_loss.device,
-            self.timed_loss.dtype,
-        )
 
 
 @dataclass
 class TimingRun:
-    """The settings of a timing run, and what it has found about its timed loss.
+    """The settings of a timing run, and what it has found about its timed losses.
 
     budget : seconds for the rounds of one cell.
     """
@@ -85,9 +40,10 @@ class TimingRun:
     seed: int = 0
     budget: float = 0.4
     _barred: dict[tuple[str, str], str | None] = field(default_factory=dict)
-    _sizes: dict[tuple[str, str, str], dict[str, int] | TooLarge] = field(default_factory=dict)
-    _dear: dict[tuple[str, str, str], str | None] = field(default_factory=dict)
     _clocks: dict[str, Clock] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._fitting = Fitting(self.clock)
 
     def clock(self, device: str) -> Clock:
         """The clock of a device, made once."""
@@ -95,40 +51,12 @@ class TimingRun:
             self._clocks[device] = clock_of(device)
         return self._clocks[device]
 
-    # === the gate =========================================================================
-
     def barred(self, timed_loss: TimedLoss) -> str | None:
-        """Why a loss is not timed: it does not conform, in this very process."""
+        """Why a loss is not timed, found out once."""
         key = (timed_loss.implementation.name, timed_loss.name)
         if key not in self._barred:
-            self._barred[key] = self._judge(timed_loss)
+            self._barred[key] = reason_not_timed(timed_loss, self.seed)
         return self._barred[key]
-
-    def _judge(self, timed_loss: TimedLoss) -> str | None:
-        loss, surface = timed_loss.under_test.loss, timed_loss.under_test.surface
-        if timed_loss.dtype not in loss.dtypes:
-            return f"the spec has no {timed_loss.dtype}; it has {', '.join(loss.dtypes)}"
-        run = Run(PROFILES["quick"], self.seed, (timed_loss.dtype,))
-        cells = [
-            CellPlan(
-                timed_loss.implementation,
-                loss,
-                surface,
-                clauses()[name],
-                timed_loss.device,
-                timed_loss.under_test,
-            )
-            for name in GATE
-            if clauses()[name].applies(loss, surface)
-        ]
-        for cell in cells:
-            record, _ = run.judge(cell, cells)
-            # A listed deviation is one that its owner has looked into.
-            if record.verdict not in (Verdict.CONFORMS, Verdict.KNOWN):
-                return f"{cell.clause.name}: {record.verdict} ({record.reason})"
-        return None
-
-    # === one cell =========================================================================
 
     def run(
         self, timing_cell: TimingCell, drive: Callable[[PairedTiming], None] = PairedTiming.run
@@ -172,202 +100,90 @@ class TimingRun:
     ) -> dict[str, Any]:
         timed_loss = timing_cell.timed_loss
         loss, device = timed_loss.under_test.loss, timed_loss.device
-        torchs = torch_counterpart(loss, timed_loss.under_test.surface) or torch_counterpart(
-            loss, "function"
-        )
+        torchs = _torchs(timed_loss)
         if torchs is None:
             raise TooLarge(f"torch has no {loss.name} to compare with")
         arms = {MINE: timed_loss.under_test, TORCH: torchs}
-        known = self._axes(timing_cell, arms)
+        known = self._fitting.axes(timing_cell, arms.values())
         case = workload(loss, known, timed_loss.dtype, self.seed)
         for under_test in arms.values():
             missing = unsupported_argument(under_test, case)
             if missing is not None:
                 raise TooLarge(f"{under_test.implementation} takes no {missing}")
-        absent = self._textbook(timing_cell, known, arms)
+        absent = self._add_textbook(timing_cell, known, arms)
         clock = self.clock(device)
         contest = PairedTiming(arms, case, timing_cell.mode, device, clock, self.budget)
         drive(contest)
         found, dropped = kept(contest.readings(), contest.rates)
+        full = timing_cell.mode == "full"
         facts = {
             "shapes": {name: array.shape for name, array in case.tensors.items()},
             "arms": found,
             "dropped": dropped,
-            "peaks": self._peaks(timing_cell, arms, case, absent)
-            if timing_cell.mode == "full"
-            else (),
+            "peaks": _peaks(arms, case, absent, device) if full else (),
         }
         mine, *baselines = found
         if len(mine.own) < FEWEST_ROUNDS:
             reason = f"throttled in {dropped} rounds of {dropped + len(mine.own)}"
             return facts | {"reason": reason}
         comparisons = [compared(mine, baseline, clock.own) for baseline in baselines]
-        first = comparisons[0]
-        problem = contest.problem()
-        verdict = first.verdict if problem is None else "suspicious"
+        first, problem = comparisons[0], contest.problem()
         return facts | {
-            "verdict": verdict,
+            "verdict": first.verdict if problem is None else "suspicious",
             "reason": problem or first.reason,
             "comparisons": comparisons,
         }
 
-    def _axes(self, timing_cell: TimingCell, arms: Mapping[str, LossUnderTest]) -> dict[str, int]:
-        timed_loss, loss = timing_cell.timed_loss, timing_cell.timed_loss.under_test.loss
-        key = (timed_loss.implementation.name, timed_loss.name, timing_cell.size.name)
-        if key not in self._sizes:
-            wanted = axes(loss, timing_cell.size)
-            self._sizes[key] = wanted
-            if timing_cell.size.elements >= BEYOND_MACHINE:
-                losses_under_test = list(dict.fromkeys(arms.values()))
-                clock, batch = self.clock(timed_loss.device), batch_axis(loss)
-                try:
-                    self._sizes[key] = fitted(
-                        losses_under_test, wanted, batch, timed_loss.dtype, timed_loss.device, clock
-                    )
-                except TooLarge as error:
-                    self._sizes[key] = error
-        found = self._sizes[key]
-        if isinstance(found, TooLarge):
-            raise found
-        return found
-
-    def _textbook(
+    def _add_textbook(
         self, timing_cell: TimingCell, known: Mapping[str, int], arms: dict[str, LossUnderTest]
     ) -> str | None:
         """Add the textbook composition where there is one; otherwise say why there is none."""
-        timed_loss, loss = timing_cell.timed_loss, timing_cell.timed_loss.under_test.loss
+        loss = timing_cell.timed_loss.under_test.loss
         composition = textbook(loss.name)
         if composition is None:
             return "no textbook composition of this loss ships"
         under_test = LossUnderTest(TEXTBOOK, loss, "function", composition)
-        key = (timed_loss.implementation.name, timed_loss.name, timing_cell.size.name)
-        if key not in self._dear:  # once for all modes, so that they have the same arms
-            self._dear[key] = None
-            if timing_cell.size.elements >= BEYOND_MACHINE:
-                clock = self.clock(timed_loss.device)
-                needed = need(under_test, known, timed_loss.dtype, timed_loss.device, clock)
-                shorter = Need(needed.bytes, needed.seconds / TEXTBOOK_PATIENCE)
-                if excess(shorter, timed_loss.device) > 1:
-                    self._dear[key] = str(too_large(needed))
-        if self._dear[key] is None:
+        reason = self._fitting.too_costly(timing_cell, known, under_test)
+        if reason is None:
             arms[TEXTBOOK] = under_test
-        return self._dear[key]
-
-    def _peaks(
-        self,
-        timing_cell: TimingCell,
-        arms: Mapping[str, LossUnderTest],
-        case: Any,
-        absent: str | None,
-    ) -> list[Peak]:
-        peaks = []
-        for name, under_test in arms.items():
-            top, size = weighed(under_test, case, timing_cell.timed_loss.device)
-            peaks.append(Peak(name, top, top / size, None))
-        if absent is not None:
-            peaks.append(Peak(TEXTBOOK, None, None, absent))
-        return peaks
-
-    # === growth ===========================================================================
+        return reason
 
     def grow(self, timed_loss: TimedLoss, axis: str) -> list[Growth]:
         """How a full step grows along an axis, of the implementation and of torch."""
-        loss = timed_loss.under_test.loss
         reason = self.barred(timed_loss)
-        torchs = torch_counterpart(loss, timed_loss.under_test.surface) or torch_counterpart(
-            loss, "function"
-        )
+        torchs = _torchs(timed_loss)
         arms = {MINE: timed_loss.under_test} | ({TORCH: torchs} if torchs is not None else {})
         if reason is not None:
-            return [self._curve(timed_loss, axis, MINE, [], [], [], reason)]
+            return [curve(timed_loss, axis, MINE, [], [], [], reason)]
+        clock = self.clock(timed_loss.device)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return [self._grown(timed_loss, axis, name, s) for name, s in arms.items()]
-
-    def _grown(
-        self, timed_loss: TimedLoss, axis: str, name: str, under_test: LossUnderTest
-    ) -> Growth:
-        done: list[int] = []
-        seconds: list[float] = []
-        bytes_: list[int] = []
-        reason = None
-        clock = self.clock(timed_loss.device)
-        for size, known in points(timed_loss, axis):
-            if done:
-                wanted = Need(
-                    foreseen(done, bytes_, size),
-                    foreseen(done, [1e9 * s for s in seconds], size) / 1e9,
-                )
-                if excess(wanted, timed_loss.device, GROWTH_POINT_SECONDS) > 1:
-                    reason = f"from {size} on {too_large(wanted)}"
-                    break
-            try:
-                case = workload(under_test.loss, known, timed_loss.dtype, self.seed)
-                top = weighed(under_test, case, timed_loss.device)[0]
-                taken = clocked(under_test, case, timed_loss.device, clock, times=5)
-            except Exception as error:  # of the implementation, for which it is the end
-                reason = f"at {size}: {foreign_error(error)}"
-                break
-            done.append(size)
-            bytes_.append(top)
-            seconds.append(taken)
-        return self._curve(timed_loss, axis, name, done, seconds, bytes_, reason)
-
-    @staticmethod
-    def _curve(
-        timed_loss: TimedLoss,
-        axis: str,
-        arm: str,
-        done: list[int],
-        seconds: list[float],
-        bytes_: list[int],
-        reason: str | None,
-    ) -> Growth:
-        return Growth(
-            loss=timed_loss.under_test.loss.name,
-            surface=timed_loss.under_test.surface,
-            device=timed_loss.device,
-            dtype=timed_loss.dtype,
-            axis=axis,
-            arm=arm,
-            sizes=done,  # type: ignore[arg-type]  # the record makes tuples
-            seconds=seconds,  # type: ignore[arg-type]
-            bytes=bytes_,  # type: ignore[arg-type]
-            time_power=exponent(done, seconds),
-            memory_power=exponent(done, bytes_),
-            reason=reason,
-        )
+            return [
+                growth_of(timed_loss, axis, name, under_test, clock, self.seed)
+                for name, under_test in arms.items()
+            ]
 
 
-def timing_cells(timed_loss: TimedLoss, modes: tuple[Mode, ...]) -> list[TimingCell]:
-    """Every size in every mode."""
-    return [
-        TimingCell(timed_loss, size, mode)
-        for size in sizes(timed_loss.under_test.loss, timed_loss.device)
-        for mode in modes
-    ]
+def _torchs(timed_loss: TimedLoss) -> LossUnderTest | None:
+    """What torch has to compare with: on the same surface, or else the function."""
+    loss, surface = timed_loss.under_test.loss, timed_loss.under_test.surface
+    return torch_counterpart(loss, surface) or torch_counterpart(loss, "function")
 
 
-def growing(timed_loss: TimedLoss) -> list[str]:
-    """The axes along which growth is measured: the batch, and the classes where there are any."""
-    loss = timed_loss.under_test.loss
-    return [loss.batch, *([loss.classes] if has_classes(loss) else [])]
-
-
-def points(timed_loss: TimedLoss, axis: str) -> list[tuple[int, dict[str, int]]]:
-    """The sizes along an axis, and all axes at each."""
-    loss = timed_loss.under_test.loss
-    scale = 1 if timed_loss.device == "cpu" else 8
-    if axis == loss.classes:
-        most = Size("growth", 2**22 * scale, 16, 2**17, "the batch of the largest vocabulary")
-        fixed = axes(loss, most)
-        return [(2**k, fixed | {axis: 2**k}) for k in range(10, 18)]
-    batch = batch_axis(loss)
-    found = []
-    for k in range(12, 22, 2):
-        known = axes(loss, Size("growth", 2**k * scale, 32, None, "a batch"))
-        found.append((known[batch], known))
-    return found
+def _peaks(
+    arms: Mapping[str, LossUnderTest],
+    case: Case,
+    absent: str | None,
+    device: str,
+) -> list[Peak]:
+    """The memory that each arm needs; absent : why there is no textbook composition."""
+    peaks = []
+    for name, under_test in arms.items():
+        top, size = weighed(under_test, case, device)
+        peaks.append(Peak(name, top, top / size, None))
+    if absent is not None:
+        peaks.append(Peak(TEXTBOOK, None, None, absent))
+    return peaks
 
 
 def paired(benchmark: Any) -> Callable[[PairedTiming], None]:
