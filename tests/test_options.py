@@ -48,11 +48,11 @@ def test_a_suite_may_have_options_of_all_short_names(workplace, monkeypatch, by)
     if by == "conftest":
         put(workplace, conftest=TAKES)
     else:
-        put(workplace, standin=TAKES)
+        put(workplace, another_plugin=TAKES)
         if by == "-p":
-            words += ["-p", "standin"]
+            words += ["-p", "another_plugin"]
         else:
-            monkeypatch.setenv("PYTEST_PLUGINS", "standin")
+            monkeypatch.setenv("PYTEST_PLUGINS", "another_plugin")
     put(workplace, test_own=READS)
     result = run(workplace, *words)
     assert result.status == 0, result.out + result.err
@@ -227,12 +227,12 @@ def test_a_value_that_another_plugins_option_cannot_take_is_explained(workplace,
     monkeypatch.syspath_prepend(workplace.path)
     put(
         workplace,
-        standin="""
+        another_plugin="""
             def pytest_addoption(parser):
                 parser.addoption("--profile", action="store_true")
         """,
     )
-    result = run(workplace, *SUITE, "-p", "standin", "--impl=mine", "--profile=quick")
+    result = run(workplace, *SUITE, "-p", "another_plugin", "--impl=mine", "--profile=quick")
     assert result.status == pytest.ExitCode.USAGE_ERROR
     said = "  lossspec: each of its options is also --lossspec-NAME, which nobody else has"
     assert said in result.err

@@ -15,6 +15,10 @@ from typing import Any
 import pytest
 
 from lossspec.execution.timeout import ends_orderly, reports_now, stop_if_asked, told_to_end
+from lossspec.pytest_plugin.judged import (  # noqa: F401  # hooks
+    pytest_runtest_call,
+    pytest_runtest_makereport,
+)
 from lossspec.pytest_plugin.options import IMPL, OPTIONS, expanded, named, prefixed
 
 #: What to say of short names of the command line that are somebody else's options.
