@@ -167,7 +167,7 @@ BUSY = 0.5
 WAITS = 2.0
 #: Processes that one campaign may end; what else it would have told is given up then.
 #: Chosen: each is a `crash` in the report in any case.
-MOST_CRASHES = 5
+MOST_CRASHES = 8
 
 # === timing ===============================================================================
 

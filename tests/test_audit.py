@@ -335,7 +335,7 @@ def test_a_new_record_is_written_with_its_page(workplace, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        (["audit", "l2_loss"], "unknown loss 'l2_loss'; known: "),
+        (["audit", "l2_loss"], "unknown loss 'l2_loss'; did you mean "),
         (["soak", "--profile=slow"], "unknown profile 'slow'; known: quick, standard, deep"),
         (["audit", "--cases=0"], "--cases takes a whole number of 1 or more, got 0"),
     ],
