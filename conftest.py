@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import lossspec
-from lossspec.plugin import add_short_names
+from lossspec.pytest_plugin.hooks import add_short_names
 
 pytest_plugins = ["lossspec.plugin"]
 

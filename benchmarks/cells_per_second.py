@@ -19,11 +19,13 @@ import torch
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from lossspec import deviations
-from lossspec.campaign import PROFILES, Campaign, stream
 from lossspec.clauses import clauses
 from lossspec.implementations import torch_nn
-from lossspec.spec import catalogue, find
+from lossspec.judging import known_deviations
+from lossspec.judging.campaign import Campaign
+from lossspec.judging.profiles import PROFILES
+from lossspec.judging.stream import stream
+from lossspec.spec.catalogue import catalogue, find
 
 PLAIN = 300
 
@@ -57,14 +59,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     profile = PROFILES[options.profile]
-    listed = deviations.shipped("torch.nn")
+    listed = known_deviations.shipped("torch.nn")
     parts: Counter[str] = Counter()
     seconds: Counter[str] = Counter()
     cells: Counter[str] = Counter()
     print(f"{'loss':36}{'draw':>8}{'solve':>8}{'judge':>8}{'cells':>8}")
     for loss in [find(name) for name in options.loss] or list(catalogue().values()):
-        for subject in torch_nn.classes.subjects(loss):
-            judges = [c for c in clauses().values() if c.applies(loss, subject.surface)]
+        for under_test in torch_nn.classes.losses_under_test(loss):
+            judges = [c for c in clauses().values() if c.applies(loss, under_test.surface)]
             judges = [c for c in judges if not c.slow or profile.name != "quick"]
             known = [entry for entry in listed if entry.loss == loss.name]
             marks = [time.perf_counter()]
@@ -73,15 +75,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for solved in cases:
                 _ = solved.expected
             marks.append(time.perf_counter())
-            ledgers = Campaign(subject, judges, profile, known=known).run()
+            clause_records = Campaign(under_test, judges, profile, known=known).run()
             marks.append(time.perf_counter())
             spent = [after - before for before, after in pairwise(marks)]
             parts.update(dict(zip(("draw", "solve", "judge"), spent, strict=True)))
-            judged = sum(ledger.examples for ledger in ledgers.values())
+            judged = sum(clause_record.examples for clause_record in clause_records.values())
             print(f"{loss.name:36}{''.join(f'{s:8.2f}' for s in spent)}{judged:8}")
-            for name, ledger in ledgers.items():
-                seconds[name] += ledger.seconds
-                cells[name] += ledger.examples
+            for name, clause_record in clause_records.items():
+                seconds[name] += clause_record.seconds
+                cells[name] += clause_record.examples
     print(f"\n{'clause':36}{'seconds':>8}{'cells':>8}{'ms each':>9}")
     for name, spent in seconds.most_common():
         print(f"{name:36}{spent:8.2f}{cells[name]:8}{1e3 * spent / max(cells[name], 1):9.2f}")

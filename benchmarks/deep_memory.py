@@ -14,12 +14,13 @@ from pathlib import Path
 
 import torch
 
-from lossspec import deviations
-from lossspec.campaign import BATCH, PROFILES, Campaign
 from lossspec.clauses import clauses
 from lossspec.implementations import torch_nn
-from lossspec.oracle import Solved
-from lossspec.spec import find
+from lossspec.judging import known_deviations
+from lossspec.judging.campaign import Campaign
+from lossspec.judging.profiles import PROFILES
+from lossspec.judging.stream import BATCH
+from lossspec.spec.catalogue import find
 
 PAGE = 4096 / 2**20
 
@@ -30,15 +31,10 @@ def resident() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
 
 
-class Watched(Campaign):
-    """A campaign that notes its memory at the end of each batch."""
-
-    def _look(self, solved: Solved, *more: object) -> float:
-        worst = super()._look(solved, *more)  # type: ignore[arg-type]
-        self.seen = getattr(self, "seen", 0) + 1
-        if self.seen % BATCH == 0:
-            print(f"{self.seen:8} cases{resident():10.1f} MiB", flush=True)
-        return worst
+def show(done: int, total: int, found: int) -> None:
+    """Print the memory at the end of each batch of cases."""
+    if done and done % BATCH == 0:
+        print(f"{done:8} cases{resident():10.1f} MiB", flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -50,10 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     loss = find(options.loss)
     profile = replace(PROFILES["deep"], examples=options.cases, searched=0)
-    listed = [e for e in deviations.shipped("torch.nn.functional") if e.loss == loss.name]
-    for subject in torch_nn.functions.subjects(loss):
-        judges = [c for c in clauses().values() if c.applies(loss, subject.surface)]
-        Watched(subject, judges, profile, known=listed).run()
+    listed = [e for e in known_deviations.shipped("torch.nn.functional") if e.loss == loss.name]
+    for under_test in torch_nn.functions.losses_under_test(loss):
+        judges = [c for c in clauses().values() if c.applies(loss, under_test.surface)]
+        Campaign(under_test, judges, profile, known=listed, on_progress=show).run()
 
 
 if __name__ == "__main__":

@@ -17,13 +17,15 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from lossspec.implementations import Subject
-from lossspec.race import MINE, TORCH
-from lossspec.render.timing import duration
-from lossspec.spec import find
-from lossspec.stopwatch import Contest, HostClock
-from lossspec.timing import Mode, compared
-from lossspec.workload import workload
+from lossspec.cases.workloads import workload
+from lossspec.execution.implementation import LossUnderTest
+from lossspec.spec.catalogue import find
+from lossspec.timing.clocks import HostClock
+from lossspec.timing.measure import MINE, TORCH
+from lossspec.timing.page import duration
+from lossspec.timing.pairs import PairedTiming
+from lossspec.timing.results import Mode
+from lossspec.timing.statistics import compared
 
 LOSS = find("cross_entropy")
 CLASSES = 64
@@ -49,15 +51,15 @@ def trials(share: float, axes: dict[str, int], mode: Mode, count: int) -> None:
     """Run and print one row: the verdicts, and the median and the width of the intervals."""
     case = workload(LOSS, axes, "float32", 0)
     # Without a slowdown both arms are the same object.
-    torchs = Subject(TORCH, LOSS, "function", functional.cross_entropy)
+    torchs = LossUnderTest(TORCH, LOSS, "function", functional.cross_entropy)
     mine = torchs
     if share:  # reading the clock takes its time, in the baseline too
-        torchs = Subject(TORCH, LOSS, "function", slowed(0.0))
-        mine = Subject(MINE, LOSS, "function", slowed(share))
+        torchs = LossUnderTest(TORCH, LOSS, "function", slowed(0.0))
+        mine = LossUnderTest(MINE, LOSS, "function", slowed(share))
     verdicts: Counter[str] = Counter()
     ratios, widths, calls, start = [], [], [], time.perf_counter()
     for _ in range(count):
-        contest = Contest({MINE: mine, TORCH: torchs}, case, mode, "cpu", HostClock())
+        contest = PairedTiming({MINE: mine, TORCH: torchs}, case, mode, "cpu", HostClock())
         contest.run()
         first, base = contest.readings()
         found = compared(first, base, "cpu")

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lossspec.render.diff import diff
-from lossspec.verdict import Report
+from lossspec.report.records import Report
 
 MARKS = re.compile(r"(<!-- what changed: .*? -->\n)(.*?)(<!-- end of what changed -->)", re.DOTALL)
 

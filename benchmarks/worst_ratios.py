@@ -17,30 +17,38 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lossspec import deviations
-from lossspec.budget import precision
-from lossspec.campaign import PROFILES, Profile, stream
-from lossspec.cases import Case
+from lossspec.cases.case import Case
 from lossspec.clauses import clauses
-from lossspec.implementations import Subject, reference
-from lossspec.outcome import lacking, perform
+from lossspec.clauses.trial import Deviation, Trial
+from lossspec.dtypes import REAL_DTYPES, precision
+from lossspec.execution.call import unsupported_argument
+from lossspec.execution.implementation import LossUnderTest
+from lossspec.execution.outcome import perform
+from lossspec.execution.tensors import to_extended
+from lossspec.implementations.counterpart import torch_counterpart
+from lossspec.judging import known_deviations
+from lossspec.judging.profiles import PROFILES, Profile
+from lossspec.judging.stream import stream
 from lossspec.render.layout import ratio
-from lossspec.spec import REAL_DTYPES, Loss, catalogue
-from lossspec.tensors import to_extended
-from lossspec.trial import Deviation, Trial
+from lossspec.spec.catalogue import catalogue
+from lossspec.spec.loss import Loss
 
 MARKS = re.compile(r"(<!-- worst ratios: .*? -->\n).*?(<!-- end of worst ratios -->)", re.DOTALL)
 WIDE, NARROW = "float64", "float32"
 
 
-def worst(subject: Subject, dtype: str, profile: Profile) -> float:
+def worst(under_test: LossUnderTest, dtype: str, profile: Profile) -> float:
     """The worst ratio of value and gradient over the cases of one dtype."""
-    listed = [k for k in deviations.shipped(subject.implementation) if k.loss == subject.loss.name]
+    listed = [
+        k
+        for k in known_deviations.shipped(under_test.implementation)
+        if k.loss == under_test.loss.name
+    ]
     top = 0.0
-    for solved in stream(subject.loss, profile, 0, (dtype,)):
-        if lacking(subject, solved.case) is not None:
+    for solved in stream(under_test.loss, profile, 0, (dtype,)):
+        if unsupported_argument(under_test, solved.case) is not None:
             continue
-        trial = Trial(subject, solved)
+        trial = Trial(under_test, solved)
         if not trial.expected.losses.size:
             continue
         for name in ("value", "gradient"):
@@ -54,16 +62,16 @@ def worst(subject: Subject, dtype: str, profile: Profile) -> float:
     return top
 
 
-def narrowed(subject: Subject, profile: Profile) -> Iterator[float]:
+def narrowed(under_test: LossUnderTest, profile: Profile) -> Iterator[float]:
     """The ratios of values that are computed in float32, for cases that float32 does not hold."""
-    for solved in stream(subject.loss, profile, 0, (WIDE,)):
+    for solved in stream(under_test.loss, profile, 0, (WIDE,)):
         case = solved.case
         narrow = cast(case)
         same = all(np.array_equal(a, case.tensors[n], True) for n, a in narrow.tensors.items())
-        if same or lacking(subject, case) is not None:
+        if same or unsupported_argument(under_test, case) is not None:
             continue
         want = solved.expected.value(case.reduction)
-        outcome = perform(subject, narrow, backward=False)
+        outcome = perform(under_test, narrow, backward=False)
         if want.informative and isinstance(outcome.value, torch.Tensor):
             got = to_extended(outcome.value)
             if got.shape == want.exact.shape:
@@ -84,10 +92,10 @@ def cast(case: Case) -> Case:
 
 def row(loss: Loss, profile: Profile) -> str:
     """The line of one loss."""
-    subject = reference(loss, "function") or reference(loss, "class")
-    assert subject is not None, f"torch has no {loss.name}"
-    numbers = [worst(subject, d, profile) if d in loss.dtypes else None for d in REAL_DTYPES]
-    numbers.append(statistics.median(narrowed(subject, profile)))
+    under_test = torch_counterpart(loss, "function") or torch_counterpart(loss, "class")
+    assert under_test is not None, f"torch has no {loss.name}"
+    numbers = [worst(under_test, d, profile) if d in loss.dtypes else None for d in REAL_DTYPES]
+    numbers.append(statistics.median(narrowed(under_test, profile)))
     return f"| [{loss.name}](losses/{loss.name}.md) | {' | '.join(map(ratio, numbers))} |"
 
 

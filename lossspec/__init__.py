@@ -9,52 +9,72 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lossspec import strategies
     from lossspec.api import check, parametrize
-    from lossspec.implementations import Implementation
-    from lossspec.spec import (
-        AnySize,
+    from lossspec.clauses import Deviation, Trial, Unsupported, clause
+    from lossspec.errors import (
+        ArgumentError,
+        ArgumentTypeError,
+        CaseError,
+        ClauseError,
+        DeviationsError,
+        DeviceError,
+        EmptyPlan,
+        ImplementationError,
+        LossspecError,
+        ReportError,
+        SpecError,
+        UnknownName,
+    )
+    from lossspec.execution.implementation import Implementation
+    from lossspec.report.records import Cell, Report
+    from lossspec.report.verdict import Verdict
+    from lossspec.spec.catalogue import catalogue
+    from lossspec.spec.loss import AnySize, Example, Form, Loss, Refusal, Symmetry
+    from lossspec.spec.parameters import Parameter, ignore_index, number, switch
+    from lossspec.spec.roles import (
         Binary,
         ClassIndex,
         Count,
         Distribution,
-        Example,
         Factor,
-        Form,
         Length,
         Logit,
         LogProbability,
-        Loss,
         NonNegative,
-        Parameter,
         Positive,
         Probability,
         Real,
-        Refusal,
+        Role,
         Sign,
-        SpecError,
-        Symmetry,
         Weight,
-        catalogue,
-        ignore_index,
-        number,
-        switch,
     )
-    from lossspec.verdict import Report, Verdict
 
 __all__ = [
     "AnySize",
+    "ArgumentError",
+    "ArgumentTypeError",
     "Binary",
+    "CaseError",
+    "Cell",
     "ClassIndex",
+    "ClauseError",
     "Count",
+    "Deviation",
+    "DeviationsError",
+    "DeviceError",
     "Distribution",
+    "EmptyPlan",
     "Example",
     "Factor",
     "Form",
     "Implementation",
+    "ImplementationError",
     "Length",
     "LogProbability",
     "Logit",
     "Loss",
+    "LossspecError",
     "NonNegative",
     "Parameter",
     "Positive",
@@ -62,25 +82,55 @@ __all__ = [
     "Real",
     "Refusal",
     "Report",
+    "ReportError",
+    "Role",
     "Sign",
     "SpecError",
     "Symmetry",
+    "Trial",
+    "UnknownName",
+    "Unsupported",
     "Verdict",
     "Weight",
     "catalogue",
     "check",
+    "clause",
     "ignore_index",
     "number",
     "parametrize",
+    "strategies",
     "switch",
 ]
 
+#: Where a name is imported from, if it is not `lossspec.spec`.
 _HOMES = {
-    "Implementation": "implementations",
-    "Report": "verdict",
-    "Verdict": "verdict",
+    "Cell": "report",
+    "Deviation": "clauses",
+    "Implementation": "execution.implementation",
+    "Report": "report",
+    "Trial": "clauses",
+    "Unsupported": "clauses",
+    "Verdict": "report",
     "check": "api",
+    "clause": "clauses",
     "parametrize": "api",
+    **dict.fromkeys(
+        (
+            "ArgumentError",
+            "ArgumentTypeError",
+            "CaseError",
+            "ClauseError",
+            "DeviationsError",
+            "DeviceError",
+            "EmptyPlan",
+            "ImplementationError",
+            "LossspecError",
+            "ReportError",
+            "SpecError",
+            "UnknownName",
+        ),
+        "errors",
+    ),
 }
 
 
@@ -88,4 +138,10 @@ def __getattr__(name: str) -> Any:
     # Loaded when asked for: reading a report must not cost the import of torch.
     if name not in __all__:
         raise AttributeError(f"module 'lossspec' has no attribute {name!r}")
+    if name == "strategies":
+        return import_module("lossspec.strategies")
     return getattr(import_module(f"lossspec.{_HOMES.get(name, 'spec')}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

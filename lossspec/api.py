@@ -12,15 +12,20 @@ from typing import Any
 
 import torch
 
-from lossspec.campaign import profile_named
-from lossspec.cells import Cells
-from lossspec.devices import DeviceError, chosen
-from lossspec.implementations import Implementation, Subject, load
-from lossspec.plan import EmptyPlan, Plan, Planned
-from lossspec.run import Run, failure_text
+from lossspec.errors import ArgumentError, ArgumentTypeError, DeviceError, EmptyPlan, UnknownName
+from lossspec.execution.devices import chosen
+from lossspec.execution.implementation import Implementation, LossUnderTest
+from lossspec.execution.loading import load
+from lossspec.judging.plan import CellPlan, Plan
+from lossspec.judging.profiles import profile_named
+from lossspec.judging.verdict import Run
+from lossspec.render.cells import Cells
+from lossspec.report.records import Cell
+from lossspec.report.text import failure_text
+from lossspec.report.verdict import Verdict
 from lossspec.safe_text import one_line
-from lossspec.spec import Loss, UnknownName, find
-from lossspec.verdict import Cell, Verdict
+from lossspec.spec.catalogue import find
+from lossspec.spec.loss import Loss
 
 
 def check(
@@ -40,7 +45,7 @@ def check(
 
     loss : the name of a specified loss, or a `Loss` of your own. target : called as torch's
     function of that name, or a class constructed as torch's, or an instance of one that was
-    constructed with the defaults; TypeError when it is none of these. UnknownName and DeviceError
+    constructed with the defaults; ArgumentTypeError when it is none. UnknownName and DeviceError
     list what is known.
 
     >>> import torch, lossspec
@@ -79,7 +84,7 @@ def _spec(loss: Any) -> Loss:
     if isinstance(loss, Loss):
         return loss
     if not isinstance(loss, str):
-        raise TypeError(
+        raise ArgumentTypeError(
             f"loss comes first and is a name or a lossspec.Loss, got {one_line(repr(loss))}"
         )
     return find(loss)
@@ -88,7 +93,7 @@ def _spec(loss: Any) -> Loss:
 def _implementation(spec: Loss, target: Any) -> Implementation:
     """Return the implementation of one loss that a function, class or instance makes."""
     if isinstance(target, str):
-        raise TypeError(
+        raise ArgumentTypeError(
             f"target is a function or a class, got the name {target!r}; lossspec.parametrize and "
             "the command `lossspec run` take names"
         )
@@ -96,20 +101,22 @@ def _implementation(spec: Loss, target: Any) -> Implementation:
         holds = inspect.ismodule(target)
         names = [name for name in (spec.name, spec.module) if holds and hasattr(target, name or "")]
         hint = f"; pass {target.__name__}.{names[0]}" if names else ""
-        raise TypeError(f"target is a function or a class, got {one_line(repr(target))}{hint}")
+        raise ArgumentTypeError(
+            f"target is a function or a class, got {one_line(repr(target))}{hint}"
+        )
     if not inspect.isclass(target):
         name = getattr(target, "__qualname__", type(target).__qualname__)
         _constructed_plainly(spec, target)
         return Implementation(name, functions={spec.name: target}, own=(spec,))
     if spec.module is None:
-        raise TypeError(
+        raise ArgumentTypeError(
             f"{spec.name} is specified as a function only, got the class {target.__qualname__}"
         )
     return Implementation(target.__qualname__, classes={spec.module: target}, own=(spec,))
 
 
 def _constructed_plainly(spec: Loss, target: Any) -> None:
-    """Raise TypeError for an instance with options that a call cannot change.
+    """Raise ArgumentTypeError for an instance with options that a call cannot change.
 
     Such an instance is right for its options, and would be judged as if it had none.
     """
@@ -118,14 +125,18 @@ def _constructed_plainly(spec: Loss, target: Any) -> None:
     kind = type(target).__qualname__
     instead = f"; pass the class {kind}, which is constructed with each option in turn"
     if spec.stateful("class"):
-        raise TypeError(f"got an instance of {kind}, whose tensors are its own{instead}")
-    subject = Subject(kind, spec, "function", target)
+        raise ArgumentTypeError(f"got an instance of {kind}, whose tensors are its own{instead}")
+    under_test = LossUnderTest(kind, spec, "function", target)
     usual: dict[str, Any] = dict.fromkeys(spec.options)
     usual |= {name: parameter.default for name, parameter in spec.parameters.items()}
     for name, default in {**usual, "reduction": spec.reductions[0]}.items():
         given = getattr(target, name, default)
-        if not subject.takes(name) and not _equal(given, default) and not _is_usual(target, name):
-            raise TypeError(
+        if (
+            not under_test.takes(name)
+            and not _equal(given, default)
+            and not _is_usual(target, name)
+        ):
+            raise ArgumentTypeError(
                 f"got an instance of {kind} with {name}={given!r}, which no call can change; the "
                 f"default is {default!r}{instead}"
             )
@@ -221,14 +232,14 @@ def parametrize(
     """
     import pytest
 
-    subject = load(implementation) if isinstance(implementation, str) else implementation
-    if not isinstance(subject, Implementation):
-        raise TypeError(
+    under_test = load(implementation) if isinstance(implementation, str) else implementation
+    if not isinstance(under_test, Implementation):
+        raise ArgumentTypeError(
             "parametrize takes the name of an implementation or a lossspec.Implementation, got "
-            f"{subject!r}; lossspec.check takes a function or a class"
+            f"{under_test!r}; lossspec.check takes a function or a class"
         )
     plan = Plan(
-        [subject],
+        [under_test],
         _names(losses),
         _names(clauses),
         _devices(device),
@@ -236,9 +247,9 @@ def parametrize(
     )
     plan.check()
     run = Run(profile_named(profile), _seed(seed))
-    cells = [cell for cell in plan.cells() if cell.applies and cell.subject is not None]
+    cells = [cell for cell in plan.cells() if cell.applies and cell.under_test is not None]
     if not cells:
-        raise EmptyPlan(f"nothing to judge: {plan.absences(subject)}")
+        raise EmptyPlan(f"nothing to judge: {plan.absences(under_test)}")
     return pytest.mark.parametrize(
         "judge",
         [
@@ -255,7 +266,7 @@ def parametrize(
 class _Judge:
     """What the test function of `parametrize` calls; pytest prints it with each failure."""
 
-    def __init__(self, run: Run, cell: Planned, beside: Sequence[Planned]) -> None:
+    def __init__(self, run: Run, cell: CellPlan, beside: Sequence[CellPlan]) -> None:
         self.run, self.cell, self.beside = run, cell, beside
 
     def __call__(self) -> Cell:
@@ -284,7 +295,7 @@ def _names(given: Any) -> tuple[str, ...] | None:
 
 def _seed(given: Any) -> int:
     if not isinstance(given, int) or given < 0:
-        raise ValueError(f"seed takes a whole number of 0 or more, got {given!r}")
+        raise ArgumentError(f"seed takes a whole number of 0 or more, got {given!r}")
     return given
 
 

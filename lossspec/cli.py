@@ -10,20 +10,19 @@ import signal
 import sys
 import threading
 from collections.abc import Generator, Sequence
-from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from lossspec.errors import ArgumentError
+from lossspec.late_import import import_late
 from lossspec.nearest import alike, suggestion
+from lossspec.report.merge import merge
+from lossspec.report.records import Report, own_version
 from lossspec.safe_text import block, one_line
-from lossspec.verdict import Report, merge, own_version
 
 if TYPE_CHECKING:
     import pytest
-
-    from lossspec.campaign import Profile
-    from lossspec.spec import Loss
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -148,18 +147,17 @@ def _parser() -> argparse.ArgumentParser:
     known.add_argument("--profile", default="standard")
     known.set_defaults(action=_deviations)
 
-    audit = commands.add_parser("audit", help="run wrong losses through the suite: is each found?")
+    audit = commands.add_parser(
+        "audit", help="change a loss's definition in one place at a time: is each change found?"
+    )
     audit.add_argument("loss", nargs="*", help="default: every loss")
     audit.add_argument("--profile", default="quick")
     audit.add_argument("--seed", type=int, default=0)
+    audit.add_argument("--cases", type=int, metavar="N", help="default: those of the profile")
     audit.add_argument(
         "--matrix", type=Path, metavar="FILE", help="write which clauses find which wrong loss"
     )
     audit.add_argument("--page", type=Path, metavar="FILE", help="write the same as a page of HTML")
-    audit.add_argument(
-        "--controls", action="store_true", help="run right losses instead: is one accused?"
-    )
-    audit.add_argument("--cases", type=int, metavar="N", help="default: those of the profile")
     audit.set_defaults(action=_audit)
     return parser
 
@@ -167,7 +165,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(arguments: Sequence[str]) -> int:
     import pytest
 
-    from lossspec.options import prefixed
+    from lossspec.pytest_plugin.options import prefixed
 
     if {"-h", "--help"} & set(arguments):
         _say(_run_help().rstrip())
@@ -228,7 +226,7 @@ def _run_help() -> str:
 
 
 def _run_parser() -> argparse.ArgumentParser:
-    from lossspec.options import IMPL, OPTIONS
+    from lossspec.pytest_plugin.options import IMPL, OPTIONS
 
     parser = argparse.ArgumentParser(
         usage="lossspec run NAME ... [options]",
@@ -246,16 +244,19 @@ def _run_parser() -> argparse.ArgumentParser:
 
 
 def _show(options: argparse.Namespace) -> int:
-    from lossspec.render.spec import text
-    from lossspec.spec import find
+    import_late("torch")
+    from lossspec.spec.catalogue import find
+    from lossspec.spec_pages.pages import text
 
     _say(text(find(options.loss)))
     return 0
 
 
 def _list(options: argparse.Namespace) -> int:
+    # The file of a clause imports torch at its top; its sentence needs none of it.
+    import_late("torch")
     if options.what == "losses":
-        from lossspec.spec import catalogue
+        from lossspec.spec.catalogue import catalogue
 
         for loss in catalogue().values():
             _say(f"{loss.name:42s} {loss.module or ''}")
@@ -265,7 +266,7 @@ def _list(options: argparse.Namespace) -> int:
         for clause in clauses().values():
             _say(f"{clause.theme + '/' + clause.name:34s} {clause.says}")
     else:
-        from lossspec.implementations import known
+        from lossspec.execution.loading import known
 
         for name, entry in sorted(known().items()):
             _say(f"{name:24s} {entry.value}")
@@ -299,85 +300,47 @@ def _render(options: argparse.Namespace) -> int:
 
 
 def _deviations(options: argparse.Namespace) -> int:
-    from lossspec import deviations
-    from lossspec.campaign import profile_named
-    from lossspec.implementations import load
-    from lossspec.plan import Plan
-    from lossspec.run import Run, updated
+    from lossspec.execution.loading import load
+    from lossspec.judging import known_deviations
+    from lossspec.judging.known_update import updated
+    from lossspec.judging.plan import Plan
+    from lossspec.judging.profiles import profile_named
+    from lossspec.judging.verdict import Run
 
     implementation = load(options.implementation)
-    shipped = deviations.SHIPPED / f"{implementation.name}.toml"
+    shipped = known_deviations.SHIPPED / f"{implementation.name}.toml"
     path = options.file or shipped
     if not options.update:
-        for entry in deviations.read(path) if options.file or shipped.exists() else []:
+        for entry in known_deviations.read(path) if options.file or shipped.exists() else []:
             _say(f"{entry.loss}/{entry.clause}: {entry.reason}")
         return 0
     if options.file is None and not shipped.exists():
-        raise ValueError(
+        raise ArgumentError(
             f"lossspec ships no file for {implementation.name}; say which: --file FILE"
         )
-    listed = deviations.read(path) if path.exists() else []
+    listed = known_deviations.read(path) if path.exists() else []
     run = Run(profile_named(options.profile), known=listed, ship=False)
     plan = Plan([implementation], slow=options.profile != "quick")
     kept, added, dropped = updated(run, plan, listed)
-    deviations.write(path, kept + added)
+    known_deviations.write(path, kept + added)
     _say(f"{path}: {len(kept)} kept, {len(added)} added, {len(dropped)} no longer fail")
     return 0
 
 
 def _audit(options: argparse.Namespace) -> int:
-    import torch
-
-    from lossspec.audit import audit, mutants
+    from lossspec.audit.command import report
     from lossspec.audit.operators import variants
-    from lossspec.audit.table import matrix, summary, total
-    from lossspec.campaign import profile_named
-    from lossspec.spec import catalogue, find
-    from lossspec.verdict import replace_file
+    from lossspec.spec.catalogue import catalogue, find
 
-    torch.set_num_threads(1)
-    profile = profile_named(options.profile)
-    if options.cases is not None:
-        if options.cases < 1:
-            raise ValueError(f"--cases takes a whole number of 1 or more, got {options.cases}")
-        profile = replace(profile, examples=options.cases, even=True)
     losses = [find(name) for name in options.loss] or list(catalogue().values())
-    if options.controls:
-        return _soak(losses, profile, options.seed)
-    results = []
-    first_only = options.matrix is None and options.page is None
-    for loss in losses:
-        wrong = [m for m in mutants().values() if m.loss == loss.name] + list(variants(loss))
-        found = list(audit(wrong, profile, options.seed, first_only=first_only, spec=loss))
-        _say(summary(loss.name, found))
-        results += found
-    _say(total(f"profile {profile.name}", results))
-    if options.matrix is not None:
-        replace_file(options.matrix, matrix(results))
-        _say(f"matrix: {options.matrix}")
-    if options.page is not None:
-        from lossspec.audit.page import page
-
-        replace_file(options.page, page(f"profile {profile.name}, seed {options.seed}", results))
-        _say(f"page: {options.page}")
-    return 0
-
-
-def _soak(losses: Sequence[Loss], profile: Profile, seed: int) -> int:
-    """Run the right losses; status 1 when one of them is accused."""
-    from lossspec.audit import audit, controls
-    from lossspec.audit.table import accusations
-
-    cases, accused = 0, 0
-    for loss in losses:
-        for result in audit(
-            [c for c in controls().values() if c.loss == loss.name], profile, seed, spec=loss
-        ):
-            cases += result.cases
-            accused += bool(result.kills or result.crashed)
-            _say(accusations(result))
-    _say(f"profile {profile.name}, seed {seed}: {cases} cases, {accused or 'nothing'} accused")
-    return 1 if accused else 0
+    return report(
+        ((loss, variants(loss)) for loss in losses),
+        options.profile,
+        options.seed,
+        cases=options.cases,
+        matrix_file=options.matrix,
+        page_file=options.page,
+    )
 
 
 if __name__ == "__main__":

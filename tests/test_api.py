@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 import lossspec
 from lossspec import api
-from lossspec.devices import DeviceError
-from lossspec.spec import UnknownName, find
+from lossspec.errors import DeviceError, UnknownName
+from lossspec.spec.catalogue import find
 
 FEW = ["accepts", "result-shape", "value"]
 

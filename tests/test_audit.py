@@ -1,121 +1,251 @@
-"""The catalogue of mutants: each one is wrong, and a clause says so."""
+"""Wrong implementations: each is wrong, and the clauses find as many as before."""
 
-import re
-from functools import cache
+import logging
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from lossspec.audit import Mutant, audit, controls, mutants, record
+from lossspec.audit import audit
+from lossspec.baselines import textbook
 from lossspec.clauses import clauses
-from lossspec.spec import UnknownName, catalogue
-
-MUTANTS = mutants()
-DOCS = Path(__file__).parents[1] / "docs"
-RECORD = record.read(DOCS / "audit.json")
-#: Clauses that do no more than a few calls for each case.
-CHEAP = [c.name for c in clauses().values() if c.theme not in ("relation", "mode")]
-#: An audit runs on the processor; for clauses on accelerators only, there is tests/test_devices.py.
-AUDITED = [c.name for c in clauses().values() if c.speaks_on("cpu")]
-#: Clauses that learn from every further case.
-KEEN = ("accepts", "result-shape", "gradient", "mean-divisor", "mean-of-many")
-#: And what the quick profile leaves out.
-SLOW = [c.name for c in clauses().values() if c.slow]
-#: The attempts, by what they cost; a mutant that is found early costs little. What takes luck, such
-#: as float16 squares that overflow beside a loss of 0, is sought with another seed as well.
-HUNTS = (
-    ("quick", CHEAP, 0),
-    ("standard", (*KEEN, *SLOW, "value"), 0),
-    ("standard", None, 0),
-    ("standard", KEEN, 2),
+from lossspec.errors import UnknownName
+from lossspec.spec.catalogue import catalogue
+from tests.defects.__main__ import main
+from tests.defects.catalogue import defects, right, right_implementations, wrong
+from tests.defects.l1_loss import L1
+from tests.defects.record import (
+    COMMAND,
+    DOCS,
+    Later,
+    Part,
+    Record,
+    audited,
+    differences,
+    found_by,
+    lost,
+    merged,
+    plan,
+    told,
 )
+from tests.defects.record_page import page
+
+ROOT = Path(__file__).parents[1]
+RECORD = Record.read(DOCS / "audit.json")
+PLAN = plan(RECORD.found)
+STALE = f"run `{COMMAND}`"
 
 
-def expected(mutant: Mutant):
-    marks = []
-    if mutant.awaits:
-        marks = [pytest.mark.xfail(reason=mutant.awaits, strict=True)]
-    return pytest.param(mutant, id=mutant.id, marks=marks)
+def repeats(loss: str):
+    return [repeat for repeat in PLAN if repeat.defect.loss == loss]
 
 
 @pytest.fixture(autouse=True)
-def _one_thread():
+def _quiet():
     before = torch.get_num_threads()
     torch.set_num_threads(1)
+    # Calls that must be refused are refused while traced, which torch.compile logs at length.
+    logging.disable(logging.CRITICAL)
     yield
+    logging.disable(logging.NOTSET)
     torch.set_num_threads(before)
 
 
-@cache
-def survivors(loss: str) -> frozenset[str]:
-    """The mutants of a loss that no hunt kills; together, since drawing cases costs the most."""
-    alive = [mutant for mutant in MUTANTS.values() if mutant.loss == loss]
-    spared: set[str] = set()
-    for profile, only, seed in HUNTS:
-        results = list(audit(alive, profile, seed, first_only=True, only=only))
-        alive = [result.subject for result in results if result.survived]
-        # Nobody looks long for what no clause can find.
-        spared |= {mutant.id for mutant in alive if mutant.awaits}
-        alive = [mutant for mutant in alive if not mutant.awaits]
-    return frozenset(spared | {mutant.id for mutant in alive})
+# === the clauses find what they have found before =========================================
 
 
-@pytest.mark.parametrize("mutant", [expected(m) for m in MUTANTS.values()])
-def test_a_mutant_is_killed(mutant):
-    assert mutant.id not in survivors(mutant.loss), mutant.wrong
+@pytest.mark.parametrize("loss", sorted(catalogue()))
+def test_each_clause_finds_the_defects_that_it_has_found_before(loss):
+    found_less = lost(repeats(loss))
+    assert not found_less, told(found_less)
+
+
+@pytest.mark.parametrize("id", sorted(RECORD.later))
+def test_a_defect_that_takes_more_cases_is_found_where_it_was_before(id):
+    entry = RECORD.later[id]
+    now = found_by(defects()[id], {entry.clause: entry.case}, entry.profile, entry.seed)
+    assert now.get(entry.clause) == entry.case
+
+
+@pytest.mark.parametrize("id", sorted(id for id, each in defects().items() if each.awaits))
+def test_a_defect_that_no_clause_can_find_yet_is_not_found(id):
+    cheap = [c.name for c in clauses().values() if c.theme not in ("relation", "mode")]
+    (result,) = audit([defects()[id]], "quick", first_only=True, only=cheap)
+    assert result.missed, f"{id} is found by {result.found[0].clause}: take its `awaits` away"
+
+
+def silent(trial):
+    """Judge nothing, as if every case were fine."""
+
+
+def weaker(monkeypatch, name, judge):
+    """Replace what a clause does."""
+    clause = clauses()[name]
+    monkeypatch.setitem(clauses(), name, replace(clause, judge=judge(clause.judge)))
+
+
+def test_a_clause_that_judges_nothing_is_noticed(monkeypatch):
+    weaker(monkeypatch, "mean-divisor", lambda judge: silent)
+    found_less = lost(repeats("huber_loss") + repeats("l1_loss"))
+    assert set(found_less) == {"mean-divisor"}
+    assert "the clause 'mean-divisor' no longer finds l1_loss/" in told(found_less)
+
+
+def test_a_clause_that_is_blind_in_one_dtype_is_noticed(monkeypatch):
+    def blind(judge):
+        return lambda trial: None if trial.case.dtype == "float16" else judge(trial)
+
+    weaker(monkeypatch, "value", blind)
+    found_less = lost(r for loss in ("cross_entropy", "nll_loss") for r in repeats(loss))
+    assert set(found_less) == {"value"}
+
+
+def test_every_defect_and_every_clause_is_repeated():
+    alive = {id for id, cases in RECORD.found.items() if not cases}
+    assert {repeat.defect.id for repeat in PLAN} == set(defects()) - alive
+    assert {name for repeat in PLAN for name in repeat.due} == {c.name for c in audited()}
+
+
+# === the record ===========================================================================
+
+
+def test_the_record_has_every_wrong_and_every_right_implementation():
+    assert set(RECORD.found) == set(defects()), STALE
+    assert set(RECORD.right) == set(right_implementations()), STALE
+
+
+def test_the_page_is_that_of_the_record():
+    assert (DOCS / "audit.md").read_text("utf-8") == page(RECORD), STALE
+
+
+def test_every_defect_is_found_but_those_that_say_what_they_await():
+    missed = {id for id, cases in RECORD.found.items() if not cases} - set(RECORD.later)
+    assert missed == {id for id, defect in defects().items() if defect.awaits}
+
+
+def test_every_clause_finds_a_defect_and_judges_a_right_implementation():
+    found = {clause for cases in RECORD.found.values() for clause in cases}
+    names = {clause.name for clause in audited()}
+    assert names - found == set()
+    assert names - set(RECORD.judged) == set()
+
+
+def test_no_right_implementation_is_reported():
+    assert {id: cases for id, cases in RECORD.right.items() if cases} == {}
+
+
+def test_a_record_is_read_as_it_was_written(tmp_path):
+    record = Record(
+        {"l1_loss/a": {"value": 1}}, {"l1_loss/b": Later("standard", 2, "value", 70)}, {}, {}
+    )
+    record.write(tmp_path / "audit.json")
+    assert Record.read(tmp_path / "audit.json") == record
+
+
+def test_new_entries_of_one_loss_leave_those_of_the_others_and_drop_what_is_gone():
+    old = Record(
+        {
+            "huber_loss/double-only": {"accepts": 1},
+            "l1_loss/graph-cut": {"value": 1},
+            "l1_loss/sign-kept": {"value": 1},
+            "huber_loss/taken-away": {"value": 1},
+        },
+        judged={"value": (2, "l1_loss/composite")},
+    )
+    part = Part({"l1_loss/sign-kept": {"value": 2}}, right={"l1_loss/composite": {}})
+    new = merged(old, {"l1_loss": part})
+    assert new.found == {"huber_loss/double-only": {"accepts": 1}, **part.found}
+    assert new.right == part.right
+    assert new.judged == old.judged
+
+
+def test_differences_name_the_clause_the_defect_and_both_cases():
+    old, new = Record({"l1_loss/a": {"value": 1}}), Record({"l1_loss/a": {"gradient": 2}})
+    assert differences(old, old) == ""
+    assert differences(old, new).splitlines() == [
+        "gradient: l1_loss/a: not found -> case 2",
+        "value: l1_loss/a: case 1 -> not found",
+    ]
+
+
+# === the catalogue ========================================================================
 
 
 @pytest.mark.parametrize(
-    "mutant", [pytest.param(m, id=m.id) for m in MUTANTS.values() if m.witness]
+    "defect", [pytest.param(d, id=d.id) for d in defects().values() if d.witness]
 )
-def test_a_mutant_that_no_case_shows_is_wrong_on_its_witness(mutant):
+def test_a_defect_that_no_case_shows_is_wrong_on_its_witness(defect):
     def outcome(loss):
         try:
-            return mutant.witness(loss)
+            return defect.witness(loss)
         except (RuntimeError, IndexError, ZeroDivisionError) as error:
             return error
 
-    right = controls()[f"{mutant.loss}/composite"]
-    got, want = outcome(mutant.make()), outcome(right.make())
+    right_one = right_implementations()[f"{defect.loss}/composite"]
+    got, want = outcome(defect.make()), outcome(right_one.make())
     alike = type(got) is type(want) and (
         isinstance(got, Exception) or torch.equal(got.nan_to_num(1e9), want.nan_to_num(1e9))
     )
     assert not alike
 
 
-def test_whoever_awaits_a_clause_has_a_witness():
-    assert [m.id for m in MUTANTS.values() if m.awaits and not m.witness] == []
+def test_a_defect_that_awaits_a_clause_has_a_witness():
+    assert [d.id for d in defects().values() if d.awaits and not d.witness] == []
 
 
-def test_the_catalogue_is_large_and_names_its_sources():
-    assert len(MUTANTS) >= 140
-    for mutant in MUTANTS.values():
-        assert mutant.loss in catalogue()
-        assert re.fullmatch(r"([A-Z]{3}-\d\d)?", mutant.row)
-        assert re.fullmatch(r"[\w.-]+/[\w.-]+#\d+", mutant.issue)
-        assert mutant.wrong.endswith(".")
+def test_each_defect_says_what_is_wrong_in_a_sentence():
+    assert [d.id for d in defects().values() if not d.wrong.endswith(".")] == []
 
 
-def test_a_hunt_for_the_first_kill_finds_the_first_of_all_kills():
-    mutant = MUTANTS["l1_loss/sign-kept"]
-    (whole,) = audit([mutant])
-    (first,) = audit([mutant], first_only=True)
-    assert first.kills[0].index == whole.kills[0].index
-    assert first.kills[0].clause in {k.clause for k in whole.kills}
-    assert {k.clause for k in whole.kills} >= {"value", "gradient"}
-    assert first.cases == first.kills[0].index + 1 < whole.cases
+def test_a_source_that_names_no_issue_is_one_clear_error():
+    with pytest.raises(ValueError, match=r"l1_loss/x: source is 'by me', want 'VAL-01, owner/name"):
+        wrong(L1, "x", "It is wrong.", source="by me")
+
+
+def test_a_class_without_a_docstring_is_one_clear_error():
+    class Silent(L1):
+        pass
+
+    Silent.__doc__ = None
+    with pytest.raises(ValueError, match="Silent needs a docstring that says what it is"):
+        right(L1, Silent)
+
+
+def test_parts_without_a_class_are_one_clear_error():
+    with pytest.raises(TypeError, match="l1_loss/x: parts replace those of a class"):
+        right("l1_loss", "x", "Something.", element=abs)
+
+
+# === the engine ===========================================================================
+
+
+def test_an_audit_for_the_first_finding_agrees_with_one_for_all():
+    defect = defects()["l1_loss/sign-kept"]
+    (whole,) = audit([defect])
+    (first,) = audit([defect], first_only=True)
+    assert first.found[0].index == whole.found[0].index
+    assert first.found[0].clause in {each.clause for each in whole.found}
+    assert {each.clause for each in whole.found} >= {"value", "gradient"}
+    assert first.cases == first.found[0].index + 1 < whole.cases
+
+
+def test_no_more_cases_are_judged_than_asked_for():
+    (result,) = audit([right_implementations()["l1_loss/composite"]], only={"value"}, cases=3)
+    assert result.cases == 3
 
 
 def test_a_dtype_that_never_works_is_refused_and_float32_must_work():
-    (result,) = audit([MUTANTS["huber_loss/double-only"]])
-    assert {k.clause for k in result.kills} >= {"accepts"}
+    (result,) = audit([defects()["huber_loss/double-only"]])
+    assert "accepts" in {each.clause for each in result.found}
     assert set(result.refused) <= {"float16", "bfloat16"}
 
 
-def test_each_audit_starts_from_a_fresh_target():
-    mutant = MUTANTS["cross_entropy/noise-in-sum"]
-    assert mutant.make() is not mutant.make()
+def test_each_audit_starts_from_a_fresh_implementation():
+    defect = defects()["cross_entropy/noise-in-sum"]
+    assert defect.make() is not defect.make()
 
 
 def test_an_unknown_profile_is_one_clear_error():
@@ -123,44 +253,94 @@ def test_an_unknown_profile_is_one_clear_error():
         next(audit([], "slow"))
 
 
-# === the record ===========================================================================
+# === baselines ============================================================================
 
 
-def test_the_record_is_of_every_mutant_and_control():
-    stale = f"run `{record.COMMAND}`"
-    assert set(RECORD) == {*MUTANTS, *controls()}, stale
-    assert (DOCS / "audit.md").read_text("utf-8") == record.page(RECORD), stale
+def test_every_loss_that_torch_has_as_a_function_has_a_textbook_composition():
+    without = {name for name in catalogue() if textbook(name) is None}
+    assert without == {"adaptive_log_softmax_with_loss"}
 
 
-def test_every_clause_finds_a_mutant_and_spares_a_control():
-    wrong = [entry for id, entry in RECORD.items() if id in MUTANTS]
-    right = [entry for id, entry in RECORD.items() if id not in MUTANTS]
-    found = {clause for entry in wrong for clause in entry.kills}
-    spared = {clause for entry in right for clause in entry.judged}
-    assert set(AUDITED) - found == set()
-    assert set(AUDITED) - spared == set()
+@pytest.mark.parametrize("name", ["softmax", "reduced", "__all__"])
+def test_what_is_no_loss_has_no_textbook_composition(name):
+    assert textbook(name) is None
 
 
-def test_no_control_on_record_is_accused():
-    assert {id: e.kills for id, e in RECORD.items() if id not in MUTANTS and e.kills} == {}
+# === the command ==========================================================================
 
 
-def test_the_record_holds_93_of_100_mutants_with_so_few_cases():
-    wrong = [entry for id, entry in RECORD.items() if id in MUTANTS]
-    assert sum(bool(entry.kills) for entry in wrong) >= 0.93 * len(wrong)
+def test_the_command_runs_in_a_clone_that_is_not_on_the_path():
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.defects", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: python -m tests.defects")
 
 
-@pytest.mark.parametrize("clause", AUDITED)
-def test_what_is_on_record_is_found_again(clause):
-    by = {id: e for id, e in RECORD.items() if id in MUTANTS and clause in e.kills}
-    soonest = min(by, key=lambda id: by[id].kills[clause])
-    (result,) = audit([MUTANTS[soonest]], record.PROFILE, only=[clause, "accepts"])
-    assert {kill.clause: kill.index + 1 for kill in result.kills}[clause] == by[soonest].kills[
-        clause
-    ]
+def test_an_audit_of_re_created_bugs_tells_who_found_them_and_who_was_missed(workplace):
+    words = ["audit", "triplet_margin_with_distance_loss", "--cases=2", "--matrix=matrix.md"]
+    result = workplace.within(lambda: main(words))
+    assert result.status == 0, result.err
+    assert "7 wrong losses found" in result.out[0]
+    assert result.out[1].startswith("  first found by ")
+    assert "pytorch/pytorch#3876" in (workplace.path / "matrix.md").read_text("utf-8")
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"], ["a", "b"]], ids=str)
-def test_a_wrong_call_of_the_recorder_is_one_line(arguments, capsys):
-    assert record.main(arguments) == 4
-    assert capsys.readouterr().err == f"want the directory of the page, as in `{record.COMMAND}`\n"
+def test_a_soak_names_each_right_implementation_and_reports_none(workplace):
+    result = workplace.within(lambda: main(["soak", "l1_loss", "--cases=3", "--seed=5"]))
+    assert result.status == 0, result.out
+    *lines, last = result.out
+    assert "l1_loss/composite: 3 cases, no reports" in lines
+    assert "l1_loss/textbook: 3 cases, no reports" in lines
+    assert last == f"profile quick, seed 5: {3 * len(lines)} cases, nothing reported"
+
+
+def test_a_right_implementation_in_which_something_is_found_is_told_with_the_clause(
+    workplace, monkeypatch
+):
+    broken = right(L1, "wrong", "Not right at all.", element=lambda self, c: c.residual)
+    monkeypatch.setattr("tests.defects.__main__.right_implementations", lambda: {"": broken})
+    result = workplace.within(lambda: main(["soak", "l1_loss", "--cases=9"]))
+    assert result.status == 1
+    assert result.out[0].startswith("l1_loss/wrong: 9 cases, ")
+    assert any(line.startswith("  value in case ") for line in result.out)
+    assert result.out[-1].endswith("1 reported")
+
+
+def test_a_check_of_the_record_tells_what_differs_and_writes_nothing(workplace, monkeypatch):
+    old = Record({"l1_loss/sign-kept": {"value": 1}})
+    new = Record({"l1_loss/sign-kept": {"value": 2}})
+    old.write(workplace.path / "audit.json")
+    monkeypatch.setattr("tests.defects.__main__.record", lambda losses, old: new)
+    words = ["record", "--check", f"--docs={workplace.path}"]
+    result = workplace.within(lambda: main(words))
+    assert result.status == 1
+    assert result.out[0] == "value: l1_loss/sign-kept: case 1 -> case 2"
+    assert Record.read(workplace.path / "audit.json") == old
+
+
+def test_a_new_record_is_written_with_its_page(workplace, monkeypatch):
+    monkeypatch.setattr("tests.defects.__main__.record", lambda losses, old: RECORD)
+    result = workplace.within(lambda: main(["record", f"--docs={workplace.path}"]))
+    assert result.status == 0, result.err
+    assert Record.read(workplace.path / "audit.json") == RECORD
+    for name in ("audit.json", "audit.md"):
+        assert (workplace.path / name).read_bytes() == (DOCS / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["audit", "l2_loss"], "unknown loss 'l2_loss'; did you mean "),
+        (["soak", "--profile=slow"], "unknown profile 'slow'; known: quick, standard, deep"),
+        (["audit", "--cases=0"], "--cases takes a whole number of 1 or more, got 0"),
+    ],
+)
+def test_a_wrong_call_is_one_line(workplace, words, problem):
+    result = workplace.within(lambda: main(words))
+    assert (result.status, result.out, len(result.err)) == (4, [], 1)
+    assert problem in result.err[0]

@@ -10,7 +10,7 @@ import pytest
 from test_render import Page
 
 from lossspec.render.html import page
-from lossspec.verdict import Report, cell_id
+from lossspec.report.records import Report, cell_id
 
 SAMPLE = Report.read(Path(__file__).parent / "data" / "conformance.json")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")

@@ -8,17 +8,20 @@ import torch
 from torch.nn import functional as F
 
 import lossspec
-from lossspec.budget import SLACK, Bounded, precision, roundings
-from lossspec.campaign import deviation_of
 from lossspec.clauses import clauses
-from lossspec.implementations import Subject
+from lossspec.clauses.trial import Trial
+from lossspec.dtypes import precision
+from lossspec.execution.implementation import LossUnderTest
+from lossspec.execution.tensors import to_extended
 from lossspec.implementations.oracle import bind
-from lossspec.maths import ROUNDING_MEMBERS, SIDES, Ensemble, ensemble, matvec, rounded
-from lossspec.oracle import Solved, solve
-from lossspec.spec import catalogue, find
+from lossspec.judging.deviation import deviation_of
+from lossspec.maths.ensemble import ROUNDING_MEMBERS, SIDES, Ensemble, ensemble, rounded
+from lossspec.maths.words import matvec
+from lossspec.oracle.bounds import Bounded, roundings
+from lossspec.oracle.solver import SolvedCase, solve
+from lossspec.spec.catalogue import catalogue, find
 from lossspec.specs.linear_cross_entropy import AUTO, BY_TWO
-from lossspec.tensors import to_extended
-from lossspec.trial import Trial
+from lossspec.thresholds import SLACK
 
 
 def known(exact, free_axis=None):
@@ -322,6 +325,6 @@ def test_two_calls_that_add_up_different_numbers_of_parts_have_each_their_own_bu
             scale = 1 + error * (len(input) == 2)
             return by_turns(input, linear_weight, target, **given) * scale
 
-        trial = Trial(Subject("mine", LINEAR, "function", loss), Solved(LINEAR, case))
+        trial = Trial(LossUnderTest("mine", LINEAR, "function", loss), SolvedCase(LINEAR, case))
         found = deviation_of(clauses()["ignored-is-deleted"], trial)
         assert (found and found.what) == what

@@ -14,14 +14,18 @@ from torch.nn import functional as F
 import lossspec
 import lossspec.clauses
 import lossspec.specs
-from lossspec.campaign import PROFILES, TRIES, Campaign, Profile
 from lossspec.clauses import clauses
-from lossspec.implementations import Subject, reference
-from lossspec.plan import Plan
-from lossspec.run import Run, updated
-from lossspec.spec import catalogue, find
-from lossspec.switches import SWITCHES
-from lossspec.trial import Deviation, Unsupported
+from lossspec.clauses.trial import Deviation, Unsupported
+from lossspec.execution.global_state import settings
+from lossspec.execution.implementation import LossUnderTest
+from lossspec.implementations.counterpart import torch_counterpart
+from lossspec.judging.campaign import Campaign
+from lossspec.judging.known_update import updated
+from lossspec.judging.plan import Plan
+from lossspec.judging.profiles import PROFILES, Profile
+from lossspec.judging.verdict import Run
+from lossspec.spec.catalogue import catalogue, find
+from lossspec.thresholds import FRUITLESS_CASES
 
 SPEC = '''\
 """Half the squared error."""
@@ -47,7 +51,7 @@ CLAUSE = '''\
 """Clauses that a test adds."""
 
 from lossspec.clauses import clause
-from lossspec.trial import Deviation
+from lossspec.clauses.trial import Deviation
 
 
 @clause()
@@ -171,9 +175,9 @@ def test_what_was_added_is_gone_again():
 # === what a campaign learns ================================================================
 
 
-def ledgers(target, loss="l1_loss", names=("accepts", "value"), profile=None, **more):
+def clause_records(target, loss="l1_loss", names=("accepts", "value"), profile=None, **more):
     campaign = Campaign(
-        Subject("mine", find(loss), "function", target),
+        LossUnderTest("mine", find(loss), "function", target),
         [clauses()[name] for name in names],
         profile or PROFILES["quick"],
         **more,
@@ -196,8 +200,8 @@ def test_what_a_subject_lacks_is_left_out_of_a_call_which_is_judged_all_the_same
 
     # In float16 torch's own mean may overflow.
     given = {"names": ("value", "gradient"), "dtypes": ("float32", "float64", "bfloat16")}
-    campaign, found = ledgers(plain, loss="cross_entropy", **given)
-    assert campaign.unsupported == {"ignore_index", "label_smoothing", "weight"}
+    campaign, found = clause_records(plain, loss="cross_entropy", **given)
+    assert campaign.support.unsupported == {"ignore_index", "label_smoothing", "weight"}
     assert found["value"].examples > PROFILES["quick"].cases(find("cross_entropy")) / 2
     assert (found["value"].found, found["gradient"].found) == (None, None)
 
@@ -212,7 +216,7 @@ def test_who_knows_of_no_ignored_targets_is_given_none():
         return F.cross_entropy(input, target, reduction=reduction, **more)
 
     given = {"profile": PROFILES["standard"], "dtypes": ("float32", "float64", "bfloat16")}
-    _, found = ledgers(strict, loss="cross_entropy", **given)
+    _, found = clause_records(strict, loss="cross_entropy", **given)
     assert min(seen) == 0
     assert (found["accepts"].found, found["value"].found) == (None, None)
 
@@ -224,13 +228,13 @@ def test_a_campaign_ends_when_no_clause_has_anything_left_to_learn():
         calls.append(reduction)
         return F.l1_loss(input, target, reduction=reduction)
 
-    _, found = ledgers(counted, names=("graph-freed",), profile=PROFILES["standard"])
+    _, found = clause_records(counted, names=("graph-freed",), profile=PROFILES["standard"])
     assert found["graph-freed"].informative == 3
     assert len(calls) < 40
 
 
 def test_a_clause_counts_its_cases_and_those_that_could_tell():
-    _, found = ledgers(F.l1_loss, names=("value", "gradient"), dtypes=("float64",))
+    _, found = clause_records(F.l1_loss, names=("value", "gradient"), dtypes=("float64",))
     value, gradient = found["value"], found["gradient"]
     assert 15 < value.examples <= PROFILES["quick"].cases(find("l1_loss"))
     assert 0 < value.informative <= value.examples
@@ -247,9 +251,9 @@ def test_a_dtype_that_never_works_is_one_that_it_does_not_have():
             raise TypeError("float32 or float64")
         return F.l1_loss(input, target, weight=weight, reduction=reduction)
 
-    campaign, found = ledgers(narrow)
+    campaign, found = clause_records(narrow)
     assert found["accepts"].found is None
-    assert campaign.refused == {
+    assert campaign.support.refused == {
         "bfloat16": "TypeError: “float32 or float64”",
         "float16": "TypeError: “float32 or float64”",
     }
@@ -263,7 +267,7 @@ def test_a_dtype_that_works_at_times_deviates_when_it_does_not():
             raise TypeError("not today")
         return F.l1_loss(input, target, weight=weight, reduction=reduction)
 
-    _, found = ledgers(moody)
+    _, found = clause_records(moody)
     assert found["accepts"].found is not None
 
 
@@ -280,10 +284,10 @@ def test_class_probabilities_that_never_work_are_a_form_that_it_does_not_have():
         for name, clause in clauses().items()
         if clause.applies(loss, "function") and clause.speaks_on("cpu") and not clause.slow
     ]
-    torchs = reference(loss, "function")
-    campaign, found = ledgers(of_indices, "cross_entropy", quick, reference=torchs)
-    assert {name for name, ledger in found.items() if ledger.found} == set()
-    assert "class probabilities" in campaign.unsupported
+    torchs = torch_counterpart(loss, "function")
+    campaign, found = clause_records(of_indices, "cross_entropy", quick, reference=torchs)
+    assert {name for name, clause_record in found.items() if clause_record.found} == set()
+    assert "class probabilities" in campaign.support.unsupported
 
 
 def test_class_probabilities_that_work_at_times_deviate_when_they_do_not():
@@ -293,7 +297,7 @@ def test_class_probabilities_that_work_at_times_deviate_when_they_do_not():
         more = {"weight": weight, "ignore_index": ignore_index, "reduction": reduction}
         return F.cross_entropy(input, target, **more)
 
-    _, found = ledgers(moody, "cross_entropy")
+    _, found = clause_records(moody, "cross_entropy")
     assert found["accepts"].found is not None
 
 
@@ -304,7 +308,7 @@ def test_an_unknown_reduction_may_raise_any_error(error):
             raise error
         return F.l1_loss(input, target, weight=weight, reduction=reduction)
 
-    _, found = ledgers(strict, names=("refuses-reductions",))
+    _, found = clause_records(strict, names=("refuses-reductions",))
     assert found["refuses-reductions"].informative
     assert found["refuses-reductions"].found is None
 
@@ -316,7 +320,7 @@ def test_an_assert_without_a_word_refuses_a_parameter_but_no_call_that_the_contr
         return F.multi_margin_loss(input, target, p, margin, weight, reduction=reduction)
 
     names = ("refuses-parameters", "refuses-calls")
-    _, found = ledgers(terse, "multi_margin_loss", names=names)
+    _, found = clause_records(terse, "multi_margin_loss", names=names)
     assert found["refuses-parameters"].found is None
     assert found["refuses-parameters"].informative
     assert "an assert without a message" in found["refuses-calls"].found[1].what
@@ -330,10 +334,10 @@ def test_a_parameter_that_torch_takes_too_hides_no_other():
         kinds = {"ignore_index": ignore_index, "reduction": reduction}
         return F.cross_entropy(input, target, weight, label_smoothing=smoothing, **kinds)
 
-    torchs = reference(find("cross_entropy"), "function")
-    subject = Subject("lenient", find("cross_entropy"), "function", lenient)
+    torchs = torch_counterpart(find("cross_entropy"), "function")
+    under_test = LossUnderTest("lenient", find("cross_entropy"), "function", lenient)
     judged = [clauses()["refuses-parameters"]]
-    found = Campaign(subject, judged, PROFILES["quick"], reference=torchs).run()
+    found = Campaign(under_test, judged, PROFILES["quick"], reference=torchs).run()
     assert "label_smoothing=1.5" in found["refuses-parameters"].found[1].what
 
 
@@ -342,9 +346,9 @@ def test_a_missing_gradient_does_not_hide_a_wrong_one():
         wrong = (input / 2 + input.detach() / 2) if input.numel() > 5 else input
         return F.mse_loss(wrong, target.detach(), weight=weight, reduction=reduction)
 
-    _, found = ledgers(half, "mse_loss", names=("gradient",))
+    _, found = clause_records(half, "mse_loss", names=("gradient",))
     assert found["gradient"].found[1].what.startswith("the gradient of input")
-    _, found = ledgers(
+    _, found = clause_records(
         lambda input, target, weight=None, reduction="mean": F.mse_loss(
             input, target.detach(), weight=weight, reduction=reduction
         ),
@@ -363,8 +367,8 @@ def test_cases_in_dtypes_that_do_not_work_are_made_up_for_in_others():
         seen.append(input)
         return F.l1_loss(input, target, weight=weight, reduction=reduction)
 
-    campaign, found = ledgers(single, names=("value", "accepts"))
-    assert set(campaign.refused) == {"float16", "bfloat16", "float64"}
+    campaign, found = clause_records(single, names=("value", "accepts"))
+    assert set(campaign.support.refused) == {"float16", "bfloat16", "float64"}
     assert found["value"].examples > 0.7 * PROFILES["quick"].cases(find("l1_loss"))
     assert found["accepts"].found is None
 
@@ -374,7 +378,7 @@ def test_a_result_of_the_wrong_shape_fails_as_such_and_not_in_backward():
         loss = F.l1_loss(input, target, weight=weight, reduction=reduction)
         return loss[None] if reduction == "none" else loss
 
-    _, found = ledgers(column, names=("accepts", "result-shape"))
+    _, found = clause_records(column, names=("accepts", "result-shape"))
     assert found["accepts"].found is None
     assert found["result-shape"].found is not None
 
@@ -390,7 +394,7 @@ def test_of_a_mean_of_nothing_no_gradient_is_asked_and_of_a_sum_of_nothing_0():
             return losses.sum() / share.sum()
         return losses if reduction == "none" else losses.sum()
 
-    _, found = ledgers(masked, "nll_loss", names=("ignored-gradient",))
+    _, found = clause_records(masked, "nll_loss", names=("ignored-gradient",))
     assert found["ignored-gradient"].found is None
     assert found["ignored-gradient"].informative
 
@@ -398,7 +402,7 @@ def test_of_a_mean_of_nothing_no_gradient_is_asked_and_of_a_sum_of_nothing_0():
         loss = masked(input, target, weight, ignore_index, reduction)
         return loss + 1e-3 * (input - input.detach()).nan_to_num().sum()
 
-    _, found = ledgers(leaks, "nll_loss", names=("ignored-gradient",))
+    _, found = clause_records(leaks, "nll_loss", names=("ignored-gradient",))
     assert found["ignored-gradient"].found is not None
 
 
@@ -409,7 +413,7 @@ def test_where_numpy_has_no_such_dtype_nothing_is_asked_of_arrays():
         loss = F.l1_loss(input, target, weight=weight, reduction=reduction)
         return loss.float() if input.dtype == torch.bfloat16 else loss
 
-    _, found = ledgers(tensors_only, names=("arrays",))
+    _, found = clause_records(tensors_only, names=("arrays",))
     assert found["arrays"].found is None
     assert found["arrays"].informative
 
@@ -429,7 +433,7 @@ def test_a_zero_may_have_either_sign_in_a_second_backward():
     def signed(input, target, weight=None, reduction="mean"):
         return F.l1_loss(Signed.apply(input), target, weight=weight, reduction=reduction)
 
-    _, found = ledgers(signed, names=("second-backward",))
+    _, found = clause_records(signed, names=("second-backward",))
     assert found["second-backward"].found is None
     assert found["second-backward"].informative
 
@@ -439,7 +443,7 @@ def test_what_is_made_simpler_still_fails_plainly():
         loss = F.mse_loss(input, target, weight=weight, reduction=reduction)
         return loss * (1 + 1e-6 * input.abs().max()) if input.numel() else loss
 
-    _, found = ledgers(drifts, "mse_loss", names=("value",))
+    _, found = clause_records(drifts, "mse_loss", names=("value",))
     _, deviation = found["value"].found
     got, want, budget = (float(n) for n in (deviation.got, deviation.want, deviation.budget))
     assert abs(got - want) > 10 * budget
@@ -451,7 +455,7 @@ def test_float32_is_no_option():
             raise TypeError("float64 only")
         return F.l1_loss(input, target, weight=weight, reduction=reduction)
 
-    _, found = ledgers(wide)
+    _, found = clause_records(wide)
     case, deviation = found["accepts"].found
     assert (case.dtype, deviation.got) == ("float32", "TypeError: float64 only")
 
@@ -586,10 +590,10 @@ def test_what_is_not_implemented_is_unsupported():
             raise NotImplementedError("weight")
         return F.l1_loss(input, target, reduction=reduction)
 
-    campaign, found = ledgers(partial)
-    assert set(campaign.unimplemented) == {"NotImplementedError: “weight”"}
-    (features,) = campaign.unimplemented.values()
-    assert features - campaign.worked == {("argument", "weight")}
+    campaign, found = clause_records(partial)
+    assert set(campaign.support.unimplemented) == {"NotImplementedError: “weight”"}
+    (features,) = campaign.support.unimplemented.values()
+    assert features - campaign.support.worked == {("argument", "weight")}
     assert (found["accepts"].found, found["value"].found) == (None, None)
 
 
@@ -600,8 +604,8 @@ def test_a_keyword_that_is_handed_on_to_what_does_not_take_it_is_unsupported():
     def wrapped(input, target, **options):
         return plain(input, target, **options)
 
-    campaign, found = ledgers(wrapped)
-    assert campaign.unsupported == {"weight"}
+    campaign, found = clause_records(wrapped)
+    assert campaign.support.unsupported == {"weight"}
     assert (found["accepts"].found, found["value"].found) == (None, None)
     assert found["value"].informative > 10
 
@@ -637,8 +641,8 @@ def to_script(input: torch.Tensor, target: torch.Tensor, reduction: str = "mean"
 def test_what_a_scripted_function_does_not_take_is_unsupported():
     with pytest.deprecated_call():
         scripted = torch.jit.script(to_script)
-    campaign, found = ledgers(scripted)
-    assert campaign.unsupported == {"weight"}
+    campaign, found = clause_records(scripted)
+    assert campaign.support.unsupported == {"weight"}
     assert (found["accepts"].found, found["value"].found) == (None, None)
 
 
@@ -661,7 +665,7 @@ def test_a_keyword_that_the_loss_does_not_have_is_no_excuse():
     def wrapped(input, target, **options):
         return F.l1_loss(input, target, axis=0)
 
-    _, found = ledgers(wrapped)
+    _, found = clause_records(wrapped)
     assert "unexpected keyword argument 'axis'" in found["accepts"].found[1].got
 
 
@@ -671,8 +675,8 @@ def test_a_dtype_in_which_nothing_is_implemented_is_one_that_it_lacks():
             raise NotImplementedError("not for Half")
         return F.l1_loss(input, target, weight=weight, reduction=reduction)
 
-    campaign, found = ledgers(partial)
-    assert (campaign.unsupported, campaign.refused) == (
+    campaign, found = clause_records(partial)
+    assert (campaign.support.unsupported, campaign.support.refused) == (
         set(),
         {"float16": "NotImplementedError: “not for Half”"},
     )
@@ -695,11 +699,11 @@ def test_the_search_goes_where_the_error_is_largest():
         return value * (1 + 2.0**-24 * input.ndim) if input.dtype == torch.float32 else value
 
     def worst(searched):
-        subject = Subject("rough", find("mse_loss"), "function", rough)
+        under_test = LossUnderTest("rough", find("mse_loss"), "function", rough)
         profile = Profile("x", 4, 1, searched=searched)
         asked = [clauses()["value"], clauses()["accepts"]]
-        ledgers = Campaign(subject, asked, profile, seed=3).run()
-        return ledgers["value"].examples, ledgers["value"].worst
+        clause_records = Campaign(under_test, asked, profile, seed=3).run()
+        return clause_records["value"].examples, clause_records["value"].worst
 
     (few, before), (many, after) = worst(0), worst(60)
     assert few <= 4
@@ -712,15 +716,15 @@ def test_what_an_implementation_lacks_is_told_once_nothing_else_was():
         raise Unsupported("it has no wings")
 
     clause = replace(clauses()["value"], judge=lacks)
-    subject = Subject("mine", find("mse_loss"), "function", F.mse_loss)
-    ledger = Campaign(subject, [clause], Profile("x", 4, 1)).run()["value"]
-    assert (ledger.lacks, ledger.examples) == ("it has no wings", 0)
+    under_test = LossUnderTest("mine", find("mse_loss"), "function", F.mse_loss)
+    clause_record = Campaign(under_test, [clause], Profile("x", 4, 1)).run()["value"]
+    assert (clause_record.lacks, clause_record.examples) == ("it has no wings", 0)
 
 
 def test_a_patient_profile_asks_for_all_that_a_clause_calls_enough():
-    subject = Subject("mine", find("mse_loss"), "function", F.mse_loss)
+    under_test = LossUnderTest("mine", find("mse_loss"), "function", F.mse_loss)
     informative = [
-        Campaign(subject, [clauses()["random-state"]], Profile("x", 60, 1, patience)).run()
+        Campaign(under_test, [clauses()["random-state"]], Profile("x", 60, 1, patience)).run()
         for patience in (0.3, 1.0)
     ]
     assert [run["random-state"].informative for run in informative] == [12, 40]
@@ -769,9 +773,9 @@ def test_a_way_that_never_works_is_given_up():
         raise Unsupported("it has no wings")
 
     clause = replace(clauses()["value"], judge=lacks)
-    subject = Subject("mine", find("mse_loss"), "function", F.mse_loss)
-    Campaign(subject, [clause], Profile("x", 60, 1)).run()
-    assert len(tried) == TRIES
+    under_test = LossUnderTest("mine", find("mse_loss"), "function", F.mse_loss)
+    Campaign(under_test, [clause], Profile("x", 60, 1)).run()
+    assert len(tried) == FRUITLESS_CASES
 
 
 # === what torch does too ===================================================================
@@ -853,11 +857,11 @@ def leaving(change):
     ],
 )
 def test_a_switch_that_a_call_leaves_changed_deviates_and_is_put_back(change, what, got):
-    before = [switch.read() for switch in SWITCHES]
+    before = [switch.read() for switch in settings()]
     cells = lossspec.check("l1_loss", leaving(change), profile="quick")
     (wrong,) = (cell for cell in cells if cell.verdict.fails)
     assert (wrong.clause, wrong.reason, wrong.got) == ("random-state", f"{what} was changed", got)
-    assert [switch.read() for switch in SWITCHES] == before
+    assert [switch.read() for switch in settings()] == before
 
 
 @pytest.mark.parametrize(
@@ -869,12 +873,12 @@ def test_a_switch_that_a_call_leaves_changed_deviates_and_is_put_back(change, wh
     ],
 )
 def test_a_switch_that_is_set_back_to_what_it_usually_is_deviates(usual, what, got):
-    before = [switch.read() for switch in SWITCHES]
+    before = [switch.read() for switch in settings()]
     given = {"profile": "quick", "clauses": ["random-state"]}
     (cell,) = lossspec.check("l1_loss", leaving(usual), **given)
     assert cell.reason == f"{what}, which the user had set otherwise, was changed"
     assert (cell.verdict, cell.got) == ("deviates", got)
-    assert [switch.read() for switch in SWITCHES] == before
+    assert [switch.read() for switch in settings()] == before
 
 
 @pytest.mark.parametrize("clause", ["gradient", "second-call", "other-calls"])
@@ -1031,7 +1035,7 @@ def rows_of(loss, slow=False, pairs=False):
 def test_who_is_too_slow_or_too_large_for_a_million_numbers_is_not_accused(slow, pairs):
     target = rows_of(F.nll_loss, slow, pairs)
     profile = PROFILES["standard"]
-    _, found = ledgers(target, "nll_loss", names=("large-batch",), profile=profile)
+    _, found = clause_records(target, "nll_loss", names=("large-batch",), profile=profile)
     assert found["large-batch"].found is None
     assert found["large-batch"].lacks
 
@@ -1042,7 +1046,9 @@ def test_an_illegal_access_among_a_million_numbers_is_no_lack_of_memory():
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
         return F.nll_loss(input, target, weight, ignore_index=ignore_index, reduction=reduction)
 
-    _, found = ledgers(wild, "nll_loss", names=("large-batch",), profile=PROFILES["standard"])
+    _, found = clause_records(
+        wild, "nll_loss", names=("large-batch",), profile=PROFILES["standard"]
+    )
     assert "rows raised" in found["large-batch"].found[1].what
 
 
@@ -1052,8 +1058,8 @@ def test_what_changes_among_a_million_numbers_deviates():
         return loss.clone() * 2 if input.numel() > 2**19 else loss
 
     profile = PROFILES["standard"]
-    _, found = ledgers(far, "nll_loss", names=("large-batch",), profile=profile)
+    _, found = clause_records(far, "nll_loss", names=("large-batch",), profile=profile)
     assert "in a batch of" in found["large-batch"].found[1].what
-    _, found = ledgers(F.nll_loss, "nll_loss", names=("large-batch",), profile=profile)
+    _, found = clause_records(F.nll_loss, "nll_loss", names=("large-batch",), profile=profile)
     assert found["large-batch"].found is None
     assert found["large-batch"].informative

@@ -7,12 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from lossspec.campaign import PROFILES, Profile, _batch, stream
-from lossspec.cases import LAYOUTS, Case, CaseError, features
-from lossspec.oracle import _arguments, _pose, axes_of, solve
-from lossspec.reduce import reduced
-from lossspec.spec import REAL_DTYPES, catalogue, find
-from lossspec.tensors import to_extended, to_torch
+from lossspec.cases.axes import axes_of
+from lossspec.cases.case import LAYOUTS, Case
+from lossspec.cases.features import features
+from lossspec.cases.shrink import shrink
+from lossspec.dtypes import REAL_DTYPES
+from lossspec.errors import CaseError
+from lossspec.execution.tensors import to_extended, to_torch
+from lossspec.judging.profiles import PROFILES, Profile
+from lossspec.judging.stream import _batch, stream
+from lossspec.oracle.solver import _arguments, _pose, solve
+from lossspec.spec.catalogue import catalogue, find
 
 FEW = Profile("quick", 30, 1)
 NUMPY = {name: np.dtype(name) for name in ("float16", "float32", "float64")}
@@ -299,7 +304,7 @@ def test_class_probabilities_sum_to_1_and_still_do_when_a_case_is_made_simpler(n
     cases = [case for case in cases if case.form == "class probabilities"]
     assert len(cases) > 50
     assert max(map(off, cases)) < 0.02
-    simple = [reduced(loss, case, lambda c: c.form == "class probabilities") for case in cases[:9]]
+    simple = [shrink(loss, case, lambda c: c.form == "class probabilities") for case in cases[:9]]
     assert max(map(off, simple)) < 0.02
 
 

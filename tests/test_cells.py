@@ -6,8 +6,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from lossspec.cells import LINES, WIDTH, Cells
-from lossspec.verdict import Cell
+from lossspec.render.cells import LINES, WIDTH, Cells
+from lossspec.report.records import Cell
 
 
 def cell(clause="value", verdict="conforms", **more) -> Cell:

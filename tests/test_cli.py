@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from lossspec import audit
-from lossspec.audit import Control
 from lossspec.clauses import clauses
 from lossspec.cli import main
-from lossspec.spec import catalogue
-from lossspec.verdict import Report, replace_file
+from lossspec.report.files import replace_file
+from lossspec.report.records import Report
+from lossspec.spec.catalogue import catalogue
 
 SAMPLE = Path(__file__).parent / "data" / "conformance.json"
 
@@ -189,24 +188,6 @@ def test_bad_input_is_one_line(workplace, words, message):
     assert (result.status, len(result.err)) == (4, 1)
     assert result.err[0].startswith(message)
     assert result.out == []
-
-
-def test_the_audit_of_right_losses_names_each_and_accuses_none(workplace):
-    result = lossspec(workplace, "audit", "--controls", "l1_loss", "--cases=3", "--seed=5")
-    assert result.status == 0, result.out
-    *lines, last = result.out
-    assert "l1_loss/composite: 3 cases, no accusations" in lines
-    assert last == f"profile quick, seed 5: {3 * len(lines)} cases, nothing accused"
-
-
-def test_an_accused_right_loss_is_told_with_its_clause(workplace, monkeypatch):
-    wrong = Control("wrong", "l1_loss", lambda: lambda input, target: input.sum(), "not at all")
-    monkeypatch.setattr(audit, "controls", lambda: {wrong.id: wrong})
-    result = lossspec(workplace, "audit", "--controls", "l1_loss", "--cases=9")
-    assert result.status == 1
-    assert result.out[0].startswith("l1_loss/wrong: ")
-    assert any(line.startswith("  value in case ") for line in result.out)
-    assert result.out[-1].endswith("1 accused")
 
 
 @pytest.mark.parametrize(

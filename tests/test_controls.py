@@ -1,4 +1,4 @@
-"""The controls: right losses in other formulations, which no clause may accuse."""
+"""Right implementations in other formulations, in which no clause may find anything."""
 
 import json
 import logging
@@ -8,16 +8,19 @@ import numpy as np
 import pytest
 import torch
 
-from lossspec.audit import audit, controls
-from lossspec.campaign import deviation_of
-from lossspec.cases import Case
+from lossspec.audit import audit
+from lossspec.baselines import textbook
+from lossspec.cases.case import Case
 from lossspec.clauses import clauses
-from lossspec.implementations import Subject
-from lossspec.oracle import Solved, solve
-from lossspec.spec import catalogue, find
-from lossspec.trial import Trial
+from lossspec.clauses.trial import Trial
+from lossspec.execution.implementation import LossUnderTest
+from lossspec.judging.deviation import deviation_of
+from lossspec.oracle.solver import SolvedCase, solve
+from lossspec.spec.catalogue import catalogue, find
+from tests.defects.catalogue import right_implementations
+from tests.defects.record import judges_of
 
-CONTROLS = controls()
+RIGHT = right_implementations()
 
 
 @pytest.fixture(autouse=True)
@@ -31,20 +34,39 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("control", [pytest.param(c, id=c.id) for c in CONTROLS.values()])
-def test_a_right_loss_is_not_accused(control):
-    (result,) = audit([control], "quick")
-    assert [(k.clause, k.what, k.got, k.want) for k in result.kills] == []
+@pytest.mark.parametrize("right", [pytest.param(r, id=r.id) for r in RIGHT.values()])
+def test_nothing_is_found_in_a_right_implementation(right):
+    only = [name for name in judges_of(right) if not clauses()[name].slow]
+    (result,) = audit([right], "quick", only=only)
+    assert [(each.clause, each.what, each.got, each.want) for each in result.found] == []
     assert result.crashed == {}
 
 
-def test_almost_every_loss_has_several_controls():
+def test_almost_every_loss_has_several_right_implementations():
     counts = dict.fromkeys(catalogue(), 0)
-    for control in CONTROLS.values():
-        counts[control.loss] += 1
+    for right in RIGHT.values():
+        counts[right.loss] += 1
     # Those two own their weights: whoever writes them again writes torch's.
     rewritten = counts.keys() - {"adaptive_log_softmax_with_loss", "linear_cross_entropy"}
     assert {name: counts[name] for name in rewritten if counts[name] < 4} == {}
+
+
+def test_a_textbook_composition_makes_no_tensor_on_another_device():
+    x, t = torch.ones(3, 4, device="meta"), torch.ones(3, device="meta", dtype=torch.int64)
+    lengths = torch.full((3,), 2, device="meta")
+    calls = {
+        "multi_margin_loss": (x, t),
+        "multilabel_margin_loss": (x, t.unsqueeze(-1).expand(3, 4)),
+        "cross_entropy": (x, t, x[0], -100, "mean", 0.1),
+        "nll_loss": (x, t),
+        "ctc_loss": (torch.ones(5, 3, 4, device="meta"), t.expand(3, 3), lengths, lengths),
+        "gaussian_nll_loss": (x, x, 1.0),
+        "binary_cross_entropy": (x, x),
+        "poisson_nll_loss": (x, x, True, True),
+    }
+    assert {
+        name: str(textbook(name)(*call).device) for name, call in calls.items()
+    } == dict.fromkeys(calls, "meta")
 
 
 def test_a_share_of_nearly_everything_is_rounded_like_any_other():
@@ -52,10 +74,10 @@ def test_a_share_of_nearly_everything_is_rounded_like_any_other():
     stored = Path(__file__).parent / "data" / "ctc-softmax-share-near-1.json"
     case = Case.from_json(json.loads(stored.read_text("utf-8")))
     loss = find("ctc_loss")
-    for control in (c for c in CONTROLS.values() if c.loss == "ctc_loss"):
-        subject = Subject(control.id, loss, control.surface, control.make())
-        trial = Trial(subject, Solved(loss, case))
-        assert deviation_of(clauses()["gradient"], trial) is None, control.id
+    for right in (r for r in RIGHT.values() if r.loss == "ctc_loss"):
+        under_test = LossUnderTest(right.id, loss, right.surface, right.make())
+        trial = Trial(under_test, SolvedCase(loss, case))
+        assert deviation_of(clauses()["gradient"], trial) is None, right.id
 
 
 def of_target(tiny, dtype, reduction, count=2):

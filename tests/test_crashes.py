@@ -7,10 +7,18 @@ import sys
 import numpy as np
 import pytest
 
-from lossspec import whereabouts
-from lossspec.campaign import PROFILES, stream
-from lossspec.spec import find
-from lossspec.whereabouts import SUSPECT, Underway, Whereabouts, deaths, fatal_call, noting
+from lossspec.execution import checkpoint
+from lossspec.execution.checkpoint import (
+    SUSPECT,
+    CrashCheckpoint,
+    Underway,
+    crashes,
+    fatal_call,
+    noting,
+)
+from lossspec.judging.profiles import PROFILES
+from lossspec.judging.stream import stream
+from lossspec.spec.catalogue import find
 
 APART = ("-m", "pytest", "--pyargs", "lossspec.suites", "-pno:cacheprovider", "-n1")
 DIES = """
@@ -153,54 +161,54 @@ def case():
 
 @pytest.fixture(autouse=True)
 def sound_process(monkeypatch):
-    monkeypatch.setattr(whereabouts, "_process", {"suspect": False})
+    monkeypatch.setattr(checkpoint, "_process", {"suspect": False})
 
 
 def test_the_call_under_way_is_kept_for_each_death(tmp_path, case):
-    first = Whereabouts(tmp_path, "mine")
+    first = CrashCheckpoint(tmp_path, "mine")
     with noting(first):
         assert first.enter(3, "value")
-        whereabouts.under_way(case, {"target": np.arange(3)})
-    second = Whereabouts(tmp_path, "mine")
+        checkpoint.under_way(case, {"target": np.arange(3)})
+    second = CrashCheckpoint(tmp_path, "mine")
     with noting(second):
         assert not second.enter(3, "value")
         assert second.enter(4, "value")
-        whereabouts.under_way(case)
-    assert deaths(tmp_path, "mine") == [(3, "value"), (4, "value")]
+        checkpoint.under_way(case)
+    assert crashes(tmp_path, "mine") == [(3, "value"), (4, "value")]
     assert second.calls[0].case.to_json() == case.to_json()
     assert second.calls[0].replaced["target"].tolist() == [0, 1, 2]
     assert dict(fatal_call(tmp_path, "mine", 1).replaced) == {}
 
 
 def test_a_call_that_cannot_be_kept_leaves_the_step_known(tmp_path, case):
-    checkpoint = Whereabouts(tmp_path, "mine")
+    checkpoint = CrashCheckpoint(tmp_path, "mine")
     checkpoint.enter(3, "value")
     checkpoint.note(Underway(case, {"target": lambda: None}))
-    assert deaths(tmp_path, "mine") == [(3, "value")]
+    assert crashes(tmp_path, "mine") == [(3, "value")]
     assert fatal_call(tmp_path, "mine", 0) is None
 
 
 def test_no_death_is_left_of_a_campaign_that_ends(tmp_path):
-    checkpoint = Whereabouts(tmp_path, "mine")
+    checkpoint = CrashCheckpoint(tmp_path, "mine")
     checkpoint.enter(3, "value")
     checkpoint.leave()
-    assert deaths(tmp_path, "mine") == []
+    assert crashes(tmp_path, "mine") == []
 
 
 def test_whom_a_campaign_blames_is_held_responsible_until_its_process_ends(tmp_path, case):
-    checkpoint = Whereabouts(tmp_path, "mine")
+    checkpoint = CrashCheckpoint(tmp_path, "mine")
     checkpoint.blame(3, "refuses-classes", Underway(case, {"target": 7}))
     assert checkpoint.enter(4, "value")
     checkpoint.note(Underway(case))
     checkpoint.leave()
-    assert deaths(tmp_path, "mine") == [(3, "refuses-classes")]
+    assert crashes(tmp_path, "mine") == [(3, "refuses-classes")]
     assert fatal_call(tmp_path, "mine", 0).replaced == {"target": 7}
 
 
 def test_a_process_that_may_be_damaged_is_not_held_against_a_later_campaign(tmp_path):
-    Whereabouts(tmp_path, "mine").endanger()
-    later = Whereabouts(tmp_path, "other")
+    CrashCheckpoint(tmp_path, "mine").endanger()
+    later = CrashCheckpoint(tmp_path, "other")
     later.enter(3, "value")
-    assert deaths(tmp_path, "other") == [(SUSPECT, "value")]
-    again = Whereabouts(tmp_path, "other")
+    assert crashes(tmp_path, "other") == [(SUSPECT, "value")]
+    again = CrashCheckpoint(tmp_path, "other")
     assert again.enter(3, "value")

@@ -8,15 +8,19 @@ from textwrap import dedent
 
 import pytest
 
-from lossspec import deviations
-from lossspec.campaign import PROFILES, stream
-from lossspec.cases import Case, features
+from lossspec.cases.case import Case
+from lossspec.cases.features import features
 from lossspec.cli import main
-from lossspec.deviations import DeviationsError, Known
-from lossspec.implementations import load
-from lossspec.plan import Plan
-from lossspec.run import Run, still_fails
-from lossspec.spec import catalogue, find
+from lossspec.errors import DeviationsError
+from lossspec.execution.loading import load
+from lossspec.judging import known_deviations
+from lossspec.judging.known_deviations import KnownDeviation
+from lossspec.judging.known_update import still_fails
+from lossspec.judging.plan import Plan
+from lossspec.judging.profiles import PROFILES
+from lossspec.judging.stream import stream
+from lossspec.judging.verdict import Run
+from lossspec.spec.catalogue import catalogue, find
 
 L1 = find("l1_loss")
 QUICK = ("--profile=quick", "--loss=l1_loss", "--clause=value,accepts")
@@ -43,13 +47,13 @@ def case_with(dtype: str, *options: str) -> Case:
 PLAIN, HALF, WEIGHTED = case_with("float32"), case_with("float16"), case_with("float64", "weight")
 
 
-def known(case: Case = HALF, **more) -> Known:
+def known(case: Case = HALF, **more) -> KnownDeviation:
     named = {"loss": "l1_loss", "clause": "value", "reason": "explained", "case": case}
-    return Known(**{**named, **more})
+    return KnownDeviation(**{**named, **more})
 
 
-def listed(workplace, *entries: Known) -> str:
-    deviations.write(workplace.path / "known.toml", list(entries))
+def listed(workplace, *entries: KnownDeviation) -> str:
+    known_deviations.write(workplace.path / "known.toml", list(entries))
     return f"--deviations={workplace.path / 'known.toml'}"
 
 
@@ -70,8 +74,8 @@ def test_a_shipped_entry_need_not_hold_on_an_accelerator(
     monkeypatch, accelerator, shipped, verdict
 ):
     entry = known(PLAIN)
-    monkeypatch.setattr("lossspec.run.accelerates", lambda device: accelerator)
-    monkeypatch.setattr(deviations, "shipped", lambda name: [entry] if shipped else [])
+    monkeypatch.setattr("lossspec.judging.cell_record.accelerates", lambda device: accelerator)
+    monkeypatch.setattr(known_deviations, "shipped", lambda name: [entry] if shipped else [])
     implementation = load("torch.nn.functional")
     plan = Plan([implementation], ("l1_loss",), ("value",))
     (cell,) = plan.cells()
@@ -187,7 +191,7 @@ def test_an_entry_about_an_absent_loss_is_not_asked_for_in_another_version(workp
     assert {cell["reason"] for cell in workplace.cells("right").values()} == {
         "right has no l1_loss"
     }
-    assert run.status == 0
+    assert run.status == 4  # nothing was judged
 
 
 def test_an_entry_counts_in_every_dtype_that_it_is_about(workplace):
@@ -284,14 +288,14 @@ def test_a_file_comes_back_as_it_was(tmp_path):
     )
     quoted = dataclasses.replace(PLAIN, parameters={"text": "it's"})
     path = tmp_path / "new" / "known.toml"
-    deviations.write(path, [odd, known(PLAIN)])
-    got = deviations.read(path)
+    known_deviations.write(path, [odd, known(PLAIN)])
+    got = known_deviations.read(path)
     assert [(g.reason, g.link, g.when, g.file) for g in got] == [
         (odd.reason, odd.link, odd.when, "known.toml"),
         ("explained", None, {}, "known.toml"),
     ]
     assert [g.case.to_json() for g in got] == [HALF.to_json(), PLAIN.to_json()]
-    deviations.write(path, [known(quoted)])
+    known_deviations.write(path, [known(quoted)])
     (entry,) = tomllib.loads(path.read_text("utf-8"))["deviation"]
     assert json.loads(entry["case"])["parameters"] == {"text": "it's"}
 
@@ -310,20 +314,20 @@ def test_a_file_without_bounds_is_one_error(tmp_path, path, text, message):
         path = tmp_path / path
         path.write_text(text)
     with pytest.raises(DeviationsError) as caught:
-        deviations.read(Path(path))
+        known_deviations.read(Path(path))
     assert str(caught.value).startswith(f"{path}: {message}")
     assert str(caught.value).isprintable()
 
 
 @pytest.mark.parametrize("name", ["torch.nn", "torch.nn.functional"])
 def test_the_shipped_files_give_reasons(name):
-    entries = deviations.shipped(name)
+    entries = known_deviations.shipped(name)
     assert entries
     assert all(len(entry.reason) > 40 for entry in entries)
 
 
 def test_most_implementations_have_no_shipped_file():
-    assert deviations.shipped("nosuch") == []
+    assert known_deviations.shipped("nosuch") == []
 
 
 STORED = json.dumps(HALF.to_json())
@@ -380,7 +384,7 @@ def test_a_wrong_entry_is_told_with_its_place(tmp_path, changes, message):
     path = tmp_path / "known.toml"
     path.write_text("\n".join(["[[deviation]]", *lines]), "utf-8")
     with pytest.raises(DeviationsError) as caught:
-        deviations.read(path)
+        known_deviations.read(path)
     assert str(caught.value).startswith(f"{path}: deviation 1: {message}")
 
 
@@ -388,7 +392,7 @@ def test_a_wrong_entry_is_told_with_its_place(tmp_path, changes, message):
 def test_every_feature_of_a_case_can_be_listed(name):
     loss = catalogue()[name]
     for solved in stream(loss, PROFILES["quick"], 0):
-        assert features(solved.case) <= {*deviations._features(loss)}
+        assert features(solved.case) <= {*known_deviations._features(loss)}
 
 
 def inline(value) -> str:
@@ -412,7 +416,7 @@ def test_a_file_of_another_kind_is_told_as_such(tmp_path, text, message):
     path = tmp_path / "known.toml"
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(DeviationsError) as caught:
-        deviations.read(path)
+        known_deviations.read(path)
     assert str(caught.value).startswith(f"{path}: {message}")
 
 
@@ -427,7 +431,7 @@ def update(workplace, *words: str):
 def test_an_update_adds_keeps_and_drops(workplace):
     workplace.write(wrong=WRONG)
     assert update(workplace, "wrong", "--update").out[-1].startswith("known.toml: 0 kept, ")
-    added = deviations.read(workplace.path / "known.toml")
+    added = known_deviations.read(workplace.path / "known.toml")
     assert {entry.loss for entry in added} == {"l1_loss"}
     assert "value" in {entry.clause for entry in added}
     assert all(entry.reason.startswith("not explained yet: ") for entry in added)
@@ -436,12 +440,12 @@ def test_an_update_adds_keeps_and_drops(workplace):
 
     explained = known(WEIGHTED, when={"options": ["weight"]})
     elsewhere = known(PLAIN, when={"version": ">9"})
-    deviations.write(workplace.path / "known.toml", [explained, elsewhere, known(PLAIN)])
+    known_deviations.write(workplace.path / "known.toml", [explained, elsewhere, known(PLAIN)])
     count = len(added)
     assert update(workplace, "wrong", "--update").out[-1] == (
         f"known.toml: 2 kept, {count} added, 1 no longer fail"
     )
-    got = deviations.read(workplace.path / "known.toml")
+    got = known_deviations.read(workplace.path / "known.toml")
     assert [entry.reason for entry in got[:2]] == ["explained", "explained"]
     assert got[1].when == {"version": ">9"}
     assert update(workplace, "wrong").out[0] == "l1_loss/value: explained"
@@ -449,9 +453,9 @@ def test_an_update_adds_keeps_and_drops(workplace):
     workplace.write(wrong=RIGHT)
     (workplace.path / "wrong.py").touch()
     assert ", 0 added, " in update(workplace, "wrong", "--update").out[-1]
-    left = deviations.read(workplace.path / "known.toml")
+    left = known_deviations.read(workplace.path / "known.toml")
     # What is mended goes; what torch itself breaks, and is listed for it, stays.
-    shipped = deviations.shipped("torch.nn.functional")
+    shipped = known_deviations.shipped("torch.nn.functional")
     torchs = {entry.clause for entry in shipped if entry.loss == "l1_loss"}
     assert any(entry.when == {"version": ">9"} for entry in left)
     assert all(entry.when == {"version": ">9"} or entry.clause in torchs for entry in left)
@@ -463,11 +467,11 @@ def test_an_update_keeps_what_is_about_another_version(workplace, version):
     workplace.write(mine=f"__version__ = {version!r}\n{RIGHT}")
     before = known(when={"version": "<2.14"}, link="https://example.org/1")
     here = known(PLAIN, when={"version": ">=2.14"})
-    deviations.write(workplace.path / "known.toml", [before, here])
+    known_deviations.write(workplace.path / "known.toml", [before, here])
     said = update(workplace, "mine", "--update").out[-1]
     assert said.startswith("known.toml: 1 kept, ")
     assert said.endswith(" 1 no longer fail")
-    kept = deviations.read(workplace.path / "known.toml")[0]
+    kept = known_deviations.read(workplace.path / "known.toml")[0]
     assert (kept.when, kept.link, kept.case.to_json()) == (before.when, before.link, HALF.to_json())
 
 
@@ -476,7 +480,7 @@ def test_what_a_shipped_entry_is_about_fails_on_this_torch_and_nothing_else(name
     # Clauses that trace take seconds each; these are the entries with a version condition.
     implementation = load(name)
     cells = {(cell.loss.name, cell.clause.name): cell for cell in Plan([implementation]).cells()}
-    asked = [entry for entry in deviations.shipped(name) if "version" in entry.when]
+    asked = [entry for entry in known_deviations.shipped(name) if "version" in entry.when]
     assert asked
     for entry in asked:
         cell = cells[entry.loss, entry.clause]
@@ -494,7 +498,7 @@ def test_an_update_tells_the_surfaces_apart(workplace):
         """
     )
     update(workplace, "wrong", "--update")
-    entries = deviations.read(workplace.path / "known.toml")
+    entries = known_deviations.read(workplace.path / "known.toml")
     assert "result-shape" in {entry.clause for entry in entries}
     assert {json.dumps(entry.when) for entry in entries} == {'{"surface": "function"}'}
     words = ("--profile=quick", "--loss=l1_loss", "--deviations=known.toml")
@@ -521,7 +525,9 @@ def test_what_cannot_be_updated_is_one_message(workplace, words, message):
 def test_the_listed_are_printed(workplace):
     result = workplace.within(lambda: main(["deviations", "torch.nn"]))
     names = {line.partition(":")[0] for line in result.out}
-    assert {f"{entry.loss}/{entry.clause}" for entry in deviations.shipped("torch.nn")} == names
+    assert {
+        f"{entry.loss}/{entry.clause}" for entry in known_deviations.shipped("torch.nn")
+    } == names
     assert all(name.partition("/")[0] in catalogue() for name in names)
 
 

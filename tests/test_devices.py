@@ -1,16 +1,26 @@
 """Another device than the processor: a stand-in, on which the suite runs as on any accelerator."""
 
+from pathlib import Path
 from textwrap import dedent
 
 import pytest
 import standin
 
+CLONE = Path(__file__).parents[1]
 HERE = ("result-device", "no-host-copy", "refuses-mixed-devices")
 SEEN = (*HERE, "accepts", "value", "gradient", "random-state")
+#: Written where the clone is not on the path.
 LOSSES = """
+    import sys
+    sys.path.insert(0, CLONE)
     import torch
     from lossspec import Implementation
-    from lossspec.audit.right import L1, BCEWithLogits, CrossEntropy, Huber, KLDiv, NLL
+    from tests.defects.binary_cross_entropy_with_logits import BCEWithLogits
+    from tests.defects.cross_entropy import CrossEntropy
+    from tests.defects.huber_loss import Huber
+    from tests.defects.kl_div import KLDiv
+    from tests.defects.l1_loss import L1
+    from tests.defects.nll_loss import NLL
 
     class ResultOnHost(L1):
         def leave(self, c, result):
@@ -121,7 +131,12 @@ def place(outpost):
         library = standin.load(Path({str(library)!r}))
     """
     single = "from accelerator import library\n\nlibrary.standin_without_doubles()\n"
-    outpost.write(accelerator=plugin, without_doubles=single, losses=LOSSES, moved=MODULE)
+    outpost.write(
+        accelerator=plugin,
+        without_doubles=single,
+        losses=LOSSES.replace("CLONE", repr(str(CLONE))),
+        moved=MODULE,
+    )
     return outpost
 
 
@@ -153,7 +168,7 @@ def test_torch_takes_the_stand_in_for_an_accelerator(place):
         place,
         """
         import torch
-        from lossspec.devices import DeviceError, chosen, present
+        from lossspec.execution.devices import DeviceError, chosen, present
 
         print(torch.accelerator.current_accelerator(), present())
         print(chosen(["all"]), chosen(["standin:0"]))

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from lossspec import cli, deviations
-from lossspec.campaign import PROFILES
-from lossspec.options import OPTIONS
-from lossspec.render.spec import COMMAND
-from lossspec.spec import REAL_DTYPES, catalogue
-from lossspec.verdict import Verdict
+from lossspec import cli
+from lossspec.dtypes import REAL_DTYPES
+from lossspec.judging import known_deviations
+from lossspec.judging.profiles import PROFILES
+from lossspec.pytest_plugin.options import OPTIONS
+from lossspec.report.verdict import Verdict
+from lossspec.spec.catalogue import catalogue
+from lossspec.spec_pages.pages import COMMAND
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -134,11 +136,11 @@ def test_toml_parses_and_its_keys_are_known(path):
             data = tomllib.loads(code)
             assert data
             for entry in data.get("deviation", []):
-                assert set(entry) <= deviations._KEYS
-                assert set(entry.get("when", {})) <= deviations._WHEN
+                assert set(entry) <= known_deviations._KEYS
+                assert set(entry.get("when", {})) <= known_deviations._WHEN
                 assert {"loss", "clause", "reason", "case"} <= set(entry)
             for group in data.get("project", {}).get("entry-points", {}):
-                assert group in ("lossspec.specs", "lossspec.implementations")
+                assert group in ("lossspec.specs", "lossspec.clauses", "lossspec.implementations")
 
 
 @named
@@ -187,7 +189,8 @@ def resolves(dotted):
 
 @named
 def test_every_option_that_is_named_exists(path):
-    known = {"--pyargs", "--noconftest", "--group", "--tx"}  # of pytest, pip and pytest-xdist
+    known = {"--check"}  # of `python -m tests.defects record`
+    known |= {"--pyargs", "--noconftest", "--group", "--tx"}  # of pytest, pip and pytest-xdist
     known |= {"--benchmark-columns", "--benchmark-sort", "--benchmark-json"}  # of pytest-benchmark
     for benchmark in (ROOT / "benchmarks").glob("*.py"):
         known |= set(re.findall(r'"(--[a-z-]+)"', benchmark.read_text("utf-8")))
@@ -239,7 +242,7 @@ def test_the_table_of_profiles_says_how_many_cases_there_are():
 
 def test_the_guide_to_deviations_names_every_condition():
     text = (DOCS / "reading-a-report.md").read_text("utf-8")
-    assert [name for name in deviations._WHEN if f"`{name}`" not in text] == []
+    assert [name for name in known_deviations._WHEN if f"`{name}`" not in text] == []
 
 
 def test_the_table_of_budgets_has_a_number_for_each_loss_and_dtype():

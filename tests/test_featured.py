@@ -8,12 +8,13 @@ import torch
 from torch.nn import functional as F
 
 import lossspec
-from lossspec.campaign import PROFILES, Campaign
 from lossspec.clauses import clauses, mode
-from lossspec.featured import MEANS, OTHERS, Candidate, chosen, drawn_for, options
-from lossspec.implementations import Implementation
-from lossspec.spec import catalogue, find
-from lossspec.verdict import Verdict
+from lossspec.execution.implementation import Implementation
+from lossspec.judging.campaign import Campaign
+from lossspec.judging.costly_cases import MEANS, OTHERS, Candidate, chosen, drawn_for, options
+from lossspec.judging.profiles import PROFILES
+from lossspec.report.verdict import Verdict
+from lossspec.spec.catalogue import catalogue, find
 
 #: Options that no value shows: how to work through a batch, and how large a class's layers are.
 HIDDEN = {"linear_cross_entropy": {"options"}, "adaptive_log_softmax_with_loss": {"div_value"}}
@@ -37,9 +38,8 @@ def losing(name, option, way=torch.compiler.is_compiling):
 def found(name, target, seed, clause="compiled"):
     """The first deviation as it was judged, with no excuse sought and before it is shrunk."""
     implementation = Implementation("mine", functions={name: target})
-    (subject,) = implementation.subjects(find(name))
-    campaign = Campaign(subject, [clauses()[clause]], PROFILES["standard"], seed)
-    campaign._simplify = lambda ledgers: None
+    (under_test,) = implementation.losses_under_test(find(name))
+    campaign = Campaign(under_test, [clauses()[clause]], PROFILES["standard"], seed, shrinks=False)
     return campaign.run()[clause].found
 
 

@@ -9,7 +9,8 @@ from textwrap import dedent
 import pytest
 
 from lossspec import parametrize
-from lossspec.implementations import ImplementationError, load
+from lossspec.errors import ImplementationError
+from lossspec.execution.loading import load
 
 LOSSES = """
     from beside import half

@@ -5,8 +5,8 @@ from textwrap import dedent
 
 import pytest
 
-from lossspec import deviations
-from lossspec.folders import LONGEST, folders
+from lossspec.judging import known_deviations
+from lossspec.report.folders import LONGEST, folders
 
 HARMLESS = {
     "torch.nn": "torch.nn",
@@ -126,5 +126,5 @@ def test_a_name_reads_no_other_file_of_deviations(name, tmp_path, monkeypatch):
     shipped = tmp_path / "a" / "b" / "c"
     shipped.mkdir(parents=True)
     (tmp_path / "evil.toml").write_text(dedent("[[deviation]]"))
-    monkeypatch.setattr(deviations, "SHIPPED", shipped)
-    assert deviations.shipped.__wrapped__(name) == []
+    monkeypatch.setattr(known_deviations, "SHIPPED", shipped)
+    assert known_deviations.shipped.__wrapped__(name) == []

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from textwrap import dedent
 
-from lossspec.verdict import Report
+from lossspec.report.records import Report
 
 ROOT = Path(__file__).parents[1]
 
@@ -37,7 +37,7 @@ CLAUSE = '''
 """Clauses on the sign of a result."""
 
 from lossspec.clauses import Judgement, clause
-from lossspec.trial import Deviation, Trial
+from lossspec.clauses.trial import Deviation, Trial
 
 
 @clause(lambda loss, surface: loss.name == "squared_hinge_loss")

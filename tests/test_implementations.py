@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lossspec.implementations import Implementation, ImplementationError, Subject, load
-from lossspec.spec import UnknownName, find
+from lossspec.errors import ImplementationError, UnknownName
+from lossspec.execution.implementation import Implementation, LossUnderTest
+from lossspec.execution.loading import load
+from lossspec.spec.catalogue import find
 
 L1 = find("l1_loss")
 
@@ -162,8 +164,10 @@ def test_a_loss_that_is_not_specified_is_refused(kind):
 
 def test_a_loss_that_it_specifies_itself_is_not():
     own = dataclasses.replace(L1, name="own_loss", module=None)
-    (subject,) = Implementation("mine", {"own_loss": F.l1_loss}, own=(own,)).subjects(own)
-    assert (subject.loss, subject.surface) == (own, "function")
+    (under_test,) = Implementation("mine", {"own_loss": F.l1_loss}, own=(own,)).losses_under_test(
+        own
+    )
+    assert (under_test.loss, under_test.surface) == (own, "function")
 
 
 class Module(torch.nn.Module):
@@ -185,22 +189,33 @@ class Module(torch.nn.Module):
     ],
 )
 def test_a_signature_tells_what_is_taken(target, takes):
-    subject = Subject("mine", L1, "function", target)
-    assert {name for name in ("weight", "reduction") if subject.takes(name)} == takes
+    under_test = LossUnderTest("mine", L1, "function", target)
+    assert {name for name in ("weight", "reduction") if under_test.takes(name)} == takes
 
 
 def test_a_tensor_named_like_an_option_is_not_the_option():
     poisson = find("poisson_nll_loss")
     for target in (lambda log_input, target, full=False: 0, torch.nn.PoissonNLLLoss().forward):
-        assert not Subject("mine", poisson, "function", target).takes("log_input")
-    assert Subject("mine", poisson, "function", lambda log_input, target, full=False: 0).takes(
-        "full"
-    )
-    assert Subject("mine", poisson, "function", F.poisson_nll_loss).takes("log_input")
-    assert Subject("mine", poisson, "class", torch.nn.PoissonNLLLoss).takes("log_input")
+        assert not LossUnderTest("mine", poisson, "function", target).takes("log_input")
+    assert LossUnderTest(
+        "mine", poisson, "function", lambda log_input, target, full=False: 0
+    ).takes("full")
+    assert LossUnderTest("mine", poisson, "function", F.poisson_nll_loss).takes("log_input")
+    assert LossUnderTest("mine", poisson, "class", torch.nn.PoissonNLLLoss).takes("log_input")
 
 
 def test_only_what_can_be_called_is_a_loss():
     space = SimpleNamespace(l1_loss=torch.nn, mse_loss=3, huber_loss=F.huber_loss, HuberLoss=None)
     got = Implementation.of("space", space)
     assert (list(got.functions), list(got.classes)) == (["huber_loss"], [])
+
+
+@pytest.mark.parametrize("name", ["torch.nn", "torch.nn.functional"])
+def test_torch_itself_is_declared_as_the_reference(name):
+    assert load(name).reference
+
+
+def test_an_implementation_of_another_name_is_no_reference():
+    assert not Implementation(
+        "torch.nn", functions={"mse_loss": torch.nn.functional.mse_loss}
+    ).reference

@@ -6,8 +6,9 @@ import time
 
 import pytest
 
-from lossspec import cli, patience
+from lossspec import cli
 from lossspec.cli import main
+from lossspec.execution import timeout
 
 APART = ("-m", "pytest", "--pyargs", "lossspec.suites", "-p", "no:cacheprovider")
 WORDS = ("--impl=mine", "--loss=huber_loss,l1_loss", "--profile=quick", "--clause=accepts,value")
@@ -189,10 +190,10 @@ def test_any_command_that_is_interrupted_says_so_in_a_line(workplace, monkeypatc
 
 def test_a_signal_that_the_process_ignores_stays_ignored_and_the_handlers_come_back(monkeypatch):
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    undo = patience.ends_orderly()
+    undo = timeout.ends_orderly()
     try:
         press()
-        assert not patience.told_to_end()
+        assert not timeout.told_to_end()
         assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
     finally:
         undo()
@@ -201,14 +202,14 @@ def test_a_signal_that_the_process_ignores_stays_ignored_and_the_handlers_come_b
 
 
 def test_what_comes_later_than_the_first_interruption_interrupts_again(monkeypatch):
-    monkeypatch.setattr(patience, "AGAIN", 0.0)
-    undo = patience.ends_orderly()
+    monkeypatch.setattr(timeout, "AGAIN", 0.0)
+    undo = timeout.ends_orderly()
     try:
         for _ in range(2):
             with pytest.raises(KeyboardInterrupt):
                 press()
-        patience.reports_now()
+        timeout.reports_now()
         press()
     finally:
         undo()
-    assert not patience.told_to_end()
+    assert not timeout.told_to_end()

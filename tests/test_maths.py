@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from autograd import make_vjp
 
-from lossspec import maths
-from lossspec.budget import SLACK, Extended, precision
-from lossspec.maths import ROUNDING_MEMBERS, SIDES, Ensemble, ensemble, step_of
+from lossspec.dtypes import Extended, precision
+from lossspec.maths import words as maths
+from lossspec.maths.ensemble import ROUNDING_MEMBERS, SIDES, Ensemble, ensemble, step_of
+from lossspec.thresholds import SLACK
 
 INF = np.inf
 NAN = np.nan

@@ -6,14 +6,14 @@ import torch
 from torch.nn import functional as F
 
 import lossspec
-from lossspec.campaign import deviation_of
-from lossspec.cases import published
+from lossspec.cases.case import published
 from lossspec.clauses import clauses
-from lossspec.implementations import Subject
-from lossspec.oracle import Solved, solve
-from lossspec.spec import catalogue, find
-from lossspec.trial import Trial
-from lossspec.verdict import Verdict
+from lossspec.clauses.trial import Trial
+from lossspec.execution.implementation import LossUnderTest
+from lossspec.judging.deviation import deviation_of
+from lossspec.oracle.solver import SolvedCase, solve
+from lossspec.report.verdict import Verdict
+from lossspec.spec.catalogue import catalogue, find
 
 LOSSES = list(catalogue())
 
@@ -246,8 +246,8 @@ def test_a_wrong_shape_of_one_element_on_fake_tensors_is_found():
             return F.multi_margin_loss(input.view(1), target.long(), reduction="none")
         return F.l1_loss(input, target, reduction=reduction)
 
-    subject = Subject("mine", find("l1_loss"), "function", flat)
-    trial = Trial(subject, Solved(find("l1_loss"), case))
+    under_test = LossUnderTest("mine", find("l1_loss"), "function", flat)
+    trial = Trial(under_test, SolvedCase(find("l1_loss"), case))
     deviation = deviation_of(clauses()["fake-tensors"], trial)
     assert deviation is not None
     assert (deviation.got, deviation.want) == ("torch.float32 [1]", "torch.float32 []")

@@ -5,9 +5,12 @@ import torch
 
 import lossspec
 from lossspec.cli import main
-from lossspec.implementations import Implementation, ImplementationError, load
+from lossspec.errors import ImplementationError, UnknownName
+from lossspec.execution.implementation import Implementation
+from lossspec.execution.loading import load
 from lossspec.nearest import SHORT, alike, nearest, suggestion
-from lossspec.spec import UnknownName, catalogue, find, names_of
+from lossspec.spec.catalogue import catalogue, find
+from lossspec.spec.loss import names_of
 
 FEW = ("quick", "standard", "deep")
 
@@ -141,8 +144,6 @@ class Halved:
 def test_an_instance_is_not_taken_for_a_class(made):
     kind = type(made).__name__
     want = rf"is an instance of {kind}, not a class: pass the class, {kind} without parentheses, "
-    with pytest.raises(TypeError, match=f"^target {want}.* with each reduction; to judge this one"):
-        lossspec.check("mse_loss", made)
     with pytest.raises(ImplementationError, match=f"^mine: MSELoss {want}"):
         Implementation("mine", classes={"MSELoss": made})
 
@@ -178,7 +179,7 @@ class Whole(torch.nn.Module):
     ],
 )
 def test_an_object_that_takes_everything_in_its_call_is_a_function(target):
-    from lossspec.implementations import unconstructed
+    from lossspec.execution.implementation import unconstructed
 
     assert unconstructed(find("mse_loss"), target, "function") is None
 

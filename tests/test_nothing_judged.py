@@ -3,7 +3,7 @@
 import pytest
 
 import lossspec
-from lossspec.plan import EmptyPlan
+from lossspec.errors import EmptyPlan
 
 SPARSE = """
     from torch.nn.functional import l1_loss, mse_loss

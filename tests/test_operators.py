@@ -14,7 +14,7 @@ from lossspec.audit.table import matrix, summary
 from lossspec.clauses import clauses
 from lossspec.cli import main
 from lossspec.implementations.oracle import function
-from lossspec.spec import find
+from lossspec.spec.catalogue import find
 
 
 def plus_nothing(input, target, weight):
@@ -45,7 +45,7 @@ def test_every_version_is_another(margin_ranking):
 
 def test_every_version_is_found(margin_ranking):
     results = list(audit(margin_ranking, "quick", first_only=True))
-    assert [result.subject.wrong for result in results if result.survived] == []
+    assert [result.implementation.wrong for result in results if result.missed] == []
 
 
 def test_a_change_that_changes_nothing_is_no_version():
@@ -76,10 +76,11 @@ def test_the_summary_counts_and_names_who_was_not_found(margin_ranking):
     missed = Result(second, (), 60, 1.0)
     text = summary("margin_ranking_loss", [found, missed])
     assert text.startswith("margin_ranking_loss: 1 of 2 wrong losses found (50.0%)")
+    assert f"  first found by {found.found[0].clause} (1)" in text.splitlines()
     assert f"not found: {second.id}: {second.wrong}" in text
     table = matrix([found, missed]).splitlines()
     assert len(table) == 4
-    assert found.kills[0].clause in table[2]
+    assert found.found[0].clause in table[2]
     assert table[3].endswith("| - | nothing |")
 
 
@@ -89,11 +90,11 @@ def test_a_page_shows_which_clause_found_what_and_what_none_did():
     html = page("a test", [found, Result(second, (), 60, 1.0)])
     assert "1 of 2 <small>wrong losses found" in html
     head = re.findall(r'<th scope="col"[^>]* title="[^"]+">([\w-]+)</th>', html)
-    assert head == [name for name in clauses() if name in {kill.clause for kill in found.kills}]
+    assert head == [name for name in clauses() if name in {each.clause for each in found.found}]
     rows = [
         re.findall(r"<td[^>]*>(.*?)</td>", row) for row in html.split('<tr><th scope="row">')[1:]
     ]
-    case = {kill.clause: str(kill.index + 1) for kill in found.kills}
+    case = {each.clause: str(each.index + 1) for each in found.found}
     assert rows[0][1:] == [case[name] for name in head]
     assert rows[1] == ["–"] + [""] * len(head)
     assert f"<h3>{second.id}</h3>" in html

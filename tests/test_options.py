@@ -6,7 +6,7 @@ from textwrap import dedent
 import pytest
 
 from lossspec.cli import main
-from lossspec.options import OPTIONS, expanded, named, prefixed
+from lossspec.pytest_plugin.options import OPTIONS, expanded, named, prefixed
 
 ROOT = Path(__file__).parents[1]
 SUITE = ("--pyargs", "lossspec.suites", "-p", "no:cacheprovider", "-p", "no:faulthandler")
@@ -48,11 +48,11 @@ def test_a_suite_may_have_options_of_all_short_names(workplace, monkeypatch, by)
     if by == "conftest":
         put(workplace, conftest=TAKES)
     else:
-        put(workplace, standin=TAKES)
+        put(workplace, another_plugin=TAKES)
         if by == "-p":
-            words += ["-p", "standin"]
+            words += ["-p", "another_plugin"]
         else:
-            monkeypatch.setenv("PYTEST_PLUGINS", "standin")
+            monkeypatch.setenv("PYTEST_PLUGINS", "another_plugin")
     put(workplace, test_own=READS)
     result = run(workplace, *words)
     assert result.status == 0, result.out + result.err
@@ -91,14 +91,14 @@ def test_a_suite_may_have_fixtures_and_folders_of_the_same_names(workplace, more
                 return 3
 
             @pytest.fixture(params=[4, 5])
-            def heat(request):
+            def timing_cell(request):
                 return request.param
 
             def test_conformance(cell, conformance):
                 assert (cell, conformance) == (1, 2)
 
-            def test_timing(heat, timed):
-                assert (heat, timed) in ((4, 3), (5, 3))
+            def test_timing(timing_cell, timed):
+                assert (timing_cell, timed) in ((4, 3), (5, 3))
         """,
     )
     result = run(workplace, "own", *(more or SUITE[2:]))
@@ -113,7 +113,7 @@ def test_without_an_implementation_nothing_is_imported_printed_or_written(workpl
             import sys
 
             def test_own():
-                loaded = {"torch", "numpy", "lossspec.conformance", "hypothesis.core"}
+                loaded = {"torch", "numpy", "lossspec.pytest_plugin.session", "hypothesis.core"}
                 assert loaded & set(sys.modules) == set()
                 assert "lossspec.plugin" in sys.modules
         """,
@@ -227,12 +227,12 @@ def test_a_value_that_another_plugins_option_cannot_take_is_explained(workplace,
     monkeypatch.syspath_prepend(workplace.path)
     put(
         workplace,
-        standin="""
+        another_plugin="""
             def pytest_addoption(parser):
                 parser.addoption("--profile", action="store_true")
         """,
     )
-    result = run(workplace, *SUITE, "-p", "standin", "--impl=mine", "--profile=quick")
+    result = run(workplace, *SUITE, "-p", "another_plugin", "--impl=mine", "--profile=quick")
     assert result.status == pytest.ExitCode.USAGE_ERROR
     said = "  lossspec: each of its options is also --lossspec-NAME, which nobody else has"
     assert said in result.err

@@ -6,9 +6,10 @@ import torch
 from torch.nn import functional as F
 
 import lossspec
-from lossspec.outcome import MOST, oversized
-from lossspec.tensors import first_numbers, to_extended
-from lossspec.trial import Deviation
+from lossspec.clauses.trial import Deviation
+from lossspec.execution.outcome import oversized
+from lossspec.execution.tensors import first_numbers, to_extended
+from lossspec.thresholds import RESULT_NUMBERS
 
 SIDE = 10**6
 
@@ -52,17 +53,19 @@ def test_an_enormous_result_in_another_mode_deviates_there():
 
 def test_a_large_result_of_the_right_shape_is_read():
     case = next(iter(_cases("mse_loss")))
-    many = np.zeros(MOST + 1, np.float32)
+    many = np.zeros(RESULT_NUMBERS + 1, np.float32)
     case = case.with_(cotangent=many)
-    assert not oversized(torch.zeros(MOST + 1), case)
-    assert oversized(torch.zeros(MOST + 2), case)
+    assert not oversized(torch.zeros(RESULT_NUMBERS + 1), case)
+    assert oversized(torch.zeros(RESULT_NUMBERS + 2), case)
     assert not oversized(None, case)
 
 
 def _cases(name):
-    from lossspec.campaign import PROFILES, stream
+    from lossspec.judging.profiles import PROFILES
+    from lossspec.judging.stream import stream
+    from lossspec.spec.catalogue import find
 
-    return (solved.case for solved in stream(lossspec.spec.find(name), PROFILES["quick"], 0))
+    return (solved.case for solved in stream(find(name), PROFILES["quick"], 0))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])

@@ -6,21 +6,22 @@ from contextlib import suppress
 
 import pytest
 
-from lossspec import patience
-from lossspec.campaign import PROFILES, Campaign
 from lossspec.clauses import clauses
-from lossspec.implementations import Subject
-from lossspec.patience import Endless, limited
-from lossspec.spec import find
+from lossspec.execution import timeout
+from lossspec.execution.implementation import LossUnderTest
+from lossspec.execution.timeout import CallTimeout, time_limit
+from lossspec.judging.campaign import Campaign
+from lossspec.judging.profiles import PROFILES
+from lossspec.spec.catalogue import find
 
 ENDLESS = """
     import time
     from itertools import repeat
 
-    from lossspec import patience
+    from lossspec.execution import timeout
     from torch.nn import functional as F
 
-    patience.LIMIT = 1.0
+    timeout.LIMIT = 1.0
 
     def mse_loss(input, target, weight=None, reduction="mean"):
         while input.ndim == 3:
@@ -41,11 +42,11 @@ ENDLESS = """
 
 @pytest.fixture
 def impatient(monkeypatch):
-    monkeypatch.setattr(patience, "LIMIT", 0.05)
+    monkeypatch.setattr(timeout, "LIMIT", 0.05)
 
 
 def test_a_call_that_does_not_end_is_a_crash_that_shows_the_call(workplace, monkeypatch):
-    monkeypatch.setattr(patience, "LIMIT", patience.LIMIT)  # what the module sets is undone
+    monkeypatch.setattr(timeout, "LIMIT", timeout.LIMIT)  # what the module sets is undone
     workplace.write(endless=ENDLESS)
     result = workplace.run("--impl=endless", "--loss=mse_loss,huber_loss", "--profile=quick")
     assert result.status == 1
@@ -78,37 +79,37 @@ def test_what_was_not_settled_before_an_endless_call_does_not_conform(monkeypatc
             time.sleep(0.01)
         return (input.detach() - target.detach()).square().mean()
 
-    monkeypatch.setattr(patience, "LIMIT", 0.3)
+    monkeypatch.setattr(timeout, "LIMIT", 0.3)
     names = ("accepts", "gradient", "value")
     mse = find("mse_loss")
     judged = [clauses()[name] for name in names]
-    subject = Subject("late", mse, "function", late)
-    campaign = Campaign(subject, judged, PROFILES["standard"])
+    under_test = LossUnderTest("late", mse, "function", late)
+    campaign = Campaign(under_test, judged, PROFILES["standard"])
     found = campaign.run()
-    assert campaign.endless is not None
+    assert campaign.timed_out is not None
     # Every gradient so far was missing; whether one should have been there is not known.
     assert found["gradient"].examples > 0
     assert campaign.learns(found["gradient"])
 
 
 def test_what_ends_in_time_is_left_alone(impatient):
-    with limited():
+    with time_limit():
         pass
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
 def test_what_only_waits_for_a_processor_is_given_more_time(monkeypatch):
-    monkeypatch.setattr(patience, "LIMIT", 0.2)
-    monkeypatch.setattr(patience, "WAITS", 1e6)
-    with limited():
+    monkeypatch.setattr(timeout, "LIMIT", 0.2)
+    monkeypatch.setattr(timeout, "WAITS", 1e6)
+    with time_limit():
         time.sleep(0.4)
-    monkeypatch.setattr(patience, "WAITS", 1.5)
-    with pytest.raises(Endless), limited():
+    monkeypatch.setattr(timeout, "WAITS", 1.5)
+    with pytest.raises(CallTimeout), time_limit():
         time.sleep(60)
 
 
 def test_an_error_of_the_call_is_not_taken_for_a_late_one(impatient):
-    with pytest.raises(KeyError), limited():
+    with pytest.raises(KeyError), time_limit():
         raise KeyError
 
 
@@ -118,14 +119,14 @@ def test_an_endless_call_cannot_take_the_interruption_for_an_error_of_its_own(im
             with suppress(Exception):
                 signal.pause()
 
-    with pytest.raises(Endless), limited():
+    with pytest.raises(CallTimeout), time_limit():
         stubborn()
 
 
 def test_a_timer_that_runs_already_keeps_running(impatient):
     signal.setitimer(signal.ITIMER_REAL, 100)
     try:
-        with limited():
+        with time_limit():
             assert signal.getitimer(signal.ITIMER_REAL)[0] > 90
         assert signal.getitimer(signal.ITIMER_REAL)[0] > 90
     finally:

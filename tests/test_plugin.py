@@ -9,8 +9,8 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from lossspec import verdict
-from lossspec.verdict import SCHEMA
+from lossspec.report import records
+from lossspec.report.records import SCHEMA
 
 ROOT = Path(__file__).parents[1]
 MINE = """
@@ -265,7 +265,7 @@ def test_an_implementation_and_a_choice_of_no_cell_is_no_usage_error(workplace):
 
 
 def test_a_report_that_cannot_be_written_is_told_before_anything_is_judged(workplace, monkeypatch):
-    monkeypatch.setattr(verdict.Path, "write_bytes", full)
+    monkeypatch.setattr(records.Path, "write_bytes", full)
     result = workplace.run("--impl=torch.nn", *QUICK)
     wanted = "--reports: reports/torch.nn cannot be written: No space left on device"
     assert message(result) == wanted

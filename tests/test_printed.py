@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from lossspec.printed import KEPT, Printed
+from lossspec.pytest_plugin.printed import KEPT, Printed
 
 LOUD = """
     import logging

@@ -6,9 +6,13 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from lossspec.campaign import PROFILES, stream
-from lossspec.cases import LAYOUTS, Case, features
-from lossspec.spec import ClassIndex, Loss, catalogue, find
+from lossspec.cases.case import LAYOUTS, Case
+from lossspec.cases.features import features
+from lossspec.judging.profiles import PROFILES
+from lossspec.judging.stream import stream
+from lossspec.spec.catalogue import catalogue, find
+from lossspec.spec.loss import Loss
+from lossspec.spec.roles import ClassIndex
 
 LOSSES = list(catalogue())
 named = pytest.mark.parametrize("name", LOSSES)

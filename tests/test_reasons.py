@@ -9,7 +9,8 @@ import torch
 from torch.nn import functional as F
 
 import lossspec
-from lossspec.verdict import Report, Verdict
+from lossspec.report.records import Report
+from lossspec.report.verdict import Verdict
 
 QUICK = {"profile": "quick"}
 RUN = ("--profile=quick", "-p", "no:faulthandler")

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from lossspec.cli import main
-from lossspec.conformance import cell_key
-from lossspec.verdict import SCHEMA, Cell, Report
+from lossspec.pytest_plugin.xdist import cell_key
+from lossspec.report.records import SCHEMA, Cell, Report
 
 MINE = """
     from torch.nn import functional as F

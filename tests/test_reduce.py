@@ -3,12 +3,17 @@
 import numpy as np
 import pytest
 
-from lossspec.campaign import Profile, stream
-from lossspec.cases import Case, features
-from lossspec.maths import absolute, total
-from lossspec.oracle import solve
-from lossspec.reduce import fits, reduced, taken
-from lossspec.spec import AnySize, ClassIndex, Form, Loss, Real, catalogue, find
+from lossspec.cases.axes import part_along
+from lossspec.cases.case import Case
+from lossspec.cases.features import features
+from lossspec.cases.shrink import fits, shrink
+from lossspec.judging.profiles import Profile
+from lossspec.judging.stream import stream
+from lossspec.maths.words import absolute, total
+from lossspec.oracle.solver import solve
+from lossspec.spec.catalogue import catalogue, find
+from lossspec.spec.loss import AnySize, Form, Loss
+from lossspec.spec.roles import ClassIndex, Real
 
 IGNORED = {"some ignored", "all ignored"}
 
@@ -57,7 +62,7 @@ def test_nan_stays_in_rows_that_are_ignored():
         return bool(np.isnan(case.tensors["input"].astype(np.float64)).any())
 
     for case in wild[:5]:
-        got = reduced(loss, case, fails)
+        got = shrink(loss, case, fails)
         assert solve(loss, got).counted.sum() < got.tensors["target"].size
 
 
@@ -65,7 +70,7 @@ def test_nan_stays_in_rows_that_are_ignored():
 def test_whatever_fails_ends_as_a_small_valid_case(name):
     loss = find(name)
     for case in [c for c in drawn(name) if numbers(c) > 20 and not features(c) & IGNORED][:2]:
-        got = reduced(loss, case, lambda candidate: True)
+        got = shrink(loss, case, lambda candidate: True)
         assert is_valid(got)
         assert numbers(got) <= numbers(case)
         assert got.layouts == {}
@@ -99,7 +104,7 @@ def test_the_result_still_fails_and_is_no_larger(what):
         asked.append(candidate)
         return bool(fails(candidate))
 
-    got = reduced(find(name), case, failing)
+    got = shrink(find(name), case, failing)
     assert fails(got)
     assert numbers(got) <= numbers(case)
     assert all(map(is_valid, asked))
@@ -108,12 +113,12 @@ def test_the_result_still_fails_and_is_no_larger(what):
 
 def test_what_fails_nowhere_else_is_left_as_it_was():
     case = drawn("cross_entropy")[7]
-    assert reduced(find("cross_entropy"), case, lambda candidate: False) is case
+    assert shrink(find("cross_entropy"), case, lambda candidate: False) is case
 
 
 def test_the_predicate_is_not_asked_for_ever():
     asked = []
-    reduced(find("l1_loss"), drawn("l1_loss")[3], lambda c: bool(asked.append(c)), attempts=5)
+    shrink(find("l1_loss"), drawn("l1_loss")[3], lambda c: bool(asked.append(c)), attempts=5)
     assert len(asked) <= 5
 
 
@@ -127,7 +132,7 @@ def test_a_wrong_divisor_is_shown_by_two_rows_of_one_class():
     def wanted(case: Case) -> bool:
         return case.spread == 1 and numbers(case) > 10 and fails(case)
 
-    got = reduced(find("nll_loss"), first("nll_loss", wanted), fails)
+    got = shrink(find("nll_loss"), first("nll_loss", wanted), fails)
     assert got.contract == "(N, C), (N) -> (N)"
     assert got.parameters == {"ignore_index": -100}
     assert got.omitted == {"ignore_index"}
@@ -138,7 +143,7 @@ def test_a_wrong_divisor_is_shown_by_two_rows_of_one_class():
 def test_part_of_an_axis_is_taken_from_every_tensor_that_has_it():
     loss = find("nll_loss")
     case = first("nll_loss", lambda c: "weight" in c.tensors and c.axis_sizes(loss)["C"] == 3)
-    got = taken(loss, case, "C", np.array([2, 0]))
+    got = part_along(loss, case, "C", np.array([2, 0]))
     assert np.array_equal(got.tensors["weight"], case.tensors["weight"][[2, 0]], equal_nan=True)
     axis = case.shape.inputs[0].index("C")
     want = np.take(case.tensors["input"], [2, 0], axis)
@@ -163,7 +168,7 @@ def test_ignored_rows_of_further_axes_can_be_made_simpler(name):
             asked.append(candidate)
             return ignored(candidate)
 
-        got = reduced(loss, case, failing)
+        got = shrink(loss, case, failing)
         assert ignored(got)
         assert [c.to_json() for c in asked if not fits(loss, c)] == []
 
@@ -209,7 +214,7 @@ def test_axes_keep_the_sizes_that_the_spec_allows(sizes, allowed, ends):
     loss = of_sizes(settle, **sizes)
     for solved in stream(loss, Profile("quick", 12, 1), 0):
         asked: list[Case] = [solved.case]
-        got = reduced(loss, solved.case, lambda c, asked=asked: asked.append(c) is None)
+        got = shrink(loss, solved.case, lambda c, asked=asked: asked.append(c) is None)
         if solved.case.tensors["input"].shape[0]:
             assert got.tensors["input"].shape[1] == ends
         for shape in (*(c.tensors["input"].shape for c in asked), *settled):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from lossspec.errors import ReportError
 from lossspec.render import render_all
 from lossspec.render.badge import badge
 from lossspec.render.diff import Kind, diff
@@ -17,7 +18,8 @@ from lossspec.render.html import ARTICLES, Axis, artifact, page
 from lossspec.render.layout import THEMES, columns, ratio, unjudged
 from lossspec.render.markdown import summary
 from lossspec.render.terminal import HEIGHT, WIDTH, screen
-from lossspec.verdict import Environment, Listed, Oracle, Report, ReportError, Verdict, cell_id
+from lossspec.report.records import Environment, KnownEntry, Oracle, Report, cell_id
+from lossspec.report.verdict import Verdict
 
 SAMPLE = Report.read(Path(__file__).parent / "data" / "conformance.json")
 HOSTILE = (
@@ -68,7 +70,7 @@ def hostile():
             device=HOSTILE,
             dtypes=(HOSTILE,),
             verdict=verdict,
-            deviation=Listed(HOSTILE, "javascript:alert(1)//" + HOSTILE, HOSTILE),
+            deviation=KnownEntry(HOSTILE, "javascript:alert(1)//" + HOSTILE, HOSTILE),
             worst=math.nan,
             **dict.fromkeys(names, HOSTILE),
             **bad,
@@ -223,7 +225,7 @@ def test_no_rendering_holds_a_character_that_steers(pages):
 
 
 def test_a_link_with_a_character_that_steers_is_no_link():
-    listed = Listed("r", "https://example.org/\u202egpj", None)
+    listed = KnownEntry("r", "https://example.org/\u202egpj", None)
     got = Page(page(report(cell(verdict="known", deviation=listed))))
     assert [link for link in got.values("href") if "example.org" in link] == []
     assert "https://example.org/\\u202egpj" in got.text

@@ -11,17 +11,22 @@ import numpy as np
 import pytest
 import torch
 
-from lossspec import repro
-from lossspec.campaign import PROFILES, Profile, stream
-from lossspec.cases import Case, features
+from lossspec.cases.case import Case
+from lossspec.cases.features import features
+from lossspec.clauses.trial import Deviation
 from lossspec.cli import main
-from lossspec.implementations import Subject, load
-from lossspec.outcome import lacking, perform
-from lossspec.spec import catalogue, find
-from lossspec.tensors import same_bits
-from lossspec.transcript import written
-from lossspec.trial import Deviation
-from lossspec.verdict import Report, replace_file
+from lossspec.execution.call import unsupported_argument
+from lossspec.execution.call_text import call_text
+from lossspec.execution.implementation import LossUnderTest
+from lossspec.execution.loading import load
+from lossspec.execution.outcome import perform
+from lossspec.execution.tensors import same_bits
+from lossspec.judging import reproduction
+from lossspec.judging.profiles import PROFILES, Profile
+from lossspec.judging.stream import stream
+from lossspec.report.files import replace_file
+from lossspec.report.records import Report
+from lossspec.spec.catalogue import catalogue, find
 
 WRONG = """
     from torch.nn import functional as F
@@ -156,13 +161,13 @@ RIGHT = "from torch.nn.functional import huber_loss"
 @pytest.mark.parametrize("name", ["torch.nn", "torch.nn.functional"])
 @pytest.mark.parametrize("loss", catalogue().values(), ids=list(catalogue()))
 def test_a_script_makes_the_very_call_of_its_case(loss, name):
-    for subject in load(name).subjects(loss):
+    for under_test in load(name).losses_under_test(loss):
         for solved in stream(loss, Profile("quick", 8, 1), 5):
-            if lacking(subject, solved.case) is not None:
+            if unsupported_argument(under_test, solved.case) is not None:
                 continue
-            want = perform(subject, solved.case)
+            want = perform(under_test, solved.case)
             deviation = Deviation("nothing", check="error is None")
-            text = repro.script(subject, solved.case, deviation, "A sentence.", "cpu")
+            text = reproduction.script(under_test, solved.case, deviation, "A sentence.", "cpu")
             status, names = ran(text)
             assert status == (0 if want.error is None else 1), names["error"]
             # Of an empty batch some of torch's losses return whatever lay in memory.
@@ -175,21 +180,21 @@ def test_a_script_makes_the_very_call_of_its_case(loss, name):
 
 
 def test_a_script_passes_numbers_that_have_no_name_in_python():
-    (subject,) = load("torch.nn.functional").subjects(catalogue()["huber_loss"])
-    solved = next(stream(subject.loss, Profile("quick", 1, 1), 0))
+    (under_test,) = load("torch.nn.functional").losses_under_test(catalogue()["huber_loss"])
+    solved = next(stream(under_test.loss, Profile("quick", 1, 1), 0))
     replaced = {"delta": float("inf"), "reduction": ["mean", float("nan")]}
     deviation = Deviation("nothing", check="error is not None", replaced=replaced)
-    text = repro.script(subject, solved.case, deviation, "A sentence.", "cpu")
+    text = reproduction.script(under_test, solved.case, deviation, "A sentence.", "cpu")
     assert "delta=float('inf')" in text
     assert "reduction=['mean', float('nan')]" in text
     assert ran(text)[0] == 0
 
 
 def test_a_script_prints_what_is_no_character(workplace):
-    (subject,) = load("torch.nn.functional").subjects(catalogue()["huber_loss"])
-    solved = next(stream(subject.loss, Profile("quick", 1, 1), 0))
+    (under_test,) = load("torch.nn.functional").losses_under_test(catalogue()["huber_loss"])
+    solved = next(stream(under_test.loss, Profile("quick", 1, 1), 0))
     deviation = Deviation("a \udcff", check="error is not None")
-    text = repro.script(subject, solved.case, deviation, "A sentence.", "cpu")
+    text = reproduction.script(under_test, solved.case, deviation, "A sentence.", "cpu")
     replace_file(workplace.path / "script.py", text)
     result = workplace.apart("script.py")
     assert (result.status, result.err) == (1, [])
@@ -198,15 +203,15 @@ def test_a_script_prints_what_is_no_character(workplace):
 
 def test_the_call_shown_is_what_was_passed():
     loss = find("gaussian_nll_loss")
-    subject = Subject("mine", loss, "function", torch.nn.functional.gaussian_nll_loss)
+    under_test = LossUnderTest("mine", loss, "function", torch.nn.functional.gaussian_nll_loss)
     every = (solved.case for solved in stream(loss, PROFILES["standard"], 0))
     case = next(c for c in every if c.form == "one variance")
     case = case.with_(layouts={"target": "sliced"}, omitted=frozenset())
-    assert f"var = {float(case.tensors['var'])!r}\n" in written(subject, case)
-    assert "target is stored sliced" in written(subject, case)
+    assert f"var = {float(case.tensors['var'])!r}\n" in call_text(under_test, case)
+    assert "target is stored sliced" in call_text(under_test, case)
 
     given = {"target": torch.tensor([7, -99]), "var": np.array([0.5]), "reduction": "avg"}
-    text = written(subject, case, given)
+    text = call_text(under_test, case, given)
     assert "target = tensor([7, -99], dtype=int64)\n" in text
     assert "var = tensor([0.5], dtype=float64).numpy()\n" in text
     assert "reduction='avg'" in text

@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
-from lossspec.spec import Example, Form, Loss, Real, Weight, catalogue, number
+from lossspec.spec.catalogue import catalogue
+from lossspec.spec.loss import Example, Form, Loss
+from lossspec.spec.parameters import number
+from lossspec.spec.roles import Real, Weight
 
 ROLES = MappingProxyType({"input": Real(), "target": Real()})
 
@@ -54,7 +57,7 @@ RIGHT: dict[str, Any] = {
         ({"forms": (Form(shapes=(), tensors=ROLES),)}, "shapes takes a tuple of lines, got ()"),
         (
             {"forms": (form(tensors={"input": Real, "target": Real()}),)},
-            "tensors takes a Role for 'input', got <class 'lossspec.spec.Real'>",
+            "tensors takes a Role for 'input', got <class 'lossspec.spec.roles.Real'>",
         ),
         ({"parameters": {"scale": 1.0}}, "parameters takes a Parameter for 'scale', got 1.0"),
         ({"parameters": {"scale": number(1.0, forms=("x",))}}, "forms of 'scale': unknown 'x'; "),

@@ -2,14 +2,18 @@
 
 import re
 from dataclasses import replace
+from importlib import import_module
 
 import numpy as np
 import pytest
 
 import lossspec
-from lossspec import campaign, repro, transcript
-from lossspec.campaign import PROFILES, stream
-from lossspec.maths import (
+from lossspec.errors import SpecError
+from lossspec.execution import call_text
+from lossspec.judging import campaign, excuses, reproduction, shrinking
+from lossspec.judging.profiles import PROFILES
+from lossspec.judging.stream import stream
+from lossspec.maths.words import (
     absolute,
     by_convention,
     constant,
@@ -20,10 +24,13 @@ from lossspec.maths import (
     total,
     where,
 )
-from lossspec.oracle import Solved, check_examples
-from lossspec.run import failure_text
-from lossspec.spec import AnySize, Example, Form, Loss, Real, SpecError, catalogue, find
-from lossspec.verdict import Verdict
+from lossspec.oracle.examples import check_examples
+from lossspec.oracle.solver import SolvedCase
+from lossspec.report.text import failure_text
+from lossspec.report.verdict import Verdict
+from lossspec.spec.catalogue import catalogue, find
+from lossspec.spec.loss import AnySize, Example, Form, Loss
+from lossspec.spec.roles import Real
 
 ROWS = ("(N, X), (N, X) -> (N)",)
 
@@ -196,7 +203,7 @@ def test_nan_may_be_declared():
 def test_numbers_that_no_role_allows_may_be_nan():
     case = next(s.case for s in stream(find("kl_div"), PROFILES["quick"], 0) if not s.case.spread)
     outside = {n: np.full_like(x, np.nan) for n, x in case.tensors.items()}
-    assert np.isnan(Solved(find("kl_div"), case.with_(tensors=outside)).expected.losses).all()
+    assert np.isnan(SolvedCase(find("kl_div"), case.with_(tensors=outside)).expected.losses).all()
 
 
 @pytest.mark.parametrize("name", catalogue())
@@ -243,7 +250,7 @@ def test_an_example_that_the_definition_contradicts_is_an_error_of_the_spec(loss
 def test_an_installed_spec_that_its_example_contradicts_is_left_out_with_a_warning(monkeypatch):
     from importlib.metadata import EntryPoint
 
-    from lossspec import spec as module
+    module = import_module("lossspec.spec.catalogue")
 
     wrong = spec(examples=example(7.0))
     monkeypatch.setattr(EntryPoint, "load", lambda self: wrong)
@@ -271,7 +278,7 @@ def broken(*_, **__):
 
 
 def test_a_case_that_cannot_be_made_simpler_is_shown_as_it_is(monkeypatch):
-    monkeypatch.setattr(campaign, "reduced", broken)
+    monkeypatch.setattr(shrinking, "shrink", broken)
     (cell,) = check(LOSS, doubled)
     assert (cell.verdict, cell.reason[:9]) == ("deviates", "the value")
     assert cell.case is not None
@@ -279,14 +286,14 @@ def test_a_case_that_cannot_be_made_simpler_is_shown_as_it_is(monkeypatch):
 
 
 def test_the_simplest_case_before_a_failure_is_kept(monkeypatch):
-    whole = campaign.reduced
+    whole = shrinking.shrink
 
     def fails_late(loss, case, fails, *more):
         whole(loss, case, fails, *more)
         raise ZeroDivisionError("ours")
 
     want = check(LOSS, doubled)[0]
-    monkeypatch.setattr(campaign, "reduced", fails_late)
+    monkeypatch.setattr(shrinking, "shrink", fails_late)
     (cell,) = check(LOSS, doubled)
     assert (cell.case, cell.got, cell.want) == (want.case, want.got, want.want)
     assert cell.extra["mishaps"]
@@ -309,23 +316,23 @@ def test_a_call_that_never_works_is_told_though_it_cannot_be_made_simpler(monkey
     def never(input, target, reduction="mean"):
         raise RuntimeError("no")
 
-    monkeypatch.setattr(campaign, "reduced", broken)
+    monkeypatch.setattr(shrinking, "shrink", broken)
     cells = check(LOSS, never, ("accepts", "value"))
     assert {(c.verdict, c.got) for c in cells} == {("deviates", "RuntimeError: no")}
     assert all(c.extra["mishaps"] for c in cells)
 
 
 def test_a_call_that_cannot_be_written_is_told_by_its_shapes(monkeypatch):
-    monkeypatch.setattr(transcript, "_short", broken)
+    monkeypatch.setattr(call_text, "_short", broken)
     (cell,) = check(LOSS, doubled)
     assert cell.verdict == "deviates"
     assert re.match(r"# of_rows of input: \w+ \[.*the call could not be written \(Zero", cell.call)
 
 
 def test_a_script_that_cannot_be_written_loses_no_finding(monkeypatch):
-    from lossspec.run import Run
+    from lossspec.judging.verdict import Run
 
-    monkeypatch.setattr(repro, "script", broken)
+    monkeypatch.setattr(reproduction, "script", broken)
     implementation = lossspec.Implementation(
         "mine", {"of_rows": doubled}, own=(LOSS,), found={"of_rows": "mine:doubled"}
     )
@@ -338,7 +345,7 @@ def test_a_script_that_cannot_be_written_loses_no_finding(monkeypatch):
 
 
 def test_a_failure_while_looking_for_an_excuse_loses_no_finding(monkeypatch):
-    monkeypatch.setattr(campaign.Campaign, "_inherited_from", broken)
+    monkeypatch.setattr(excuses.Excuses, "inherited", broken)
     (cell,) = check(LOSS, doubled)
     assert cell.verdict == "deviates"
     assert cell.extra["mishaps"][0].startswith("lossspec failed to look for an excuse: ")
@@ -347,11 +354,11 @@ def test_a_failure_while_looking_for_an_excuse_loses_no_finding(monkeypatch):
 def test_a_failure_between_cases_keeps_what_was_found_before(monkeypatch):
     whole, calls = campaign.Campaign._look, []
 
-    def fails_later(self, solved, ledgers):
+    def fails_later(self, solved, clause_records):
         calls.append(solved)
         if len(calls) > 15:
             raise ZeroDivisionError("ours")
-        return whole(self, solved, ledgers)
+        return whole(self, solved, clause_records)
 
     monkeypatch.setattr(campaign.Campaign, "_look", fails_later)
     cells = {c.clause: c for c in check(LOSS, doubled, ("value", "result-dtype"))}
@@ -364,7 +371,7 @@ def test_a_failure_in_one_clause_leaves_the_others(monkeypatch):
     from lossspec.clauses import clauses
 
     wrong = {**clauses(), "accepts": replace(clauses()["accepts"], judge=broken)}
-    monkeypatch.setattr("lossspec.plan.clauses", lambda: wrong)
+    monkeypatch.setattr("lossspec.judging.plan.clauses", lambda: wrong)
     cells = {c.clause: c.verdict for c in check(LOSS, doubled, ("value", "accepts"))}
     assert cells == {"value": "deviates", "accepts": "crash"}
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from lossspec.clauses import clauses
-from lossspec.render import spec as pages
-from lossspec.render.blocks import Bullets, Code, Formula, Prose, Table
-from lossspec.render.formula import plain
-from lossspec.spec import Symmetry, catalogue
+from lossspec.spec.catalogue import catalogue
+from lossspec.spec.loss import Symmetry
+from lossspec.spec_pages import pages as pages
+from lossspec.spec_pages.blocks import Bullets, Code, Formula, Prose, Table
+from lossspec.spec_pages.formula import plain
 
 ROOT = Path(__file__).parents[1]
 LOSSES = list(catalogue().values())

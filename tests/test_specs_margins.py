@@ -13,16 +13,20 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from lossspec.campaign import Profile, stream
-from lossspec.cases import Case
-from lossspec.implementations import reference
-from lossspec.oracle import Expected, solve
-from lossspec.outcome import Expression, perform
-from lossspec.spec import Example, Loss, find
+from lossspec.cases.case import Case
+from lossspec.cases.strategies import cases
+from lossspec.execution.call import Expression
+from lossspec.execution.call_text import call_text
+from lossspec.execution.outcome import perform
+from lossspec.implementations.counterpart import torch_counterpart
+from lossspec.judging.profiles import Profile
+from lossspec.judging.stream import stream
+from lossspec.oracle.expected import Expected
+from lossspec.oracle.solver import solve
+from lossspec.spec.catalogue import find
+from lossspec.spec.loss import Example, Loss
 from lossspec.specs.cosine_embedding_loss import SHORTEST, settle
 from lossspec.specs.triplet_margin_with_distance_loss import DISTANCES, SQUARED
-from lossspec.strategies import cases
-from lossspec.transcript import written
 
 mp = mpmath.mp.clone()
 mp.dps = 50
@@ -58,7 +62,7 @@ def called(
         if len(contract.expand(spread).inputs[0]) == first.ndim
     )
     known = loss.parameters_of(loss.form(form))
-    rows = first.shape[:1] if contract.batched else ()
+    rows = first.shape[:1] if loss.batched(contract) else ()
     return Case(
         loss=name,
         form=form,
@@ -251,9 +255,9 @@ def test_multilabel_soft_margin_averages_over_classes() -> None:
 def test_torch_and_the_oracle_reproduce_the_examples(loss: Loss, example: Example) -> None:
     case = called(loss.name, dict(example.arguments), example.form, **example.parameters)
     case = case.with_(reduction=example.reduction)
-    subject = reference(loss, "function") or reference(loss, "class")
-    assert subject is not None
-    outcome = perform(subject, case, backward=False)
+    under_test = torch_counterpart(loss, "function") or torch_counterpart(loss, "class")
+    assert under_test is not None
+    outcome = perform(under_test, case, backward=False)
     assert outcome.error is None
     for got in (outcome.value.detach().numpy(), solve(loss, case).value(example.reduction).exact):
         np.testing.assert_allclose(
@@ -390,10 +394,10 @@ def test_a_distance_is_a_word_in_the_case_and_a_function_in_the_call() -> None:
     case = called(name, tensors, "any shape", distance_function=SQUARED)
     again = Case.from_json(json.loads(json.dumps(case.to_json())))
     assert again.parameters == case.parameters
-    subject = reference(find(name), "function")
-    assert subject is not None
-    assert f"distance_function={SQUARED}" in written(subject, again)
-    assert perform(subject, again).value.tolist() == [2.0]
+    under_test = torch_counterpart(find(name), "function")
+    assert under_test is not None
+    assert f"distance_function={SQUARED}" in call_text(under_test, again)
+    assert perform(under_test, again).value.tolist() == [2.0]
 
 
 def test_an_expression_is_called_like_its_function_and_equals_its_text() -> None:

@@ -11,10 +11,12 @@ import pytest
 import torch
 from autograd import elementwise_grad
 
-from lossspec.cases import Case
-from lossspec.maths import log_softmax, one_hot, sigmoid
-from lossspec.oracle import Expected, solve
-from lossspec.spec import Example, Form, Loss, find
+from lossspec.cases.case import Case
+from lossspec.maths.words import log_softmax, one_hot, sigmoid
+from lossspec.oracle.expected import Expected
+from lossspec.oracle.solver import solve
+from lossspec.spec.catalogue import find
+from lossspec.spec.loss import Example, Form, Loss
 
 mp = mpmath.mp.clone()
 mp.dps = 50

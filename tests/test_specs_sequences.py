@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from lossspec.cases import Case
-from lossspec.implementations import reference, torch_nn
+from lossspec.cases.case import Case
+from lossspec.execution.outcome import perform
+from lossspec.implementations import torch_nn
+from lossspec.implementations.counterpart import torch_counterpart
 from lossspec.implementations.oracle import bind
-from lossspec.oracle import Expected, solve
-from lossspec.outcome import perform
-from lossspec.spec import catalogue, find
+from lossspec.oracle.expected import Expected
+from lossspec.oracle.solver import solve
+from lossspec.spec.catalogue import catalogue, find
 
 LOSSES = ("adaptive_log_softmax_with_loss", "ctc_loss", "linear_cross_entropy")
 DIGITS = 50
@@ -349,25 +351,25 @@ def test_torch_gives_what_was_published(name, example):
     }
     call = case(name, tensors, example.form, **example.parameters)
     call = call.with_(reduction=example.reduction)
-    subject = reference(loss, "function") or reference(loss, "class")
-    assert subject is not None
-    outcome = perform(subject, call, backward=False)
+    under_test = torch_counterpart(loss, "function") or torch_counterpart(loss, "class")
+    assert under_test is not None
+    outcome = perform(under_test, call, backward=False)
     assert outcome.error is None
     assert float(outcome.value) == pytest.approx(example.value, abs=0.5 * 10**-example.digits)
 
 
 def test_a_class_that_owns_its_tensors_gets_them_and_their_gradients_are_read_there():
     loss = find("linear_cross_entropy")
-    subjects = [
-        subject
+    losses_under_test = [
+        under_test
         for implementation in (torch_nn.functions, torch_nn.classes)
-        for subject in implementation.subjects(loss)
+        for under_test in implementation.losses_under_test(loss)
     ]
-    assert [subject.surface for subject in subjects] == ["function", "class"]
+    assert [under_test.surface for under_test in losses_under_test] == ["function", "class"]
     drawn = linear("indices", 0.0, -100, (2,))
     call = drawn.with_(reduction="sum", requires_grad=("input", "linear_weight", "linear_bias"))
     call = call.with_(cotangent=np.ones((3, 2)))
-    want, got = (perform(subject, call) for subject in subjects)
+    want, got = (perform(under_test, call) for under_test in losses_under_test)
     assert (got.error, want.error) == (None, None)
     assert torch.equal(got.value, want.value)
     for name in call.requires_grad:

@@ -7,24 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from lossspec.campaign import Campaign, Profile
 from lossspec.clauses import Clause, clauses
-from lossspec.implementations import Subject, reference
+from lossspec.execution.call import constructor
+from lossspec.execution.implementation import LossUnderTest
+from lossspec.implementations.counterpart import torch_counterpart
 from lossspec.implementations.oracle import bind, function
-from lossspec.maths import absolute, largest, log_sum_exp, norm, total
-from lossspec.outcome import constructor
-from lossspec.spec import (
-    ClassIndex,
-    Factor,
-    Form,
-    Loss,
-    Real,
-    Surface,
-    Weight,
-    catalogue,
-    find,
-    number,
-)
+from lossspec.judging.campaign import Campaign
+from lossspec.judging.profiles import Profile
+from lossspec.maths.words import absolute, largest, log_sum_exp, norm, total
+from lossspec.spec.catalogue import catalogue, find
+from lossspec.spec.loss import Form, Loss
+from lossspec.spec.parameters import number
+from lossspec.spec.roles import ClassIndex, Factor, Real, Surface, Weight
 
 #: They compile or train, which takes minutes for every loss.
 COSTLY = {"compiled", "compiled-refusal", "exported", "trained"}
@@ -46,8 +40,8 @@ def function_of_class(loss: Loss, made: Callable[..., Any]) -> Callable[..., Any
         given = dict(zip(names[len(tensors)], tensors, strict=True))
         given |= {} if bias is None else {"bias": bias}
         case = bind(loss, given, {"div_value": div_value}, reduction)
-        subject = Subject("torch", loss, "class", made)
-        module = made(**constructor(subject, case), div_value=div_value).to(tensors[0].dtype)
+        under_test = LossUnderTest("torch", loss, "class", made)
+        module = made(**constructor(under_test, case), div_value=div_value).to(tensors[0].dtype)
         roles = loss.roles(loss.form(case.form))
         own = {roles[name].state: x for name, x in given.items() if roles[name].state}
         shaped = {n: own[n].reshape(p.shape) for n, p in module.named_parameters()}
@@ -72,45 +66,59 @@ def class_of_function(loss: Loss, called: Callable[..., Any]) -> type[torch.nn.M
     return Made
 
 
-def judged(subject: Subject, count: int, wanted: Callable[[Clause], bool]) -> dict[str, Any]:
+def judged(
+    under_test: LossUnderTest, count: int, wanted: Callable[[Clause], bool]
+) -> dict[str, Any]:
     """What a campaign learned, by clause."""
     each = clauses().values()
-    chosen = [c for c in each if wanted(c) and c.applies(subject.loss, subject.surface)]
-    return Campaign(subject, chosen, Profile("few", count, 1)).run()
+    chosen = [c for c in each if wanted(c) and c.applies(under_test.loss, under_test.surface)]
+    return Campaign(under_test, chosen, Profile("few", count, 1)).run()
 
 
 def cheap(clause: Clause) -> bool:
     return clause.name not in COSTLY and clause.only_on != "accelerator" and clause.lacks is None
 
 
-def subject_of(name: str, surface: Surface) -> Subject:
+def subject_of(name: str, surface: Surface) -> LossUnderTest:
     """Torch's own or, where it has only the other surface, one that is made of that."""
     loss = find(name)
-    torchs = reference(loss, surface)
+    torchs = torch_counterpart(loss, surface)
     if torchs is not None:
         return torchs
-    other = reference(loss, "class" if surface == "function" else "function")
+    other = torch_counterpart(loss, "class" if surface == "function" else "function")
     assert other is not None
     made = function_of_class if surface == "function" else class_of_function
-    return Subject("made", loss, surface, made(loss, other.target))
+    return LossUnderTest("made", loss, surface, made(loss, other.target))
 
 
 @pytest.mark.parametrize("surface", ["function", "class"])
 @pytest.mark.parametrize("name", catalogue())
 def test_no_clause_fails_on_either_surface_of_a_loss(name, surface):
-    ledgers = judged(subject_of(name, surface), 10, lambda c: cheap(c) and not c.slow)
-    assert {name: ledger.broken for name, ledger in ledgers.items() if ledger.broken} == {}
+    clause_records = judged(subject_of(name, surface), 10, lambda c: cheap(c) and not c.slow)
+    assert {
+        name: clause_record.broken
+        for name, clause_record in clause_records.items()
+        if clause_record.broken
+    } == {}
 
 
 def test_a_function_that_torch_has_as_a_class_only_conforms():
     loss = find("adaptive_log_softmax_with_loss")
-    assert reference(loss, "function") is None
-    subject = Subject("oracle", loss, "function", function(loss))
-    ledgers = judged(subject, 60, lambda clause: cheap(clause) and not clause.slow)
-    assert {n: ledger.broken for n, ledger in ledgers.items() if ledger.broken} == {}
-    found = {n: ledger.found[1].what for n, ledger in ledgers.items() if ledger.found}
+    assert torch_counterpart(loss, "function") is None
+    under_test = LossUnderTest("oracle", loss, "function", function(loss))
+    clause_records = judged(under_test, 60, lambda clause: cheap(clause) and not clause.slow)
+    assert {
+        n: clause_record.broken
+        for n, clause_record in clause_records.items()
+        if clause_record.broken
+    } == {}
+    found = {
+        n: clause_record.found[1].what
+        for n, clause_record in clause_records.items()
+        if clause_record.found
+    }
     assert found == {}
-    assert ledgers["nan-spreads"].examples > 0
+    assert clause_records["nan-spreads"].examples > 0
 
 
 def odd(name: str, form: Form, define: Any, **more: Any) -> Loss:
@@ -178,9 +186,17 @@ def test_no_clause_fails_on_a_loss_of_odd_shapes(loss, surface):
     if surface == "class":
         loss = Loss(**{**vars_of(loss), "module": "Made"})
         target = class_of_function(loss, target)
-    ledgers = judged(Subject("oracle", loss, surface, target), 24, cheap)
-    assert {n: ledger.broken for n, ledger in ledgers.items() if ledger.broken} == {}
-    found = {n: ledger.found[1].what for n, ledger in ledgers.items() if ledger.found}
+    clause_records = judged(LossUnderTest("oracle", loss, surface, target), 24, cheap)
+    assert {
+        n: clause_record.broken
+        for n, clause_record in clause_records.items()
+        if clause_record.broken
+    } == {}
+    found = {
+        n: clause_record.found[1].what
+        for n, clause_record in clause_records.items()
+        if clause_record.found
+    }
     assert found == {}
 
 
@@ -190,9 +206,11 @@ def vars_of(loss: Loss) -> dict[str, Any]:
 
 def test_a_nan_is_put_where_there_is_a_number():
     loss = ODD["of an axis that may be empty"]
-    ledgers = judged(
-        Subject("oracle", loss, "function", function(loss)), 80, lambda c: c.name == "nan-spreads"
+    clause_records = judged(
+        LossUnderTest("oracle", loss, "function", function(loss)),
+        80,
+        lambda c: c.name == "nan-spreads",
     )
-    assert ledgers["nan-spreads"].broken is None
-    assert ledgers["nan-spreads"].informative > 0
-    assert np.isfinite(ledgers["nan-spreads"].worst)
+    assert clause_records["nan-spreads"].broken is None
+    assert clause_records["nan-spreads"].informative > 0
+    assert np.isfinite(clause_records["nan-spreads"].worst)

@@ -7,8 +7,8 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from lossspec import race
-from lossspec.timing import SCHEMA
+from lossspec.timing import measure
+from lossspec.timing.results import SCHEMA
 
 SUITES = Path(__file__).parents[1] / "suites"
 MINE = """
@@ -47,7 +47,7 @@ class Ticks:
 def run(workplace, monkeypatch):
     """The suite in this process, on a clock of its own."""
     workplace.write(mine=MINE)
-    monkeypatch.setattr(race, "clock_of", lambda device: Ticks())
+    monkeypatch.setattr(measure, "clock_of", lambda device: Ticks())
     # pytest-benchmark measures nothing on a worker, where these tests themselves may run.
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     quiet = ("-p", "no:cacheprovider", "-p", "no:faulthandler", "-q")

@@ -14,24 +14,21 @@ import torch
 from test_render import Page
 from torch.nn import functional
 
-from lossspec.audit import controls
-from lossspec.implementations import Implementation, Subject, reference
-from lossspec.race import MINE, TEXTBOOK, TORCH, Entrant, Heat, Race, growing, points
-from lossspec.render.timing import page
-from lossspec.spec import Loss, catalogue, find
-from lossspec.stopwatch import (
-    Contest,
-    CudaClock,
-    HostClock,
-    Need,
-    TooLarge,
-    alike,
-    excess,
-    fitted,
-    peak,
-    weighed,
-)
-from lossspec.timing import (
+from lossspec.cases.workloads import Size, axes, batch_axis, has_classes, sizes, workload
+from lossspec.errors import ReportError
+from lossspec.execution.implementation import Implementation, LossUnderTest
+from lossspec.execution.memory import peak, weighed
+from lossspec.implementations.counterpart import torch_counterpart
+from lossspec.report.records import Report
+from lossspec.spec.catalogue import catalogue, find
+from lossspec.spec.loss import Loss
+from lossspec.timing.clocks import CudaClock, HostClock
+from lossspec.timing.measure import MINE, TEXTBOOK, TORCH, TimingRun
+from lossspec.timing.memory import Need, TooLarge, excess, fitted
+from lossspec.timing.page import page
+from lossspec.timing.pairs import PairedTiming, alike
+from lossspec.timing.plan import TimedLoss, TimingCell, growing, points
+from lossspec.timing.results import (
     MODES,
     SCHEMA,
     SPEEDS,
@@ -39,6 +36,9 @@ from lossspec.timing import (
     Growth,
     Interval,
     TimingReport,
+    timing_id,
+)
+from lossspec.timing.statistics import (
     beyond,
     compared,
     exponent,
@@ -48,10 +48,7 @@ from lossspec.timing import (
     limit,
     rounds,
     speed,
-    timing_id,
 )
-from lossspec.verdict import Report, ReportError
-from lossspec.workload import Size, axes, batch_axis, has_classes, sizes, workload
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = Report.read(Path(__file__).parent / "data" / "conformance.json")
@@ -202,11 +199,11 @@ def test_a_limit_that_is_none_is_refused(text):
 @pytest.mark.filterwarnings("ignore:reduction:UserWarning")  # kl_div, of its mean
 @pytest.mark.parametrize("loss", catalogue().values(), ids=lambda loss: loss.name)
 def test_every_loss_has_workloads_that_torch_takes(loss: Loss):
-    subject = reference(loss, "function") or reference(loss, "class")
+    under_test = torch_counterpart(loss, "function") or torch_counterpart(loss, "class")
     assert {"small", "cache", "large"} <= {size.name for size in sizes(loss, "cpu")}
     for size in sizes(loss, "cpu")[:2]:
         case = workload(loss, axes(loss, size), "float32", 0)
-        contest = Contest({MINE: subject, TORCH: subject}, case, "full", "cpu", Ticks())
+        contest = PairedTiming({MINE: under_test, TORCH: under_test}, case, "full", "cpu", Ticks())
         contest.before()
         contest.during()
         contest.after()
@@ -236,10 +233,10 @@ def test_a_workload_is_the_same_for_the_same_seed():
 
 
 def test_the_classes_grow_to_those_of_a_large_vocabulary():
-    entrant = entrant_of("cross_entropy", functional.cross_entropy)
-    assert growing(entrant) == ["N", "C"]
-    assert [size for size, _ in points(entrant, "C")][-1] == 2**17
-    assert len({known["N"] for _, known in points(entrant, "C")}) == 1
+    timed_loss = entrant_of("cross_entropy", functional.cross_entropy)
+    assert growing(timed_loss) == ["N", "C"]
+    assert [size for size, _ in points(timed_loss, "C")][-1] == 2**17
+    assert len({known["N"] for _, known in points(timed_loss, "C")}) == 1
 
 
 # === contests ==============================================================================
@@ -265,8 +262,8 @@ class Ticks:
 
 def entrant_of(name, function):
     implementation = Implementation("mine", functions={name: function})
-    (subject,) = implementation.subjects(find(name))
-    return Entrant(implementation, subject, "cpu", "float32")
+    (under_test,) = implementation.losses_under_test(find(name))
+    return TimedLoss(implementation, under_test, "cpu", "float32")
 
 
 def contest(*functions, mode="full", loss="mse_loss"):
@@ -274,10 +271,10 @@ def contest(*functions, mode="full", loss="mse_loss"):
     case = workload(spec, axes(spec, sizes(spec, "cpu")[0]), "float32", 0)
     names = (MINE, TORCH, TEXTBOOK)
     arms = {
-        name: Subject(name, spec, "function", function)
+        name: LossUnderTest(name, spec, "function", function)
         for name, function in zip(names, functions, strict=False)
     }
-    return Contest(arms, case, mode, "cpu", Ticks())
+    return PairedTiming(arms, case, mode, "cpu", Ticks())
 
 
 def test_the_arms_take_every_order_in_turn():
@@ -440,7 +437,7 @@ def test_cross_entropy_holds_three_times_its_input():
     # its log-softmax, the gradient of that, the gradient of the input
     loss = find("cross_entropy")
     case = workload(loss, {"N": 64, "C": 1000}, "float32", 0)
-    top, size = weighed(reference(loss, "function"), case, "cpu")
+    top, size = weighed(torch_counterpart(loss, "function"), case, "cpu")
     assert size == 64 * 1000 * 4 + 64 * 8
     assert 2.9 < top / size < 3.1
 
@@ -452,16 +449,16 @@ def test_a_need_is_measured_against_memory_and_patience():
 
 def test_a_batch_is_halved_until_it_can_be_afforded():
     loss = find("mse_loss")
-    subject = reference(loss, "function")
-    assert fitted([subject], {"d1": 4096}, "d1", "float32", "cpu", Ticks()) == {"d1": 4096}
+    under_test = torch_counterpart(loss, "function")
+    assert fitted([under_test], {"d1": 4096}, "d1", "float32", "cpu", Ticks()) == {"d1": 4096}
 
     class Slow(Ticks):
         def measure(self, steps):
             return 10**9, 10**9, [step() for step in steps]
 
-    assert fitted([subject], {"d1": 4096}, "d1", "float32", "cpu", Slow()) == {"d1": 256}
+    assert fitted([under_test], {"d1": 4096}, "d1", "float32", "cpu", Slow()) == {"d1": 256}
     with pytest.raises(TooLarge, match="not run: a call needs about"):
-        fitted([subject], {"d1": 2}, "d1", "float32", "cpu", Slow())
+        fitted([under_test], {"d1": 2}, "d1", "float32", "cpu", Slow())
 
 
 @pytest.mark.parametrize(
@@ -481,15 +478,15 @@ def test_results_are_compared_as_whole_tensors(got, want, same):
 
 
 def race():
-    made = Race(budget=0.0)
+    made = TimingRun(budget=0.0)
     made._clocks["cpu"] = Ticks()
     return made
 
 
 def run(function, name="mse_loss", mode="full"):
-    entrant = entrant_of(name, function)
+    timed_loss = entrant_of(name, function)
     size = Size("small", 128, 4, None, "")
-    return race().run(Heat(entrant, size, mode))
+    return race().run(TimingCell(timed_loss, size, mode))
 
 
 def test_a_loss_that_conforms_is_timed_against_torch_and_the_textbook():
@@ -500,7 +497,6 @@ def test_a_loss_that_conforms_is_timed_against_torch_and_the_textbook():
     assert [len(arm.own) for arm in cell.arms] == [12, 12, 12]
     assert [peak.arm for peak in cell.peaks] == [MINE, TORCH, TEXTBOOK]
     assert cell.peaks[0].ratio == cell.peaks[1].ratio > 0
-    assert "mse_loss/composite" in controls()
 
 
 def test_a_loss_that_deviates_is_not_timed():

@@ -5,18 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from lossspec.render.timing_table import WIDTH, table
-from lossspec.timing import (
-    BAND,
-    CONFIDENCE,
-    Arm,
-    Interval,
-    Timing,
-    compared,
-    said,
-    speed,
-    timing_id,
-)
+from lossspec.thresholds import BAND, CONFIDENCE
+from lossspec.timing.results import Arm, Interval, Timing, timing_id
+from lossspec.timing.statistics import compared, said, speed
+from lossspec.timing.table import WIDTH, table
 
 #: What a run of torch.nn.functional against itself recorded in ns, modes `infer`: calls in a block,
 #: and the readings of both arms.

@@ -7,20 +7,22 @@ import torch
 from torch.nn import functional as F
 
 import lossspec
-from lossspec.campaign import PROFILES, Campaign
 from lossspec.clauses import clauses
-from lossspec.implementations import Subject, torch_nn
+from lossspec.clauses.digits_model import STEPS, TRAINED, digits, plain, steps
+from lossspec.execution.implementation import LossUnderTest
+from lossspec.implementations import torch_nn
+from lossspec.judging.campaign import Campaign
+from lossspec.judging.profiles import PROFILES
 from lossspec.render.curves import chart, curves
-from lossspec.spec import catalogue, find
-from lossspec.training import STEPS, TRAINED, digits, plain, steps
-from lossspec.verdict import Verdict
+from lossspec.report.verdict import Verdict
+from lossspec.spec.catalogue import catalogue, find
 
 LOSSES = list(catalogue())
 
 
 def trained(loss, target, surface="function"):
-    subject = Subject("mine", find(loss), surface, target)
-    return Campaign(subject, [clauses()["trained"]], PROFILES["quick"]).run()["trained"]
+    under_test = LossUnderTest("mine", find(loss), surface, target)
+    return Campaign(under_test, [clauses()["trained"]], PROFILES["quick"]).run()["trained"]
 
 
 def record(loss, target, **more):
@@ -38,12 +40,12 @@ def test_the_digits_are_whole_and_the_same_every_time():
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_model_learns_with_torchs_loss_and_every_step_is_right(name):
-    (subject, *_) = torch_nn.classes.subjects(find(name))
-    ledger = trained(name, subject.target, "class")
-    assert ledger.broken is None
-    assert (ledger.found, ledger.informative) == (None, 1)
-    assert 0 < ledger.worst <= 1
-    curves = ledger.figures["curves"]
+    (under_test, *_) = torch_nn.classes.losses_under_test(find(name))
+    clause_record = trained(name, under_test.target, "class")
+    assert clause_record.broken is None
+    assert (clause_record.found, clause_record.informative) == (None, 1)
+    assert 0 < clause_record.worst <= 1
+    curves = clause_record.figures["curves"]
     assert [step for step, *_ in curves["training"]] == list(range(STEPS))
     got = [value for _, value, _ in curves["training"]]
     assert got == pytest.approx([want for *_, want in curves["training"]], rel=1e-3, abs=1e-4)
@@ -52,8 +54,8 @@ def test_a_model_learns_with_torchs_loss_and_every_step_is_right(name):
 
 
 def test_what_a_model_is_tried_on_it_never_learned_from():
-    (subject,) = torch_nn.functions.subjects(find("cross_entropy"))
-    found = list(steps(subject, "cpu"))
+    (under_test,) = torch_nn.functions.losses_under_test(find("cross_entropy"))
+    found = list(steps(under_test, "cpu"))
     tried = [step for step in found if not step.learned]
     assert {step.number for step in tried} == {0, 5, 10, 15, 20, 25}
     targets = digits()[1][TRAINED : TRAINED + len(tried[0].case.tensors["target"])]
@@ -80,8 +82,8 @@ def test_state_that_is_carried_from_call_to_call_is_found_and_not_reduced():
             loss = F.mse_loss(input, target, reduction=self.reduction)
             return loss * 2 if self.calls > 20 else loss
 
-    ledger = trained("mse_loss", Warm, "class")
-    _, deviation = ledger.found
+    clause_record = trained("mse_loss", Warm, "class")
+    _, deviation = clause_record.found
     assert deviation.what == "the loss in step 16 of a training run"  # 4 calls were no training
     assert float(deviation.got) == pytest.approx(2 * float(deviation.want))
 
@@ -112,8 +114,8 @@ def test_what_has_no_gradient_cannot_train_and_is_not_accused():
         with torch.no_grad():
             return F.l1_loss(input, target, reduction=reduction)
 
-    ledger = trained("l1_loss", without)
-    assert (ledger.found, ledger.lacks) == (None, "its results have no gradient")
+    clause_record = trained("l1_loss", without)
+    assert (clause_record.found, clause_record.lacks) == (None, "its results have no gradient")
 
 
 def test_without_the_package_of_the_digits_the_clause_is_unsupported_and_says_why(monkeypatch):

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 import lossspec
 from lossspec.clauses import clauses
-from lossspec.spec import find
-from lossspec.verdict import Verdict
+from lossspec.report.verdict import Verdict
+from lossspec.spec.catalogue import find
 
 #: A value that is not the default.
 BETA = find("smooth_l1_loss").parameters["beta"].values[1]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lossspec import deviations
-from lossspec.verdict import Report
+from lossspec.judging import known_deviations
+from lossspec.report.records import Report
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "versions.md").read_text("utf-8")
@@ -100,11 +100,11 @@ def test_the_readme_leads_to_the_page():
 
 @pytest.mark.parametrize("name", ["torch.nn", "torch.nn.functional"])
 def test_every_version_condition_of_torch_holds_for_a_tested_version(name):
-    for entry in deviations.shipped(name):
+    for entry in known_deviations.shipped(name):
         met = [
             version
             for version, _, _ in TESTED
-            for surface in deviations.SURFACES
+            for surface in known_deviations.SURFACES
             if entry.holds(version, "cpu", surface)
         ]
         assert met, (entry.loss, entry.clause, entry.when)

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from lossspec import plugin, workers
+from lossspec.pytest_plugin import hooks, workers
 
 ROOT = Path(__file__).parents[1]
 GIB = 1 << 30
@@ -86,7 +86,7 @@ def test_a_limit_beyond_all_memory_is_none(machine):
 def asked(monkeypatch, impl):
     monkeypatch.setattr(workers, "automatic", lambda: 3)
     option = SimpleNamespace(impl=impl, lossspec_impl=impl)
-    return plugin.pytest_xdist_auto_num_workers(config=SimpleNamespace(option=option))
+    return hooks.pytest_xdist_auto_num_workers(config=SimpleNamespace(option=option))
 
 
 def test_the_number_of_workers_is_lossspecs_in_its_own_runs_only(monkeypatch):

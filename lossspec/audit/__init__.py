@@ -1,56 +1,62 @@
-"""The strength of the suite: losses wrong in one way, and right ones that it must spare."""
+"""Which clause finds which defect: wrong implementations, run as if they were under test.
+
+A `Defect` is a wrong implementation, a `RightImplementation` a right one that must not be reported.
+"Mutant" and "control" name neither what they are nor what is expected; "defect" is the word of
+"missed defect", as "false positive" is that for a right implementation in which something is found.
+"""
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from lossspec.campaign import CHOSEN, Campaign, Ledger, Profile, profile_named, stream
-from lossspec.cases import Case
+from lossspec.cases.case import Case
 from lossspec.clauses import Clause, clauses
-from lossspec.implementations import Subject, reference
-from lossspec.spec import Loss, Surface, find
-from lossspec.trial import Deviation, Trial
-
-T = TypeVar("T", bound=Callable[..., Any])
+from lossspec.clauses.trial import Deviation, Trial
+from lossspec.errors import SpecError
+from lossspec.execution.implementation import LossUnderTest
+from lossspec.implementations.counterpart import torch_counterpart
+from lossspec.judging.campaign import Campaign
+from lossspec.judging.clause_record import ClauseRecord
+from lossspec.judging.pending import Pending
+from lossspec.judging.profiles import Profile, profile_named
+from lossspec.judging.stream import CHOSEN, stream
+from lossspec.spec.catalogue import find
+from lossspec.spec.loss import Loss
+from lossspec.spec.roles import Surface
 
 
 @dataclass(frozen=True, eq=False)
-class Mutant:
-    """A loss that is right but for one thing.
+class Defect:
+    """An implementation that is right but for one thing.
 
-    make : makes a fresh target, with torch's signature (on the class surface: the class itself).
-    row : the entry of the bug catalogue that it re-creates, where it has one. issue : the thread.
-    wrong : what is wrong, in one sentence. needs : what a case must have to show it.
-    awaits : why no present clause can kill it; empty when one must. witness : given a target, a
-    result in which the mutant differs from a right loss, where no case of the suite can be one.
+    make : makes a fresh one, with torch's signature (on the class surface: the class itself).
+    wrong : what is wrong, in one sentence. source : the report of such a bug, where there is one.
+    awaits : why no clause can find it yet; empty when one must.
     """
 
     name: str
     loss: str
     make: Callable[[], Callable[..., Any]]
     wrong: str
-    row: str = ""
-    issue: str = ""
-    needs: str = ""
-    awaits: str = ""
     surface: Surface = "function"
-    witness: Callable[[Callable[..., Any]], Any] | None = None
+    source: str = ""
+    awaits: str = ""
 
     @property
     def id(self) -> str:
-        """Unique in the catalogue."""
+        """Unique among defects."""
         return f"{self.loss}/{self.name}"
 
 
 @dataclass(frozen=True, eq=False)
-class Control:
-    """A right loss in another formulation: no clause may accuse it. how : the formulation."""
+class RightImplementation:
+    """A right loss in another formulation, in which no clause may find anything.
+
+    make : as in Defect. how : the formulation, in one sentence.
+    """
 
     name: str
     loss: str
@@ -60,53 +66,12 @@ class Control:
 
     @property
     def id(self) -> str:
-        """Unique in the catalogue."""
+        """Unique among right implementations."""
         return f"{self.loss}/{self.name}"
 
 
-def mutant(*losses: str | type, issue: str, row: str = "", **more: Any) -> Callable[[T], T]:
-    """Put a wrong loss into the catalogue; its name is the id, its docstring says what is wrong.
-
-    losses : names, or right classes with a `loss` of that name: then the target is a part that
-    takes precedence over the right one's. more : further fields of Mutant. A class is instantiated
-    for each audit, so that its state starts afresh; a function is taken as it is.
-    """
-
-    def register(target: T) -> T:
-        for loss in losses:
-            name, make = _made(target, loss, more.get("surface", "function"))
-            _marks(target).append(
-                Mutant(_name(target), name, make, _says(target), row, issue, **more)
-            )
-        return target
-
-    return register
-
-
-def control(*losses: str | type, **more: Any) -> Callable[[T], T]:
-    """Put a right loss into the catalogue; its docstring says how it is made. See `mutant`."""
-
-    def register(target: T) -> T:
-        for loss in losses:
-            name, make = _made(target, loss, more.get("surface", "function"))
-            _marks(target).append(Control(_name(target), name, make, _says(target), **more))
-        return target
-
-    return register
-
-
-def mutants() -> Mapping[str, Mutant]:
-    """Every mutant by id, those of a loss together, so that its cases are drawn once."""
-    return {m.id: m for m in _collected() if isinstance(m, Mutant)}
-
-
-def controls() -> Mapping[str, Control]:
-    """Every control by id, those of a loss together."""
-    return {c.id: c for c in _collected() if isinstance(c, Control)}
-
-
 @dataclass(frozen=True)
-class Kill:
+class Detection:
     """A clause's first deviation: in which case of the stream, and after how long."""
 
     clause: str
@@ -120,47 +85,58 @@ class Kill:
 
 @dataclass(frozen=True)
 class Result:
-    """What an audit found about one mutant or control.
+    """What an audit found out about one implementation.
 
-    kills : the clauses', the earliest first. shared : clauses that torch's own loss breaks alike.
-    refused : dtypes that never worked, and the error. crashed : clauses that failed themselves.
-    judged : clauses that saw a case which could have told right from wrong.
+    found : the clauses' detections, the earliest first. shared : clauses that torch's own loss
+    breaks alike. refused : dtypes that never worked, and the error. crashed : by clause, the
+    error of lossspec itself that ended its judging. judged : clauses that saw a case which could
+    have told right from wrong.
     """
 
-    subject: Mutant | Control
-    kills: tuple[Kill, ...]
+    implementation: Defect | RightImplementation
+    found: tuple[Detection, ...]
     cases: int
     seconds: float
     shared: tuple[str, ...] = ()
     refused: Mapping[str, str] = field(default_factory=dict)
-    crashed: Mapping[str, Exception] = field(default_factory=dict)
+    crashed: Mapping[str, str] = field(default_factory=dict)
     judged: frozenset[str] = frozenset()
 
     @property
-    def survived(self) -> bool:
-        """Whether every clause spared it."""
-        return not self.kills
+    def missed(self) -> bool:
+        """Whether no clause found anything."""
+        return not self.found
 
 
 def audit(
-    subjects: Iterable[Mutant | Control],
+    implementations: Iterable[Defect | RightImplementation],
     profile: Profile | Literal["quick", "standard", "deep"] = "quick",
     seed: int = 0,
     *,
     first_only: bool = False,
     only: Collection[str] | None = None,
     spec: Loss | None = None,
+    cases: int | None = None,
 ) -> Iterator[Result]:
-    """Run each one's campaign.
+    """Judge each implementation, and yield what each clause found.
 
-    first_only : stop at its first deviation. only : names of the clauses that judge, all of the
-    profile's when None. spec : of the loss that they all are, where the catalogue lacks it.
-    Seconds are those of judging: a loss's cases are drawn beforehand. UnknownName when the profile
-    is none of the known ones.
+    Seconds are those of judging: a loss's cases are drawn beforehand.
+
+    Args:
+        implementations: those of a loss together, so that its cases are drawn once.
+        profile: how many cases are drawn.
+        seed: of the stream of cases.
+        first_only: whether to stop at the first deviation.
+        only: names of the clauses that judge; all of the profile's when None.
+        spec: of the loss that they all are, where the catalogue of specs lacks it.
+        cases: how many of the stream are judged; all when None.
+
+    Raises:
+        UnknownName: when the profile is none of the known ones.
     """
     if isinstance(profile, str):
         profile = profile_named(profile)
-    for subject in subjects:
+    for each in implementations:
         judges = [
             clause
             for name, clause in clauses().items()
@@ -169,153 +145,111 @@ def audit(
         # A second each, which is worth it only where nothing else has found anything.
         late = [clause for clause in judges if first_only and clause.slow]
         early = [clause for clause in judges if clause not in late]
-        result = _audited(subject, spec or find(subject.loss), early, profile, seed, first_only)
-        if late and result.survived:
-            last = _audited(subject, spec or find(subject.loss), late, profile, seed, first_only)
+        loss = spec or find(each.loss)
+        result = _audited(each, loss, early, profile, seed, first_only, cases)
+        if late and result.missed:
+            last = _audited(each, loss, late, profile, seed, first_only, cases)
             shared = result.shared + last.shared
             result = replace(last, shared=shared, crashed={**result.crashed, **last.crashed})
         yield result
 
 
 def _audited(
-    subject: Mutant | Control,
+    implementation: Defect | RightImplementation,
     loss: Loss,
     judges: Sequence[Clause],
     profile: Profile,
     seed: int,
     first_only: bool,
+    cases: int | None,
 ) -> Result:
-    judges = [c for c in judges if c.applies(loss, subject.surface) and c.speaks_on("cpu")]
-    target = Subject("audit", loss, subject.surface, subject.make())
-    hunt = _Hunt(target, judges, profile, seed, reference=reference(loss, subject.surface))
-    hunt.first_only = first_only
-    next(stream(loss, profile, seed), None)
-    hunt.start = time.perf_counter()
-    ledgers = hunt.hunted()
-    seconds = time.perf_counter() - hunt.start
-    kills = sorted(hunt.kills.values(), key=lambda kill: kill.index)
-    shared = tuple(name for name, ledger in ledgers.items() if ledger.shared is not None)
+    surface = implementation.surface
+    judges = [c for c in judges if c.applies(loss, surface) and c.speaks_on("cpu")]
+    under_test = LossUnderTest("audit", loss, surface, implementation.make())
+    next(stream(loss, profile, seed), None)  # its cases are drawn beforehand
+    hunt = _Hunt(first_only, cases, time.perf_counter())
+    campaign = Campaign(
+        under_test,
+        judges,
+        profile,
+        seed,
+        reference=torch_counterpart(loss, surface),
+        observer=hunt,
+        shrinks=False,
+    )
+    crashed: dict[str, str] = {}
+    try:
+        campaign.run()
+    except SpecError as error:  # no clause has come to its end
+        crashed = {clause.name: str(error) for clause in judges}
+    clause_records = campaign.clause_records
+    hunt.conclude(clause_records, campaign.pending)
     return Result(
-        subject,
-        tuple(kills),
-        len(hunt._seen),
-        seconds,
-        shared,
-        dict(hunt.refused),
-        hunt.crashed,
-        frozenset(name for name, ledger in ledgers.items() if ledger.informative),
+        implementation,
+        tuple(sorted(hunt.detections.values(), key=lambda each: each.index)),
+        len(hunt.drawn),
+        time.perf_counter() - hunt.start,
+        tuple(name for name, record in clause_records.items() if record.shared is not None),
+        dict(campaign.support.refused),
+        crashed | {name: each.broken for name, each in clause_records.items() if each.broken},
+        frozenset(name for name, record in clause_records.items() if record.informative),
     )
 
 
-class _Enough(Exception):
-    """The first deviation of a hunt that needs no more."""
-
-
 @dataclass
-class _Hunt(Campaign):
-    """A campaign that notes when each clause first deviates, and reduces no case."""
+class _Hunt:
+    """Notes when each clause of a campaign first deviates, as its observer.
 
-    first_only: bool = False
-    start: float = 0.0
+    first_only : whether the first deviation ends the campaign. limit : how many cases are judged;
+    all when None. start : when it began. index : of the case at hand, among those judged. drawn,
+    chosen : the indices of the cases of the stream, and of those chosen for costly clauses.
+    refusals : by dtype, the first call that raised, which may be a deviation.
+    """
+
+    first_only: bool
+    limit: int | None
+    start: float
     index: int = -1
-    kills: dict[str, Kill] = field(default_factory=dict)
-    crashed: dict[str, Exception] = field(default_factory=dict)
-    _seen: dict[int, int] = field(default_factory=dict)
-    _chosen: dict[int, int] = field(default_factory=dict)
-    _refusal_kills: dict[str, Kill] = field(default_factory=dict)
+    detections: dict[str, Detection] = field(default_factory=dict)
+    drawn: dict[int, int] = field(default_factory=dict)
+    chosen: dict[int, int] = field(default_factory=dict)
+    refusals: dict[str, Detection] = field(default_factory=dict)
 
-    def hunted(self) -> dict[str, Ledger]:
-        """As `run`, but it may stop early: then the ledgers are empty."""
-        try:
-            ledgers = self.run()
-        except _Enough:
-            return {}
-        accepts = ledgers["accepts"].found if "accepts" in ledgers else None
-        if accepts is not None:
-            first = self._refusal_kills.get(accepts[0].dtype)
-            self.kills.setdefault("accepts", first or self._kill("accepts", *accepts))
-        for name, found in self.detached.items():
-            if ledgers[name].found is not None:
-                self.kills.setdefault(name, self._kill(name, *found))
-        return ledgers
+    def wants(self) -> bool:
+        """Return whether fewer cases were judged than the limit."""
+        return self.limit is None or self.index + 1 < self.limit
 
-    def _judge(self, ledger: Ledger, trial: Trial) -> None:
+    def judged(
+        self, number: int, clause_record: ClauseRecord, trial: Trial, pending: Pending
+    ) -> bool:
+        """Note what a clause has found; return whether more is wanted."""
         # A case counts once, though clauses on calls that must raise see it after all others.
-        seen = self._chosen if self._case >= CHOSEN else self._seen
-        self.index = seen.setdefault(self._case, len(seen))
-        name, dtype = ledger.clause.name, trial.case.dtype
-        try:
-            super()._judge(ledger, trial)
-        except Exception as error:
-            self.crashed.setdefault(name, error)
-            return
-        found = ledger.found or self.missing.get(name)
+        seen = self.chosen if number >= CHOSEN else self.drawn
+        self.index = seen.setdefault(number, len(seen))
+        name, dtype = clause_record.clause.name, trial.case.dtype
+        found = clause_record.found or pending.missing.get(name)
         if found is not None:
-            self.kills.setdefault(name, self._kill(name, *found))
-        elif name == "accepts" and dtype in self.refusals and dtype not in self._refusal_kills:
+            self.detections.setdefault(name, self._detection(name, *found))
+        elif name == "accepts" and dtype in pending.refusals and dtype not in self.refusals:
             # Whether this is a deviation or a dtype that it does not have shows at the end, but
-            # for float32, which is no option.
-            self._refusal_kills[dtype] = self._kill(name, *self.refusals[dtype])
+            # for float32, which is mandatory.
+            self.refusals[dtype] = self._detection(name, *pending.refusals[dtype])
             if dtype == "float32":
-                self.kills[name] = self._refusal_kills[dtype]
-        if self.first_only and self.kills:
-            raise _Enough
+                self.detections[name] = self.refusals[dtype]
+        return not (self.first_only and self.detections)
 
-    def _kill(self, clause: str, case: Case, deviation: Deviation) -> Kill:
+    def conclude(self, clause_records: Mapping[str, ClauseRecord], pending: Pending) -> None:
+        """Note the deviations that were decided at the end."""
+        accepts = clause_records["accepts"].found if "accepts" in clause_records else None
+        if accepts is not None:
+            first = self.refusals.get(accepts[0].dtype)
+            self.detections.setdefault("accepts", first or self._detection("accepts", *accepts))
+        for name, found in pending.detached.items():
+            if clause_records[name].found is not None:
+                self.detections.setdefault(name, self._detection(name, *found))
+
+    def _detection(self, clause: str, case: Case, deviation: Deviation) -> Detection:
         seconds = time.perf_counter() - self.start
-        return Kill(
+        return Detection(
             clause, self.index, seconds, deviation.what, deviation.got, deviation.want, case
         )
-
-    def _reduced(self, ledger: Ledger, case: Case, deviation: Deviation) -> tuple[Case, Deviation]:
-        return case, deviation
-
-
-# === the catalogue ========================================================================
-
-
-def _name(target: Callable[..., Any]) -> str:
-    words = "".join(f"-{c.lower()}" if c.isupper() else c for c in target.__name__)
-    return words.replace("_", "-").strip("-")
-
-
-def _says(target: Any) -> str:
-    """The docstring in one line; ValueError when there is none of its own."""
-    if not target.__doc__:
-        raise ValueError(f"{target.__name__} needs a docstring that says what it is")
-    return " ".join(target.__doc__.split())
-
-
-def _made(
-    target: Any, loss: str | type, surface: Surface
-) -> tuple[str, Callable[[], Callable[..., Any]]]:
-    """The name of the loss, and what makes a fresh target."""
-    if isinstance(loss, type):
-        mixed = target if issubclass(target, loss) else type(target.__name__, (target, loss), {})
-        return str(vars(loss)["loss"]), mixed
-    if isinstance(target, type) and surface == "function":
-        return loss, target
-    return loss, lambda: target
-
-
-def _marks(target: Any) -> list[Mutant | Control]:
-    if "_audited" not in vars(target):
-        target._audited = []
-    marks: list[Mutant | Control] = target._audited
-    return marks
-
-
-@cache
-def _collected() -> tuple[Mutant | Control, ...]:
-    found: dict[tuple[str, str], Mutant | Control] = {}
-    for module in pkgutil.iter_modules(__path__):
-        loaded = importlib.import_module(f"{__name__}.{module.name}")
-        for thing in vars(loaded).values():
-            if getattr(thing, "__module__", None) != loaded.__name__:
-                continue
-            for mark in vars(thing).get("_audited", ()):
-                key = (type(mark).__name__, mark.id)
-                if key in found:
-                    raise ValueError(f"two entries of the audit are named {mark.id!r}")
-                found[key] = mark
-    return tuple(sorted(found.values(), key=lambda mark: mark.loss))

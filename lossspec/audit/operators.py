@@ -14,15 +14,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from lossspec.audit import Mutant
-from lossspec.budget import precision
-from lossspec.campaign import PROFILES, stream
-from lossspec.cases import Case
-from lossspec.implementations import Subject
+from lossspec.audit import Defect
+from lossspec.cases.case import Case
+from lossspec.dtypes import precision
+from lossspec.execution.implementation import LossUnderTest
+from lossspec.execution.outcome import Outcome, perform
+from lossspec.execution.tensors import dtype_of, to_extended
 from lossspec.implementations.oracle import function
-from lossspec.outcome import Outcome, perform
-from lossspec.spec import Form, Loss
-from lossspec.tensors import dtype_of, to_extended
+from lossspec.judging.profiles import PROFILES
+from lossspec.judging.stream import stream
+from lossspec.spec.loss import Form, Loss
 
 #: Two results so many roundings apart are not the same.
 APART = 1000
@@ -44,11 +45,11 @@ FLIPPED: Mapping[type[ast.cmpop], type[ast.cmpop]] = {
 }
 
 
-def variants(loss: Loss) -> Iterator[Mutant]:
+def variants(loss: Loss) -> Iterator[Defect]:
     """Every version of a loss that is wrong in one place and shown to be wrong by some case."""
     right = function(loss)
     for index, (wrong, make) in enumerate(_versions(loss)):
-        made = Mutant(f"version-{index}", loss.name, make, wrong)
+        made = Defect(f"version-{index}", loss.name, make, wrong)
         if witness(loss, right, make()) is not None:
             yield made
 
@@ -58,7 +59,7 @@ def witness(loss: Loss, right: Callable[..., Any], wrong: Callable[..., Any]) ->
     profile = replace(PROFILES["standard"], examples=TRIED)
     for solved in stream(loss, profile, start=1):
         want, got = (
-            perform(Subject("audit", loss, "function", each), solved.case)
+            perform(LossUnderTest("audit", loss, "function", each), solved.case)
             for each in (right, wrong)
         )
         if want.error is None and _apart(got, want):

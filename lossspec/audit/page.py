@@ -41,22 +41,21 @@ def page(title: str, results: Sequence[Result]) -> str:
         rows=rows,
         survivors=[row for row in rows if not row.found],
         found=found,
-        half=median(r.kills[0].index + 1 for r in results if r.kills) if found else None,
-        seconds=median(r.kills[0].seconds for r in results if r.kills) if found else None,
+        half=median(r.found[0].index + 1 for r in results if r.found) if found else None,
+        seconds=median(r.found[0].seconds for r in results if r.found) if found else None,
         columns=columns,
         says={clause.name: clause.says for clause in clauses().values()},
     )
 
 
 def _row(result: Result) -> Row:
-    subject = result.subject
-    issue, row = getattr(subject, "issue", ""), getattr(subject, "row", "")
+    defect = result.implementation
     return Row(
-        subject.id,
-        getattr(subject, "wrong", ""),
-        f"{row}, {issue}" if issue else "",
-        getattr(subject, "awaits", ""),
-        {kill.clause: kill.index + 1 for kill in result.kills},
+        defect.id,
+        getattr(defect, "wrong", ""),
+        getattr(defect, "source", ""),
+        getattr(defect, "awaits", ""),
+        {each.clause: each.index + 1 for each in result.found},
     )
 
 

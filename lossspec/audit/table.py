@@ -3,60 +3,57 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from lossspec.audit import Result
 
 
 def summary(what: str, results: Sequence[Result]) -> str:
-    """How many were found, and a line for each survivor with its reason."""
-    return "\n".join([total(what, results), *(_survivor(r) for r in results if r.survived)])
+    """Return how many were found and by which clauses, and a line for each that was not."""
+    lines = [total(what, results)]
+    if any(result.found for result in results):
+        lines.append(f"  first found by {_tally(results)}")
+    return "\n".join([*lines, *(_missed(r) for r in results if r.missed)])
 
 
 def total(what: str, results: Sequence[Result]) -> str:
-    """How many were found, and how soon."""
-    first = [result.kills[0] for result in results if result.kills]
+    """Return how many were found, and how soon."""
+    first = [result.found[0] for result in results if result.found]
     text = f"{what}: {len(first)} of {len(results)} wrong losses found"
     if not first:
         return text
     share = len(first) / len(results)
-    case = statistics.median(kill.index + 1 for kill in first)
+    case = statistics.median(each.index + 1 for each in first)
     return f"{text} ({share:.1%}), half of them by case {case:g}"
 
 
-def _survivor(result: Result) -> str:
-    awaits = getattr(result.subject, "awaits", "")
+def _tally(results: Sequence[Result]) -> str:
+    """How many each clause was the first to find, the most successful clause first."""
+    first = Counter(result.found[0].clause for result in results if result.found)
+    return ", ".join(f"{clause} ({count})" for clause, count in first.most_common())
+
+
+def _missed(result: Result) -> str:
+    defect = result.implementation
+    awaits = getattr(defect, "awaits", "")
     reason = f" Awaits {awaits}." if awaits else ""
     if result.shared:
         reason = f" Torch's own loss breaks {', '.join(result.shared)} alike."
     if result.crashed:
         reason = f" lossspec itself failed in {', '.join(result.crashed)}."
-    return f"  not found: {result.subject.id}: {getattr(result.subject, 'wrong', '')}{reason}"
-
-
-def accusations(result: Result) -> str:
-    """What became of a right loss: a line for it and one for each clause that accused it."""
-    lines = [f"{result.subject.id}: {result.cases} cases, {len(result.kills) or 'no'} accusations"]
-    lines += [
-        f"  {kill.clause} in case {kill.index + 1}: {kill.what}: got {kill.got}, want {kill.want}"
-        for kill in result.kills
-    ]
-    lines += [
-        f"  {name}: lossspec itself failed: {error}" for name, error in result.crashed.items()
-    ]
-    return "\n".join(lines)
+    return f"  not found: {defect.id}: {getattr(defect, 'wrong', '')}{reason}"
 
 
 def matrix(results: Iterable[Result]) -> str:
-    """Which clauses find which wrong loss, and in which case the first one does."""
+    """Return which clauses find which wrong loss, and in which case the first one does."""
     lines = ["| loss | what is wrong | after | found by |", "| --- | --- | ---: | --- |"]
     for result in results:
-        wrong = getattr(result.subject, "wrong", "").replace("|", "\\|")
-        issue = getattr(result.subject, "issue", "")
-        first = result.kills[0].index + 1 if result.kills else "-"
-        found = ", ".join(f"`{name}`" for name in dict.fromkeys(k.clause for k in result.kills))
-        source = f" ({issue})" if issue else ""
-        lines.append(
-            f"| {result.subject.loss} | {wrong}{source} | {first} | {found or 'nothing'} |"
-        )
+        defect = result.implementation
+        wrong = getattr(defect, "wrong", "").replace("|", "\\|")
+        source = getattr(defect, "source", "")
+        first = result.found[0].index + 1 if result.found else "-"
+        by = ", ".join(f"`{each.clause}`" for each in result.found)
+        place = f" ({source})" if source else ""
+        lines.append(f"| {defect.loss} | {wrong}{place} | {first} | {by or 'nothing'} |")
     return "\n".join(lines) + "\n"

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from lossspec.clauses import Judgement, clause
-from lossspec.spec import Length, Loss, Surface
-from lossspec.tensors import first_numbers
-from lossspec.trial import Deviation, Trial
-
-#: Numbers that may be read on the host in one call: a flag, a count. Torch reads such ones too.
-READ = 8
+from lossspec.clauses.trial import Deviation, Trial
+from lossspec.execution.tensors import first_numbers
+from lossspec.execution.torch_private import dispatch_mode, tree_leaves
+from lossspec.spec.loss import Loss
+from lossspec.spec.roles import Length, Surface
+from lossspec.thresholds import READ_ON_HOST
 
 
 @clause(only_on="accelerator", empty=True)
@@ -50,7 +49,7 @@ def _on_host(tensor: torch.Tensor) -> bool:
     return tensor.device.type == "cpu"
 
 
-class _Arrivals(TorchDispatchMode):
+class _Arrivals:
     """Notes what comes from an accelerator to the host.
 
     It sees what is asked of torch (`cpu`, `to`, `copy_`, `item`, `tolist`, `bool`), forward and in
@@ -59,7 +58,7 @@ class _Arrivals(TorchDispatchMode):
     """
 
     def __init__(self, spared: set[tuple[int, ...]]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.spared = spared
         self.count = 0
         self.largest: tuple[int, str] = (0, "")
@@ -83,6 +82,12 @@ class _Arrivals(TorchDispatchMode):
         self.largest = max(self.largest, (size, f"{name} of {source.dtype} {list(source.shape)}"))
 
 
+@cache
+def _watching() -> type[Any]:
+    """The class of modes that note arrivals; made on first use, for its base is torch's."""
+    return type("Watching", (_Arrivals, dispatch_mode()), {})
+
+
 @clause(only_on="accelerator", enough=40)
 def no_host_copy(trial: Trial) -> Judgement:
     """Neither the call nor its backward copies to the host more than a few numbers and lengths."""
@@ -92,18 +97,18 @@ def no_host_copy(trial: Trial) -> Judgement:
     tensors = trial.case.tensors
     # Torch itself takes lengths to the host: they say how long the loops there are.
     lengths = {tensors[name].shape for name in tensors if isinstance(roles[name], Length)}
-    with _Arrivals(lengths) as arrivals:
+    with _watching()(lengths) as arrivals:
         outcome = trial.attempt()
     if outcome.error is not None:
         return None  # it does not work where torch is watched, and other clauses judge it
-    if arrivals.count > READ:
+    if arrivals.count > READ_ON_HOST:
         raise Deviation(
             "numbers were copied to the host",
             f"{arrivals.count} numbers; {arrivals.largest[1]}",
-            f"{READ} numbers at most",
+            f"{READ_ON_HOST} numbers at most",
             check=None,
         )
-    return max(array.size for array in tensors.values()) > READ
+    return max(array.size for array in tensors.values()) > READ_ON_HOST
 
 
 def _in_one_place(loss: Loss, surface: Surface) -> bool:

@@ -8,17 +8,19 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from torch.autograd.graph import Node
 
-from lossspec.budget import precision
-from lossspec.cases import Case
+from lossspec.cases.case import Case
 from lossspec.clauses import Judgement, clause
-from lossspec.implementations import reference
-from lossspec.oracle import Expected, Solved
-from lossspec.outcome import Outcome, perform, unimplemented
-from lossspec.spec import Loss, Surface
-from lossspec.tensors import dtype_of, to_extended, torch_dtype
-from lossspec.trial import Deviation, Trial, Unsupported, failed
+from lossspec.clauses.trial import Deviation, Trial, Unsupported, failed
+from lossspec.dtypes import precision
+from lossspec.execution.messages import drops_imaginary_part, loss_kernels, refuses_autocast
+from lossspec.execution.outcome import Outcome, perform, unimplemented
+from lossspec.execution.tensors import dtype_of, to_extended, torch_dtype
+from lossspec.implementations.counterpart import torch_counterpart
+from lossspec.oracle.expected import Expected
+from lossspec.oracle.solver import SolvedCase
+from lossspec.spec.loss import Loss
+from lossspec.spec.roles import Surface
 
 #: The dtype that holds every number of another one, and more.
 WIDER = {"float16": "float32", "bfloat16": "float32", "float32": "float64"}
@@ -55,7 +57,7 @@ def mixed_dtypes(trial: Trial) -> Judgement:
         if roles[name].integer or roles[name].scalar:
             continue
         mixed = case.with_(tensors={**case.tensors, name: array.astype(wider)})
-        outcome = perform(trial.subject, mixed, trial.device)
+        outcome = perform(trial.under_test, mixed, trial.device)
         refuses = outcome.phase != "backward" or unimplemented(outcome.error)
         if outcome.error is not None and (refuses or _inherited(trial)):
             refused = f"it refuses {name} in another dtype than the rest"
@@ -69,24 +71,13 @@ def mixed_dtypes(trial: Trial) -> Judgement:
 
 def _inherited(trial: Trial) -> bool:
     """Whether the loss is made of torch's kernel of another loss, and refuses what that refuses."""
-    torchs = reference(trial.loss, trial.subject.surface)
+    torchs = torch_counterpart(trial.loss, trial.under_test.surface)
     if torchs is None:
         return False
     own = perform(torchs, trial.case, trial.device).value
     if not isinstance(own, torch.Tensor):
         return False
-    return bool(_kernels(trial.outcome.value) - _kernels(own))
-
-
-def _kernels(value: torch.Tensor) -> set[str]:
-    """The names of the losses of torch that a result was computed by."""
-    seen: set[Node] = set() if value.grad_fn is None else {value.grad_fn}
-    nodes = list(seen)
-    while nodes:
-        further = {node for node, _ in nodes.pop().next_functions if node is not None} - seen
-        seen |= further
-        nodes += further
-    return {node.name() for node in seen if "LossBackward" in node.name()}
+    return bool(loss_kernels(trial.outcome.value) - loss_kernels(own))
 
 
 def _right(trial: Trial, outcome: Outcome, expected: Expected, when: str, case: Case) -> None:
@@ -123,10 +114,10 @@ def autocast(trial: Trial) -> Judgement:
         return None
     kind = torch.device(trial.device).type
     with torch.autocast(kind, dtype=torch_dtype(LOW)):
-        outcome = perform(trial.subject, case, trial.device)
+        outcome = perform(trial.under_test, case, trial.device)
     if outcome.error is not None:
-        if "autocast" in f"{type(outcome.error).__name__}: {outcome.error}"[:200]:
-            return None  # what torch documents as unsafe there says so
+        if refuses_autocast(outcome.error):
+            return None
         raise failed(f"{outcome.phase} under autocast", outcome.error)
     got = trial.number(outcome)
     if got is None:
@@ -134,7 +125,7 @@ def autocast(trial: Trial) -> Judgement:
     want = trial.expected.value(case.reduction)
     if got.shape == want.exact.shape and (want.error(got) > 1).any():
         # Products of matrices are taken in the lower precision.
-        want = Solved(trial.loss, case.with_(dtype=LOW)).expected.value(case.reduction)
+        want = SolvedCase(trial.loss, case.with_(dtype=LOW)).expected.value(case.reduction)
     trial.agree(got, want, "the value under autocast", of=None)
     return True
 
@@ -174,8 +165,8 @@ def complex_inputs(trial: Trial) -> Judgement:
     for name in case.requires_grad:
         turned[name].requires_grad_()
     with _every_warning():
-        outcome = perform(trial.subject, case, trial.device, replaced=turned)
-    unknown = any("imaginary part" in warning for warning in outcome.warnings)
+        outcome = perform(trial.under_test, case, trial.device, replaced=turned)
+    unknown = drops_imaginary_part(outcome.warnings)
     if unknown or outcome.error is not None or not isinstance(outcome.value, torch.Tensor):
         raise Unsupported("it takes no complex numbers, and says so")
     got = to_extended(outcome.value.real if outcome.value.is_complex() else outcome.value)

@@ -12,23 +12,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from lossspec.cases import Case, dtype_name
+from lossspec.cases.axes import part_along
+from lossspec.cases.case import Case
 from lossspec.clauses import Judgement, clause, stateless
-from lossspec.devices import accelerates
-from lossspec.outcome import (
-    Outcome,
-    arguments,
-    backward_from,
-    constructed,
-    handed,
-    perform,
-    ready,
-)
-from lossspec.reduce import taken
-from lossspec.spec import ClassIndex
-from lossspec.switches import otherwise
-from lossspec.tensors import first_numbers, same_bits, to_extended
-from lossspec.trial import Deviation, Trial, failed, returned
+from lossspec.clauses.trial import Deviation, Trial, failed, returned
+from lossspec.dtypes import dtype_name
+from lossspec.execution.call import arguments, constructed, handed, ready
+from lossspec.execution.devices import accelerates
+from lossspec.execution.global_state import other_settings
+from lossspec.execution.outcome import Outcome, backward_from, perform
+from lossspec.execution.tensors import first_numbers, same_bits, to_extended
+from lossspec.spec.roles import ClassIndex
 
 
 @clause(empty=True)
@@ -37,7 +31,7 @@ def inputs_untouched(trial: Trial) -> Judgement:
     plain = trial.case.with_(requires_grad=())
     outcomes: list[tuple[Case | None, Outcome]] = [(None, trial.outcome)]
     if trial.case.requires_grad:  # where nothing needs a gradient, memory is reused most
-        outcomes.append((plain, perform(trial.subject, plain, trial.device)))
+        outcomes.append((plain, perform(trial.under_test, plain, trial.device)))
     for case, outcome in outcomes:
         for name in outcome.touched():
             raise Deviation(
@@ -62,7 +56,7 @@ def second_call(trial: Trial) -> Judgement:
     """The same call again gives the same bits, gradients too, and leaves the first as it was."""
     if not trial.worked:
         return None
-    call, inputs = ready(trial.subject, trial.case, trial.device)
+    call, inputs = ready(trial.under_test, trial.case, trial.device)
     first = call()
     kept = first.detach().clone()
     slopes = _slopes(trial, first, inputs)
@@ -98,24 +92,24 @@ def other_calls(trial: Trial) -> Judgement:
     case, names = trial.case, trial.case.shape.result
     if not names or not trial.separable or not trial.worked or not trial.conforms:
         return None
-    axis = "N" if "N" in names else names[0]
+    axis = trial.loss.batch if trial.loss.batch in names else names[0]
     size = case.axis_sizes(trial.loss)[axis]
     if size < 2:
         return None
-    tensors = arguments(trial.subject, case, trial.device)
-    call = constructed(trial.subject, case, tensors, {})
+    tensors = arguments(trial.under_test, case, trial.device)
+    call = constructed(trial.under_test, case, tensors, {})
     # What a call has kept, the next one of its size may be given.
     for other in (
-        taken(trial.loss, _fewer_classes(trial), axis, np.arange(size // 2)),
+        part_along(trial.loss, _fewer_classes(trial), axis, np.arange(size // 2)),
         _narrower(case),
-        taken(trial.loss, case, axis, np.arange(size)[::-1]),
+        part_along(trial.loss, case, axis, np.arange(size)[::-1]),
     ):
         if not trial.allows(other):
             continue
         # What an option's shape rules out is no call that anything could be told by.
         with suppress(Exception):
-            call(handed(trial.subject, other, arguments(trial.subject, other, trial.device)))
-    given = handed(trial.subject, case, tensors)
+            call(handed(trial.under_test, other, arguments(trial.under_test, other, trial.device)))
+    given = handed(trial.under_test, case, tensors)
     value = returned(lambda: call(given), "the call after other calls")
     want = trial.expected.value(case.reduction)
     return trial.agree(to_extended(value), want, "the value after other calls", of=None)
@@ -123,16 +117,16 @@ def other_calls(trial: Trial) -> Judgement:
 
 def _fewer_classes(trial: Trial) -> Case:
     """The case with one class less, where it has two; nothing is a target of that one."""
-    case, sizes = trial.case, trial.case.axis_sizes(trial.loss)
-    if sizes.get("C", 0) < 2:
+    case, axis = trial.case, trial.loss.classes
+    classes = case.axis_sizes(trial.loss).get(axis, 0)
+    if classes < 2:
         return case
-    fewer = taken(trial.loss, case, "C", np.arange(sizes["C"] - 1))
+    fewer = part_along(trial.loss, case, axis, np.arange(classes - 1))
     tensors = dict(fewer.tensors)
     for name, role in trial.form.tensors.items():
         if isinstance(role, ClassIndex):
-            tensors[name] = np.where(tensors[name] == sizes["C"] - 1, 0, tensors[name]).astype(
-                tensors[name].dtype
-            )
+            index = tensors[name]
+            tensors[name] = np.where(index == classes - 1, 0, index).astype(index.dtype)
     return fewer.with_(tensors=tensors)
 
 
@@ -200,12 +194,12 @@ def random_state(trial: Trial) -> Judgement:
         raise Deviation(f"{found.switch.name} was changed", found.after, found.before, check=check)
     if not trial.worked:
         return None
-    with otherwise():  # to set them back to what they usually are is no better
-        again = perform(trial.subject, trial.case, trial.device, backward=False)
+    with other_settings():  # to set them back to what they usually are is no better
+        again = perform(trial.under_test, trial.case, trial.device, backward=False)
     for found in again.changed:
         what = f"{found.switch.name}, which the user had set otherwise, was changed"
         raise Deviation(what, found.after, found.before, check=None)
-    call, _ = ready(trial.subject, trial.case, trial.device)  # a constructor may well draw some
+    call, _ = ready(trial.under_test, trial.case, trial.device)  # a constructor may well draw some
     _draw(trial.device)
     before = _random_states(trial.device)
     call()
@@ -229,7 +223,7 @@ def own_memory(trial: Trial) -> Judgement:
     elements = trial.case.with_(requires_grad=(), reduction="none")
     outcomes = [trial.outcome]
     if trial.can("none"):  # where nothing needs a gradient, memory is reused most
-        outcomes.append(perform(trial.subject, elements, trial.device))
+        outcomes.append(perform(trial.under_test, elements, trial.device))
     for outcome in outcomes:
         if not isinstance(outcome.value, torch.Tensor):
             continue
@@ -305,7 +299,7 @@ def second_backward(trial: Trial) -> Judgement:
         return None
     if trial.limited:
         return None
-    call, inputs = ready(trial.subject, case, trial.device)
+    call, inputs = ready(trial.under_test, case, trial.device)
     value = call()
     if not value.requires_grad:
         return None

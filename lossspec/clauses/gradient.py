@@ -6,23 +6,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.autograd import forward_ad
 
-from lossspec.budget import SLACK, Bounded, as_extended, precision
-from lossspec.cases import Case
+from lossspec.cases.case import Case
 from lossspec.clauses import Judgement, clause, stateless
-from lossspec.oracle import solve_second
-from lossspec.outcome import (
-    arguments,
-    constructed,
-    differentiable,
-    handed,
-    invoke,
-    leaves_torch,
-)
+from lossspec.clauses.trial import Deviation, Trial, Unsupported
+from lossspec.dtypes import as_extended, precision
+from lossspec.execution.call import arguments, constructed, handed, invoke
+from lossspec.execution.messages import differentiable_once
+from lossspec.execution.outcome import differentiable
+from lossspec.execution.support import leaves_torch
+from lossspec.execution.tensors import to_extended, to_torch
+from lossspec.oracle.bounds import Bounded
+from lossspec.oracle.solver import solve_second
 from lossspec.safe_text import foreign_error
-from lossspec.tensors import to_extended, to_torch
-from lossspec.trial import Deviation, Trial, Unsupported
+from lossspec.thresholds import SECOND_ORDER_LARGEST, SECOND_ORDER_SMALLEST, SLACK
 
 
 @clause(empty=True)  # a result without a graph ends a training loop
@@ -76,12 +73,6 @@ def ignored_gradient(trial: Trial) -> Judgement:
     return True
 
 
-#: Numbers up to here: a formula that saturates has derivatives of derivatives that nobody promises.
-MODERATE = 8.0
-#: And below this an epsilon of 1e-12 shows.
-TINY = 1e-8
-
-
 @clause(stateless, enough=20, slow=True)
 def second_order(trial: Trial) -> Judgement:
     """The derivative of the gradient, where the implementation has one, is the definition's."""
@@ -93,7 +84,10 @@ def second_order(trial: Trial) -> Judgement:
     if not case.requires_grad or any(roles[name].scalar for name in case.requires_grad):
         return None
     sizes = [np.abs(case.tensors[name]) for name in case.requires_grad]
-    if any((size > MODERATE).any() or ((size > 0) & (size < TINY)).any() for size in sizes):
+    if any(
+        (size > SECOND_ORDER_LARGEST).any() or ((size > 0) & (size < SECOND_ORDER_SMALLEST)).any()
+        for size in sizes
+    ):
         return None
     directions = _directions(trial, case)
     got = _curvature(trial, case, directions)
@@ -135,9 +129,9 @@ def _curvature(
     trial: Trial, case: Case, directions: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
     """Second derivatives along the directions; Unsupported where there is no way to them."""
-    given = arguments(trial.subject, case, trial.device)
-    call = constructed(trial.subject, case, given, {})
-    passed = handed(trial.subject, case, given)
+    given = arguments(trial.under_test, case, trial.device)
+    call = constructed(trial.under_test, case, given, {})
+    passed = handed(trial.under_test, case, given)
     names = case.requires_grad
     tensors = [given[name] for name in names]
     try:
@@ -166,7 +160,7 @@ def _curvature(
         ]
         found: Any = torch.autograd.grad(torch.stack(along).sum(), tensors, allow_unused=True)
         outside = all(curvature is None for curvature in found)
-        if outside and leaves_torch(trial.subject, case, trial.device):
+        if outside and leaves_torch(trial.under_test, case, trial.device):
             raise Unsupported("its gradients come from outside torch")
     except Unsupported:
         raise
@@ -193,7 +187,7 @@ def _once(slope: torch.Tensor) -> bool:
         node = nodes.pop()
         if node is None or node in seen:
             continue
-        if node.name() == "torch::autograd::Error":
+        if differentiable_once(node):
             return True
         seen.add(node)
         nodes += [behind for behind, _ in node.next_functions]
@@ -235,13 +229,14 @@ def forward_mode(trial: Trial) -> Judgement:
 def _tangent(trial: Trial, directions: dict[str, np.ndarray]) -> np.ndarray:
     """The result's derivative along the directions; Unsupported where there is no way to it."""
     case = trial.case.with_(requires_grad=())
-    inputs = arguments(trial.subject, case, trial.device)
+    inputs = arguments(trial.under_test, case, trial.device)
     try:
+        forward_ad = torch.autograd.forward_ad
         with forward_ad.dual_level():
             for name, direction in directions.items():
                 along = to_torch(direction, device=trial.device)
                 inputs[name] = forward_ad.make_dual(inputs[name], along)  # type: ignore[no-untyped-call]
-            value = invoke(trial.subject, case, inputs)
+            value = invoke(trial.under_test, case, inputs)
             tangent = forward_ad.unpack_dual(value).tangent  # type: ignore[no-untyped-call]
     except Exception as error:
         raise Unsupported(f"it has no forward mode ({foreign_error(error)})") from None

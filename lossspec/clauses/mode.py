@@ -11,27 +11,22 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from functools import cache
 from itertools import islice
 from typing import Any
 
 import torch
 
-from lossspec.cases import Case
+from lossspec.cases.case import Case
 from lossspec.clauses import Judgement, clause, stateless
 from lossspec.clauses.refusal import misshapen, out_of_range, ruled_out
-from lossspec.outcome import (
-    arguments,
-    backward_from,
-    constructed,
-    differentiable,
-    handed,
-    invoke,
-    ready,
-)
+from lossspec.clauses.trial import Deviation, Trial, Unsupported, returned
+from lossspec.execution.call import arguments, constructed, handed, invoke, ready
+from lossspec.execution.checkpoint import under_way
+from lossspec.execution.outcome import backward_from, differentiable
+from lossspec.execution.tensors import to_extended, to_torch
+from lossspec.execution.torch_private import fake_tensor_mode, without_subclasses
 from lossspec.safe_text import foreign_error
-from lossspec.tensors import to_extended, to_torch
-from lossspec.trial import Deviation, Trial, Unsupported, returned
-from lossspec.whereabouts import under_way
 
 
 @clause(enough=40)
@@ -54,7 +49,7 @@ def grad_mode(trial: Trial) -> Judgement:
 
 def _called(trial: Trial, case: Case) -> Any:
     """The result of a case, constructed and called."""
-    call, _ = ready(trial.subject, case, trial.device)
+    call, _ = ready(trial.under_test, case, trial.device)
     return call()
 
 
@@ -89,12 +84,12 @@ def functional_gradient(trial: Trial) -> Judgement:
     if not case.requires_grad or not _plain(trial) or not differentiable(trial.outcome.value):
         return None
     try:
-        inputs = arguments(trial.subject, case.with_(requires_grad=()), trial.device)
+        inputs = arguments(trial.under_test, case.with_(requires_grad=()), trial.device)
         names = list(case.requires_grad)
 
         def loss(*given: torch.Tensor) -> torch.Tensor:
             value: torch.Tensor = invoke(
-                trial.subject, case, {**inputs, **dict(zip(names, given, strict=True))}
+                trial.under_test, case, {**inputs, **dict(zip(names, given, strict=True))}
             )
             return value
 
@@ -119,11 +114,11 @@ def vmap(trial: Trial) -> Judgement:
         return None
     names = [name for name, role in trial.loss.roles(trial.form).items() if not role.scalar]
     try:
-        inputs = arguments(trial.subject, case.with_(requires_grad=()), trial.device)
+        inputs = arguments(trial.under_test, case.with_(requires_grad=()), trial.device)
         several = {name: torch.stack([x, x, x]) for name, x in inputs.items() if name in names}
 
         def loss(given: dict[str, Any]) -> Any:
-            return invoke(trial.subject, case, {**inputs, **given})
+            return invoke(trial.under_test, case, {**inputs, **given})
 
         with _silent():
             values = torch.vmap(loss)(several)
@@ -140,21 +135,19 @@ def vmap(trial: Trial) -> Judgement:
 @clause(stateless, enough=4, slow=True)
 def fake_tensors(trial: Trial) -> Judgement:
     """On fake tensors the result has the shape and dtype that it has on real ones."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
     if not _plain(trial):
         return None
     try:
         case = trial.case.with_(requires_grad=())
         # Before the mode is on: a tensor of one element that is made under it keeps its number, and
         # torch computes with that instead of asking what the result would look like.
-        inputs = arguments(trial.subject, case, trial.device)
-        with _silent(), FakeTensorMode() as fake:
+        inputs = arguments(trial.under_test, case, trial.device)
+        with _silent(), fake_tensor_mode() as fake:
             faked = {
                 name: fake.from_tensor(x) if isinstance(x, torch.Tensor) else x
                 for name, x in inputs.items()
             }
-            got = invoke(trial.subject, case, faked)
+            got = invoke(trial.under_test, case, faked)
     except Exception as error:
         raise _unsupported("fake tensors", error) from None
     want = trial.outcome.value
@@ -168,13 +161,19 @@ def fake_tensors(trial: Trial) -> Judgement:
     return True
 
 
-class _Passing(torch.Tensor):
-    """A tensor subclass that hands every call on, as a wrapper of another library does."""
+@cache
+def _passing() -> type[torch.Tensor]:
+    """The class of tensors that hand every call on, as a wrapper of another library does."""
 
-    @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        with torch._C.DisableTorchFunctionSubclass():
-            return func(*args, **(kwargs or {}))
+    class Passing(torch.Tensor):
+        @classmethod
+        def __torch_function__(
+            cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            with without_subclasses():
+                return func(*args, **(kwargs or {}))
+
+    return Passing
 
 
 @clause(stateless, enough=60)
@@ -184,12 +183,12 @@ def tensor_subclass(trial: Trial) -> Judgement:
     if not _plain(trial):
         return None
     try:
-        inputs = arguments(trial.subject, case.with_(requires_grad=()), trial.device)
+        inputs = arguments(trial.under_test, case.with_(requires_grad=()), trial.device)
         wrapped = {
-            name: x.as_subclass(_Passing) if isinstance(x, torch.Tensor) else x
+            name: x.as_subclass(_passing()) if isinstance(x, torch.Tensor) else x
             for name, x in inputs.items()
         }
-        got = invoke(trial.subject, case, wrapped)
+        got = invoke(trial.under_test, case, wrapped)
     except Exception as error:
         raise _unsupported("tensors of a subclass", error) from None
     want = trial.expected.value(case.reduction)
@@ -198,7 +197,7 @@ def tensor_subclass(trial: Trial) -> Judgement:
 
 
 def _compiled(call: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    torch._dynamo.reset()
+    torch.compiler.reset()
     whole: Callable[[Any], Any] = torch.compile(call, backend="aot_eager", dynamic=False)
     return whole
 
@@ -215,11 +214,11 @@ def compiled(trial: Trial) -> Judgement:
     case = trial.case
     if not _telling(trial):
         return None
-    inputs = arguments(trial.subject, case, trial.device)
-    call = constructed(trial.subject, case, inputs, {})
+    inputs = arguments(trial.under_test, case, trial.device)
+    call = constructed(trial.under_test, case, inputs, {})
     try:
         with _silent():
-            got = _compiled(call)(handed(trial.subject, case, inputs))
+            got = _compiled(call)(handed(trial.under_test, case, inputs))
             if differentiable(got):
                 backward_from(got, case)
     except Exception as error:
@@ -256,14 +255,14 @@ def compiled_refusal(trial: Trial) -> Judgement:
     for breach, replaced in _invalid(trial):
         if trial.refusal(**replaced).error is None:
             continue
-        given = arguments(trial.subject, case, trial.device)
+        given = arguments(trial.under_test, case, trial.device)
         under_way(case, replaced)
         given |= {name: replaced[name] for name in replaced if name in given}
         others = {name: value for name, value in replaced.items() if name not in given}
         try:
             with _silent():
-                call = constructed(trial.subject, case, given, others)
-                got = _compiled(call)(handed(trial.subject, case, given))
+                call = constructed(trial.under_test, case, given, others)
+                got = _compiled(call)(handed(trial.under_test, case, given))
         except Exception:
             judged = True
             continue
@@ -271,15 +270,19 @@ def compiled_refusal(trial: Trial) -> Judgement:
     return judged
 
 
-class _Called(torch.nn.Module):
-    """A call as the module that torch.export takes."""
+@cache
+def _module_class() -> type[torch.nn.Module]:
+    """The class of a call as the module that torch.export takes."""
 
-    def __init__(self, call: Callable[[Any], Any]) -> None:
-        super().__init__()
-        self.call = call
+    class Called(torch.nn.Module):
+        def __init__(self, call: Callable[[Any], Any]) -> None:
+            super().__init__()
+            self.call = call
 
-    def forward(self, given: dict[str, Any]) -> Any:
-        return self.call(given)
+        def forward(self, given: dict[str, Any]) -> Any:
+            return self.call(given)
+
+    return Called
 
 
 @clause(stateless, chosen=1, slow=True)
@@ -291,9 +294,9 @@ def exported(trial: Trial) -> Judgement:
     if not _telling(trial):
         return None
     case = trial.case.with_(requires_grad=())
-    inputs = arguments(trial.subject, case, trial.device)
-    module = _Called(constructed(trial.subject, case, inputs, {}))
-    given = handed(trial.subject, case, inputs)
+    inputs = arguments(trial.under_test, case, trial.device)
+    module = _module_class()(constructed(trial.under_test, case, inputs, {}))
+    given = handed(trial.under_test, case, inputs)
     try:
         with _silent():
             got = torch.export.export(module, (given,)).module()(given)

@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from lossspec.budget import Bounded
 from lossspec.clauses import Judgement, clause
-from lossspec.oracle import Solved
-from lossspec.outcome import arguments, handed, instance, keywords
+from lossspec.clauses.trial import Deviation, Trial, Unsupported, returned
+from lossspec.execution.call import arguments, handed, instance, keywords
+from lossspec.execution.tensors import same_bits, to_extended
+from lossspec.oracle.bounds import Bounded
+from lossspec.oracle.solver import SolvedCase
 from lossspec.safe_text import foreign_error
-from lossspec.spec import ClassIndex, Loss, Surface
-from lossspec.tensors import same_bits, to_extended
-from lossspec.trial import Deviation, Trial, Unsupported, returned
+from lossspec.spec.loss import Loss
+from lossspec.spec.roles import ClassIndex, Surface
 
 
 def _module(loss: Loss, surface: Surface) -> bool:
@@ -28,11 +29,11 @@ def _made(trial: Trial) -> tuple[Any, list[Any]] | None:
     if not trial.worked:
         return None
     case = trial.case.with_(requires_grad=())
-    tensors = arguments(trial.subject, case, trial.device)
-    module = trial.subject.target(**keywords(trial.subject, case, tensors))
+    tensors = arguments(trial.under_test, case, trial.device)
+    module = trial.under_test.target(**keywords(trial.under_test, case, tensors))
     if not isinstance(module, torch.nn.Module):
         return None
-    given = handed(trial.subject, case, tensors)
+    given = handed(trial.under_test, case, tensors)
     return module, [given[name] for name in trial.form.tensors]
 
 
@@ -131,11 +132,11 @@ def moved_to_device(trial: Trial) -> Judgement:
         return None
     module, _ = made
     # Every torch has this device. Its tensors have no numbers, but mix with no others.
-    there = arguments(trial.subject, trial.case.with_(requires_grad=(), layouts={}), "meta")
-    passed = handed(trial.subject, trial.case, there)
+    there = arguments(trial.under_test, trial.case.with_(requires_grad=(), layouts={}), "meta")
+    passed = handed(trial.under_test, trial.case, there)
     given = [passed[name] for name in trial.form.tensors]
     try:
-        trial.subject.target(**keywords(trial.subject, trial.case, there))(*given)
+        trial.under_test.target(**keywords(trial.under_test, trial.case, there))(*given)
     except Exception as error:
         raise Unsupported(f"it cannot be called without numbers ({foreign_error(error)})") from None
     returned(lambda: module.to("meta")(*given), "the call after .to(device)")
@@ -145,11 +146,11 @@ def moved_to_device(trial: Trial) -> Judgement:
 @clause(lambda loss, surface: surface == "class" and loss.ranks, enough=20)
 def every_class(trial: Trial) -> Judgement:
     """log_prob is each class's result by the definition, predict the class of the largest one."""
-    if "N" not in trial.case.shape.result or not trial.worked:
+    if not trial.loss.batched(trial.case.shape) or not trial.worked:
         return None
     case = trial.case.with_(requires_grad=())
-    tensors = arguments(trial.subject, case, trial.device)
-    module = instance(trial.subject, case, tensors, {})
+    tensors = arguments(trial.under_test, case, trial.device)
+    module = instance(trial.under_test, case, tensors, {})
     if not (hasattr(module, "log_prob") and hasattr(module, "predict")):
         raise Unsupported("it has no log_prob, or no predict")
     input = tensors[next(iter(trial.form.tensors))]
@@ -188,7 +189,7 @@ def _of_each_class(trial: Trial) -> list[Bounded]:
     name = next(n for n, role in trial.form.tensors.items() if isinstance(role, ClassIndex))
     case, target = trial.case, trial.case.tensors[name]
     return [
-        Solved(
+        SolvedCase(
             trial.loss,
             case.with_(
                 tensors={**case.tensors, name: np.full_like(target, index)},
@@ -196,5 +197,5 @@ def _of_each_class(trial: Trial) -> list[Bounded]:
                 requires_grad=(),
             ),
         ).expected.value("none")
-        for index in range(case.axis_sizes(trial.loss)["C"])
+        for index in range(case.axis_sizes(trial.loss)[trial.loss.classes])
     ]

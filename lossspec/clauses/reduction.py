@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 
-from lossspec.budget import SLACK, Bounded, precision, roundings
+from lossspec.cases.axes import part_along
 from lossspec.clauses import Judgement, clause
-from lossspec.outcome import perform
-from lossspec.reduce import taken
-from lossspec.spec import Loss, Surface
-from lossspec.trial import Deviation, Trial, Unsupported, failed
+from lossspec.clauses.trial import Deviation, Trial, Unsupported, failed
+from lossspec.dtypes import precision
+from lossspec.execution.outcome import perform
+from lossspec.execution.torch_private import set_deterministic
+from lossspec.oracle.bounds import Bounded, roundings
+from lossspec.spec.loss import Loss
+from lossspec.spec.roles import Surface
+from lossspec.thresholds import (
+    MEAN_OF_MANY_COPIES,
+    MEAN_OF_MANY_ELEMENTS,
+    MEAN_OF_MANY_MARGIN,
+    MEAN_OF_MANY_ROOM,
+    SLACK,
+)
 
 
 def _reduces(name: str):  # type: ignore[no-untyped-def]  # a predicate for `clause`
@@ -25,7 +34,7 @@ def _reduces(name: str):  # type: ignore[no-untyped-def]  # a predicate for `cla
 
 
 def _derived(trial: Trial, reduction: str) -> Judgement:
-    """Compare a reduced result with the same subject's own unreduced one, reduced here."""
+    """Compare a reduced result with the same implementation's own unreduced one, reduced here."""
     if not trial.can(reduction) or not trial.can("none") or not trial.precise:
         return None
     elements, got = trial.under("none"), trial.under(reduction)
@@ -85,15 +94,10 @@ DEPRECATED = (
 )
 
 
-def _deprecates(loss: Loss, surface: Surface) -> bool:
-    module = getattr(torch.nn, loss.module or "", None)
-    return module is not None and "size_average" in inspect.signature(module).parameters
-
-
-@clause(_deprecates, enough=8)
+@clause(lambda loss, surface: loss.deprecated_reductions, enough=8)
 def deprecated_reductions(trial: Trial) -> Judgement:
     """The deprecated `size_average` and `reduce`, where it takes both, override the reduction."""
-    if not {"size_average", "reduce"} <= (trial.subject.keywords or set()):
+    if not {"size_average", "reduce"} <= (trial.under_test.keywords or set()):
         raise Unsupported("it takes no size_average and reduce")
     if not trial.worked:
         return None
@@ -136,12 +140,11 @@ def _poisoned() -> Iterator[None]:
     """New memory holds nan, so that a result that nobody wrote does not look right by luck."""
     before = torch.are_deterministic_algorithms_enabled()
     warn = torch.is_deterministic_algorithms_warn_only_enabled()
-    # The public function of the same name imports the compiler first, which takes two seconds.
-    torch._C._set_deterministic_algorithms(True, warn_only=True)
+    set_deterministic(True, warn_only=True)
     try:
         yield
     finally:
-        torch._C._set_deterministic_algorithms(before, warn_only=warn)
+        set_deterministic(before, warn_only=warn)
 
 
 @clause(enough=40, empty=True)
@@ -171,10 +174,6 @@ def nothing_left(trial: Trial) -> Judgement:
     return True
 
 
-#: More elements than float16 can count, and a bit.
-MANY = 70_000
-#: Numbers in all tensors of so large a call: an implementation may well need some hundred of each.
-ROOM = 700_000
 LARGEST = precision("float16").largest
 
 
@@ -191,21 +190,27 @@ def mean_of_many(trial: Trial) -> Judgement:
         return None
     size = case.axis_sizes(loss)[axis]
     expected = trial.expected
-    if not 0 < expected.losses.size <= MANY / 64 or not expected.counted.any():
+    if (
+        not 0 < expected.losses.size <= MEAN_OF_MANY_ELEMENTS / MEAN_OF_MANY_COPIES
+        or not expected.counted.any()
+    ):
         return None
     known = expected.value("mean")
     mean = abs(float(known.exact))
-    if not known.informative or not 2 * LARGEST / ROOM < mean < LARGEST / 8:
+    if (
+        not known.informative
+        or not 2 * LARGEST / MEAN_OF_MANY_ROOM < mean < LARGEST / MEAN_OF_MANY_MARGIN
+    ):
         return None
     once = abs(float((expected.losses * expected.shares).sum()))
-    copies = int(max(MANY / expected.losses.size, 2 * LARGEST / once)) + 1
-    if copies * sum(array.size for array in case.tensors.values()) > ROOM:
+    copies = int(max(MEAN_OF_MANY_ELEMENTS / expected.losses.size, 2 * LARGEST / once)) + 1
+    if copies * sum(array.size for array in case.tensors.values()) > MEAN_OF_MANY_ROOM:
         return None
-    many = taken(loss, case, axis, np.arange(size * copies) % size)
+    many = part_along(loss, case, axis, np.arange(size * copies) % size)
     if not trial.allows(many):
         return None
     many = many.with_(reduction="mean", requires_grad=(), layouts={})
-    got = trial.number(perform(trial.subject, many, trial.device))
+    got = trial.number(perform(trial.under_test, many, trial.device))
     if got is None or got.shape != ():
         return None
     unit = precision(case.dtype).unit

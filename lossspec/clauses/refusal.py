@@ -9,10 +9,11 @@ import numpy as np
 import torch
 
 from lossspec.clauses import SMALL, Judgement, clause
-from lossspec.outcome import argument
-from lossspec.spec import ClassIndex, Length, Loss, Surface
-from lossspec.tensors import dtype_of, first_numbers, to_extended, to_torch
-from lossspec.trial import Deviation, Trial
+from lossspec.clauses.trial import Deviation, Trial
+from lossspec.execution.call import argument
+from lossspec.execution.tensors import dtype_of, first_numbers, to_extended, to_torch
+from lossspec.spec.loss import Loss
+from lossspec.spec.roles import ClassIndex, Length, Surface
 
 #: Refusals are about kinds of calls, not numbers: not many cases of them.
 ENOUGH = 30
@@ -53,7 +54,7 @@ def _has_refused_values(loss: Loss, surface: Surface) -> bool:
 def out_of_range(trial: Trial) -> Iterator[tuple[str, dict[str, Any]]]:
     """Which parameter is out of its documented range, with a value that is."""
     for name, parameter in trial.loss.parameters_of(trial.form).items():
-        if trial.subject.takes(name) and name not in trial.form.fixed:
+        if trial.under_test.takes(name) and name not in trial.form.fixed:
             for value in parameter.refused:
                 yield f"{name}={value!r} is out of range", {name: value}
 
@@ -80,7 +81,7 @@ def _takes_reduction(loss: Loss, surface: Surface) -> bool:
 @clause(_takes_reduction, enough=ENOUGH, hazard=1)
 def refuses_reductions(trial: Trial) -> Judgement:
     """A reduction of an unknown name raises."""
-    if not trial.subject.takes("reduction") or not _told(trial):
+    if not trial.under_test.takes("reduction") or not _told(trial):
         return None
     for name in ("avg", "Mean", ""):
         if name not in trial.loss.reductions:
@@ -145,7 +146,8 @@ def misshapen(trial: Trial) -> Iterator[tuple[str, dict[str, Any], bool]]:
                 continue  # as many numbers, of which nobody doubts whose they are
             if other.shape != array.shape and (broadcast or axes == shape.result):
                 yield f"{name} of shape {list(other.shape)}", {name: other}, broadcast
-        if array.ndim == 0 and "C" in shape.core and case.tensors[names[0]].ndim == 1:
+        one = array.ndim == 0 and case.tensors[names[0]].ndim == 1
+        if one and trial.loss.classes in shape.core:
             two = np.stack([array, array])
             yield f"{name} of shape [2] for one sample", {name: two}, False
     for name, array in case.tensors.items():
@@ -221,7 +223,7 @@ def ruled_out(trial: Trial) -> Iterator[tuple[str, dict[str, Any]]]:
         }
         given = trial.case.parameters
         replaced |= {n: v for n, v in parameters.items() if n not in given or v != given[n]}
-        if all(trial.subject.takes(n) for n in parameters if n in replaced):
+        if all(trial.under_test.takes(n) for n in parameters if n in replaced):
             yield refusal.says, replaced
 
 

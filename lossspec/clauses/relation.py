@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
-import re
 import time
+from inspect import signature
 from typing import Any
 
 import numpy as np
 
-from lossspec.budget import Bounded, as_extended, precision
-from lossspec.cases import Case
+from lossspec.cases.axes import axes_of, part_along
+from lossspec.cases.case import Case
 from lossspec.clauses import Judgement, clause
-from lossspec.oracle import Solved, axes_of
-from lossspec.outcome import perform
-from lossspec.reduce import taken
-from lossspec.spec import ClassIndex, Distribution, Form, Loss, Shape, Surface, Weight
-from lossspec.tensors import to_extended
-from lossspec.trial import Deviation, Trial, Unsupported, failed
+from lossspec.clauses.trial import Deviation, Trial, Unsupported, failed
+from lossspec.dtypes import as_extended, precision
+from lossspec.execution.messages import out_of_memory
+from lossspec.execution.outcome import perform
+from lossspec.execution.tensors import to_extended
+from lossspec.oracle.bounds import Bounded
+from lossspec.oracle.solver import SolvedCase
+from lossspec.spec.loss import Form, Loss
+from lossspec.spec.roles import ClassIndex, Distribution, Surface, Weight
+from lossspec.spec.shapes import Shape
+from lossspec.thresholds import (
+    LARGE_BATCH_NUMBERS,
+    LARGE_BATCH_PARTS,
+    LARGE_BATCH_ROOM,
+    LARGE_BATCH_ROWS,
+    LARGE_BATCH_SECONDS,
+    LAST_PLACES,
+    OVERFLOW_MARGIN,
+    SMALLEST_PLACES,
+)
 
 ENOUGH = 30
 
@@ -30,7 +44,7 @@ def _agree(trial: Trial, other: Case, what: str, reduction: str, order: Any = ..
         return None
     mine = trial.under(reduction)
     beside = Trial(
-        trial.subject, Solved(trial.loss, other.with_(reduction=reduction)), trial.device
+        trial.under_test, SolvedCase(trial.loss, other.with_(reduction=reduction)), trial.device
     )
     theirs = beside.number(beside.outcome)
     if mine is None or theirs is None:
@@ -67,12 +81,12 @@ def _agree_reduced(trial: Trial, other: Case, what: str) -> Judgement:
 
 def _rows(trial: Trial) -> int:
     """The length of the batch axis; 0 where there is none."""
-    case = trial.case
-    return case.axis_sizes(trial.loss).get("N", 0) if "N" in case.shape.result else 0
+    case, loss = trial.case, trial.loss
+    return case.axis_sizes(loss).get(loss.batch, 0) if loss.batched(case.shape) else 0
 
 
 def _batched(loss: Loss, surface: Surface) -> bool:
-    return any(contract.batched for form in loss.forms for contract in form.contracts)
+    return any(loss.batched(contract) for form in loss.forms for contract in form.contracts)
 
 
 @clause(_batched, enough=ENOUGH)
@@ -82,8 +96,8 @@ def batch_permutation(trial: Trial) -> Judgement:
     if rows < 2 or not trial.separable:
         return None
     order = np.arange(rows)[::-1]
-    other = taken(trial.loss, trial.case, "N", order)
-    axis = trial.case.shape.result.index("N")
+    other = part_along(trial.loss, trial.case, trial.loss.batch, order)
+    axis = trial.case.shape.result.index(trial.loss.batch)
     where = (slice(None),) * axis + (slice(None, None, -1),)
     return _agree(trial, other, "the batch reversed", "none", where)
 
@@ -91,17 +105,17 @@ def batch_permutation(trial: Trial) -> Judgement:
 @clause(_batched, enough=ENOUGH)
 def batch_split(trial: Trial) -> Judgement:
     """A part of the batch gives that part of the unreduced result."""
-    rows, given = _rows(trial), trial.case.parameters
+    rows, given, batch = _rows(trial), trial.case.parameters, trial.loss.batch
     if rows < 2 or not trial.separable:
         return None
     sizes = trial.case.axis_sizes(trial.loss)
     parts = (rows // 3 + 1, *range(rows - 1, 0, -1))  # two parts of unequal length, if allowed
-    allowed = (n for n in parts if trial.loss.allows(trial.form, sizes | {"N": n}, given))
+    allowed = (n for n in parts if trial.loss.allows(trial.form, sizes | {batch: n}, given))
     first = rows - next(allowed, rows)
     if not first:
         return None
-    other = taken(trial.loss, trial.case, "N", np.arange(first, rows))
-    axis = trial.case.shape.result.index("N")
+    other = part_along(trial.loss, trial.case, trial.loss.batch, np.arange(first, rows))
+    axis = trial.case.shape.result.index(trial.loss.batch)
     return _agree(
         trial, other, "the last rows alone", "none", (slice(None),) * axis + (slice(first, None),)
     )
@@ -113,14 +127,14 @@ def ignored_is_deleted(trial: Trial) -> Judgement:
     counted = trial.expected.counted
     if counted.ndim != 1 or counted.all() or not counted.any():
         return None
-    other = taken(trial.loss, trial.case, "N", np.flatnonzero(counted))
+    other = part_along(trial.loss, trial.case, trial.loss.batch, np.flatnonzero(counted))
     return _agree_reduced(trial, other, "without the ignored rows")
 
 
 def _has_classes(loss: Loss, surface: Surface) -> bool:
     return loss.exchangeable and any(
         isinstance(role, ClassIndex | Distribution)
-        and "C" in contract.core
+        and loss.classes in contract.core
         and not form.lists_classes(contract)
         for form in loss.forms
         for role in form.tensors.values()
@@ -131,13 +145,13 @@ def _has_classes(loss: Loss, surface: Surface) -> bool:
 @clause(_has_classes, enough=ENOUGH)
 def class_permutation(trial: Trial) -> Judgement:
     """The order of the classes does not matter."""
-    case, form = trial.case, trial.form
-    classes = case.axis_sizes(trial.loss).get("C", 0)
+    case, form, axis = trial.case, trial.form, trial.loss.classes
+    classes = case.axis_sizes(trial.loss).get(axis, 0)
     indices = [n for n, role in form.tensors.items() if isinstance(role, ClassIndex)]
-    if classes < 2 or "C" not in case.shape.core or not trial.permutable:
+    if classes < 2 or axis not in case.shape.core or not trial.permutable:
         return None
     order = np.arange(classes)[::-1]
-    other = taken(trial.loss, case, "C", order)
+    other = part_along(trial.loss, case, axis, order)
     tensors = dict(other.tensors)
     for name in indices:
         target = tensors[name]
@@ -169,8 +183,8 @@ def shift_invariance(trial: Trial) -> Judgement:
     offset = 2.0 ** (-np.log2(precision(case.dtype).unit) - 4)
     plain = case.with_(tensors={**case.tensors, first: np.asarray(grid).astype(x.dtype)})
     moved = case.with_(tensors={**case.tensors, first: np.asarray(grid + offset).astype(x.dtype)})
-    solved = Solved(trial.loss, plain)
-    beside = Trial(trial.subject, Solved(trial.loss, moved), trial.device)
+    solved = SolvedCase(trial.loss, plain)
+    beside = Trial(trial.under_test, SolvedCase(trial.loss, moved), trial.device)
     got = beside.number(beside.outcome)
     if got is None:
         return None
@@ -208,8 +222,8 @@ def symmetry(trial: Trial) -> Judgement:
         slopes = tuple(name for name in change.maps if name in trial.differentiable)
         other = case.with_(tensors=tensors, requires_grad=slopes, layouts={})
         mine = case.with_(requires_grad=slopes, layouts={})
-        here = Trial(trial.subject, Solved(trial.loss, mine), trial.device)
-        there = Trial(trial.subject, Solved(trial.loss, other), trial.device)
+        here = Trial(trial.under_test, SolvedCase(trial.loss, mine), trial.device)
+        there = Trial(trial.under_test, SolvedCase(trial.loss, other), trial.device)
         if here.outcome.error is not None or there.outcome.error is not None:
             continue
         a, b = here.number(here.outcome), there.number(there.outcome)
@@ -252,7 +266,11 @@ def _close(
     if want.shape != allowed.exact.shape:
         return None
     with np.errstate(all="ignore"):
-        budget = 16 * dtype.unit * np.abs(want) + 4 * dtype.smallest + 2 * allowed.budget
+        budget = (
+            LAST_PLACES * dtype.unit * np.abs(want)
+            + SMALLEST_PLACES * dtype.smallest
+            + 2 * allowed.budget
+        )
         budget = np.where(np.isfinite(want) & np.isfinite(got), budget, np.inf)
     bounded = Bounded.around(want, budget, trial.case.dtype)
     return trial.agree(got, bounded, what, of=of, case=case)
@@ -267,22 +285,34 @@ def _weighted_mean(loss: Loss, surface: Surface) -> bool:
 def _large(trial: Trial) -> bool:
     """Whether twice the sum of the losses, and of the terms they are made of, may overflow."""
     size = np.abs(trial.expected.losses).sum()
-    return not bool(64 * size < precision(trial.case.dtype).largest)
+    return not bool(OVERFLOW_MARGIN * size < precision(trial.case.dtype).largest)
+
+
+def _divides(form: Form, name: str) -> bool:
+    """Whether a tensor is part of the divisor of the mean."""
+    return form.divisor is not None and name in signature(form.divisor).parameters
 
 
 @clause(_weighted_mean, enough=ENOUGH)
 def weight_scale(trial: Trial) -> Judgement:
     """Doubling all weights leaves the mean that divides by their sum as it was."""
     case = trial.case
-    if trial.form.divisor is None or "weight" not in case.tensors:
+    weights = {
+        name: case.tensors[name]
+        for name, role in trial.loss.options.items()
+        if isinstance(role, Weight) and name in case.tensors and _divides(trial.form, name)
+    }
+    if not weights:
         return None
-    weight = case.tensors["weight"]
     with np.errstate(over="ignore"):
-        double = np.asarray(weight * weight.dtype.type(2)).astype(weight.dtype)
+        doubled = {
+            name: np.asarray(weight * weight.dtype.type(2)).astype(weight.dtype)
+            for name, weight in weights.items()
+        }
     # A sum that overflows is for the clauses on the value to judge.
     if _large(trial):
         return None
-    other = case.with_(tensors={**case.tensors, "weight": double})
+    other = case.with_(tensors={**case.tensors, **doubled})
     return _agree(trial, other, "the mean with doubled weights", "mean")
 
 
@@ -297,9 +327,9 @@ def neutral_weight(trial: Trial) -> Judgement:
     case = trial.case
     judged = None
     for name, role in trial.loss.options.items():
-        if role.default != 1 or not trial.subject.takes(name) or name in case.tensors:
+        if role.default != 1 or not trial.under_test.takes(name) or name in case.tensors:
             continue
-        if trial.subject.surface not in role.surfaces:
+        if trial.under_test.surface not in role.surfaces:
             continue
         ones = trial.ones(name)
         if ones is None:
@@ -346,15 +376,16 @@ def index_is_one_hot(trial: Trial) -> Judgement:
             contract
             for contract in form.contracts
             for axes in [contract.expand(case.spread).inputs]
-            if [one for i, one in enumerate(axes) if i != at] == others and "C" in axes[at]
+            if [one for i, one in enumerate(axes) if i != at] == others
+            and trial.loss.classes in axes[at]
         ),
         None,
     )
     if contract is None:
         return None
-    classes = case.axis_sizes(trial.loss)["C"]
+    classes = case.axis_sizes(trial.loss)[trial.loss.classes]
     hot = (target[..., None] == np.arange(classes)).astype(next(iter(case.tensors.values())).dtype)
-    hot = np.moveaxis(hot, -1, contract.expand(case.spread).inputs[at].index("C"))
+    hot = np.moveaxis(hot, -1, contract.expand(case.spread).inputs[at].index(trial.loss.classes))
     known = trial.loss.parameters_of(form)
     other = case.with_(
         form=form.name,
@@ -370,7 +401,9 @@ def index_is_one_hot(trial: Trial) -> Judgement:
 
 def _unbatched(loss: Loss, surface: Surface) -> bool:
     return any(
-        contract.core and not contract.batched and any(c.batched for c in form.contracts)
+        contract.core
+        and not loss.batched(contract)
+        and any(loss.batched(c) for c in form.contracts)
         for form in loss.forms
         for contract in form.contracts
     )
@@ -379,26 +412,26 @@ def _unbatched(loss: Loss, surface: Surface) -> bool:
 @clause(_unbatched, enough=ENOUGH)
 def no_batch_is_batch_of_one(trial: Trial) -> Judgement:
     """A single sample gives what a batch of that one sample gives."""
-    case, form = trial.case, trial.form
+    case, form, batch = trial.case, trial.form, trial.loss.batch
     shape = case.shape
-    if shape.batched or not shape.core:
+    if trial.loss.batched(shape) or not shape.core:
         return None
     for contract in form.contracts:
         batched = contract.expand(case.spread)
         alike = len(batched.inputs) == len(shape.inputs) and all(
-            tuple(a for a in with_n if a != "N") == without
+            tuple(a for a in with_n if a != batch) == without
             for with_n, without in zip(batched.inputs, shape.inputs, strict=True)
         )
-        if not contract.batched or not alike:
+        if not trial.loss.batched(contract) or not alike:
             continue
         tensors = dict(case.tensors)
         for name, axes in zip(form.tensors, batched.inputs, strict=True):
-            if "N" in axes:
-                tensors[name] = np.expand_dims(tensors[name], axes.index("N"))
+            if batch in axes:
+                tensors[name] = np.expand_dims(tensors[name], axes.index(batch))
         other = case.with_(
             contract=contract.text,
             tensors=tensors,
-            cotangent=np.expand_dims(case.cotangent, batched.result.index("N")),
+            cotangent=np.expand_dims(case.cotangent, batched.result.index(batch)),
             layouts={},
         )
         return _agree_reduced(trial, other, "of a batch of one")
@@ -406,15 +439,15 @@ def no_batch_is_batch_of_one(trial: Trial) -> Judgement:
 
 
 def _spreads(loss: Loss, surface: Surface) -> bool:
-    return any(_flat(form, contract) for form in loss.forms for contract in form.contracts)
+    return any(_flat(loss, form, contract) for form in loss.forms for contract in form.contracts)
 
 
-def _flat(form: Form, spread: Shape) -> Shape | None:
+def _flat(loss: Loss, form: Form, spread: Shape) -> Shape | None:
     """The contract that is another one without its further axes, samples first."""
     without = [tuple(a for a in axes if a != "d*") for axes in spread.inputs]
     for contract in form.contracts:
-        if contract is not spread and list(contract.inputs) == without and spread.batched:
-            return contract if all(axes[0] == "N" for axes in without) else None
+        if contract is not spread and list(contract.inputs) == without and loss.batched(spread):
+            return contract if all(axes[0] == loss.batch for axes in without) else None
     return None
 
 
@@ -423,7 +456,7 @@ def further_axes_are_samples(trial: Trial) -> Judgement:
     """With further axes, sum and mean are those of one batch with every position as a sample."""
     case, form = trial.case, trial.form
     contract = next(c for c in form.contracts if c.text == case.contract)
-    flat = _flat(form, contract)
+    flat = _flat(trial.loss, form, contract)
     options = [trial.loss.options[name] for name in case.tensors if name not in form.tensors]
     if flat is None or any(not (role.shape or "").startswith("(") for role in options):
         return None
@@ -443,15 +476,6 @@ def further_axes_are_samples(trial: Trial) -> Judgement:
     return _agree_reduced(trial, other, "of all positions")
 
 
-#: So many rows that 16 bits do not count them, and so many numbers that a fast path for large
-#: tensors is taken; no tensors beyond ROOM.
-MANY, LARGE, ROOM = 2**16, 2**20, 2**22
-#: What torch says where memory does not suffice; an illegal access of it is a bug of the kernel.
-_NO_ROOM = re.compile(r"(allocate|enough|out of) memory")
-#: Seconds of a processor that a part of them may take.
-PATIENCE = 2.0
-
-
 def _unreduced(loss: Loss, surface: Surface) -> bool:
     return "none" in loss.reductions and any(c.result for f in loss.forms for c in f.contracts)
 
@@ -466,32 +490,32 @@ def large_batch(trial: Trial) -> Judgement:
         return None  # a fast path is for the plain call
     if case.dtype not in ("float32", "float64") or not trial.separable or not trial.can("none"):
         return None
-    axis = "N" if "N" in names else names[0]
+    axis = loss.batch if loss.batch in names else names[0]
     size = case.axis_sizes(loss)[axis]
     if size < 2 or not trial.worked or not trial.conforms:
         return None
     if not trial.expected.value("none").informative:
         return None
     first = next(iter(case.tensors.values()))
-    copies = max(LARGE // max(first.size, 1), MANY // size) + 1
-    if copies * sum(array.size for array in case.tensors.values()) > ROOM:
+    copies = max(LARGE_BATCH_NUMBERS // max(first.size, 1), LARGE_BATCH_ROWS // size) + 1
+    if copies * sum(array.size for array in case.tensors.values()) > LARGE_BATCH_ROOM:
         return None
     rows = np.arange(size * copies) % size
-    if not trial.allows(taken(loss, case, axis, rows)):
+    if not trial.allows(part_along(loss, case, axis, rows)):
         return None
-    for part in (64, 16, 4, 1):  # lest what is slow, or keeps every pair of rows, take forever
-        some = taken(loss, case, axis, rows[: len(rows) // part])
+    for part in LARGE_BATCH_PARTS:  # lest what is slow, or keeps every pair of rows, take forever
+        some = part_along(loss, case, axis, rows[: len(rows) // part])
         start = time.process_time()  # not of others on a busy machine
         outcome = perform(
-            trial.subject,
+            trial.under_test,
             some.with_(reduction="none", layouts={}, omitted=frozenset()),
             trial.device,
         )
         seconds = time.process_time() - start
-        if seconds > PATIENCE and part > 1:
+        if seconds > LARGE_BATCH_SECONDS and part > 1:
             raise Unsupported(f"of {len(rows) // part} rows it takes {seconds:.1f} s already")
     if outcome.error is not None:
-        if isinstance(outcome.error, MemoryError) or _NO_ROOM.search(str(outcome.error)):
+        if out_of_memory(outcome.error):
             raise Unsupported(f"the memory here does not hold {len(rows)} rows of it")
         raise failed(f"a batch of {len(rows)} rows", outcome.error, "a result")
     if outcome.oversized:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from lossspec.clauses import Judgement, clause
-from lossspec.outcome import unimplemented
-from lossspec.trial import Deviation, Trial, failed
+from lossspec.clauses.trial import Deviation, Trial, failed
+from lossspec.execution.outcome import unimplemented
 
 
 @clause(empty=True)

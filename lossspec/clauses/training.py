@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from lossspec.clauses import Judgement, clause
-from lossspec.oracle import Solved
-from lossspec.outcome import lacking
-from lossspec.tensors import to_extended
-from lossspec.training import PACKAGE, Failed, plain, steps, trainable
-from lossspec.trial import Trial, Unsupported, failed
+from lossspec.clauses.digits_model import PACKAGE, Failed, plain, steps, trainable
+from lossspec.clauses.trial import Trial, Unsupported, failed
+from lossspec.execution.call import unsupported_argument
+from lossspec.execution.tensors import to_extended
+from lossspec.oracle.solver import SolvedCase
 
 
 @clause(enough=1, once=True, slow=True, needs=PACKAGE)
 def trained(trial: Trial) -> Judgement:
     """At every step of a training run on real digits, loss and gradients are the definition's."""
-    if lacking(trial.subject, plain(trial.loss)) is not None or not trainable(trial.loss):
+    if unsupported_argument(trial.under_test, plain(trial.loss)) is not None or not trainable(
+        trial.loss
+    ):
         return None
     if trial.outcome.oversized:
         return None
     curves: dict[str, list[tuple[int, float, float]]] = {"training": [], "validation": []}
     informative = False
     try:
-        for step in steps(trial.subject, trial.device):
-            expected = Solved(trial.loss, step.case).expected
+        for step in steps(trial.under_test, trial.device):
+            expected = SolvedCase(trial.loss, step.case).expected
             reduction = step.case.reduction
             when = f"in step {step.number} of a training run"
             want, got = expected.value(reduction), to_extended(step.value)

@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from lossspec.budget import Bounded
-from lossspec.cases import Case, published
+from lossspec.cases.case import Case, published
 from lossspec.clauses import Judgement, clause, stateless
-from lossspec.oracle import Solved
-from lossspec.outcome import lacking
-from lossspec.spec import Loss, Surface
-from lossspec.trial import Deviation, Trial
+from lossspec.clauses.trial import Deviation, Trial
+from lossspec.execution.call import unsupported_argument
+from lossspec.oracle.bounds import Bounded
+from lossspec.oracle.solver import SolvedCase
+from lossspec.spec.loss import Loss
+from lossspec.spec.roles import Surface
 
 
 @clause()
@@ -31,9 +32,9 @@ def published_examples(trial: Trial) -> Judgement:
     judged = None
     for example in trial.loss.examples:
         case = published(trial.loss, example)
-        if lacking(trial.subject, case) is not None:
+        if unsupported_argument(trial.under_test, case) is not None:
             continue
-        beside = Trial(trial.subject, Solved(trial.loss, case), trial.device)
+        beside = Trial(trial.under_test, SolvedCase(trial.loss, case), trial.device)
         got = beside.number(beside.outcome)
         if got is None:
             continue  # clause `accepts` tells
@@ -79,7 +80,7 @@ def nan_spreads(trial: Trial) -> Judgement:
         return None  # clause `value` tells
     name = names[mine.size % len(names)]
     case = _poisoned(case, name)
-    beside = Trial(trial.subject, Solved(trial.loss, case), trial.device)
+    beside = Trial(trial.under_test, SolvedCase(trial.loss, case), trial.device)
     got, want = beside.number(beside.outcome), beside.expected.value("none")
     if got is None or got.shape != want.exact.shape:
         return None

@@ -9,11 +9,16 @@ import numpy as np
 import torch
 from torch.autograd.function import once_differentiable
 
-from lossspec.cases import Case
-from lossspec.implementations import Implementation
-from lossspec.oracle import Expected, axes_of, solve
-from lossspec.spec import ClassIndex, Form, Length, Loss, Shape, catalogue, written_out
-from lossspec.tensors import dtype_of, from_extended, to_numpy
+from lossspec.cases.axes import axes_of
+from lossspec.cases.case import Case
+from lossspec.execution.implementation import Implementation
+from lossspec.execution.tensors import dtype_of, from_extended, to_numpy
+from lossspec.oracle.expected import Expected
+from lossspec.oracle.solver import solve
+from lossspec.spec.catalogue import catalogue
+from lossspec.spec.loss import Form, Loss
+from lossspec.spec.roles import ClassIndex, Length
+from lossspec.spec.shapes import Shape, written_out
 
 
 def bind(

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
-from lossspec.implementations import Implementation
+from lossspec.execution.implementation import Implementation
 
-classes = Implementation.of("torch.nn", torch.nn, torch.__version__)
-functions = Implementation.of("torch.nn.functional", torch.nn.functional, torch.__version__)
+_classes = Implementation.of("torch.nn", torch.nn, torch.__version__)
+_functions = Implementation.of("torch.nn.functional", torch.nn.functional, torch.__version__)
+classes = replace(_classes, reference=True)
+functions = replace(_functions, reference=True)

@@ -4,7 +4,8 @@ from os import PathLike
 from pathlib import Path
 
 from lossspec.render import badge, html, markdown
-from lossspec.verdict import Report, replace_file
+from lossspec.report.files import replace_file
+from lossspec.report.records import Report
 
 
 def render_all(report: Report, directory: str | PathLike[str]) -> list[Path]:

@@ -2,7 +2,8 @@
 
 import json
 
-from lossspec.verdict import Report, Verdict
+from lossspec.report.records import Report
+from lossspec.report.verdict import Verdict
 
 _PASS, _WARN, _FAIL, _NONE = "0b6b3a", "8a4b00", "b3261e", "57606a"
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from lossspec.render.chart import Chart, Line, across, up
-from lossspec.verdict import Cell
+from lossspec.report.records import Cell
 
 #: The lines of a chart: their names in the artifact, and their classes in the page.
 LINES = {"training": "implementation", "validation": "other"}

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from lossspec.render.layout import judged, plural
+from lossspec.render.layout import judged, plural, seed_text
+from lossspec.report.records import Cell, Report
+from lossspec.report.verdict import Verdict
 from lossspec.safe_text import one_line
-from lossspec.verdict import Cell, Report, Verdict
 
 
 class Kind(StrEnum):
@@ -110,11 +111,16 @@ class Diff:
 
 
 def diff(old: Report, new: Report) -> Diff:
-    """The changes from ``old`` to ``new``; the reports may be of different implementations."""
-    before = {cell.id: cell for cell in old.cells}
-    after = {cell.id: cell for cell in new.cells}
+    """The changes from ``old`` to ``new``; the reports may be of different implementations.
+
+    A cell under a former id of its clause is the same cell; it is listed under the present id.
+    """
+    present = {former: cell.id for cell in (*old.cells, *new.cells) for former in cell.former_ids}
+    before = {present.get(cell.id, cell.id): cell for cell in old.cells}
+    after = {present.get(cell.id, cell.id): cell for cell in new.cells}
     cells = sorted((before | after).values(), key=lambda c: (c.loss, c.surface, c.clause, c.device))
-    changes = (Change(cell.id, before.get(cell.id), after.get(cell.id)) for cell in cells)
+    ids = [present.get(cell.id, cell.id) for cell in cells]
+    changes = (Change(id_, before.get(id_), after.get(id_)) for id_ in ids)
     return Diff(old, new, tuple(changes))
 
 
@@ -136,5 +142,5 @@ def _reasons(change: Change) -> str:
 def _run(report: Report) -> str:
     return (
         f"{judged(report)}, lossspec {report.environment.lossspec}"
-        f", {report.profile}, seed {report.seed}: {report.headline}"
+        f", {report.profile}, seed {seed_text(report.seed)}: {report.headline}"
     )

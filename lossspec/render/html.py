@@ -14,10 +14,23 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from lossspec.errors import ReportError
 from lossspec.render.curves import curves
-from lossspec.render.layout import columns, nothing, plural, ratio, rows, unjudged
+from lossspec.render.layout import (
+    columns,
+    nothing,
+    oracle_text,
+    plural,
+    ratio,
+    rows,
+    seed_text,
+    threads_text,
+    unjudged,
+)
+from lossspec.report.files import LARGEST_FILE
+from lossspec.report.records import Cell, Report
+from lossspec.report.verdict import Verdict
 from lossspec.safe_text import clip, foreign_error, html_text, json_text
-from lossspec.verdict import LARGEST_FILE, Cell, Report, ReportError, Verdict
 
 # An artifact of more characters is embedded compressed: a page should open at once.
 VERBATIM = 400_000
@@ -246,6 +259,7 @@ def environment() -> Environment:
         re.fullmatch(r"(?!.*\.\.)[\w.-]+(/[\w.-]+)*", path or "", re.ASCII) is not None
     )
     made.globals["plural"] = plural
+    made.globals |= {f.__name__: f for f in (seed_text, threads_text, oracle_text)}
     return made
 
 

@@ -5,7 +5,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from lossspec.verdict import Cell, Report, Verdict
+from lossspec.report.records import UNKNOWN, Cell, Environment, Report
+from lossspec.report.verdict import Verdict
 
 THEMES = (
     "shape",
@@ -114,6 +115,23 @@ def judged(report: Report) -> str:
     if implementation.version == own:  # torch itself
         return f"{implementation.name} {own}"
     return f"{implementation.name} {implementation.version or ''}".rstrip() + f", torch {own}"
+
+
+def seed_text(seed: int | None) -> str:
+    """Return the seed, or that it is unknown."""
+    return UNKNOWN if seed is None else str(seed)
+
+
+def threads_text(environment: Environment) -> str:
+    """Return how many threads there were, such as "1 thread"."""
+    return plural(environment.threads, "thread") if environment.threads else "unknown threads"
+
+
+def oracle_text(environment: Environment) -> str:
+    """Return the arithmetic of the right answers, such as "longdouble with a mantissa of ..."."""
+    oracle = environment.oracle
+    bits = f" with a mantissa of {oracle.mantissa_bits} bits" if oracle.mantissa_bits else ""
+    return f"{oracle.dtype}{bits}"
 
 
 def nothing(report: Report) -> str:

@@ -2,9 +2,21 @@
 
 from collections.abc import Iterable
 
-from lossspec.render.layout import Unjudged, columns, nothing, plural, ratio, rows, unjudged
+from lossspec.render.layout import (
+    Unjudged,
+    columns,
+    nothing,
+    oracle_text,
+    plural,
+    ratio,
+    rows,
+    seed_text,
+    threads_text,
+    unjudged,
+)
+from lossspec.report.records import UNKNOWN, Cell, Report
+from lossspec.report.verdict import Verdict
 from lossspec.safe_text import clip, markdown_code, markdown_line
-from lossspec.verdict import Cell, Report, Verdict
 
 # Services refuse a whole comment of more than 64 kB; the budget leaves room for a frame.
 BUDGET = 60_000
@@ -178,13 +190,14 @@ def _row(texts: Iterable[str]) -> str:
 def _environment(report: Report) -> str:
     env = report.environment
     facts = [
-        f"profile {report.profile}, seed {report.seed}",
+        f"profile {report.profile}, seed {seed_text(report.seed)}",
         f"command: {env.command}",
-        "devices: " + "; ".join(f"{name}: {text}" for name, text in env.devices.items()),
+        "devices: "
+        + ("; ".join(f"{name}: {text}" for name, text in env.devices.items()) or UNKNOWN),
         f"lossspec {env.lossspec}, Python {env.python}, torch {env.torch}, "
         f"numpy {env.numpy}, hypothesis {env.hypothesis}",
-        f"{env.platform}, {env.processor}, {plural(env.threads, 'thread')}",
-        f"oracle: {env.oracle.dtype} with a mantissa of {env.oracle.mantissa_bits} bits",
+        f"{env.platform}, {env.processor}, {threads_text(env)}",
+        f"oracle: {oracle_text(env)}",
         f"started {env.started}, commit {env.git_commit or 'unknown'}",
     ]
     return "## Environment\n\n" + "\n".join(f"- {_inline(fact)}" for fact in facts)

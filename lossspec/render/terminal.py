@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from os import PathLike, fspath
 
 from lossspec.render.layout import judged, nothing, plural, unjudged
+from lossspec.report.records import Cell, Report
 from lossspec.safe_text import one_line
-from lossspec.verdict import Cell, Report
 
 WIDTH = 80
 HEIGHT = 24

@@ -1,7 +1,9 @@
 """Adaptive softmax: frequent classes in a head, rare ones in clusters that the head chooses."""
 
-from lossspec.maths import joined, log_softmax, matvec, pick
-from lossspec.spec import AnySize, ClassIndex, Example, Factor, Form, Loss, Refusal, number
+from lossspec.maths.words import joined, log_softmax, matvec, pick
+from lossspec.spec.loss import AnySize, Example, Form, Loss, Refusal
+from lossspec.spec.parameters import number
+from lossspec.spec.roles import ClassIndex, Factor
 
 
 def log_probability(input, target, head, bias, *tails):

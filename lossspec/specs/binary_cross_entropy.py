@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from lossspec.maths import clamped_log, complement
-from lossspec.spec import Example, Form, Loss, Probability, Refusal, Weight
+from lossspec.maths.words import clamped_log, complement
+from lossspec.spec.loss import Example, Form, Loss, Refusal
+from lossspec.spec.roles import Probability, Weight
 
 LOWEST = -100.0  # of a logarithm
 EDGE = 1e-12  # of x (1 - x): how close to 0 or 1 the gradient may be held back to stay finite
@@ -37,9 +38,11 @@ spec = Loss(
     formula=r"\ell(x, y) = -w\,[\,y \max(\log x, -100) + (1 - y) \max(\log(1 - x), -100)\,]",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.BCELoss.html",
     define=define,
+    deprecated_reductions=True,
     forms=(
         Form(
-            shapes=("(*), (*) -> (*)",), tensors={"input": Probability(), "target": Probability()}
+            shapes=("(*), (*) -> (*)",),
+            tensors={"input": Probability(), "target": Probability(learned=False)},
         ),
     ),
     options={"weight": Weight(shape="broadcasts with input", doc="Factor for each element.")},

@@ -1,7 +1,8 @@
 """Binary cross entropy between the sigmoid of the input and the target."""
 
-from lossspec.maths import minus_log_sigmoid
-from lossspec.spec import Example, Form, Logit, Loss, Probability, Weight
+from lossspec.maths.words import minus_log_sigmoid
+from lossspec.spec.loss import Example, Form, Loss
+from lossspec.spec.roles import Logit, Probability, Weight
 
 
 def define(input, target, weight, pos_weight):
@@ -16,7 +17,13 @@ spec = Loss(
     formula=r"\ell(x, y) = -w\,[\,p\,y \log\sigma(x) + (1 - y)\log(1 - \sigma(x))\,]",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.BCEWithLogitsLoss.html",
     define=define,
-    forms=(Form(shapes=("(*), (*) -> (*)",), tensors={"input": Logit(), "target": Probability()}),),
+    deprecated_reductions=True,
+    forms=(
+        Form(
+            shapes=("(*), (*) -> (*)",),
+            tensors={"input": Logit(), "target": Probability(learned=False)},
+        ),
+    ),
     options={
         "weight": Weight(shape="broadcasts with input", doc="Factor for each element."),
         "pos_weight": Weight(shape="broadcasts with input", doc="Factor for the positive part."),

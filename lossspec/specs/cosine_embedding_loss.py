@@ -2,8 +2,10 @@
 
 import numpy as np
 
-from lossspec.maths import by_convention, constant, norm, over, positive_part, total, where
-from lossspec.spec import Example, Form, Loss, Real, Sign, Symmetry, number
+from lossspec.maths.words import by_convention, constant, norm, over, positive_part, total, where
+from lossspec.spec.loss import Example, Form, Loss, Symmetry
+from lossspec.spec.parameters import number
+from lossspec.spec.roles import Real, Sign
 
 #: The documentation writes cos; torch's cosine similarity, which that may mean, has an epsilon of
 #: 1e-8 for the product of two lengths or for each. Shorter vectors would depend on the reading.
@@ -37,6 +39,7 @@ spec = Loss(
     r" \cos(a, b) = \frac{a \cdot b}{\lVert a \rVert\,\lVert b \rVert}",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.CosineEmbeddingLoss.html",
     define=define,
+    deprecated_reductions=True,
     forms=(
         Form(
             shapes=("(N, D), (N, D), (N) -> (N)", "(D), (D), () -> ()"),

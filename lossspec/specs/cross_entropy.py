@@ -1,17 +1,9 @@
 """Cross entropy between the softmax of the input and a class, or a distribution over classes."""
 
-from lossspec.maths import any_slope, constant, log_softmax, times, total
-from lossspec.spec import (
-    ClassIndex,
-    Distribution,
-    Example,
-    Form,
-    Logit,
-    Loss,
-    Weight,
-    ignore_index,
-    number,
-)
+from lossspec.maths.words import any_slope, constant, log_softmax, times, total
+from lossspec.spec.loss import Example, Form, Loss
+from lossspec.spec.parameters import ignore_index, number
+from lossspec.spec.roles import ClassIndex, Distribution, Logit, Weight
 
 
 def define(input, target, weight, label_smoothing):
@@ -43,6 +35,7 @@ spec = Loss(
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.CrossEntropyLoss.html",
     define=define,
     shift_invariant=True,
+    deprecated_reductions=True,
     forms=(
         Form(
             name="class indices",
@@ -66,7 +59,7 @@ spec = Loss(
                 "(C), (C) -> ()",
                 "(N, C, d1, ..., dk), (N, C, d1, ..., dk) -> (N, d1, ..., dk)",
             ),
-            tensors={"input": Logit(), "target": Distribution()},
+            tensors={"input": Logit(), "target": Distribution(learned=False)},
             widest=1027,
         ),
     ),
@@ -80,7 +73,13 @@ spec = Loss(
     parameters={
         "ignore_index": ignore_index(forms=["class indices"]),
         "label_smoothing": number(
-            0.0, 0.1, 0.5, 1.0, refused=(-0.1, 1.5), doc="Share ε of the uniform distribution."
+            0.0,
+            0.1,
+            0.5,
+            1.0,
+            refused=(-0.1, 1.5),
+            smooths=True,
+            doc="Share ε of the uniform distribution.",
         ),
     },
     examples=(

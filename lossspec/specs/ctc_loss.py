@@ -4,19 +4,10 @@ from math import log
 
 import numpy as np
 
-from lossspec.maths import constant, log_softmax, log_sum_exp, pick, where
-from lossspec.spec import (
-    AnySize,
-    ClassIndex,
-    Example,
-    Form,
-    Length,
-    Logit,
-    Loss,
-    Parameter,
-    Refusal,
-    switch,
-)
+from lossspec.maths.words import constant, log_softmax, log_sum_exp, pick, where
+from lossspec.spec.loss import AnySize, Example, Form, Loss, Refusal
+from lossspec.spec.parameters import Parameter, switch
+from lossspec.spec.roles import ClassIndex, Length, Logit
 
 
 def define(log_probs, targets, input_lengths, target_lengths, blank, zero_infinity):

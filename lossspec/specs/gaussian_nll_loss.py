@@ -2,8 +2,10 @@
 
 from math import log as exact_log
 
-from lossspec.maths import PI, clamped, constant, log
-from lossspec.spec import Example, Form, Loss, NonNegative, Real, Refusal, Symmetry, number, switch
+from lossspec.maths.words import PI, clamped, constant, log
+from lossspec.spec.loss import Example, Form, Loss, Refusal, Symmetry
+from lossspec.spec.parameters import number, switch
+from lossspec.spec.roles import NonNegative, Real
 
 
 def define(input, target, var, full, eps):
@@ -45,12 +47,16 @@ spec = Loss(
                 "(N, *), (1, *), (N, *) -> (N, *)",
                 "(*, D), (*, 1), (*, D) -> (*, D)",
             ),
-            tensors={"input": Real(), "target": Real(), "var": NonNegative()},
+            tensors={"input": Real(), "target": Real(learned=False), "var": NonNegative()},
         ),
         Form(
             name="one variance",
             shapes=("(*), (*), () -> (*)",),
-            tensors={"input": Real(), "target": Real(), "var": NonNegative(scalar=True)},
+            tensors={
+                "input": Real(),
+                "target": Real(learned=False),
+                "var": NonNegative(scalar=True),
+            },
         ),
     ),
     parameters={

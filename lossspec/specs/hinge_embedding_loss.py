@@ -1,7 +1,9 @@
 """Hinge embedding loss: a distance for what is alike, what it lacks of the margin otherwise."""
 
-from lossspec.maths import constant, positive_part, where
-from lossspec.spec import Example, Form, Loss, Real, Sign, number
+from lossspec.maths.words import constant, positive_part, where
+from lossspec.spec.loss import Example, Form, Loss
+from lossspec.spec.parameters import number
+from lossspec.spec.roles import Real, Sign
 
 
 def define(input, target, margin):
@@ -16,6 +18,7 @@ spec = Loss(
     formula=r"\ell(x, y) = \begin{cases} x & y = 1 \\ \max(0, m - x) & y = -1 \end{cases}",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.HingeEmbeddingLoss.html",
     define=define,
+    deprecated_reductions=True,
     forms=(Form(shapes=("(*), (*) -> (*)",), tensors={"input": Real(), "target": Sign()}),),
     parameters={
         "margin": number(

@@ -1,7 +1,9 @@
 """Huber loss: quadratic within delta of the target, linear beyond."""
 
-from lossspec.maths import absolute, cancelled, constant, where
-from lossspec.spec import OF_DIFFERENCE, Example, Form, Loss, Real, Weight, number
+from lossspec.maths.words import absolute, cancelled, constant, where
+from lossspec.spec.loss import OF_DIFFERENCE, Example, Form, Loss
+from lossspec.spec.parameters import number
+from lossspec.spec.roles import Real, Weight
 
 
 def define(input, target, delta, weight):
@@ -21,7 +23,9 @@ spec = Loss(
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.HuberLoss.html",
     define=define,
     symmetries=OF_DIFFERENCE,
-    forms=(Form(shapes=("(*), (*) -> (*)",), tensors={"input": Real(), "target": Real()}),),
+    forms=(
+        Form(shapes=("(*), (*) -> (*)",), tensors={"input": Real(), "target": Real(learned=False)}),
+    ),
     options={
         "weight": Weight(
             shape="like input",

@@ -1,7 +1,9 @@
 """Kullback-Leibler divergence of the input, in logarithms, from the target."""
 
-from lossspec.maths import exp, times, x_log_x
-from lossspec.spec import Example, Form, LogProbability, Loss, Probability, switch
+from lossspec.maths.words import exp, times, x_log_x
+from lossspec.spec.loss import Example, Form, Loss
+from lossspec.spec.parameters import switch
+from lossspec.spec.roles import LogProbability, Probability
 
 
 def define(input, target, log_target):
@@ -19,18 +21,19 @@ spec = Loss(
     formula=r"\ell(x, y) = y\,(\log y - x)",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.KLDivLoss.html",
     define=define,
+    deprecated_reductions=True,
     forms=(
         Form(
             name="target",
             fixed={"log_target": False},
             shapes=SHAPES,
-            tensors={"input": LogProbability(), "target": Probability()},
+            tensors={"input": LogProbability(), "target": Probability(learned=False)},
         ),
         Form(
             name="log target",
             fixed={"log_target": True},
             shapes=SHAPES,
-            tensors={"input": LogProbability(), "target": LogProbability()},
+            tensors={"input": LogProbability(), "target": LogProbability(learned=False)},
         ),
     ),
     parameters={"log_target": switch(False, doc="The target is in logarithms too.")},

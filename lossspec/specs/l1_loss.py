@@ -1,7 +1,8 @@
 """L1 loss: the absolute error."""
 
-from lossspec.maths import absolute
-from lossspec.spec import OF_DIFFERENCE, Example, Form, Loss, Real, Weight
+from lossspec.maths.words import absolute
+from lossspec.spec.loss import OF_DIFFERENCE, Example, Form, Loss
+from lossspec.spec.roles import Real, Weight
 
 
 def define(input, target, weight):
@@ -21,10 +22,11 @@ spec = Loss(
     define=define,
     symmetries=OF_DIFFERENCE,
     complex=True,
+    deprecated_reductions=True,
     forms=(
         Form(
             shapes=("(*), (*) -> (*)",),
-            tensors={"input": Real(), "target": Real()},
+            tensors={"input": Real(), "target": Real(learned=False)},
             divisor=divisor,
         ),
     ),

@@ -2,20 +2,10 @@
 
 import math
 
-from lossspec.maths import matvec
-from lossspec.spec import (
-    ClassIndex,
-    Distribution,
-    Example,
-    Factor,
-    Form,
-    Loss,
-    Parameter,
-    Refusal,
-    Weight,
-    ignore_index,
-    number,
-)
+from lossspec.maths.words import matvec
+from lossspec.spec.loss import Example, Form, Loss, Refusal
+from lossspec.spec.parameters import Parameter, ignore_index, number
+from lossspec.spec.roles import ClassIndex, Distribution, Factor, Weight
 from lossspec.specs.cross_entropy import define as cross_entropy
 from lossspec.specs.cross_entropy import divisor
 
@@ -104,7 +94,7 @@ spec = Loss(
                 "(H), (C, H), (C) -> ()",
                 "(N, H), (C, d1, ..., dk, H), (N, C, d1, ..., dk) -> (N, d1, ..., dk)",
             ),
-            tensors=layer(Distribution()),
+            tensors=layer(Distribution(learned=False)),
         ),
     ),
     options={
@@ -123,7 +113,13 @@ spec = Loss(
     parameters={
         "ignore_index": ignore_index(forms=["class indices"]),
         "label_smoothing": number(
-            0.0, 0.1, 0.5, 1.0, refused=(-0.1, 1.5), doc="Share ε of the uniform distribution."
+            0.0,
+            0.1,
+            0.5,
+            1.0,
+            refused=(-0.1, 1.5),
+            smooths=True,
+            doc="Share ε of the uniform distribution.",
         ),
         "options": Parameter(
             default=None,

@@ -1,7 +1,9 @@
 """Margin ranking loss: what the right one of two scores lacks to lead by the margin."""
 
-from lossspec.maths import constant, positive_part
-from lossspec.spec import Example, Form, Loss, Real, Sign, Symmetry, number
+from lossspec.maths.words import constant, positive_part
+from lossspec.spec.loss import Example, Form, Loss, Symmetry
+from lossspec.spec.parameters import number
+from lossspec.spec.roles import Real, Sign
 
 
 def define(input1, input2, target, margin):
@@ -16,6 +18,7 @@ spec = Loss(
     formula=r"\ell(x_1, x_2, y) = \max(0, -y\,(x_1 - x_2) + m)",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.MarginRankingLoss.html",
     define=define,
+    deprecated_reductions=True,
     forms=(
         Form(
             shapes=("(N), (N), (N) -> (N)", "(), (), () -> ()"),

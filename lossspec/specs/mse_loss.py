@@ -1,6 +1,7 @@
 """Squared error, whose mean is the mean squared error."""
 
-from lossspec.spec import OF_DIFFERENCE, Example, Form, Loss, Real, Weight
+from lossspec.spec.loss import OF_DIFFERENCE, Example, Form, Loss
+from lossspec.spec.roles import Real, Weight
 
 
 def define(input, target, weight):
@@ -19,10 +20,11 @@ spec = Loss(
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.MSELoss.html",
     define=define,
     symmetries=OF_DIFFERENCE,
+    deprecated_reductions=True,
     forms=(
         Form(
             shapes=("(*), (*) -> (*)",),
-            tensors={"input": Real(), "target": Real()},
+            tensors={"input": Real(), "target": Real(learned=False)},
             divisor=divisor,
         ),
     ),

@@ -1,17 +1,9 @@
 """Multi-class margin loss: the right class should score higher than every other, by a margin."""
 
-from lossspec.maths import one_hot, pick, positive_part, repeated, total
-from lossspec.spec import (
-    ClassIndex,
-    Example,
-    Form,
-    Logit,
-    Loss,
-    Parameter,
-    Refusal,
-    Weight,
-    number,
-)
+from lossspec.maths.words import one_hot, pick, positive_part, repeated, total
+from lossspec.spec.loss import Example, Form, Loss, Refusal
+from lossspec.spec.parameters import Parameter, number
+from lossspec.spec.roles import ClassIndex, Logit, Weight
 
 
 def define(input, target, p, margin, weight):
@@ -36,6 +28,7 @@ spec = Loss(
     formula=r"\ell(x, t) = \frac{w_t}{C} \sum_{i \ne t} \max(0,\; m - x_t + x_i)^p",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.MultiMarginLoss.html",
     define=define,
+    deprecated_reductions=True,
     forms=(
         Form(
             shapes=("(N, C), (N) -> (N)", "(C), () -> ()"),

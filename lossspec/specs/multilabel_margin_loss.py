@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from lossspec.maths import pick, positive_part, repeated, total, where
-from lossspec.spec import AnySize, ClassIndex, Example, Form, Logit, Loss, Refusal
+from lossspec.maths.words import pick, positive_part, repeated, total, where
+from lossspec.spec.loss import AnySize, Example, Form, Loss, Refusal
+from lossspec.spec.roles import ClassIndex, Logit
 
 
 def define(input, target):
@@ -39,6 +40,7 @@ spec = Loss(
     formula=r"\ell(x, y) = \frac{1}{C} \sum_{j} \sum_{i \notin y} \max(0,\; 1 - (x_{y_j} - x_i))",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.MultiLabelMarginLoss.html",
     define=define,
+    deprecated_reductions=True,
     forms=(
         Form(
             shapes=("(N, C), (N, C) -> (N)", "(C), (C) -> ()"),

@@ -1,7 +1,8 @@
 """Multi-label soft margin loss: binary cross entropy of each class, averaged over the classes."""
 
-from lossspec.maths import minus_log_sigmoid, total
-from lossspec.spec import Binary, Example, Form, Logit, Loss, Weight
+from lossspec.maths.words import minus_log_sigmoid, total
+from lossspec.spec.loss import Example, Form, Loss
+from lossspec.spec.roles import Binary, Logit, Weight
 
 
 def define(input, target, weight):
@@ -19,6 +20,7 @@ spec = Loss(
     r" + (1 - y_i)\log(1 - \sigma(x_i))\,]",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.MultiLabelSoftMarginLoss.html",
     define=define,
+    deprecated_reductions=True,
     forms=(
         Form(shapes=("(N, C), (N, C) -> (N)",), tensors={"input": Logit(), "target": Binary()}),
     ),

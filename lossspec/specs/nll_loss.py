@@ -1,7 +1,9 @@
 """Negative log likelihood: minus the log-probability of the right class."""
 
-from lossspec.maths import pick
-from lossspec.spec import ClassIndex, Example, Form, LogProbability, Loss, Weight, ignore_index
+from lossspec.maths.words import pick
+from lossspec.spec.loss import Example, Form, Loss
+from lossspec.spec.parameters import ignore_index
+from lossspec.spec.roles import ClassIndex, LogProbability, Weight
 
 
 def define(input, target, weight):
@@ -19,6 +21,7 @@ spec = Loss(
     formula=r"\ell(x, t) = -w_t\,x_t",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.NLLLoss.html",
     define=define,
+    deprecated_reductions=True,
     forms=(
         Form(
             shapes=(

@@ -1,7 +1,9 @@
 """Poisson negative log likelihood of a count, given the rate or its logarithm."""
 
-from lossspec.maths import PI, constant, exp, log, where, x_log_x
-from lossspec.spec import Count, Example, Form, Loss, NonNegative, Real, number, switch
+from lossspec.maths.words import PI, constant, exp, log, where, x_log_x
+from lossspec.spec.loss import Example, Form, Loss
+from lossspec.spec.parameters import number, switch
+from lossspec.spec.roles import Count, NonNegative, Real
 
 
 def define(input, target, log_input, full, eps):
@@ -30,18 +32,19 @@ spec = Loss(
     r" \lambda = e^x \text{ or } \lambda = x,\ \log\lambda = \log(x + \epsilon)",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.PoissonNLLLoss.html",
     define=define,
+    deprecated_reductions=True,
     forms=(
         Form(
             name="log rate",
             fixed={"log_input": True},
             shapes=SHAPES,
-            tensors={"input": Real(), "target": Count()},
+            tensors={"input": Real(), "target": Count(learned=False)},
         ),
         Form(
             name="rate",
             fixed={"log_input": False},
             shapes=SHAPES,
-            tensors={"input": NonNegative(), "target": Count()},
+            tensors={"input": NonNegative(), "target": Count(learned=False)},
         ),
     ),
     parameters={

@@ -1,7 +1,9 @@
 """Smooth L1 loss: quadratic within beta of the target, absolute beyond."""
 
-from lossspec.maths import absolute, cancelled, constant, where
-from lossspec.spec import OF_DIFFERENCE, Example, Form, Loss, Real, number
+from lossspec.maths.words import absolute, cancelled, constant, where
+from lossspec.spec.loss import OF_DIFFERENCE, Example, Form, Loss
+from lossspec.spec.parameters import number
+from lossspec.spec.roles import Real
 
 
 def define(input, target, beta):
@@ -23,7 +25,10 @@ spec = Loss(
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.SmoothL1Loss.html",
     define=define,
     symmetries=OF_DIFFERENCE,
-    forms=(Form(shapes=("(*), (*) -> (*)",), tensors={"input": Real(), "target": Real()}),),
+    deprecated_reductions=True,
+    forms=(
+        Form(shapes=("(*), (*) -> (*)",), tensors={"input": Real(), "target": Real(learned=False)}),
+    ),
     parameters={
         "beta": number(
             *(1.0, 0.0, 0.3, 3.0, 2.0**-20),

@@ -1,7 +1,8 @@
 """Soft margin loss: the logistic loss of a score against a sign."""
 
-from lossspec.maths import minus_log_sigmoid
-from lossspec.spec import Example, Form, Logit, Loss, Sign, Symmetry
+from lossspec.maths.words import minus_log_sigmoid
+from lossspec.spec.loss import Example, Form, Loss, Symmetry
+from lossspec.spec.roles import Logit, Sign
 
 
 def define(input, target):
@@ -17,6 +18,7 @@ spec = Loss(
     formula=r"\ell(x, y) = \log(1 + e^{-y x})",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.SoftMarginLoss.html",
     define=define,
+    deprecated_reductions=True,
     forms=(Form(shapes=("(*), (*) -> (*)",), tensors={"input": Logit(), "target": Sign()}),),
     symmetries=(
         Symmetry(

@@ -1,7 +1,9 @@
 """Triplet margin loss: the anchor should be nearer to the positive than to the negative."""
 
-from lossspec.maths import constant, minimum, minus, norm, positive_part
-from lossspec.spec import Example, Form, Loss, Real, Symmetry, number, switch
+from lossspec.maths.words import constant, minimum, minus, norm, positive_part
+from lossspec.spec.loss import Example, Form, Loss, Symmetry
+from lossspec.spec.parameters import number, switch
+from lossspec.spec.roles import Real
 
 
 def define(anchor, positive, negative, margin, p, eps, swap):
@@ -29,6 +31,7 @@ spec = Loss(
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.TripletMarginLoss.html;"
     f" the swap: {PAPER}",
     define=define,
+    deprecated_reductions=True,
     forms=(Form(shapes=("(N, D), (N, D), (N, D) -> (N)", "(D), (D), (D) -> ()"), tensors=TENSORS),),
     parameters={
         "margin": number(1.0, 0.3, 3.0, 20.0, refused=(0.0, -1.0), doc="How much nearer; above 0."),

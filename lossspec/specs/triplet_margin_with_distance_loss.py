@@ -2,8 +2,10 @@
 
 from numpy import inf
 
-from lossspec.maths import constant, minimum, minus, norm, positive_part, total
-from lossspec.spec import Example, Form, Loss, Parameter, Real, Symmetry, number, switch
+from lossspec.maths.words import constant, minimum, minus, norm, positive_part, total
+from lossspec.spec.loss import Example, Form, Loss, Symmetry
+from lossspec.spec.parameters import Parameter, number, switch
+from lossspec.spec.roles import Real
 
 SQUARED = "lambda x, y: (x - y).square().flatten(1).sum(1)"
 

@@ -1,0 +1,269 @@
+"""Shrink a failing case to one that a person can read.
+
+Dense values come from a seed, which gives a generic shrinker nothing to work on. This module works
+on the case itself: fewer options, fewer and shorter axes, simpler numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from lossspec.cases.axes import axes_of, each_tensor, part_along, simplex
+from lossspec.cases.case import Case
+from lossspec.cases.ignored import ignored_rows
+from lossspec.dtypes import dtype_name, precision
+from lossspec.spec.loss import AnySize, Loss
+from lossspec.spec.roles import ClassIndex, Length, Role
+from lossspec.spec.shapes import further_axes, is_further, written_out
+from lossspec.thresholds import SLACK
+
+#: How often the predicate may be asked: a second or so for a small case.
+ATTEMPTS = 400
+
+
+def shrink(loss: Loss, case: Case, fails: Callable[[Case], bool], attempts: int = ATTEMPTS) -> Case:
+    """The simplest case found that still fails; `case` itself when nothing simpler does."""
+    left = attempts
+    sound = _sound(loss, case)
+    progress = True
+    while progress and left > 0:
+        progress = False
+        for candidate in _simpler(loss, case):
+            if not fits(loss, candidate):  # first, since `settle` may rely on the contract
+                continue
+            simpler = _normalized(loss, candidate.settled(loss))
+            if not _valid(loss, simpler) or _same(simpler, case):
+                continue
+            if sound and not _sound(loss, simpler):
+                continue
+            if left <= 0:
+                break
+            left -= 1
+            if fails(simpler):
+                case, progress = simpler, True
+                break
+    return case
+
+
+def _simpler(loss: Loss, case: Case) -> Iterator[Case]:
+    """Simpler cases, the greatest steps first; not all are valid."""
+    yield from _shorter(loss, case)
+    yield from _flatter(loss, case)
+    options = [name for name in case.tensors if name in loss.options]
+    for name in options:
+        yield _without(case, name)
+    parameters = loss.parameters_of(loss.form(case.form))
+    for name, parameter in parameters.items():
+        if case.parameters[name] != parameter.default and parameter.default in parameter.values:
+            changed = case.with_(parameters={**case.parameters, name: parameter.default})
+            yield changed
+            yield from _remarked(loss, changed, name, case.parameters[name])
+    if case.layouts:
+        yield case.with_(layouts={})
+        for name in case.layouts:
+            yield case.with_(layouts={n: v for n, v in case.layouts.items() if n != name})
+    if case.scale != 1:
+        yield case.with_(scale=1.0)
+    defaults = {n for n, value in case.parameters.items() if value == parameters[n].default}
+    yield case.with_(omitted=frozenset(defaults))
+    ones = np.ones_like(case.cotangent)
+    if not np.array_equal(case.cotangent, ones):
+        yield case.with_(cotangent=ones)
+    if len(case.requires_grad) > 1:
+        for name in case.requires_grad:
+            yield case.with_(requires_grad=(name,))
+    yield from _plainer(loss, case)
+
+
+def fits(loss: Loss, case: Case) -> bool:
+    """Whether each axis has one size in all tensors, and one that the spec allows."""
+    form, shape = loss.form(case.form), case.shape
+    sizes: dict[str, int] = {"1": 1}
+    for name, array in case.tensors.items():
+        declared = (loss.options[name].shape or "") if name in loss.options else ""
+        axes = axes_of(loss, form, shape, name, array.ndim)
+        if len(axes) != array.ndim:
+            return False
+        for axis, size in zip(axes, array.shape, strict=True):
+            if declared.startswith("broadcasts") and size == 1:
+                continue
+            if sizes.setdefault(axis, size) != size:
+                return False
+    result = tuple(sizes.get(axis, 0) for axis in shape.result)
+    return case.cotangent.shape == result and loss.allows(form, sizes, case.parameters)
+
+
+def _valid(loss: Loss, case: Case) -> bool:
+    """Whether the call is one that the contract allows, its class indices and lengths as well."""
+    if not fits(loss, case):
+        return False
+    form, sizes = loss.form(case.form), case.axis_sizes(loss)
+    for name, role in form.tensors.items():
+        array = case.tensors[name]
+        if isinstance(role, ClassIndex):
+            fine = role.allows(array, sizes[role.classes], case.parameters)
+            if form.settle is not None:
+                fine |= array < 0  # what it marks so is no class
+            if not fine.all():
+                return False
+        elif isinstance(role, Length) and not (array <= sizes[role.of]).all():
+            return False
+    return True
+
+
+def _sound(loss: Loss, case: Case) -> bool:
+    """Whether nan and infinity are in ignored rows only, as where they stand for what they hold."""
+    form = loss.form(case.form)
+    x = next(iter(case.tensors.values())).astype(np.float64)
+    wild = np.isnan(x) | np.isposinf(x)
+    for mask in ignored_rows(form, case.shape, case.tensors, case.parameters):
+        wild = wild & ~mask
+    return not wild.any()
+
+
+def _normalized(loss: Loss, case: Case) -> Case:
+    """A case in which what is left of a distribution is one: all in the first class, if nothing."""
+    tensors = dict(case.tensors)
+    for name, axis in simplex(loss, case).items():
+        shares = tensors[name].astype(np.float64)
+        if not shares.shape[axis]:
+            continue
+        shares = np.moveaxis(shares, axis, -1)
+        shares[..., 0] += shares.sum(-1) == 0
+        total = shares.sum(-1, keepdims=True)
+        # One that was drawn is off by no more than rounding.
+        rounded = SLACK * precision(dtype_name(tensors[name])).unit
+        shares = np.where(np.abs(total - 1) > rounded, shares / total, shares)
+        tensors[name] = np.moveaxis(shares, -1, axis).astype(tensors[name].dtype)
+    return case.with_(tensors=tensors)
+
+
+def _same(x: Case, y: Case) -> bool:
+    """Whether nothing was made simpler."""
+    plain = ("contract", "spread", "parameters", "omitted", "scale", "layouts", "requires_grad")
+    if set(x.tensors) != set(y.tensors) or any(getattr(x, n) != getattr(y, n) for n in plain):
+        return False
+    pairs = [(x.cotangent, y.cotangent), *((x.tensors[n], y.tensors[n]) for n in x.tensors)]
+    return all(
+        (a.dtype, a.shape) == (b.dtype, b.shape) and a.tobytes() == b.tobytes() for a, b in pairs
+    )
+
+
+def _remarked(loss: Loss, case: Case, name: str, old: object) -> Iterator[Case]:
+    """A case whose parameter marks elements to ignore, with them marked anew."""
+    for target, role in loss.form(case.form).tensors.items():
+        if isinstance(role, ClassIndex) and role.ignored_by == name:
+            array = case.tensors[target]
+            marked = np.where(array == old, case.parameters[name], array)
+            yield case.with_(tensors={**case.tensors, target: marked.astype(array.dtype)})
+
+
+def _without(case: Case, name: str) -> Case:
+    return case.with_(
+        tensors={n: array for n, array in case.tensors.items() if n != name},
+        layouts={n: layout for n, layout in case.layouts.items() if n != name},
+        requires_grad=tuple(n for n in case.requires_grad if n != name),
+    )
+
+
+def _shorter(loss: Loss, case: Case) -> Iterator[Case]:
+    """Parts of the case along each axis that the contract names."""
+    rules = loss.form(case.form).sizes
+    for axis, size in case.axis_sizes(loss).items():
+        rule = rules.get(axis)
+        if rule is not None and not callable(rule) and not isinstance(rule, AnySize):
+            for allowed in sorted({n for n in rule if 0 < n < size}):
+                yield part_along(loss, case, axis, slice(0, allowed))
+                yield _renumbered(loss, case, axis, size - allowed)
+        elif size > 1:
+            yield part_along(loss, case, axis, slice(0, 1))
+            yield part_along(loss, case, axis, slice(0, size // 2))
+            yield _renumbered(loss, case, axis, size // 2)
+            yield part_along(loss, case, axis, slice(0, size - 1))
+            yield _renumbered(loss, case, axis, 1)
+
+
+def _renumbered(loss: Loss, case: Case, axis: str, start: int) -> Case:
+    """The end of an axis; classes keep their names."""
+    end = part_along(loss, case, axis, slice(start, None))
+    tensors = dict(end.tensors)
+    for name, role in loss.form(case.form).tensors.items():
+        if isinstance(role, ClassIndex) and role.classes == axis:
+            classes = (tensors[name] >= start) & (tensors[name] < case.axis_sizes(loss)[axis])
+            tensors[name] = tensors[name] - (classes * start).astype(tensors[name].dtype)
+    return end.with_(tensors=tensors)
+
+
+def _flatter(loss: Loss, case: Case) -> Iterator[Case]:
+    """The case without an axis of size 1, where a contract of its form takes what is left."""
+    form, shape, sizes = loss.form(case.form), case.shape, case.axis_sizes(loss)
+    batch, further = loss.batch, further_axes(1)[0]
+    if sizes.get(batch) == 1 < sizes.get(further, 1):
+
+        def turn(array: np.ndarray, axes: tuple[str, ...]) -> np.ndarray:
+            if batch not in axes or further not in axes:
+                return array
+            return array.swapaxes(axes.index(batch), axes.index(further)).copy()
+
+        yield each_tensor(loss, case, turn)
+    for axis in reversed(shape.result):
+        if sizes[axis] != 1:
+            continue
+
+        def drop(array: np.ndarray, axes: tuple[str, ...], axis: str = axis) -> np.ndarray:
+            return array.squeeze(axes.index(axis)) if axis in axes else array
+
+        left = _numbered(
+            [[a for a in axes if a != axis] for axes in (*shape.inputs, shape.result)], batch
+        )
+        for contract in form.contracts:
+            for spread in contract.spreads:
+                other = written_out(contract.text, spread)
+                if _numbered([*other.inputs, other.result], batch) == left:
+                    flat = each_tensor(loss, case, drop)
+                    yield flat.with_(contract=contract.text, spread=spread)
+
+
+def _numbered(groups: Sequence[Sequence[str]], batch: str) -> list[list[str]]:
+    """Names of axes, those that `*` and `d1, ..., dk` stand for and the batch's numbered anew."""
+    free = dict.fromkeys(
+        axis for axes in groups for axis in axes if axis == batch or is_further(axis)
+    )
+    names = {axis: f"d{i}" for i, axis in enumerate(free)}
+    return [[names.get(axis, axis) for axis in axes] for axes in groups]
+
+
+def _plainer(loss: Loss, case: Case) -> Iterator[Case]:
+    """Shorter numbers: whole tensors rounded first, then one element at a time."""
+    roles = loss.roles(loss.form(case.form))
+    for name, array in case.tensors.items():
+        role = roles[name]
+        if isinstance(role, ClassIndex | Length):
+            yield case.with_(tensors={**case.tensors, name: array.astype(role.dtypes[0])})
+        else:
+            for digits in (0, 1, 2):
+                with np.errstate(all="ignore"):
+                    plain = np.round(array.astype(np.float64), digits)
+                    plain = np.asarray(np.clip(plain, role.low, role.high)).astype(array.dtype)
+                if _allowed(role, plain).all():
+                    yield case.with_(tensors={**case.tensors, name: plain})
+        if array.size > 12:
+            continue
+        for i in range(array.size):
+            for value in (0, 1, -1):
+                if array.flat[i] == value or (role.integer and value):
+                    break
+                simple = array.copy()
+                simple.flat[i] = value
+                if _allowed(role, simple.flat[i]):
+                    yield case.with_(tensors={**case.tensors, name: simple})
+
+
+def _allowed(role: Role, numbers: np.ndarray) -> np.ndarray:
+    """Which numbers a role's domain holds; what ignored rows are filled with is none of its."""
+    x = np.asarray(numbers).astype(np.float64)
+    inside = ~np.isfinite(x) | ((x >= role.low) & (x <= role.high))
+    if role.style in ("sign", "positive"):
+        inside &= x != 0
+    return np.asarray(inside)

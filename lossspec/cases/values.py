@@ -1,0 +1,137 @@
+"""Dense values for each role, in several styles."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lossspec.dtypes import precision
+from lossspec.errors import SpecError
+from lossspec.spec.roles import Factor, Role
+
+#: Styles of dense values for each role style; the first is the one that shrinking ends at.
+STYLES: dict[str, tuple[str, ...]] = {
+    "real": ("grid", "normal", "wide", "offset", "tiny", "rows", "logarithmic"),
+    "factor": ("grid", "normal", "wide", "offset", "tiny", "rows", "logarithmic"),
+    "logit": ("grid", "normal", "wide", "offset", "saturated", "rows", "tiny"),
+    "log_probability": ("grid", "normal", "wide", "softmax", "tiny"),
+    "probability": ("grid", "uniform", "edges", "binary"),
+    "distribution": ("one_hot", "softmax", "sparse", "smooth"),
+    "positive": ("grid", "uniform", "logarithmic", "tiny"),
+    "non_negative": ("grid", "uniform", "logarithmic", "tiny"),
+    "count": ("small", "large", "fractional"),
+    "sign": ("sign",),
+    "binary": ("binary",),
+    "weight": ("grid", "ones", "uniform", "zeros"),
+}
+
+
+def dense_values(
+    rng: np.random.Generator, role: str, style: str, shape: tuple[int, ...], axis: int | None
+) -> np.ndarray:
+    """Float64 values of a style; `axis` is the class axis, if there is one."""
+    match role:
+        case "real" | "factor" | "logit":
+            return _reals(rng, style, shape)
+        case "log_probability":
+            if style == "softmax" and axis is not None and shape[axis]:
+                x = rng.standard_normal(shape) * 3
+                return np.asarray(x - np.log(np.exp(x).sum(axis, keepdims=True)))
+            return -np.abs(_reals(rng, "normal" if style == "softmax" else style, shape))
+        case "probability":
+            return _probabilities(rng, style, shape)
+        case "distribution":
+            return _distributions(rng, style, shape, axis)
+        case "positive":
+            if style == "uniform":
+                return rng.uniform(0.1, 3, shape)
+            if style == "grid":
+                return rng.integers(1, 9, shape) / 4
+            return 10 ** rng.uniform(-6 if style == "tiny" else -3, 2, shape)
+        case "non_negative":
+            if style == "grid":
+                return rng.integers(0, 9, shape) / 4
+            if style == "tiny":
+                return np.where(rng.random(shape) < 0.2, 0, 10 ** rng.uniform(-9, 0, shape))
+            return dense_values(rng, "positive", style, shape, axis)
+        case "count":
+            if style == "fractional":  # about 1 too, where a count starts to be many
+                return rng.choice([0.0, 0.25, 0.5, 1 - 2.0**-8, 1.0, 1 + 2.0**-7, 1.5, 2.5], shape)
+            return rng.integers(0, 4 if style == "small" else 60, shape).astype(float)
+        case "sign":
+            return rng.choice([-1.0, 1.0], shape)
+        case "binary":
+            return rng.choice([0.0, 1.0], shape)
+        case "weight":
+            if style == "uniform":
+                return rng.uniform(0.05, 3, shape)
+            if style == "ones":
+                return np.ones(shape)
+            grid = [0.0, 0.0, 2.0] if style == "zeros" else [0.5, 1.0, 2.0, 3.0, 0.0]
+            return rng.choice(grid, shape)
+    raise SpecError(f"no dense values for role style {role!r}; known: {', '.join(STYLES)}")
+
+
+def _reals(rng: np.random.Generator, style: str, shape: tuple[int, ...]) -> np.ndarray:
+    match style:
+        case "grid":
+            return rng.integers(-8, 9, shape) / 4
+        case "wide":
+            return rng.standard_normal(shape) * rng.choice([30.0, 300.0])
+        case "offset":
+            return rng.standard_normal(shape) + rng.choice([50.0, -1e3, 1e4, 1e8])
+        case "saturated":
+            return rng.choice([-1.0, 1.0], shape) * rng.uniform(12, 120, shape)
+        case "tiny":
+            return rng.standard_normal(shape) * rng.choice([1e-3, 1e-8])
+        case "rows":
+            scale = 10 ** rng.uniform(-3, 3, (*shape[:1], *(1 for _ in shape[1:])))
+            return rng.standard_normal(shape) * scale
+        case "logarithmic":
+            return rng.choice([-1.0, 1.0], shape) * 10 ** rng.uniform(-6, 4, shape)
+        case _:
+            return rng.standard_normal(shape)
+
+
+def _probabilities(rng: np.random.Generator, style: str, shape: tuple[int, ...]) -> np.ndarray:
+    match style:
+        case "uniform":
+            return rng.uniform(0, 1, shape)
+        case "edges":
+            near = 2.0 ** -rng.integers(1, rng.choice([12, 40, 160]), shape).astype(float)
+            return np.where(rng.random(shape) < 0.5, near, 1 - near)
+        case "binary":
+            return rng.integers(0, 2, shape).astype(float)
+        case _:
+            return rng.integers(0, 5, shape) / 4
+
+
+def _distributions(
+    rng: np.random.Generator, style: str, shape: tuple[int, ...], axis: int | None
+) -> np.ndarray:
+    axis = axis or 0
+    scores = rng.standard_normal(shape)
+    if shape[axis] == 0:
+        return scores
+    if style in ("one_hot", "smooth"):
+        certain = (scores == scores.max(axis, keepdims=True)).astype(float)
+        return certain if style == "one_hot" else 0.75 * certain + 0.25 / shape[axis]
+    soft = np.exp(scores * 2)
+    if style == "sparse":
+        few = np.where(rng.random(shape) < 0.4, 0, soft)
+        soft = np.where(few.sum(axis, keepdims=True) > 0, few, soft)
+    return np.asarray(soft / soft.sum(axis, keepdims=True))
+
+
+def cast_values(values: np.ndarray, role: Role, dtype: str) -> np.ndarray:
+    """Into the case's dtype, finite and inside the role's domain."""
+    info = precision(dtype)
+    largest = info.largest / 8
+    low, high = max(role.low, -largest), min(role.high, largest)
+    with np.errstate(all="ignore"):
+        if isinstance(role, Factor):
+            limit = (32 * info.unit) ** (-1 / role.count)
+            values = values * min(1.0, limit / max(np.abs(values).max(initial=0), limit))
+        cast = np.clip(values, low, high).astype(info.numpy)
+        if role.style == "positive":
+            cast = np.where(cast > 0, cast, info.numpy(info.smallest * 2**10)).astype(info.numpy)
+    return np.asarray(cast)

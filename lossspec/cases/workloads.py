@@ -1,0 +1,153 @@
+"""Workloads: the calls that are timed, plain ones of a given size, derived from a loss's spec."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any, TypeVar
+
+from lossspec.cases.case import Case
+from lossspec.cases.draw import drawn
+from lossspec.spec.loss import AnySize, Form, Loss
+from lossspec.spec.roles import ClassIndex, Distribution
+from lossspec.spec.shapes import Shape, written_out
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a workload is.
+
+    elements : of the first tensor, or of the scores that are made of it, about. inner : the size of
+    the axes within a sample. classes : of the class axis, where it is another. what : the reason
+    for timing at this size.
+    """
+
+    name: str
+    elements: int
+    inner: int
+    classes: int | None
+    what: str
+
+
+#: More elements for a device with more memory and larger caches than a processor core.
+_SCALE = {"cpu": 1}
+_ACCELERATOR = 8
+
+
+def sizes(loss: Loss, device: str) -> list[Size]:
+    """The sizes at which a loss is timed on a device."""
+    scale = _SCALE.get(device.partition(":")[0], _ACCELERATOR)
+    found = [
+        Size("small", 2**7, 4, None, "the cost of a call"),
+        Size("cache", 2**15 * scale, 32, None, "fits a cache"),
+        Size("large", 2**20 * scale, 64, None, "beyond the caches of a core"),
+    ]
+    if has_classes(loss):
+        found.append(Size("vocabulary", 2**21 * scale, 64, 2**15, "the classes of a vocabulary"))
+    return found
+
+
+def has_classes(loss: Loss) -> bool:
+    """Whether the targets are classes, along an axis of the inputs."""
+    form, shape = _form(loss), _shape(loss)
+    targets = any(isinstance(role, (ClassIndex, Distribution)) for role in form.tensors.values())
+    return targets and any(loss.classes in axes for axes in shape.inputs)
+
+
+def axes(loss: Loss, size: Size) -> dict[str, int]:
+    """The size of each axis of the inputs; the batch takes what the others leave."""
+    form, shape = _form(loss), _shape(loss)
+    indices = {name for name, role in form.tensors.items() if role.integer}
+    carried = {
+        axis
+        for name, group in zip(form.tensors, shape.inputs, strict=True)
+        for axis in group
+        if name not in indices
+    }
+    found: dict[str, int] = {}
+    for axis in shape.core:
+        if axis == loss.classes and size.classes is not None:
+            found[axis] = size.classes
+        else:  # what only indices have is a list of classes, shorter than what it is read from
+            found[axis] = size.inner if axis in carried else max(1, size.inner // 4)
+    first = {axis: found[axis] for axis in (*shape.inputs[0], loss.classes) if axis in found}
+    batch, *others = shape.result or ("",)
+    return {batch: max(1, size.elements // prod(first.values()))} | dict.fromkeys(others, 1) | found
+
+
+def batch_axis(loss: Loss) -> str:
+    """The axis that samples, or plain elements, are counted along."""
+    return _shape(loss).result[0]
+
+
+def workload(loss: Loss, sizes: Mapping[str, int], dtype: str, seed: int) -> Case:
+    """A plain call with axes of these sizes: defaults, no option, contiguous, ordinary numbers.
+
+    Everything that is learned requires a gradient. Sizes that follow from others need not be given.
+    The same seed gives the same numbers.
+    """
+    case = drawn(_Plain(loss, sizes, seed), loss, (dtype,))
+    # Training needs no gradient of data, even when the loss can be differentiated by it.
+    roles = loss.roles(_form(loss))
+    learned = tuple(name for name in case.requires_grad if roles[name].learned)
+    return case.with_(requires_grad=learned or case.requires_grad[:1])
+
+
+def _form(loss: Loss) -> Form:
+    return loss.forms[0]
+
+
+def _shape(loss: Loss) -> Shape:
+    """Of a batch, with as few axes as there may be, but one."""
+    contracts = _form(loss).contracts
+    free = (c for c in contracts if "*" in c.result or (loss.batched(c) and "d*" not in c.result))
+    contract = next(free, contracts[0])
+    return written_out(contract.text, max(1, min(contract.spreads)))
+
+
+#: The styles of ordinary numbers; a role has one of them, or only the style it is named after.
+_ORDINARY = ("normal", "softmax", "uniform", "small", "ones")
+
+
+@dataclass
+class _Plain:
+    """Choices without surprise, for `lossspec.cases.draw.drawn`."""
+
+    loss: Loss
+    sizes: Mapping[str, int]
+    start: int
+
+    def __call__(self, what: str, options: Sequence[T]) -> T:
+        """The first option, which is the simplest, but for the sizes, styles and what is timed."""
+        first: Any = options[0]
+        under_test, _, name = what.partition(" of ")
+        if under_test == "contract":
+            first = next(c for c in _form(self.loss).contracts if c.text == _shape(self.loss).text)
+        elif what == "spread":
+            first = next((spread for spread in options if spread), first)
+        elif under_test == "size":
+            first = self._size(name, options)
+        elif under_test == "style":
+            first = next((style for style in options if style in _ORDINARY), first)
+        elif what == "reduction":
+            first = self.loss.reductions[0]
+        elif what.endswith(" left out"):
+            first = True
+        chosen: T = first
+        return chosen
+
+    def _size(self, axis: str, options: Sequence[Any]) -> Any:
+        """The size asked for or, where the spec allows only some, the nearest of those."""
+        wanted = self.sizes.get(axis, options[0])
+        rule = _form(self.loss).sizes.get(axis)
+        if rule is None or callable(rule) or isinstance(rule, AnySize):
+            return wanted
+        return min(rule, key=lambda size: abs(size - wanted))
+
+    def seed(self) -> int:
+        """The same for a loss and a seed, on every machine."""
+        return zlib.crc32(f"{self.loss.name} {self.start}".encode())

@@ -1,0 +1,206 @@
+"""A training run: a small model learns real digits, with the loss under trial as its last layer."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from math import prod
+
+import numpy as np
+import torch
+
+from lossspec.cases.case import Case
+from lossspec.cases.workloads import Size, axes, batch_axis, workload
+from lossspec.execution.call import arguments, constructed, handed
+from lossspec.execution.implementation import LossUnderTest
+from lossspec.execution.outcome import backward_from, differentiable
+from lossspec.execution.tensors import to_numpy
+from lossspec.spec.loss import Loss
+from lossspec.spec.roles import ClassIndex, Role
+
+#: The package that ships the digits; without it there is nothing to train on.
+PACKAGE = "sklearn"
+STEPS = 30
+#: How often the loss of the samples that are not trained on is looked at.
+EVERY = 5
+TRAINED = 1200
+RATE = 0.03
+BATCH = 20
+#: The scores of a sample, where it has several: one for each digit.
+SIZE = Size("digits", 10 * BATCH, 10, 10, "real images")
+
+
+@cache
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    """1797 images of 64 pixels from 0 to 1, and the digit that each shows, shuffled once."""
+    pixels, labels = importlib.import_module("sklearn.datasets").load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(labels))
+    return (pixels[order] / 16).astype(np.float32), labels[order]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call of a training run: the case that it was, what came, and whether it was learned from.
+
+    gradients : by the names of the tensors that the model made.
+    """
+
+    number: int
+    case: Case
+    value: torch.Tensor
+    gradients: Mapping[str, torch.Tensor | None]
+
+    @property
+    def learned(self) -> bool:
+        """Whether the model was trained on it, and not only tried."""
+        return bool(self.gradients)
+
+
+class Failed(Exception):
+    """What an implementation raised in a step of a training run."""
+
+
+def plain(loss: Loss) -> Case:
+    """The call that a run begins with: its shapes and parameters are those of every step."""
+    return workload(loss, axes(loss, SIZE) | {batch_axis(loss): BATCH}, "float32", 0)
+
+
+def trainable(loss: Loss) -> bool:
+    """Whether the spec allows a batch of the size that a run takes."""
+    return plain(loss).axis_sizes(loss)[batch_axis(loss)] == BATCH
+
+
+def steps(under_test: LossUnderTest, device: str) -> Iterator[Step]:
+    """Train with one and the same object of the implementation, and hand over every call of it.
+
+    Failed when the implementation raises.
+    """
+    first = plain(under_test.loss)
+    model = _Model(under_test.loss, first, device)
+    optimiser = torch.optim.Adam([model.weight], RATE)
+    with _failing():
+        call = constructed(under_test, first, arguments(under_test, first, device), {})
+
+    def called(number: int, rows: np.ndarray, learn: bool) -> Step:
+        scores = model.scores(rows)
+        case = model.case(rows, scores)
+        inputs = arguments(under_test, case if learn else case.with_(requires_grad=()), device)
+        with _failing():
+            value = call(handed(under_test, case, inputs))
+        if not learn or not differentiable(value):
+            return Step(number, case, value, {})
+        with _failing():
+            backward_from(value, case)
+        gradients = {name: inputs[name].grad for name in scores}
+        optimiser.zero_grad()
+        given = [name for name, gradient in gradients.items() if gradient is not None]
+        torch.autograd.backward([scores[n] for n in given], [gradients[n] for n in given])
+        optimiser.step()
+        return Step(number, case, value, gradients)
+
+    for number in range(STEPS):
+        rows = (np.arange(BATCH) + number * BATCH) % TRAINED
+        if number % EVERY == 0:
+            yield called(number, TRAINED + np.arange(BATCH), False)
+        yield called(number, rows, True)
+
+
+@contextmanager
+def _failing() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise Failed(f"{type(error).__name__}: {str(error)[:200]}") from error
+
+
+class _Model:
+    """Scores that are linear in the pixels, in the shapes that a loss takes them in."""
+
+    def __init__(self, loss: Loss, plain: Case, device: str) -> None:
+        self.loss, self.plain, self.device = loss, plain, device
+        self.form = loss.form(plain.form)
+        self.axes = dict(zip(self.form.tensors, plain.shape.inputs, strict=True))
+        self.along = batch_axis(loss)
+        self.made = [
+            name
+            for name in plain.requires_grad
+            if self.along in self.axes.get(name, ()) and not self.form.tensors[name].integer
+        ]
+        self.vectors = plain.tensors[self.made[0]].ndim > 1
+        width = max(plain.tensors[name].size // BATCH for name in self.made)
+        start = np.random.default_rng(1).standard_normal((64, width)) / 8
+        self.weight = torch.tensor(start.astype(np.float32), device=device, requires_grad=True)
+
+    def scores(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
+        """What the model makes of some images, for each tensor that it stands for."""
+        pixels, _ = digits()
+        found = {}
+        for name, images in zip(self.made, self._images(rows), strict=True):
+            shape = self.plain.tensors[name].shape
+            at = self.axes[name].index(self.along)
+            width = prod(shape) // BATCH
+            scores = torch.from_numpy(pixels[images]).to(self.device) @ self.weight[:, :width]
+            sample = scores.reshape(BATCH, *shape[:at], *shape[at + 1 :])
+            found[name] = _within(self.form.tensors[name], sample.movedim(0, at))
+        return found
+
+    def case(self, rows: np.ndarray, scores: Mapping[str, torch.Tensor]) -> Case:
+        """The call on these scores, its targets told by the digits."""
+        tensors = dict(self.plain.tensors) | {n: to_numpy(x) for n, x in scores.items()}
+        images = self._images(rows)
+        for name, array in tensors.items():
+            if name not in self.made and self.along in self.axes.get(name, ()):
+                tensors[name] = self._told(self.form.tensors[name], array, images)
+        case = self.plain.with_(tensors=tensors, requires_grad=tuple(self.made))
+        return case.settled(self.loss)
+
+    def _images(self, rows: np.ndarray) -> Sequence[np.ndarray]:
+        """The images for each tensor: of three, the second shows the same digit as the first."""
+        if len(self.made) < 2 or len({self.form.tensors[n].style for n in self.made}) > 1:
+            return [rows] * len(self.made)
+        labels = digits()[1][rows]
+        same = np.array([rows[np.flatnonzero(labels == label)[-1]] for label in labels])
+        other = np.roll(rows, 1)
+        if len(self.made) > 2:
+            return [rows, same, other]
+        return [rows, np.where(np.arange(len(rows)) % 2, same, other) if self.vectors else other]
+
+    def _told(self, role: Role, like: np.ndarray, images: Sequence[np.ndarray]) -> np.ndarray:
+        """Targets for some images, in the shape and dtype that the loss takes them in."""
+        _, labels = digits()
+        label = labels[images[0]].reshape(-1, *(1,) * (like.ndim - 1))
+        if isinstance(role, ClassIndex):
+            listed = label + np.zeros_like(like)
+            if role.ends is not None:  # one label, and the end of the list
+                listed[..., 1:] = role.ends
+            return np.asarray(listed.astype(like.dtype))
+        if role.integer:
+            return like
+        width = like.shape[-1] if like.ndim > 1 else 1
+        hot = (label == np.arange(width)) if width > 1 else (label % 2 == 0)
+        if role.style == "sign" and len(images) > 1:
+            other = labels[images[1]].reshape(label.shape)
+            hot = label == other if self.vectors else label >= other
+        hot = np.broadcast_to(hot, like.shape).astype(np.float64)
+        match role.style:
+            case "sign":
+                hot = 2 * hot - 1
+            case "distribution":
+                hot = 0.9 * hot + 0.1 / width
+        return np.asarray(np.clip(hot, role.low, role.high).astype(like.dtype))
+
+
+def _within(role: Role, scores: torch.Tensor) -> torch.Tensor:
+    """Scores made to lie in the domain of a role."""
+    match role.style:
+        case "log_probability":
+            return torch.log_softmax(scores, -1) if scores.ndim > 1 else -scores.exp()
+        case "probability":
+            return torch.sigmoid(scores)
+        case "positive" | "non_negative":
+            return scores.exp()
+        case _:
+            return scores

@@ -1,0 +1,111 @@
+"""A call of an implementation as a person would type it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from lossspec.cases.case import Case, listed
+from lossspec.dtypes import dtype_name
+from lossspec.execution.call import Call, Positional, argument
+from lossspec.execution.implementation import LossUnderTest
+from lossspec.execution.tensors import to_numpy
+from lossspec.safe_text import foreign_error
+from lossspec.spec.roles import Role
+
+#: How many characters of a tensor are written, and so how many numbers at most.
+LISTED = 300
+
+
+def call_text(
+    under_test: LossUnderTest,
+    case: Case,
+    replaced: Mapping[str, Any] | None = None,
+    *,
+    backward: bool = False,
+) -> str:
+    """The call as a person would type it; its shapes alone where that cannot be written.
+
+    backward : whether to write its backward too, with the cotangent (the upstream gradient).
+    """
+    try:
+        return _written(Call.of(under_test, case, replaced), backward)
+    except Exception as error:  # of lossspec itself: what the call shows must not be lost by it
+        shapes = ", ".join(f"{n}: {dtype_name(x)} {list(x.shape)}" for n, x in case.tensors.items())
+        why = foreign_error(error)
+        return f"# {under_test.loss.name} of {shapes}; the call could not be written ({why})"
+
+
+def _written(call: Call, backward: bool) -> str:
+    case, roles, replaced = call.case, call.roles, call.replaced
+    given = {name: _passed(roles[name], array) for name, array in case.tensors.items()}
+    given |= {name: _replaced(replaced[name]) for name in given if name in replaced}
+    backward = backward and bool(call.differentiated)
+    for name in call.differentiated if backward else ():
+        given[name] = f"{given[name].removesuffix(')')}, requires_grad=True)"
+    lines = [f"{name} = {text}" for name, text in given.items()]
+    lines += _expression(call, backward)
+    if backward:
+        lines.append("# the cotangent (upstream gradient):")
+        lines.append(f"value.backward({_short(np.asarray(case.upstream(case.reduction)))})")
+    for name, layout in case.layouts.items():
+        if name not in replaced and not roles[name].scalar:
+            lines.append(f"# {name} is stored {layout}")
+    return "\n".join(lines)
+
+
+def _expression(call: Call, named: bool) -> list[str]:
+    """Return the lines of the call itself; named : whether its value gets a name."""
+    loss = call.under_test.loss
+    extra = [f"{name}={name}" for name in call.tensor_keywords]
+    for name, value in call.keywords.items():
+        extra.append(f"{name}={_replaced(value) if name in call.replaced else repr(value)}")
+    passed = ", ".join(map(_positional, call.positional))
+    lines = []
+    if call.under_test.surface == "class":
+        made = f"{loss.module}({', '.join(extra)})"
+        if call.owned:
+            lines.append(f"loss = {made}")
+            made = "loss"
+        for name, path in call.owned.items():
+            lines.append(f"state = loss.get_parameter({path!r})")
+            lines.append(f"state.data = {name}.reshape(state.shape)")
+        made = f"{made}({passed}){f'.{call.result}' if call.result else ''}"
+    else:
+        made = f"{loss.name}({', '.join([passed, *extra])})"
+    return [*lines, f"value = {made}" if named else made]
+
+
+def _positional(one: Positional) -> str:
+    if one.through is None:
+        return one.name
+    return f"torch.{one.through}({one.name}, {one.axis})"
+
+
+def _passed(role: Role, array: np.ndarray) -> str:
+    """What a call passes for the numbers of a role, as Python."""
+    if not role.scalar:
+        return _short(array)
+    text = repr(argument(role, array))
+    return text if len(text) <= LISTED else f"{text[: LISTED - 20]} ... {array.size} numbers"
+
+
+def _replaced(value: Any) -> str:
+    """What a call passes in place of a case's own, as Python."""
+    if isinstance(value, torch.Tensor):
+        return _short(to_numpy(value))
+    return f"{_short(value)}.numpy()" if isinstance(value, np.ndarray) else repr(value)
+
+
+def _short(array: Any) -> str:
+    part = array
+    for axis in range(array.ndim):  # a large one is cut before it is written
+        keep = max(1, LISTED * part.shape[axis] // max(part.size, 1))
+        part = part[(slice(None),) * axis + (slice(keep),)]
+    text = repr(part.tolist() if part.dtype.kind == "c" else listed(part)).replace("'", "")
+    if len(text) > LISTED or part.size < array.size:
+        text = f"{text[: LISTED - 20]} ... {array.size} numbers"
+    return f"tensor({text}, dtype={dtype_name(array)})"

@@ -1,0 +1,72 @@
+"""How a tensor is stored: its layout and its bits.
+
+A script of a deviation carries the source of these functions (`SCRIPTED`), so each of them needs
+nothing but torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+
+def laid_out(plain: torch.Tensor, layout: str) -> torch.Tensor:
+    """Return a tensor with the same numbers, stored in a layout."""
+    if plain.ndim == 0 or plain.numel() == 0:
+        return plain
+    if layout == "permuted":
+        order = list(range(plain.ndim))[::-1]
+        return plain.permute(order).contiguous().permute(order)
+    # What lies between must not be read; an integer there is a valid one, since a kernel that reads
+    # it nevertheless may take it for an address.
+    filler = 77 if plain.is_floating_point() else int(plain.max())
+    if layout == "sliced":
+        wide = torch.full((*plain.shape[:-1], plain.shape[-1] * 2 + 1), filler, dtype=plain.dtype)
+        wide = wide.to(plain.device)
+        wide[..., 1::2] = plain
+        return wide[..., 1::2]
+    if layout == "pitched":
+        wide = torch.full((*plain.shape[:-1], plain.shape[-1] + 2), filler, dtype=plain.dtype)
+        wide = wide.to(plain.device)
+        wide[..., :-2] = plain
+        return wide[..., :-2]
+    if layout == "offset":
+        store = torch.full((plain.numel() + 5,), filler, dtype=plain.dtype).to(plain.device)
+        store[3:-2] = plain.reshape(-1)
+        return store[3:-2].view(plain.shape)
+    if layout == "expanded":
+        return plain[:1].expand(plain.shape)
+    if layout == "channels_last" and plain.ndim == 4:
+        return plain.contiguous(memory_format=torch.channels_last)
+    if layout == "channels_last" and plain.ndim == 5:
+        return plain.contiguous(memory_format=torch.channels_last_3d)
+    return plain
+
+
+def same_bits(x: torch.Tensor, y: torch.Tensor) -> bool:
+    """Whether two tensors of one shape and dtype hold the same bits (nan equals itself)."""
+    if x.shape != y.shape or x.dtype != y.dtype:
+        return False
+    if x.dtype.is_complex:
+        x, y = torch.view_as_real(x), torch.view_as_real(y)
+    integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.int64}
+    bits = integers[x.element_size()]
+    x, y = x.detach().contiguous(), y.detach().contiguous()
+    return bool(torch.equal(x.view(bits), y.view(bits)))
+
+
+def without_numbers(value: Any) -> str | None:
+    """Name the kind of a tensor that has no plain numbers; None for anything else."""
+    if not isinstance(value, torch.Tensor):
+        return None
+    if value.is_nested:
+        return "nested"
+    if value.layout is not torch.strided:
+        return str(value.layout).removeprefix("torch.")
+    return "meta" if value.is_meta else None
+
+
+#: What a script carries.
+SCRIPTED: tuple[Callable[..., Any], ...] = (laid_out, same_bits, without_numbers)

@@ -1,0 +1,1 @@
+"""Judge an implementation: plan, campaign, known deviations, verdicts."""

@@ -1,0 +1,267 @@
+"""A campaign: judge one loss of one implementation on one device by every clause."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
+
+import numpy as np
+
+from lossspec.cases.case import Case
+from lossspec.clauses import Clause
+from lossspec.clauses.trial import Deviation
+from lossspec.errors import SpecError
+from lossspec.execution.call import unsupported_argument
+from lossspec.execution.checkpoint import CrashCheckpoint, noting
+from lossspec.execution.implementation import LossUnderTest
+from lossspec.execution.timeout import STOPS, CallTimeout, watched
+from lossspec.judging.case_judge import KEPT, CaseJudge, ClauseRecords
+from lossspec.judging.clause_record import ClauseRecord, share_rest
+from lossspec.judging.costly_cases import Candidate, judge_chosen
+from lossspec.judging.crash_steps import REPLAYED, SHRINKING, CrashSteps
+from lossspec.judging.deviation import brief
+from lossspec.judging.excuses import Excuses
+from lossspec.judging.judgement import replay
+from lossspec.judging.known_deviations import KnownDeviation
+from lossspec.judging.observer import Observer
+from lossspec.judging.pending import Pending
+from lossspec.judging.profiles import Profile
+from lossspec.judging.shrinking import simplest
+from lossspec.judging.spread_failure import spread_failure
+from lossspec.judging.stream import CHOSEN, candidates, replacements, stream
+from lossspec.judging.support import Support
+from lossspec.oracle.solver import SolvedCase
+
+#: Called with the cases done, the cases in all and the clauses that deviate so far.
+OnProgress = Callable[[int, int, int], None]
+
+
+@dataclass
+class Campaign:
+    """Judge one implementation on one device by a list of clauses.
+
+    reference : torch's own function or class, whose deviations are not held against others.
+    checkpoint : what earlier processes that ran it ended in. on_progress : called after every case,
+    after every slow clause and at the end. after_step : called after every call and every
+    judgement, while a case is shrunk as well. observer : told of every judgement. shrinks : whether
+    the cases of findings are shrunk. timed_out : the case that it did not come back from.
+    """
+
+    under_test: LossUnderTest
+    clauses: Sequence[Clause]
+    profile: Profile
+    seed: int = 0
+    device: str = "cpu"
+    dtypes: tuple[str, ...] | None = None
+    known: Sequence[KnownDeviation] = ()
+    reference: LossUnderTest | None = None
+    checkpoint: CrashCheckpoint | None = None
+    on_progress: OnProgress | None = None
+    after_step: Callable[[], None] = lambda: None
+    observer: Observer | None = None
+    shrinks: bool = True
+    support: Support = field(init=False, default_factory=Support)
+    pending: Pending = field(init=False, default_factory=Pending)
+    clause_records: dict[str, ClauseRecord] = field(init=False)
+    timed_out: Case | None = field(init=False, default=None)
+    #: Cases judged, and cases to judge.
+    _done: int = field(init=False, default=0)
+    _total: int = field(init=False, default=0)
+
+    def __post_init__(self) -> None:
+        self.clause_records = {clause.name: ClauseRecord(clause) for clause in self.clauses}
+        self._steps = CrashSteps(self.checkpoint)
+        self._excuses = Excuses(self.under_test, self.device, self.known, self.reference)
+        self._case_judge = CaseJudge(
+            self._excuses,
+            self._steps,
+            self.support,
+            self.pending,
+            self.clause_records,
+            self.learns,
+            self._report_progress,
+            self.after_step,
+            self.observer,
+        )
+
+    def run(self) -> dict[str, ClauseRecord]:
+        """Walk the stream; a clause stops at its first deviation that nothing explains."""
+        start = time.perf_counter()
+        # What an implementation warns of is on its outcome; here it would only fill the screen.
+        with warnings.catch_warnings(), np.errstate(all="ignore"), watched():
+            warnings.simplefilter("ignore")
+            with noting(self.checkpoint):
+                self._walk()
+        share_rest(time.perf_counter() - start, list(self.clause_records.values()))
+        return self.clause_records
+
+    def learns(self, clause_record: ClauseRecord) -> bool:
+        """Return whether another case may tell a clause something."""
+        return clause_record.learns(self.profile.patience)
+
+    def _walk(self) -> None:
+        records = self.clause_records
+        self._total = self.profile.cases(self.under_test.loss) + self.profile.searched
+        self._report_progress()
+        self._steps.restore(records)
+        hazardous = {name: record for name, record in records.items() if record.clause.hazard}
+        safe = {name: record for name, record in records.items() if not record.clause.hazard}
+        self._replay_known(safe)
+        try:
+            self._judge_drawn({n: x for n, x in safe.items() if not x.clause.chosen})
+            self._judge_chosen([x for x in records.values() if x.clause.chosen])
+        except CallTimeout:
+            pass  # what was found before it counts; what it is found in is not shrunk
+        except (SpecError, *STOPS):
+            raise
+        except Exception as error:  # of lossspec itself; what was found before it counts
+            for clause_record in filter(self.learns, records.values()):
+                clause_record.broken = brief(error)
+        self.pending.decide(records, self.support, self._excuses, self.timed_out is not None)
+        self._shrink_findings(safe)
+        if hazardous and self.timed_out is None:
+            self._judge_hazardous(hazardous)
+        shrinks = self.shrinks and self.timed_out is None
+        spread_failure(records, self.support, self._shrunk if shrinks else None)
+        self._steps.leave()
+        self._done = self._total = max(self._done, self._total)
+        self._report_progress()
+
+    def _report_progress(self) -> None:
+        if self.on_progress is not None:
+            total = max(self._done, self._total)  # a search may need more cases than it is given
+            found = sum(record.found is not None for record in self.clause_records.values())
+            self.on_progress(self._done, total, found)
+
+    def _judge_drawn(self, drawn: ClauseRecords) -> None:
+        """Judge the cases of the stream, those in place of refused dtypes, and those of a search.
+
+        Calls that work are also kept for the hazardous clauses, as long as these want more.
+        """
+        hazardous = any(record.clause.hazard for record in self.clause_records.values())
+
+        def look(solved: SolvedCase) -> float:
+            self._steps.number += 1
+            worst = self._look(solved, drawn)
+            self._done += 1
+            self._report_progress()
+            return worst
+
+        loss, profile = self.under_test.loss, self.profile
+        for solved in chain(stream(loss, profile, self.seed, self.dtypes), self._replacements()):
+            wanted = hazardous and len(self._case_judge.kept) < KEPT
+            if not wanted and not any(map(self.learns, drawn.values())):
+                break
+            look(solved)
+        if profile.searched:
+            from lossspec.judging.search import search
+
+            search(loss, look, profile.searched, self.seed, self.dtypes)
+        for clause_record in drawn.values():
+            clause_record.over = True
+
+    def _replacements(self) -> Iterator[SolvedCase]:
+        """As many cases in dtypes that work as were wasted on those that do not."""
+        loss = self.under_test.loss
+        asked = self.dtypes or loss.dtypes
+        works = tuple(dtype for dtype in asked if self.support.ran.get(dtype, (0,))[0])
+        if works and len(works) < len(asked):
+            lost = self.profile.cases(loss) * (len(asked) - len(works)) // len(asked)
+            self._total += lost
+            yield from replacements(loss, self.profile, self.seed, works, lost)
+
+    def _judge_chosen(self, clause_records: Sequence[ClauseRecord]) -> None:
+        """Judge each costly clause on a few cases that show every option."""
+        if not any(map(self.learns, clause_records)):
+            return
+        pool = candidates(self.under_test, self.seed, self.dtypes, self.support.unsupported)
+        for clause_record in clause_records:
+            judge_chosen(
+                pool,
+                clause_record.clause.chosen,
+                partial(self.learns, clause_record),
+                partial(self._judge_candidate, clause_record),
+            )
+            clause_record.over = True
+
+    def _judge_candidate(self, clause_record: ClauseRecord, candidate: Candidate) -> bool | None:
+        """Return whether a costly clause judged a case; False if the call failed that way."""
+        self._steps.number = CHOSEN + candidate.number
+        judged, failed = clause_record.examples, clause_record.failed
+        self._look(candidate.solved, {clause_record.clause.name: clause_record})
+        if clause_record.examples > judged:
+            return True
+        return None if clause_record.failed == failed else False
+
+    def _judge_hazardous(self, clause_records: ClauseRecords) -> None:
+        """Judge the clauses whose calls must raise, when all others are done and shrunk.
+
+        Damage that such a call does may end the process later: then no other clause is under way,
+        and the end is held against the call that should have raised and did not. The calls that
+        they start from were made before, so that no valid call comes in between.
+        """
+        self._steps.endanger()
+        self._steps.number = REPLAYED
+        self._replay_known(clause_records)
+        for clause_record in sorted(clause_records.values(), key=lambda x: x.clause.hazard):
+            for number, trial in self._case_judge.kept:
+                if not self.learns(clause_record):
+                    break
+                self._steps.number = number
+                try:
+                    self._case_judge.judge(clause_record, trial)
+                except CallTimeout:
+                    self.timed_out = trial.case
+                    return
+            number = self._steps.number
+            self._shrink_findings({clause_record.clause.name: clause_record})
+            self._steps.blame(number, clause_record)
+            clause_record.over = True
+
+    def _look(self, solved: SolvedCase, clause_records: ClauseRecords) -> float:
+        """Judge one case, and note it if a call with it does not end."""
+        try:
+            return self._case_judge.look(solved, clause_records)
+        except CallTimeout:
+            self.timed_out = solved.case
+            raise
+
+    def _replay_known(self, clause_records: ClauseRecords) -> None:
+        """Judge the stored cases of the known deviations."""
+        for known in self.known:
+            clause_record, case = clause_records.get(known.clause), known.case
+            if clause_record is None or case.dtype not in (self.dtypes or (case.dtype,)):
+                continue
+            trial = self._excuses.trial(case)
+            missing = unsupported_argument(self.under_test, case)
+            if missing is not None or not self.support.held(case, self.device):
+                continue
+            if self._steps.enter(known.clause):
+                replay(clause_record, known, trial)
+            else:
+                clause_record.killer = case
+
+    def _shrink_findings(self, clause_records: ClauseRecords) -> None:
+        """Shrink the case of each finding."""
+        if not self.shrinks or self.timed_out is not None:
+            return
+        self._steps.number = SHRINKING
+        for clause_record in clause_records.values():
+            if clause_record.found is None or clause_record.clause.once:
+                continue
+            start = time.perf_counter()
+            clause_record.found = self._shrunk(clause_record, *clause_record.found)
+            clause_record.seconds += time.perf_counter() - start
+            self._report_progress()
+
+    def _shrunk(
+        self, clause_record: ClauseRecord, case: Case, deviation: Deviation
+    ) -> tuple[Case, Deviation]:
+        """Return a simpler case with the same deviation, unless shrinking has ended a process."""
+        if not self._steps.enter(clause_record.clause.name):
+            return case, deviation
+        return simplest(clause_record, case, deviation, self._excuses, self.after_step)

@@ -1,0 +1,110 @@
+"""Why a clause was not judged, in words: the reasons that a report prints.
+
+Errors of an implementation are quoted in one form, `lossspec.safe_text.foreign_error`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from difflib import get_close_matches
+
+from lossspec.execution.implementation import LossUnderTest
+from lossspec.judging.clause_record import ClauseRecord
+from lossspec.judging.support import Feature, Support
+
+#: The clauses on the plain call, in the order in which one of them tells what is wrong with it.
+PLAIN_CALL = ("accepts", "result-shape", "result-dtype", "value", "gradient")
+
+
+def lacking(under_test: LossUnderTest, support: Support) -> list[str]:
+    """Return what the implementation lacks, a phrase each; an empty list when it lacks nothing."""
+    forms = {form.name for form in under_test.loss.forms}
+    phrases = []
+    if taken := _not_taken(under_test, sorted(support.unsupported - forms)):
+        phrases.append(taken)
+    phrases += [f"no call with {form} works" for form in sorted(support.unsupported & forms)]
+    phrases += _not_implemented(support)
+    return phrases + _not_working(support.refused)
+
+
+def no_case(lacks: Iterable[str]) -> str:
+    """Return that no case was left for a clause, and what is lacking for one."""
+    return f"no applicable case: {'; '.join(lacks)}"
+
+
+def call_fails(clause_records: Mapping[str, ClauseRecord]) -> str:
+    """Return that no call was right enough to be judged further, and which clause shows it."""
+    for name in PLAIN_CALL:
+        clause_record = clause_records.get(name)
+        found = clause_record and (
+            clause_record.found or clause_record.known or clause_record.shared
+        )
+        if found:
+            what = found[-1].what.partition(" at [")[0]
+            return f"no applicable case: the call itself fails, see clause {name} ({what})"
+    return f"no applicable case: the call itself fails; judge clause {PLAIN_CALL[0]} too"
+
+
+def _not_taken(under_test: LossUnderTest, names: Collection[str]) -> str:
+    """Such as "it takes no weight or reduction (for 'none' and 'sum')"."""
+    reductions = [name.partition("=")[2] for name in names if name.startswith("reduction=")]
+    words = [name for name in names if not name.startswith("reduction=")]
+    if reductions:
+        words.append(f"reduction (for {_joined(reductions, 'and')})")
+    if not words:
+        return ""
+    return f"it takes no {_joined(words, 'or')}{_misspelt(under_test, names)}"
+
+
+def _misspelt(under_test: LossUnderTest, names: Iterable[str]) -> str:
+    """What an implementation takes that may be the same, misspelt."""
+    loss = under_test.loss
+    known = {*loss.options, *loss.parameters, "reduction"}
+    known |= {name for form in loss.forms for name in form.tensors}
+    words = sorted({word.partition("=")[0] for word in names})
+    stray = sorted((under_test.keywords or frozenset()) - known)
+    near = [name for word in words for name in get_close_matches(word, stray, 1, 0.8)]
+    return f"; it takes {', '.join(near)}, which the loss does not have" if near else ""
+
+
+def _not_implemented(support: Support) -> list[str]:
+    """Such as "not implemented for bfloat16, float16 (NotImplementedError: “...”)"."""
+    kinds: dict[str, list[str]] = {}
+    for error in support.unimplemented:
+        kinds.setdefault(error.partition(":")[0], []).append(error)
+    phrases = []
+    for errors in kinds.values():
+        calls = set().union(*(support.unimplemented[error] for error in errors))
+        where = _written(calls - support.worked)
+        if not support.worked:
+            where = "for any call"
+        phrases.append(f"not implemented {where or 'in some calls'} ({errors[0]})")
+    return phrases
+
+
+def _written(features: Iterable[Feature]) -> str:
+    words = []
+    for kind, value in sorted(features):
+        if kind == "reduction":
+            words.append(f"reduction={value!r}")
+        elif value:
+            words.append(value)
+    return f"for {', '.join(words)}" if words else ""
+
+
+def _not_working(refused: Mapping[str, str]) -> list[str]:
+    """Such as "float16 and float64 do not work (TypeError: “...”)"."""
+    kinds: dict[str, list[str]] = {}
+    for dtype, error in refused.items():
+        if not error.startswith("NotImplementedError"):  # told by `_not_implemented`
+            kinds.setdefault(error.partition(":")[0], []).append(dtype)
+    return [
+        f"{_joined(sorted(dtypes), 'and')} {'does' if len(dtypes) == 1 else 'do'} not work "
+        f"({refused[min(dtypes)]})"
+        for dtypes in kinds.values()
+    ]
+
+
+def _joined(words: Collection[str], word: str) -> str:
+    *first, last = words
+    return f"{', '.join(first)} {word} {last}" if first else last

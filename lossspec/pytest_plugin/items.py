@@ -1,0 +1,100 @@
+"""The items of a run: judge one cell each, and put its record on pytest's report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from lossspec.errors import SpecError
+from lossspec.judging.cell_record import blank
+from lossspec.judging.plan import CellPlan
+from lossspec.judging.verdict import Run
+from lossspec.pytest_plugin.crash_history import script_path
+from lossspec.pytest_plugin.printed import Printed, Streams, shortened
+from lossspec.pytest_plugin.recorder import Recorder
+from lossspec.pytest_plugin.report_writer import ReportWriter
+from lossspec.pytest_plugin.xdist import cell_key
+from lossspec.report.records import Cell
+from lossspec.report.text import failure_text
+from lossspec.report.verdict import Verdict
+from lossspec.safe_text import one_line
+
+
+class Items:
+    """Judges cells in the process that has their items.
+
+    begins : called with a campaign before it runs. judging : the campaign at hand. printed : by
+    campaign, what was printed while it ran. spent : by cell, the seconds that the campaigns of its
+    item took, which judge other cells too.
+    """
+
+    def __init__(
+        self, run: Run, recorder: Recorder, writer: ReportWriter, begins: Callable[[str], None]
+    ) -> None:
+        self.run = run
+        self.recorder = recorder
+        self.writer = writer
+        self.begins = begins
+        self.judging = ""
+        self.printed: dict[str, Printed] = {}
+        self.spent: dict[str, float] = {}
+
+    def keep_printed(self, read: Callable[[], tuple[str, str]]) -> None:
+        """Keep the beginning of what campaigns print, which `read` returns and forgets."""
+        streams = Streams(read)
+        self.run.after_step = streams.drain
+        self.run.around = lambda name: streams.kept_in(self.printed.setdefault(name, Printed()))
+
+    def judge(self, cell: CellPlan, here: Iterable[str]) -> None:
+        """Run the cell's campaign if that has not happened, and report its verdict to pytest.
+
+        here : the keys of the cells that this process is to judge.
+        """
+        cells = self.recorder.cells.values()
+        beside = [c for c in cells if c.campaign == cell.campaign and c.key in here]
+        if cell.under_test is not None and not self.run.has(cell.campaign):
+            self.begins(cell.campaign)
+        spent = self.run.spent
+        self.judging = cell.campaign
+        try:
+            record, script = self.run.judge(cell, beside)
+        except SpecError as error:
+            record, script = blank(cell, Verdict.CRASH, str(error)), ""
+        self.spent[cell.key] = self.run.spent - spent
+        if script:
+            record = replace(record, script=script_path(cell, cell.clause.name))
+        self.recorder.keep(cell.key, record, script)
+        self._tell(cell, record)
+
+    def _tell(self, cell: CellPlan, record: Cell) -> None:
+        """Raise what pytest takes a verdict for: skipped, failed as expected, or failed."""
+        if record.verdict is Verdict.UNSUPPORTED:
+            pytest.skip(one_line(record.reason or "unsupported"))
+        if record.verdict is Verdict.KNOWN:
+            # Without a traceback, which pytest would read the sources for.
+            raise pytest.xfail.Exception(one_line(record.reason or "known"), pytrace=False)
+        if record.verdict.fails:
+            if record.script:
+                folder = self.writer.folder(cell.implementation.name)
+                record = replace(record, script=str(folder / record.script))
+            pytest.fail(failure_text(record), pytrace=False)
+
+    def carry(self, item: pytest.Item, report: pytest.TestReport, when: str) -> None:
+        """Put the record on a report: plain data, which is all that crosses from a worker."""
+        report.sections = [(title, shortened(text)) for title, text in report.sections]
+        key = cell_key(item.nodeid)
+        records, cells = self.recorder.records, self.recorder.cells
+        if key in records and when == "call":
+            data: dict[str, Any] = {
+                "record": records[key].to_data(),
+                "script": self.recorder.scripts[key],
+            }
+            report.lossspec = data  # type: ignore[attr-defined]  # pytest carries extra attributes
+            # The first item of a campaign runs it, and judges the cells of other items too.
+            report.duration += records[key].seconds - self.spent[key]
+        if key in cells and report.failed:
+            printed = self.printed.pop(cells[key].campaign, Printed())
+            report.sections += [(f"Captured {name} call", t) for name, t in printed.sections()]

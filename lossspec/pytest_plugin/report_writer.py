@@ -1,0 +1,95 @@
+"""Make the reports of a run and write them into their folders."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from lossspec.judging.environment import Surroundings
+from lossspec.judging.plan import CellPlan, Plan
+from lossspec.judging.verdict import Run
+from lossspec.render import render_all
+from lossspec.report.files import replace_file
+from lossspec.report.folders import folders
+from lossspec.report.records import Cell, Report, Selection, TestedImplementation
+
+
+class ReportWriter:
+    """Makes and writes one report for each implementation.
+
+    directory : where the reports lie, a folder each. invoked_in : where the run was started.
+    """
+
+    def __init__(
+        self, plan: Plan, run: Run, surroundings: Surroundings, directory: Path, invoked_in: Path
+    ) -> None:
+        self.plan = plan
+        self.run = run
+        self.surroundings = surroundings
+        self.directory = directory
+        self.invoked_in = invoked_in
+        self._folders = folders([implementation.name for implementation in plan.implementations])
+        #: The cells whose scripts were written since the folders were emptied.
+        self._scripted: set[str] = set()
+
+    def reports(
+        self, cells: Mapping[str, CellPlan], records: Mapping[str, Cell], empty: bool = False
+    ) -> list[Report]:
+        """Return a report for each implementation with records, or also the empty ones.
+
+        cells, records : by the key of a cell.
+        """
+        plan, environment = self.plan, self.surroundings.environment(self.plan.devices)
+        selection = Selection(plan.losses, plan.clauses, self.run.dtypes, plan.devices, plan.shard)
+        reports = []
+        for implementation in plan.implementations:
+            found = tuple(
+                record
+                for key, record in records.items()
+                if cells[key].implementation is implementation
+            )
+            name = implementation.name
+            tested = TestedImplementation(
+                name, implementation.version, implementation.target or name
+            )
+            if found or empty:
+                reports.append(
+                    Report(
+                        implementation=tested,
+                        environment=environment,
+                        profile=self.run.profile.name,  # type: ignore[arg-type]  # Report checks it
+                        seed=self.run.seed,
+                        selection=selection,
+                        cells=found,
+                    )
+                )
+        return reports
+
+    def folder(self, name: str) -> Path:
+        """Return where an implementation's report lies, as seen from where the run started."""
+        return Path(os.path.relpath(self.directory / self._folders[name], self.invoked_in))
+
+    def problem(self, name: str, error: OSError) -> str:
+        """Return the message that the report of an implementation cannot be written."""
+        return f"--reports: {self.folder(name)} cannot be written: {error.strerror or error}"
+
+    def write(self, report: Report, scripts: Mapping[str, str]) -> None:
+        """Replace the report of an implementation: artifact, scripts and pages."""
+        folder = self.invoked_in / self.folder(report.implementation.name)
+        for old in (folder / "repro").glob("*.py"):
+            old.unlink()
+        self._scripted.clear()
+        self.write_artifact(report, scripts)
+        render_all(report, folder)
+
+    def write_artifact(self, report: Report, scripts: Mapping[str, str]) -> None:
+        """Write the artifact of an implementation, and the scripts that are new."""
+        name = report.implementation.name
+        folder = self.invoked_in / self.folder(name)
+        for cell in report.cells:
+            key = f"{name}:{cell.id}"
+            if cell.script and key not in self._scripted:
+                replace_file(folder / cell.script, scripts[key])
+                self._scripted.add(key)
+        report.write(folder / "conformance.json")

@@ -1,0 +1,147 @@
+"""The records that `lossspec.check` returns: a list that is shown in a few lines, or as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from html import escape
+from typing import Any, SupportsIndex, overload
+
+from lossspec.render.layout import plural, ratio
+from lossspec.report.records import Cell
+from lossspec.report.verdict import Verdict
+from lossspec.safe_text import clip, escaped, one_line
+
+#: The width of a line, and how many lines a `repr` has at most.
+WIDTH, LINES = 100, 20
+#: The order in which verdicts are shown: first what asks for a look.
+_ORDER = (
+    Verdict.CRASH,
+    Verdict.DEVIATES,
+    Verdict.NOT_RUN,
+    Verdict.INCONCLUSIVE,
+    Verdict.KNOWN,
+    Verdict.UNSUPPORTED,
+    Verdict.NOT_APPLICABLE,
+    Verdict.CONFORMS,
+)
+_VERBS = {Verdict.DEVIATES: ("deviates", "deviate"), Verdict.CRASH: ("crashes", "crash")}
+_COLOURS = {Verdict.CRASH: "#c62828", Verdict.DEVIATES: "#c62828", Verdict.CONFORMS: "#2e7d32"}
+_CELL = "text-align:left;vertical-align:top"
+
+
+class Cells(list[Cell]):
+    """A list of cells whose `repr` is a summary, and which a notebook shows as a table."""
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> Cell: ...
+    @overload
+    def __getitem__(self, index: slice) -> Cells: ...
+    def __getitem__(self, index: SupportsIndex | slice) -> Cell | Cells:
+        """Return one cell, or the cells of a slice."""
+        found = super().__getitem__(index)
+        return Cells(found) if isinstance(found, list) else found
+
+    @property
+    def headline(self) -> str:
+        """Such as "mse_loss (function, cpu): 39 of 41 clauses conform, 2 deviate"."""
+        if not self:
+            return "no clause was judged"
+        about = dict.fromkeys(f"{cell.loss} ({cell.surface}, {cell.device})" for cell in self)
+        counts = {verdict: sum(cell.verdict is verdict for cell in self) for verdict in _ORDER}
+        conform, apart = counts.pop(Verdict.CONFORMS), counts.pop(Verdict.NOT_APPLICABLE)
+        words = [f"{conform} of {len(self) - apart} clauses conform"]
+        for verdict, count in counts.items():
+            if count:
+                one, many = _VERBS.get(verdict, (verdict.replace("-", " "),) * 2)
+                words.append(f"{count} {one if count == 1 else many}")
+        return f"{', '.join(about)}: {', '.join(words)}"
+
+    def __repr__(self) -> str:
+        lines = [self.headline]
+        for (verdict, text), names in self._groups().items():
+            head = f"  {verdict.sign} {verdict}: {_names(names)}"
+            whole = f"{head}: {text}" if text else head
+            lines += [whole] if len(whole) <= WIDTH else [head, _cut(f"      {text}")]
+        if len(lines) > LINES:
+            lines[LINES - 1 :] = [f"  … and {len(lines) - LINES + 1} more lines"]
+        return "\n".join(lines)
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """Print the summary in IPython, which prints any other list element by element."""
+        printer.text("..." if cycle else repr(self))
+
+    def _groups(self) -> dict[tuple[Verdict, str], list[str]]:
+        """Return the clauses that do not conform, by verdict and by what was found."""
+        groups: dict[tuple[Verdict, str], list[str]] = {}
+        for cell in sorted(self, key=_place):
+            if cell.verdict is not Verdict.CONFORMS:
+                groups.setdefault((cell.verdict, found(cell)), []).append(cell.clause)
+        return groups
+
+    def _repr_html_(self) -> str:
+        """Return a table with a row for each clause, those that fail first."""
+        heads = "".join(
+            f'<th style="{_CELL}"{title}>{name}</th>'
+            for name, title in (
+                ("clause", ""),
+                ("verdict", ""),
+                ("what was found", ""),
+                ("worst", ' title="the largest error, divided by what rounding explains"'),
+            )
+        )
+        rows = "".join(map(_row, sorted(self, key=_place)))
+        return (
+            f"<table><caption>{escape(self.headline)}</caption>"
+            f"<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
+        )
+
+
+def found(cell: Cell) -> str:
+    """Return what was found about a clause, on one line."""
+    if cell.verdict is Verdict.CONFORMS:
+        return plural(cell.examples, "case")
+    words = [cell.reason or ""]
+    if cell.got is not None:
+        words.append(f"got {cell.got}")
+    if cell.want is not None:
+        words.append(f"want {cell.want}")
+    return one_line("; ".join(word for word in words if word))
+
+
+def _place(cell: Cell) -> int:
+    return _ORDER.index(cell.verdict)
+
+
+def _names(names: Iterable[str]) -> str:
+    """Return some names, the first three in full."""
+    first, more = list(names)[:3], len(list(names)) - 3
+    return ", ".join(first) + (f" and {more} more" if more > 0 else "")
+
+
+def _cut(line: str) -> str:
+    return line if len(line) <= WIDTH else f"{line[: WIDTH - 1]}…"
+
+
+def _row(cell: Cell) -> str:
+    """Return a row of the table; a failing clause is shown with its sentence and its call."""
+    clause, what = f"<code>{_text(cell.clause)}</code>", _text(clip(found(cell), 300))
+    if cell.verdict.fails:
+        clause += f"<br><small>{_text(cell.says)}</small>"
+    if cell.call:
+        call = "\n".join(map(_text, clip(cell.call, 2000).splitlines()))
+        what += (
+            f'<details><summary>call</summary><pre style="text-align:left">{call}</pre></details>'
+        )
+    colour = f";color:{_COLOURS[cell.verdict]}" if cell.verdict in _COLOURS else ""
+    verdict = f"{cell.verdict.sign} {cell.verdict}"
+    return (
+        f'<tr title="{_text(cell.says)}"><td style="{_CELL}">{clause}</td>'
+        f'<td style="{_CELL};white-space:nowrap{colour}">{verdict}</td>'
+        f'<td style="{_CELL}">{what}</td>'
+        f'<td style="{_CELL}">{ratio(cell.worst)}</td></tr>'
+    )
+
+
+def _text(text: str) -> str:
+    """Return text for a page, with control characters escaped; spaces stay, as in a call."""
+    return escape(escaped(text))

@@ -1,0 +1,7 @@
+"""The artifact of a run."""
+
+from lossspec.report.merge import merge
+from lossspec.report.records import Cell, Environment, Report, TestedImplementation
+from lossspec.report.verdict import Verdict
+
+__all__ = ["Cell", "Environment", "Report", "TestedImplementation", "Verdict", "merge"]

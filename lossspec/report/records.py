@@ -1,0 +1,377 @@
+"""The artifact of a run: verdicts, cells, environment."""
+
+import json
+import os
+import re
+import reprlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from lossspec.errors import ReportError
+from lossspec.report.files import read_file, replace_file
+from lossspec.report.reader import (
+    Key,
+    Record,
+    dump_json,
+    field_names,
+    first_names,
+    object_without_repeats,
+    plain_data,
+    refuse_constant,
+    repeated_names,
+    too_deep_error,
+)
+from lossspec.report.verdict import Verdict
+from lossspec.safe_text import foreign_error, one_line
+
+SCHEMA_VERSION = "1"
+#: The text that stands where a report does not say what it was.
+UNKNOWN = "unknown"
+Text = Annotated[str, Key(missing=UNKNOWN)]
+MaybeText = Annotated[str | None, Key(missing=None)]
+Names = Annotated[tuple[str, ...] | None, Key(missing=None)]
+_TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)"
+_SHARD = r"([1-9]\d*)/([1-9]\d*)"
+_AT_LEAST_0 = {"minimum": 0, "exclusiveMaximum": 2**63}
+SCHEMA = Path(__file__).with_name("conformance.schema.json")  # of the artifact, for other tools
+
+
+@dataclass(frozen=True)
+class TestedImplementation(Record):
+    """What was tested: the name given, its version, and the import path it resolved to."""
+
+    name: Annotated[str, Key("The name given to --impl.")]
+    version: MaybeText
+    target: Annotated[str, Key("The import path that the name resolved to.", UNKNOWN)]
+
+
+@dataclass(frozen=True)
+class Oracle(Record):
+    """The arithmetic in which the right answers were computed."""
+
+    dtype: Text
+    mantissa_bits: Annotated[int, Key("0 where it is not known.", 0)]
+
+
+@dataclass(frozen=True)
+class Environment(Record):
+    """Where and when the run took place; ``devices`` maps each device to its hardware name."""
+
+    lossspec: Annotated[str, Key("Version of lossspec.", UNKNOWN)]
+    python: Text
+    platform: Text
+    processor: Text
+    torch: Text
+    numpy: Text
+    hypothesis: Text
+    devices: Annotated[
+        dict[str, str], Key("Each device of the run with the name of its hardware.", {})
+    ]
+    threads: Annotated[
+        int, Key("CPU threads of the implementation; 0 where they are not known.", 0)
+    ]
+    started: Annotated[
+        str, Key("ISO-8601 time in UTC.", UNKNOWN, {"pattern": f"^({_TIME}|{UNKNOWN})$"})
+    ]
+    command: Annotated[str, Key("The command line of the run.", UNKNOWN)]
+    oracle: Annotated[Oracle, Key("The arithmetic in which the right answers were computed.", {})]
+    git_commit: MaybeText
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.started != UNKNOWN and not re.fullmatch(_TIME, self.started):
+            raise ReportError(
+                f"got {self.started!r}, want an ISO-8601 time in UTC such as 2026-01-31T12:00:00Z",
+                ".started",
+            )
+
+
+@dataclass(frozen=True)
+class Selection(Record):
+    """Which part of the suite was asked for; None is all of it. Shards count from 1.
+
+    There is a device in every selection: without one, it is not known what was asked for.
+    """
+
+    losses: Names
+    clauses: Names
+    dtypes: Names
+    devices: Annotated[
+        tuple[str, ...], Key("None of them where it is not known what was asked for.", ())
+    ]
+    shard: Annotated[
+        str | None,
+        Key(
+            "i/n with 1 <= i <= n where the run was one shard of n.",
+            None,
+            {"pattern": f"^{_SHARD}$"},
+        ),
+    ]
+
+    @property
+    def known(self) -> bool:
+        """Whether the report says what was asked for."""
+        return bool(self.devices)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.shard is not None:
+            numbers_ = re.fullmatch(_SHARD, self.shard)
+            if not numbers_ or int(numbers_[1]) > int(numbers_[2]):
+                raise ReportError(f"got {self.shard!r}, want i/n with 1 <= i <= n", ".shard")
+
+
+@dataclass(frozen=True)
+class KnownEntry(Record):
+    """The entry of a deviations file that makes a failing cell a known one."""
+
+    reason: Annotated[str, Key(missing="")]
+    link: MaybeText
+    file: MaybeText
+
+
+@dataclass(frozen=True)
+class Cell(Record):
+    """One clause judged for one loss on one surface and device."""
+
+    id: Annotated[str, Key("loss/clause[surface-device]")]
+    loss: str
+    surface: Annotated[
+        Literal["function", "class"], Key("Called as a function or as a module class.")
+    ]
+    clause: str
+    theme: Annotated[str, Key("The group of clauses it belongs to, such as gradient.", UNKNOWN)]
+    device: str
+    says: Annotated[str, Key("The clause in one sentence.", "")]
+    dtypes: Annotated[tuple[str, ...], Key("The dtypes judged.", ())]
+    verdict: Annotated[Verdict, Key("deviates, crash and not-run fail the run.")]
+    reason: Annotated[
+        str | None, Key("Why the verdict is not conforms; for deviates, what broke.", None)
+    ]
+    examples: Annotated[int, Key("Cases run; 0 also where a report does not say.", 0, _AT_LEAST_0)]
+    informative: Annotated[int, Key("Cases that could have told right from wrong.", 0, _AT_LEAST_0)]
+    worst: Annotated[float | None, Key("Largest observed error divided by its budget.", None)]
+    case: Annotated[dict[str, Any] | None, Key("The shrunk failing case as data.", None)]
+    call: Annotated[str | None, Key("The failing call as Python text.", None)]
+    got: MaybeText
+    want: MaybeText
+    budget: MaybeText
+    repeat: Annotated[str | None, Key("One shell command that repeats the failure.", None)]
+    script: Annotated[
+        str | None, Key("Path of the standalone script, relative to the artifact.", None)
+    ]
+    deviation: Annotated[
+        KnownEntry | None, Key("The entry of a deviations file that matched.", None)
+    ]
+    seconds: Annotated[float, Key("", 0.0, {"type": "number", **_AT_LEAST_0})]
+    extra: Annotated[dict[str, Any], Key("Anything else, by key.", {})]
+
+    @property
+    def absent(self) -> bool:
+        """Whether the implementation lacks the loss, and nobody asked that it has all of them."""
+        return self.extra.get("absent") is True and not self.verdict.fails
+
+    @property
+    def former_ids(self) -> tuple[str, ...]:
+        """The ids that the cell had when its clause was called otherwise."""
+        names = self.extra.get("aliases")
+        former = (
+            [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+        )
+        return tuple(cell_id(self.loss, name, self.surface, self.device) for name in former)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        want = cell_id(self.loss, self.clause, self.surface, self.device)
+        if self.id != want:
+            raise ReportError(f"got {self.id!r}, want {want!r}", ".id")
+        for name in ("examples", "informative", "seconds"):
+            got = getattr(self, name)
+            if not 0 <= got < 2**63:
+                raise ReportError(f"got {got}, want a finite number of at least 0", f".{name}")
+
+    def __repr__(self) -> str:
+        """Return the id and the verdict, with the reason where there is one; on one line."""
+        text = f"{self.id}: {self.verdict}" + (f" ({self.reason})" if self.reason else "")
+        text = one_line(text)
+        return f"<Cell {text if len(text) <= 150 else text[:149] + '…'}>"
+
+
+@dataclass(frozen=True)
+class Artifact(Record):
+    """What a run writes: one strict JSON file, which holds its cells one a line.
+
+    KIND, TITLE : of the schema.
+    """
+
+    KIND: ClassVar[str]
+    TITLE: ClassVar[str]
+
+    def to_data(self) -> dict[str, Any]:
+        """The artifact as strict JSON data."""
+        return {"schema_version": SCHEMA_VERSION, **super().to_data()}
+
+    @classmethod
+    def from_data(cls, data: Any) -> Self:
+        """The report that ``data`` holds; ReportError says where and how it breaks the schema."""
+        if not isinstance(data, Mapping) or "schema_version" not in data:
+            raise ReportError("is not a lossspec report: it has no schema_version")
+        version = data["schema_version"]
+        if version != SCHEMA_VERSION:
+            raise ReportError(
+                f"got schema_version {reprlib.repr(version)}; "
+                f"this lossspec reads {SCHEMA_VERSION!r}"
+            )
+        return super().from_data(
+            {key: value for key, value in data.items() if key != "schema_version"}
+        )
+
+    def to_json(self) -> str:
+        """The artifact as text: one line per entry and per cell, so that grep and git diff work."""
+        data = {"schema_version": SCHEMA_VERSION}
+        data |= {
+            name: plain_data(getattr(self, name)) for name in field_names(self) if name != "cells"
+        }
+        cells: Iterable[Record] = getattr(self, "cells")  # noqa: B009  # each artifact has some
+        lines = ",\n".join(cell.line for cell in cells)
+        head = "".join(f"{dump_json(key)}: {dump_json(value)},\n" for key, value in data.items())
+        return f'{{\n{head}"cells": [\n{lines}\n]\n}}\n'
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """The report written in ``text``; ReportError where it is not strict JSON or not ours."""
+        try:
+            data = json.loads(
+                text, parse_constant=refuse_constant, object_pairs_hook=object_without_repeats
+            )
+        except ReportError:
+            raise
+        except RecursionError:  # of the parser, which stops later than we do
+            raise too_deep_error() from None
+        except ValueError as error:
+            raise ReportError(f"is not complete JSON ({foreign_error(error)})") from None
+        return cls.from_data(data)
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write the artifact to ``path``, whole or not at all."""
+        replace_file(path, self.to_json())
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Self:
+        """The report in the file ``path``; ReportError names the file and what is wrong with it."""
+        try:
+            return cls.from_json(read_file(path))
+        except ReportError as error:
+            raise ReportError(f"{path}: {error}") from None
+
+
+@dataclass(frozen=True)
+class Report(Artifact):
+    """The artifact: everything a run found, with its cells in one stable order."""
+
+    KIND = "conformance"
+    TITLE = "What one run of lossspec found about one implementation."
+
+    implementation: Annotated[TestedImplementation, Key("What was tested.")]
+    environment: Annotated[Environment, Key("Where and when the run took place.", {})]
+    profile: Annotated[
+        Literal["quick", "standard", "deep", "unknown"],
+        Key("No run writes `unknown`, which stands for a missing profile.", UNKNOWN),
+    ]
+    seed: Annotated[int | None, Key("null where it is not known.", None)]
+    selection: Annotated[
+        Selection, Key("The part of the suite that was asked for; null is all of it.", {})
+    ]
+    cells: Annotated[
+        tuple[Cell, ...],
+        Key("Every planned cell, ordered by loss, surface, clause, device; ids are unique."),
+    ]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        order = sorted(self.cells, key=lambda c: (c.loss, c.surface, c.clause, c.device))
+        object.__setattr__(self, "cells", tuple(order))
+        if twice := repeated_names(cell.id for cell in order):
+            raise ReportError(f"got the same cell twice: {first_names(twice)}", ".cells")
+
+    @property
+    def present(self) -> tuple[Cell, ...]:
+        """The cells of losses that the implementation has: what every count is about."""
+        return tuple(cell for cell in self.cells if not cell.absent)
+
+    @property
+    def absent_losses(self) -> tuple[str, ...]:
+        """The losses of the run that the implementation does not have."""
+        present = {cell.loss for cell in self.present}
+        absent = dict.fromkeys(cell.loss for cell in self.cells if cell.absent)
+        return tuple(loss for loss in absent if loss not in present)
+
+    @property
+    def counts(self) -> dict[Verdict, int]:
+        """The number of cells per verdict, zeros included; cells of absent losses do not count."""
+        counts = dict.fromkeys(Verdict, 0)
+        for cell in self.present:
+            counts[cell.verdict] += 1
+        return counts
+
+    @property
+    def total(self) -> int:
+        """The number of clauses that the counts are out of."""
+        return len(self.present) - self.counts[Verdict.NOT_APPLICABLE]
+
+    @property
+    def failing(self) -> tuple[Cell, ...]:
+        """The cells that fail the run."""
+        return tuple(cell for cell in self.cells if cell.verdict.fails)
+
+    @property
+    def judged(self) -> bool:
+        """Whether any cell was judged; a report in which none was must not look green."""
+        return any(cell.verdict.judges for cell in self.cells)
+
+    @property
+    def exit_status(self) -> int:
+        """0: something was judged and nothing fails; 1: a cell fails; 4: nothing was judged."""
+        return 1 if self.failing else 0 if self.judged else 4
+
+    @property
+    def headline(self) -> str:
+        """Such as "412 of 418 clauses conform, 4 known, 2 deviate": counts, never percentages."""
+        counts = self.counts
+        text = f"{counts[Verdict.CONFORMS]} of {self.total} clauses conform"
+        words = {Verdict.DEVIATES: ("deviates", "deviate"), Verdict.CRASH: ("crashes", "crash")}
+        for verdict in _IN_HEADLINE:
+            if count := counts[verdict]:
+                one, many = words.get(verdict, (str(verdict).replace("-", " "),) * 2)
+                text += f", {count} {one if count == 1 else many}"
+        if apart := counts[Verdict.NOT_APPLICABLE]:
+            text += f"; {apart} not applicable"
+        if absent := len(self.absent_losses):
+            text += f"; {absent} loss{'' if absent == 1 else 'es'} absent"
+        return text
+
+
+_IN_HEADLINE = (
+    Verdict.KNOWN,
+    Verdict.DEVIATES,
+    Verdict.CRASH,
+    Verdict.NOT_RUN,
+    Verdict.INCONCLUSIVE,
+    Verdict.UNSUPPORTED,
+)
+
+
+def own_version() -> str:
+    """The version of lossspec, or `checkout` where it is not installed."""
+    try:
+        return version("lossspec")
+    except PackageNotFoundError:
+        return "checkout"
+
+
+def cell_id(loss: str, clause: str, surface: str, device: str) -> str:
+    """The id of a cell, such as ``cross_entropy/value[function-cpu]``."""
+    return f"{loss}/{clause}[{surface}-{device}]"

@@ -1,0 +1,91 @@
+"""Shape contracts, written as in the documentation."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+
+from lossspec.errors import SpecError
+
+#: `(N, C, d1, ..., dk)`: any number of further axes, one at least.
+_SPREAD = re.compile(r"d1, \.\.\., dk")
+_AXES = r"\s*\([^()]*\)\s*"
+_CONTRACT = re.compile(rf"({_AXES}(?:,{_AXES})*)->({_AXES})")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One line of a shape contract, such as `(N, C), (N) -> (N)`.
+
+    `*` stands for any number of axes, `d1, ..., dk` for one or more, `1` for an axis of size 1.
+    Axes of the inputs that the result lacks are the *core*: `define` sees them last, in the order
+    written.
+    """
+
+    text: str
+    inputs: tuple[tuple[str, ...], ...]
+    result: tuple[str, ...]
+    spread: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> Shape:
+        """Read one line; SpecError names the line when it is not of the form `(..) -> (..)`."""
+        match = _CONTRACT.fullmatch(text)
+        if match is None:
+            raise SpecError(f"a shape contract reads like '(N, C), (N) -> (N)', got {text!r}")
+
+        def axes(group: str) -> tuple[str, ...]:
+            group = _SPREAD.sub("d*", group)
+            return tuple(axis.strip() for axis in group.split(",") if axis.strip())
+
+        inputs = tuple(axes(group) for group in re.findall(r"\(([^()]*)\)", match[1]))
+        return cls(text, inputs, axes(match[2].strip(" ()")))
+
+    @property
+    def core(self) -> tuple[str, ...]:
+        """The axes that the result lacks."""
+        names = [a for axes in self.inputs for a in axes if a not in (*self.result, "1")]
+        return tuple(dict.fromkeys(names))
+
+    def expand(self, spread: int) -> Shape:
+        """The contract with `*` and `d1, ..., dk` written out as `spread` axes."""
+
+        def out(axes: tuple[str, ...]) -> tuple[str, ...]:
+            written: list[str] = []
+            for axis in axes:
+                if axis in ("*", "d*"):
+                    written += further_axes(spread)
+                else:
+                    written.append(axis)
+            return tuple(written)
+
+        return Shape(self.text, tuple(map(out, self.inputs)), out(self.result), spread)
+
+    def axes(self, shape: str) -> tuple[str, ...]:
+        """The axes of one more tensor, whose shape is written like `(C)` or `(C, *)`."""
+        return written_out(f"{shape} -> ()", self.spread).inputs[0]
+
+    @property
+    def spreads(self) -> range:
+        """How many axes `*` (from none) or `d1, ..., dk` (from one) may stand for."""
+        axes = {axis for group in self.inputs for axis in group}
+        if "*" in axes:
+            return range(6)
+        return range(1, 4) if "d*" in axes else range(1)
+
+
+def further_axes(count: int) -> list[str]:
+    """The names of the axes that `*` and `d1, ..., dk` stand for."""
+    return [f"d{i + 1}" for i in range(count)]
+
+
+def is_further(axis: str) -> bool:
+    """Whether an axis is one that `*` or `d1, ..., dk` stands for."""
+    return re.fullmatch(r"d\d+", axis) is not None
+
+
+@cache
+def written_out(contract: str, spread: int) -> Shape:
+    """A line of a shape contract, parsed and expanded."""
+    return Shape.parse(contract).expand(spread)

@@ -1,0 +1,1 @@
+"""Pages that show a spec: `lossspec show` and the docs."""

@@ -1,0 +1,1 @@
+"""Timing comparisons: speed, growth and memory against torch."""

@@ -1,0 +1,163 @@
+"""Wrong and right implementations of `smooth_l1_loss`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tests.defects.any_loss import InFloat64
+from tests.defects.catalogue import right, wrong
+from tests.defects.elementwise import (
+    AnalyticGradient,
+    EachByVmap,
+    Elements,
+    Elementwise,
+    Flattened,
+    InBlocks,
+    InOwnDtype,
+    MeanSumsInHalf,
+    SilentBroadcast,
+    ThresholdNeedsTargetGradient,
+    ThresholdUnchecked,
+    UnknownReductionIsNone,
+    UpstreamIgnored,
+)
+from tests.defects.numerics import serial_sum, together
+
+
+class SmoothL1(Elementwise):
+    """`smooth_l1_loss`."""
+
+    loss = "smooth_l1_loss"
+
+    def __call__(
+        self, input: Tensor, target: Tensor, reduction: str = "mean", beta: float = 1.0
+    ) -> Tensor:
+        """As `torch.nn.functional.smooth_l1_loss`."""
+        return self.run(Elements(input, target, None, reduction, beta))
+
+    def check_parameter(self, c: Elements) -> None:
+        """Not negative."""
+        if c.parameter < 0:
+            raise RuntimeError("smooth_l1_loss does not support negative values for beta")
+
+    def element(self, c: Elements) -> Tensor:
+        """Squared up to beta, then straight."""
+        r, beta = c.residual.abs(), c.parameter
+        if beta == 0:
+            return r
+        return torch.where(r < beta, r * r / (2 * beta), r - beta / 2)
+
+
+# === wrong ===============================================================================
+
+
+class CompiledUnchecked(SmoothL1):
+    """Compiled, it takes a negative beta as it comes."""
+
+    def check_parameter(self, c: Elements) -> None:
+        if not torch.compiler.is_compiling():
+            super().check_parameter(c)
+
+
+class SerialSum(SmoothL1):
+    """The sum runs element by element, rounded to the dtype of the inputs at each, and drifts."""
+
+    def reduce(self, c: Elements, losses: Tensor) -> Tensor:
+        if c.reduction == "none":
+            return losses
+        total = serial_sum(losses, c.input.dtype)
+        return total if c.reduction == "sum" else total / self.divisor(c, losses)
+
+
+class NanAtTiesWithoutBeta(SmoothL1):
+    """With beta = 0 the gradient is nan where input and target are equal: 0 / 0, not taken."""
+
+    def element(self, c: Elements) -> Tensor:
+        r, beta = c.residual.abs(), c.parameter
+        return torch.where(r < beta, r * r / (2 * r.new_tensor(beta)), r - beta / 2)
+
+
+class NegativeBetaIsL1(SmoothL1):
+    """A negative beta gives the L1 loss."""
+
+    def check_parameter(self, c: Elements) -> None:
+        c.parameter = max(c.parameter, 0.0)
+
+
+WRONG = (
+    wrong(
+        SmoothL1,
+        CompiledUnchecked,
+        source="CMP-02, pytorch/pytorch#194501",
+        needs="torch.compile, and beta < 0",
+    ),
+    wrong(
+        SmoothL1,
+        ThresholdNeedsTargetGradient,
+        source="VAL-12, pytorch/pytorch#37599",
+        needs="a threshold other than 1, and a target without a gradient",
+    ),
+    wrong(
+        SmoothL1,
+        MeanSumsInHalf,
+        source="AUT-03, huggingface/transformers#25938",
+        needs="float16, and a sum past its largest number",
+    ),
+    wrong(
+        SmoothL1,
+        SerialSum,
+        source="DTY-07, pytorch/pytorch#55657",
+        needs="a half precision, and more elements than it can count one by one",
+    ),
+    wrong(
+        SmoothL1,
+        UpstreamIgnored,
+        source="GRD-01, pytorch/pytorch#94226",
+        needs="a cotangent other than 1",
+    ),
+    wrong(
+        SmoothL1,
+        NanAtTiesWithoutBeta,
+        source="GRD-06, pytorch/pytorch#96813",
+        needs="beta = 0, and ties",
+    ),
+    wrong(
+        SmoothL1,
+        UnknownReductionIsNone,
+        source="ERR-06, pytorch/pytorch#43527",
+        needs="an unknown reduction",
+    ),
+    wrong(SmoothL1, NegativeBetaIsL1, source="ERR-05, pytorch/pytorch#45532", needs="beta < 0"),
+    wrong(SmoothL1, ThresholdUnchecked, source="CMP-02, pytorch/pytorch#194501", needs="beta < 0"),
+    wrong(
+        SmoothL1, SilentBroadcast, source="SHP-03, pytorch/pytorch#16045", needs="(N, 1) and (N)"
+    ),
+)
+
+
+# === right ===============================================================================
+
+
+class ScaledHuber(SmoothL1):
+    """Torch's huber_loss with delta = beta, over beta."""
+
+    def element(self, c: Elements) -> Tensor:
+        if c.parameter == 0:
+            return c.residual.abs()
+        x, y = together(c.x, c.y)
+        losses: Tensor = F.huber_loss(x, y, delta=c.parameter, reduction="none")
+        return losses / float(c.parameter)
+
+
+RIGHT = (
+    right(SmoothL1, "composite", "Plain torch operations, half precisions in float32."),
+    right(SmoothL1, InFloat64),
+    right(SmoothL1, InOwnDtype),
+    right(SmoothL1, InBlocks),
+    right(SmoothL1, Flattened),
+    right(SmoothL1, AnalyticGradient),
+    right(SmoothL1, EachByVmap),
+    right(SmoothL1, ScaledHuber),
+)

@@ -1,0 +1,202 @@
+"""Wrong and right implementations of `triplet_margin_with_distance_loss`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tests.defects.catalogue import right, wrong
+from tests.defects.composition import Composition, PartsInFloat64
+
+Distance: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+
+
+class TripletWithDistance(Composition):
+    """`triplet_margin_with_distance_loss`."""
+
+    loss = "triplet_margin_with_distance_loss"
+
+    def __call__(
+        self,
+        anchor: Tensor,
+        positive: Tensor,
+        negative: Tensor,
+        *,
+        distance_function: Distance | None = None,
+        margin: float = 1.0,
+        swap: bool = False,
+        reduction: str = "mean",
+    ) -> Tensor:
+        """As `torch.nn.functional.triplet_margin_with_distance_loss`."""
+        if margin < 0:
+            raise ValueError(f"margin must not be negative, got {margin}")
+        distance = distance_function or self.euclidean
+        return self.run(anchor, positive, negative, distance, margin, swap, reduction)
+
+    def run(
+        self,
+        anchor: Tensor,
+        positive: Tensor,
+        negative: Tensor,
+        distance: Distance,
+        margin: float,
+        swap: bool,
+        reduction: str,
+    ) -> Tensor:
+        """The loss, with any distance."""
+        self.check_reduction(reduction)
+        self.check_sizes(anchor, positive, negative)
+        a, x, y = self.work(anchor), self.work(positive), self.work(negative)
+        near, far = distance(a, x), self.far(distance, a, x, y, swap)
+        return self.leave(self.costs(near, far, margin), reduction, anchor)
+
+    def far(self, distance: Distance, a: Tensor, x: Tensor, y: Tensor, swap: bool) -> Tensor:
+        """The distance of the negative."""
+        far = distance(a, y)
+        return torch.minimum(far, distance(x, y)) if swap else far
+
+    def costs(self, near: Tensor, far: Tensor, margin: float) -> Tensor:
+        """What the difference lacks."""
+        return (near - far + margin).relu()
+
+    def euclidean(self, x: Tensor, y: Tensor) -> Tensor:
+        """The distance when none is given."""
+        return self.norm(x - y + 1e-6, 2.0)
+
+    def norm(self, z: Tensor, p: float) -> Tensor:
+        """Of each row."""
+        length: Tensor = torch.linalg.vector_norm(z, p, dim=-1)
+        return length
+
+
+# === wrong ===============================================================================
+
+
+class SwapIgnored(TripletWithDistance):
+    """The distance of the negative is always that from the anchor."""
+
+    def far(self, distance: Distance, a: Tensor, x: Tensor, y: Tensor, swap: bool) -> Tensor:
+        return super().far(distance, a, x, y, False)
+
+
+class SwapTakesFarther(TripletWithDistance):
+    """With swap the negative's distance is the larger one."""
+
+    def far(self, distance: Distance, a: Tensor, x: Tensor, y: Tensor, swap: bool) -> Tensor:
+        far = distance(a, y)
+        return torch.maximum(far, distance(x, y)) if swap else far
+
+
+class SwappedDetached(TripletWithDistance):
+    """With swap the distance from the positive to the negative gives no gradient."""
+
+    def far(self, distance: Distance, a: Tensor, x: Tensor, y: Tensor, swap: bool) -> Tensor:
+        far = distance(a, y)
+        return torch.minimum(far, distance(x, y).detach()) if swap else far
+
+
+class TripletNotHinged(TripletWithDistance):
+    """A lead beyond the margin is a negative loss."""
+
+    def costs(self, near: Tensor, far: Tensor, margin: float) -> Tensor:
+        return near - far + margin
+
+
+class DistanceIgnored(TripletWithDistance):
+    """The distance is always the Euclidean one."""
+
+    def run(
+        self,
+        anchor: Tensor,
+        positive: Tensor,
+        negative: Tensor,
+        distance: Distance,
+        margin: float,
+        swap: bool,
+        reduction: str,
+    ) -> Tensor:
+        if anchor.ndim == 2:
+            distance = self.euclidean
+        return super().run(anchor, positive, negative, distance, margin, swap, reduction)
+
+
+WRONG = (
+    wrong(TripletWithDistance, SwapIgnored, source="LSM-03, huggingface/transformers#43240"),
+    wrong(
+        TripletWithDistance,
+        SwapTakesFarther,
+        source="VAL-07, qubvel/segmentation_models#187",
+        needs="swap",
+    ),
+    wrong(
+        TripletWithDistance, SwappedDetached, source="GRD-08, pytorch/pytorch#3876", needs="swap"
+    ),
+    wrong(TripletWithDistance, TripletNotHinged, source="VAL-09, marlbenchmark/on-policy#47"),
+    wrong(
+        TripletWithDistance,
+        "triplet-softened",
+        "A softplus stands for the hinge.",
+        source="STB-10, huggingface/sentence-transformers#4019",
+        needs="any triplet near its margin",
+        costs=lambda self, near, far, margin: F.softplus(near - far + margin),
+    ),
+    wrong(
+        TripletWithDistance,
+        DistanceIgnored,
+        source="LSM-03, huggingface/transformers#43240",
+        needs="a distance function",
+    ),
+    wrong(
+        TripletWithDistance,
+        "distance-without-epsilon",
+        "The distance that is taken when none is given adds no epsilon.",
+        source="STB-19, meituan/YOLOv6#582",
+        needs="anchor equal to positive",
+        euclidean=lambda self, x, y: self.norm(x - y, 2.0),
+    ),
+)
+
+
+# === right ===============================================================================
+
+
+class PowerSums(TripletWithDistance):
+    """Sums of powers and their roots, with a slope of 0 where the sum is 0."""
+
+    def norm(self, z: Tensor, p: float) -> Tensor:
+        power = (z.abs() ** p if p != 2 else z * z).sum(-1)
+        return torch.where(power > 0, torch.where(power > 0, power, 1) ** (1 / p), 0)
+
+
+class DistanceMatrix(TripletWithDistance):
+    """torch.cdist of one row with another."""
+
+    def norm(self, z: Tensor, p: float) -> Tensor:
+        rows = z.reshape(z.shape[:-1].numel(), 1, z.shape[-1])
+        mode = "donot_use_mm_for_euclid_dist"
+        found = torch.cdist(rows, torch.zeros_like(rows), p, compute_mode=mode)
+        return found.reshape(z.shape[:-1])
+
+
+class StackedDistances(TripletWithDistance):
+    """The least of stacked distances, and the largest of 0 and what is lacking."""
+
+    def far(self, distance: Distance, a: Tensor, x: Tensor, y: Tensor, swap: bool) -> Tensor:
+        sides = [distance(a, y), distance(x, y)] if swap else [distance(a, y)]
+        return torch.stack(sides).amin(0)
+
+    def costs(self, near: Tensor, far: Tensor, margin: float) -> Tensor:
+        return torch.maximum(margin + near - far, near.new_zeros(()))
+
+
+RIGHT = (
+    right(TripletWithDistance, "composite", "Plain torch operations, half precisions in float32."),
+    right(TripletWithDistance, PartsInFloat64),
+    right(TripletWithDistance, PowerSums),
+    right(TripletWithDistance, DistanceMatrix),
+    right(TripletWithDistance, StackedDistances),
+)
