@@ -10,6 +10,15 @@ from lossspec import cli
 from lossspec.cli import main
 from lossspec.execution import timeout
 
+
+@pytest.fixture(autouse=True)
+def _heeds_interruptions():
+    """Heed SIGINT, which a shell lets processes in the background ignore."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 APART = ("-m", "pytest", "--pyargs", "lossspec.suites", "-p", "no:cacheprovider")
 WORDS = ("--impl=mine", "--loss=huber_loss,l1_loss", "--profile=quick", "--clause=accepts,value")
 HEAD = """
