@@ -67,7 +67,7 @@ def test_the_environment_of_a_version_applies_its_constraints(version, environme
     bases = section.get("base", "testenv:conformance")
     commands = tox()["testenv:conformance"]["commands"]
     assert "testenv:conformance" in bases
-    assert commands == "pytest --impl=torch.nn {posargs}"
+    assert commands == "pytest --impl=torch.nn -n auto {posargs}"
 
 
 @on_each_version

@@ -215,9 +215,9 @@ class _Hunt:
     chosen: dict[int, int] = field(default_factory=dict)
     refusals: dict[str, Detection] = field(default_factory=dict)
 
-    def wants(self) -> bool:
-        """Return whether fewer cases were judged than the limit."""
-        return self.limit is None or self.index + 1 < self.limit
+    def wants(self, number: int) -> bool:
+        """Return whether fewer cases of the stream were judged than the limit."""
+        return self.limit is None or number >= CHOSEN or len(self.drawn) < self.limit
 
     def judged(
         self, number: int, clause_record: ClauseRecord, trial: Trial, pending: Pending
@@ -239,7 +239,8 @@ class _Hunt:
         return not (self.first_only and self.detections)
 
     def conclude(self, clause_records: Mapping[str, ClauseRecord], pending: Pending) -> None:
-        """Note the deviations that were decided at the end."""
+        """Note the deviations that were decided at the end, after all cases of the stream."""
+        self.index = len(self.drawn) - 1
         accepts = clause_records["accepts"].found if "accepts" in clause_records else None
         if accepts is not None:
             first = self.refusals.get(accepts[0].dtype)

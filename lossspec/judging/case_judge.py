@@ -50,7 +50,7 @@ class CaseJudge:
 
     def look(self, solved: SolvedCase, clause_records: ClauseRecords) -> float:
         """Judge one case by the clauses that may still learn; return the worst error ÷ budget."""
-        if self.observer is not None and not self.observer.wants():
+        if self.observer is not None and not self.observer.wants(self.steps.number):
             return 0.0
         trial = self._called(solved)
         if trial is None:

@@ -12,8 +12,8 @@ from lossspec.judging.pending import Pending
 class Observer(Protocol):
     """Told of every judgement of a campaign; it may end the campaign early."""
 
-    def wants(self) -> bool:
-        """Return whether another case shall be judged."""
+    def wants(self, number: int) -> bool:
+        """Return whether the case of this number shall be judged."""
 
     def judged(
         self, number: int, clause_record: ClauseRecord, trial: Trial, pending: Pending
