@@ -165,9 +165,10 @@ LAST = 3.0
 BUSY = 0.5
 #: Limits of `CALL_SECONDS` that a waiting call gets. Derived: 1 / `BUSY`.
 WAITS = 2.0
-#: Processes that one campaign may end; what else it would have told is given up then.
+#: Processes that one campaign may end before it is given up. Those that an earlier campaign may
+#: have damaged do not count.
 #: Chosen: each is a `crash` in the report in any case.
-MOST_CRASHES = 8
+MOST_CRASHES = 5
 
 # === timing ===============================================================================
 

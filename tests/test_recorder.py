@@ -82,7 +82,7 @@ def test_a_loss_that_kills_every_worker_takes_nothing_else_along(shared):
         for clause in ("accepts", "mean-divisor", "result-shape")
     }
     assert {cell["reason"] for cell in cells if cell["verdict"] == "crash"} == {
-        "the test process ended 9 times, in call"
+        "the test process ended 6 times, in call"
     }
     # The case that the last process ended in, of a stream that anyone can draw again.
     for cell in (cell for cell in cells if cell["verdict"] == "crash"):

@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lossspec.thresholds import MOST_CRASHES
-
 #: In place of the number of a case: the process had made calls that may have damaged it before.
 SUSPECT = -3
 #: Bytes of a line: the number of the case, and the clause or whatever else comes next.
@@ -80,7 +78,7 @@ class CrashCheckpoint:
     def __init__(self, directory: Path, campaign: str) -> None:
         path = _path(directory, campaign)
         self._file = os.open(path, os.O_RDWR | os.O_CREAT)
-        self.deaths = _read(os.pread(self._file, _WIDTH * (MOST_CRASHES + 1), 0).decode())
+        self.deaths = _read(os.pread(self._file, os.fstat(self._file).st_size, 0).decode())
         self.calls = [fatal_call(directory, campaign, i) for i in range(len(self.deaths))]
         name = _of_call(path, len(self.deaths))
         self._call = os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC)

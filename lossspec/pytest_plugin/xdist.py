@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lossspec.execution.checkpoint import crashes
+from lossspec.execution.checkpoint import SUSPECT, crashes
 from lossspec.thresholds import MOST_CRASHES
 
 _ITEM = re.compile(r"test_conformance\.py::test_conformance\[(.*?\[[^\[\]]*\])\](@.*)?$")
@@ -44,8 +44,12 @@ class WholeCampaigns:
         if not units:
             return None
         scope = next(iter(units))
-        told = len(crashes(self.places, scope))
-        lost = {} if self.deaths.get(scope, 0) < told <= MOST_CRASHES else units.pop(scope)
+        ended = crashes(self.places, scope)
+        told = len(ended)
+        # A process that an earlier campaign may have damaged is not held against this one.
+        accused = sum(number != SUSPECT for number, _ in ended)
+        goes_on = self.deaths.get(scope, 0) < told and accused <= MOST_CRASHES
+        lost = {} if goes_on else units.pop(scope)
         self.deaths[scope] = told
         self.workqueue.update(units)
         for other in self.assigned_work:
