@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from lossspec.cases.case import Case
 from lossspec.clauses import Clause
 from lossspec.clauses.trial import Deviation
+from lossspec.excuse import Excuse
 from lossspec.execution.checkpoint import Underway
 from lossspec.execution.implementation import LossUnderTest
 from lossspec.judging.known_deviations import KnownDeviation
@@ -24,7 +26,8 @@ class ClauseRecord:
     that ended its judging. sound, unsound : while no case was about the clause, whether some call
     was right, and whether some was not. seconds : what its own judgements and shrinking took.
     share : its part of the time that all clauses need, for cases and answers: each case's time is
-    divided evenly among the clauses that judged it.
+    divided evenly among the clauses that judged it. excused : how many cases say nothing against
+    the implementation, by reason. blocked : how many did not meet a precondition, by its name.
     """
 
     clause: Clause
@@ -35,6 +38,8 @@ class ClauseRecord:
     dtypes: set[str] = field(default_factory=set)
     seconds: float = 0.0
     share: float = 0.0
+    excused: Counter[Excuse] = field(default_factory=Counter)
+    blocked: Counter[str] = field(default_factory=Counter)
     found: tuple[Case, Deviation] | None = None
     known: tuple[KnownDeviation, Case, Deviation] | None = None
     shared: tuple[LossUnderTest, Case, Deviation] | None = None

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 
-from lossspec.clauses.trial import Deviation, Trial, Unsupported
+from lossspec.clauses import Judgement
+from lossspec.clauses.trial import Deviation, NotJudged, Trial, Unsupported
 from lossspec.errors import SpecError
+from lossspec.excuse import Excuse
 from lossspec.execution.global_state import preserved
 from lossspec.execution.timeout import STOPS, time_limit
 from lossspec.judging.clause_record import ClauseRecord
@@ -30,11 +32,15 @@ def judge(
     trial.worst, trial.figures = 0.0, {}
     try:
         with time_limit(), preserved():
-            informative = clause_record.clause.judge(trial)
+            informative = _judged(clause_record, trial)
     except Deviation as deviation:
         _place(clause_record, trial, deviation, excuses, pending, attached)
         informative = True
+    except NotJudged as reason:
+        clause_record.excused[reason.excuse] += 1
+        informative = None
     except Unsupported as lack:
+        clause_record.excused[Excuse.NOT_SUPPORTED] += 1
         clause_record.lacks, informative = str(lack), None
         clause_record.failed += 1
     except (SpecError, *STOPS):
@@ -51,6 +57,17 @@ def judge(
     clause_record.seconds += time.perf_counter() - start
     if informative is not None:
         _count(clause_record, trial, informative)
+
+
+def _judged(clause_record: ClauseRecord, trial: Trial) -> Judgement:
+    """Judge a trial that meets every precondition of the clause; count it under one that it does
+    not meet."""
+    unmet = clause_record.clause.unmet(trial)
+    if unmet is None:
+        return clause_record.clause.judge(trial)
+    clause_record.blocked[unmet.name] += 1
+    clause_record.excused[unmet.excuse] += 1
+    return None
 
 
 def replay(clause_record: ClauseRecord, known: KnownDeviation, trial: Trial) -> None:
