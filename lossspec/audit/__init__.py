@@ -166,7 +166,7 @@ def _audited(
     surface = implementation.surface
     judges = [c for c in judges if c.applies(loss, surface) and c.speaks_on("cpu")]
     under_test = LossUnderTest("audit", loss, surface, implementation.make())
-    next(stream(loss, profile, seed), None)  # its cases are drawn beforehand
+    stream(loss, profile, seed)  # its cases are drawn beforehand
     hunt = _Hunt(first_only, cases, time.perf_counter())
     campaign = Campaign(
         under_test,

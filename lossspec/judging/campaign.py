@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain
 
 import numpy as np
 
 from lossspec.cases.case import Case
+from lossspec.cases.hypothesis_runs import Enough
 from lossspec.clauses import Clause
 from lossspec.clauses.trial import Deviation
 from lossspec.errors import SpecError
@@ -32,7 +32,14 @@ from lossspec.judging.pending import Pending
 from lossspec.judging.profiles import Profile
 from lossspec.judging.shrinking import simplest
 from lossspec.judging.spread_failure import spread_failure
-from lossspec.judging.stream import CHOSEN, candidates, replacements, stream
+from lossspec.judging.stream import (
+    CHOSEN,
+    REPLACED,
+    STARTS,
+    candidates,
+    look_at_stream,
+    look_for_worse,
+)
 from lossspec.judging.support import Support
 from lossspec.oracle.solver import SolvedCase
 
@@ -151,28 +158,34 @@ class Campaign:
             self._report_progress()
             return worst
 
-        loss, profile = self.under_test.loss, self.profile
-        for solved in chain(stream(loss, profile, self.seed, self.dtypes), self._replacements()):
+        worst: list[tuple[float, SolvedCase]] = []
+
+        def look_if_wanted(solved: SolvedCase) -> None:
             wanted = hazardous and len(self._case_judge.kept) < KEPT
             if not wanted and not any(map(self.learns, drawn.values())):
-                break
-            look(solved)
-        if profile.searched:
-            from lossspec.judging.search import search
+                raise Enough
+            worst.append((look(solved), solved))
+            worst.sort(key=lambda pair: -pair[0])
+            del worst[STARTS:]
 
-            search(loss, look, profile.searched, self.seed, self.dtypes)
+        loss, profile, seed = self.under_test.loss, self.profile, self.seed
+        look_at_stream(loss, profile.cases(loss), seed, self.dtypes, look_if_wanted)
+        works, lost = self._wasted()
+        self._total += lost
+        look_at_stream(loss, lost, seed + REPLACED, works, look_if_wanted)
+        best = [solved for _, solved in worst]
+        look_for_worse(loss, profile.searched, seed, self.dtypes, best, look)
         for clause_record in drawn.values():
             clause_record.over = True
 
-    def _replacements(self) -> Iterator[SolvedCase]:
-        """As many cases in dtypes that work as were wasted on those that do not."""
+    def _wasted(self) -> tuple[tuple[str, ...], int]:
+        """The dtypes that work, and how many cases were drawn in dtypes that do not."""
         loss = self.under_test.loss
         asked = self.dtypes or loss.dtypes
         works = tuple(dtype for dtype in asked if self.support.ran.get(dtype, (0,))[0])
-        if works and len(works) < len(asked):
-            lost = self.profile.cases(loss) * (len(asked) - len(works)) // len(asked)
-            self._total += lost
-            yield from replacements(loss, self.profile, self.seed, works, lost)
+        if not works:
+            return works, 0
+        return works, self.profile.cases(loss) * (len(asked) - len(works)) // len(asked)
 
     def _judge_chosen(self, clause_records: Sequence[ClauseRecord]) -> None:
         """Judge each costly clause on a few cases that show every option."""

@@ -40,10 +40,14 @@ def _arguments(define: Definition) -> tuple[str, ...]:
 
 @dataclass
 class SolvedCase:
-    """A case with its right answer, which is computed when first asked for."""
+    """A case with its right answer, which is computed when first asked for.
+
+    choices : what Hypothesis drew it with; empty for a case that was not drawn, or was changed.
+    """
 
     loss: Loss
     case: Case
+    choices: tuple[int, ...] = ()
 
     @cached_property
     def expected(self) -> Expected:
