@@ -91,7 +91,7 @@ def solved_once(loss: Loss, dtypes: tuple[str, ...] | None, drawn: DrawnCase) ->
     if key not in solved:
         if len(solved) >= KEPT_SOLVED:
             del solved[next(iter(solved))]
-        solved[key] = SolvedCase(loss, drawn.case, drawn.choices)
+        solved[key] = SolvedCase(loss, drawn.case, drawn.choices, dtypes)
     return solved[key]
 
 
