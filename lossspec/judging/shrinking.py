@@ -23,7 +23,7 @@ from lossspec.oracle.solver import SolvedCase
 from lossspec.thresholds import PLAIN_FAILURE
 
 #: How often Hypothesis may try a simpler call, and how often a simpler number may be tried.
-STRUCTURES, NUMBERS = 250, 200
+STRUCTURES, NUMBERS = 150, 150
 
 
 def simplest(
@@ -31,14 +31,15 @@ def simplest(
     finding: Finding,
     excuses: Excuses,
     after_step: Callable[[], None],
+    effort: float = 1.0,
 ) -> Finding:
     """Return the finding as the simplest case that fails in the same way shows it.
 
     An error of lossspec or of the spec on the way ends the search, and is noted.
 
-    after_step : called before each attempt.
+    after_step : called before each attempt. effort : the share of all attempts that is made.
     """
-    search = _Search(clause_record, excuses, finding, after_step)
+    search = _Search(clause_record, excuses, finding, after_step, effort)
     try:
         search.run()
     except KeyboardInterrupt:
@@ -59,6 +60,7 @@ class _Search:
     excuses: Excuses
     found: Finding
     after_step: Callable[[], None]
+    effort: float
     bar: float = field(init=False, default=1.0)
 
     def run(self) -> None:
@@ -67,14 +69,16 @@ class _Search:
         loss = under_test.loss
         if self._judged(self.found.solved, PLAIN_FAILURE) is not None:
             self.bar = PLAIN_FAILURE
-        if self.clause_record.clause.chosen:
-            bared(loss, self.found.case, self._fails)
-            return
         drawn = self.found.solved
-        if drawn.choices:
+        costly = self.clause_record.clause.chosen
+        if drawn.choices and not costly:
             strategy = drawn_cases(loss, drawn.dtypes)
-            shrink_choices(strategy, drawn.choices, self._drawn_fails, STRUCTURES)
-        simpler_numbers(loss, self.found.case, self._fails, NUMBERS)
+            attempts = round(self.effort * STRUCTURES)
+            shrink_choices(strategy, drawn.choices, self._drawn_fails, attempts)
+        # Where an option decides how many choices there are, Hypothesis may not get rid of it.
+        bared(loss, self.found.case, self._fails)
+        if not costly:
+            simpler_numbers(loss, self.found.case, self._fails, round(self.effort * NUMBERS))
 
     def _drawn_fails(self, drawn: DrawnCase) -> bool:
         """Whether a case fails in the same way as the implementation is called with it."""
