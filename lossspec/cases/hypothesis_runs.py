@@ -83,6 +83,11 @@ def climb(
     _run(strategy, seed, run, lambda value: target(min(score(value), HIGHEST_SCORE)))
 
 
+def failures_database() -> ExampleDatabase | None:
+    """Where Hypothesis's profile in force keeps failing cases: None under CI, for one."""
+    return settings().database
+
+
 def try_again(
     strategy: st.SearchStrategy[DrawnCase],
     database: ExampleDatabase | None,

@@ -27,17 +27,12 @@ def simpler_numbers(
 ) -> Case:
     """The case with the fewest and simplest numbers found that still fails, or `case` itself."""
     left = attempts
-    sound = _sound(loss, case)
     progress = True
     while progress and left > 0:
         progress = False
         for candidate in chain(_shorter(loss, case), _plainer(loss, case)):
-            if not fits(loss, candidate):  # first, since `settle` may rely on the contract
-                continue
-            simpler = _normalized(loss, candidate.settled(loss))
-            if not _valid(loss, simpler) or _same(simpler, case):
-                continue
-            if sound and not _sound(loss, simpler):
+            simpler = sound_change(loss, case, candidate)
+            if simpler is None:
                 continue
             if left <= 0:
                 break
@@ -46,6 +41,19 @@ def simpler_numbers(
                 case, progress = simpler, True
                 break
     return case
+
+
+def sound_change(loss: Loss, case: Case, candidate: Case) -> Case | None:
+    """A case that was made from another one, settled; None where it is no call or the same one.
+
+    Nan and infinity stand in ignored rows only, if they did so before.
+    """
+    if not fits(loss, candidate):  # first, since `settle` may rely on the contract
+        return None
+    changed = _normalized(loss, candidate.settled(loss))
+    if not _valid(loss, changed) or _same(changed, case):
+        return None
+    return changed if _sound(loss, changed) or not _sound(loss, case) else None
 
 
 def fits(loss: Loss, case: Case) -> bool:
@@ -150,11 +158,29 @@ def _renumbered(loss: Loss, case: Case, axis: str, start: int) -> Case:
     return end.with_(tensors=tensors)
 
 
+def _remarked(loss: Loss, case: Case) -> Iterator[Case]:
+    """The case with ignored elements marked by the default of the parameter that marks them."""
+    for target, role in loss.form(case.form).tensors.items():
+        if not isinstance(role, ClassIndex) or role.ignored_by is None:
+            continue
+        name = role.ignored_by
+        old, default = case.parameters[name], loss.parameters[name].default
+        array = case.tensors[target]
+        marked = np.where(array == old, default, array).astype(array.dtype)
+        if old != default and (marked == default).any() == (array == old).any():
+            yield case.with_(
+                parameters={**case.parameters, name: default},
+                omitted=case.omitted | {name},
+                tensors={**case.tensors, target: marked},
+            )
+
+
 def _plainer(loss: Loss, case: Case) -> Iterator[Case]:
     """Shorter numbers: whole tensors rounded first, then one element at a time."""
     ones = np.ones_like(case.cotangent)
     if not np.array_equal(case.cotangent, ones):
         yield case.with_(cotangent=ones)
+    yield from _remarked(loss, case)
     roles = loss.roles(loss.form(case.form))
     for name, array in case.tensors.items():
         role = roles[name]

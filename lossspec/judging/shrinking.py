@@ -11,7 +11,6 @@ from lossspec.cases.shrink import simpler_numbers
 from lossspec.cases.strategies import DrawnCase, drawn_cases
 from lossspec.clauses.trial import Deviation, Trial
 from lossspec.errors import SpecError
-from lossspec.execution.call import unsupported_argument
 from lossspec.execution.timeout import STOPS
 from lossspec.judging.clause_record import ClauseRecord
 from lossspec.judging.costly_cases import bared
@@ -64,43 +63,24 @@ class _Search:
     bar: float = field(init=False, default=1.0)
 
     def run(self) -> None:
-        """Shrink the call, then its numbers; of a costly clause its options only."""
-        under_test = self.excuses.under_test
-        loss = under_test.loss
+        """Shrink the case, and keep the finding as the simplest one shows it."""
         if self._judged(self.found.solved, PLAIN_FAILURE) is not None:
             self.bar = PLAIN_FAILURE
-        drawn = self.found.solved
-        costly = self.clause_record.clause.chosen
-        if drawn.choices and not costly:
-            strategy = drawn_cases(loss, drawn.dtypes)
-            attempts = round(self.effort * STRUCTURES)
-            shrink_choices(strategy, drawn.choices, self._drawn_fails, attempts)
-        # Where an option decides how many choices there are, Hypothesis may not get rid of it.
-        bared(loss, self.found.case, self._fails)
-        if not costly:
-            simpler_numbers(loss, self.found.case, self._fails, round(self.effort * NUMBERS))
-
-    def _drawn_fails(self, drawn: DrawnCase) -> bool:
-        """Whether a case fails in the same way as the implementation is called with it."""
-        case = supported_call(self.excuses.under_test, drawn.case, set())
-        return case is not None and self._fails(case, drawn.choices)
+        costly = bool(self.clause_record.clause.chosen)
+        shrink(self.found.solved, self._fails, costly=costly, effort=self.effort)
 
     def _judged(self, solved: SolvedCase, bar: float) -> Deviation | None:
         trial = Trial(self.excuses.under_test, solved, self.excuses.device, bar=bar)
         return deviation_of(self.clause_record.clause, trial)
 
-    def _fails(self, candidate: Case, choices: tuple[int, ...] | None = None) -> bool:
-        """Whether a candidate fails in the same way, and nothing excuses it; it is kept then.
-
-        choices : what it was drawn with; None for those of the case that it was made from.
-        """
+    def _fails(self, candidate: SolvedCase) -> bool:
+        """Whether a candidate fails in the same way, and nothing excuses it; it is kept then."""
         self.after_step()
         under_test, clause = self.excuses.under_test, self.clause_record.clause
-        if unsupported_argument(under_test, candidate) is not None:
+        case = supported_call(under_test, candidate.case, set())
+        if case is None:
             return False
-        solved = self.found.solved.changed(candidate)
-        if choices is not None:
-            solved.choices = choices
+        solved = candidate if case is candidate.case else candidate.changed(case)
         try:
             deviation = self._judged(solved, self.bar)
         except (SpecError, *STOPS):
@@ -114,3 +94,42 @@ class _Search:
             return False
         self.found = self.found.with_(solved, deviation)
         return True
+
+
+def shrink(
+    solved: SolvedCase,
+    fails: Callable[[SolvedCase], bool],
+    *,
+    costly: bool = False,
+    effort: float = 1.0,
+) -> SolvedCase:
+    """Return the simplest case found that still fails: `solved` itself if nothing simpler does.
+
+    Hypothesis shrinks the call, then its options are tried once more, then its numbers.
+
+    costly : whether an attempt takes so long that only the options are tried. effort : the share of
+    all attempts that is made.
+    """
+    loss, simplest = solved.loss, solved
+
+    def still_fails(candidate: SolvedCase) -> bool:
+        nonlocal simplest
+        if not fails(candidate):
+            return False
+        simplest = candidate
+        return True
+
+    def drawn_fails(drawn: DrawnCase) -> bool:
+        return still_fails(SolvedCase(loss, drawn.case, drawn.choices, solved.dtypes))
+
+    def changed_fails(case: Case) -> bool:
+        return still_fails(simplest.changed(case))
+
+    if solved.choices and not costly:
+        strategy = drawn_cases(loss, solved.dtypes)
+        shrink_choices(strategy, solved.choices, drawn_fails, round(effort * STRUCTURES))
+    # Where an option decides how many choices there are, Hypothesis may not get rid of it.
+    bared(loss, simplest.case, changed_fails)
+    if not costly:
+        simpler_numbers(loss, simplest.case, changed_fails, round(effort * NUMBERS))
+    return simplest
