@@ -10,7 +10,7 @@ import torch
 from lossspec.cases.axes import axes_of
 from lossspec.cases.case import LAYOUTS, Case
 from lossspec.cases.features import features
-from lossspec.cases.shrink import shrink
+from lossspec.cases.shrink import simpler_numbers
 from lossspec.dtypes import REAL_DTYPES
 from lossspec.errors import CaseError
 from lossspec.execution.tensors import to_extended, to_torch
@@ -304,7 +304,9 @@ def test_class_probabilities_sum_to_1_and_still_do_when_a_case_is_made_simpler(n
     cases = [case for case in cases if case.form == "class probabilities"]
     assert len(cases) > 50
     assert max(map(off, cases)) < 0.02
-    simple = [shrink(loss, case, lambda c: c.form == "class probabilities") for case in cases[:9]]
+    simple = [
+        simpler_numbers(loss, case, lambda c: c.form == "class probabilities") for case in cases[:9]
+    ]
     assert max(map(off, simple)) < 0.02
 
 

@@ -104,16 +104,7 @@ def _place(
     if clause_record.found is not None:
         _keep_for_later(clause_record, trial, deviation)
         return
-    try:
-        excuse, by = excuses.of(clause_record.clause, trial, deviation)
-    except (SpecError, *STOPS):
-        raise
-    except Exception as error:  # of lossspec itself, which excuses nothing
-        clause_record.mishaps.append(f"lossspec failed to look for an excuse: {brief(error)}")
-        excuse, by = None, None
-    if excuse is not None:
-        clause_record.excused[excuse] += 1
-        clause_record.findings.append(Finding(trial.solved, deviation, excuse, by))
+    if excused(clause_record, trial, deviation, excuses):
         return
     question = _question(clause_record, trial, deviation, attached)
     raised = trial.outcome.error
@@ -128,6 +119,24 @@ def _place(
     )
     if question is None:
         clause_record.worst = max(clause_record.worst, trial.worst)
+
+
+def excused(
+    clause_record: ClauseRecord, trial: Trial, deviation: Deviation, excuses: Excuses
+) -> bool:
+    """Whether a deviation has an excuse, which is recorded and counted."""
+    try:
+        excuse, by = excuses.of(clause_record.clause, trial, deviation)
+    except (SpecError, *STOPS):
+        raise
+    except Exception as error:  # of lossspec itself, which excuses nothing
+        clause_record.mishaps.append(f"lossspec failed to look for an excuse: {brief(error)}")
+        return False
+    if excuse is None:
+        return False
+    clause_record.excused[excuse] += 1
+    clause_record.findings.append(Finding(trial.solved, deviation, excuse, by))
+    return True
 
 
 def _keep_for_later(clause_record: ClauseRecord, trial: Trial, deviation: Deviation) -> None:

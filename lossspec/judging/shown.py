@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from lossspec.judging.clause_record import ClauseRecord
 from lossspec.judging.excuses import Excuses
 from lossspec.judging.finding import Finding, Question
+from lossspec.judging.judgement import excused
 from lossspec.judging.kinds import explains, kind_of
 from lossspec.judging.support import Support
 
@@ -39,7 +40,8 @@ def show(
             looked_for += 1
             if looked_for > MOST_LOOKED_FOR:
                 return
-            if not _still_counts(clause_record, finding, excuses):
+            trial = excuses.trial(finding.case)
+            if excused(clause_record, trial, finding.deviation, excuses):
                 continue
         first = not clause_record.shown
         shown = finding if shrink is None else shrink(clause_record, finding, first)
@@ -57,13 +59,3 @@ def _counting(clause_record: ClauseRecord, support: Support) -> Iterator[Finding
         yield from [f for f in counted if f.question is Question.NOTHING_ELSE]
     if clause_record.shown:
         yield from list(clause_record.asking(Question.ANOTHER_KIND))
-
-
-def _still_counts(clause_record: ClauseRecord, finding: Finding, excuses: Excuses) -> bool:
-    """Look for an excuse of a finding that was kept for later, and count it if there is one."""
-    trial = excuses.trial(finding.case)
-    excuse, by = excuses.of(clause_record.clause, trial, finding.deviation)
-    if excuse is not None:
-        clause_record.excused[excuse] += 1
-        clause_record.findings.append(Finding(finding.solved, finding.deviation, excuse, by))
-    return excuse is None
