@@ -130,7 +130,11 @@ def _outdated(cell: CellPlan, campaign: Campaign, clause_record: ClauseRecord) -
             why = f"its stored case does not fail on {cell.device}"
             reason = stale(clause_record.stale, why, "name its devices, or remove it")
         else:
-            reason = stale(clause_record.stale, "its stored case no longer fails")
+            why, cure = "its stored case no longer fails", "remove it"
+            if (otherwise := clause_record.otherwise) is not None:
+                why = f"its stored case fails otherwise ({otherwise.what}: got {otherwise.got})"
+                cure = "correct its `shows`, or remove it"
+            reason = stale(clause_record.stale, why, cure)
         return _Told(Verdict.DEVIATES, reason)
     for entry in campaign.known:
         missing = _lacks(cell, entry) if entry.clause == cell.clause.name else None

@@ -39,6 +39,8 @@ class ClauseRecord:
     known: tuple[KnownDeviation, Case, Deviation] | None = None
     shared: tuple[LossUnderTest, Case, Deviation] | None = None
     stale: KnownDeviation | None = None
+    #: How the stored case of the stale one fails now, where that is in another way than listed.
+    otherwise: Deviation | None = None
     broken: str | None = None
     lacks: str | None = None
     fatal: bool = False

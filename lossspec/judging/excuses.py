@@ -37,10 +37,10 @@ class Excuses:
         """Return a trial of the implementation with a case."""
         return Trial(self.under_test, SolvedCase(self.under_test.loss, case), self.device)
 
-    def listed(self, clause: Clause, case: Case) -> KnownDeviation | None:
-        """Return the known deviation of a clause that covers a case, if any."""
+    def listed(self, clause: Clause, case: Case, deviation: Deviation) -> KnownDeviation | None:
+        """Return the known deviation of a clause that covers a deviation of a case, if any."""
         about = (known for known in self.known if known.clause == clause.name)
-        return next((known for known in about if known.covers(case)), None)
+        return next((known for known in about if known.covers(case, deviation)), None)
 
     def by_absence(self, clause: Clause, trial: Trial) -> bool:
         """Return whether the trial conforms once the parameters it lacks have other values.

@@ -64,6 +64,8 @@ def replay(clause_record: ClauseRecord, known: KnownDeviation, trial: Trial) -> 
         return
     if deviation is None:
         clause_record.stale = known
+    elif not known.matches(known.case, deviation):
+        clause_record.stale, clause_record.otherwise = known, deviation
     elif clause_record.known is None:
         clause_record.known = (known, known.case, deviation)
 
@@ -87,7 +89,7 @@ def _place(
 ) -> None:
     """Record a deviation as known, inherited from torch, pending or new."""
     clause, case = clause_record.clause, trial.case
-    if (known := excuses.listed(clause, case)) is not None:
+    if (known := excuses.listed(clause, case, deviation)) is not None:
         clause_record.known = clause_record.known or (known, case, deviation)
         return
     absent, torchs = False, None

@@ -65,8 +65,6 @@ def _shrink(
 
     def fails(candidate: Case) -> bool:
         after_step()
-        if excuses.listed(clause, candidate) is not None:
-            return False
         if unsupported_argument(under_test, candidate) is not None:
             return False
         try:
@@ -76,6 +74,8 @@ def _shrink(
         except BaseException:
             return False  # a candidate that the clause cannot judge is no simpler case
         if found is None or found.kind != deviation.kind:
+            return False
+        if excuses.listed(clause, candidate, found) is not None:
             return False
         trial = excuses.trial(candidate)
         if excuses.by_absence(clause, trial):

@@ -82,7 +82,7 @@ class Support:
             return
         accepts = clauses()["accepts"]
         deviation = deviation_of(accepts, trial)
-        if deviation is None or excuses.listed(accepts, trial.case):
+        if deviation is None or excuses.listed(accepts, trial.case, deviation):
             return
         if excuses.inherited(accepts, trial, deviation) is None:
             self.fails[phase] = trial.case, deviation
