@@ -205,26 +205,26 @@ def write(path: Path, entries: Sequence[KnownDeviation]) -> None:
 
 def as_toml(entry: KnownDeviation) -> str:
     """The table of an entry, as it stands in a file."""
-    lines = ["[[deviation]]", f"loss = {_toml(entry.loss)}", f"clause = {_toml(entry.clause)}"]
-    lines.append(f"reason = {_toml(entry.reason)}")
+    lines = ["[[deviation]]", f"loss = {toml(entry.loss)}", f"clause = {toml(entry.clause)}"]
+    lines.append(f"reason = {toml(entry.reason)}")
     if entry.link:
-        lines.append(f"link = {_toml(entry.link)}")
+        lines.append(f"link = {toml(entry.link)}")
     if entry.when:
-        lines.append(f"when = {_toml(entry.when)}")
+        lines.append(f"when = {toml(entry.when)}")
     if entry.shows:
         lines.append(symptom_line(entry))
     case = json.dumps(entry.case.to_json(), allow_nan=False)
-    lines.append(f"case = '{case}'" if "'" not in case else f"case = {_toml(case)}")
+    lines.append(f"case = '{case}'" if "'" not in case else f"case = {toml(case)}")
     return "\n".join(lines) + "\n"
 
 
 def symptom_line(entry: KnownDeviation) -> str:
     """The line of an entry that says what it shows."""
-    return f"shows = {_toml(entry.shows)}"
+    return f"shows = {toml(entry.shows)}"
 
 
-def _toml(value: Any) -> str:
+def toml(value: Any) -> str:
     """A value as TOML; JSON's quoting of text is TOML's too, but for one character."""
     if isinstance(value, Mapping):
-        return f"{{ {', '.join(f'{key} = {_toml(one)}' for key, one in value.items())} }}"
+        return f"{{ {', '.join(f'{key} = {toml(one)}' for key, one in value.items())} }}"
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
