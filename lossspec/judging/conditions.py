@@ -20,6 +20,7 @@ PLACE = ("version", "device", "surface")
 #: What it may ask of a case. `options`, `absent` : optional tensors that are given, or left out.
 #: `gradients` : tensors that require a gradient.
 CASE = ("dtype", "form", "reduction", "options", "absent", "parameters", "gradients", "features")
+KEYS = (*PLACE, *CASE)
 _COMPARISON = r"\s*(>=|<=|!=|==|<|>)\s*(.+?)\s*"
 
 
@@ -135,8 +136,8 @@ def _release(version: str) -> tuple[int, ...]:
 
 def check_condition(place: str, loss: Loss, when: Mapping[str, Any]) -> None:
     """Raise DeviationsError unless all words of a `when` are known ones."""
-    known = sorted({*PLACE, *CASE})
-    if wrong := sorted(set(when) - {*known}):
+    known = sorted(KEYS)
+    if wrong := sorted(set(when) - {*KEYS}):
         near = suggestion(wrong[0], known)
         raise DeviationsError(f"{place}: unknown keys in when {', '.join(wrong)}{near}")
     for key, value in when.items():

@@ -41,6 +41,8 @@ SYMPTOMS: Mapping[str, tuple[str, ...]] = {
     "accepts": ("given",),
     "breach": (),
 }
+#: All keys of a `shows`.
+KEYS = tuple(dict.fromkeys([*SYMPTOMS, *(key for more in SYMPTOMS.values() for key in more)]))
 #: What may have come in place of the right number. `finite` : another finite number. `zero` : 0.
 #: `missing` : no gradient at all.
 NUMBERS = ("infinite", "nan", "zero", "finite", "missing")
@@ -52,10 +54,9 @@ MEASURED = 1e-2
 
 def check_symptom(place: str, loss: Loss, shows: Mapping[str, Any]) -> None:
     """Raise DeviationsError unless all words of a `shows` are known ones."""
-    known = list(dict.fromkeys([*SYMPTOMS, *(key for more in SYMPTOMS.values() for key in more)]))
     for key, value in shows.items():
-        if key not in known:
-            raise DeviationsError(f"{place}: no key {key!r} in shows{suggestion(key, known)}")
+        if key not in KEYS:
+            raise DeviationsError(f"{place}: no key {key!r} in shows{suggestion(key, KEYS)}")
         wrong = _wrong_kind(key, value)
         if wrong:
             raise DeviationsError(f"{place}: shows.{key} takes {wrong}, got {value!r}")
