@@ -248,7 +248,9 @@ def _function(function: Callable[..., Any], defect: Defect) -> Callable[..., Any
     @wraps(function)
     def wrong(*tensors, **given):
         given = defect.arguments(given)
-        return defect.call(lambda *x, **other: function(*x, **{**given, **other}), [*tensors], given)
+        return defect.call(
+            lambda *x, **other: function(*x, **{**given, **other}), [*tensors], given
+        )
 
     return wrong
 

@@ -20,6 +20,7 @@ from lossspec.judging.profiles import PROFILES
 from lossspec.judging.stream import stream
 from lossspec.spec.catalogue import catalogue
 
+
 def test_a_file_comes_back_as_it_was(tmp_path):
     odd = known(
         reason='it\'s "odd": \\ \x7f \n é 🌀',
@@ -119,7 +120,10 @@ GOOD = {
         ({"when": "always"}, "it must be a table, and so must its `when`"),
         ({"shows": None}, "missing keys shows; `lossspec deviations NAME --file FILE --update` "),
         ({"shows": "nan"}, "shows takes a table such as { is = 'nan' }, got 'nan'"),
-        ({"shows": {}}, "shows takes one of is, off, factor, shape, raises, accepts, breach, got n"),
+        (
+            {"shows": {}},
+            "shows takes one of is, off, factor, shape, raises, accepts, breach, got n",
+        ),
         ({"shows": {"is": "nan", "off": 1}}, "shows takes one of is, off, factor, shape, raises, "),
         ({"shows": {"shown": "nan"}}, "no key 'shown' in shows; the nearest of 10 are "),
         ({"shows": {"is": "infinity"}}, "no is 'infinity'; did you mean infinite or finite? known"),
@@ -268,7 +272,7 @@ def test_an_update_tells_the_surfaces_apart(workplace):
     update(workplace, "wrong", "--update")
     entries = known_deviations.read(workplace.path / "known.toml")
     assert "result-shape" in {entry.clause for entry in entries}
-    assert {json.dumps(entry.when) for entry in entries} == {'{"surface": "function"}'}
+    assert {entry.when["surface"] for entry in entries} == {"function"}
     words = ("--profile=quick", "--loss=l1_loss", "--deviations=known.toml")
     assert workplace.run("--impl=wrong", *words).status == 0
 
@@ -297,5 +301,3 @@ def test_the_listed_are_printed(workplace):
         f"{entry.loss}/{entry.clause}" for entry in known_deviations.shipped("torch.nn")
     } == names
     assert all(name.partition("/")[0] in catalogue() for name in names)
-
-

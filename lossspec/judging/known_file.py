@@ -8,6 +8,7 @@ import stat
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from lossspec.errors import DeviationsError
 from lossspec.judging.known_deviations import entries_of, read_text
@@ -87,13 +88,14 @@ def _split(path: Path, text: str) -> tuple[str, list[str]]:
     starts = [i for i, line in enumerate(lines) if _HEADER.fullmatch(line.strip("\r\n"))]
     tables = tomllib.loads(text).get("deviation", [])
     found: list[int] = []
-    for start, stop in zip(starts, [*starts[1:], len(lines)], strict=True):
-        # A line inside of a text of several lines may look like the start of an entry.
-        if not found or _tables("".join(lines[found[-1] : start])) == [tables[len(found) - 1]]:
+    for start in starts:
+        # A line inside of a text of several lines may look like the start of an entry: then what
+        # stands before it is no whole entry.
+        if not found or len(_tables("".join(lines[found[-1] : start]))) == 1:
             found.append(start)
-        if stop == len(lines) and _tables("".join(lines[found[-1] :])) != tables[-1:]:
-            break
-    if len(found) != len(tables):
+    edges = [*found, len(lines)]
+    parts = ["".join(lines[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
+    if [entry for part in parts for entry in _tables(part)] != tables:
         raise DeviationsError(
             f"{path}: cannot be edited in place; write each entry as a table of its own, below "
             "[[deviation]]"
@@ -108,13 +110,12 @@ def _split(path: Path, text: str) -> tuple[str, list[str]]:
     return "".join(lines[: edges[0]]), blocks
 
 
-def _tables(text: str) -> list[object] | None:
-    """The entries of a part of a file; None if it is none."""
+def _tables(text: str) -> list[Any]:
+    """The entries of a part of a file; none if that is no TOML."""
     try:
-        found = tomllib.loads(text).get("deviation")
+        return list(tomllib.loads(text).get("deviation", []))
     except ValueError:
-        return None
-    return found if isinstance(found, list) else None
+        return []
 
 
 def _with_line(block: str, line: str) -> str:
@@ -125,6 +126,6 @@ def _with_line(block: str, line: str) -> str:
     for place in (*places, header + 1):
         whole = "".join([*lines[:place], line, *lines[place:]])
         tables = _tables(whole)
-        if tables and isinstance(tables[0], dict) and "shows" in tables[0]:
+        if tables and "shows" in tables[0]:
             return whole
     raise DeviationsError("an entry cannot be edited in place; write each of its keys on a line")

@@ -58,8 +58,7 @@ def update_file(path: Path, run: Run, plan: Plan) -> str:
     if text != before:
         replace_text(path, before, text)
     said = (
-        f"{path}: {len(update.kept)} kept, {len(added)} added, "
-        f"{len(update.dropped)} no longer fail"
+        f"{path}: {len(update.kept)} kept, {len(added)} added, {len(update.dropped)} no longer fail"
     )
     if update.unsigned:
         said += (
