@@ -4,8 +4,8 @@ import dataclasses
 from textwrap import dedent
 
 import pytest
-
 from listed_deviations import BOTH, HALF, PLAIN, QUICK, RIGHT, WEIGHTED, WRONG, known, listed
+
 from lossspec.cases.features import features
 from lossspec.execution.loading import load
 from lossspec.judging import known_deviations

@@ -6,8 +6,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
-
 from listed_deviations import HALF, PLAIN, RIGHT, WEIGHTED, WRONG, known
+
 from lossspec.cases.features import features
 from lossspec.cli import main
 from lossspec.errors import DeviationsError

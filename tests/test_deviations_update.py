@@ -3,8 +3,8 @@
 import os
 
 import pytest
-
 from listed_deviations import HALF, PLAIN, RIGHT, WEIGHTED, WRONG, known
+
 from lossspec.cli import main
 from lossspec.errors import DeviationsError
 from lossspec.judging import known_deviations, known_file

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-import pytest
-
 import known_defects
+import pytest
 from known_defects import DEFECTS, Defect, judged, listed, page
+
 from lossspec.judging import known_deviations
 
 CLAUSES = sorted({(name, entry.loss, entry.clause) for name, entry in listed()})

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-
 from listed_deviations import HALF, PLAIN, WEIGHTED, WRONG, known, listed
+
 from lossspec.cases.case import Case
 from lossspec.cases.features import features
 from lossspec.clauses.trial import Deviation, failed
@@ -244,7 +244,7 @@ def test_a_feature_tells_of_roles_and_parameters():
         "binary_cross_entropy",
         lambda c: (
             c.tensors["input"].size
-            and 0 < c.tensors["input"].min()
+            and c.tensors["input"].min() > 0
             and c.tensors["input"].max() < 1
         ),
     )

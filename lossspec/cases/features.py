@@ -21,8 +21,8 @@ FEATURES = (
     *("zero cotangent in front", "all ignored", "some ignored", "leading ignored"),
     *("exponentials overflow", "small norms", "large norms", "norms of 0"),
 )
-#: The largest norm that counts as small: where the square of its square is 1e-4, in which even
-#: float16 loses digits, and where an epsilon of 1e-12 that is added to its square is a part in 1e10.
+#: The largest norm that counts as small: the square of its square is 1e-4, near which float16 loses
+#: digits, and an epsilon of 1e-12 that is added to its square is a part in 1e10.
 SMALL_NORM = 0.1
 
 

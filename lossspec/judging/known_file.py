@@ -7,6 +7,7 @@ import re
 import stat
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ def _split(path: Path, text: str) -> tuple[str, list[str]]:
         if not found or len(_tables("".join(lines[found[-1] : start]))) == 1:
             found.append(start)
     edges = [*found, len(lines)]
-    parts = ["".join(lines[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
+    parts = ["".join(lines[a:b]) for a, b in pairwise(edges)]
     if [entry for part in parts for entry in _tables(part)] != tables:
         raise DeviationsError(
             f"{path}: cannot be edited in place; write each entry as a table of its own, below "
@@ -106,7 +107,7 @@ def _split(path: Path, text: str) -> tuple[str, list[str]]:
             start -= 1
         found[i] = start
     edges = [*found, len(lines)]
-    blocks = ["".join(lines[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
+    blocks = ["".join(lines[a:b]) for a, b in pairwise(edges)]
     return "".join(lines[: edges[0]]), blocks
 
 

@@ -115,9 +115,9 @@ def shown(shows: Mapping[str, Any], case: Case, deviation: Deviation) -> bool:
     if "is" in shows:
         return not set(_numbers(deviation)).isdisjoint(in_list(shows["is"]))
     if "off" in shows:
-        return _off(deviation) <= shows["off"]
+        return bool(_off(deviation) <= shows["off"])
     if "factor" in shows:
-        return 1 / shows["factor"] <= _ratio(deviation) <= shows["factor"]
+        return bool(1 / shows["factor"] <= _ratio(deviation) <= shows["factor"])
     if "shape" in shows:
         came = deviation.shapes and _written(deviation.shapes[0])
         return came is not None and shows["shape"] in ("wrong", came)
@@ -180,7 +180,8 @@ def symptom_of(case: Case, deviation: Deviation) -> dict[str, Any]:
 def _given(case: Case, name: str, value: Any) -> dict[str, Any]:
     """How an invalid argument differs from the valid one, as far as there is a word for it."""
     if isinstance(value, torch.Tensor):
-        return {"given": word for word in _changes(case.tensors.get(name), value)}
+        word = next(_changes(case.tensors.get(name), value), None)
+        return {} if word is None else {"given": word}
     return {"given": value} if isinstance(value, bool | int | float | str) and value != "" else {}
 
 
