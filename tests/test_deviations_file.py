@@ -122,7 +122,7 @@ GOOD = {
         ({"shows": "nan"}, "shows takes a table such as { is = 'nan' }, got 'nan'"),
         (
             {"shows": {}},
-            "shows takes one of is, off, factor, shape, raises, accepts, breach, got n",
+            "shows takes one of is, off, factor, shape, raises, accepts, breach, got",
         ),
         ({"shows": {"is": "nan", "off": 1}}, "shows takes one of is, off, factor, shape, raises, "),
         ({"shows": {"shown": "nan"}}, "no key 'shown' in shows; the nearest of 10 are "),

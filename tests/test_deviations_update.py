@@ -162,7 +162,7 @@ def test_a_read_only_file_is_one_error_before_the_run(workplace, monkeypatch):
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write to any folder")
 def test_a_read_only_folder_is_one_error(tmp_path):
     tmp_path.chmod(0o555)
-    with pytest.raises(DeviationsError, match="the folder .* is read-only"):
+    with pytest.raises(DeviationsError, match=r"the folder .* is read-only"):
         known_file.check_writable(tmp_path / "new" / "known.toml")
 
 
