@@ -143,7 +143,7 @@ def _parser() -> argparse.ArgumentParser:
     known = commands.add_parser("deviations", help="the known deviations of an implementation")
     known.add_argument("implementation")
     known.add_argument("--file", type=Path, help="default: the file that lossspec ships")
-    known.add_argument("--update", action="store_true", help="rewrite it from a run")
+    known.add_argument("--update", action="store_true", help="edit it in place from a run")
     known.add_argument("--profile", default="standard")
     known.set_defaults(action=_deviations)
 
@@ -302,7 +302,7 @@ def _render(options: argparse.Namespace) -> int:
 def _deviations(options: argparse.Namespace) -> int:
     from lossspec.execution.loading import load
     from lossspec.judging import known_deviations
-    from lossspec.judging.known_update import updated
+    from lossspec.judging.known_update import update_file
     from lossspec.judging.plan import Plan
     from lossspec.judging.profiles import profile_named
     from lossspec.judging.run import Run
@@ -318,12 +318,8 @@ def _deviations(options: argparse.Namespace) -> int:
         raise ArgumentError(
             f"lossspec ships no file for {implementation.name}; say which: --file FILE"
         )
-    listed = known_deviations.read(path) if path.exists() else []
-    run = Run(profile_named(options.profile), known=listed, ship=False)
-    plan = Plan([implementation], slow=options.profile != "quick")
-    kept, added, dropped = updated(run, plan, listed)
-    known_deviations.write(path, kept + added)
-    _say(f"{path}: {len(kept)} kept, {len(added)} added, {len(dropped)} no longer fail")
+    run = Run(profile_named(options.profile), ship=False)
+    _say(update_file(path, run, Plan([implementation], slow=options.profile != "quick")))
     return 0
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from lossspec import cli
 from lossspec.dtypes import REAL_DTYPES
-from lossspec.judging import known_deviations
+from lossspec.judging import conditions, known_deviations, symptoms
 from lossspec.judging.profiles import PROFILES
 from lossspec.pytest_plugin.options import OPTIONS
 from lossspec.report.verdict import Verdict
@@ -137,8 +137,9 @@ def test_toml_parses_and_its_keys_are_known(path):
             assert data
             for entry in data.get("deviation", []):
                 assert set(entry) <= known_deviations._KEYS
-                assert set(entry.get("when", {})) <= known_deviations._WHEN
-                assert {"loss", "clause", "reason", "case"} <= set(entry)
+                assert set(entry.get("when", {})) <= {*conditions.KEYS}
+                assert set(entry["shows"]) <= {*symptoms.KEYS}
+                assert {"loss", "clause", "reason", "shows", "case"} <= set(entry)
             for group in data.get("project", {}).get("entry-points", {}):
                 assert group in ("lossspec.specs", "lossspec.clauses", "lossspec.implementations")
 
@@ -240,9 +241,9 @@ def test_the_table_of_profiles_says_how_many_cases_there_are():
     assert told == [(name, str(min(c)), str(max(c))) for name, c in counts.items()]
 
 
-def test_the_guide_to_deviations_names_every_condition():
+def test_the_guide_to_deviations_names_every_condition_and_symptom():
     text = (DOCS / "reading-a-report.md").read_text("utf-8")
-    assert [name for name in known_deviations._WHEN if f"`{name}`" not in text] == []
+    assert [name for name in conditions.KEYS + symptoms.KEYS if f"`{name}`" not in text] == []
 
 
 def test_the_table_of_budgets_has_a_number_for_each_loss_and_dtype():

@@ -373,6 +373,7 @@ def test_a_deviations_file_may_hold_a_former_id(tmp_path):
     case = json.dumps(cell.case)
     path = tmp_path / "known.toml"
     entry = "[[deviation]]\nloss = 'l1_loss'\nclause = '{}'\nreason = 'so it is'\ncase = '{}'\n"
+    entry += "shows = {{ is = 'finite' }}\n"
     path.write_text(entry.format("no-seven", case))
     with pytest.warns(FutureWarning, match="is now called 'never-seven'"):
         (known,) = known_deviations.read(path)

@@ -5,9 +5,25 @@ from __future__ import annotations
 import numpy as np
 
 from lossspec.cases.case import Case
+from lossspec.dtypes import precision
 from lossspec.spec.catalogue import catalogue
 from lossspec.spec.loss import Loss
 from lossspec.spec.roles import ClassIndex
+
+#: What `features` says of a case, beside what names an axis, a tensor or a parameter.
+#:
+#: exponentials overflow : that of some number, or of it negated, exceeds the largest of the dtype.
+#: small norms : some vector along a last axis has a norm in (0, 0.1). large norms : the fourth
+#: power of some such norm exceeds the largest number of the dtype, which the product of two squared
+#: norms of that size does too. norms of 0 : some vector along a last axis is 0.
+FEATURES = (
+    *("no batch", "k-d", "empty", "many rows", "square", "non-finite", "ties"),
+    *("zero cotangent in front", "all ignored", "some ignored", "leading ignored"),
+    *("exponentials overflow", "small norms", "large norms", "norms of 0"),
+)
+#: The largest norm that counts as small: the square of its square is 1e-4, near which float16 loses
+#: digits, and an epsilon of 1e-12 that is added to its square is a part in 1e10.
+SMALL_NORM = 0.1
 
 
 def features(case: Case, loss: Loss | None = None) -> frozenset[str]:
@@ -17,8 +33,10 @@ def features(case: Case, loss: Loss | None = None) -> frozenset[str]:
     """
     loss = catalogue()[case.loss] if loss is None else loss
     found = {f"{name} {layout}" for name, layout in case.layouts.items()}
+    found |= {f"{name} not contiguous" for name in case.layouts}
     found |= {f"with {name}" for name in list(case.tensors)[len(case.shape.inputs) :]}
-    return frozenset(found | _shape_features(case, loss) | _numbers(case) | _ignored(case, loss))
+    found |= _shape_features(case, loss) | _numbers(case) | _magnitudes(case)
+    return frozenset(found | _marks(case, loss) | _ignored(case, loss))
 
 
 def _shape_features(case: Case, loss: Loss) -> set[str]:
@@ -48,6 +66,52 @@ def _numbers(case: Case) -> set[str]:
                 found.add("ties")
     if case.cotangent.size > 1 and case.cotangent.flat[0] == 0:
         found.add("zero cotangent in front")
+    return found
+
+
+def _magnitudes(case: Case) -> set[str]:
+    """Say where the numbers of a case are so large or small that a formula loses them."""
+    found, largest = set(), precision(case.dtype).largest
+    with np.errstate(all="ignore"):
+        for array in case.tensors.values():
+            if array.dtype.kind in "iub" or not array.size:
+                continue
+            numbers = np.abs(array.astype(np.float64))
+            if (numbers > np.log(largest)).any():
+                found.add("exponentials overflow")
+            squares = (numbers**2).sum(-1) if numbers.ndim else numbers**2
+            if ((squares > 0) & (squares < SMALL_NORM**2)).any():
+                found.add("small norms")
+            if (squares == 0).any():
+                found.add("norms of 0")
+            if (squares > np.sqrt(largest)).any():
+                found.add("large norms")
+    return found
+
+
+def _marks(case: Case, loss: Loss) -> set[str]:
+    """Say which tensors hold numbers that a formula or a kernel treats differently."""
+    found, roles = set(), loss.roles(loss.form(case.form))
+    dtype = precision(case.dtype)
+    near = np.sqrt(dtype.smallest / (2 * dtype.unit))  # below it a square is subnormal
+    limits = {
+        name: value
+        for name, value in case.parameters.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+    for name, array in case.tensors.items():
+        if not array.size:
+            continue
+        role = roles[name]
+        numbers = array.astype(np.float64)
+        found |= {f"{name} holds {value}" for value in (-1, 0, 1) if (numbers == value).any()}
+        found |= {f"{name} below {other}" for other in limits if (numbers < limits[other]).any()}
+        if ((numbers != 0) & (np.abs(numbers) < near)).any() and not role.integer:
+            found.add(f"{name} near 0")
+        if ((numbers == role.low) | (numbers == role.high)).any():
+            found.add(f"{name} at an end of its domain")
+        if isinstance(role, ClassIndex) and role.ends is not None and (array == role.ends).any():
+            found.add(f"{name} ends early")
     return found
 
 

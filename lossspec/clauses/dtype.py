@@ -99,6 +99,7 @@ def _right(trial: Trial, outcome: Outcome, expected: Expected, when: str, case: 
                 f"the gradient of {name} {when}",
                 of=f"gradients[{name!r}]",
                 case=case,
+                gradient_of=name,
             )
 
 

@@ -36,7 +36,11 @@ def gradient(trial: Trial) -> Judgement:
             missing[name] = list(want.exact.shape)
             continue
         informative |= trial.agree(
-            to_extended(got), want, f"the gradient of {name}", of=f"gradients[{name!r}]"
+            to_extended(got),
+            want,
+            f"the gradient of {name}",
+            of=f"gradients[{name!r}]",
+            gradient_of=name,
         )
     for name, shape in missing.items():
         raise Deviation(
@@ -46,6 +50,7 @@ def gradient(trial: Trial) -> Judgement:
             check=f"gradients[{name!r}] is not None",
             detached=not differentiable(outcome.value),
             missing=True,
+            gradient_of=name,
         )
     return informative
 
@@ -69,6 +74,7 @@ def ignored_gradient(trial: Trial) -> Judgement:
             got[at],
             0,
             check=f"gradients[{first!r}][{', '.join(map(str, at))}] == 0",
+            gradient_of=first,
         )
     return True
 
@@ -103,6 +109,7 @@ def second_order(trial: Trial) -> Judgement:
             f"the second derivative by {name}",
             of=f"curvatures[{name!r}]",
             case=case,
+            gradient_of=name,
         )
     return informative
 

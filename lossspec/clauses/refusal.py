@@ -44,6 +44,7 @@ def _refused(
         want,
         check="error is not None",
         replaced=replaced,
+        accepted=True,
     )
 
 

@@ -21,7 +21,11 @@ def accepts(trial: Trial) -> Judgement:
         kind = type(outcome.error).__name__
         text = str(outcome.error).strip().split("\n")[0][:300]
         raise Deviation(
-            f"{outcome.phase} raised {kind}", f"{kind}: {text}", "a tensor", check="error is None"
+            f"{outcome.phase} raised {kind}",
+            f"{kind}: {text}",
+            "a tensor",
+            check="error is None",
+            raised=(kind, text),
         )
     if not isinstance(outcome.value, torch.Tensor):
         raise Deviation(
@@ -46,5 +50,6 @@ def result_shape(trial: Trial) -> Judgement:
             list(value.shape),
             list(want),
             check=f"tuple(value.shape) == {want!r}",
+            shapes=(value.shape, want),
         )
     return True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -35,7 +35,11 @@ class Deviation(Exception):
     expression for a script, true of a call that conforms; it may use `value`, `gradients`, `error`,
     `inputs`, `before`, `call()` and `near(got, want, budget)`. None where no short script shows it.
     detached : whether what is wrong is that the result carries no graph. missing : that some tensor
-    has no gradient, which must not hide that of another is wrong.
+    has no gradient, which must not hide that of another is wrong. gradient_of : the tensor whose
+    derivative deviates. raised : the name of the type and the text of the error that a call
+    raised. shapes : the shape that came and the one that was wanted, where they differ. accepted :
+    whether an invalid call, with the arguments of `replaced`, raised nothing. numbers : the number
+    that came and the one that was wanted.
     """
 
     def __init__(
@@ -50,8 +54,17 @@ class Deviation(Exception):
         replaced: Mapping[str, Any] | None = None,
         detached: bool = False,
         missing: bool = False,
+        gradient_of: str | None = None,
+        raised: tuple[str, str] | None = None,
+        shapes: tuple[Sequence[int], Sequence[int]] | None = None,
+        accepted: bool = False,
     ) -> None:
         super().__init__(what)
+        self.gradient_of = gradient_of
+        self.raised = raised
+        self.shapes = None if shapes is None else (tuple(shapes[0]), tuple(shapes[1]))
+        self.numbers = _worst_pair(got, want)
+        self.accepted = accepted
         self.detached = detached
         self.missing = missing
         self.what = what
@@ -84,6 +97,9 @@ class NotJudged(Exception):
     def __init__(self, excuse: Excuse, why: str = "") -> None:
         super().__init__(why or excuse.says)
         self.excuse = excuse
+
+
+_NUMBERS = (int, float, np.integer, np.floating, np.ndarray)
 
 
 class Unsupported(Exception):
@@ -261,19 +277,26 @@ class Trial:
         *,
         of: str | None = "value",
         case: Case | None = None,
+        gradient_of: str | None = None,
     ) -> bool:
         """Raise Deviation unless `got` is within budget; whether the comparison could tell.
 
         A plain call's value of another shape is left to clause `result-shape`.
 
         of : the expression for what was compared, in a script that runs `case`; None where a plain
-        call of it does not show the deviation.
+        call of it does not show the deviation. gradient_of : the tensor whose derivative it is.
         """
         if got.shape != want.exact.shape:
             if of == "value" and case is None:
                 return False  # clause `result-shape` tells
+            shapes = got.shape, want.exact.shape
             raise Deviation(
-                f"{what}: its shape", got.shape, want.exact.shape, check=None, case=case
+                f"{what}: its shape",
+                *shapes,
+                check=None,
+                case=case,
+                gradient_of=gradient_of,
+                shapes=shapes,
             )
         if of is not None and want.free_axis is not None:
             of = f"({of}.double() - {of}.double().mean({want.free_axis}, True))"
@@ -295,6 +318,7 @@ class Trial:
                 want.budget[at],
                 check=of and f"near({of}{index}, float({str(exact)!r}), {budget!r})",
                 case=case,
+                gradient_of=gradient_of,
             )
         return want.informative
 
@@ -328,8 +352,27 @@ def failed(
     if unimplemented(error):
         return Unsupported(f'{what} raised {kind}: "{text}"' if text else f"{what} raised {kind}")
     return Deviation(
-        f"{what} raised", f"{kind}: {text}", want, check=check, case=case, replaced=replaced
+        f"{what} raised",
+        f"{kind}: {text}",
+        want,
+        check=check,
+        case=case,
+        replaced=replaced,
+        raised=(kind, text),
     )
+
+
+def _worst_pair(got: Any, want: Any) -> tuple[float, float] | None:
+    """The two numbers, of arrays those that differ most; None for anything else."""
+    if any(isinstance(x, bool) or not isinstance(x, _NUMBERS) for x in (got, want)):
+        return None
+    came, wanted = np.asarray(got, np.float64), np.asarray(want, np.float64)
+    if came.shape != wanted.shape or not came.size:
+        return None
+    with np.errstate(all="ignore"):
+        off = np.where(np.isfinite(came), np.abs(came - wanted), np.inf)
+    at = np.unravel_index(int(off.argmax()), off.shape)
+    return float(came[at]), float(wanted[at])
 
 
 def _text(value: Any, digits: int = 9) -> str:

@@ -111,6 +111,10 @@ def _outdated(cell: CellPlan, campaign: Campaign, clause_record: ClauseRecord) -
         if accelerates(cell.device):  # it may well hold on the processor
             why = f"its stored case does not fail on {cell.device}"
             return stale(clause_record.stale, why, "name its devices, or remove it")
+        otherwise = clause_record.otherwise
+        if otherwise is not None:
+            why = f"its stored case fails otherwise ({otherwise.what}: got {otherwise.got})"
+            return stale(clause_record.stale, why, "correct its `shows`, or remove it")
         return stale(clause_record.stale, "its stored case no longer fails")
     for entry in campaign.known:
         missing = _lacks(cell, entry) if entry.clause == cell.clause.name else None

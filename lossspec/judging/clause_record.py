@@ -9,6 +9,7 @@ from typing import Any
 
 from lossspec.cases.case import Case
 from lossspec.clauses import Clause
+from lossspec.clauses.trial import Deviation
 from lossspec.excuse import Excuse
 from lossspec.execution.checkpoint import Underway
 from lossspec.judging.finding import Finding, Question
@@ -47,6 +48,8 @@ class ClauseRecord:
     seconds: float = 0.0
     share: float = 0.0
     stale: KnownDeviation | None = None
+    #: How the stored case of the stale one fails now, where that is in another way than listed.
+    otherwise: Deviation | None = None
     broken: str | None = None
     lacks: str | None = None
     fatal: bool = False

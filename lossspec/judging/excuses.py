@@ -42,7 +42,7 @@ class Excuses:
         self, clause: Clause, trial: Trial, deviation: Deviation
     ) -> tuple[Excuse | None, KnownDeviation | str | None]:
         """Return the excuse of a deviation, and what excuses it; None and None if nothing does."""
-        known = self.listed(clause, trial.case)
+        known = self.listed(clause, trial.case, deviation)
         if known is not None:
             return Excuse.EXPECTED_FAILURE, known
         if self.by_absence(clause, trial):
@@ -52,10 +52,10 @@ class Excuses:
             return Excuse.SAME_AS_TORCH, torchs.implementation
         return None, None
 
-    def listed(self, clause: Clause, case: Case) -> KnownDeviation | None:
-        """Return the known deviation of a clause that covers a case, if any."""
+    def listed(self, clause: Clause, case: Case, deviation: Deviation) -> KnownDeviation | None:
+        """Return the known deviation of a clause that covers a deviation of a case, if any."""
         about = (known for known in self.known if known.clause == clause.name)
-        return next((known for known in about if known.covers(case)), None)
+        return next((known for known in about if known.covers(case, deviation)), None)
 
     def by_absence(self, clause: Clause, trial: Trial) -> bool:
         """Return whether the trial conforms once the parameters it lacks have other values.

@@ -70,10 +70,14 @@ def judge_stored(clause_record: ClauseRecord, known: KnownDeviation, trial: Tria
 
     def look(known: KnownDeviation) -> None:
         deviation = deviation_of(clause_record.clause, trial)
-        if deviation is not None:
-            found = Finding(trial.solved, deviation, Excuse.EXPECTED_FAILURE, known)
-            clause_record.findings.append(found)
-            raise deviation
+        if deviation is None:
+            return
+        if not known.matches(known.case, deviation):
+            clause_record.otherwise = deviation
+            return
+        found = Finding(trial.solved, deviation, Excuse.EXPECTED_FAILURE, known)
+        clause_record.findings.append(found)
+        raise deviation
 
     try:
         if not expected_failure(known, look, Deviation, known.reason):

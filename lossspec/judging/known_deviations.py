@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,113 +10,83 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lossspec.cases.case import LAYOUTS, Case
-from lossspec.cases.features import features
+from lossspec.cases.case import Case
 from lossspec.clauses import clauses, present_id
-from lossspec.dtypes import REAL_DTYPES
+from lossspec.clauses.trial import Deviation
 from lossspec.errors import CaseError, DeviationsError, ReportError
+from lossspec.judging.conditions import SURFACES, check_condition, describes, holds, in_list
+from lossspec.judging.symptoms import check_symptom, shown
 from lossspec.nearest import suggestion
 from lossspec.report.files import read_file, replace_file
 from lossspec.safe_text import foreign_error
 from lossspec.spec.catalogue import catalogue
 from lossspec.spec.loss import Loss
-from lossspec.spec.roles import Surface
 
 SHIPPED = Path(__file__).parents[1] / "deviations"
 #: Bytes of a file that is read: 70 times the largest one that lossspec ships (114 kB).
 LARGEST_FILE = 8 * 2**20
-SURFACES: tuple[Surface, ...] = ("function", "class")
-_KEYS = {"loss", "clause", "reason", "link", "when", "case"}
-_WHEN = {"version", "dtype", "device", "surface", "form", "reduction", "options", "features"}
-
-
-#: What `lossspec.cases.features` says of a case, beside layouts, axes and optional tensors.
-FEATURES = (
-    *("no batch", "k-d", "empty", "many rows", "square", "non-finite", "ties"),
-    *("zero cotangent in front", "all ignored", "some ignored", "leading ignored"),
-)
+_TABLES = ("when", "shows")
+_KEYS = {"loss", "clause", "reason", "link", "case", *_TABLES}
+_UPDATE = "; `lossspec deviations NAME --file FILE --update` writes it"
 
 
 @dataclass(frozen=True, eq=False)  # a case has no truth value in a comparison
 class KnownDeviation:
-    """One listed deviation: where it holds, why it is there, and the stored case that shows it."""
+    """One listed deviation, and the stored case that shows it.
+
+    reason : why it is listed. when : the calls that it is about, see `lossspec.judging.conditions`.
+    shows : what those calls show, see `lossspec.judging.symptoms`; empty only while a file without
+    it is updated.
+    """
 
     loss: str
     clause: str
     reason: str
     case: Case
+    shows: Mapping[str, Any]
     link: str | None = None
     when: Mapping[str, Any] = field(default_factory=dict)
     file: str = ""
 
     def holds(self, version: str | None, device: str, surface: str) -> bool:
         """Whether it is about this version, device and surface."""
-        when = self.when
-        return (
-            ("version" not in when or _in_range(version, when["version"]))
-            and device.partition(":")[0] in _listed(when.get("device", device.partition(":")[0]))
-            and surface in _listed(when.get("surface", surface))
-        )
+        return holds(self.when, version, device, surface)
 
     def touches(self, dtypes: Sequence[str]) -> bool:
         """Whether it is about one of these dtypes, whichever its stored case has."""
-        return not set(dtypes).isdisjoint(_listed(self.when.get("dtype", list(dtypes))))
+        return not set(dtypes).isdisjoint(in_list(self.when.get("dtype", list(dtypes))))
 
-    def covers(self, case: Case) -> bool:
-        """Whether a failing case is of the kind that it describes."""
-        when = self.when
-        wanted = set(_listed(when.get("features", [])))
-        return (
-            case.dtype in _listed(when.get("dtype", case.dtype))
-            and case.form in _listed(when.get("form", case.form))
-            and case.reduction in _listed(when.get("reduction", case.reduction))
-            and all(name in case.tensors for name in _listed(when.get("options", [])))
-            and (not wanted or wanted <= features(case))
-        )
+    def covers(self, case: Case, deviation: Deviation) -> bool:
+        """Whether a deviation of a case is the listed one: the condition and the symptom agree."""
+        return describes(self.when, case) and self.matches(case, deviation)
 
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
-
-
-def _in_range(version: str | None, wanted: Any) -> bool:
-    """Whether a version meets a range such as `>=2.4, <2.14`."""
-    have = _numbers(version or "")
-    for term in str(wanted).split(","):
-        match = re.fullmatch(r"\s*(>=|<=|==|<|>)\s*([\d.]+)\s*", term)
-        if match is None:
-            raise DeviationsError(f"a version range reads like '>=2.4, <2.14', got {wanted!r}")
-        bound = _numbers(match[2])
-        named = match[2].strip(".").count(".") + 1  # ==2.13 is any 2.13.x
-        met = {
-            ">=": have >= bound,
-            "<=": have <= bound,
-            "==": have[:named] == bound[:named],
-            "<": have < bound,
-            ">": have > bound,
-        }
-        if not met[match[1]]:
-            return False
-    return True
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    """The numbers of the release that a version belongs to, or leads to; 0.0.0 where it has none.
-
-    A local suffix (`+cu130`) names a build, not a release. A pre-release or a nightly already holds
-    most changes of its release, so it counts as that: `2.15.0.dev20261101` as 2.15.0.
-    """
-    release = re.match(r"\s*v?(\d+(?:\.\d+)*)", version)
-    numbers = [int(part) for part in release[1].split(".")] if release else []
-    return (*numbers, 0, 0, 0)[:3]
+    def matches(self, case: Case, deviation: Deviation) -> bool:
+        """Whether a deviation has the listed symptom."""
+        return bool(self.shows) and shown(self.shows, case, deviation)
 
 
 def read(path: Path) -> list[KnownDeviation]:
     """The entries of one file; DeviationsError says which entry is wrong and how."""
+    return entries_of(path, read_text(path), complete=True)
+
+
+def read_text(path: Path) -> str:
+    """The text of a file; DeviationsError if it cannot be read."""
     try:
-        data = tomllib.loads(read_file(path, LARGEST_FILE).decode("utf-8"))
+        return read_file(path, LARGEST_FILE).decode("utf-8")
     except ReportError as error:
         raise DeviationsError(f"{path}: {error}") from None
+    except UnicodeDecodeError as error:
+        raise DeviationsError(f"{path}: not TOML ({foreign_error(error)})") from None
+
+
+def entries_of(path: Path, text: str, complete: bool) -> list[KnownDeviation]:
+    """The entries of the text of a file.
+
+    complete : whether each must have a `shows`, which older files lack.
+    """
+    try:
+        data = tomllib.loads(text)
     except RecursionError:
         raise DeviationsError(f"{path}: not TOML of ours: it is nested too deep") from None
     except ValueError as error:
@@ -127,23 +96,34 @@ def read(path: Path) -> list[KnownDeviation]:
     unknown = set(data) - {"deviation"}
     if unknown or not isinstance(data.get("deviation", []), list):
         raise DeviationsError(f"{path}: it holds [[deviation]] tables only, got {sorted(data)}")
-    return [_entry(path, i, entry) for i, entry in enumerate(data.get("deviation", []), 1)]
+    tables = enumerate(data.get("deviation", []), 1)
+    return [_entry(path, f"{path}: deviation {i}", entry, complete) for i, entry in tables]
 
 
-def _entry(path: Path, number: int, entry: Any) -> KnownDeviation:
-    place = f"{path}: deviation {number}"
+def _check_keys(place: str, entry: Any, complete: bool) -> None:
+    """Raise DeviationsError unless an entry has the right keys, with values of the right kind."""
     if not isinstance(entry, Mapping) or not isinstance(entry.get("when", {}), Mapping):
         raise DeviationsError(f"{place}: it must be a table, and so must its `when`")
+    if not isinstance(entry.get("shows", {}), Mapping):
+        raise DeviationsError(
+            f"{place}: shows takes a table such as {{ is = 'nan' }}, got {entry['shows']!r}"
+        )
+    needed = _KEYS - {"link", "when"} - (set() if complete else {"shows"})
+    texts = set(entry) - {*_TABLES}
     for problem, wrong in (
         ("unknown keys", sorted(set(entry) - _KEYS)),
-        ("missing keys", sorted({"loss", "clause", "reason", "case"} - set(entry))),
-        ("not text", sorted(k for k in set(entry) - {"when"} if not isinstance(entry[k], str))),
+        ("missing keys", sorted(needed - set(entry))),
+        ("not text", sorted(k for k in texts if not isinstance(entry[k], str))),
     ):
         if wrong:
             more = f"; known: {', '.join(sorted(_KEYS))}" if problem == "unknown keys" else ""
-            if problem == "missing keys" and "case" in wrong:
-                more = "; `lossspec deviations NAME --file FILE --update` writes it"
+            if problem == "missing keys" and {"case", "shows"} & {*wrong}:
+                more = _UPDATE
             raise DeviationsError(f"{place}: {problem} {', '.join(wrong)}{more}")
+
+
+def _entry(path: Path, place: str, entry: Any, complete: bool) -> KnownDeviation:
+    _check_keys(place, entry, complete)
     loss, clause = entry["loss"], present_id(entry["clause"])
     if loss not in catalogue():
         near = suggestion(loss, list(catalogue()), "lossspec list losses")
@@ -152,13 +132,34 @@ def _entry(path: Path, number: int, entry: Any) -> KnownDeviation:
         near = suggestion(clause, list(clauses()), "lossspec list clauses")
         raise DeviationsError(f"{place}: no clause {clause!r}{near}")
     spec = catalogue()[loss]
-    when = _condition(place, spec, entry.get("when", {}))
+    when = entry.get("when", {})
+    check_condition(place, spec, when)
+    if "shows" in entry:
+        check_symptom(place, spec, entry["shows"])
     if not any(clauses()[clause].applies(spec, surface) for surface in SURFACES):
         raise DeviationsError(f"{place}: clause {clause!r} says nothing about {loss}")
     if not entry["reason"].strip():
         raise DeviationsError(f"{place}: a reason is required")
+    case = _stored_case(place, spec, entry["case"])
+    found = KnownDeviation(
+        loss=loss,
+        clause=clause,
+        reason=entry["reason"],
+        link=entry.get("link"),
+        when=when,
+        shows=entry.get("shows", {}),
+        case=case,
+        file=path.name,
+    )
+    if case.loss != loss or not describes(when, case):
+        raise DeviationsError(f"{place}: the stored case is none of those that the entry is about")
+    return found
+
+
+def _stored_case(place: str, spec: Loss, text: str) -> Case:
+    """The stored case of an entry; DeviationsError if it is none of this loss."""
     try:
-        case = Case.from_json(json.loads(entry["case"]))
+        case = Case.from_json(json.loads(text))
         _check_names(case, spec)
         case.axis_sizes(spec)
     except CaseError as error:
@@ -169,18 +170,7 @@ def _entry(path: Path, number: int, entry: Any) -> KnownDeviation:
         raise DeviationsError(
             f"{place}: the stored case cannot be read ({foreign_error(error)})"
         ) from None
-    found = KnownDeviation(
-        loss=loss,
-        clause=clause,
-        reason=entry["reason"],
-        link=entry.get("link"),
-        when=when,
-        case=case,
-        file=path.name,
-    )
-    if case.loss != loss or not found.covers(case):
-        raise DeviationsError(f"{place}: the stored case is none of those that the entry is about")
-    return found
+    return case
 
 
 def _check_names(case: Case, loss: Loss) -> None:
@@ -200,45 +190,6 @@ def _check_names(case: Case, loss: Loss) -> None:
         raise CaseError(f"lacks the parameters {', '.join(missing)}")
 
 
-def _condition(place: str, loss: Loss, when: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The `when` of an entry, all of whose words are known ones."""
-    if wrong := sorted(set(when) - _WHEN):
-        known = ", ".join(sorted(_WHEN))
-        raise DeviationsError(f"{place}: unknown keys in when {', '.join(wrong)}; known: {known}")
-    for key, value in when.items():
-        if not all(isinstance(word, str) for word in _listed(value)):
-            raise DeviationsError(f"{place}: when.{key} takes text or a list of it, got {value!r}")
-    words = {
-        "surface": SURFACES,
-        "dtype": (*REAL_DTYPES, "complex64", "complex128"),
-        "form": [form.name for form in loss.forms],
-        "reduction": loss.reductions,
-        "options": list(loss.options),
-        "features": _features(loss),
-    }
-    for key, allowed in words.items():
-        for word in _listed(when.get(key, [])):
-            if word not in allowed:
-                raise DeviationsError(f"{place}: no {key} {word!r}{suggestion(word, allowed)}")
-    if "version" in when:
-        try:
-            _in_range(None, when["version"])
-        except DeviationsError as error:
-            raise DeviationsError(f"{place}: {error}") from None
-    return when
-
-
-def _features(loss: Loss) -> list[str]:
-    """All that `lossspec.cases.features` may say of a case of a loss."""
-    tensors = dict.fromkeys(name for form in loss.forms for name in loss.roles(form))
-    return [
-        *FEATURES,
-        *(f"{axes}-d" for axes in range(9)),
-        *(f"with {name}" for name in tensors),
-        *(f"{name} {layout}" for name in tensors for layout in LAYOUTS[1:]),
-    ]
-
-
 @cache
 def shipped(implementation: str) -> list[KnownDeviation]:
     """The entries that lossspec ships for an implementation, none when it ships no file."""
@@ -247,22 +198,33 @@ def shipped(implementation: str) -> list[KnownDeviation]:
     return [] if path is None else read(path)
 
 
-def write(path: Path, entries: list[KnownDeviation]) -> None:
+def write(path: Path, entries: Sequence[KnownDeviation]) -> None:
     """Write a file that `read` reads back to the same entries."""
-    lines = []
-    for entry in entries:
-        lines += ["[[deviation]]", f"loss = {_toml(entry.loss)}", f"clause = {_toml(entry.clause)}"]
-        lines.append(f"reason = {_toml(entry.reason)}")
-        if entry.link:
-            lines.append(f"link = {_toml(entry.link)}")
-        if entry.when:
-            inside = ", ".join(f"{key} = {_toml(value)}" for key, value in entry.when.items())
-            lines.append(f"when = {{ {inside} }}")
-        case = json.dumps(entry.case.to_json(), allow_nan=False)
-        lines += [f"case = '{case}'" if "'" not in case else f"case = {_toml(case)}", ""]
-    replace_file(path, "\n".join(lines))
+    replace_file(path, "\n".join(map(as_toml, entries)))
 
 
-def _toml(value: Any) -> str:
-    """A string or list of strings; JSON's quoting of them is TOML's too, but for one character."""
+def as_toml(entry: KnownDeviation) -> str:
+    """The table of an entry, as it stands in a file."""
+    lines = ["[[deviation]]", f"loss = {toml(entry.loss)}", f"clause = {toml(entry.clause)}"]
+    lines.append(f"reason = {toml(entry.reason)}")
+    if entry.link:
+        lines.append(f"link = {toml(entry.link)}")
+    if entry.when:
+        lines.append(f"when = {toml(entry.when)}")
+    if entry.shows:
+        lines.append(symptom_line(entry))
+    case = json.dumps(entry.case.to_json(), allow_nan=False)
+    lines.append(f"case = '{case}'" if "'" not in case else f"case = {toml(case)}")
+    return "\n".join(lines) + "\n"
+
+
+def symptom_line(entry: KnownDeviation) -> str:
+    """The line of an entry that says what it shows."""
+    return f"shows = {toml(entry.shows)}"
+
+
+def toml(value: Any) -> str:
+    """A value as TOML; JSON's quoting of text is TOML's too, but for one character."""
+    if isinstance(value, Mapping):
+        return f"{{ {', '.join(f'{key} = {toml(one)}' for key, one in value.items())} }}"
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,0 +1,224 @@
+"""Symptoms of known deviations: what a listed call shows, in a closed vocabulary.
+
+`shows` of an entry has one key of `SYMPTOMS`, and may have the ones that narrow it:
+
+is : the number that came, see `NUMBERS`. off : it came within so much of the right one: |got -
+want| is at most `off` times the larger of 1 and |want|. factor : got/want lies between 1/factor and
+factor. shape : the shape that came, such as `(1)`; `wrong` for any but the right one. raises : the
+type of the error. accepts : the argument of an invalid call that raised nothing. breach : what the
+report says was wrong, without numbers, for anything else.
+
+of : which number or shape it is: `value`, or `gradient of NAME` for a derivative by that tensor.
+says : words of the error's text. given : how the argument is invalid: `longer`, `more axes`,
+`other numbers` or `another dtype` for a tensor, a comparison such as `<0` for a parameter.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from lossspec.cases.case import Case
+from lossspec.clauses.trial import Deviation
+from lossspec.errors import DeviationsError
+from lossspec.execution.tensors import dtype_of
+from lossspec.judging.conditions import check_comparison, in_list, meets
+from lossspec.nearest import suggestion
+from lossspec.spec.loss import Loss
+
+#: Each symptom with the keys that may narrow it.
+SYMPTOMS: Mapping[str, tuple[str, ...]] = {
+    "is": ("of",),
+    "off": ("of",),
+    "factor": ("of",),
+    "shape": ("of",),
+    "raises": ("says",),
+    "accepts": ("given",),
+    "breach": (),
+}
+#: All keys of a `shows`.
+KEYS = tuple(dict.fromkeys([*SYMPTOMS, *(key for more in SYMPTOMS.values() for key in more)]))
+#: What may have come in place of the right number. `finite` : another finite number. `zero` : 0.
+#: `missing` : no gradient at all.
+NUMBERS = ("infinite", "nan", "zero", "finite", "missing")
+#: How a tensor may be invalid. `more axes` : with another axis of size 1, as what broadcasts.
+TENSORS = ("longer", "more axes", "other numbers", "another dtype")
+#: Errors up to this, as a share of the right number or of 1, are listed by their size.
+MEASURED = 1e-2
+
+
+def check_symptom(place: str, loss: Loss, shows: Mapping[str, Any]) -> None:
+    """Raise DeviationsError unless all words of a `shows` are known ones."""
+    for key, value in shows.items():
+        if key not in KEYS:
+            raise DeviationsError(f"{place}: no key {key!r} in shows{suggestion(key, KEYS)}")
+        wrong = _wrong_kind(key, value)
+        if wrong:
+            raise DeviationsError(f"{place}: shows.{key} takes {wrong}, got {value!r}")
+    found = [key for key in shows if key in SYMPTOMS]
+    if len(found) != 1:
+        raise DeviationsError(
+            f"{place}: shows takes one of {', '.join(SYMPTOMS)}, got {', '.join(found) or 'none'}"
+        )
+    if strange := [key for key in shows if key not in (found[0], *SYMPTOMS[found[0]])]:
+        raise DeviationsError(f"{place}: shows.{strange[0]} does not go with {found[0]}")
+    roles = [name for form in loss.forms for name in loss.roles(form)]
+    arguments = list(dict.fromkeys([*roles, *loss.parameters, "reduction"]))
+    words = {
+        "is": NUMBERS,
+        "of": ["value", *(f"gradient of {name}" for name in dict.fromkeys(roles))],
+        "accepts": arguments,
+    }
+    for key, allowed in words.items():
+        for word in in_list(shows.get(key, [])):
+            if word not in allowed:
+                raise DeviationsError(f"{place}: no {key} {word!r}{suggestion(word, allowed)}")
+    if "given" in shows:
+        _check_given(place, loss, shows)
+
+
+def _wrong_kind(key: str, value: Any) -> str | None:
+    """What a key takes, if the value is something else."""
+    if key in ("off", "factor"):
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        least = 1 if key == "factor" else 0
+        good = number and math.isfinite(value) and value > least
+        return None if good else f"a number above {least}"
+    if key in ("is", "of", "accepts"):
+        good = bool(in_list(value)) and all(isinstance(word, str) for word in in_list(value))
+        return None if good else "text or a list of it"
+    if key == "given" and isinstance(value, int | float):
+        return None
+    return None if isinstance(value, str) and value.strip() else "text"
+
+
+def _check_given(place: str, loss: Loss, shows: Mapping[str, Any]) -> None:
+    """Raise DeviationsError unless `given` is a word or comparison that suits the argument."""
+    names, given = in_list(shows["accepts"]), shows["given"]
+    if len(names) != 1:
+        raise DeviationsError(f"{place}: shows.given takes one argument in accepts, got {names}")
+    if names[0] in loss.parameters or names[0] == "reduction":
+        check_comparison(f"{place}: shows.given", given)
+    elif given not in TENSORS:
+        raise DeviationsError(f"{place}: no given {given!r}{suggestion(str(given), TENSORS)}")
+
+
+def shown(shows: Mapping[str, Any], case: Case, deviation: Deviation) -> bool:
+    """Return whether a deviation of a case has the symptom of an entry."""
+    if "of" in shows and _subject(deviation) not in in_list(shows["of"]):
+        return False
+    if "is" in shows:
+        return not set(_numbers(deviation)).isdisjoint(in_list(shows["is"]))
+    if "off" in shows:
+        return bool(_off(deviation) <= shows["off"])
+    if "factor" in shows:
+        return bool(1 / shows["factor"] <= _ratio(deviation) <= shows["factor"])
+    if "shape" in shows:
+        came = deviation.shapes and _written(deviation.shapes[0])
+        return came is not None and shows["shape"] in ("wrong", came)
+    if "raises" in shows:
+        kind, text = deviation.raised or ("", "")
+        return kind == shows["raises"] and shows.get("says", "") in text
+    if "accepts" in shows:
+        return _accepts(shows, case, deviation)
+    return bool(shows["breach"] == deviation.kind)
+
+
+def _accepts(shows: Mapping[str, Any], case: Case, deviation: Deviation) -> bool:
+    """Whether the invalid call that raised nothing is the listed one."""
+    if not deviation.accepted or set(deviation.replaced) != {*in_list(shows["accepts"])}:
+        return False
+    if "given" not in shows:
+        return True
+    ((name, value),) = deviation.replaced.items()
+    if isinstance(value, torch.Tensor) or name in case.tensors:
+        return shows["given"] in _changes(case.tensors.get(name), value)
+    return meets(value, shows["given"])
+
+
+def _changes(before: np.ndarray | None, given: Any) -> Iterator[str]:
+    """How an invalid tensor differs from the valid one."""
+    if before is None or not isinstance(given, torch.Tensor):
+        return
+    old, new = before.shape, tuple(given.shape)
+    if len(new) == len(old) and new != old:
+        yield "longer"
+    elif len(new) > len(old):
+        yield "more axes"
+    elif dtype_of(given) != str(before.dtype):
+        yield "another dtype"
+    else:
+        yield "other numbers"
+
+
+def symptom_of(case: Case, deviation: Deviation) -> dict[str, Any]:
+    """Return the `shows` that describes a deviation: for a new entry, which a person may narrow."""
+    if deviation.raised is not None:
+        return {"raises": deviation.raised[0]}
+    if deviation.accepted and deviation.replaced:
+        names = list(deviation.replaced)
+        shows: dict[str, Any] = {"accepts": names if len(names) > 1 else names[0]}
+        if len(names) == 1:
+            shows |= _given(case, names[0], deviation.replaced[names[0]])
+        return shows
+    if deviation.shapes is not None:
+        return {"shape": "wrong", "of": _subject(deviation)}
+    off = _off(deviation)
+    if 0 < off < MEASURED:
+        return {"off": float(f"1e{math.ceil(math.log10(off)) + 1}"), "of": _subject(deviation)}
+    numbers = _numbers(deviation)
+    if numbers:
+        return {"is": numbers[-1], "of": _subject(deviation)}
+    return {"breach": deviation.kind}
+
+
+def _given(case: Case, name: str, value: Any) -> dict[str, Any]:
+    """How an invalid argument differs from the valid one, as far as there is a word for it."""
+    if isinstance(value, torch.Tensor):
+        word = next(_changes(case.tensors.get(name), value), None)
+        return {} if word is None else {"given": word}
+    return {"given": value} if isinstance(value, bool | int | float | str) and value != "" else {}
+
+
+def _subject(deviation: Deviation) -> str:
+    name = deviation.gradient_of
+    return "value" if name is None else f"gradient of {name}"
+
+
+def _numbers(deviation: Deviation) -> Sequence[str]:
+    """The words for the number that came, the most general one last."""
+    if deviation.missing:
+        return ["missing"]
+    if deviation.numbers is None:
+        return []
+    got, want = deviation.numbers
+    if math.isnan(got):
+        return ["nan"]
+    if math.isinf(got):
+        return ["infinite"]
+    return ["zero", "finite"] if got == 0 and want != 0 else ["finite"]
+
+
+def _off(deviation: Deviation) -> float:
+    """How far a number is off, as a share of the right one or of 1; infinite if that is unknown."""
+    got, want = deviation.numbers or (math.nan, math.nan)
+    if not (math.isfinite(got) and math.isfinite(want)):
+        return math.inf
+    return abs(got - want) / max(1.0, abs(want))
+
+
+def _ratio(deviation: Deviation) -> float:
+    """The number that came in terms of the right one; 0 if there is no such thing."""
+    got, want = deviation.numbers or (math.nan, math.nan)
+    if not (math.isfinite(got) and math.isfinite(want)) or want == 0:
+        return 0.0
+    return got / want
+
+
+def _written(shape: Sequence[int]) -> str:
+    return re.sub(r",\)$", ")", str(tuple(int(size) for size in shape)))

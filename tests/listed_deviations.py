@@ -1,0 +1,48 @@
+"""Known deviations for tests: of l1_loss, which some module gets wrong."""
+
+from lossspec.cases.case import Case
+from lossspec.judging import known_deviations
+from lossspec.judging.known_deviations import KnownDeviation
+from lossspec.judging.profiles import PROFILES
+from lossspec.judging.stream import stream
+from lossspec.spec.catalogue import find
+
+L1 = find("l1_loss")
+QUICK = ("--profile=quick", "--loss=l1_loss", "--clause=value,accepts")
+#: Wrong in two ways: with a weight, and in float16 without.
+WRONG = """
+    from torch.nn import functional as F
+
+    def l1_loss(input, target, weight=None, reduction="mean"):
+        wrong = 1 if weight is not None else 2 if input.dtype.itemsize == 2 else 0
+        return F.l1_loss(input, target, weight=weight, reduction=reduction) + wrong
+"""
+RIGHT = "from torch.nn.functional import l1_loss"
+
+
+def case_with(dtype: str, *options: str) -> Case:
+    """A drawn case of l1_loss in this dtype, with just these options and a number to tell."""
+    for solved in stream(L1, PROFILES["quick"], 0, (dtype,)):
+        given = {*solved.case.tensors} - {"input", "target"}
+        if given == {*options} and 0 < solved.expected.losses.sum() < 100:
+            return solved.case
+    raise LookupError(dtype)
+
+
+PLAIN, HALF, WEIGHTED = case_with("float32"), case_with("float16"), case_with("float64", "weight")
+
+
+def known(case: Case = HALF, **more) -> KnownDeviation:
+    named = {"loss": "l1_loss", "clause": "value", "reason": "explained", "case": case}
+    return KnownDeviation(**{**named, "shows": {"is": "finite"}, **more})
+
+
+def listed(workplace, *entries: KnownDeviation) -> str:
+    known_deviations.write(workplace.path / "known.toml", list(entries))
+    return f"--deviations={workplace.path / 'known.toml'}"
+
+
+BOTH = (
+    known(when={"dtype": ["float16", "bfloat16"]}, link="https://example.org/1"),
+    known(WEIGHTED, when={"options": ["weight"]}),
+)

@@ -1,0 +1,303 @@
+"""Files of known deviations: what they may say, and how `lossspec deviations` edits them."""
+
+import dataclasses
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+from listed_deviations import HALF, PLAIN, RIGHT, WEIGHTED, WRONG, known
+
+from lossspec.cases.features import features
+from lossspec.cli import main
+from lossspec.errors import DeviationsError
+from lossspec.execution.loading import load
+from lossspec.judging import known_deviations
+from lossspec.judging.conditions import known_features
+from lossspec.judging.known_update import still_fails
+from lossspec.judging.plan import Plan
+from lossspec.judging.profiles import PROFILES
+from lossspec.judging.stream import stream
+from lossspec.spec.catalogue import catalogue
+
+
+def test_a_file_comes_back_as_it_was(tmp_path):
+    odd = known(
+        reason='it\'s "odd": \\ \x7f \n é 🌀',
+        link="https://example.org",
+        when={"version": ">=1", "dtype": ["float16"], "device": "cpu", "features": []},
+    )
+    quoted = dataclasses.replace(PLAIN, parameters={"text": "it's"})
+    path = tmp_path / "new" / "known.toml"
+    known_deviations.write(path, [odd, known(PLAIN)])
+    got = known_deviations.read(path)
+    assert [(g.reason, g.link, g.when, g.file) for g in got] == [
+        (odd.reason, odd.link, odd.when, "known.toml"),
+        ("explained", None, {}, "known.toml"),
+    ]
+    assert [g.case.to_json() for g in got] == [HALF.to_json(), PLAIN.to_json()]
+    known_deviations.write(path, [known(quoted)])
+    (entry,) = tomllib.loads(path.read_text("utf-8"))["deviation"]
+    assert json.loads(entry["case"])["parameters"] == {"text": "it's"}
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "message"),
+    [
+        ("/dev/zero", None, "is larger than 8 MiB, which is the limit"),
+        ("deep.toml", f"a = {'[' * 900}{']' * 900}", ""),  # a newer parser may well read it
+        ("deeper.toml", f"a = {'[' * 9_999}", "not TOML"),
+        ("odd.toml", "\x1b = 1", "not TOML (TOMLDecodeError: “"),
+    ],
+)
+def test_a_file_without_bounds_is_one_error(tmp_path, path, text, message):
+    if text is not None:
+        path = tmp_path / path
+        path.write_text(text)
+    with pytest.raises(DeviationsError) as caught:
+        known_deviations.read(Path(path))
+    assert str(caught.value).startswith(f"{path}: {message}")
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("name", ["torch.nn", "torch.nn.functional"])
+def test_the_shipped_files_give_reasons(name):
+    entries = known_deviations.shipped(name)
+    assert entries
+    assert all(len(entry.reason) > 40 for entry in entries)
+
+
+def test_most_implementations_have_no_shipped_file():
+    assert known_deviations.shipped("nosuch") == []
+
+
+STORED = json.dumps(HALF.to_json())
+
+
+def stored(**changes):
+    return json.dumps(HALF.to_json() | changes)
+
+
+GOOD = {
+    "loss": "l1_loss",
+    "clause": "value",
+    "reason": "why",
+    "shows": {"is": "nan"},
+    "case": STORED,
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"losses": "l1_loss"}, "unknown keys losses; known: case, clause, link, loss, reason, s"),
+        ({"reason": None}, "missing keys reason"),
+        ({"reason": " "}, "a reason is required"),
+        ({"reason": 3}, "not text reason"),
+        ({"link": ["https://example.org"]}, "not text link"),
+        ({"loss": "l2_loss"}, "no loss 'l2_loss'; did you mean l1_loss, nll_loss or "),
+        ({"clause": "nice"}, "no clause 'nice'; the nearest of "),
+        ({"clause": "ignored-gradient"}, "clause 'ignored-gradient' says nothing about l1_loss"),
+        ({"case": "{}"}, "the stored case: lacks the keys loss, form, contract, spread, "),
+        ({"case": "not JSON"}, "the stored case cannot be read (JSONDecodeError: “Expecting"),
+        ({"case": "[" * 900 + "]" * 900}, "the stored case: got [[[[[[[...]]]]]]], want an object"),
+        ({"case": "[" * 9_999}, "the stored case is nested too deep"),
+        ({"case": stored(form="other")}, "the stored case: no form 'other'; known: "),
+        ({"case": stored(parameters={"p": 1})}, "the stored case: no parameter 'p'; known: none"),
+        ({"case": stored(tensors={})}, "the stored case: "),
+        ({"loss": "mse_loss"}, "the stored case is none of those that the entry is about"),
+        ({"when": {"dtype": "float64"}}, "the stored case is none of those that the entry is ab"),
+        ({"when": {"features": ["8-d"]}}, "the stored case is none of those that the entry is ab"),
+        ({"when": {"features": ["4-D"]}}, "no features '4-D'; did you mean 4-d, k-d or "),
+        (
+            {"when": {"dtype": "float31"}},
+            "no dtype 'float31'; did you mean float32, float16 or bfloat16? known: float32, ",
+        ),
+        ({"when": {"reduction": "max"}}, "no reduction 'max'; known: mean, sum, none"),
+        ({"when": {"options": ["bias"]}}, "no options 'bias'; known: weight"),
+        ({"when": {"form": "other"}}, "no form 'other'; known: "),
+        ({"case": None}, "missing keys case; `lossspec deviations NAME --file FILE --update` "),
+        ({"when": "always"}, "it must be a table, and so must its `when`"),
+        ({"shows": None}, "missing keys shows; `lossspec deviations NAME --file FILE --update` "),
+        ({"shows": "nan"}, "shows takes a table such as { is = 'nan' }, got 'nan'"),
+        (
+            {"shows": {}},
+            "shows takes one of is, off, factor, shape, raises, accepts, breach, got",
+        ),
+        ({"shows": {"is": "nan", "off": 1}}, "shows takes one of is, off, factor, shape, raises, "),
+        ({"shows": {"shown": "nan"}}, "no key 'shown' in shows; the nearest of 10 are "),
+        ({"shows": {"is": "infinity"}}, "no is 'infinity'; did you mean infinite or finite? known"),
+        ({"shows": {"is": 3}}, "shows.is takes text or a list of it, got 3"),
+        ({"shows": {"is": []}}, "shows.is takes text or a list of it, got []"),
+        ({"shows": {"off": "1e-3"}}, "shows.off takes a number above 0, got '1e-3'"),
+        ({"shows": {"factor": 1}}, "shows.factor takes a number above 1, got 1"),
+        ({"shows": {"off": True}}, "shows.off takes a number above 0, got True"),
+        ({"shows": {"raises": 3}}, "shows.raises takes text, got 3"),
+        ({"shows": {"is": "nan", "of": "gradient of x"}}, "no of 'gradient of x'; did you mean g"),
+        ({"shows": {"is": "nan", "says": "x"}}, "shows.says does not go with is"),
+        ({"shows": {"accepts": "inputs"}}, "no accepts 'inputs'; did you mean input? known: inpu"),
+        ({"shows": {"accepts": "input", "given": "<0"}}, "no given '<0'; known: longer, more axe"),
+        ({"shows": {"accepts": ["input", "target"], "given": "longer"}}, "shows.given takes one "),
+        ({"shows": {"accepts": "reduction", "given": "<x"}}, "shows.given: a comparison reads li"),
+        ({"when": {"parameters": "p"}}, "when.parameters takes a table such as { NAME = '>0' }, "),
+        ({"when": {"parameters": {"p": 1}}}, "no parameter 'p'; known: none"),
+        ({"when": {"absent": ["bias"]}}, "no absent 'bias'; known: weight"),
+        ({"when": {"gradients": ["inputs"]}}, "no gradients 'inputs'; did you mean input? known"),
+        ({"when": {"dtypes": "float16"}}, "unknown keys in when dtypes; did you mean dtype?"),
+        ({"when": {"dtype": 16}}, "when.dtype takes text or a list of it, got 16"),
+        ({"when": {"surface": "both"}}, "no surface 'both'; known: function, class"),
+        ({"when": {"version": "2"}}, "a version range reads like '>=2.4, <2.14', got '2'"),
+        ({"when": {"version": ["2"]}}, "a version range reads like '>=2.4, <2.14', got ['2']"),
+    ],
+)
+def test_a_wrong_entry_is_told_with_its_place(tmp_path, changes, message):
+    entry = {key: value for key, value in (GOOD | changes).items() if value is not None}
+    lines = [f"{key} = {inline(value)}" for key, value in entry.items()]
+    path = tmp_path / "known.toml"
+    path.write_text("\n".join(["[[deviation]]", *lines]), "utf-8")
+    with pytest.raises(DeviationsError) as caught:
+        known_deviations.read(path)
+    assert str(caught.value).startswith(f"{path}: deviation 1: {message}")
+
+
+@pytest.mark.parametrize("name", catalogue())
+def test_every_feature_of_a_case_can_be_listed(name):
+    loss = catalogue()[name]
+    for solved in stream(loss, PROFILES["quick"], 0):
+        assert features(solved.case) <= {*known_features(loss)}
+
+
+def inline(value) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{k} = {inline(v)}" for k, v in value.items()) + " }"
+    return json.dumps(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("deviation = 3", "it holds [[deviation]] tables only, got ['deviation']"),
+        ("deviation = [3]", "deviation 1: it must be a table"),
+        ("[deviation]", "[deviation] takes two brackets: [[deviation]]"),
+        ("[known]", "it holds [[deviation]] tables only, got ['known']"),
+        ("=", "not TOML ("),
+        ("\udcff", "not TOML ("),
+    ],
+)
+def test_a_file_of_another_kind_is_told_as_such(tmp_path, text, message):
+    path = tmp_path / "known.toml"
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(DeviationsError) as caught:
+        known_deviations.read(path)
+    assert str(caught.value).startswith(f"{path}: {message}")
+
+
+# === lossspec deviations ===================================================================
+
+
+def update(workplace, *words: str):
+    command = ["deviations", *words, "--file=known.toml", "--profile=quick"]
+    return workplace.within(lambda: main(command))
+
+
+def test_an_update_adds_keeps_and_drops(workplace):
+    workplace.write(wrong=WRONG)
+    assert update(workplace, "wrong", "--update").out[-1].startswith("known.toml: 0 kept, ")
+    added = known_deviations.read(workplace.path / "known.toml")
+    assert {entry.loss for entry in added} == {"l1_loss"}
+    assert "value" in {entry.clause for entry in added}
+    assert all(entry.reason.startswith("not explained yet: ") for entry in added)
+    words = ("--profile=quick", "--loss=l1_loss")
+    assert workplace.run("--impl=wrong", *words, "--deviations=known.toml").status == 0
+
+    explained = known(WEIGHTED, when={"options": ["weight"]})
+    elsewhere = known(PLAIN, when={"version": ">9"})
+    known_deviations.write(workplace.path / "known.toml", [explained, elsewhere, known(PLAIN)])
+    count = len(added)
+    assert update(workplace, "wrong", "--update").out[-1] == (
+        f"known.toml: 2 kept, {count} added, 1 no longer fail"
+    )
+    got = known_deviations.read(workplace.path / "known.toml")
+    assert [entry.reason for entry in got[:2]] == ["explained", "explained"]
+    assert got[1].when == {"version": ">9"}
+    assert update(workplace, "wrong").out[0] == "l1_loss/value: explained"
+
+    workplace.write(wrong=RIGHT)
+    (workplace.path / "wrong.py").touch()
+    assert ", 0 added, " in update(workplace, "wrong", "--update").out[-1]
+    left = known_deviations.read(workplace.path / "known.toml")
+    # What is mended goes; what torch itself breaks, and is listed for it, stays.
+    shipped = known_deviations.shipped("torch.nn.functional")
+    torchs = {entry.clause for entry in shipped if entry.loss == "l1_loss"}
+    assert any(entry.when == {"version": ">9"} for entry in left)
+    assert all(entry.when == {"version": ">9"} or entry.clause in torchs for entry in left)
+    assert len(left) < count + 2
+
+
+@pytest.mark.parametrize("version", ["2.14.1+cu130", "2.15.0.dev20261101"])
+def test_an_update_keeps_what_is_about_another_version(workplace, version):
+    workplace.write(mine=f"__version__ = {version!r}\n{RIGHT}")
+    before = known(when={"version": "<2.14"}, link="https://example.org/1")
+    here = known(PLAIN, when={"version": ">=2.14"})
+    known_deviations.write(workplace.path / "known.toml", [before, here])
+    said = update(workplace, "mine", "--update").out[-1]
+    assert said.startswith("known.toml: 1 kept, ")
+    assert said.endswith(" 1 no longer fail")
+    kept = known_deviations.read(workplace.path / "known.toml")[0]
+    assert (kept.when, kept.link, kept.case.to_json()) == (before.when, before.link, HALF.to_json())
+
+
+@pytest.mark.parametrize("name", ["torch.nn", "torch.nn.functional"])
+def test_what_a_shipped_entry_is_about_fails_on_this_torch_and_nothing_else(name):
+    # Clauses that trace take seconds each; these are the entries with a version condition.
+    implementation = load(name)
+    cells = {(cell.loss.name, cell.clause.name): cell for cell in Plan([implementation]).cells()}
+    asked = [entry for entry in known_deviations.shipped(name) if "version" in entry.when]
+    assert asked
+    for entry in asked:
+        cell = cells[entry.loss, entry.clause]
+        holds = entry.holds(implementation.version, "cpu", cell.surface)
+        assert still_fails(entry, cell) == holds, (entry.loss, entry.clause, entry.when)
+
+
+def test_an_update_tells_the_surfaces_apart(workplace):
+    workplace.write(
+        wrong="""
+            from torch.nn import L1Loss
+
+            def l1_loss(input, target, reduction="mean"):
+                return input
+        """
+    )
+    update(workplace, "wrong", "--update")
+    entries = known_deviations.read(workplace.path / "known.toml")
+    assert "result-shape" in {entry.clause for entry in entries}
+    assert {entry.when["surface"] for entry in entries} == {"function"}
+    words = ("--profile=quick", "--loss=l1_loss", "--deviations=known.toml")
+    assert workplace.run("--impl=wrong", *words).status == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nosuch"], "--impl nosuch: no entry point of that name"),
+        (["torch.nn", "--file=none.toml"], "none.toml: cannot be read (No such file or directory)"),
+        (["mine", "--update"], "lossspec ships no file for mine; say which: --file FILE"),
+        (["mine", "--update", "--file=f.toml", "--profile=x"], "unknown profile 'x'; known: quick"),
+    ],
+)
+def test_what_cannot_be_updated_is_one_message(workplace, words, message):
+    workplace.write(mine=RIGHT)
+    result = workplace.within(lambda: main(["deviations", *words]))
+    assert result.status == 4
+    (said,) = result.err
+    assert said.startswith(f"lossspec deviations: {message}")
+
+
+def test_the_listed_are_printed(workplace):
+    result = workplace.within(lambda: main(["deviations", "torch.nn"]))
+    names = {line.partition(":")[0] for line in result.out}
+    assert {
+        f"{entry.loss}/{entry.clause}" for entry in known_deviations.shipped("torch.nn")
+    } == names
+    assert all(name.partition("/")[0] in catalogue() for name in names)

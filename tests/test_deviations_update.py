@@ -1,0 +1,200 @@
+"""`lossspec deviations --update` edits a file in place and leaves the rest byte for byte."""
+
+import os
+
+import pytest
+from listed_deviations import HALF, PLAIN, RIGHT, WEIGHTED, WRONG, known
+
+from lossspec.cli import main
+from lossspec.errors import DeviationsError
+from lossspec.judging import known_deviations, known_file
+from lossspec.judging.known_deviations import as_toml
+
+STAYS = known(WEIGHTED, when={"options": ["weight"]}, reason="it stays")
+GOES = known(PLAIN, reason="it goes")
+ELSEWHERE = known(HALF, when={"version": ">9"}, reason="another version")
+NEW = as_toml(known(HALF, when={"dtype": ["float16"]}, reason="it is new"))
+
+
+def update(workplace, *words: str):
+    command = ["deviations", "wrong", "--update", "--file=known.toml", "--profile=quick", *words]
+    return workplace.within(lambda: main(command))
+
+
+def edited(tmp_path, text, dropped=(), signed=None, added=()) -> str:
+    return known_file.edited(tmp_path / "known.toml", text, dropped, signed or {}, added)
+
+
+FILE = f"""\
+# Known deviations of wrong.
+
+# A weight adds 1.
+{as_toml(STAYS)}
+# This one is mended.
+# It took a while.
+{as_toml(GOES)}
+# Seen by somebody else.
+{as_toml(ELSEWHERE).replace("reason", "  reason").replace("{ version", "{   version")}# The end.
+"""
+
+
+def test_a_stale_entry_goes_with_its_comment_and_the_rest_stays_byte_for_byte(tmp_path):
+    gone = f"# This one is mended.\n# It took a while.\n{as_toml(GOES)}\n"
+    assert FILE.count(gone) == 1
+    assert edited(tmp_path, FILE, dropped=[1]) == FILE.replace(gone, "")
+
+
+def test_a_new_entry_comes_at_the_end(tmp_path):
+    assert edited(tmp_path, FILE, added=[NEW, NEW]) == f"{FILE}\n{NEW}\n{NEW}"
+    assert edited(tmp_path, "", added=[NEW]) == NEW
+    assert edited(tmp_path, "# none yet", added=[NEW]) == f"# none yet\n\n{NEW}"
+
+
+def test_an_entry_without_a_symptom_gets_a_line_in_front_of_its_case(tmp_path):
+    line = "shows = { is = 'finite' }"
+    old = FILE.replace('shows = { is = "finite" }\n', "", 1)
+    new = edited(tmp_path, old, signed={0: line})
+    assert new == FILE.replace('shows = { is = "finite" }', line, 1)
+
+
+def test_lines_keep_their_ends(tmp_path):
+    text = FILE.replace("\n", "\r\n")
+    new = edited(tmp_path, text, dropped=[1], added=[NEW])
+    assert "\n" not in new.replace("\r\n", "")
+    assert known_deviations.entries_of(tmp_path / "x", new, complete=True)[-1].reason == "it is new"
+
+
+def test_text_that_looks_like_the_start_of_an_entry_is_none(tmp_path):
+    odd = as_toml(STAYS).replace('"it stays"', '"""\n[[deviation]]\n[[deviation]]\n"""')
+    text = f"{odd}\n{as_toml(GOES)}"
+    assert len(known_deviations.entries_of(tmp_path / "x", text, complete=True)) == 2
+    assert edited(tmp_path, text, dropped=[1]) == f"{odd}\n"
+    assert edited(tmp_path, text, dropped=[0]) == as_toml(GOES)
+
+
+def test_a_condition_in_a_table_of_its_own_belongs_to_its_entry(tmp_path):
+    table = as_toml(STAYS).replace('when = { options = ["weight"] }\n', "")
+    text = f"{table}[deviation.when]\noptions = ['weight']\n\n{as_toml(GOES)}"
+    assert edited(tmp_path, text, dropped=[0]) == as_toml(GOES)
+    unsigned = text.replace('shows = { is = "finite" }\n', "", 1)
+    assert edited(tmp_path, unsigned, signed={0: 'shows = { is = "finite" }'}) == text
+
+
+def test_entries_in_an_array_are_one_clear_error(tmp_path):
+    with pytest.raises(DeviationsError, match="write each entry as a table of its own, below"):
+        edited(tmp_path, "deviation = [{ loss = 'l1_loss' }]", dropped=[0])
+
+
+def test_an_update_leaves_comments_and_order(workplace):
+    workplace.write(wrong=WRONG)
+    path = workplace.path / "known.toml"
+    path.write_text(FILE, "utf-8")
+    assert ", 1 no longer fail" in update(workplace).out[-1]
+    new = path.read_text("utf-8")
+    gone = f"# This one is mended.\n# It took a while.\n{as_toml(GOES)}\n"
+    assert new.startswith(FILE.replace(gone, ""))
+    words = ("--impl=wrong", "--profile=quick", "--loss=l1_loss", "--deviations=known.toml")
+    assert workplace.run(*words).status == 0
+    assert ", 0 added, 0 no longer fail" in update(workplace).out[-1]
+    assert path.read_text("utf-8") == new
+
+
+def test_an_update_gives_a_symptom_to_entries_of_older_files(workplace):
+    workplace.write(wrong=WRONG)
+    path = workplace.path / "known.toml"
+    path.write_text(FILE.replace('shows = { is = "finite" }\n', ""), "utf-8")
+    words = ("--impl=wrong", "--profile=quick", "--loss=l1_loss", "--deviations=known.toml")
+    refused = workplace.run(*words)
+    assert refused.status == 4
+    assert "missing keys shows; `lossspec deviations NAME --file FILE --update` writes it" in (
+        " ".join(refused.err + refused.out)
+    )
+    assert "1 without `shows` cannot be judged here" in update(workplace).out[-1]
+    entries = known_deviations.entries_of(path, path.read_text("utf-8"), complete=False)
+    assert [entry.shows for entry in entries[:2]] == [{"is": "finite", "of": "value"}, {}]
+    assert "# A weight adds 1.\n[[deviation]]" in path.read_text("utf-8")
+
+
+def test_a_new_entry_names_its_dtypes_and_covers_nothing_more(workplace):
+    workplace.write(
+        wrong="""
+            from torch.nn import functional as F
+
+            def l1_loss(input, target, weight=None, reduction="mean"):
+                wrong = 2 if input.dtype.itemsize == 2 else 0
+                return F.l1_loss(input, target, weight=weight, reduction=reduction) + wrong
+        """
+    )
+    update(workplace)
+    entries = known_deviations.read(workplace.path / "known.toml")
+    (entry,) = [entry for entry in entries if entry.clause == "value"]
+    assert sorted(entry.when["dtype"]) == ["bfloat16", "float16"]
+    assert dict(entry.shows) == {"is": "finite", "of": "value"}
+
+
+def test_a_link_to_a_file_stays_one(workplace):
+    workplace.write(wrong=WRONG)
+    (workplace.path / "shared").mkdir()
+    real = workplace.path / "shared" / "real.toml"
+    real.write_text(as_toml(GOES), "utf-8")
+    real.chmod(0o640)
+    (workplace.path / "known.toml").symlink_to(real)
+    update(workplace)
+    assert (workplace.path / "known.toml").is_symlink()
+    assert "it goes" not in real.read_text("utf-8")
+    assert known_deviations.read(real)
+    assert real.stat().st_mode & 0o777 == 0o640
+
+
+def test_a_read_only_file_is_one_error_before_the_run(workplace, monkeypatch):
+    workplace.write(wrong=WRONG)
+    path = workplace.path / "known.toml"
+    path.write_text(as_toml(GOES), "utf-8")
+    path.chmod(0o444)
+    monkeypatch.setattr("lossspec.judging.known_update.updated", None)  # a run would fail
+    result = update(workplace)
+    assert result.status == 4
+    assert result.err == ["lossspec deviations: known.toml: cannot be written (it is read-only)"]
+    assert path.read_text("utf-8") == as_toml(GOES)
+    assert [file.name for file in workplace.path.glob("*known*")] == ["known.toml"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write to any folder")
+def test_a_read_only_folder_is_one_error(tmp_path):
+    tmp_path.chmod(0o555)
+    with pytest.raises(DeviationsError, match=r"the folder .* is read-only"):
+        known_file.check_writable(tmp_path / "new" / "known.toml")
+
+
+def test_a_file_that_was_changed_meanwhile_is_not_overwritten(tmp_path):
+    path = tmp_path / "known.toml"
+    path.write_text("# theirs\n", "utf-8")
+    with pytest.raises(DeviationsError, match="was changed while the run was under way"):
+        known_file.replace(path, "# mine\n", "# new\n")
+    with pytest.raises(DeviationsError, match="was changed while the run was under way"):
+        known_file.replace(path, None, "# new\n")
+    assert path.read_text("utf-8") == "# theirs\n"
+    known_file.replace(path, "# theirs\n", "# new\n")
+    assert path.read_text("utf-8") == "# new\n"
+
+
+def test_a_failed_write_loses_nothing(tmp_path, monkeypatch):
+    path = tmp_path / "known.toml"
+    path.write_text("# theirs\n", "utf-8")
+
+    def full(path, text):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(known_file, "replace_file", full)
+    with pytest.raises(DeviationsError, match=r"cannot be written \(No space left on device\)"):
+        known_file.replace(path, "# theirs\n", "# new\n")
+    assert path.read_text("utf-8") == "# theirs\n"
+
+
+def test_a_right_implementation_leaves_an_empty_list(workplace):
+    workplace.write(wrong=RIGHT)
+    path = workplace.path / "known.toml"
+    path.write_text(f"# Header.\n\n{as_toml(GOES)}", "utf-8")
+    update(workplace)
+    assert path.read_text("utf-8").startswith("# Header.\n")
+    assert "it goes" not in path.read_text("utf-8")
