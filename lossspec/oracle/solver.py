@@ -15,7 +15,7 @@ from autograd import make_vjp
 from lossspec.cases.axes import axes_of, simplex
 from lossspec.cases.case import Case
 from lossspec.dtypes import Extended, Precision, as_extended, precision
-from lossspec.errors import SpecError, blaming
+from lossspec.errors import OutOfRoom, SpecError, blaming
 from lossspec.maths.ensemble import ROUNDING_MEMBERS, SIDES, Ensemble, ensemble, step_of
 from lossspec.oracle.bounds import Bounded
 from lossspec.oracle.expected import Expected, Whole
@@ -157,6 +157,8 @@ def _pose(
     gradients: bool = True,
     room: float = float("inf"),
 ) -> _Posed:
+    if sum(array.size for array in case.tensors.values()) > room:
+        raise OutOfRoom(f"the tensors have more than {room:,.0f} numbers")
     form, contract = loss.form(case.form), case.shape
     dtype = precision(case.dtype)
     roles = loss.roles(form)
@@ -304,9 +306,7 @@ def _outside(loss: Loss, case: Case) -> dict[str, np.ndarray]:
             found[name] = ~role.allows(array, sizes[role.classes], case.parameters)
             continue
         x = array.astype(np.float64)
-        found[name] = ~(np.isfinite(x) & (x >= role.low) & (x <= role.high))
-        if role.style in ("positive", "sign"):
-            found[name] |= x == 0
+        found[name] = ~(np.isfinite(x) & role.contains(x))
     return found
 
 
