@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import Any
@@ -234,7 +234,7 @@ def solve(
 
     with np.errstate(all="ignore"), ensemble(posed.ensemble):
         with blaming(loss.name, "define", case.tensors):
-            back, losses = make_vjp(lambda t: posed.evaluate(posed.define, t))(posed.differentiable)
+            back, losses = _traced(lambda t: posed.evaluate(posed.define, t), posed.differentiable)
             losses = np.broadcast_to(np.asarray(losses, Extended), (members, *loop))
             derivatives = dict(zip(posed.wanted, back(np.ones_like(losses)), strict=True))
         stated = posed.ensemble.stated_nan(loop)
@@ -464,6 +464,16 @@ def _spread(results: np.ndarray, members: Ensemble, dtype: Precision) -> np.ndar
     return np.asarray((moved + within) * (dtype.unit / members.step))
 
 
+def _traced(
+    function: Callable[[Any], Any], tensors: tuple[np.ndarray, ...]
+) -> tuple[Callable[[Any], Sequence[Any]], Any]:
+    """What leads from a cotangent of a function's value to its derivatives, and the value."""
+    if not tensors:
+        return lambda cotangent: (), function(tensors)
+    back, value = make_vjp(function)(tensors)
+    return back, value
+
+
 def _textbook(
     posed: _Posed,
     want: np.ndarray,
@@ -488,7 +498,7 @@ def _textbook(
 
     blamed = f"define in {dtype.name}"
     with blaming(posed.loss.name, blamed, posed.case.tensors):
-        back, result = make_vjp(evaluate)(tuple(known[name] for name in wanted))
+        back, result = _traced(evaluate, tuple(known[name] for name in wanted))
         got = as_extended(np.broadcast_to(np.asarray(result), want.shape))
     error = np.abs(got - want)
     hopeless = ~np.isfinite(got) & np.isfinite(want)
