@@ -13,7 +13,8 @@ from importlib.util import find_spec
 from types import FunctionType, ModuleType
 from typing import Literal
 
-from lossspec.clauses.trial import Deviation, Trial, Unsupported, failed, returned
+from lossspec.clauses.precondition import Precondition
+from lossspec.clauses.trial import Deviation, NotJudged, Trial, Unsupported, failed, returned
 from lossspec.errors import ClauseError, warn_of_left_out
 from lossspec.execution.devices import accelerates
 from lossspec.spec.loss import Loss
@@ -24,6 +25,8 @@ __all__ = [
     "Clause",
     "Deviation",
     "Judgement",
+    "NotJudged",
+    "Precondition",
     "Trial",
     "Unsupported",
     "clause",
@@ -56,7 +59,8 @@ class Clause:
     option, on so many at least, and a failing one is shrunk by its options alone.
     hazard : its calls must raise, and where they do not they may damage the process. It is judged
     on small calls that work, after all clauses with less of it. aliases : ids that it had before,
-    which are still understood wherever one is given.
+    which are still understood wherever one is given. requires : the preconditions of a case, the
+    first of which that does not hold is what the case counts under.
     """
 
     name: str
@@ -73,6 +77,11 @@ class Clause:
     chosen: int = 0
     hazard: int = 0
     aliases: tuple[str, ...] = ()
+    requires: tuple[Precondition, ...] = ()
+
+    def unmet(self, trial: Trial) -> Precondition | None:
+        """Return the first precondition that a trial does not meet, if any."""
+        return next((each for each in self.requires if not each.holds(trial)), None)
 
     @property
     def lacks(self) -> str | None:
@@ -102,6 +111,7 @@ def clause(
     chosen: int = 0,
     hazard: int = 0,
     aliases: Sequence[str] = (),
+    requires: Sequence[Precondition] = (),
 ) -> Callable[[Callable[[Trial], Judgement]], Callable[[Trial], Judgement]]:
     """Make a clause of a function: its name is the id, its docstring the sentence."""
 
@@ -121,6 +131,7 @@ def clause(
             chosen=chosen,
             hazard=hazard,
             aliases=(aliases,) if isinstance(aliases, str) else tuple(aliases),
+            requires=tuple(requires),
         )
         return judge
 

@@ -14,6 +14,7 @@ import torch
 from lossspec.cases.axes import separable
 from lossspec.cases.case import Case
 from lossspec.dtypes import dtype_name
+from lossspec.excuse import Excuse
 from lossspec.execution.call import unsupported_argument
 from lossspec.execution.devices import dtype_problem
 from lossspec.execution.implementation import LossUnderTest
@@ -73,6 +74,17 @@ class Deviation(Exception):
         """Whether a gradient is what deviates, so that the cotangent belongs to the call."""
         told = re.search(r"gradient|backward|derivative", self.what) is not None
         return told or "gradients[" in (self.check or "")
+
+
+class NotJudged(Exception):
+    """A clause cannot judge the case after all; the message says why, `excuse` how it counts.
+
+    For what only shows while a clause judges; what shows before is a `Precondition`.
+    """
+
+    def __init__(self, excuse: Excuse, why: str = "") -> None:
+        super().__init__(why or excuse.says)
+        self.excuse = excuse
 
 
 class Unsupported(Exception):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 
 from lossspec.clauses import Clause
-from lossspec.clauses.trial import Deviation, Trial, Unsupported
+from lossspec.clauses.trial import Deviation, NotJudged, Trial, Unsupported
 from lossspec.errors import SpecError
 from lossspec.execution.global_state import preserved
 from lossspec.execution.timeout import CallTimeout, time_limit
@@ -15,10 +15,11 @@ def deviation_of(clause: Clause, trial: Trial) -> Deviation | None:
     """Return how a trial breaks a clause; None if it does not."""
     try:
         with time_limit(), preserved():
-            clause.judge(trial)
+            if clause.unmet(trial) is None:
+                clause.judge(trial)
     except Deviation as deviation:
         return deviation
-    except (Unsupported, CallTimeout):
+    except (NotJudged, Unsupported, CallTimeout):
         return None
     return None
 

@@ -1,0 +1,77 @@
+"""Preconditions: what a case must have for a clause to judge it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lossspec.clauses.trial import Trial
+from lossspec.excuse import Excuse
+
+
+@dataclass(frozen=True)
+class Precondition:
+    """What a case must have for a clause to judge it.
+
+    name : its id in reports. says : a sentence that is true where it holds. excuse : the reason
+    that a case is counted under where it does not hold. holds : whether a trial meets it.
+    """
+
+    name: str
+    says: str
+    excuse: Excuse
+    holds: Callable[[Trial], bool]
+
+
+def precondition(
+    excuse: Excuse = Excuse.NOT_ABOUT,
+) -> Callable[[Callable[[Trial], bool]], Precondition]:
+    """Make a precondition of a function: its name is the id, its docstring the sentence."""
+
+    def made(holds: Callable[[Trial], bool]) -> Precondition:
+        name = holds.__name__.strip("_").replace("_", "-")
+        return Precondition(name, " ".join((holds.__doc__ or "").split()), excuse, holds)
+
+    return made
+
+
+@precondition(Excuse.CALL_FAILS)
+def works(trial: Trial) -> bool:
+    """The call returns a tensor that can be read."""
+    return trial.worked
+
+
+@precondition(Excuse.CALL_FAILS)
+def conforms(trial: Trial) -> bool:
+    """The plain call's value and gradients are right."""
+    return trial.conforms
+
+
+@precondition(Excuse.CALL_FAILS)
+def has_its_dtype(trial: Trial) -> bool:
+    """The result has the dtype of the inputs."""
+    return trial.precise
+
+
+@precondition()
+def separable(trial: Trial) -> bool:
+    """The batch can be cut."""
+    return trial.separable
+
+
+@precondition(Excuse.NOT_SUPPORTED)
+def differentiable_twice(trial: Trial) -> bool:
+    """The documentation promises more than one plain backward."""
+    return not trial.limited
+
+
+@precondition(Excuse.UNDOCUMENTED_DTYPE)
+def documented_dtypes(trial: Trial) -> bool:
+    """The documentation promises every dtype of the call."""
+    return not trial.tolerates_refusal
+
+
+@precondition(Excuse.NOT_DIFFERENTIABLE)
+def wants_gradients(trial: Trial) -> bool:
+    """Some tensor of the call requires a gradient."""
+    return bool(trial.case.requires_grad)
