@@ -72,7 +72,7 @@ def calls(
     ...     assert call.expected.agrees(result, gradients=call.backward(result))
     """
     spec = spec_of(loss)
-    if not isinstance(numbers, int) or numbers < 1:
+    if numbers < 1:
         raise ArgumentError(f"numbers takes a whole number of 1 or more, got {numbers!r}")
     (place, *others) = given_devices(device)
     if others:
@@ -144,8 +144,9 @@ def tensors(
         raise ArgumentTypeError(
             f"role is one of lossspec, such as lossspec.Logit(), got {one_line(repr(role))}"
         )
-    whole = isinstance(role, ClassIndex | Length)
-    known = (*role.dtypes, *getattr(role, "tolerated", ())) if whole else REAL_DTYPES
+    whole, known = False, REAL_DTYPES
+    if isinstance(role, ClassIndex | Length):
+        whole, known = True, (*role.dtypes, *getattr(role, "tolerated", ()))
     name = known[0] if dtype is None else str(dtype).removeprefix("torch.")
     if name not in known:
         raise UnknownName(f"dtype of a {type(role).__name__}", name, known)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -25,8 +24,8 @@ NO_ELEMENTS = "the mean of no elements"
 class Worst:
     """The number that is furthest off, measured in budgets.
 
-    index : where it is. got, want : the two numbers. budget : how far rounding may take it. budgets,
-    ulps : how far off it is, in budgets and in units in the last place of the call's dtype.
+    index : where it is. got, want : the two numbers. budget : how far rounding may take it.
+    budgets, ulps : how far off it is, in budgets and in units in the last place of the dtype.
     """
 
     index: tuple[int, ...]
@@ -136,7 +135,12 @@ def compared(what: str, got: np.ndarray, want: Bounded, why: dict[str, np.ndarra
         at = np.unravel_index(int(np.where(left, -1, error).argmax()), error.shape)
         worst = _worst(tuple(map(int, at)), got[at], want, float(error[at]))
     return Comparison(
-        what, None, asked, int((error > 1).sum()), Counter({w: n for w, n in reasons.items() if n}), worst
+        what,
+        None,
+        asked,
+        int((error > 1).sum()),
+        Counter({w: n for w, n in reasons.items() if n}),
+        worst,
     )
 
 
@@ -185,8 +189,3 @@ def ulp(number: np.floating, dtype: Precision) -> np.floating:
 
 def _short(number: float) -> str:
     return f"{number:.3g}"
-
-
-def lines(agreement: Agreement) -> Iterator[str]:
-    """A line for each comparison."""
-    yield from (str(one) for one in agreement.comparisons)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -20,9 +20,9 @@ from lossspec.expectation.agreement import (
     compared_gradient,
     compared_value,
 )
-from lossspec.expectation.binding import bound
+from lossspec.expectation.binding import bound, widened
 from lossspec.oracle.bounds import Bounded
-from lossspec.oracle.parts import Solution
+from lossspec.oracle.parts import GradientPart, Solution
 from lossspec.safe_text import one_line
 from lossspec.spec.catalogue import find
 from lossspec.spec.loss import Loss
@@ -33,6 +33,7 @@ def expect(
     *tensors: Any,
     reduction: str | None = None,
     upstream: Any = None,
+    computed_in: str | torch.dtype | None = None,
     **keywords: Any,
 ) -> Answer:
     """Return the right answer of a loss on your own tensors, which `Answer.check` compares with.
@@ -50,6 +51,9 @@ def expect(
             of it; scores that are log-probabilities already stay as they are.
         reduction: One of the loss; its default when left out.
         upstream: The gradient of the result that backward starts from; ones when left out.
+        computed_in: A wider dtype that the implementation computes in. The budget is then that of
+            this dtype and of one rounding of each result to the dtype of the tensors. Left out,
+            the budget is that of the tensors' own dtype throughout.
         **keywords: Optional tensors and parameters, by torch's names.
 
     Raises:
@@ -62,7 +66,10 @@ def expect(
     """
     spec = spec_of(loss)
     chosen = spec.reductions[0] if reduction is None else reduction
-    return Answer(spec, bound(spec, tensors, keywords, chosen, upstream))
+    case = bound(spec, tensors, keywords, chosen, upstream)
+    if computed_in is None:
+        return Answer(spec, case)
+    return Answer(spec, widened(spec, case, computed_in), rounded_to=case.dtype)
 
 
 def spec_of(loss: Any) -> Loss:
@@ -83,8 +90,8 @@ class Answer:
     the budget is infinite. Tensors are float64 on the host, rounded once from extended precision.
     """
 
-    def __init__(self, loss: Loss, case: Case) -> None:
-        self.loss, self.case = loss, case
+    def __init__(self, loss: Loss, case: Case, rounded_to: str | None = None) -> None:
+        self.loss, self.case, self.rounded_to = loss, case, rounded_to
         self._solution = Solution(loss, case)
 
     @property
@@ -131,7 +138,7 @@ class Answer:
                 found[name] = Comparison(f"gradient of {name}", problem)
             else:
                 numbers[name] = gradient
-        for part in self._solution.gradients(tuple(numbers)):
+        for part in self._parts(tuple(numbers)):
             got = to_extended(_tensor(numbers[part.name])[part.index])
             one = compared_gradient(part, got, self.case.tensors[part.name][part.index])
             found[part.name] = found[part.name].plus(one) if part.name in found else one
@@ -150,6 +157,8 @@ class Answer:
     def _value(self) -> Bounded:
         expected, reduction = self._solution.expected, self.case.reduction
         value = expected.value(reduction)
+        if self.rounded_to is not None:
+            value = value.rounded_to(self.rounded_to)
         if reduction == "mean" and not expected.counted.any():
             return replace(value, budget=np.zeros_like(value.budget))  # it is nan
         return value
@@ -158,11 +167,19 @@ class Answer:
     def _gradients(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         names = self.case.requires_grad
         found = {n: _blank(self.case.tensors[n].shape) for n in names}
-        for part in self._solution.gradients(names):
+        for part in self._parts(names):
             if part.bounded is not None:
                 exact, budget = found[part.name]
                 exact[part.index], budget[part.index] = part.bounded.exact, part.bounded.budget
         return found
+
+    def _parts(self, names: tuple[str, ...]) -> Iterator[GradientPart]:
+        """The gradients of tensors, with the budget that results have."""
+        for part in self._solution.gradients(names):
+            if self.rounded_to is None or part.bounded is None:
+                yield part
+            else:
+                yield replace(part, bounded=part.bounded.rounded_to(self.rounded_to))
 
     def _given(self, gradients: Any) -> Mapping[str, Any]:
         known = self.case.requires_grad

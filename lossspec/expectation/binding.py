@@ -64,18 +64,37 @@ def bound(
         parameters={name: parameters[name] for name in known},
         reduction=reduction,
         cotangent=np.zeros((), precision(dtype).numpy),
-        requires_grad=tuple(
-            n for n in arrays if roles[n].differentiable and not roles[n].scalar
-        ),
+        requires_grad=tuple(n for n in arrays if roles[n].differentiable and not roles[n].scalar),
     )
     _check_domains(loss, form, case)
     return _with_cotangent(loss, _settled(loss, form, case), upstream)
 
 
+def widened(loss: Loss, case: Case, dtype: Any) -> Case:
+    """The same numbers in a wider dtype, which a computation takes place in."""
+    name = str(dtype).removeprefix("torch.")
+    own = precision(case.dtype)
+    wider = [
+        other
+        for other in loss.dtypes
+        if precision(other).unit < own.unit and precision(other).largest >= own.largest
+    ]
+    if name not in wider:
+        raise UnknownName(f"dtype that is wider than {case.dtype}", name, wider)
+    numpy = precision(name).numpy
+    tensors = {
+        n: array
+        if array.dtype.kind in "iub" or loss.roles(loss.form(case.form))[n].scalar
+        else array.astype(numpy)
+        for n, array in case.tensors.items()
+    }
+    return case.with_(dtype=name, tensors=tensors)
+
+
 def _named(loss: Loss, tensors: Sequence[Any], keywords: Mapping[str, Any]) -> dict[str, Any]:
     """The tensors of a call by name, the optional ones too."""
     every = dict.fromkeys(name for form in loss.forms for name in form.tensors)
-    known = [*every, *loss.options, *loss.parameters, "reduction", "upstream"]
+    known = [*every, *loss.options, *loss.parameters, "reduction", "upstream", "computed_in"]
     for name in keywords:
         if name not in known:
             raise UnknownName(f"argument of {loss.name}", name, known)
@@ -257,7 +276,9 @@ def _counted(form: Form, shape: Shape, case: Case, name: str) -> Any:
             if not set(axes[other]) <= set(here):
                 continue
             lengths = case.tensors[other]
-            view = [case.tensors[name].shape[i] if a in axes[other] else 1 for i, a in enumerate(here)]
+            view = [
+                case.tensors[name].shape[i] if a in axes[other] else 1 for i, a in enumerate(here)
+            ]
             place = np.arange(case.tensors[name].shape[here.index(role.of)])
             along = [-1 if a == role.of else 1 for a in here]
             counted = counted & (place.reshape(along) < lengths.reshape(view))

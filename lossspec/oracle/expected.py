@@ -61,7 +61,7 @@ class Whole:
 
 @dataclass(frozen=True)
 class GradientTerms:
-    """The gradient of a tensor by some elements of the loss, with the sum over them not rounded yet.
+    """The gradient of a tensor by some elements of the loss, before their sum is rounded.
 
     exact, low, high, budget : as in `Bounded`, without `SLACK`. size : what the terms add up to
     without their signs. terms : how many there are for each number.

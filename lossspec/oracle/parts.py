@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from itertools import product
+from typing import Any
 
 import numpy as np
 
@@ -213,7 +214,7 @@ class _Joined:
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         kinds = dict.fromkeys(self.FIELDS[:4], Extended) | dict.fromkeys(self.FIELDS[4:], bool)
-        self.arrays = {name: np.zeros(shape, kind) for name, kind in kinds.items()}
+        self.arrays: dict[str, Any] = {name: np.zeros(shape, kind) for name, kind in kinds.items()}
         self.compared = False
 
     def add(self, index: Index, part: Expected) -> None:
@@ -237,8 +238,10 @@ class _Sum:
     """What the parts add to the gradient of a tensor that they share."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
-        arrays = (np.zeros(shape, Extended) for _ in range(5))
-        self.sums: GradientTerms | None = GradientTerms(*arrays, terms=0.0)
+        zeros = [np.zeros(shape, Extended) for _ in range(5)]
+        self.sums: GradientTerms | None = GradientTerms(
+            exact=zeros[0], low=zeros[1], high=zeros[2], budget=zeros[3], size=zeros[4], terms=0.0
+        )
         self.summed = np.zeros(shape)
         self.ignored = np.ones(shape, bool)
 

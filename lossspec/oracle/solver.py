@@ -215,9 +215,7 @@ def _pose(
     )
 
 
-def counts(
-    loss: Loss, case: Case, room: float = float("inf")
-) -> tuple[np.ndarray, np.ndarray]:
+def counts(loss: Loss, case: Case, room: float = float("inf")) -> tuple[np.ndarray, np.ndarray]:
     """What each element counts for in the divisor of the mean, and whether it counts at all."""
     posed = _pose(loss, case, gradients=False, room=room)
     with np.errstate(all="ignore"), ensemble(posed.ensemble):
