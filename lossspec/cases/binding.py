@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,16 @@ from lossspec.spec.shapes import Shape, written_out
 
 
 def fit(
-    loss: Loss, arrays: Mapping[str, np.ndarray], parameters: Mapping[str, Any]
+    loss: Loss,
+    arrays: Mapping[str, np.ndarray],
+    parameters: Mapping[str, Any],
+    forms: Sequence[Form] | None = None,
 ) -> tuple[Form, Shape] | None:
-    """Return the first form and contract that arrays and parameters fit; None if there is none."""
-    for form in loss.forms:
+    """Return the first form and contract that arrays and parameters fit; None if there is none.
+
+    forms : those that are looked at; all of them when left out.
+    """
+    for form in loss.forms if forms is None else forms:
         if any(parameters.get(name) != value for name, value in form.fixed.items()):
             continue
         for contract in form.contracts:

@@ -41,13 +41,15 @@ def bound(
         name: _parameter(name, parameter, keywords[name]) if name in keywords else parameter.default
         for name, parameter in loss.parameters.items()
     }
-    roles = {name: role for form in loss.forms for name, role in loss.roles(form).items()}
-    arrays = {name: _array(name, roles[name], tensor) for name, tensor in given.items()}
-    dtype = _dtype(loss, roles, arrays)
-    fitting = fit(loss, arrays, parameters)
+    arrays = {name: _array(name, _roles(loss, name), tensor) for name, tensor in given.items()}
+    plain = {n for n, x in given.items() if not isinstance(x, torch.Tensor | np.ndarray)}
+    dtype = _dtype(loss, {n: array for n, array in arrays.items() if n not in plain})
+    forms = [f for f in loss.forms if all(n not in plain or r.scalar for n, r in f.tensors.items())]
+    fitting = fit(loss, arrays, parameters, forms)
     if fitting is None:
         raise ArgumentError(_no_contract(loss, arrays, parameters))
     form, shape = fitting
+    roles = loss.roles(form)
     known = loss.parameters_of(form)
     if foreign := sorted(parameters.keys() & keywords.keys() - known.keys()):
         raise ArgumentError(
@@ -112,11 +114,17 @@ def _named(loss: Loss, tensors: Sequence[Any], keywords: Mapping[str, Any]) -> d
     )
 
 
-def _array(name: str, role: Role, given: Any) -> np.ndarray:
+def _roles(loss: Loss, name: str) -> list[Role]:
+    """What a tensor is in the forms that have it."""
+    every = (loss.roles(form).get(name) for form in loss.forms)
+    return [role for role in every if role is not None]
+
+
+def _array(name: str, roles: Sequence[Role], given: Any) -> np.ndarray:
     """The numbers of a tensor on the host, in their own dtype."""
     if isinstance(given, np.ndarray):
         given = _tensor_of(name, given)
-    if role.scalar and not isinstance(given, torch.Tensor):
+    if any(role.scalar for role in roles) and not isinstance(given, torch.Tensor):
         plain = np.asarray(given)
         if plain.dtype.kind not in "iuf" or plain.ndim > 1:
             raise ArgumentTypeError(f"{name} is a number or a tuple of them, got {_brief(given)}")
@@ -128,15 +136,16 @@ def _array(name: str, role: Role, given: Any) -> np.ndarray:
     kind = without_numbers(given) or ("quantized" if given.is_quantized else None)
     if kind is not None:
         raise ArgumentTypeError(f"{name} is a {kind} tensor; pass one with plain numbers")
-    dtype = dtype_of(given)
-    if isinstance(role, ClassIndex | Length):
-        also = role.tolerated if isinstance(role, ClassIndex) else ()
-        other_form = given.is_floating_point()  # class probabilities, say
-        if not other_form and dtype not in (*role.dtypes, *also):
-            raise ArgumentTypeError(f"{name} is {dtype}; it takes {', '.join(role.dtypes)}")
-    elif dtype not in (*REAL_DTYPES, "int64", "int32", "uint8"):
-        raise ArgumentTypeError(f"{name} is {dtype}; it takes {', '.join(REAL_DTYPES)}")
+    taken = list(dict.fromkeys(dtype for role in roles for dtype in _dtypes_of(role)))
+    if dtype_of(given) not in taken:
+        raise ArgumentTypeError(f"{name} is {dtype_of(given)}; it takes {', '.join(taken)}")
     return to_numpy(given)
+
+
+def _dtypes_of(role: Role) -> tuple[str, ...]:
+    if isinstance(role, ClassIndex):
+        return (*role.dtypes, *role.tolerated)
+    return role.dtypes if isinstance(role, Length) else REAL_DTYPES
 
 
 def _tensor_of(name: str, array: np.ndarray) -> torch.Tensor:
@@ -150,13 +159,10 @@ def _tensor_of(name: str, array: np.ndarray) -> torch.Tensor:
         ) from None
 
 
-def _dtype(loss: Loss, roles: Mapping[str, Role], arrays: Mapping[str, np.ndarray]) -> str:
+def _dtype(loss: Loss, arrays: Mapping[str, np.ndarray]) -> str:
     """The one floating dtype of a call."""
-    real = {
-        name: dtype_name(array)
-        for name, array in arrays.items()
-        if not (roles[name].scalar or array.dtype.kind in "iub")
-    }
+    kinds = {name: dtype_name(array) for name, array in arrays.items()}
+    real = {name: dtype for name, dtype in kinds.items() if dtype in REAL_DTYPES}
     if not real:
         raise ArgumentTypeError(f"no tensor of {loss.name} has a floating dtype")
     first, dtype = next(iter(real.items()))
@@ -332,7 +338,7 @@ def _with_cotangent(loss: Loss, case: Case, upstream: Any) -> Case:
     loop = tuple(sizes[axis] for axis in case.shape.result)
     given = np.asarray(1, precision(case.dtype).numpy)
     if isinstance(upstream, torch.Tensor | np.ndarray):
-        given = _array("upstream", Role(), upstream)
+        given = _array("upstream", [Role()], upstream)
     elif upstream is not None:
         if isinstance(upstream, bool) or not isinstance(upstream, int | float):
             raise ArgumentTypeError(

@@ -71,11 +71,9 @@ def _check_size(path: Path) -> None:
 def _loaded(path: Path) -> Any:
     if path.suffix in (".pt", ".pth"):
         return torch.load(path, map_location="cpu", weights_only=True)
-    array = np.load(path, allow_pickle=False)
-    if isinstance(array, np.ndarray):
-        return array
-    with array:
-        return dict(array)
+    with path.open("rb") as file:
+        array = np.load(file, allow_pickle=False)
+        return array if isinstance(array, np.ndarray) else dict(array)
 
 
 def _tensor(path: Path, key: str, value: Any) -> torch.Tensor:
