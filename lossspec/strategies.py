@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lossspec.cases.case import Case
 from lossspec.cases.strategies import cases as _cases
 from lossspec.cases.values import STYLES, cast_values, dense_values
-from lossspec.dtypes import REAL_DTYPES
+from lossspec.dtypes import REAL_DTYPES, dtype_name
 from lossspec.errors import ArgumentError, ArgumentTypeError, UnknownName
 from lossspec.execution.devices import given_devices
 from lossspec.execution.tensors import to_torch
@@ -56,6 +56,8 @@ def calls(
 ) -> st.SearchStrategy[DrawnCall]:
     """Return a strategy for calls with torch tensors, and the right answer beside them.
 
+    Class indices have a documented dtype. `cases` also draws uint8, which torch refuses at times.
+
     Args:
         loss: The name of a function or class, or a `Loss`.
         dtypes: One or several of the spec's dtypes; all of them when left out.
@@ -78,7 +80,16 @@ def calls(
     if others:
         raise ArgumentError(f"device takes one device, got {device!r}")
     small = cases(spec, dtypes).filter(lambda case: _numbers(case) <= numbers)
-    return small.map(lambda case: DrawnCall(spec, case, place))
+    return small.map(lambda case: DrawnCall(spec, _documented(spec, case), place))
+
+
+def _documented(loss: Loss, case: Case) -> Case:
+    """The case with class indices in a documented dtype, in place of one that a call may refuse."""
+    roles, documented = loss.form(case.form).tensors, dict(case.tensors)
+    for name, role in roles.items():
+        if isinstance(role, ClassIndex) and dtype_name(documented[name]) not in role.dtypes:
+            documented[name] = documented[name].astype(role.dtypes[0])
+    return case.with_(tensors=documented)
 
 
 def _numbers(case: Case) -> int:

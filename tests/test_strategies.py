@@ -142,6 +142,16 @@ def test_arguments_are_those_of_the_case():
     same()
 
 
+def test_class_indices_have_a_documented_dtype():
+    @quiet
+    @given(calls("cross_entropy"))
+    def documented(call):
+        target = call.args[1]
+        assert target.is_floating_point() or target.dtype == torch.int64
+
+    documented()
+
+
 def test_a_call_that_writes_to_its_tensors_does_not_change_what_is_expected():
     @several
     @given(calls("l1_loss", dtypes="float64"))
