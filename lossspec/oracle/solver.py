@@ -159,6 +159,12 @@ class _Posed:
         return self.counted.reshape(self.counted.shape + (1,) * self.placed[name].core)
 
 
+def _check_room(case: Case, room: float) -> None:
+    """Raise OutOfRoom for tensors of so many numbers before any of them is copied."""
+    if sum(array.size for array in case.tensors.values()) > room:
+        raise OutOfRoom(f"the tensors have more than {room:,.0f} numbers")
+
+
 def _pose(
     loss: Loss,
     case: Case,
@@ -167,11 +173,9 @@ def _pose(
     gradients: bool = True,
     room: float = float("inf"),
 ) -> _Posed:
-    if sum(array.size for array in case.tensors.values()) > room:
-        raise OutOfRoom(f"the tensors have more than {room:,.0f} numbers")
+    _check_room(case, room)
     form, contract = loss.form(case.form), case.shape
-    dtype = precision(case.dtype)
-    roles = loss.roles(form)
+    dtype, roles = precision(case.dtype), loss.roles(form)
     sizes = case.axis_sizes(loss)
     loop = tuple(sizes[axis] for axis in contract.result)
     exact: dict[str, np.ndarray] = {}
@@ -190,10 +194,7 @@ def _pose(
             view = np.where(counted, view, np.zeros_like(view))
         fixed[name] = view.astype(np.int64)
     if not counted.all():
-        for name, view in exact.items():
-            # An ignored element's numbers must not matter: put harmless ones in their place.
-            mask = counted.reshape(counted.shape + (1,) * placed[name].core)
-            exact[name] = np.where(mask, view, np.zeros_like(view))
+        exact = _without_ignored(exact, placed, counted)
     moves = _moves(exact, placed)
     size = 2 + sum(map(len, moves.values())) + ROUNDING_MEMBERS + SIDES
     # Free members move by as much as rounding may, so that they meet the branches that it may.
@@ -213,6 +214,14 @@ def _pose(
         tuple(name for name in exact if gradients and roles[name].differentiable),
         Ensemble(size, dtype.unit, dtype.smallest, SLACK, free, step, room),
     )
+
+
+def _without_ignored(
+    exact: Mapping[str, np.ndarray], placed: Mapping[str, Placed], counted: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Harmless numbers in place of those of ignored elements, which must not matter."""
+    masks = {n: counted.reshape(counted.shape + (1,) * placed[n].core) for n in exact}
+    return {n: np.where(masks[n], view, np.zeros_like(view)) for n, view in exact.items()}
 
 
 def counts(loss: Loss, case: Case, room: float = float("inf")) -> tuple[np.ndarray, np.ndarray]:
@@ -238,13 +247,9 @@ def solve(
     """
     posed = _pose(loss, case, gradients=gradients, room=room)
     form, loop, dtype = loss.form(case.form), posed.loop, posed.precision
-    members = posed.ensemble.size
 
     with np.errstate(all="ignore"), ensemble(posed.ensemble):
-        with blaming(loss.name, "define", case.tensors):
-            back, losses = _traced(lambda t: posed.evaluate(posed.define, t), posed.differentiable)
-            losses = np.broadcast_to(np.asarray(losses, Extended), (members, *loop))
-            derivatives = dict(zip(posed.wanted, back(np.ones_like(losses)), strict=True))
+        losses, derivatives = _evaluated(posed)
         stated = posed.ensemble.stated_nan(loop)
         counts = np.where(posed.counted, posed.each(form.divisor), 0)
         shares = posed.each(form.share)
@@ -316,6 +321,15 @@ def _outside(loss: Loss, case: Case) -> dict[str, np.ndarray]:
         x = array.astype(np.float64)
         found[name] = ~(np.isfinite(x) & role.contains(x))
     return found
+
+
+def _evaluated(posed: _Posed) -> tuple[np.ndarray, dict[str, Any]]:
+    """The unreduced loss in every member of the ensemble, and its derivatives by each tensor."""
+    with blaming(posed.loss.name, "define", posed.case.tensors):
+        back, losses = _traced(lambda t: posed.evaluate(posed.define, t), posed.differentiable)
+        shape = (posed.ensemble.size, *posed.loop)
+        losses = np.broadcast_to(np.asarray(losses, Extended), shape)
+        return losses, dict(zip(posed.wanted, back(np.ones_like(losses)), strict=True))
 
 
 def _trial_cotangents(posed: _Posed, whole: Whole, shares: np.ndarray) -> list[np.ndarray]:
