@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         UnknownName,
     )
     from lossspec.execution.implementation import Implementation
+    from lossspec.expectation.answer import expect
     from lossspec.report.records import Cell, Report
     from lossspec.report.verdict import Verdict
     from lossspec.spec.catalogue import catalogue
@@ -95,6 +96,7 @@ __all__ = [
     "catalogue",
     "check",
     "clause",
+    "expect",
     "ignore_index",
     "number",
     "parametrize",
@@ -113,6 +115,7 @@ _HOMES = {
     "Verdict": "report",
     "check": "api",
     "clause": "clauses",
+    "expect": "expectation.answer",
     "parametrize": "api",
     **dict.fromkeys(
         (

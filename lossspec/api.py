@@ -13,10 +13,11 @@ from typing import Any
 import torch
 
 from lossspec.cases.hypothesis_runs import failures_database
-from lossspec.errors import ArgumentError, ArgumentTypeError, DeviceError, EmptyPlan, UnknownName
-from lossspec.execution.devices import chosen
+from lossspec.errors import ArgumentError, ArgumentTypeError, EmptyPlan, UnknownName
+from lossspec.execution.devices import given_devices
 from lossspec.execution.implementation import Implementation, LossUnderTest
 from lossspec.execution.loading import load
+from lossspec.expectation.answer import spec_of
 from lossspec.judging.plan import CellPlan, Plan
 from lossspec.judging.profiles import profile_named
 from lossspec.judging.run import Run
@@ -25,7 +26,6 @@ from lossspec.report.records import Cell
 from lossspec.report.text import failure_text
 from lossspec.report.verdict import Verdict
 from lossspec.safe_text import one_line
-from lossspec.spec.catalogue import find
 from lossspec.spec.loss import Loss
 
 
@@ -56,12 +56,12 @@ def check(
     >>> cells[0]
     <Cell l1_loss/result-shape[function-cpu]: conforms>
     """
-    spec = _spec(loss)
+    spec = spec_of(loss)
     chosen_dtypes = _names(dtypes)
     for dtype in chosen_dtypes or ():
         if dtype not in spec.dtypes:
             raise UnknownName("dtype", dtype, spec.dtypes)
-    devices = _devices(device)
+    devices = given_devices(device)
     implementation = _implementation(spec, target)
     line = _ProgressLine(spec.name)
     run = Run(profile_named(profile), _seed(seed), chosen_dtypes, on_progress=line)
@@ -79,17 +79,6 @@ def check(
         return Cells(run.judge(cell, cells)[0] for cell in cells)
     finally:
         line.clear()
-
-
-def _spec(loss: Any) -> Loss:
-    """Return the spec of a loss that is given by its name or is one."""
-    if isinstance(loss, Loss):
-        return loss
-    if not isinstance(loss, str):
-        raise ArgumentTypeError(
-            f"loss comes first and is a name or a lossspec.Loss, got {one_line(repr(loss))}"
-        )
-    return find(loss)
 
 
 def _implementation(spec: Loss, target: Any) -> Implementation:
@@ -244,7 +233,7 @@ def parametrize(
         [under_test],
         _names(losses),
         _names(clauses),
-        _devices(device),
+        given_devices(device),
         slow=profile != "quick",
     )
     plan.check()
@@ -299,10 +288,3 @@ def _seed(given: Any) -> int:
     if not isinstance(given, int) or given < 0:
         raise ArgumentError(f"seed takes a whole number of 0 or more, got {given!r}")
     return given
-
-
-def _devices(given: Any) -> tuple[str, ...]:
-    try:
-        return chosen((str(given),))  # a torch.device stands for its name
-    except DeviceError as error:
-        raise DeviceError(str(error).removeprefix("--")) from None

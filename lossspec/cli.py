@@ -1,4 +1,4 @@
-"""The command `lossspec`: run, show, list, diff, merge, render, deviations, audit."""
+"""The command `lossspec`: run, expect, show, list, diff, merge, render, deviations, audit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from lossspec.errors import ArgumentError
+from lossspec.errors import ArgumentError, LossspecError
+from lossspec.expectation.options import add_arguments
 from lossspec.late_import import import_late
 from lossspec.nearest import alike, suggestion
 from lossspec.report.merge import merge
@@ -57,7 +58,7 @@ def _command(arguments: list[str]) -> int:
         place = "" if error.filename is None else f"{error.filename}: "
         _complain(f"lossspec {options.command}: {place}{error.strerror or error}")
         return 4
-    except (ValueError, RecursionError, MemoryError) as error:
+    except (LossspecError, ValueError, RecursionError, MemoryError) as error:
         _complain(f"lossspec {options.command}: {str(error) or type(error).__name__}")
         return 4
     return status
@@ -109,6 +110,12 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     commands.add_parser("run", help="judge implementations: lossspec run NAME ... [options]")
+
+    expecting = commands.add_parser(
+        "expect", help="the right answer on tensors in files; status 1 for a wrong result"
+    )
+    add_arguments(expecting)
+    expecting.set_defaults(action=_expect)
 
     show = commands.add_parser("show", help="print the spec of a loss")
     show.add_argument("loss")
@@ -241,6 +248,14 @@ def _run_parser() -> argparse.ArgumentParser:
         if option is not IMPL:
             option.add(parser.add_argument, option.short)
     return parser
+
+
+def _expect(options: argparse.Namespace) -> int:
+    from lossspec.expectation.command import report
+
+    text, status = report(options)
+    _say(text)
+    return status
 
 
 def _show(options: argparse.Namespace) -> int:

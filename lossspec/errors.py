@@ -49,6 +49,10 @@ class SpecError(LossspecError, ValueError):
     """A spec that no loss can be judged by; the message names the spec and what is wrong in it."""
 
 
+class OutOfRoom(LossspecError):
+    """A definition that takes more memory at once than its caller allows."""
+
+
 @contextmanager
 def blaming(
     loss: str,
@@ -63,7 +67,7 @@ def blaming(
     """
     try:
         yield
-    except SpecError:
+    except (SpecError, OutOfRoom):
         raise
     except (Exception, SystemExit) as error:
         given = [f"{name} of shape {list(np.shape(x))}" for name, x in (tensors or {}).items()]

@@ -34,6 +34,12 @@ def simplex(loss: Loss, case: Case) -> dict[str, int]:
     }
 
 
+def separable(loss: Loss, case: Case) -> bool:
+    """Whether the batch can be cut: `settle` has fitted no tensor without a batch axis."""
+    settled = loss.form(case.form).settle is not None
+    return not settled or all(loss.batch in axes for axes in case.shape.inputs)
+
+
 def part_along(loss: Loss, case: Case, axis: str, part: slice | np.ndarray) -> Case:
     """A case with a part of one of the contract's axes, in every tensor that has the axis."""
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lossspec.cases.axes import separable
 from lossspec.cases.case import Case
 from lossspec.dtypes import dtype_name
 from lossspec.excuse import Excuse
@@ -145,8 +146,7 @@ class Trial:
     @property
     def separable(self) -> bool:
         """Whether the batch can be cut: `settle` has fitted no tensor without a batch axis."""
-        batch = self.loss.batch
-        return self.form.settle is None or all(batch in axes for axes in self.case.shape.inputs)
+        return separable(self.loss, self.case)
 
     @property
     def limited(self) -> bool:

@@ -202,6 +202,13 @@ class Call:
         """Everything that goes by keyword, taking tensors from a mapping."""
         return {**{name: tensors[name] for name in self.tensor_keywords}, **self.keywords}
 
+    def meant_keywords(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
+        """The same, with the objects that expressions stand for."""
+        return {
+            name: given.meaning if isinstance(given, Expression) else given
+            for name, given in self.passed_keywords(tensors).items()
+        }
+
     def handed(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
         """What the call gets: the tensors, or what they become on their way to it."""
         given = dict(tensors)
@@ -213,12 +220,7 @@ class Call:
 
         Tensors that the class owns become parameters, which take their places in `tensors`.
         """
-        target: Any = self.under_test.construct(
-            {
-                name: given.meaning if isinstance(given, Expression) else given
-                for name, given in self.passed_keywords(tensors).items()
-            }
-        )
+        target: Any = self.under_test.construct(self.meant_keywords(tensors))
         if isinstance(target, torch.nn.Module):
             _move(target, tensors)
         altered = any(name not in self.case.tensors for name in self.replaced)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import torch
 
@@ -35,6 +36,14 @@ def dtype_problem(device: str, dtype: str) -> str | None:
     except (RuntimeError, TypeError) as error:
         return foreign_error(error)
     return None
+
+
+def given_devices(given: Any) -> tuple[str, ...]:
+    """The devices that Python code names; DeviceError when there is no such one."""
+    try:
+        return chosen((str(given),))  # a torch.device stands for its name
+    except DeviceError as error:
+        raise DeviceError(str(error).removeprefix("--")) from None
 
 
 def chosen(names: Sequence[str]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.autograd.function import once_differentiable
 
-from lossspec.cases.axes import axes_of
+from lossspec.cases.binding import fit
 from lossspec.cases.case import Case
 from lossspec.execution.implementation import Implementation
 from lossspec.execution.tensors import dtype_of, from_extended, to_numpy
@@ -18,7 +18,6 @@ from lossspec.oracle.solver import solve
 from lossspec.spec.catalogue import catalogue
 from lossspec.spec.loss import Form, Loss
 from lossspec.spec.roles import ClassIndex, Length
-from lossspec.spec.shapes import Shape, written_out
 
 
 def bind(
@@ -34,55 +33,25 @@ def bind(
         name: to_numpy(tensor) if isinstance(tensor, torch.Tensor) else np.asarray(tensor)
         for name, tensor in tensors.items()
     }
-    for form in loss.forms:
-        if any(parameters.get(name) != value for name, value in form.fixed.items()):
-            continue
-        for contract in form.contracts:
-            for spread in contract.spreads:
-                shape = written_out(contract.text, spread)
-                if _fits(loss, form, shape, arrays, parameters):
-                    known = loss.parameters_of(form)
-                    case = Case(
-                        loss=loss.name,
-                        form=form.name,
-                        contract=contract.text,
-                        spread=spread,
-                        dtype=dtype_of(next(iter(tensors.values()))),
-                        tensors=arrays,
-                        parameters={name: parameters[name] for name in known},
-                        reduction=reduction,
-                        cotangent=np.zeros(()),
-                    )
-                    _check(loss, form, case)
-                    return case
-    shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())
-    contracts = "; ".join(text for form in loss.forms for text in form.shapes)
-    raise ValueError(f"{loss.name} takes {contracts}, got {shapes}")
-
-
-def _fits(
-    loss: Loss,
-    form: Form,
-    shape: Shape,
-    arrays: Mapping[str, np.ndarray],
-    parameters: Mapping[str, Any],
-) -> bool:
-    sizes: dict[str, int] = {"1": 1}
-    for name, role in form.tensors.items():
-        if name not in arrays or role.integer != (arrays[name].dtype.kind in "iu"):
-            return False
-    if arrays.keys() - loss.roles(form).keys():
-        return False
-    for name, array in arrays.items():
-        axes = axes_of(loss, form, shape, name, array.ndim)
-        declared = loss.options[name].shape if name in loss.options else None
-        if len(axes) != array.ndim:
-            return False
-        for axis, size in zip(axes, array.shape, strict=True):
-            spread = declared is not None and declared.startswith("broadcasts") and size == 1
-            if not spread and sizes.setdefault(axis, size) != size:
-                return False
-    return loss.allows(form, sizes, parameters)
+    fitting = fit(loss, arrays, parameters)
+    if fitting is None:
+        shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())
+        contracts = "; ".join(text for form in loss.forms for text in form.shapes)
+        raise ValueError(f"{loss.name} takes {contracts}, got {shapes}")
+    form, shape = fitting
+    case = Case(
+        loss=loss.name,
+        form=form.name,
+        contract=shape.text,
+        spread=shape.spread,
+        dtype=dtype_of(next(iter(tensors.values()))),
+        tensors=arrays,
+        parameters={name: parameters[name] for name in loss.parameters_of(form)},
+        reduction=reduction,
+        cotangent=np.zeros(()),
+    )
+    _check(loss, form, case)
+    return case
 
 
 def _check(loss: Loss, form: Form, case: Case) -> None:

@@ -7,6 +7,7 @@ far rounding may take a right implementation. The literature calls this Monte Ca
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 from autograd.tracer import getval
 
+from lossspec.errors import OutOfRoom
 from lossspec.thresholds import EXTENDED_STEP, STEP, UNIT_STEP
 
 Array = Any  # an ndarray, or autograd's box around one
@@ -83,6 +85,9 @@ class Ensemble:
     free: bool = False
     #: Relative size of every move.
     step: float = STEP
+    #: How many numbers may be made within it, and how many have been so far.
+    room: float = float("inf")
+    numbers: int = field(default=0)
     #: How many results have been rounded, and how many kinks have been met, so far.
     words: int = field(default=0)
     kinks: int = field(default=0)
@@ -100,6 +105,12 @@ class Ensemble:
         """The members in which each word's result is rounded."""
         return slice(self.size - SIDES - ROUNDING_MEMBERS, self.size - SIDES)
 
+    def take(self, numbers: int) -> None:
+        """Count numbers that are made; OutOfRoom when there are more than `room` in all."""
+        self.numbers += numbers
+        if self.numbers > self.room:
+            raise OutOfRoom(f"more than {self.room:,.0f} numbers are needed at once")
+
     def column(self, values: np.ndarray, ndim: int) -> np.ndarray:
         """One number for each member, in a shape that broadcasts over the other axes."""
         return values.reshape((self.size,) + (1,) * (ndim - 1))
@@ -114,6 +125,7 @@ class Ensemble:
         whose differences count.
         """
         raw = getval(x)
+        self.take(raw.size)
         shape = (*(1,) * (raw.ndim - 2), raw.shape[-1]) if apart else (1,) * (raw.ndim - 1)
         ways = _SIGNS[self.words % len(_SIGNS)]
         if steady:
@@ -139,6 +151,7 @@ class Ensemble:
 
     def kept(self, condition: np.ndarray) -> np.ndarray:
         """Branches of member 0 in every member that is only moved (the neighbour has its own)."""
+        self.take(self.size * math.prod(condition.shape[1:]))
         condition = np.array(np.broadcast_to(condition, (self.size, *condition.shape[1:])))
         if not self.free:
             condition[2:] = condition[:1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -89,6 +89,14 @@ class Bounded:
             ratio = np.where(np.isnan(got) & ~np.isnan(self.exact), np.inf, ratio)
             ratio = np.where(self.budget == np.inf, 0, ratio)
             return np.asarray(np.where(np.isnan(ratio), np.inf, ratio), dtype=np.float64)
+
+    def rounded_to(self, dtype: str) -> Bounded:
+        """The same numbers, known after one more rounding to a narrower dtype."""
+        narrow = precision(dtype)
+        with np.errstate(all="ignore"):
+            size = np.maximum(np.abs(self.low), np.abs(self.high)) + self.budget
+            budget = self.budget + narrow.unit * size + narrow.smallest
+        return replace(self, budget=np.where(np.isnan(budget), np.inf, budget), dtype=dtype)
 
     @property
     def informative(self) -> bool:

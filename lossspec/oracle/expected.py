@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,72 @@ from lossspec.dtypes import Extended, Precision, as_extended
 from lossspec.oracle.bounds import Bounded, roundings
 from lossspec.oracle.placement import Placed
 from lossspec.thresholds import SLACK
+
+
+@dataclass(frozen=True)
+class Whole:
+    """What each part of a call needs to know of all of it, where it is solved in parts.
+
+    counts, counted : as in `Expected`, of every element. parts : how many parts of the batch an
+    implementation adds up, one after the other.
+    """
+
+    case: Case
+    counts: np.ndarray
+    counted: np.ndarray
+    precision: Precision
+    parts: int
+    _divisors: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+
+    def divisor(self, reduction: str) -> tuple[Any, Any]:
+        """Return what a reduction divides by, and its error."""
+        if reduction not in self._divisors:
+            self._divisors[reduction] = self._divisor(reduction)
+        return self._divisors[reduction]
+
+    def _divisor(self, reduction: str) -> tuple[Any, Any]:
+        if reduction == "batchmean":
+            shape = self.case.tensors[next(iter(self.case.tensors))].shape
+            return Extended(shape[0] if shape else 1), Extended(0)
+        if reduction != "mean":
+            return Extended(1), Extended(0)
+        if np.all((self.counts == 1) | ~self.counted):
+            return self.counts.sum(), Extended(0)  # a whole number
+        terms = roundings(self.counts.size, self.parts) + 1
+        return self.counts.sum(), self.precision.unit * terms * np.abs(self.counts).sum()
+
+    def too_small(self, array: np.ndarray) -> np.ndarray:
+        """Which numbers of a tensor are so near to 0 that nothing is asked of their gradient.
+
+        Logarithms of subnormal numbers are off by a few per cent where they come in vectors, and a
+        mean divides what is on its way back.
+        """
+        mean = "mean" in self.case.reduction and self.precision.name != "float16"
+        smallest = self.precision.negligible * (self.counts.size if mean else 1)
+        size = np.abs(as_extended(array))
+        return np.asarray((size != 0) & ~(size >= smallest))
+
+
+@dataclass(frozen=True)
+class GradientTerms:
+    """The gradient of a tensor by some elements of the loss, before their sum is rounded.
+
+    exact, low, high, budget : as in `Bounded`, without `SLACK`. size : what the terms add up to
+    without their signs. terms : how many there are for each number.
+    """
+
+    exact: Any
+    low: Any
+    high: Any
+    budget: Any
+    size: Any
+    terms: float
+
+    def plus(self, other: GradientTerms) -> GradientTerms:
+        """Return the terms of both."""
+        return GradientTerms(
+            *(getattr(self, one.name) + getattr(other, one.name) for one in fields(self))
+        )
 
 
 @dataclass(frozen=True)
@@ -35,13 +101,18 @@ class Expected:
     precision: Precision
     #: For tensors whose numbers sum to 1 along an axis, that axis.
     simplex: Mapping[str, int]
+    #: The call that it is the answer of, or of a part of.
+    whole: Whole
     #: Whether a nan was compared with a number, which may lose it.
     compared: bool = False
     #: Where the definition says itself that the loss is nan.
     stated: np.ndarray = field(default_factory=lambda: np.zeros((), bool))
-    #: How many parts of the batch are added up one after the other.
-    parts: int = 1
     _known: dict[Any, Any] = field(default_factory=dict)
+
+    @property
+    def parts(self) -> int:
+        """How many parts of the batch are added up one after the other."""
+        return self.whole.parts
 
     @property
     def plain(self) -> bool:
@@ -81,24 +152,18 @@ class Expected:
             budget = (self.budget * np.abs(shares)).sum() + unit * terms * size
             if not size < self.precision.largest_sum:
                 budget = np.full_like(budget, np.inf)  # the textbook's sum overflows as well
-        divisor: Any = Extended(1)
-        error: Any = Extended(0)
-        if reduction == "mean":
-            divisor = self.counts.sum()
-            error = unit * terms * np.abs(self.counts).sum()
-            if np.all((self.counts == 1) | ~self.counted):
-                error = Extended(0)  # a whole number
-        elif reduction == "batchmean":
-            shape = self.case.tensors[next(iter(self.case.tensors))].shape
-            divisor = Extended(shape[0] if shape else 1)
-        return exact, budget, divisor, error
+        return exact, budget, *self.divisor(reduction)
+
+    def divisor(self, reduction: str) -> tuple[Any, Any]:
+        """What a reduction of the whole call divides by, and its error."""
+        return self.whole.divisor(reduction)
 
     def scale(self, reduction: str, cotangent: np.ndarray) -> np.ndarray | None:
         """What each element's derivative counts for in a gradient; None for a mean of nothing."""
         scale = as_extended(np.asarray(cotangent))
         if reduction == "none":
             return scale
-        divisor = self.divided(reduction)[2]
+        divisor, _ = self.divisor(reduction)
         if divisor == 0:
             return None
         shares = self.shares if reduction == "mean" else np.ones_like(self.shares)
@@ -110,6 +175,11 @@ class Expected:
         return self._once(key, lambda: self._gradient(name, reduction, cotangent))
 
     def _gradient(self, name: str, reduction: str, cotangent: np.ndarray) -> Bounded | None:
+        terms = self.terms(name, reduction, cotangent)
+        return None if terms is None else self.summed(name, terms)
+
+    def terms(self, name: str, reduction: str, cotangent: np.ndarray) -> GradientTerms | None:
+        """The gradient of one tensor before it is rounded; None where the value is nan."""
         derivative, error = self.derivatives[name]
         unit, smallest = self.precision.unit, self.precision.smallest
         scale = self.scale(reduction, cotangent)
@@ -117,7 +187,7 @@ class Expected:
             return None
         relative: Any = 0.0
         if reduction != "none":
-            _, _, divisor, divisor_error = self.divided(reduction)
+            divisor, divisor_error = self.divisor(reduction)
             relative = divisor_error / abs(divisor)
         placed = self.placed[name]
         shape = self.case.tensors[name].shape
@@ -136,13 +206,20 @@ class Expected:
             # What is scaled down may come to lie where kernels take it for 0.
             budget = budget + self.precision.negligible
             budget = np.where((size == 0) & np.isfinite(error), smallest, budget)
-            spread = derivative[0].size / max(int(np.prod(shape)), 1)
-            budget = placed.leave(budget, shape)
-            if spread > 1:
-                serial = roundings(spread, self.parts)
-                budget = budget + unit * serial * placed.leave(np.abs(terms[0]), shape)
+            summed = derivative[0].size / max(int(np.prod(shape)), 1)
+            budget, total = (placed.leave(part, shape) for part in (budget, np.abs(terms[0])))
+        return GradientTerms(exact, low, high, budget, total, summed)
+
+    def summed(self, name: str, terms: GradientTerms) -> Bounded:
+        """The gradient of one tensor that its terms add up to."""
+        budget = terms.budget
+        if terms.terms > 1:
+            serial = roundings(terms.terms, self.parts)
+            with np.errstate(all="ignore"):
+                budget = budget + self.precision.unit * serial * terms.size
         # How a loss changes when shares no longer sum to 1 is left open: it need not be defined.
-        return self._bounded(exact, SLACK * budget, low, high, self.simplex.get(name))
+        axis = self.simplex.get(name)
+        return self._bounded(terms.exact, SLACK * budget, terms.low, terms.high, axis)
 
     def gradients(self) -> dict[str, Bounded]:
         """The gradients that the case asks for, where there are any; of ignored rows nothing."""

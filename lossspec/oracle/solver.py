@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import Any
 
@@ -15,10 +15,10 @@ from autograd import make_vjp
 from lossspec.cases.axes import axes_of, simplex
 from lossspec.cases.case import Case
 from lossspec.dtypes import Extended, Precision, as_extended, precision
-from lossspec.errors import SpecError, blaming
+from lossspec.errors import OutOfRoom, SpecError, blaming
 from lossspec.maths.ensemble import ROUNDING_MEMBERS, SIDES, Ensemble, ensemble, step_of
 from lossspec.oracle.bounds import Bounded
-from lossspec.oracle.expected import Expected
+from lossspec.oracle.expected import Expected, Whole
 from lossspec.oracle.placement import Placed, placed_axes
 from lossspec.spec.loss import Definition, Loss
 from lossspec.spec.roles import ClassIndex
@@ -70,8 +70,8 @@ class SolvedCase:
 class _Posed:
     """A case as its definition sees it: members, then loop axes, then core axes.
 
-    exact : real tensors without the member axis. fixed : integers likewise. members : real tensors
-    in every member of `ensemble`. wanted : the differentiable ones. counted : which elements count.
+    exact : real tensors without the member axis. fixed : integers likewise. moves : the patterns by
+    which each of them is moved. wanted : the differentiable ones. counted : which elements count.
     """
 
     loss: Loss
@@ -84,9 +84,26 @@ class _Posed:
     fixed: Mapping[str, np.ndarray]
     placed: Mapping[str, Placed]
     counted: np.ndarray
-    members: Mapping[str, np.ndarray]
+    moves: Mapping[str, list[np.ndarray]]
     wanted: tuple[str, ...]
     ensemble: Ensemble
+    _members: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def members(self, name: str) -> np.ndarray:
+        """A real tensor in every member of `ensemble`."""
+        if name not in self._members:
+            view, ensemble = self.exact[name], self.ensemble
+            ensemble.take(ensemble.size * view.size)
+            self._members[name] = _members(
+                view,
+                name,
+                self.placed[name].core,
+                self.moves,
+                ensemble.size,
+                self.precision,
+                ensemble.step,
+            )
+        return self._members[name]
 
     def rest(self, real: type) -> dict[str, Any]:
         """What a definition gets besides real tensors: defaults, indices and parameters."""
@@ -111,28 +128,54 @@ class _Posed:
 
     @cached_property
     def _still(self) -> dict[str, Any]:
-        real = {n: x for n, x in self.members.items() if n not in self.wanted}
-        return {**self.rest(Extended), **real}
+        return self.rest(Extended)
 
     def evaluate(self, part: Definition, tensors: Any) -> Any:
         """A function of the loss's arguments, for the differentiable tensors given."""
-        known = {**self._still, **{name: tensors[i] for i, name in enumerate(self.wanted)}}
-        return part(**{name: known[name] for name in _arguments(part)})
+        given = {name: tensors[i] for i, name in enumerate(self.wanted)}
+        for name in _arguments(part):
+            if name not in given:
+                still = name in self._still
+                given[name] = self._still[name] if still else self.members(name)
+        return part(**{name: given[name] for name in _arguments(part)})
 
     @property
     def differentiable(self) -> tuple[np.ndarray, ...]:
         """The tensors that `evaluate` takes."""
-        return tuple(self.members[name] for name in self.wanted)
+        return tuple(self.members(name) for name in self.wanted)
+
+    def each(self, part: Definition | None) -> np.ndarray:
+        """The divisor or the share of each element of the loss."""
+        if part is None:
+            return np.ones(self.loop, Extended)
+        form = self.loss.form(self.case.form)
+        name = "divisor" if part is form.divisor else "share"
+        with blaming(self.loss.name, name, self.case.tensors):
+            made = np.asarray(self.evaluate(part, self.differentiable), Extended)
+            return np.broadcast_to(made, (self.ensemble.size, *self.loop))[0]
 
     def mask(self, name: str) -> np.ndarray:
         """Which elements of a tensor's view belong to loss elements that count."""
         return self.counted.reshape(self.counted.shape + (1,) * self.placed[name].core)
 
 
-def _pose(loss: Loss, case: Case, *, free: bool = False) -> _Posed:
+def _check_room(case: Case, room: float) -> None:
+    """Raise OutOfRoom for tensors of so many numbers before any of them is copied."""
+    if sum(array.size for array in case.tensors.values()) > room:
+        raise OutOfRoom(f"the tensors have more than {room:,.0f} numbers")
+
+
+def _pose(
+    loss: Loss,
+    case: Case,
+    *,
+    free: bool = False,
+    gradients: bool = True,
+    room: float = float("inf"),
+) -> _Posed:
+    _check_room(case, room)
     form, contract = loss.form(case.form), case.shape
-    dtype = precision(case.dtype)
-    roles = loss.roles(form)
+    dtype, roles = precision(case.dtype), loss.roles(form)
     sizes = case.axis_sizes(loss)
     loop = tuple(sizes[axis] for axis in contract.result)
     exact: dict[str, np.ndarray] = {}
@@ -151,10 +194,7 @@ def _pose(loss: Loss, case: Case, *, free: bool = False) -> _Posed:
             view = np.where(counted, view, np.zeros_like(view))
         fixed[name] = view.astype(np.int64)
     if not counted.all():
-        for name, view in exact.items():
-            # An ignored element's numbers must not matter: put harmless ones in their place.
-            mask = counted.reshape(counted.shape + (1,) * placed[name].core)
-            exact[name] = np.where(mask, view, np.zeros_like(view))
+        exact = _without_ignored(exact, placed, counted)
     moves = _moves(exact, placed)
     size = 2 + sum(map(len, moves.values())) + ROUNDING_MEMBERS + SIDES
     # Free members move by as much as rounding may, so that they meet the branches that it may.
@@ -170,61 +210,75 @@ def _pose(loss: Loss, case: Case, *, free: bool = False) -> _Posed:
         fixed,
         placed,
         counted,
-        {
-            name: _members(view, name, placed[name].core, moves, size, dtype, step)
-            for name, view in exact.items()
-        },
-        tuple(name for name in exact if roles[name].differentiable),
-        Ensemble(size, dtype.unit, dtype.smallest, SLACK, free, step),
+        moves,
+        tuple(name for name in exact if gradients and roles[name].differentiable),
+        Ensemble(size, dtype.unit, dtype.smallest, SLACK, free, step, room),
     )
 
 
-def solve(loss: Loss, case: Case) -> Expected:
-    """Evaluate and differentiate a loss's definition for one case, in extended precision."""
-    posed = _pose(loss, case)
-    form, loop, dtype = loss.form(case.form), posed.loop, posed.precision
-    members = posed.ensemble.size
+def _without_ignored(
+    exact: Mapping[str, np.ndarray], placed: Mapping[str, Placed], counted: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Harmless numbers in place of those of ignored elements, which must not matter."""
+    masks = {n: counted.reshape(counted.shape + (1,) * placed[n].core) for n in exact}
+    return {n: np.where(masks[n], view, np.zeros_like(view)) for n, view in exact.items()}
 
-    def each(part: Definition | None) -> np.ndarray:
-        if part is None:
-            return np.ones(loop, Extended)
-        name = "divisor" if part is form.divisor else "share"
-        with blaming(loss.name, name, case.tensors):
-            given = np.asarray(posed.evaluate(part, posed.differentiable), Extended)
-            return np.broadcast_to(given, (members, *loop))[0]
+
+def counts(loss: Loss, case: Case, room: float = float("inf")) -> tuple[np.ndarray, np.ndarray]:
+    """What each element counts for in the divisor of the mean, and whether it counts at all."""
+    posed = _pose(loss, case, gradients=False, room=room)
+    with np.errstate(all="ignore"), ensemble(posed.ensemble):
+        each = posed.each(loss.form(case.form).divisor)
+    return np.where(posed.counted, each, 0), posed.counted
+
+
+def solve(
+    loss: Loss,
+    case: Case,
+    *,
+    whole: Whole | None = None,
+    gradients: bool = True,
+    room: float = float("inf"),
+) -> Expected:
+    """Evaluate and differentiate a loss's definition for one case, in extended precision.
+
+    whole : the call that the case is a part of. gradients : whether derivatives are wanted. room :
+    how many numbers may be made on the way, at least; OutOfRoom says that there are more.
+    """
+    posed = _pose(loss, case, gradients=gradients, room=room)
+    form, loop, dtype = loss.form(case.form), posed.loop, posed.precision
 
     with np.errstate(all="ignore"), ensemble(posed.ensemble):
-        with blaming(loss.name, "define", case.tensors):
-            back, losses = make_vjp(lambda t: posed.evaluate(posed.define, t))(posed.differentiable)
-            losses = np.broadcast_to(np.asarray(losses, Extended), (members, *loop))
-            derivatives = dict(zip(posed.wanted, back(np.ones_like(losses)), strict=True))
+        losses, derivatives = _evaluated(posed)
         stated = posed.ensemble.stated_nan(loop)
-        counts, shares = each(form.divisor), each(form.share)
+        counts = np.where(posed.counted, posed.each(form.divisor), 0)
+        shares = posed.each(form.share)
+    if whole is None:
+        whole = Whole(case, counts, posed.counted, dtype, case.parts(loss))
 
     with np.errstate(all="ignore"):
-        textbook, slips = _textbook(
-            posed, losses[:2], derivatives, _trial_cotangents(posed, counts, shares)
-        )
+        cotangents = _trial_cotangents(posed, whole, shares) if posed.wanted else []
+        textbook, slips = _textbook(posed, losses[:2], derivatives, cotangents)
         budget = _spread(losses, posed.ensemble, dtype)
         budget = budget + dtype.unit * np.abs(losses[0]) + textbook + dtype.negligible
         slopes = {
-            name: _slope(posed, name, losses[0], derivative, slips[name])
+            name: _slope(posed, whole, name, losses[0], derivative, slips[name])
             for name, derivative in derivatives.items()
         }
     return Expected(
         case,
         np.where(posed.counted, losses[0], 0),
         np.where(posed.counted, budget, 0),
-        np.where(posed.counted, counts, 0),
+        counts,
         shares,
         posed.counted,
         slopes,
         posed.placed,
         dtype,
         simplex(loss, case),
+        whole,
         posed.ensemble.compared,
         stated,
-        case.parts(loss),
     )
 
 
@@ -265,26 +319,40 @@ def _outside(loss: Loss, case: Case) -> dict[str, np.ndarray]:
             found[name] = ~role.allows(array, sizes[role.classes], case.parameters)
             continue
         x = array.astype(np.float64)
-        found[name] = ~(np.isfinite(x) & (x >= role.low) & (x <= role.high))
-        if role.style in ("positive", "sign"):
-            found[name] |= x == 0
+        found[name] = ~(np.isfinite(x) & role.contains(x))
     return found
 
 
-def _trial_cotangents(posed: _Posed, counts: np.ndarray, shares: np.ndarray) -> list[np.ndarray]:
+def _evaluated(posed: _Posed) -> tuple[np.ndarray, dict[str, Any]]:
+    """The unreduced loss in every member of the ensemble, and its derivatives by each tensor."""
+    with blaming(posed.loss.name, "define", posed.case.tensors):
+        back, losses = _traced(lambda t: posed.evaluate(posed.define, t), posed.differentiable)
+        shape = (posed.ensemble.size, *posed.loop)
+        losses = np.broadcast_to(np.asarray(losses, Extended), shape)
+        return losses, dict(zip(posed.wanted, back(np.ones_like(losses)), strict=True))
+
+
+def _trial_cotangents(posed: _Posed, whole: Whole, shares: np.ndarray) -> list[np.ndarray]:
     """What the plain formula is differentiated with, to see what is lost on the way back."""
     # So many times over, lest it matter in which order a derivative's factors are multiplied.
     cotangents = [np.full(posed.loop, SLACK)]
-    if posed.precision.name == "float16" and posed.case.reduction == "mean" and counts.any():
+    halves = posed.precision.name == "float16" and posed.case.reduction == "mean"
+    divisor = whole.divisor("mean")[0]
+    if halves and divisor != 0:
         # Divided first, what is on its way back may fall below the smallest numbers; how it is
         # rounded there is luck, so try several.
-        share = posed.case.upstream("mean") / counts.sum() * shares
+        share = posed.case.upstream("mean") / divisor * shares
         cotangents += [share * luck for luck in LUCK_FACTORS]
     return cotangents
 
 
 def _slope(
-    posed: _Posed, name: str, loss: np.ndarray, derivative: np.ndarray, slip: np.ndarray
+    posed: _Posed,
+    whole: Whole,
+    name: str,
+    loss: np.ndarray,
+    derivative: np.ndarray,
+    slip: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The derivative by a tensor, itself and on each side of its kinks, and its error."""
     dtype = posed.precision
@@ -294,11 +362,7 @@ def _slope(
     # kinks meet any is right that no one could list.
     asked = (np.abs(loss) < dtype.largest) & ~posed.ensemble.crowded(posed.loop)
     asked = asked.reshape(posed.loop + (1,) * posed.placed[name].core)
-    # Logarithms of subnormal numbers are off by a few per cent where they come in vectors, and a
-    # mean divides what is on its way back.
-    parts = loss.size if "mean" in posed.case.reduction and dtype.name != "float16" else 1
-    size = np.abs(as_extended(posed.exact[name]))
-    asked = asked & ((size == 0) | (size >= dtype.negligible * parts))
+    asked = asked & ~whole.too_small(posed.exact[name])
     error = np.where(np.isfinite(sides[0]) & asked, error + slip, np.inf)
     mask = posed.mask(name)
     return np.where(mask, sides, 0), np.where(mask, error, 0)
@@ -422,6 +486,16 @@ def _spread(results: np.ndarray, members: Ensemble, dtype: Precision) -> np.ndar
     return np.asarray((moved + within) * (dtype.unit / members.step))
 
 
+def _traced(
+    function: Callable[[Any], Any], tensors: tuple[np.ndarray, ...]
+) -> tuple[Callable[[Any], Sequence[Any]], Any]:
+    """What leads from a cotangent of a function's value to its derivatives, and the value."""
+    if not tensors:
+        return lambda cotangent: (), function(tensors)
+    back, value = make_vjp(function)(tensors)
+    return back, value
+
+
 def _textbook(
     posed: _Posed,
     want: np.ndarray,
@@ -446,7 +520,7 @@ def _textbook(
 
     blamed = f"define in {dtype.name}"
     with blaming(posed.loss.name, blamed, posed.case.tensors):
-        back, result = make_vjp(evaluate)(tuple(known[name] for name in wanted))
+        back, result = _traced(evaluate, tuple(known[name] for name in wanted))
         got = as_extended(np.broadcast_to(np.asarray(result), want.shape))
     error = np.abs(got - want)
     hopeless = ~np.isfinite(got) & np.isfinite(want)

@@ -51,6 +51,10 @@ class Role:
         """Whether a call may leave it out."""
         return self.default is not None
 
+    def contains(self, numbers: np.ndarray) -> np.ndarray:
+        """Which numbers lie in the domain; nan lies in none."""
+        return np.asarray((numbers >= self.low) & (numbers <= self.high))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Real(Role):
@@ -106,6 +110,10 @@ class Positive(Role):
     low: float = 0.0
     style = "positive"
 
+    def contains(self, numbers: np.ndarray) -> np.ndarray:
+        """Which numbers lie in the domain."""
+        return np.asarray((numbers > self.low) & (numbers <= self.high))
+
 
 @dataclass(frozen=True, kw_only=True)
 class NonNegative(Role):
@@ -132,6 +140,10 @@ class Sign(Role):
     differentiable: bool = False
     style = "sign"
 
+    def contains(self, numbers: np.ndarray) -> np.ndarray:
+        """Which numbers are -1 or 1."""
+        return np.asarray((numbers == -1) | (numbers == 1))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Binary(Role):
@@ -141,6 +153,10 @@ class Binary(Role):
     high: float = 1.0
     differentiable: bool = False
     style = "binary"
+
+    def contains(self, numbers: np.ndarray) -> np.ndarray:
+        """Which numbers are 0 or 1."""
+        return np.asarray((numbers == 0) | (numbers == 1))
 
 
 @dataclass(frozen=True, kw_only=True)

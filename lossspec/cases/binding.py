@@ -1,0 +1,58 @@
+"""Find the form and the shape contract of a call that is given as arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lossspec.cases.axes import axes_of
+from lossspec.spec.loss import Form, Loss
+from lossspec.spec.shapes import Shape, written_out
+
+
+def fit(
+    loss: Loss,
+    arrays: Mapping[str, np.ndarray],
+    parameters: Mapping[str, Any],
+    forms: Sequence[Form] | None = None,
+) -> tuple[Form, Shape] | None:
+    """Return the first form and contract that arrays and parameters fit; None if there is none.
+
+    forms : those that are looked at; all of them when left out.
+    """
+    for form in loss.forms if forms is None else forms:
+        if any(parameters.get(name) != value for name, value in form.fixed.items()):
+            continue
+        for contract in form.contracts:
+            for spread in contract.spreads:
+                shape = written_out(contract.text, spread)
+                if _fits(loss, form, shape, arrays, parameters):
+                    return form, shape
+    return None
+
+
+def _fits(
+    loss: Loss,
+    form: Form,
+    shape: Shape,
+    arrays: Mapping[str, np.ndarray],
+    parameters: Mapping[str, Any],
+) -> bool:
+    sizes: dict[str, int] = {"1": 1}
+    for name, role in form.tensors.items():
+        if name not in arrays or role.integer != (arrays[name].dtype.kind in "iu"):
+            return False
+    if arrays.keys() - loss.roles(form).keys():
+        return False
+    for name, array in arrays.items():
+        axes = axes_of(loss, form, shape, name, array.ndim)
+        declared = loss.options[name].shape if name in loss.options else None
+        if len(axes) != array.ndim:
+            return False
+        for axis, size in zip(axes, array.shape, strict=True):
+            spread = declared is not None and declared.startswith("broadcasts") and size == 1
+            if not spread and sizes.setdefault(axis, size) != size:
+                return False
+    return loss.allows(form, sizes, parameters)

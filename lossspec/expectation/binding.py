@@ -1,0 +1,361 @@
+"""Make a case of the arguments of a call, as torch's function takes them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from lossspec.cases.binding import fit
+from lossspec.cases.case import Case
+from lossspec.cases.ignored import ignored_rows
+from lossspec.dtypes import REAL_DTYPES, dtype_name, precision
+from lossspec.errors import ArgumentError, ArgumentTypeError, UnknownName
+from lossspec.execution.call import Expression
+from lossspec.execution.layouts import without_numbers
+from lossspec.execution.tensors import dtype_of, to_numpy
+from lossspec.safe_text import one_line
+from lossspec.spec.loss import Form, Loss
+from lossspec.spec.parameters import Parameter
+from lossspec.spec.roles import ClassIndex, Length, Role
+from lossspec.spec.shapes import Shape
+
+#: Numbers of a tensor that are looked at in one go.
+_BLOCK = 2**20
+
+
+def bound(
+    loss: Loss, tensors: Sequence[Any], keywords: Mapping[str, Any], reduction: str, upstream: Any
+) -> Case:
+    """Return the case that a call is.
+
+    ArgumentError, ArgumentTypeError or UnknownName says what the contract rules out.
+    """
+    if reduction not in loss.reductions:
+        raise UnknownName("reduction", str(reduction), loss.reductions)
+    given = _named(loss, tensors, keywords)
+    parameters = {
+        name: _parameter(name, parameter, keywords[name]) if name in keywords else parameter.default
+        for name, parameter in loss.parameters.items()
+    }
+    arrays = {name: _array(name, _roles(loss, name), tensor) for name, tensor in given.items()}
+    plain = {n for n, x in given.items() if not isinstance(x, torch.Tensor | np.ndarray)}
+    dtype = _dtype(loss, {n: array for n, array in arrays.items() if n not in plain})
+    forms = [f for f in loss.forms if all(n not in plain or r.scalar for n, r in f.tensors.items())]
+    fitting = fit(loss, arrays, parameters, forms)
+    if fitting is None:
+        raise ArgumentError(_no_contract(loss, arrays, parameters))
+    form, shape = fitting
+    roles = loss.roles(form)
+    known = loss.parameters_of(form)
+    if foreign := sorted(parameters.keys() & keywords.keys() - known.keys()):
+        raise ArgumentError(
+            f"{foreign[0]} is no parameter of {loss.name} with {form.name or 'these tensors'}; "
+            f"its parameters are {', '.join(known) or 'none'}"
+        )
+    case = Case(
+        loss=loss.name,
+        form=form.name,
+        contract=shape.text,
+        spread=shape.spread,
+        dtype=dtype,
+        tensors=arrays,
+        parameters={name: parameters[name] for name in known},
+        reduction=reduction,
+        cotangent=np.zeros((), precision(dtype).numpy),
+        requires_grad=tuple(n for n in arrays if roles[n].differentiable and not roles[n].scalar),
+    )
+    _check_domains(loss, form, case)
+    return _with_cotangent(loss, _settled(loss, form, case), upstream)
+
+
+def widened(loss: Loss, case: Case, dtype: Any) -> Case:
+    """The same numbers in a wider dtype, which a computation takes place in."""
+    name = str(dtype).removeprefix("torch.")
+    own = precision(case.dtype)
+    wider = [
+        other
+        for other in loss.dtypes
+        if precision(other).unit < own.unit and precision(other).largest >= own.largest
+    ]
+    if name not in wider:
+        raise UnknownName(f"dtype that is wider than {case.dtype}", name, wider)
+    numpy = precision(name).numpy
+    tensors = {
+        n: array
+        if array.dtype.kind in "iub" or loss.roles(loss.form(case.form))[n].scalar
+        else array.astype(numpy)
+        for n, array in case.tensors.items()
+    }
+    return case.with_(dtype=name, tensors=tensors)
+
+
+def _named(loss: Loss, tensors: Sequence[Any], keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """The tensors of a call by name, the optional ones too."""
+    every = dict.fromkeys(name for form in loss.forms for name in form.tensors)
+    known = [*every, *loss.options, *loss.parameters, "reduction", "upstream", "computed_in"]
+    for name in keywords:
+        if name not in known:
+            raise UnknownName(f"argument of {loss.name}", name, known)
+    options = {n: keywords[n] for n in loss.options if keywords.get(n) is not None}
+    by_name = {name: keywords[name] for name in every if name in keywords}
+    for form in loss.forms:
+        names = list(form.tensors)
+        if {*names[len(tensors) :]} == by_name.keys() and len(tensors) <= len(names):
+            return dict(zip(names, tensors, strict=False)) | by_name | options
+    wanted = " or ".join(dict.fromkeys(f"({', '.join(form.tensors)})" for form in loss.forms))
+    named = f" and {', '.join(by_name)} by name" if by_name else ""
+    also = f"; by keyword also {', '.join(loss.options)}" if loss.options else ""
+    raise ArgumentTypeError(
+        f"{loss.name} takes the tensors {wanted}{also}; got {len(tensors)} by position{named}"
+    )
+
+
+def _roles(loss: Loss, name: str) -> list[Role]:
+    """What a tensor is in the forms that have it."""
+    every = (loss.roles(form).get(name) for form in loss.forms)
+    return [role for role in every if role is not None]
+
+
+def _array(name: str, roles: Sequence[Role], given: Any) -> np.ndarray:
+    """The numbers of a tensor on the host, in their own dtype."""
+    if isinstance(given, np.ndarray):
+        given = _tensor_of(name, given)
+    if any(role.scalar for role in roles) and not isinstance(given, torch.Tensor):
+        plain = np.asarray(given)
+        if plain.dtype.kind not in "iuf" or plain.ndim > 1:
+            raise ArgumentTypeError(f"{name} is a number or a tuple of them, got {_brief(given)}")
+        return plain
+    if not isinstance(given, torch.Tensor):
+        raise ArgumentTypeError(
+            f"{name} is a torch tensor, got {type(given).__name__}; torch.as_tensor makes one"
+        )
+    kind = without_numbers(given) or ("quantized" if given.is_quantized else None)
+    if kind is not None:
+        raise ArgumentTypeError(f"{name} is a {kind} tensor; pass one with plain numbers")
+    taken = list(dict.fromkeys(dtype for role in roles for dtype in _dtypes_of(role)))
+    if dtype_of(given) not in taken:
+        raise ArgumentTypeError(f"{name} is {dtype_of(given)}; it takes {', '.join(taken)}")
+    return to_numpy(given)
+
+
+def _dtypes_of(role: Role) -> tuple[str, ...]:
+    if isinstance(role, ClassIndex):
+        return (*role.dtypes, *role.tolerated)
+    return role.dtypes if isinstance(role, Length) else REAL_DTYPES
+
+
+def _tensor_of(name: str, array: np.ndarray) -> torch.Tensor:
+    if dtype_name(array) == "bfloat16":
+        return torch.from_numpy(np.array(array).view(np.int16)).view(torch.bfloat16)
+    try:
+        return torch.from_numpy(np.ascontiguousarray(array).reshape(array.shape))
+    except TypeError:
+        raise ArgumentTypeError(
+            f"{name} is an array of {array.dtype}, which torch has no dtype for"
+        ) from None
+
+
+def _dtype(loss: Loss, arrays: Mapping[str, np.ndarray]) -> str:
+    """The one floating dtype of a call."""
+    kinds = {name: dtype_name(array) for name, array in arrays.items()}
+    real = {name: dtype for name, dtype in kinds.items() if dtype in REAL_DTYPES}
+    if not real:
+        raise ArgumentTypeError(f"no tensor of {loss.name} has a floating dtype")
+    first, dtype = next(iter(real.items()))
+    for name, other in real.items():
+        if other != dtype:
+            raise ArgumentTypeError(
+                f"{first} is {dtype} and {name} is {other}; they need one dtype, since the spec "
+                "says nothing of mixed ones"
+            )
+    if dtype not in loss.dtypes:
+        raise ArgumentTypeError(f"{first} is {dtype}; {loss.name} has {', '.join(loss.dtypes)}")
+    return dtype
+
+
+def _no_contract(loss: Loss, arrays: Mapping[str, np.ndarray], parameters: Any) -> str:
+    given = ", ".join(f"{n} {dtype_name(x)} {list(x.shape)}" for n, x in arrays.items())
+    lines = []
+    for form in loss.forms:
+        if all(parameters.get(name) == value for name, value in form.fixed.items()):
+            kinds = [f"{name} of integers" for name, r in form.tensors.items() if r.integer]
+            told = f" with {' and '.join(kinds)}" if kinds else ""
+            lines += [f"{text}{told}" for text in form.shapes]
+    names = ", ".join(next(iter(loss.forms)).tensors)
+    return (
+        f"no contract of {loss.name} fits {given}; the contracts are, for ({names}): "
+        f"{'; '.join(dict.fromkeys(lines))}"
+    )
+
+
+def _parameter(name: str, parameter: Parameter, given: Any) -> Any:
+    """A parameter in the type that definitions get, or an error that says what it takes."""
+    if parameter.code:
+        return _expression(name, parameter, given)
+    default = parameter.default
+    wanted: type | tuple[type, ...] = type(default)
+    if isinstance(default, float):
+        wanted = (int, float)
+    fits = isinstance(given, wanted) and isinstance(given, bool) == isinstance(default, bool)
+    if not fits or (isinstance(given, float) and math.isnan(given)):
+        kind = {bool: "True or False", int: "a whole number", float: "a number"}
+        takes = kind.get(type(default), f"one of {', '.join(map(repr, parameter.values))}")
+        raise ArgumentTypeError(f"{name} takes {takes}, got {_brief(given)}")
+    if isinstance(default, str) and given not in parameter.values:
+        raise UnknownName(name, given, parameter.values)
+    _check_range(name, parameter, given)
+    return float(given) if isinstance(default, float) else given
+
+
+def _check_range(name: str, parameter: Parameter, given: Any) -> None:
+    """Raise ArgumentError for a refused value, and for one that lies beyond a refused one."""
+    if given in parameter.refused:
+        raise ArgumentError(f"{name}={given!r} is out of range: it must raise")
+    valid = [x for x in parameter.values if isinstance(x, int | float)]
+    if not valid or isinstance(given, bool):
+        return
+    for refused in parameter.refused:
+        below, above = refused < min(valid), refused > max(valid)
+        if (below and given <= refused) or (above and given >= refused):
+            raise ArgumentError(f"{name}={given!r} is out of range: {refused!r} must raise already")
+
+
+def _expression(name: str, parameter: Parameter, given: Any) -> Any:
+    """The code of a parameter, whose meaning the spec knows for some texts only."""
+    for text in parameter.values:
+        if given is None or text is None:
+            if given is text:
+                return text
+        elif given == text or _same(Expression(text).meaning, given):
+            return text
+    known = ", ".join(str(text) for text in parameter.values)
+    raise ArgumentError(f"{name} takes what the spec knows, as its text: {known}")
+
+
+def _same(one: Any, other: Any) -> bool:
+    return type(one) is type(other) and bool(one == other)
+
+
+def _check_domains(loss: Loss, form: Form, case: Case) -> None:
+    """Raise ArgumentError for a number that its role does not allow, unless it is ignored."""
+    sizes = case.axis_sizes(loss)
+    for name, role in loss.roles(form).items():
+        if name not in case.tensors:
+            continue
+        array = case.tensors[name]
+        counted = _counted(form, case.shape, case, name)
+        for start in range(0, array.size, _BLOCK):
+            numbers = array.reshape(-1)[start : start + _BLOCK]
+            allowed = _allowed(role, numbers, sizes, case.parameters)
+            if not allowed.all():
+                break
+        else:
+            continue
+        wrong = ~_allowed(role, array, sizes, case.parameters) & counted
+        if name == next(iter(form.tensors)):
+            for ignored in ignored_rows(form, case.shape, case.tensors, case.parameters):
+                wrong &= ~ignored
+        if wrong.any():
+            at = tuple(int(i) for i in np.argwhere(wrong)[0])
+            place = f" at {list(at)}" if at else ""
+            many = int(wrong.sum())
+            also = f", and {many - 1:,} more such numbers" if many > 1 else ""
+            raise ArgumentError(
+                f"{name} holds {array[at]}{place}{also}; it takes "
+                f"{_domain(role, sizes, case.parameters)}"
+            )
+
+
+def _counted(form: Form, shape: Shape, case: Case, name: str) -> Any:
+    """Where a padded list has entries that count, given tensors with its lengths."""
+    if name not in form.tensors:
+        return True
+    axes = dict(zip(form.tensors, shape.inputs, strict=True))
+    counted: Any = True
+    for other, role in form.tensors.items():
+        if isinstance(role, Length) and role.of in axes[name] and axes[other]:
+            here = list(axes[name])
+            if not set(axes[other]) <= set(here):
+                continue
+            lengths = case.tensors[other]
+            view = [
+                case.tensors[name].shape[i] if a in axes[other] else 1 for i, a in enumerate(here)
+            ]
+            place = np.arange(case.tensors[name].shape[here.index(role.of)])
+            along = [-1 if a == role.of else 1 for a in here]
+            counted = counted & (place.reshape(along) < lengths.reshape(view))
+    return counted
+
+
+def _allowed(
+    role: Role, numbers: np.ndarray, sizes: Mapping[str, int], parameters: Mapping[str, Any]
+) -> np.ndarray:
+    if isinstance(role, ClassIndex):
+        return role.allows(numbers, sizes[role.classes], parameters)
+    if isinstance(role, Length):
+        return np.asarray((numbers >= 0) & (numbers <= sizes[role.of]))
+    with np.errstate(all="ignore"):
+        # What nan leads to is nan, of which nothing is asked.
+        return np.asarray(role.contains(numbers) | np.isnan(numbers))
+
+
+def _domain(role: Role, sizes: Mapping[str, int], parameters: Mapping[str, Any]) -> str:
+    if isinstance(role, ClassIndex):
+        also = f", or {role.ignored_by}={parameters[role.ignored_by]}" if role.ignored_by else ""
+        ends = f", or {role.ends} behind the last one" if role.ends is not None else ""
+        return f"a class from 0 to {sizes[role.classes] - 1}{also}{ends}"
+    if isinstance(role, Length):
+        return f"a length from 0 to {sizes[role.of]}"
+    doc = " ".join((type(role).__doc__ or "").split()).rstrip(".")
+    return f"{doc[:1].lower()}{doc[1:]}"
+
+
+def _settled(loss: Loss, form: Form, case: Case) -> Case:
+    """The case with harmless numbers in place of what its lengths leave out."""
+    if not any(isinstance(role, Length) for role in form.tensors.values()):
+        return case
+    settled = case.settled(loss)
+    fits = settled.parameters == case.parameters
+    for name, array in case.tensors.items():
+        other = settled.tensors[name]
+        counted = _counted(form, case.shape, case, name)
+        fits &= other.shape == array.shape and bool(((other == array) | ~np.asarray(counted)).all())
+    if not fits:
+        raise ArgumentError(
+            f"the tensors and parameters of {loss.name} do not fit each other; "
+            f"see `lossspec show {loss.name}`"
+        )
+    return settled
+
+
+def _with_cotangent(loss: Loss, case: Case, upstream: Any) -> Case:
+    """The case with the gradient of the result that a backward starts from; ones by default."""
+    sizes = case.axis_sizes(loss)
+    loop = tuple(sizes[axis] for axis in case.shape.result)
+    given = np.asarray(1, precision(case.dtype).numpy)
+    if isinstance(upstream, torch.Tensor | np.ndarray):
+        given = _array("upstream", [Role()], upstream)
+    elif upstream is not None:
+        if isinstance(upstream, bool) or not isinstance(upstream, int | float):
+            raise ArgumentTypeError(
+                f"upstream is a tensor in the shape of the result, or a number, "
+                f"got {_brief(upstream)}"
+            )
+        given = np.asarray(upstream, np.float64)
+    wanted = loop if case.reduction == "none" else ()
+    if given.shape not in (wanted, ()):
+        raise ArgumentError(
+            f"upstream has the shape {list(given.shape)}; the result has {list(wanted)}"
+        )
+    if case.reduction == "none":
+        return case.with_(cotangent=np.broadcast_to(given, loop))
+    wide = np.broadcast_to(np.zeros((), given.dtype), loop)
+    return case.with_(cotangent=wide, scale=float(given))
+
+
+def _brief(given: Any) -> str:
+    return one_line(repr(given))[:80]
