@@ -28,6 +28,8 @@ class ClauseRecord:
     share : its part of the time that all clauses need, for cases and answers: each case's time is
     divided evenly among the clauses that judged it. excused : how many cases say nothing against
     the implementation, by reason. blocked : how many did not meet a precondition, by its name.
+    skipped : how many parts of judged cases were not judged, by reason. asked : by dtype, how many
+    numbers were asked for, and how many were not, by reason.
     """
 
     clause: Clause
@@ -40,6 +42,8 @@ class ClauseRecord:
     share: float = 0.0
     excused: Counter[Excuse] = field(default_factory=Counter)
     blocked: Counter[str] = field(default_factory=Counter)
+    skipped: Counter[Excuse] = field(default_factory=Counter)
+    asked: dict[str, Counter[str]] = field(default_factory=dict)
     found: tuple[Case, Deviation] | None = None
     known: tuple[KnownDeviation, Case, Deviation] | None = None
     shared: tuple[LossUnderTest, Case, Deviation] | None = None

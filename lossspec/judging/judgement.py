@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 
 from lossspec.clauses import Judgement
 from lossspec.clauses.trial import Deviation, NotJudged, Trial, Unsupported
@@ -30,17 +31,15 @@ def judge(
     """
     start = time.perf_counter()
     trial.worst, trial.figures = 0.0, {}
+    trial.asked, trial.skipped = Counter(), Counter()
     try:
         with time_limit(), preserved():
             informative = _judged(clause_record, trial)
     except Deviation as deviation:
         _place(clause_record, trial, deviation, excuses, pending, attached)
         informative = True
-    except NotJudged as reason:
-        clause_record.excused[reason.excuse] += 1
-        informative = None
     except Unsupported as lack:
-        clause_record.excused[Excuse.NOT_SUPPORTED] += 1
+        clause_record.excused[lack.excuse] += 1
         clause_record.lacks, informative = str(lack), None
         clause_record.failed += 1
     except (SpecError, *STOPS):
@@ -60,14 +59,21 @@ def judge(
 
 
 def _judged(clause_record: ClauseRecord, trial: Trial) -> Judgement:
-    """Judge a trial that meets every precondition of the clause; count it under one that it does
-    not meet."""
+    """Judge a trial; count it under the precondition that it does not meet, or under the reason
+    for which the clause does not judge it, and return None."""
     unmet = clause_record.clause.unmet(trial)
-    if unmet is None:
-        return clause_record.clause.judge(trial)
-    clause_record.blocked[unmet.name] += 1
-    clause_record.excused[unmet.excuse] += 1
-    return None
+    if unmet is not None:
+        clause_record.blocked[unmet.name] += 1
+        clause_record.excused[unmet.excuse] += 1
+        return None
+    try:
+        informative = clause_record.clause.judge(trial)
+    except NotJudged as reason:
+        clause_record.excused[reason.excuse] += 1
+        return None
+    if informative is None:  # of a clause from outside
+        clause_record.excused[Excuse.NOT_ABOUT] += 1
+    return informative
 
 
 def replay(clause_record: ClauseRecord, known: KnownDeviation, trial: Trial) -> None:
@@ -90,6 +96,8 @@ def _count(clause_record: ClauseRecord, trial: Trial, informative: bool) -> None
     clause_record.informative += informative
     clause_record.dtypes.add(trial.case.dtype)
     clause_record.figures |= trial.figures
+    clause_record.asked.setdefault(trial.case.dtype, Counter()).update(trial.asked)
+    clause_record.skipped.update(trial.skipped)
     if clause_record.worst < trial.worst <= 1:
         clause_record.worst, clause_record.worst_case = trial.worst, trial.case
 
@@ -106,6 +114,7 @@ def _place(
     clause, case = clause_record.clause, trial.case
     if (known := excuses.listed(clause, case)) is not None:
         clause_record.known = clause_record.known or (known, case, deviation)
+        clause_record.excused[Excuse.EXPECTED_FAILURE] += 1
         return
     absent, torchs = False, None
     try:
@@ -116,9 +125,11 @@ def _place(
     except Exception as error:  # of lossspec itself, which excuses nothing
         clause_record.mishaps.append(f"lossspec failed to look for an excuse: {brief(error)}")
     if absent:
+        clause_record.excused[Excuse.OTHER_MEANING] += 1
         return
     if torchs is not None:
         clause_record.shared = clause_record.shared or (torchs, case, deviation)
+        clause_record.excused[Excuse.SAME_AS_TORCH] += 1
         return
     if pending.hold(clause.name, trial, deviation, attached):
         return

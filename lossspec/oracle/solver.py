@@ -16,8 +16,9 @@ from lossspec.cases.axes import axes_of, simplex
 from lossspec.cases.case import Case
 from lossspec.dtypes import Extended, Precision, as_extended, precision
 from lossspec.errors import SpecError, blaming
+from lossspec.excuse import Excuse
 from lossspec.maths.ensemble import ROUNDING_MEMBERS, SIDES, Ensemble, ensemble, step_of
-from lossspec.oracle.bounds import Bounded
+from lossspec.oracle.bounds import REASONS, Bounded, why_open
 from lossspec.oracle.expected import Expected
 from lossspec.oracle.placement import Placed, placed_axes
 from lossspec.spec.loss import Definition, Loss
@@ -183,9 +184,13 @@ def solve(loss: Loss, case: Case) -> Expected:
             given = np.asarray(posed.evaluate(part, posed.differentiable), Extended)
             return np.broadcast_to(given, (members, *loop))[0]
 
+    overflows: list[str] = []
     with np.errstate(all="ignore"), ensemble(posed.ensemble):
         with blaming(loss.name, "define", case.tensors):
-            back, losses = make_vjp(lambda t: posed.evaluate(posed.define, t))(posed.differentiable)
+            with np.errstate(over="call", call=lambda kind, flag: overflows.append(kind)):
+                back, losses = make_vjp(lambda t: posed.evaluate(posed.define, t))(
+                    posed.differentiable
+                )
             losses = np.broadcast_to(np.asarray(losses, Extended), (members, *loop))
             derivatives = dict(zip(posed.wanted, back(np.ones_like(losses)), strict=True))
         stated = posed.ensemble.stated_nan(loop)
@@ -197,6 +202,15 @@ def solve(loss: Loss, case: Case) -> Expected:
         )
         budget = _spread(losses, posed.ensemble, dtype)
         budget = budget + dtype.unit * np.abs(losses[0]) + textbook + dtype.negligible
+        why = np.where(np.isfinite(losses[0]), why_open(Excuse.OVERFLOW, np.isinf(textbook)), 0)
+        infinite = np.isinf(losses[0])
+        if infinite.any():
+            # What is infinite by definition is so whatever rounding does, in the dtype as well.
+            # Nobody can tell where a number so large that extended precision overflows lies.
+            certain = (losses == losses[:1]).all(0) & (textbook == 0) & (not overflows)
+            budget = np.where(infinite & certain, 0, budget)
+            reason = Excuse.OVERFLOW if overflows else Excuse.TOO_UNCERTAIN
+            why = np.where(infinite & ~certain, why_open(reason, infinite), why)
         slopes = {
             name: _slope(posed, name, losses[0], derivative, slips[name])
             for name, derivative in derivatives.items()
@@ -208,13 +222,15 @@ def solve(loss: Loss, case: Case) -> Expected:
         np.where(posed.counted, counts, 0),
         shares,
         posed.counted,
-        slopes,
+        {name: (sides, error) for name, (sides, error, _) in slopes.items()},
         posed.placed,
         dtype,
         simplex(loss, case),
         posed.ensemble.compared,
         stated,
         case.parts(loss),
+        np.where(posed.counted, why, 0).astype(np.int8),
+        {name: why_slope for name, (_, _, why_slope) in slopes.items()},
     )
 
 
@@ -273,25 +289,43 @@ def _trial_cotangents(posed: _Posed, counts: np.ndarray, shares: np.ndarray) -> 
     return cotangents
 
 
+#: In the order of the conditions in `_slope`; a loss or slope that is no number has its own open.
+_WHY_NO_SLOPE = [
+    np.int8(REASONS.index(excuse))
+    for excuse in (Excuse.UNDEFINED, Excuse.OVERFLOW, Excuse.KINK, Excuse.SUBNORMAL)
+]
+
+
 def _slope(
     posed: _Posed, name: str, loss: np.ndarray, derivative: np.ndarray, slip: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """The derivative by a tensor, itself and on each side of its kinks, and its error."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The derivative by a tensor, itself and on each side of its kinks, its error, and why that is
+    infinite."""
     dtype = posed.precision
     error = _spread(derivative, posed.ensemble, dtype) + dtype.negligible
     sides = derivative[[0, *range(-SIDES, 0)]]
     # Where the dtype cannot hold the loss or its derivative no gradient is asked for; where many
     # kinks meet any is right that no one could list.
-    asked = (np.abs(loss) < dtype.largest) & ~posed.ensemble.crowded(posed.loop)
-    asked = asked.reshape(posed.loop + (1,) * posed.placed[name].core)
+    beyond, crowded = ~(np.abs(loss) < dtype.largest), posed.ensemble.crowded(posed.loop)
+    core = posed.loop + (1,) * posed.placed[name].core
+    beyond, crowded = beyond.reshape(core), crowded.reshape(core)
     # Logarithms of subnormal numbers are off by a few per cent where they come in vectors, and a
     # mean divides what is on its way back.
     parts = loss.size if "mean" in posed.case.reduction and dtype.name != "float16" else 1
     size = np.abs(as_extended(posed.exact[name]))
-    asked = asked & ((size == 0) | (size >= dtype.negligible * parts))
-    error = np.where(np.isfinite(sides[0]) & asked, error + slip, np.inf)
+    tiny = (size > 0) & (size < dtype.negligible * parts)
+    known = np.isfinite(sides[0])
+    error = np.where(known & ~(beyond | crowded | tiny), error + slip, np.inf)
     mask = posed.mask(name)
-    return np.where(mask, sides, 0), np.where(mask, error, 0)
+    if np.isfinite(error).all():
+        why = np.zeros(error.shape, np.int8)
+    else:
+        why = np.select(
+            [~np.isfinite(loss).reshape(core) | ~known, beyond | np.isinf(slip), crowded, tiny],
+            _WHY_NO_SLOPE,
+            np.int8(0),
+        )
+    return np.where(mask, sides, 0), np.where(mask, error, 0), np.where(mask, why, 0)
 
 
 def solve_second(
