@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from torch.nn import functional as F
 
 from lossspec.cases.case import Case
@@ -16,6 +15,7 @@ from lossspec.excuse import Excuse
 from lossspec.execution.implementation import LossUnderTest
 from lossspec.judging.campaign import Campaign
 from lossspec.judging.profiles import PROFILES
+from lossspec.judging.stream import stream
 from lossspec.oracle.solver import SolvedCase
 from lossspec.spec.catalogue import find
 
@@ -27,10 +27,6 @@ AWAITED = {"device", "dtype", "gradient", "mode", "module"}
 
 def mse(input, target, **parameters):
     return F.mse_loss(input, target, **parameters)
-
-
-def mean_only(input, target, reduction="mean"):
-    return F.mse_loss(input, target)
 
 
 def without_reduction(input, target):
@@ -115,69 +111,54 @@ def test_a_shared_precondition_tells_a_case_that_meets_it_from_one_that_does_not
     assert [SHARED[name].holds(met()), SHARED[name].holds(unmet())] == [True, False]
 
 
-def test_a_batch_with_settled_targets_of_one_sample_is_not_separable(monkeypatch):
-    met = of_mse()
-    assert SHARED["separable"].holds(met)
-    form = find("multilabel_margin_loss").forms[0]
-    settled = next(f for name in clauses_losses() for f in find(name).forms if f.settle is not None)
-    monkeypatch.setattr(Trial, "form", property(lambda self: settled))
-    assert not SHARED["separable"].holds(of_scalars()), form
+def drawn(loss, suits=lambda case: True):
+    """The first case of a loss's stream that suits."""
+    return next(s.case for s in stream(find(loss), PROFILES["quick"], 0) if suits(s.case))
 
 
-def clauses_losses():
-    from lossspec.spec.catalogue import catalogue
+def of_case(case):
+    spec = find(case.loss)
+    return Trial(LossUnderTest("mine", spec, "function", print), SolvedCase(spec, case))
 
-    return catalogue()
+
+def test_a_batch_is_not_separable_when_a_settled_tensor_has_no_batch_axis():
+    spec = find("ctc_loss")
+
+    def separable(case):
+        return all(spec.batch in axes for axes in case.shape.inputs)
+
+    got = [
+        SHARED["separable"].holds(of_case(drawn("ctc_loss", suits)))
+        for suits in (separable, lambda case: not separable(case))
+    ]
+    assert got == [True, False]
 
 
 def test_a_parameter_that_limits_derivatives_blocks_clauses_on_second_ones():
     spec = find("linear_cross_entropy")
     name, parameter = next((n, p) for n, p in spec.parameters.items() if p.limited)
-    values = [parameter.default, next(iter(parameter.limited))]
-    assert values[0] not in parameter.limited
-    found = []
-    for value in values:
-        given = trial_with(spec, name, value)
-        found.append(SHARED["differentiable-twice"].holds(given))
-    assert found == [True, False]
-
-
-def trial_with(spec, name, value):
-    """A trial in which only the parameters count."""
-    drawn = next(iter(stream_of(spec)))
-    known = spec.parameters_of(spec.form(drawn.case.form))
-    parameters = {n: p.default for n, p in known.items()} | {name: value}
-    case = drawn.case.with_(parameters=parameters)
-    return Trial(LossUnderTest("mine", spec, "function", print), SolvedCase(spec, case))
-
-
-def stream_of(spec):
-    from lossspec.judging.stream import stream
-
-    return stream(spec, PROFILES["quick"], 0)
+    case = drawn("linear_cross_entropy")
+    values = (parameter.default, next(iter(parameter.limited)))
+    defaults = {n: p.default for n, p in spec.parameters_of(spec.form(case.form)).items()}
+    cases = (case.with_(parameters=defaults | {name: value}) for value in values)
+    assert [SHARED["differentiable-twice"].holds(of_case(each)) for each in cases] == [True, False]
 
 
 def test_a_tolerated_dtype_of_indices_is_not_documented():
-    spec = find("nll_loss")
-    drawn = next(s for s in stream_of(spec) if s.case.tensors["target"].size)
-    found = []
-    for dtype in ("int64", "int32"):
-        target = drawn.case.tensors["target"].astype(dtype)
-        case = drawn.case.with_(tensors={**drawn.case.tensors, "target": target})
-        given = Trial(LossUnderTest("mine", spec, "function", print), SolvedCase(spec, case))
-        found.append(SHARED["documented-dtypes"].holds(given))
-    tolerated = next(r for f in spec.forms for r in f.tensors.values() if hasattr(r, "tolerated"))
-    assert "int32" in tolerated.tolerated
-    assert found == [True, False]
+    case = drawn("nll_loss", lambda case: case.tensors["target"].size)
+    target = case.tensors["target"]
+    cases = (
+        case.with_(tensors={**case.tensors, "target": np.abs(target).astype(dtype)})
+        for dtype in ("int64", "uint8")
+    )
+    assert [SHARED["documented-dtypes"].holds(of_case(each)) for each in cases] == [True, False]
 
 
 def test_a_reduction_is_taken_or_not():
     sums = takes_reduction("sum")
     assert (sums.name, sums.excuse) == ("takes-sum", Excuse.NOT_SUPPORTED)
-    assert [sums.holds(of_mse(f, reduction="mean")) for f in (mse, without_reduction)] == [
-        True,
-        False,
-    ]
+    got = [sums.holds(of_mse(f, reduction="mean")) for f in (mse, without_reduction)]
+    assert got == [True, False]
 
 
 def test_the_first_axis_is_the_batch_where_there_is_one():
@@ -187,7 +168,7 @@ def test_the_first_axis_is_the_batch_where_there_is_one():
 
 def test_every_precondition_has_a_sentence_and_a_name_of_its_own():
     every = {id(each): each for clause in clauses().values() for each in clause.requires}
-    assert len(every) > 20
+    assert len(every) > 40
     names: dict[str, set[str]] = {}
     for each in every.values():
         assert each.says.endswith("."), each.name
@@ -213,7 +194,6 @@ def always_blocked(trial):
 @clause()
 def not_about_anything(trial):
     """It says nothing of any case."""
-    return None
 
 
 @clause()
@@ -249,7 +229,7 @@ def test_a_clause_from_outside_counts_the_cases_that_it_does_not_judge(judge, bl
     record = made.clause_records[judge.clause.name]
     assert record.examples == 0
     assert set(record.excused) == {excuse}
-    assert record.excused[excuse] >= (8 if excuse is Excuse.NOT_IMPLEMENTED else 50)
+    assert record.excused[excuse] >= 8
     assert dict(record.blocked) == ({blocked: record.excused[excuse]} if blocked else {})
 
 
@@ -290,28 +270,22 @@ def test_reductions_of_nothing_that_give_no_number_are_no_evidence():
             raise RuntimeError("nothing")
         return F.mse_loss(input, target, reduction=reduction)
 
-    judge = clauses()["nothing-left"].judge
     under_test = LossUnderTest("mine", find("mse_loss"), "function", fails_when_empty)
     made = Campaign(under_test, [clauses()["nothing-left"]], PROFILES["quick"])
     made.run()
     record = made.clause_records["nothing-left"]
     assert (record.examples, record.informative) == (0, 0)
     assert record.excused[Excuse.CALL_FAILS] > 0
-    assert judge is not None
 
 
 def test_a_deviation_that_torch_shares_is_counted_as_such():
-    from lossspec.implementations.counterpart import torch_counterpart
-
     under_test = LossUnderTest("mine", find("mse_loss"), "function", wrong)
-    for reference, excuse in ((wrong, Excuse.SAME_AS_TORCH), (mse, None)):
+    for reference, shared in ((wrong, True), (mse, False)):
         torchs = LossUnderTest("torch", find("mse_loss"), "function", reference)
         made = Campaign(under_test, [clauses()["value"]], PROFILES["quick"], reference=torchs)
         made.run()
-        assert set(made.clause_records["value"].excused) - {Excuse.CALL_FAILS} == (
-            {excuse} if excuse else set()
-        )
-    assert torch_counterpart is not None
+        excused = made.clause_records["value"].excused
+        assert (excused[Excuse.SAME_AS_TORCH] > 0) == shared
 
 
 # === the closed list ======================================================================
@@ -358,7 +332,7 @@ def _silent(function: ast.FunctionDef) -> list[int]:
             and (node.value is None or ast.unparse(node.value) == "None")
         )
     )
-    return [node.lineno for node in nothing]
+    return sorted(node.lineno for node in nothing)
 
 
 @pytest.mark.parametrize("path", sorted(CLAUSES.glob("*.py")), ids=lambda path: path.stem)
@@ -379,4 +353,3 @@ def test_a_clause_that_passes_over_a_case_is_seen():
 def test_a_lack_says_how_it_counts():
     assert Unsupported("no such thing").excuse is Excuse.NOT_SUPPORTED
     assert failed("it", NotImplementedError("no")).excuse is Excuse.NOT_IMPLEMENTED
-    assert torch.is_grad_enabled()

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from lossspec.cases.case import Case
 from lossspec.clauses import clauses
-from lossspec.clauses.trial import Deviation, Trial
+from lossspec.clauses.trial import Trial
 from lossspec.dtypes import dtype_name
 from lossspec.execution.devices import dtype_problem
 from lossspec.execution.outcome import Phase, differentiable
+from lossspec.execution.support import leaves_torch
+from lossspec.judging.clause_record import ClauseRecord
 from lossspec.judging.deviation import deviation_of
 from lossspec.judging.excuses import Excuses
+from lossspec.judging.finding import Finding, Question
 from lossspec.safe_text import foreign_error
 
 #: What is special about a call: its dtype, reduction, form or an argument, as kind and value.
@@ -29,6 +33,8 @@ class Support:
     implemented. unimplemented : by such an error, the features of its calls. worked : the features
     of calls that worked. works : the phases of a call that have worked in float32, which is
     mandatory. fails : by phase, the first call in float32 that did not work, though it ought to.
+    loses_graph : whether a gradient that is missing should be there: what computes outside torch
+    has none to be wrong.
     """
 
     unsupported: set[str] = field(default_factory=set)
@@ -38,8 +44,9 @@ class Support:
     absent: dict[str, set[str]] = field(default_factory=dict)
     unimplemented: dict[str, set[Feature]] = field(default_factory=dict)
     worked: set[Feature] = field(default_factory=set)
+    loses_graph: bool = False
     works: set[Phase] = field(default_factory=set)
-    fails: dict[Phase, tuple[Case, Deviation]] = field(default_factory=dict)
+    fails: dict[Phase, Finding] = field(default_factory=dict)
 
     def never(self, phase: Phase) -> bool:
         """Return whether a phase of a call ought to work in float32 and never did."""
@@ -82,10 +89,56 @@ class Support:
             return
         accepts = clauses()["accepts"]
         deviation = deviation_of(accepts, trial)
-        if deviation is None or excuses.listed(accepts, trial.case):
-            return
-        if excuses.inherited(accepts, trial, deviation) is None:
-            self.fails[phase] = trial.case, deviation
+        if deviation is not None and excuses.of(accepts, trial, deviation)[0] is None:
+            self.fails[phase] = Finding(trial.solved, deviation)
+
+    def settle(
+        self, clause_records: Mapping[str, ClauseRecord], excuses: Excuses, timed_out: bool
+    ) -> None:
+        """Learn from all calls together what is not supported, and what is lost."""
+        self._settle_dtypes(clause_records)
+        for clause_record in clause_records.values():
+            detached = next(clause_record.asking(Question.GRAPH_EXPECTED), None)
+            # To tell whose gradient is lost takes another call.
+            if detached is not None and not timed_out:
+                self.loses_graph = self.attached or not leaves_torch(
+                    excuses.under_test, detached.case, excuses.device
+                )
+                return
+
+    def _settle_dtypes(self, clause_records: Mapping[str, ClauseRecord]) -> None:
+        """Tell what never worked, and so is not there, from what raised where it ought to work."""
+        for dtype, texts in self.absent.items():
+            if dtype not in self.ran and dtype != "float32":
+                self.refused[dtype] = min(texts)
+        accepts = clause_records.get("accepts")
+        for finding in [] if accepts is None else accepts.findings:
+            case = finding.case
+            if finding.question is Question.FORM_WORKS and not self.ran[case.form][0]:
+                self.unsupported.add(case.form)
+            elif finding.question is not None and not self.dtype_works(case.dtype):
+                self.refused.setdefault(case.dtype, finding.error)
+
+    def dtype_works(self, dtype: str) -> bool:
+        """Return whether calls in a dtype have worked; float32, torch's default, is mandatory."""
+        return dtype == "float32" or self.ran.get(dtype, (0,))[0] > 0
+
+    def counts(self, finding: Finding) -> bool:
+        """Return whether a finding counts, by what all calls together have shown."""
+        if finding.excuse is not None:
+            return False
+        dtype, form = finding.case.dtype, finding.case.form
+        match finding.question:
+            case None | Question.NOTHING_ELSE:
+                return True
+            case Question.DTYPE_WORKS:
+                return self.dtype_works(dtype)
+            case Question.FORM_WORKS:
+                return self.ran[form][0] > 0 and self.dtype_works(dtype)
+            case Question.GRAPH_EXPECTED:
+                return self.loses_graph
+            case Question.ANOTHER_KIND:
+                return False
 
 
 def empty(case: Case) -> bool:
