@@ -185,24 +185,24 @@ def _never(trial):
     return False
 
 
-@clause(requires=[_never])
+@clause(empty=True, requires=[_never])
 def always_blocked(trial):
     """It judges nothing."""
     raise AssertionError("a blocked case is not judged")
 
 
-@clause()
+@clause(empty=True)
 def not_about_anything(trial):
     """It says nothing of any case."""
 
 
-@clause()
+@clause(empty=True)
 def gives_up(trial):
     """It builds on a call that fails."""
     raise NotJudged(Excuse.CALL_FAILS)
 
 
-@clause()
+@clause(empty=True)
 def does_not_implement(trial):
     """It makes a call that is not implemented."""
     raise failed("a call", NotImplementedError("not here"))
