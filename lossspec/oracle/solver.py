@@ -222,7 +222,7 @@ def solve(loss: Loss, case: Case) -> Expected:
             reason = Excuse.OVERFLOW if overflows else Excuse.TOO_UNCERTAIN
             why = np.where(infinite & ~certain, why_open(reason, infinite), why)
         slopes = {
-            name: _slope(posed, name, losses[0], derivative, slips[name])
+            name: _slope(posed, name, losses[0], why, derivative, slips[name])
             for name, derivative in derivatives.items()
         }
     return Expected(
@@ -307,10 +307,18 @@ _WHY_NO_SLOPE = [
 
 
 def _slope(
-    posed: _Posed, name: str, loss: np.ndarray, derivative: np.ndarray, slip: np.ndarray
+    posed: _Posed,
+    name: str,
+    loss: np.ndarray,
+    why_loss: np.ndarray,
+    derivative: np.ndarray,
+    slip: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The derivative by a tensor, itself and on each side of its kinks, its error, and why that is
-    infinite."""
+    infinite.
+
+    why_loss : why nothing is asked of the loss itself.
+    """
     dtype = posed.precision
     error = _spread(derivative, posed.ensemble, dtype) + dtype.negligible
     sides = derivative[[0, *range(-SIDES, 0)]]
@@ -330,11 +338,10 @@ def _slope(
     if np.isfinite(error).all():
         why = np.zeros(error.shape, np.int8)
     else:
-        why = np.select(
-            [~np.isfinite(loss).reshape(core) | ~known, beyond | np.isinf(slip), crowded, tiny],
-            _WHY_NO_SLOPE,
-            np.int8(0),
-        )
+        lost = ~np.isfinite(loss).reshape(core)
+        conditions = [lost | ~known, beyond | np.isinf(slip), crowded, tiny]
+        why = np.select(conditions, _WHY_NO_SLOPE, np.int8(0))
+        why = np.where(lost, why_loss.reshape(core), why)
     return np.where(mask, sides, 0), np.where(mask, error, 0), np.where(mask, why, 0)
 
 
