@@ -138,9 +138,7 @@ class Bounded:
             if found[ASKED] == size:
                 return +found
             open_ = self.budget == np.inf
-            infinite = np.isinf(self.exact) & ~open_
-            found[ASKED] += int(infinite.sum())
-            left = ~(plain | open_ | infinite)
+            left = ~(plain | open_)
             kinks = left & (self.low != self.high)
             left &= ~kinks
             tiny = left & (near <= SLACK * precision(self.dtype).negligible)
