@@ -72,16 +72,7 @@ class Expected:
             exact, budget = exact / divisor, budget / abs(divisor)
             budget = budget + abs(exact) * (divisor_error / abs(divisor) + self.precision.unit)
             budget = np.where(infinite, 0, SLACK * (budget + self.precision.negligible))
-        return self._bounded(exact, budget, why=self._why_reduced(exact, budget, not usable))
-
-    def _why_reduced(self, exact: Any, budget: Any, divides_by_nearly_0: bool) -> np.ndarray | None:
-        """Why nothing is asked of a reduced value: because of some loss, or of the sum itself."""
-        if np.isfinite(budget):
-            return None
-        why = np.asarray(np.max(self.why, initial=0))
-        # A number by 0, or by nearly 0, is what no definition gives.
-        overflows = not why and not divides_by_nearly_0 and not np.isnan(exact)
-        return why_open(Excuse.OVERFLOW, np.asarray(overflows)) if overflows else why
+        return self._bounded(exact, budget, why=_why_reduced(self, exact, budget, not usable))
 
     def divided(self, reduction: str) -> tuple[Any, Any, Any, Any]:
         """The sum of the losses and its budget, then what a reduction divides by and its error."""
@@ -164,21 +155,8 @@ class Expected:
                 serial = roundings(spread, self.parts)
                 budget = budget + unit * serial * placed.leave(np.abs(terms[0]), shape)
         # How a loss changes when shares no longer sum to 1 is left open: it need not be defined.
-        why = self._why_gradient(name, shape, budget)
+        why = _why_gradient(self, name, shape, budget)
         return self._bounded(exact, SLACK * budget, low, high, self.simplex.get(name), why)
-
-    def _why_gradient(
-        self, name: str, shape: tuple[int, ...], budget: np.ndarray
-    ) -> np.ndarray | None:
-        """Why nothing is asked of a gradient: the last of the reasons of its terms."""
-        if np.isfinite(budget).all():
-            return None
-        terms, why = self.why_derivative[name], np.zeros(shape, np.int8)
-        for place in range(1, len(REASONS)):
-            found = terms == place
-            if found.any():
-                why[self.placed[name].leave(found.astype(int), shape) > 0] = place
-        return why
 
     def gradients(self) -> dict[str, Bounded]:
         """The gradients that the case asks for, where there are any; of ignored rows nothing."""
@@ -231,3 +209,28 @@ class Expected:
             free_axis,
             why,
         )
+
+
+def _why_reduced(
+    expected: Expected, exact: Any, budget: Any, divides_by_nearly_0: bool
+) -> np.ndarray | None:
+    """Why nothing is asked of a reduced value: because of some loss, or of the sum itself."""
+    if np.isfinite(budget):
+        return None
+    why = np.asarray(np.max(expected.why, initial=0))
+    overflows = not why and not divides_by_nearly_0 and not np.isnan(exact)
+    return why_open(Excuse.OVERFLOW, np.asarray(overflows)) if overflows else why
+
+
+def _why_gradient(
+    expected: Expected, name: str, shape: tuple[int, ...], budget: np.ndarray
+) -> np.ndarray | None:
+    """Why nothing is asked of a gradient: the last of the reasons of its terms."""
+    if np.isfinite(budget).all():
+        return None
+    terms, why = expected.why_derivative[name], np.zeros(shape, np.int8)
+    for place in range(1, len(REASONS)):
+        found = terms == place
+        if found.any():
+            why[expected.placed[name].leave(found.astype(int), shape) > 0] = place
+    return why

@@ -212,15 +212,7 @@ def solve(loss: Loss, case: Case) -> Expected:
         )
         budget = _spread(losses, posed.ensemble, dtype)
         budget = budget + dtype.unit * np.abs(losses[0]) + textbook + dtype.negligible
-        why = np.where(np.isfinite(losses[0]), why_open(Excuse.OVERFLOW, np.isinf(textbook)), 0)
-        infinite = np.isinf(losses[0])
-        if infinite.any():
-            # What is infinite by definition is so whatever rounding does, in the dtype as well.
-            # Nobody can tell where a number so large that extended precision overflows lies.
-            certain = (losses == losses[:1]).all(0) & (textbook == 0) & (not overflows)
-            budget = np.where(infinite & certain, 0, budget)
-            reason = Excuse.OVERFLOW if overflows else Excuse.TOO_UNCERTAIN
-            why = np.where(infinite & ~certain, why_open(reason, infinite), why)
+        budget, why = _weighed(losses, budget, textbook, bool(overflows))
         slopes = {
             name: _slope(posed, name, losses[0], why, derivative, slips[name])
             for name, derivative in derivatives.items()
@@ -242,6 +234,25 @@ def solve(loss: Loss, case: Case) -> Expected:
         np.where(posed.counted, why, 0).astype(np.int8),
         {name: why_slope for name, (_, _, why_slope) in slopes.items()},
     )
+
+
+def _weighed(
+    losses: np.ndarray, budget: np.ndarray, textbook: np.ndarray, overflows: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """The budget of each loss, which is 0 where it is infinite by definition, and why it is
+    infinite.
+
+    A loss is infinite by definition when rounding does not change that, nor the case's own dtype.
+    Nobody can tell where a number lies that is so large that extended precision overflows.
+    """
+    infinite = np.isinf(losses[0])
+    why = np.where(infinite, 0, why_open(Excuse.OVERFLOW, np.isinf(textbook)))
+    if not infinite.any():
+        return budget, why
+    certain = (losses == losses[:1]).all(0) & (textbook == 0) & (not overflows)
+    reason = Excuse.OVERFLOW if overflows else Excuse.TOO_UNCERTAIN
+    why = np.where(infinite & ~certain, why_open(reason, infinite), why)
+    return np.where(infinite & certain, 0, budget), why
 
 
 def check_defined(loss: Loss, expected: Expected) -> None:
