@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from lossspec.cases.hypothesis_runs import failures_database
 from lossspec.errors import ArgumentError, ArgumentTypeError, DeviceError, EmptyPlan, UnknownName
 from lossspec.execution.devices import chosen
 from lossspec.execution.implementation import Implementation, LossUnderTest
@@ -64,6 +65,7 @@ def check(
     implementation = _implementation(spec, target)
     line = _ProgressLine(spec.name)
     run = Run(profile_named(profile), _seed(seed), chosen_dtypes, on_progress=line)
+    run.database = failures_database()
     plan = Plan(
         [implementation],
         (spec.name,),
@@ -246,7 +248,7 @@ def parametrize(
         slow=profile != "quick",
     )
     plan.check()
-    run = Run(profile_named(profile), _seed(seed))
+    run = Run(profile_named(profile), _seed(seed), database=failures_database())
     cells = [cell for cell in plan.cells() if cell.applies and cell.under_test is not None]
     if not cells:
         raise EmptyPlan(f"nothing to judge: {plan.absences(under_test)}")

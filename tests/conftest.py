@@ -11,6 +11,11 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# A test must not depend on what an earlier one left in the database of failing cases.
+settings.register_profile("without memory", settings.default, database=None)
+settings.load_profile("without memory")
 
 
 @dataclass(frozen=True)

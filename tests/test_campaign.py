@@ -323,7 +323,7 @@ def test_an_assert_without_a_word_refuses_a_parameter_but_no_call_that_the_contr
     _, found = clause_records(terse, "multi_margin_loss", names=names)
     assert found["refuses-parameters"].found is None
     assert found["refuses-parameters"].informative
-    assert "an assert without a message" in found["refuses-calls"].found[1].what
+    assert "an assert without a message" in found["refuses-calls"].found.deviation.what
 
 
 def test_a_parameter_that_torch_takes_too_hides_no_other():
@@ -338,7 +338,7 @@ def test_a_parameter_that_torch_takes_too_hides_no_other():
     under_test = LossUnderTest("lenient", find("cross_entropy"), "function", lenient)
     judged = [clauses()["refuses-parameters"]]
     found = Campaign(under_test, judged, PROFILES["quick"], reference=torchs).run()
-    assert "label_smoothing=1.5" in found["refuses-parameters"].found[1].what
+    assert "label_smoothing=1.5" in found["refuses-parameters"].found.deviation.what
 
 
 def test_a_missing_gradient_does_not_hide_a_wrong_one():
@@ -347,7 +347,7 @@ def test_a_missing_gradient_does_not_hide_a_wrong_one():
         return F.mse_loss(wrong, target.detach(), weight=weight, reduction=reduction)
 
     _, found = clause_records(half, "mse_loss", names=("gradient",))
-    assert found["gradient"].found[1].what.startswith("the gradient of input")
+    assert found["gradient"].found.deviation.what.startswith("the gradient of input")
     _, found = clause_records(
         lambda input, target, weight=None, reduction="mean": F.mse_loss(
             input, target.detach(), weight=weight, reduction=reduction
@@ -355,7 +355,7 @@ def test_a_missing_gradient_does_not_hide_a_wrong_one():
         "mse_loss",
         names=("gradient",),
     )
-    assert found["gradient"].found[1].what == "no gradient of target"
+    assert found["gradient"].found.deviation.what == "no gradient of target"
 
 
 def test_cases_in_dtypes_that_do_not_work_are_made_up_for_in_others():
@@ -444,7 +444,7 @@ def test_what_is_made_simpler_still_fails_plainly():
         return loss * (1 + 1e-6 * input.abs().max()) if input.numel() else loss
 
     _, found = clause_records(drifts, "mse_loss", names=("value",))
-    _, deviation = found["value"].found
+    deviation = found["value"].found.deviation
     got, want, budget = (float(n) for n in (deviation.got, deviation.want, deviation.budget))
     assert abs(got - want) > 10 * budget
 
@@ -456,7 +456,7 @@ def test_float32_is_no_option():
         return F.l1_loss(input, target, weight=weight, reduction=reduction)
 
     _, found = clause_records(wide)
-    case, deviation = found["accepts"].found
+    case, deviation = found["accepts"].found.case, found["accepts"].found.deviation
     assert (case.dtype, deviation.got) == ("float32", "TypeError: float64 only")
 
 
@@ -666,7 +666,7 @@ def test_a_keyword_that_the_loss_does_not_have_is_no_excuse():
         return F.l1_loss(input, target, axis=0)
 
     _, found = clause_records(wrapped)
-    assert "unexpected keyword argument 'axis'" in found["accepts"].found[1].got
+    assert "unexpected keyword argument 'axis'" in found["accepts"].found.deviation.got
 
 
 def test_a_dtype_in_which_nothing_is_implemented_is_one_that_it_lacks():
@@ -1049,7 +1049,7 @@ def test_an_illegal_access_among_a_million_numbers_is_no_lack_of_memory():
     _, found = clause_records(
         wild, "nll_loss", names=("large-batch",), profile=PROFILES["standard"]
     )
-    assert "rows raised" in found["large-batch"].found[1].what
+    assert "rows raised" in found["large-batch"].found.deviation.what
 
 
 def test_what_changes_among_a_million_numbers_deviates():
@@ -1059,7 +1059,7 @@ def test_what_changes_among_a_million_numbers_deviates():
 
     profile = PROFILES["standard"]
     _, found = clause_records(far, "nll_loss", names=("large-batch",), profile=profile)
-    assert "in a batch of" in found["large-batch"].found[1].what
+    assert "in a batch of" in found["large-batch"].found.deviation.what
     _, found = clause_records(F.nll_loss, "nll_loss", names=("large-batch",), profile=profile)
     assert found["large-batch"].found is None
     assert found["large-batch"].informative

@@ -9,14 +9,14 @@ import pytest
 from torch.nn import functional
 
 from lossspec.cases.features import features
-from lossspec.cases.shrink import shrink
 from lossspec.cases.workloads import axes, batch_axis, has_classes, sizes, workload
 from lossspec.errors import SpecError
 from lossspec.execution.implementation import Implementation
 from lossspec.judging.plan import Plan
 from lossspec.judging.profiles import PROFILES
-from lossspec.judging.stream import stream
 from lossspec.judging.run import Run
+from lossspec.judging.shrinking import shrink
+from lossspec.judging.stream import stream
 from lossspec.spec.catalogue import find
 from lossspec.spec.roles import ClassIndex
 
@@ -141,10 +141,11 @@ def test_a_renamed_spec_shrinks_to_the_same_cases(specs):
         return next(iter(case.tensors.values())).size > 3
 
     before, after = specs
-    small = [i for i, case in enumerate(drawn(before)) if 3 < case.cotangent.size < 40][:8]
-    for i in small:
-        want = shrink(before, drawn(before)[i], large, 60)
-        assert comparable(shrink(after, drawn(after)[i], large, 60)) == comparable(want)
+    both = [stream(loss, PROFILES["quick"], 0) for loss in (before, after)]
+    pairs = [pair for pair in zip(*both, strict=True) if 3 < pair[0].case.cotangent.size < 40]
+    for pair in pairs[:8]:
+        want, got = (shrink(solved, lambda s: large(s.case), effort=0.3).case for solved in pair)
+        assert comparable(got) == comparable(want)
 
 
 def test_a_renamed_spec_is_timed_by_the_same_calls(specs):

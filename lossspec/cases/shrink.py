@@ -1,4 +1,4 @@
-"""Make the numbers of a failing case simpler: Hypothesis shrinks the call, not its numbers.
+"""Make the numbers of a failing case fewer and simpler: Hypothesis shrinks the rest of the call.
 
 Dense values come from a seed, which gives a generic shrinker nothing to work on.
 """
@@ -6,14 +6,15 @@ Dense values come from a seed, which gives a generic shrinker nothing to work on
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import chain
 
 import numpy as np
 
-from lossspec.cases.axes import axes_of, simplex
+from lossspec.cases.axes import axes_of, part_along, simplex
 from lossspec.cases.case import Case
 from lossspec.cases.ignored import ignored_rows
 from lossspec.dtypes import dtype_name, precision
-from lossspec.spec.loss import Loss
+from lossspec.spec.loss import AnySize, Loss
 from lossspec.spec.roles import ClassIndex, Length, Role
 from lossspec.thresholds import SLACK
 
@@ -24,19 +25,14 @@ ATTEMPTS = 400
 def simpler_numbers(
     loss: Loss, case: Case, fails: Callable[[Case], bool], attempts: int = ATTEMPTS
 ) -> Case:
-    """The case with the simplest numbers found that still fails; `case` itself if none are."""
+    """The case with the fewest and simplest numbers found that still fails, or `case` itself."""
     left = attempts
-    sound = _sound(loss, case)
     progress = True
     while progress and left > 0:
         progress = False
-        for candidate in _plainer(loss, case):
-            if not fits(loss, candidate):  # first, since `settle` may rely on the contract
-                continue
-            simpler = _normalized(loss, candidate.settled(loss))
-            if not _valid(loss, simpler) or _same(simpler, case):
-                continue
-            if sound and not _sound(loss, simpler):
+        for candidate in chain(_shorter(loss, case), _plainer(loss, case)):
+            simpler = sound_change(loss, case, candidate)
+            if simpler is None:
                 continue
             if left <= 0:
                 break
@@ -45,6 +41,19 @@ def simpler_numbers(
                 case, progress = simpler, True
                 break
     return case
+
+
+def sound_change(loss: Loss, case: Case, candidate: Case) -> Case | None:
+    """A case that was made from another one, settled; None where it is no call or the same one.
+
+    Nan and infinity stand in ignored rows only, if they did so before.
+    """
+    if not fits(loss, candidate):  # first, since `settle` may rely on the contract
+        return None
+    changed = _normalized(loss, candidate.settled(loss))
+    if not _valid(loss, changed) or _same(changed, case):
+        return None
+    return changed if _sound(loss, changed) or not _sound(loss, case) else None
 
 
 def fits(loss: Loss, case: Case) -> bool:
@@ -121,11 +130,57 @@ def _same(x: Case, y: Case) -> bool:
     )
 
 
+def _shorter(loss: Loss, case: Case) -> Iterator[Case]:
+    """Parts of the case along each axis that the contract names."""
+    rules = loss.form(case.form).sizes
+    for axis, size in case.axis_sizes(loss).items():
+        rule = rules.get(axis)
+        if rule is not None and not callable(rule) and not isinstance(rule, AnySize):
+            for allowed in sorted({n for n in rule if 0 < n < size}):
+                yield part_along(loss, case, axis, slice(0, allowed))
+                yield _renumbered(loss, case, axis, size - allowed)
+        elif size > 1:
+            yield part_along(loss, case, axis, slice(0, 1))
+            yield part_along(loss, case, axis, slice(0, size // 2))
+            yield _renumbered(loss, case, axis, size // 2)
+            yield part_along(loss, case, axis, slice(0, size - 1))
+            yield _renumbered(loss, case, axis, 1)
+
+
+def _renumbered(loss: Loss, case: Case, axis: str, start: int) -> Case:
+    """The end of an axis; classes keep their names."""
+    end = part_along(loss, case, axis, slice(start, None))
+    tensors = dict(end.tensors)
+    for name, role in loss.form(case.form).tensors.items():
+        if isinstance(role, ClassIndex) and role.classes == axis:
+            classes = (tensors[name] >= start) & (tensors[name] < case.axis_sizes(loss)[axis])
+            tensors[name] = tensors[name] - (classes * start).astype(tensors[name].dtype)
+    return end.with_(tensors=tensors)
+
+
+def _remarked(loss: Loss, case: Case) -> Iterator[Case]:
+    """The case with ignored elements marked by the default of the parameter that marks them."""
+    for target, role in loss.form(case.form).tensors.items():
+        if not isinstance(role, ClassIndex) or role.ignored_by is None:
+            continue
+        name = role.ignored_by
+        old, default = case.parameters[name], loss.parameters[name].default
+        array = case.tensors[target]
+        marked = np.where(array == old, default, array).astype(array.dtype)
+        if old != default and (marked == default).any() == (array == old).any():
+            yield case.with_(
+                parameters={**case.parameters, name: default},
+                omitted=case.omitted | {name},
+                tensors={**case.tensors, target: marked},
+            )
+
+
 def _plainer(loss: Loss, case: Case) -> Iterator[Case]:
     """Shorter numbers: whole tensors rounded first, then one element at a time."""
     ones = np.ones_like(case.cotangent)
     if not np.array_equal(case.cotangent, ones):
         yield case.with_(cotangent=ones)
+    yield from _remarked(loss, case)
     roles = loss.roles(loss.form(case.form))
     for name, array in case.tensors.items():
         role = roles[name]

@@ -22,10 +22,19 @@ Narrow = Callable[[Choices], Choices]
 
 @dataclass(frozen=True, eq=False)
 class DrawnCase:
-    """A case, and the choices that it was drawn with: what Hypothesis stores and shrinks."""
+    """A case, and the choices that it was drawn with: what Hypothesis stores and shrinks.
+
+    seed_at : the index of the choice that numbers are made from.
+    """
 
     case: Case
     choices: tuple[int, ...]
+    seed_at: int = 0
+
+    @property
+    def without_seed(self) -> tuple[int, ...]:
+        """All choices but the one that numbers are made from."""
+        return (*self.choices[: self.seed_at], *self.choices[self.seed_at + 1 :])
 
 
 @st.composite
@@ -44,20 +53,22 @@ def drawn_cases(
     """Valid calls with their choices; `narrow` leaves some choices out."""
     choose = _Drawn(draw)
     case = drawn(choose if narrow is None else narrow(choose), loss, dtypes)
-    return DrawnCase(case, tuple(choose.made))
+    return DrawnCase(case, tuple(choose.made), choose.seed_at)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Drawn:
     """Choices that Hypothesis makes."""
 
     draw: st.DrawFn
     made: list[int] = field(default_factory=list)
+    seed_at: int = 0
 
     def __call__(self, what: str, options: Sequence[T]) -> T:
         return options[self._index(what, len(options))] if len(options) > 1 else options[0]
 
     def seed(self) -> int:
+        self.seed_at = len(self.made)
         return self._index(SEED, 2**SEED_BITS)
 
     def _index(self, kind: str, count: int) -> int:

@@ -68,8 +68,8 @@ class Deviation(Exception):
 
     @property
     def kind(self) -> str:
-        """What broke, without the numbers: the same for a case and a simpler one."""
-        return re.sub(r"\[.*?\]|-?\d+(\.\d+)?", "", self.what.partition(" at ")[0])
+        """What broke, without numbers and options: the same for a case and a simpler one."""
+        return re.sub(r"\[.*?\]|'\w*'|-?\d+(\.\d+)?", "", self.what.partition(" at ")[0])
 
     @property
     def backward(self) -> bool:

@@ -46,6 +46,8 @@ from lossspec.judging.stream import (
 from lossspec.judging.support import Support
 from lossspec.oracle.solver import SolvedCase
 
+#: The share of all attempts that is made to shrink a finding behind the first of a clause.
+FURTHER_EFFORT = 0.3
 #: Called with the cases done, the cases in all and the clauses that deviate so far.
 OnProgress = Callable[[int, int, int], None]
 
@@ -294,8 +296,10 @@ class Campaign:
             if clause_record.shown:
                 self._report_progress()
 
-    def _shrunk(self, clause_record: ClauseRecord, finding: Finding) -> Finding:
+    def _shrunk(self, clause_record: ClauseRecord, finding: Finding, first: bool = True) -> Finding:
         """Return the finding as a simpler case shows it, unless that has ended a process."""
         if clause_record.clause.once or not self._steps.enter(clause_record.clause.name):
             return finding
-        return simplest(clause_record, finding, self._excuses, self.after_step)
+        return simplest(
+            clause_record, finding, self._excuses, self.after_step, 1.0 if first else 0.3
+        )

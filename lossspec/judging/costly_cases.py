@@ -16,6 +16,7 @@ import numpy as np
 from lossspec.cases.case import Case
 from lossspec.cases.draw import Choices
 from lossspec.cases.hypothesis_runs import generate
+from lossspec.cases.shrink import sound_change
 from lossspec.cases.strategies import drawn_cases
 from lossspec.oracle.solver import SolvedCase
 from lossspec.spec.loss import Loss
@@ -221,10 +222,10 @@ def lost(loss: Loss, case: Case, name: str) -> Case | None:
 def bared(loss: Loss, case: Case, fails: Callable[[Case], bool]) -> Case:
     """The case without the options that it fails without as well, each tried once."""
     for name in options(loss, case):
-        other = lost(loss, case, name)
-        if other is not None and _valid(loss, other):
-            other = other.settled(loss)
-            case = other if fails(other) else case
+        without = lost(loss, case, name)
+        other = None if without is None else sound_change(loss, case, without)
+        if other is not None and fails(other):
+            case = other
     return case
 
 

@@ -77,7 +77,7 @@ class Excuses:
         if self.reference is None:
             return None
         for torchs, call in _counterparts(self.reference, trial):
-            solved = SolvedCase(trial.loss, call)
+            solved = trial.solved if call is trial.case else SolvedCase(trial.loss, call)
             for bar in COUNTERPART_BARS:
                 try:
                     same = deviation_of(clause, Trial(torchs, solved, self.device, bar=bar))
@@ -104,11 +104,14 @@ def _counterparts(reference: LossUnderTest, trial: Trial) -> Iterator[tuple[Loss
 
 def _documented(trial: Trial) -> Case:
     """The call of a trial with class indices in a dtype that torch is documented to take."""
-    tensors = dict(trial.case.tensors)
-    for name, role in trial.form.tensors.items():
-        if isinstance(role, ClassIndex) and dtype_name(tensors[name]) in role.tolerated:
-            tensors[name] = tensors[name].astype(role.dtypes[0])
-    return trial.case.with_(tensors=tensors)
+    changed = {
+        name: trial.case.tensors[name].astype(role.dtypes[0])
+        for name, role in trial.form.tensors.items()
+        if isinstance(role, ClassIndex) and dtype_name(trial.case.tensors[name]) in role.tolerated
+    }
+    if not changed:
+        return trial.case
+    return trial.case.with_(tensors={**trial.case.tensors, **changed})
 
 
 def _alike(clause: Clause, deviation: Deviation, same: Deviation) -> bool:

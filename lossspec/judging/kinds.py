@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 from lossspec.cases.features import features
 from lossspec.clauses.trial import Deviation
 from lossspec.oracle.solver import SolvedCase
+
+#: Features that say how large a case is, which no kind of deviation is about.
+_SIZES = re.compile(r"\d+-d|square|many rows")
 
 #: What a call has that the plainest one has not.
 Traits = frozenset[tuple[str, str]]
@@ -21,7 +26,8 @@ def traits(solved: SolvedCase) -> Traits:
     loss, case = solved.loss, solved.case
     form = loss.form(case.form)
     known = loss.parameters_of(form)
-    found = {("has", word) for word in features(case, loss)}
+    words = features(case, loss)
+    found = {("has", word) for word in words if not _SIZES.fullmatch(word)}
     found |= {
         ("parameter", name)
         for name, parameter in known.items()

@@ -13,8 +13,12 @@ from lossspec.judging.support import Support
 #: Kinds of deviations that are shown of a clause. One design difference shows in many cases; what
 #: three kinds do not tell, a run after their repair does.
 MOST_KINDS = 3
+#: Findings behind the first that are looked at for another kind. Most have an excuse, or show that
+#: the first one's simplest case still has what its deviation does not need.
+MOST_LOOKED_FOR = 12
 
-Shrink = Callable[[ClauseRecord, Finding], Finding]
+#: Return the finding as a simpler case shows it; with much effort for the first of a clause.
+Shrink = Callable[[ClauseRecord, Finding, bool], Finding]
 
 
 def show(
@@ -25,15 +29,20 @@ def show(
     A finding is of another kind if something else broke, or if it broke without what the simplest
     case of the kinds before needs. shrink : makes cases simpler; None to show the first as it is.
     """
+    looked_for = 0
     for finding in _counting(clause_record, support):
         kinds = [kind_of(shown.solved, shown.deviation) for shown in clause_record.shown]
         kind = kind_of(finding.solved, finding.deviation)
         if any(explains(shown, kind) for shown in kinds):
             continue
-        later = finding.question is Question.ANOTHER_KIND
-        if later and not _still_counts(clause_record, finding, excuses):
-            continue
-        shown = finding if shrink is None else shrink(clause_record, finding)
+        if finding.question is Question.ANOTHER_KIND:
+            looked_for += 1
+            if looked_for > MOST_LOOKED_FOR:
+                return
+            if not _still_counts(clause_record, finding, excuses):
+                continue
+        first = not clause_record.shown
+        shown = finding if shrink is None else shrink(clause_record, finding, first)
         clause_record.shown.append(shown)
         if shrink is None or len(clause_record.shown) == MOST_KINDS:
             return

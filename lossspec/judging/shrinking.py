@@ -11,7 +11,6 @@ from lossspec.cases.shrink import simpler_numbers
 from lossspec.cases.strategies import DrawnCase, drawn_cases
 from lossspec.clauses.trial import Deviation, Trial
 from lossspec.errors import SpecError
-from lossspec.execution.call import unsupported_argument
 from lossspec.execution.timeout import STOPS
 from lossspec.judging.clause_record import ClauseRecord
 from lossspec.judging.costly_cases import bared
@@ -23,7 +22,7 @@ from lossspec.oracle.solver import SolvedCase
 from lossspec.thresholds import PLAIN_FAILURE
 
 #: How often Hypothesis may try a simpler call, and how often a simpler number may be tried.
-STRUCTURES, NUMBERS = 250, 200
+STRUCTURES, NUMBERS = 150, 150
 
 
 def simplest(
@@ -31,14 +30,15 @@ def simplest(
     finding: Finding,
     excuses: Excuses,
     after_step: Callable[[], None],
+    effort: float = 1.0,
 ) -> Finding:
     """Return the finding as the simplest case that fails in the same way shows it.
 
     An error of lossspec or of the spec on the way ends the search, and is noted.
 
-    after_step : called before each attempt.
+    after_step : called before each attempt. effort : the share of all attempts that is made.
     """
-    search = _Search(clause_record, excuses, finding, after_step)
+    search = _Search(clause_record, excuses, finding, after_step, effort)
     try:
         search.run()
     except KeyboardInterrupt:
@@ -59,44 +59,28 @@ class _Search:
     excuses: Excuses
     found: Finding
     after_step: Callable[[], None]
+    effort: float
     bar: float = field(init=False, default=1.0)
 
     def run(self) -> None:
-        """Shrink the call, then its numbers; of a costly clause its options only."""
-        under_test = self.excuses.under_test
-        loss = under_test.loss
+        """Shrink the case, and keep the finding as the simplest one shows it."""
         if self._judged(self.found.solved, PLAIN_FAILURE) is not None:
             self.bar = PLAIN_FAILURE
-        if self.clause_record.clause.chosen:
-            bared(loss, self.found.case, self._fails)
-            return
-        drawn = self.found.solved
-        if drawn.choices:
-            strategy = drawn_cases(loss, drawn.dtypes)
-            shrink_choices(strategy, drawn.choices, self._drawn_fails, STRUCTURES)
-        simpler_numbers(loss, self.found.case, self._fails, NUMBERS)
-
-    def _drawn_fails(self, drawn: DrawnCase) -> bool:
-        """Whether a case fails in the same way as the implementation is called with it."""
-        case = supported_call(self.excuses.under_test, drawn.case, set())
-        return case is not None and self._fails(case, drawn.choices)
+        costly = bool(self.clause_record.clause.chosen)
+        shrink(self.found.solved, self._fails, costly=costly, effort=self.effort)
 
     def _judged(self, solved: SolvedCase, bar: float) -> Deviation | None:
         trial = Trial(self.excuses.under_test, solved, self.excuses.device, bar=bar)
         return deviation_of(self.clause_record.clause, trial)
 
-    def _fails(self, candidate: Case, choices: tuple[int, ...] | None = None) -> bool:
-        """Whether a candidate fails in the same way, and nothing excuses it; it is kept then.
-
-        choices : what it was drawn with; None for those of the case that it was made from.
-        """
+    def _fails(self, candidate: SolvedCase) -> bool:
+        """Whether a candidate fails in the same way, and nothing excuses it; it is kept then."""
         self.after_step()
         under_test, clause = self.excuses.under_test, self.clause_record.clause
-        if unsupported_argument(under_test, candidate) is not None:
+        case = supported_call(under_test, candidate.case, set())
+        if case is None:
             return False
-        solved = self.found.solved.changed(candidate)
-        if choices is not None:
-            solved.choices = choices
+        solved = candidate if case is candidate.case else candidate.changed(case)
         try:
             deviation = self._judged(solved, self.bar)
         except (SpecError, *STOPS):
@@ -110,3 +94,42 @@ class _Search:
             return False
         self.found = self.found.with_(solved, deviation)
         return True
+
+
+def shrink(
+    solved: SolvedCase,
+    fails: Callable[[SolvedCase], bool],
+    *,
+    costly: bool = False,
+    effort: float = 1.0,
+) -> SolvedCase:
+    """Return the simplest case found that still fails: `solved` itself if nothing simpler does.
+
+    Hypothesis shrinks the call, then its options are tried once more, then its numbers.
+
+    costly : whether an attempt takes so long that only the options are tried. effort : the share of
+    all attempts that is made.
+    """
+    loss, simplest = solved.loss, solved
+
+    def still_fails(candidate: SolvedCase) -> bool:
+        nonlocal simplest
+        if not fails(candidate):
+            return False
+        simplest = candidate
+        return True
+
+    def drawn_fails(drawn: DrawnCase) -> bool:
+        return still_fails(SolvedCase(loss, drawn.case, drawn.choices, solved.dtypes))
+
+    def changed_fails(case: Case) -> bool:
+        return still_fails(simplest.changed(case))
+
+    if solved.choices and not costly:
+        strategy = drawn_cases(loss, solved.dtypes)
+        shrink_choices(strategy, solved.choices, drawn_fails, round(effort * STRUCTURES))
+    # Where an option decides how many choices there are, Hypothesis may not get rid of it.
+    bared(loss, simplest.case, changed_fails)
+    if not costly:
+        simpler_numbers(loss, simplest.case, changed_fails, round(effort * NUMBERS))
+    return simplest

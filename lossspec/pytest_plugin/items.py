@@ -13,6 +13,7 @@ from lossspec.judging.cell_record import blank
 from lossspec.judging.plan import CellPlan
 from lossspec.judging.run import Run
 from lossspec.pytest_plugin.crash_history import script_path
+from lossspec.pytest_plugin.hypothesis_options import collecting
 from lossspec.pytest_plugin.printed import Printed, Streams, shortened
 from lossspec.pytest_plugin.recorder import Recorder
 from lossspec.pytest_plugin.report_writer import ReportWriter
@@ -28,12 +29,18 @@ class Items:
 
     begins : called with a campaign before it runs. judging : the campaign at hand. printed : by
     campaign, what was printed while it ran. spent : by cell, the seconds that the campaigns of its
-    item took, which judge other cells too.
+    item took, which judge other cells too. statistics : by campaign, what Hypothesis says of it.
     """
 
     def __init__(
-        self, run: Run, recorder: Recorder, writer: ReportWriter, begins: Callable[[str], None]
+        self,
+        config: pytest.Config,
+        run: Run,
+        recorder: Recorder,
+        writer: ReportWriter,
+        begins: Callable[[str], None],
     ) -> None:
+        self.config = config
         self.run = run
         self.recorder = recorder
         self.writer = writer
@@ -41,6 +48,7 @@ class Items:
         self.judging = ""
         self.printed: dict[str, Printed] = {}
         self.spent: dict[str, float] = {}
+        self.statistics: dict[str, list[str]] = {}
 
     def keep_printed(self, read: Callable[[], tuple[str, str]]) -> None:
         """Keep the beginning of what campaigns print, which `read` returns and forgets."""
@@ -59,8 +67,10 @@ class Items:
             self.begins(cell.campaign)
         spent = self.run.spent
         self.judging = cell.campaign
+        said = self.statistics.setdefault(cell.campaign, [])
         try:
-            record, script = self.run.judge(cell, beside)
+            with collecting(self.config, cell.campaign, said):
+                record, script = self.run.judge(cell, beside)
         except SpecError as error:
             record, script = blank(cell, Verdict.CRASH, str(error)), ""
         self.spent[cell.key] = self.run.spent - spent
@@ -95,6 +105,10 @@ class Items:
             report.lossspec = data  # type: ignore[attr-defined]  # pytest carries extra attributes
             # The first item of a campaign runs it, and judges the cells of other items too.
             report.duration += records[key].seconds - self.spent[key]
+        if key in cells and when == "call":
+            said = self.statistics.pop(cells[key].campaign, [])
+            if said:  # Hypothesis's own plugin prints it
+                item.hypothesis_statistics = "\n".join(said)  # type: ignore[attr-defined]
         if key in cells and report.failed:
             printed = self.printed.pop(cells[key].campaign, Printed())
             report.sections += [(f"Captured {name} call", t) for name, t in printed.sections()]

@@ -57,7 +57,7 @@ OPTIONS = (
         "where reports go (default: reports)",
         {"default": "reports", "metavar": "DIR"},
     ),
-    Option("seed", "seed of the cases (default: 0)", {"default": "0", "metavar": "N"}),
+    Option("seed", "seed of the cases (default: --hypothesis-seed, or 0)", {"metavar": "N"}),
     Option("shard", "judge one of N parts of the run, such as 1/4", {"metavar": "I/N"}),
     Option("require-all", "a missing loss or parameter is a failure", {"action": "store_true"}),
     Option("timing", "time too, where suites are collected", {"action": "store_true"}),

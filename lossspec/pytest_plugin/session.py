@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -45,7 +44,9 @@ class ConformanceSession:
         self.writer = ReportWriter(
             plan, run, self.surroundings, directory, config.invocation_params.dir
         )
-        self.items = Items(run, self.recorder, self.writer, lambda name: self._save(begins=name))
+        self.items = Items(
+            config, run, self.recorder, self.writer, lambda name: self._save(begins=name)
+        )
         capture = config.pluginmanager.getplugin("capturemanager")
         if capture is not None:
             self.items.keep_printed(capture.read_global_capture)
@@ -207,7 +208,6 @@ class ConformanceSession:
         for report in self.reports:
             with self.writing(session, report.implementation.name):
                 self.writer.write(report, recorder.scripts)
-        self._spare_hypothesis()
         lost = any(report.counts[Verdict.NOT_RUN] for report in self.reports)
         if lost and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -215,12 +215,6 @@ class ConformanceSession:
             self.unjudged, wrong = nothing_judged(self.plan, recorder)
             if wrong:
                 session.exitstatus = pytest.ExitCode.USAGE_ERROR
-
-    def _spare_hypothesis(self) -> None:
-        """Drop Hypothesis's plugin, which would import all of it to sum up no test of its own."""
-        hypothesis = self.config.pluginmanager.get_plugin("hypothesispytest")
-        if hypothesis is not None and self.alone and "hypothesis" not in sys.modules:
-            self.config.pluginmanager.unregister(hypothesis)
 
     @contextmanager
     def writing(self, session: pytest.Session, name: str) -> Iterator[None]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from lossspec.cases.hypothesis_runs import failures_database
 from lossspec.dtypes import REAL_DTYPES
 from lossspec.errors import ArgumentError, UnknownName
 from lossspec.execution import timeout
@@ -19,6 +20,7 @@ from lossspec.judging import known_deviations
 from lossspec.judging.plan import Plan
 from lossspec.judging.profiles import profile_named
 from lossspec.judging.run import Run
+from lossspec.pytest_plugin.hypothesis_options import seed_given
 from lossspec.pytest_plugin.options import given
 from lossspec.pytest_plugin.session import ConformanceSession
 from lossspec.report.folders import directory
@@ -35,7 +37,7 @@ def session_of(config: pytest.Config, places: Path | None = None) -> Conformance
         losses = split("--loss", option.loss)
         profile = profile_named(option.profile)
         dtypes = _dtypes(option.dtype)
-        seed = _seed(option.seed)
+        seed = _seed(option.seed or seed_given(config) or 0)
         names = list(dict.fromkeys(split("--impl", option.impl) or ()))
         plan = Plan(
             [load(name, losses or ()) for name in names],
@@ -54,6 +56,7 @@ def session_of(config: pytest.Config, places: Path | None = None) -> Conformance
         raise pytest.UsageError(one_line(str(error))) from None
     more = tuple(f"--deviations={path}" for path in option.deviations)
     run = Run(profile, seed, dtypes, option.require_all, known, more, places=places)
+    run.database = failures_database()
     torch.set_num_threads(1)
     timeout.ends_process()
     if not gc.get_freeze_count():
