@@ -48,9 +48,9 @@ _SAYS = {
     Excuse.TOO_EXPENSIVE: "the case is too large for this clause",
     Excuse.OVERFLOW: "the textbook formula overflows in this dtype too",
     Excuse.SUBNORMAL: "the number lies among the smallest of this dtype, which kernels take for 0",
-    Excuse.KINK: "every slope between the two one-sided derivatives is right",
+    Excuse.KINK: "every slope between the one-sided derivatives is right, if they are known at all",
     Excuse.UNDEFINED: "the definition leaves the number open",
     Excuse.IGNORED: "the element is ignored",
-    Excuse.TOO_UNCERTAIN: "rounding explains so much that no answer is wrong",
+    Excuse.TOO_UNCERTAIN: "rounding explains an error of a tenth of the number or more",
     Excuse.NOT_ABOUT: "the case has nothing that the clause is about",
 }

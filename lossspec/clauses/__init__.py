@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from types import FunctionType, ModuleType
 from typing import Literal
 
-from lossspec.clauses.precondition import Precondition
+from lossspec.clauses.precondition import SMALL, Precondition
 from lossspec.clauses.trial import Deviation, NotJudged, Trial, Unsupported, failed, returned
 from lossspec.errors import ClauseError, warn_of_left_out
 from lossspec.execution.devices import accelerates
@@ -38,11 +38,10 @@ __all__ = [
 ]
 
 ENTRY_POINTS = "lossspec.clauses"
-#: True when the case could have told right from wrong, False when not, None when it does not apply.
+#: True when the case could have told right from wrong, False when not. None, which clauses of this
+#: package do not return, says that the case is not about the clause.
 Judgement = bool | None
 Place = Literal["processor", "accelerator"]
-#: Numbers in all tensors of a small call, beside which one that must raise tells.
-SMALL = 200
 
 
 @dataclass(frozen=True)

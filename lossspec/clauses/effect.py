@@ -15,8 +15,20 @@ import torch
 from lossspec.cases.axes import part_along
 from lossspec.cases.case import Case
 from lossspec.clauses import Judgement, clause, stateless
-from lossspec.clauses.trial import Deviation, Trial, failed, returned
+from lossspec.clauses.precondition import (
+    conforms,
+    differentiable_twice,
+    first_axis,
+    precondition,
+    raises_nothing,
+    separable,
+    several_along_first_axis,
+    wants_gradients,
+    works,
+)
+from lossspec.clauses.trial import Deviation, NotJudged, Trial, failed, returned
 from lossspec.dtypes import dtype_name
+from lossspec.excuse import Excuse
 from lossspec.execution.call import arguments, constructed, handed, ready
 from lossspec.execution.devices import accelerates
 from lossspec.execution.global_state import other_settings
@@ -51,11 +63,9 @@ def inputs_untouched(trial: Trial) -> Judgement:
     return True
 
 
-@clause(enough=40)
+@clause(enough=40, requires=[works])
 def second_call(trial: Trial) -> Judgement:
     """The same call again gives the same bits, gradients too, and leaves the first as it was."""
-    if not trial.worked:
-        return None
     call, inputs = ready(trial.under_test, trial.case, trial.device)
     first = call()
     kept = first.detach().clone()
@@ -86,26 +96,13 @@ def second_call(trial: Trial) -> Judgement:
     return True
 
 
-@clause(enough=20)
+@clause(enough=20, requires=[several_along_first_axis, separable, works, conforms])
 def other_calls(trial: Trial) -> Judgement:
     """Calls with other numbers, of other sizes or another dtype, change nothing for later ones."""
-    case, names = trial.case, trial.case.shape.result
-    if not names or not trial.separable or not trial.worked or not trial.conforms:
-        return None
-    axis = trial.loss.batch if trial.loss.batch in names else names[0]
-    size = case.axis_sizes(trial.loss)[axis]
-    if size < 2:
-        return None
+    case = trial.case
     tensors = arguments(trial.under_test, case, trial.device)
     call = constructed(trial.under_test, case, tensors, {})
-    # What a call has kept, the next one of its size may be given.
-    for other in (
-        part_along(trial.loss, _fewer_classes(trial), axis, np.arange(size // 2)),
-        _narrower(case),
-        part_along(trial.loss, case, axis, np.arange(size)[::-1]),
-    ):
-        if not trial.allows(other):
-            continue
+    for other in filter(trial.allows, _others(trial)):
         # What an option's shape rules out is no call that anything could be told by.
         with suppress(Exception):
             call(handed(trial.under_test, other, arguments(trial.under_test, other, trial.device)))
@@ -113,6 +110,18 @@ def other_calls(trial: Trial) -> Judgement:
     value = returned(lambda: call(given), "the call after other calls")
     want = trial.expected.value(case.reduction)
     return trial.agree(to_extended(value), want, "the value after other calls", of=None)
+
+
+def _others(trial: Trial) -> list[Case]:
+    """Other calls; what each has kept, the next one of its size may be given."""
+    case, axis = trial.case, first_axis(trial)
+    assert axis is not None
+    size = case.axis_sizes(trial.loss)[axis]
+    return [
+        part_along(trial.loss, _fewer_classes(trial), axis, np.arange(size // 2)),
+        _narrower(case),
+        part_along(trial.loss, case, axis, np.arange(size)[::-1]),
+    ]
 
 
 def _fewer_classes(trial: Trial) -> Case:
@@ -193,7 +202,7 @@ def random_state(trial: Trial) -> Judgement:
         check = f"{found.switch.code} == {found.before!r}"
         raise Deviation(f"{found.switch.name} was changed", found.after, found.before, check=check)
     if not trial.worked:
-        return None
+        raise NotJudged(Excuse.CALL_FAILS)
     with other_settings():  # to set them back to what they usually are is no better
         again = perform(trial.under_test, trial.case, trial.device, backward=False)
     for found in again.changed:
@@ -215,18 +224,20 @@ def random_state(trial: Trial) -> Judgement:
     return True
 
 
-@clause(enough=40)
+@precondition()
+def _has_numbers(trial: Trial) -> bool:
+    """The result has at least one number."""
+    return bool(trial.outcome.value.numel())
+
+
+@clause(enough=40, requires=[works, _has_numbers])
 def own_memory(trial: Trial) -> Judgement:
     """The result shares no memory with an input."""
-    if not trial.worked or not trial.outcome.value.numel():
-        return None
     elements = trial.case.with_(requires_grad=(), reduction="none")
     outcomes = [trial.outcome]
     if trial.can("none"):  # where nothing needs a gradient, memory is reused most
         outcomes.append(perform(trial.under_test, elements, trial.device))
-    for outcome in outcomes:
-        if not isinstance(outcome.value, torch.Tensor):
-            continue
+    for outcome in (each for each in outcomes if isinstance(each.value, torch.Tensor)):
         memory = outcome.value.untyped_storage().data_ptr()
         for name, tensor in outcome.inputs.items():
             if tensor.numel() and tensor.untyped_storage().data_ptr() == memory:
@@ -240,11 +251,9 @@ def own_memory(trial: Trial) -> Judgement:
     return True
 
 
-@clause(enough=3)
+@clause(enough=3, requires=[wants_gradients, raises_nothing])
 def graph_freed(trial: Trial) -> Judgement:
     """After backward, nothing keeps the inputs alive: no reference cycle, no kept graph."""
-    if trial.outcome.error is not None or not trial.case.requires_grad:
-        return None
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -263,11 +272,9 @@ def graph_freed(trial: Trial) -> Judgement:
     return True
 
 
-@clause(enough=3)
+@clause(enough=3, requires=[works])
 def threads(trial: Trial) -> Judgement:
     """Called from several threads at once, each call gives what it gives alone."""
-    if not trial.worked:
-        return None
     alone = trial.outcome.value.detach()
     results: list[Outcome] = []
 
@@ -291,22 +298,18 @@ def threads(trial: Trial) -> Judgement:
     return True
 
 
-@clause(enough=40)
+@clause(enough=40, requires=[wants_gradients, differentiable_twice, works, raises_nothing])
 def second_backward(trial: Trial) -> Judgement:
     """With retain_graph a second backward adds the same gradients once more."""
     case = trial.case
-    if not trial.worked or not case.requires_grad or trial.outcome.error is not None:
-        return None
-    if trial.limited:
-        return None
     call, inputs = ready(trial.under_test, case, trial.device)
     value = call()
     if not value.requires_grad:
-        return None
+        raise NotJudged(Excuse.NOT_DIFFERENTIABLE)
     try:
         backward_from(value, case, retain_graph=True)
-    except Exception:
-        return None  # a graph that cannot be kept, as some compiled ones
+    except Exception:  # a graph that cannot be kept, as some compiled ones
+        raise NotJudged(Excuse.NOT_SUPPORTED, "the graph cannot be kept") from None
     once = {
         name: inputs[name].grad.clone()
         for name in case.requires_grad

@@ -10,8 +10,26 @@ import torch
 
 from lossspec.cases.axes import part_along
 from lossspec.clauses import Judgement, clause
-from lossspec.clauses.trial import Deviation, Trial, Unsupported, failed
+from lossspec.clauses.precondition import (
+    Precondition,
+    has_axes,
+    has_its_dtype,
+    precondition,
+    separable,
+    some_counted,
+    takes_reduction,
+)
+from lossspec.clauses.trial import (
+    Deviation,
+    NotJudged,
+    Trial,
+    Unsupported,
+    any_judged,
+    failed,
+    required,
+)
 from lossspec.dtypes import precision
+from lossspec.excuse import Excuse
 from lossspec.execution.outcome import perform
 from lossspec.execution.torch_private import set_deterministic
 from lossspec.oracle.bounds import Bounded, roundings
@@ -33,16 +51,18 @@ def _reduces(name: str):  # type: ignore[no-untyped-def]  # a predicate for `cla
     return applies
 
 
+def _own_reductions(name: str) -> list[Precondition]:
+    return [takes_reduction(name), takes_reduction("none"), has_its_dtype]
+
+
 def _derived(trial: Trial, reduction: str) -> Judgement:
     """Compare a reduced result with the same implementation's own unreduced one, reduced here."""
-    if not trial.can(reduction) or not trial.can("none") or not trial.precise:
-        return None
-    elements, got = trial.under("none"), trial.under(reduction)
-    if elements is None or got is None or got.shape != ():
-        return None
+    elements, got = required(trial.under("none")), required(trial.under(reduction))
     expected = trial.expected
-    if elements.shape != expected.losses.shape or elements.size == 0:
-        return None
+    if got.shape != () or elements.shape != expected.losses.shape:
+        raise NotJudged(Excuse.CALL_FAILS)
+    if not elements.size:
+        raise NotJudged(Excuse.NOT_ABOUT)
     _, _, divisor, divisor_error = expected.divided(reduction)
     if not np.isfinite(elements).all() or divisor == 0:
         return False
@@ -71,13 +91,13 @@ def _derived(trial: Trial, reduction: str) -> Judgement:
     )
 
 
-@clause(_reduces("sum"))
+@clause(_reduces("sum"), requires=_own_reductions("sum"))
 def sum_of_none(trial: Trial) -> Judgement:
     """`sum` is the sum of what `none` returns."""
     return _derived(trial, "sum")
 
 
-@clause(_reduces("mean"))
+@clause(_reduces("mean"), requires=_own_reductions("mean"))
 def mean_divisor(trial: Trial) -> Judgement:
     """`mean` is the sum of what `none` returns, weighted and divided as the contract says."""
     return _derived(trial, "mean")
@@ -100,16 +120,18 @@ def deprecated_reductions(trial: Trial) -> Judgement:
     if not {"size_average", "reduce"} <= (trial.under_test.keywords or set()):
         raise Unsupported("it takes no size_average and reduce")
     if not trial.worked:
-        return None
-    for size_average, reduce, reduction in DEPRECATED:
-        want = trial.under(reduction)
+        raise NotJudged(Excuse.CALL_FAILS)
+
+    def judged(flags: tuple[bool | None, bool | None, str]) -> bool:
+        size_average, reduce, reduction = flags
+        want = required(trial.under(reduction))
         outcome = trial.attempt(size_average=size_average, reduce=reduce)
         got = trial.number(outcome)
         replaced = {"size_average": size_average, "reduce": reduce}
-        if want is not None and got is None and outcome.error is not None:
+        if got is None and outcome.error is not None:
             what = f"size_average={size_average} and reduce={reduce}"
             raise failed(what, outcome.error, str(want), replaced=replaced)
-        if want is not None and (got is None or not _same(trial, reduction, got, want)):
+        if got is None or not _same(trial, reduction, got, want):
             raise Deviation(
                 f"size_average={size_average} and reduce={reduce} are no {reduction!r}",
                 got,
@@ -117,7 +139,9 @@ def deprecated_reductions(trial: Trial) -> Judgement:
                 check=None,
                 replaced=replaced,
             )
-    return trial.expected.losses.size > 1
+        return trial.expected.losses.size > 1
+
+    return any_judged(trial, judged, DEPRECATED)
 
 
 def _same(trial: Trial, reduction: str, got: np.ndarray, want: np.ndarray) -> bool:
@@ -129,7 +153,7 @@ def _same(trial: Trial, reduction: str, got: np.ndarray, want: np.ndarray) -> bo
     return near and bool((np.abs(got - want) <= budget).all())
 
 
-@clause(_reduces("batchmean"))
+@clause(_reduces("batchmean"), requires=_own_reductions("batchmean"))
 def batchmean_divisor(trial: Trial) -> Judgement:
     """`batchmean` is the sum of what `none` returns, divided by the batch size."""
     return _derived(trial, "batchmean")
@@ -147,20 +171,25 @@ def _poisoned() -> Iterator[None]:
         set_deterministic(before, warn_only=warn)
 
 
-@clause(enough=40, empty=True)
+@precondition()
+def _nothing_counts(trial: Trial) -> bool:
+    """The loss is empty, or every element of it is ignored."""
+    return not trial.expected.counted.any()
+
+
+@clause(enough=40, empty=True, requires=[_nothing_counts])
 def nothing_left(trial: Trial) -> Judgement:
     """Over no elements (empty, or all ignored) sum is 0 and mean nan; ignored losses are 0."""
-    expected = trial.expected
-    if expected.counted.any():
-        return None
     wants = {"sum": 0.0, "mean": np.nan, "none": 0.0}
-    for reduction, want in wants.items():
-        if reduction not in trial.loss.reductions or not trial.can(reduction):
-            continue
+
+    def judged(reduction: str) -> bool:
+        if not trial.can(reduction):
+            raise NotJudged(Excuse.NOT_SUPPORTED)
         with _poisoned():
-            got = trial.number(trial.fresh(reduction=reduction))
-        if got is None or got.shape != (expected.losses.shape if reduction == "none" else ()):
-            continue  # clauses `accepts` and `result-shape` tell
+            got = required(trial.number(trial.fresh(reduction=reduction)))
+        if got.shape != (trial.expected.losses.shape if reduction == "none" else ()):
+            raise NotJudged(Excuse.CALL_FAILS)
+        want = wants[reduction]
         same = np.isnan(got) if np.isnan(want) else got == want
         if not np.all(same):
             wrong = got.ravel()[0]
@@ -171,7 +200,9 @@ def nothing_left(trial: Trial) -> Judgement:
                 check=f"near(value.flatten()[0], float({str(want)!r}), 0.0)",
                 case=trial.case.with_(reduction=reduction),
             )
-    return True
+        return True
+
+    return any_judged(trial, judged, [name for name in wants if name in trial.loss.reductions])
 
 
 LARGEST = precision("float16").largest
@@ -181,38 +212,62 @@ def _averages_halves(loss: Loss, surface: Surface) -> bool:
     return _reduces("mean")(loss, surface) and "float16" in loss.dtypes
 
 
-@clause(_averages_halves, enough=2)
+@precondition()
+def _in_float16(trial: Trial) -> bool:
+    """The call is in float16."""
+    return trial.case.dtype == "float16"
+
+
+@precondition(Excuse.TOO_EXPENSIVE)
+def _small_beside_many(trial: Trial) -> bool:
+    """The unreduced loss has few enough elements to be repeated 64 times."""
+    return 0 < trial.expected.losses.size <= MEAN_OF_MANY_ELEMENTS / MEAN_OF_MANY_COPIES
+
+
+@precondition(Excuse.TOO_UNCERTAIN)
+def _mean_known(trial: Trial) -> bool:
+    """Rounding explains less than a tenth of the mean."""
+    return trial.expected.value("mean").informative
+
+
+@precondition()
+def _sum_of_many_overflows(trial: Trial) -> bool:
+    """The mean is far below the largest float16, and its sum over many elements is beyond it."""
+    mean = abs(float(trial.expected.value("mean").exact))
+    return 2 * LARGEST / MEAN_OF_MANY_ROOM < mean < LARGEST / MEAN_OF_MANY_MARGIN
+
+
+@clause(
+    _averages_halves,
+    enough=2,
+    requires=[
+        _in_float16,
+        has_axes,
+        takes_reduction("mean"),
+        separable,
+        _small_beside_many,
+        some_counted,
+        _mean_known,
+        _sum_of_many_overflows,
+    ],
+)
 def mean_of_many(trial: Trial) -> Judgement:
     """In float16 the mean over more elements than float16 can count is right."""
-    case, loss = trial.case, trial.loss
-    axis = next(iter(case.shape.result), None)
-    if case.dtype != "float16" or axis is None or not trial.can("mean") or not trial.separable:
-        return None
+    case, loss, expected = trial.case, trial.loss, trial.expected
+    axis = case.shape.result[0]
     size = case.axis_sizes(loss)[axis]
-    expected = trial.expected
-    if (
-        not 0 < expected.losses.size <= MEAN_OF_MANY_ELEMENTS / MEAN_OF_MANY_COPIES
-        or not expected.counted.any()
-    ):
-        return None
     known = expected.value("mean")
-    mean = abs(float(known.exact))
-    if (
-        not known.informative
-        or not 2 * LARGEST / MEAN_OF_MANY_ROOM < mean < LARGEST / MEAN_OF_MANY_MARGIN
-    ):
-        return None
     once = abs(float((expected.losses * expected.shares).sum()))
     copies = int(max(MEAN_OF_MANY_ELEMENTS / expected.losses.size, 2 * LARGEST / once)) + 1
     if copies * sum(array.size for array in case.tensors.values()) > MEAN_OF_MANY_ROOM:
-        return None
+        raise NotJudged(Excuse.TOO_EXPENSIVE)
     many = part_along(loss, case, axis, np.arange(size * copies) % size)
     if not trial.allows(many):
-        return None
+        raise NotJudged(Excuse.NOT_ABOUT)
     many = many.with_(reduction="mean", requires_grad=(), layouts={})
-    got = trial.number(perform(trial.under_test, many, trial.device))
-    if got is None or got.shape != ():
-        return None
+    got = required(trial.number(perform(trial.under_test, many, trial.device)))
+    if got.shape != ():
+        raise NotJudged(Excuse.CALL_FAILS)
     unit = precision(case.dtype).unit
     scale = np.abs(expected.losses * expected.shares).sum() / abs(expected.divided("mean")[2])
     added = roundings(expected.losses.size * copies, many.parts(loss)) + 1
@@ -220,4 +275,5 @@ def mean_of_many(trial: Trial) -> Judgement:
     want = Bounded.around(known.exact, budget, case.dtype)
     what = f"the mean over {expected.losses.size * copies} elements, {copies} times the call's"
     trial.agree(got, want, what, of=None, case=case.with_(reduction="mean"))
-    return bool(budget < mean / 2)  # what overflows is not half right
+    # What overflows is not half right.
+    return bool(budget < abs(float(known.exact)) / 2)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 
-from lossspec.clauses import SMALL, Judgement, clause
-from lossspec.clauses.trial import Deviation, Trial
+from lossspec.clauses import Judgement, clause
+from lossspec.clauses.precondition import conforms, precondition, raises_nothing, small, works
+from lossspec.clauses.trial import Deviation, Trial, any_judged
+from lossspec.excuse import Excuse
 from lossspec.execution.call import argument
 from lossspec.execution.tensors import dtype_of, first_numbers, to_extended, to_torch
 from lossspec.spec.loss import Loss
@@ -19,10 +21,8 @@ from lossspec.spec.roles import ClassIndex, Length, Surface
 ENOUGH = 30
 
 
-def _told(trial: Trial) -> bool:
-    """Whether an error would tell: of a small call that works as it is."""
-    size = sum(array.size for array in trial.case.tensors.values())
-    return size <= SMALL and trial.outcome.error is None
+#: An error tells something only of a small call that works as it is.
+REFUSAL = (small, raises_nothing)
 
 
 def _refused(
@@ -48,6 +48,16 @@ def _refused(
     )
 
 
+def _all_refused(trial: Trial, breaches: Iterable[tuple[str, dict[str, Any]]]) -> bool:
+    """Whether there is a call that must raise; Deviation where one does not."""
+
+    def judged(breach: tuple[str, dict[str, Any]]) -> bool:
+        _refused(trial, *breach)
+        return True
+
+    return any_judged(trial, judged, breaches)
+
+
 def _has_refused_values(loss: Loss, surface: Surface) -> bool:
     return any(parameter.refused for parameter in loss.parameters.values())
 
@@ -60,30 +70,46 @@ def out_of_range(trial: Trial) -> Iterator[tuple[str, dict[str, Any]]]:
                 yield f"{name}={value!r} is out of range", {name: value}
 
 
-@clause(_has_refused_values, enough=ENOUGH, hazard=1)
+@precondition(Excuse.NOT_SUPPORTED)
+def _takes_a_bounded_parameter(trial: Trial) -> bool:
+    """The implementation takes a parameter of the call that has values out of range."""
+    return any(True for _ in out_of_range(trial))
+
+
+@clause(
+    _has_refused_values,
+    enough=ENOUGH,
+    hazard=1,
+    requires=[_takes_a_bounded_parameter, *REFUSAL],
+)
 def refuses_parameters(trial: Trial) -> Judgement:
     """A parameter outside its documented range raises, at the latest when the loss is called."""
-    if not _told(trial):
-        return None
-    judged = None
     breaches = list(out_of_range(trial))
     # Each value is the first one of some cases, lest one that torch takes too hide the others.
-    start = int(trial.expected.losses.size) % max(len(breaches), 1)
+    start = int(trial.expected.losses.size) % len(breaches)
     for breach, replaced in breaches[start:] + breaches[:start]:
         _refused(trial, breach, replaced)
-        judged = True
-    return judged
+    return True
 
 
 def _takes_reduction(loss: Loss, surface: Surface) -> bool:
     return not (surface == "class" and loss.results)
 
 
-@clause(_takes_reduction, enough=ENOUGH, hazard=1)
+@precondition(Excuse.NOT_SUPPORTED)
+def _takes_the_reduction_argument(trial: Trial) -> bool:
+    """The implementation takes the argument reduction."""
+    return trial.under_test.takes("reduction")
+
+
+@clause(
+    _takes_reduction,
+    enough=ENOUGH,
+    hazard=1,
+    requires=[_takes_the_reduction_argument, *REFUSAL],
+)
 def refuses_reductions(trial: Trial) -> Judgement:
     """A reduction of an unknown name raises."""
-    if not trial.under_test.takes("reduction") or not _told(trial):
-        return None
     for name in ("avg", "Mean", ""):
         if name not in trial.loss.reductions:
             _refused(trial, f"reduction={name!r} is unknown", {"reduction": name})
@@ -98,14 +124,9 @@ def _has_classes(loss: Loss, surface: Surface) -> bool:
     )
 
 
-# On an accelerator such a call may take the whole device down with it.
-@clause(_has_classes, only_on="processor", enough=ENOUGH, hazard=3)
-def refuses_classes(trial: Trial) -> Judgement:
-    """A class index outside [0, C) that is not the ignored one raises, under every reduction."""
+def wrong_classes(trial: Trial) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Class indices outside [0, C) that are not the ignored one, with the target that has one."""
     case = trial.case
-    if not _told(trial):
-        return None
-    judged = None
     sizes = case.axis_sizes(trial.loss)
     for name, role in trial.form.tensors.items():
         if not (isinstance(role, ClassIndex) and role.checked) or not case.tensors[name].size:
@@ -122,9 +143,14 @@ def refuses_classes(trial: Trial) -> Judgement:
             target = case.tensors[name].copy()
             target.flat[0 if role.ends is not None else target.size // 2] = index
             replaced = {name: to_torch(target, device=trial.device)}
-            _refused(trial, f"class index {index} of {classes} classes", replaced)
-            judged = True
-    return judged
+            yield f"class index {index} of {classes} classes", replaced
+
+
+# On an accelerator such a call may take the whole device down with it.
+@clause(_has_classes, only_on="processor", enough=ENOUGH, hazard=3, requires=REFUSAL)
+def refuses_classes(trial: Trial) -> Judgement:
+    """A class index outside [0, C) that is not the ignored one raises, under every reduction."""
+    return _all_refused(trial, wrong_classes(trial))
 
 
 def misshapen(trial: Trial) -> Iterator[tuple[str, dict[str, Any], bool]]:
@@ -159,26 +185,30 @@ def misshapen(trial: Trial) -> Iterator[tuple[str, dict[str, Any], bool]]:
             yield f"{name} of shape {[array.size + 1]}", {name: np.append(array, array[:1])}, False
 
 
-@clause(enough=ENOUGH, hazard=2)
+@precondition()
+def _no_empty_axis(trial: Trial) -> bool:
+    """No tensor of the call is empty."""
+    return all(array.size for array in trial.case.tensors.values())
+
+
+@clause(enough=ENOUGH, hazard=2, requires=[_no_empty_axis, *REFUSAL])
 def refuses_shapes(trial: Trial) -> Judgement:
     """Shapes that break the contract raise, or at least warn where they would broadcast."""
-    if not _told(trial) or any(0 in array.shape for array in trial.case.tensors.values()):
-        return None
-    judged = None
-    for what, replaced, warning_will_do in misshapen(trial):
+
+    def judged(breach: tuple[str, dict[str, Any], bool]) -> bool:
+        what, replaced, warning_will_do = breach
         tensors = {n: to_torch(a, device=trial.device) for n, a in replaced.items()}
         first = trial.case.tensors[next(iter(trial.form.tensors))]
-        breach = f"{what} for an input of shape {list(first.shape)}"
         if warning_will_do:
             outcome = trial.refusal(**tensors)
             # What the valid call warns of as well is not about shapes.
             if outcome.error is None and set(outcome.warnings) - set(trial.outcome.warnings):
-                judged = True
-                continue
+                return True
         want = "an error, or a warning that it is broadcast" if warning_will_do else "an error"
-        _refused(trial, breach, tensors, want)
-        judged = True
-    return judged
+        _refused(trial, f"{what} for an input of shape {list(first.shape)}", tensors, want)
+        return True
+
+    return any_judged(trial, judged, misshapen(trial))
 
 
 def _has_a_class_each(loss: Loss, surface: Surface) -> bool:
@@ -190,22 +220,22 @@ def _has_a_class_each(loss: Loss, surface: Surface) -> bool:
     )
 
 
-@clause(_has_a_class_each, enough=ENOUGH, hazard=1)
-def refuses_dtypes(trial: Trial) -> Judgement:
-    """Class indices in a floating dtype raise."""
-    if not _told(trial):
-        return None
-    judged = None
+def floating_classes(trial: Trial) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Class indices in a floating dtype that cannot be taken for probabilities."""
+    first = trial.case.tensors[next(iter(trial.form.tensors))]
     for name, role in trial.form.tensors.items():
         target = trial.case.tensors[name]
-        first = trial.case.tensors[next(iter(trial.form.tensors))]
         if not isinstance(role, ClassIndex) or not role.checked:
             continue
         if target.size and target.shape != first.shape:
             replaced = {name: to_torch(target.astype(np.float32), device=trial.device)}
-            _refused(trial, f"{name} in float32", replaced)
-            judged = True
-    return judged
+            yield f"{name} in float32", replaced
+
+
+@clause(_has_a_class_each, enough=ENOUGH, hazard=1, requires=REFUSAL)
+def refuses_dtypes(trial: Trial) -> Judgement:
+    """Class indices in a floating dtype raise."""
+    return _all_refused(trial, floating_classes(trial))
 
 
 def ruled_out(trial: Trial) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -228,13 +258,12 @@ def ruled_out(trial: Trial) -> Iterator[tuple[str, dict[str, Any]]]:
             yield refusal.says, replaced
 
 
-@clause(lambda loss, surface: bool(loss.refusals), enough=ENOUGH, hazard=1)
+@clause(lambda loss, surface: bool(loss.refusals), enough=ENOUGH, hazard=1, requires=REFUSAL)
 def refuses_calls(trial: Trial) -> Judgement:
     """Every call that the contract rules out raises, and not by an assert without a message."""
-    if not _told(trial):
-        return None
-    judged = None
-    for breach, replaced in ruled_out(trial):
+
+    def judged(ruled: tuple[str, dict[str, Any]]) -> bool:
+        breach, replaced = ruled
         error = _refused(trial, breach, replaced)
         # It tells nobody what was wrong, and optimized Python skips it.
         if isinstance(error, AssertionError) and not str(error).strip():
@@ -245,8 +274,9 @@ def refuses_calls(trial: Trial) -> Judgement:
                 check="not isinstance(error, AssertionError) or str(error)",
                 replaced=replaced,
             )
-        judged = True
-    return judged
+        return True
+
+    return any_judged(trial, judged, ruled_out(trial))
 
 
 def _same(x: Any, y: Any) -> bool:
@@ -259,19 +289,35 @@ def _same(x: Any, y: Any) -> bool:
     )
 
 
-@clause(enough=3)
-def arrays(trial: Trial) -> Judgement:
-    """NumPy arrays in place of tensors raise, or give what torch.from_numpy of them gives."""
-    if not _told(trial) or not trial.worked or not trial.conforms:
-        return None
+def _as_arrays(trial: Trial) -> dict[str, Any]:
+    """The tensors of a call that NumPy arrays may replace."""
     roles = trial.loss.roles(trial.form)
-    replaced: dict[str, Any] = {
+    return {
         name: array
         for name, array in trial.case.tensors.items()
         if not roles[name].scalar and not roles[name].state and array.dtype.kind in "fi"
     }
-    if not replaced or trial.case.dtype == "bfloat16":  # which NumPy does not have
-        return None
+
+
+@precondition()
+def _numpy_has_its_dtype(trial: Trial) -> bool:
+    """NumPy has the dtype of the call, which bfloat16 is not."""
+    return trial.case.dtype != "bfloat16"
+
+
+@precondition()
+def _has_tensors_for_arrays(trial: Trial) -> bool:
+    """The call has a tensor that a NumPy array may replace."""
+    return bool(_as_arrays(trial))
+
+
+@clause(
+    enough=3,
+    requires=[*REFUSAL, _numpy_has_its_dtype, _has_tensors_for_arrays, works, conforms],
+)
+def arrays(trial: Trial) -> Judgement:
+    """NumPy arrays in place of tensors raise, or give what torch.from_numpy of them gives."""
+    replaced = _as_arrays(trial)
     outcome = trial.attempt(**replaced)
     value = outcome.value
     if not isinstance(value, torch.Tensor):

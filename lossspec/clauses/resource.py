@@ -6,7 +6,9 @@ import numpy as np
 
 from lossspec.cases.axes import part_along
 from lossspec.clauses import Judgement, clause
-from lossspec.clauses.trial import Deviation, Trial, Unsupported
+from lossspec.clauses.precondition import precondition
+from lossspec.clauses.trial import Deviation, NotJudged, Trial, Unsupported
+from lossspec.excuse import Excuse
 from lossspec.execution.outcome import differentiable
 from lossspec.safe_text import foreign_error
 from lossspec.spec.loss import Loss
@@ -20,22 +22,48 @@ def _elementwise(loss: Loss, surface: Surface) -> bool:
     return not any(written_out(c.text, spread).core for c in contracts for spread in c.spreads)
 
 
-@clause(_elementwise, enough=1, slow=True)
+@precondition()
+def _in_float32(trial: Trial) -> bool:
+    """The call is in float32."""
+    return trial.case.dtype == "float32"
+
+
+@precondition(Excuse.NOT_DIFFERENTIABLE)
+def _has_graph(trial: Trial) -> bool:
+    """The result can be differentiated."""
+    return differentiable(trial.outcome.value)
+
+
+@precondition()
+def _several_along_an_axis(trial: Trial) -> bool:
+    """The first axis of the unreduced result has at least two elements."""
+    names = trial.case.shape.result
+    return bool(names) and trial.case.axis_sizes(trial.loss)[names[0]] > 1
+
+
+@precondition(Excuse.TOO_EXPENSIVE)
+def _small_beside_weighed(trial: Trial) -> bool:
+    """The unreduced loss has few enough elements for the call that is weighed."""
+    return 0 < trial.expected.losses.size <= WEIGHED_ELEMENTS // WEIGHED_COPIES
+
+
+@clause(
+    _elementwise,
+    enough=1,
+    slow=True,
+    requires=[_in_float32, _has_graph, _several_along_an_axis, _small_beside_weighed],
+)
 def memory_in_proportion(trial: Trial) -> Judgement:
     """Forward and backward of an elementwise loss hold at most 64 times the memory of its input."""
     from lossspec.execution.memory import weighed
 
     case = trial.case
-    axis = next(iter(case.shape.result), None)
-    if case.dtype != "float32" or axis is None or not differentiable(trial.outcome.value):
-        return None
+    axis = case.shape.result[0]
     size = case.axis_sizes(trial.loss)[axis]
-    if size < 2 or not 0 < trial.expected.losses.size <= WEIGHED_ELEMENTS // WEIGHED_COPIES:
-        return None
     copies = WEIGHED_ELEMENTS // trial.expected.losses.size + 1
     many = part_along(trial.loss, case, axis, np.arange(size * copies) % size).with_(layouts={})
     if not trial.allows(many):
-        return None
+        raise NotJudged(Excuse.NOT_ABOUT)
     try:
         held, given = weighed(trial.under_test, many, trial.device)
     except Exception as error:  # what raises deviates from other clauses

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 
 from lossspec.clauses import Judgement, clause
-from lossspec.clauses.trial import Deviation, Trial, failed
+from lossspec.clauses.precondition import precondition
+from lossspec.clauses.trial import Deviation, NotJudged, Trial, failed
+from lossspec.excuse import Excuse
 from lossspec.execution.outcome import unimplemented
 
 
@@ -14,7 +16,7 @@ def accepts(trial: Trial) -> Judgement:
     """Every call that the contract allows returns a tensor, and its backward works."""
     outcome = trial.outcome
     if outcome.error is not None and trial.tolerates_refusal:
-        return None
+        raise NotJudged(Excuse.UNDOCUMENTED_DTYPE)
     if outcome.error is not None:
         if unimplemented(outcome.error):
             raise failed(f"its {outcome.phase}", outcome.error)
@@ -37,12 +39,16 @@ def accepts(trial: Trial) -> Judgement:
     return True
 
 
-@clause(empty=True)
+@precondition(Excuse.CALL_FAILS)
+def _returns_tensor(trial: Trial) -> bool:
+    """The call returns a tensor."""
+    return isinstance(trial.outcome.value, torch.Tensor)
+
+
+@clause(empty=True, requires=[_returns_tensor])
 def result_shape(trial: Trial) -> Judgement:
     """The result is a scalar or, unreduced, has the documented shape."""
     value = trial.outcome.value
-    if not isinstance(value, torch.Tensor):
-        return None
     want = trial.expected.losses.shape if trial.case.reduction == "none" else ()
     if tuple(value.shape) != want:
         raise Deviation(

@@ -4,21 +4,42 @@ from __future__ import annotations
 
 from lossspec.clauses import Judgement, clause
 from lossspec.clauses.digits_model import PACKAGE, Failed, plain, steps, trainable
+from lossspec.clauses.precondition import precondition
 from lossspec.clauses.trial import Trial, Unsupported, failed
+from lossspec.excuse import Excuse
 from lossspec.execution.call import unsupported_argument
 from lossspec.execution.tensors import to_extended
 from lossspec.oracle.solver import SolvedCase
 
 
-@clause(enough=1, once=True, slow=True, needs=PACKAGE)
+@precondition()
+def _trainable(trial: Trial) -> bool:
+    """A classifier of digits can be trained with the loss."""
+    return trainable(trial.loss)
+
+
+@precondition(Excuse.NOT_SUPPORTED)
+def _takes_plain_call(trial: Trial) -> bool:
+    """The implementation takes the call of a training run."""
+    return unsupported_argument(trial.under_test, plain(trial.loss)) is None
+
+
+# Clause `result-shape` reports such a result.
+@precondition(Excuse.CALL_FAILS)
+def _not_oversized(trial: Trial) -> bool:
+    """The result does not have far more elements than it should."""
+    return not trial.outcome.oversized
+
+
+@clause(
+    enough=1,
+    once=True,
+    slow=True,
+    needs=PACKAGE,
+    requires=[_trainable, _takes_plain_call, _not_oversized],
+)
 def trained(trial: Trial) -> Judgement:
     """At every step of a training run on real digits, loss and gradients are the definition's."""
-    if unsupported_argument(trial.under_test, plain(trial.loss)) is not None or not trainable(
-        trial.loss
-    ):
-        return None
-    if trial.outcome.oversized:
-        return None
     curves: dict[str, list[tuple[int, float, float]]] = {"training": [], "validation": []}
     informative = False
     try:

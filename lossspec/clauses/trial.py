@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +28,8 @@ from lossspec.oracle.solver import SolvedCase
 from lossspec.spec.loss import Form, Loss
 from lossspec.spec.roles import ClassIndex
 from lossspec.thresholds import RESULT_NUMBERS
+
+Part = TypeVar("Part")
 
 
 class Deviation(Exception):
@@ -104,7 +107,14 @@ _NUMBERS = (int, float, np.integer, np.floating, np.ndarray)
 
 
 class Unsupported(Exception):
-    """The implementation has no such thing, which no contract asks for; the message says what."""
+    """The implementation has no such thing, which no contract asks for; the message says what.
+
+    excuse : how the case counts.
+    """
+
+    def __init__(self, what: str, excuse: Excuse = Excuse.NOT_SUPPORTED) -> None:
+        super().__init__(what)
+        self.excuse = excuse
 
 
 @dataclass
@@ -112,7 +122,9 @@ class Trial:
     """What a clause sees. Calls and right answers are made once and shared by all clauses.
 
     worst : the largest error ÷ budget that the clause saw. figures : what else it measured, for the
-    report; plain data. bar : the error ÷ budget from which it deviates.
+    report; plain data. bar : the error ÷ budget from which it deviates. asked : how many numbers
+    the clause asked for, and how many it did not, by reason. skipped : the parts of the case that
+    the clause did not judge, by reason.
     """
 
     under_test: LossUnderTest
@@ -121,6 +133,8 @@ class Trial:
     worst: float = 0.0
     figures: dict[str, Any] = field(default_factory=dict)
     bar: float = 1.0
+    asked: Counter[str] = field(default_factory=Counter)
+    skipped: Counter[Excuse] = field(default_factory=Counter)
     _values: dict[str, np.ndarray | None] = field(default_factory=dict)
 
     @property
@@ -301,6 +315,7 @@ class Trial:
         if of is not None and want.free_axis is not None:
             of = f"({of}.double() - {of}.double().mean({want.free_axis}, True))"
         got, want = want.settled(got)
+        self.asked += want.asked()
         error = want.error(got)
         if not error.size:
             return False
@@ -321,6 +336,32 @@ class Trial:
                 gradient_of=gradient_of,
             )
         return want.informative
+
+
+def required(number: np.ndarray | None) -> np.ndarray:
+    """Return what a call gave; where it gave no number, the clause does not judge the case."""
+    if number is None:
+        raise NotJudged(Excuse.CALL_FAILS)
+    return number
+
+
+def any_judged(trial: Trial, judge: Callable[[Part], bool], parts: Iterable[Part]) -> bool:
+    """Judge parts of a case, and return whether one of them could have told right from wrong.
+
+    A part for which `judge` raises NotJudged is counted in the trial's `skipped`. The case is not
+    judged where no part is, for the reason of the first one, or because there is none.
+    """
+    judgements: list[bool] = []
+    reasons: list[NotJudged] = []
+    for part in parts:
+        try:
+            judgements.append(judge(part))
+        except NotJudged as reason:
+            trial.skipped[reason.excuse] += 1
+            reasons.append(reason)
+    if not judgements:
+        raise reasons[0] if reasons else NotJudged(Excuse.NOT_ABOUT)
+    return any(judgements)
 
 
 def returned(call: Callable[[], Any], what: str, want: str = "a tensor") -> Any:
@@ -350,7 +391,8 @@ def failed(
     error = legible(raised)
     kind, text = type(error).__name__, str(error)[:200]
     if unimplemented(error):
-        return Unsupported(f'{what} raised {kind}: "{text}"' if text else f"{what} raised {kind}")
+        told = f'{what} raised {kind}: "{text}"' if text else f"{what} raised {kind}"
+        return Unsupported(told, Excuse.NOT_IMPLEMENTED)
     return Deviation(
         f"{what} raised",
         f"{kind}: {text}",

@@ -8,20 +8,20 @@ import numpy as np
 
 from lossspec.cases.case import Case, published
 from lossspec.clauses import Judgement, clause, stateless
-from lossspec.clauses.trial import Deviation, Trial
+from lossspec.clauses.precondition import all_counted, precondition, small, takes_reduction, works
+from lossspec.clauses.trial import Deviation, NotJudged, Trial, any_judged, required
+from lossspec.excuse import Excuse
 from lossspec.execution.call import unsupported_argument
 from lossspec.oracle.bounds import Bounded
 from lossspec.oracle.solver import SolvedCase
-from lossspec.spec.loss import Loss
+from lossspec.spec.loss import Example, Loss
 from lossspec.spec.roles import Surface
 
 
-@clause()
+@clause(requires=[works])
 def value(trial: Trial) -> Judgement:
     """The value is that of the definition, within the error that rounding explains."""
-    got = trial.number(trial.outcome)
-    if got is None:
-        return None
+    got = required(trial.number(trial.outcome))
     reduction = trial.case.reduction
     return trial.agree(got, trial.expected.value(reduction), f"the value with {reduction!r}")
 
@@ -29,22 +29,21 @@ def value(trial: Trial) -> Judgement:
 @clause(lambda loss, surface: bool(loss.examples), enough=1)
 def published_examples(trial: Trial) -> Judgement:
     """The spec's examples, published or worked by hand, give the stated value to its last digit."""
-    judged = None
-    for example in trial.loss.examples:
+
+    def judged(example: Example) -> bool:
         case = published(trial.loss, example)
         if unsupported_argument(trial.under_test, case) is not None:
-            continue
+            raise NotJudged(Excuse.NOT_SUPPORTED)
         beside = Trial(trial.under_test, SolvedCase(trial.loss, case), trial.device)
-        got = beside.number(beside.outcome)
-        if got is None:
-            continue  # clause `accepts` tells
+        got = required(beside.number(beside.outcome))
         printed = np.asarray(example.value, np.longdouble)
         half = 0.5 * 10.0**-example.digits
         budget = beside.expected.value(case.reduction).budget + half
         want = Bounded.around(printed, budget, case.dtype)
         trial.agree(got, want, f"the example ({example.source})", case=case)
-        judged = bool(judged) or bool(np.isfinite(budget).all())
-    return judged
+        return bool(np.isfinite(budget).all())
+
+    return any_judged(trial, judged, trial.loss.examples)
 
 
 def _takes_nan(loss: Loss, surface: Surface) -> bool:
@@ -60,30 +59,50 @@ def _unbounded(loss: Loss, form: str) -> list[str]:
     ]
 
 
-#: Elements of a call that shows where a nan goes.
-FEW = 200
+def _poisonable(trial: Trial) -> list[str]:
+    """The tensors of a case that have numbers, each of which may be nan."""
+    names = _unbounded(trial.loss, trial.case.form)
+    return [name for name in names if trial.case.tensors[name].size]
 
 
-@clause(_takes_nan, enough=6)
+@precondition()
+def _has_number_that_may_be_nan(trial: Trial) -> bool:
+    """Some tensor that may hold any number is not empty."""
+    return bool(_poisonable(trial))
+
+
+# A kernel need not compute what counts for nothing.
+@precondition(Excuse.IGNORED)
+def _no_zero_in_options(trial: Trial) -> bool:
+    """No number of an optional tensor is 0, such as a weight."""
+    given = (n for n in trial.loss.options if n in trial.case.tensors)
+    return not any((trial.case.tensors[n] == 0).any() for n in given)
+
+
+@clause(
+    _takes_nan,
+    enough=6,
+    requires=[
+        _has_number_that_may_be_nan,
+        takes_reduction("none"),
+        small,
+        _no_zero_in_options,
+        all_counted,
+    ],
+)
 def nan_spreads(trial: Trial) -> Judgement:
     """A nan makes every loss that is computed from it nan, and leaves the others as they are."""
-    case = trial.case
-    names = [name for name in _unbounded(trial.loss, case.form) if case.tensors[name].size]
-    mine = trial.under("none") if names and trial.can("none") else None
-    if mine is None or sum(array.size for array in case.tensors.values()) > FEW:
-        return None
-    zeros = any((case.tensors[n] == 0).any() for n in trial.loss.options if n in case.tensors)
-    if zeros or not trial.expected.counted.all():
-        return None  # what counts for nothing need not be computed
+    mine = required(trial.under("none"))
     plain = trial.expected.value("none")
     if mine.shape != plain.exact.shape or (plain.error(mine) > 1).any():
-        return None  # clause `value` tells
+        raise NotJudged(Excuse.CALL_FAILS)
+    names = _poisonable(trial)
     name = names[mine.size % len(names)]
-    case = _poisoned(case, name)
+    case = _poisoned(trial.case, name)
     beside = Trial(trial.under_test, SolvedCase(trial.loss, case), trial.device)
     got, want = beside.number(beside.outcome), beside.expected.value("none")
     if got is None or got.shape != want.exact.shape:
-        return None
+        raise NotJudged(Excuse.CALL_FAILS)
     reached = beside.expected.reached(name, np.isnan(case.tensors[name].astype(float)))
     lost = reached & np.isnan(want.exact)
     hidden = lost & ~np.isnan(got)

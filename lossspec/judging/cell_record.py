@@ -23,6 +23,10 @@ from lossspec.judging.verdict import Facts, Judged, verdict
 from lossspec.report.records import Cell, KnownEntry
 from lossspec.report.verdict import Verdict
 
+#: The clauses whose records say how many numbers they asked for: those that compare with the right
+#: answer, and not with another call.
+ASKED_OF = ("value", "gradient")
+
 
 def record_of(
     cell: CellPlan, campaign: Campaign, repeat: str | None, require_all: bool
@@ -187,6 +191,11 @@ def _figures(
 ) -> dict[str, Any]:
     """What was counted and measured, whatever the verdict."""
     extra: dict[str, Any] = dict(clause_record.figures)
+    asked = {dtype: dict(n) for dtype, n in sorted(clause_record.asked.items()) if n}
+    if asked and clause_record.clause.name in ASKED_OF:
+        extra["asked"] = asked
+    if clause_record.skipped:
+        extra["skipped"] = dict(clause_record.skipped)
     if campaign.support.unsupported:
         extra["unsupported"] = sorted(campaign.support.unsupported)
     if campaign.support.refused:

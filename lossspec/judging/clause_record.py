@@ -25,14 +25,15 @@ class ClauseRecord:
     shown : the findings that a report shows, each of another kind, as their simplest cases show
     them. examples, informative : how many cases were judged, and how many of them could have told
     right from wrong. excused : how many cases say nothing against the implementation, by reason.
-    blocked : how many did not meet a precondition, by its name. fatal : whether it has ended a
-    process. killer : the case that it was judging. last_call : what was called then. over : whether
-    it gets no further case. broken : the error of lossspec itself that ended its judging. stale :
-    the listed deviation whose stored case no longer fails. lacks : what the implementation lacks
-    for it. sound, unsound : while no case was about the clause, whether some call was right, and
-    whether some was not. seconds : what its own judgements and shrinking took. share : its part of
-    the time that all clauses need, for cases and answers: each case's time is divided evenly among
-    the clauses that judged it.
+    blocked : how many did not meet a precondition, by its name. skipped : how many parts of judged
+    cases were not judged, by reason. asked : by dtype, how many numbers were asked for, and how
+    many were not, by reason. fatal : whether it has ended a process. killer : the case that it was
+    judging. last_call : what was called then. over : whether it gets no further case. broken : the
+    error of lossspec itself that ended its judging. stale : the listed deviation whose stored case
+    no longer fails. lacks : what the implementation lacks for it. sound, unsound : while no case
+    was about the clause, whether some call was right, and whether some was not. seconds : what its
+    own judgements and shrinking took. share : its part of the time that all clauses need, for cases
+    and answers: each case's time is divided evenly among the clauses that judged it.
     """
 
     clause: Clause
@@ -42,6 +43,8 @@ class ClauseRecord:
     informative: int = 0
     excused: Counter[Excuse] = field(default_factory=Counter)
     blocked: Counter[str] = field(default_factory=Counter)
+    skipped: Counter[Excuse] = field(default_factory=Counter)
+    asked: dict[str, Counter[str]] = field(default_factory=dict)
     worst: float = 0.0
     worst_case: Case | None = None
     dtypes: set[str] = field(default_factory=set)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 
 from lossspec.cases.hypothesis_runs import expected_failure
 from lossspec.clauses import Judgement
@@ -27,6 +28,7 @@ def judge(clause_record: ClauseRecord, trial: Trial, excuses: Excuses, attached:
     """
     start = time.perf_counter()
     trial.worst, trial.figures = 0.0, {}
+    trial.asked, trial.skipped = Counter(), Counter()
     informative: Judgement = None
     try:
         with time_limit(), preserved():
@@ -34,10 +36,8 @@ def judge(clause_record: ClauseRecord, trial: Trial, excuses: Excuses, attached:
     except Deviation as deviation:
         _place(clause_record, trial, deviation, excuses, attached)
         informative = True
-    except NotJudged as reason:
-        clause_record.excused[reason.excuse] += 1
     except Unsupported as lack:
-        clause_record.excused[Excuse.NOT_SUPPORTED] += 1
+        clause_record.excused[lack.excuse] += 1
         clause_record.lacks = str(lack)
         clause_record.failed += 1
     except (SpecError, *STOPS):
@@ -56,13 +56,23 @@ def judge(clause_record: ClauseRecord, trial: Trial, excuses: Excuses, attached:
 
 
 def _judged(clause_record: ClauseRecord, trial: Trial) -> Judgement:
-    """Judge a trial that meets every precondition of the clause, and count any other."""
+    """Judge a trial that meets every precondition of the clause, and count any other.
+
+    None where the clause does not judge the trial, which is counted under the reason.
+    """
     unmet = clause_record.clause.unmet(trial)
-    if unmet is None:
-        return clause_record.clause.judge(trial)
-    clause_record.blocked[unmet.name] += 1
-    clause_record.excused[unmet.excuse] += 1
-    return None
+    if unmet is not None:
+        clause_record.blocked[unmet.name] += 1
+        clause_record.excused[unmet.excuse] += 1
+        return None
+    try:
+        informative = clause_record.clause.judge(trial)
+    except NotJudged as reason:
+        clause_record.excused[reason.excuse] += 1
+        return None
+    if informative is None:  # of a clause from outside
+        clause_record.excused[Excuse.NOT_ABOUT] += 1
+    return informative
 
 
 def judge_stored(clause_record: ClauseRecord, known: KnownDeviation, trial: Trial) -> None:
@@ -93,6 +103,8 @@ def _count(clause_record: ClauseRecord, trial: Trial, informative: bool) -> None
     clause_record.informative += informative
     clause_record.dtypes.add(trial.case.dtype)
     clause_record.figures |= trial.figures
+    clause_record.asked.setdefault(trial.case.dtype, Counter()).update(trial.asked)
+    clause_record.skipped.update(trial.skipped)
     if clause_record.worst < trial.worst <= 1:
         clause_record.worst, clause_record.worst_case = trial.worst, trial.case
 

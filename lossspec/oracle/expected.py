@@ -10,7 +10,8 @@ import numpy as np
 
 from lossspec.cases.case import Case
 from lossspec.dtypes import Extended, Precision, as_extended
-from lossspec.oracle.bounds import Bounded, roundings
+from lossspec.excuse import Excuse
+from lossspec.oracle.bounds import REASONS, Bounded, roundings, why_open
 from lossspec.oracle.placement import Placed
 from lossspec.thresholds import SLACK
 
@@ -107,6 +108,9 @@ class Expected:
     compared: bool = False
     #: Where the definition says itself that the loss is nan.
     stated: np.ndarray = field(default_factory=lambda: np.zeros((), bool))
+    #: Why a budget is infinite, as in `Bounded`: of each loss, and of each derivative.
+    why: np.ndarray = field(default_factory=lambda: np.zeros((), np.int8))
+    why_derivative: Mapping[str, np.ndarray] = field(default_factory=dict)
     _known: dict[Any, Any] = field(default_factory=dict)
 
     @property
@@ -131,12 +135,15 @@ class Expected:
 
     def _value(self, reduction: str) -> Bounded:
         if reduction == "none":
-            return self._bounded(self.losses, SLACK * self.budget)
+            return self._bounded(self.losses, SLACK * self.budget, why=self.why)
         exact, budget, divisor, divisor_error = self.divided(reduction)
         with np.errstate(all="ignore"):
+            usable = bool(divisor_error < abs(divisor) < np.inf)
+            infinite = np.isinf(exact) and budget == 0 and usable
             exact, budget = exact / divisor, budget / abs(divisor)
             budget = budget + abs(exact) * (divisor_error / abs(divisor) + self.precision.unit)
-        return self._bounded(exact, SLACK * (budget + self.precision.negligible))
+            budget = np.where(infinite, 0, SLACK * (budget + self.precision.negligible))
+        return self._bounded(exact, budget, why=_why_reduced(self, exact, budget, not usable))
 
     def divided(self, reduction: str) -> tuple[Any, Any, Any, Any]:
         """The sum of the losses and its budget, then what a reduction divides by and its error."""
@@ -149,7 +156,13 @@ class Expected:
             shares = self.shares if reduction == "mean" else np.ones_like(self.shares)
             losses = self.losses * shares
             exact, size = losses.sum(), np.abs(losses).sum()
-            budget = (self.budget * np.abs(shares)).sum() + unit * terms * size
+            budget = (self.budget * np.abs(shares)).sum()
+            if np.isinf(exact):
+                # Losses that are infinite by definition make the sum so, if no other is unknown.
+                size = np.abs(np.where(np.isinf(losses), 0, losses)).sum()
+                budget = np.where(np.isfinite(budget), 0, np.inf)
+            else:
+                budget = budget + unit * terms * size
             if not size < self.precision.largest_sum:
                 budget = np.full_like(budget, np.inf)  # the textbook's sum overflows as well
         return exact, budget, *self.divisor(reduction)
@@ -219,7 +232,8 @@ class Expected:
                 budget = budget + self.precision.unit * serial * terms.size
         # How a loss changes when shares no longer sum to 1 is left open: it need not be defined.
         axis = self.simplex.get(name)
-        return self._bounded(terms.exact, SLACK * budget, terms.low, terms.high, axis)
+        why = _why_gradient(self, name, terms.exact.shape, budget)
+        return self._bounded(terms.exact, SLACK * budget, terms.low, terms.high, axis, why)
 
     def gradients(self) -> dict[str, Bounded]:
         """The gradients that the case asks for, where there are any; of ignored rows nothing."""
@@ -245,7 +259,12 @@ class Expected:
         if self.counted.all():
             return bounded
         ignored = self.ignored(name, bounded.exact.shape)
-        return replace(bounded, budget=np.where(ignored, np.inf, bounded.budget))
+        why = np.zeros(ignored.shape, np.int8) if bounded.why is None else bounded.why
+        return replace(
+            bounded,
+            budget=np.where(ignored, np.inf, bounded.budget),
+            why=np.where(ignored, why_open(Excuse.IGNORED, ignored), why),
+        )
 
     def _bounded(
         self,
@@ -254,6 +273,7 @@ class Expected:
         low: np.ndarray | None = None,
         high: np.ndarray | None = None,
         free_axis: int | None = None,
+        why: np.ndarray | None = None,
     ) -> Bounded:
         exact = np.asarray(exact, Extended)
         budget = np.where(np.isnan(budget), np.inf, budget)
@@ -264,4 +284,30 @@ class Expected:
             exact if high is None else high,
             self.precision.name,
             free_axis,
+            why,
         )
+
+
+def _why_reduced(
+    expected: Expected, exact: Any, budget: Any, divides_by_nearly_0: bool
+) -> np.ndarray | None:
+    """Why nothing is asked of a reduced value: because of some loss, or of the sum itself."""
+    if np.isfinite(budget):
+        return None
+    why = np.asarray(np.max(expected.why, initial=0))
+    overflows = not why and not divides_by_nearly_0 and not np.isnan(exact)
+    return why_open(Excuse.OVERFLOW, np.asarray(overflows)) if overflows else why
+
+
+def _why_gradient(
+    expected: Expected, name: str, shape: tuple[int, ...], budget: np.ndarray
+) -> np.ndarray | None:
+    """Why nothing is asked of a gradient: the last of the reasons of its terms."""
+    if np.isfinite(budget).all():
+        return None
+    terms, why = expected.why_derivative[name], np.zeros(shape, np.int8)
+    for place in range(1, len(REASONS)):
+        found = terms == place
+        if found.any():
+            why[expected.placed[name].leave(found.astype(int), shape) > 0] = place
+    return why

@@ -16,8 +16,9 @@ from lossspec.cases.axes import axes_of, simplex
 from lossspec.cases.case import Case
 from lossspec.dtypes import Extended, Precision, as_extended, precision
 from lossspec.errors import OutOfRoom, SpecError, blaming
+from lossspec.excuse import Excuse
 from lossspec.maths.ensemble import ROUNDING_MEMBERS, SIDES, Ensemble, ensemble, step_of
-from lossspec.oracle.bounds import Bounded
+from lossspec.oracle.bounds import REASONS, Bounded, why_open
 from lossspec.oracle.expected import Expected, Whole
 from lossspec.oracle.placement import Placed, placed_axes
 from lossspec.spec.loss import Definition, Loss
@@ -249,7 +250,7 @@ def solve(
     form, loop, dtype = loss.form(case.form), posed.loop, posed.precision
 
     with np.errstate(all="ignore"), ensemble(posed.ensemble):
-        losses, derivatives = _evaluated(posed)
+        losses, derivatives, overflows = _evaluated(posed)
         stated = posed.ensemble.stated_nan(loop)
         counts = np.where(posed.counted, posed.each(form.divisor), 0)
         shares = posed.each(form.share)
@@ -261,8 +262,9 @@ def solve(
         textbook, slips = _textbook(posed, losses[:2], derivatives, cotangents)
         budget = _spread(losses, posed.ensemble, dtype)
         budget = budget + dtype.unit * np.abs(losses[0]) + textbook + dtype.negligible
+        budget, why = _weighed(losses, budget, textbook, overflows)
         slopes = {
-            name: _slope(posed, whole, name, losses[0], derivative, slips[name])
+            name: _slope(posed, whole, name, losses[0], why, derivative, slips[name])
             for name, derivative in derivatives.items()
         }
     return Expected(
@@ -272,14 +274,35 @@ def solve(
         counts,
         shares,
         posed.counted,
-        slopes,
+        {name: (sides, error) for name, (sides, error, _) in slopes.items()},
         posed.placed,
         dtype,
         simplex(loss, case),
         whole,
         posed.ensemble.compared,
         stated,
+        np.where(posed.counted, why, 0).astype(np.int8),
+        {name: why_slope for name, (_, _, why_slope) in slopes.items()},
     )
+
+
+def _weighed(
+    losses: np.ndarray, budget: np.ndarray, textbook: np.ndarray, overflows: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """The budget of each loss, which is 0 where it is infinite by definition, and why it is
+    infinite.
+
+    A loss is infinite by definition when rounding does not change that, nor the case's own dtype.
+    Nobody can tell where a number lies that is so large that extended precision overflows.
+    """
+    infinite = np.isinf(losses[0])
+    why = np.where(infinite, 0, why_open(Excuse.OVERFLOW, np.isinf(textbook)))
+    if not infinite.any():
+        return budget, why
+    certain = (losses == losses[:1]).all(0) & (textbook == 0) & (not overflows)
+    reason = Excuse.OVERFLOW if overflows else Excuse.TOO_UNCERTAIN
+    why = np.where(infinite & ~certain, why_open(reason, infinite), why)
+    return np.where(infinite & certain, 0, budget), why
 
 
 def check_defined(loss: Loss, expected: Expected) -> None:
@@ -323,13 +346,17 @@ def _outside(loss: Loss, case: Case) -> dict[str, np.ndarray]:
     return found
 
 
-def _evaluated(posed: _Posed) -> tuple[np.ndarray, dict[str, Any]]:
-    """The unreduced loss in every member of the ensemble, and its derivatives by each tensor."""
+def _evaluated(posed: _Posed) -> tuple[np.ndarray, dict[str, Any], bool]:
+    """The unreduced loss in every member of the ensemble, its derivatives by each tensor, and
+    whether extended precision has overflowed."""
+    overflows: list[str] = []
     with blaming(posed.loss.name, "define", posed.case.tensors):
-        back, losses = _traced(lambda t: posed.evaluate(posed.define, t), posed.differentiable)
+        with np.errstate(over="call", call=lambda kind, flag: overflows.append(kind)):
+            back, losses = _traced(lambda t: posed.evaluate(posed.define, t), posed.differentiable)
         shape = (posed.ensemble.size, *posed.loop)
         losses = np.broadcast_to(np.asarray(losses, Extended), shape)
-        return losses, dict(zip(posed.wanted, back(np.ones_like(losses)), strict=True))
+        derivatives = dict(zip(posed.wanted, back(np.ones_like(losses)), strict=True))
+        return losses, derivatives, bool(overflows)
 
 
 def _trial_cotangents(posed: _Posed, whole: Whole, shares: np.ndarray) -> list[np.ndarray]:
@@ -346,26 +373,47 @@ def _trial_cotangents(posed: _Posed, whole: Whole, shares: np.ndarray) -> list[n
     return cotangents
 
 
+#: In the order of the conditions in `_slope`; a loss or slope that is no number has its own open.
+_WHY_NO_SLOPE = [
+    np.int8(REASONS.index(excuse))
+    for excuse in (Excuse.UNDEFINED, Excuse.OVERFLOW, Excuse.KINK, Excuse.SUBNORMAL)
+]
+
+
 def _slope(
     posed: _Posed,
     whole: Whole,
     name: str,
     loss: np.ndarray,
+    why_loss: np.ndarray,
     derivative: np.ndarray,
     slip: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
-    """The derivative by a tensor, itself and on each side of its kinks, and its error."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The derivative by a tensor, itself and on each side of its kinks, its error, and why that is
+    infinite.
+
+    why_loss : why nothing is asked of the loss itself.
+    """
     dtype = posed.precision
     error = _spread(derivative, posed.ensemble, dtype) + dtype.negligible
     sides = derivative[[0, *range(-SIDES, 0)]]
     # Where the dtype cannot hold the loss or its derivative no gradient is asked for; where many
     # kinks meet any is right that no one could list.
-    asked = (np.abs(loss) < dtype.largest) & ~posed.ensemble.crowded(posed.loop)
-    asked = asked.reshape(posed.loop + (1,) * posed.placed[name].core)
-    asked = asked & ~whole.too_small(posed.exact[name])
-    error = np.where(np.isfinite(sides[0]) & asked, error + slip, np.inf)
+    beyond, crowded = ~(np.abs(loss) < dtype.largest), posed.ensemble.crowded(posed.loop)
+    core = posed.loop + (1,) * posed.placed[name].core
+    beyond, crowded = beyond.reshape(core), crowded.reshape(core)
+    tiny = whole.too_small(posed.exact[name])
+    known = np.isfinite(sides[0])
+    error = np.where(known & ~(beyond | crowded | tiny), error + slip, np.inf)
     mask = posed.mask(name)
-    return np.where(mask, sides, 0), np.where(mask, error, 0)
+    if np.isfinite(error).all():
+        why = np.zeros(error.shape, np.int8)
+    else:
+        lost = ~np.isfinite(loss).reshape(core)
+        conditions = [lost | ~known, beyond | np.isinf(slip), crowded, tiny]
+        why = np.select(conditions, _WHY_NO_SLOPE, np.int8(0))
+        why = np.where(lost, why_loss.reshape(core), why)
+    return np.where(mask, sides, 0), np.where(mask, error, 0), np.where(mask, why, 0)
 
 
 def solve_second(
@@ -525,6 +573,8 @@ def _textbook(
     error = np.abs(got - want)
     hopeless = ~np.isfinite(got) & np.isfinite(want)
     error = np.where(hopeless, np.inf, np.where(np.isfinite(error), error, 0))
+    # Where the textbook loses an infinity, a right implementation may lose it too.
+    error[0] = np.where(np.isinf(want[0]) & (got[0] != want[0]), np.inf, error[0])
     slips = {name: np.zeros(()) for name in wanted}
     for cotangent in cotangents:
         with blaming(posed.loss.name, blamed, posed.case.tensors):

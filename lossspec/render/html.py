@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from lossspec.errors import ReportError
+from lossspec.render.asked import asked_by_loss, reasons_told
 from lossspec.render.curves import curves
 from lossspec.render.layout import (
     columns,
@@ -68,6 +69,8 @@ def page(report: Report) -> str:
         several_devices=len({cell.device for cell in report.cells}) > 1,
         axis=(axis := Axis.of(cell.worst for cell in report.cells)),
         accuracy=_accuracy(report, axis),
+        asked=asked_by_loss(report),
+        reasons=reasons_told(report),
         curves=curves(report.cells),
         sentences=_sentences(report),
         losses=_by_loss(report),

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from lossspec.render.asked import asked_by_loss, reasons_told
 from lossspec.render.layout import (
     Unjudged,
     columns,
@@ -37,6 +38,7 @@ def summary(report: Report, budget: int = BUDGET) -> str:
         "more known",
     )
     out.section(_matrix(report))
+    out.items("## Numbers asked", _asked(report), "more lines")
     out.section(_environment(report))
     return out.text()
 
@@ -181,6 +183,16 @@ def _tally(cells: list[Cell]) -> str:
     worst = min((cell.verdict for cell in cells), key=_SEVERITY.index)
     count = sum(cell.verdict is worst for cell in cells)
     return f"{worst.sign} {count}" + (f" of {len(cells)}" if count < len(cells) else "")
+
+
+def _asked(report: Report) -> list[str]:
+    """A line for each loss, with the sentences of the reasons before the first one."""
+    lines = [f"- {_inline(loss)}: {_inline(text)}" for loss, text in asked_by_loss(report).items()]
+    reasons = "\n".join(f"- {word}: {_inline(says)}" for word, says in reasons_told(report))
+    note = "Share of the numbers in values and gradients whose right answer is known to a tenth."
+    if not lines:
+        return []
+    return [note + (f" Why the others are not:\n\n{reasons}" if reasons else ""), *lines]
 
 
 def _row(texts: Iterable[str]) -> str:
