@@ -219,6 +219,8 @@ def _figures(
         extra["unsupported"] = sorted(campaign.support.unsupported)
     if campaign.support.refused:
         extra["unsupported_dtypes"] = campaign.support.refused
+    if clause_record.lacks is not None:
+        extra["not_supported"] = clause_record.lacks
     if clause_record.mishaps:
         extra["mishaps"] = clause_record.mishaps
     if campaign.support.unimplemented:

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 
 from lossspec.cases.case import Case
 from lossspec.clauses.trial import Deviation, Trial
+from lossspec.execution.declaration import Ability
+from lossspec.execution.implementation import LossUnderTest
 from lossspec.execution.support import leaves_torch
 from lossspec.judging.clause_record import ClauseRecord
 from lossspec.judging.excuses import Excuses
-from lossspec.judging.support import Support
+from lossspec.judging.support import Support, must_work
 from lossspec.safe_text import foreign_error
 
 
@@ -61,7 +63,7 @@ class Pending:
         timed_out: bool,
     ) -> None:
         """Hold what is pending against the clauses, or note what is not supported."""
-        self._decide_refusals(clause_records, support)
+        self._decide_refusals(clause_records, support, excuses.under_test)
         for name, found in self.detached.items():
             clause_record = clause_records[name]
             if timed_out:  # to tell whose gradient is lost takes another call
@@ -70,12 +72,17 @@ class Pending:
                 clause_record.found = clause_record.found or found
             else:
                 clause_record.examples = clause_record.informative = 0
-                clause_record.lacks = "its results have no gradient"
+                declared = Ability.GRADIENT in excuses.under_test.abilities
+                source = "declared" if declared else "inferred"
+                clause_record.lacks = f"{source}: its results have no gradient"
         for name, found in self.missing.items():
             clause_records[name].found = clause_records[name].found or found
 
     def _decide_refusals(
-        self, clause_records: Mapping[str, ClauseRecord], support: Support
+        self,
+        clause_records: Mapping[str, ClauseRecord],
+        support: Support,
+        under_test: LossUnderTest,
     ) -> None:
         """Tell what never worked, and so is not there, from what raised where it ought to work."""
         for (form, dtype), found in self.optional.items():
@@ -84,11 +91,15 @@ class Pending:
             else:
                 support.unsupported.add(form)
         for dtype, texts in support.absent.items():
-            if dtype not in support.ran and dtype != "float32":
+            if dtype in support.ran:
+                continue
+            if not must_work(under_test, dtype):
                 support.refused[dtype] = min(texts)
+            elif dtype != "float32":
+                self.refusals.setdefault(dtype, support.absent_call[dtype])
+                support.ran[dtype] = [0, 1]
         for dtype, found in self.refusals.items():
-            # float32, torch's default, is mandatory.
-            if not support.ran[dtype][0] and dtype != "float32":
+            if not support.ran[dtype][0] and not must_work(under_test, dtype):
                 support.refused[dtype] = self.errors[dtype]
             elif clause_records["accepts"].found is None:
                 clause_records["accepts"].found = found
@@ -96,4 +107,7 @@ class Pending:
 
 def _loses_graph(case: Case, support: Support, excuses: Excuses) -> bool:
     """Whether a gradient should be there: a library of arrays has none to be wrong."""
+    declared = excuses.under_test.abilities.get(Ability.GRADIENT)
+    if declared is not None:
+        return declared or support.attached
     return support.attached or not leaves_torch(excuses.under_test, case, excuses.device)

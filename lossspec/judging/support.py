@@ -8,7 +8,9 @@ from lossspec.cases.case import Case
 from lossspec.clauses import clauses
 from lossspec.clauses.trial import Deviation, Trial
 from lossspec.dtypes import dtype_name
+from lossspec.execution.declaration import DTYPES, Ability
 from lossspec.execution.devices import dtype_problem
+from lossspec.execution.implementation import LossUnderTest
 from lossspec.execution.outcome import Phase, differentiable
 from lossspec.judging.deviation import deviation_of
 from lossspec.judging.excuses import Excuses
@@ -26,9 +28,10 @@ class Support:
     refused : dtypes that never worked, or that the device cannot hold, and the error.
     attached : whether some result carried a graph. ran : by dtype and by form, how many calls have
     worked and how many have raised. absent : by dtype, the errors that say that something is not
-    implemented. unimplemented : by such an error, the features of its calls. worked : the features
-    of calls that worked. works : the phases of a call that have worked in float32, which is
-    mandatory. fails : by phase, the first call in float32 that did not work, though it ought to.
+    implemented. absent_call : by dtype, the first such call. unimplemented : by such an error, the
+    features of its calls. worked : the features of calls that worked. works : the phases of a call
+    that have worked in float32, which is mandatory. fails : by phase, the first call in float32
+    that did not work, though it ought to.
     """
 
     unsupported: set[str] = field(default_factory=set)
@@ -36,6 +39,7 @@ class Support:
     attached: bool = False
     ran: dict[str, list[int]] = field(default_factory=dict)
     absent: dict[str, set[str]] = field(default_factory=dict)
+    absent_call: dict[str, tuple[Case, Deviation]] = field(default_factory=dict)
     unimplemented: dict[str, set[Feature]] = field(default_factory=dict)
     worked: set[Feature] = field(default_factory=set)
     works: set[Phase] = field(default_factory=set)
@@ -58,6 +62,9 @@ class Support:
         """Note a call and its error, which says that something is not implemented."""
         text = foreign_error(error)
         self.absent.setdefault(trial.case.dtype, set()).add(text)
+        what = f"{trial.outcome.phase} raised {type(error).__name__}"
+        deviation = Deviation(what, text, "a tensor", check="error is None")
+        self.absent_call.setdefault(trial.case.dtype, (trial.case, deviation))
         self.unimplemented.setdefault(text, set()).update(_features(trial))
 
     def note_call(self, trial: Trial, excuses: Excuses) -> None:
@@ -86,6 +93,11 @@ class Support:
             return
         if excuses.inherited(accepts, trial, deviation) is None:
             self.fails[phase] = trial.case, deviation
+
+
+def must_work(under_test: LossUnderTest, dtype: str) -> bool:
+    """Return whether a dtype must work: torch's default, and those that are declared."""
+    return dtype == "float32" or (dtype in DTYPES and under_test.declares(Ability(dtype)))
 
 
 def empty(case: Case) -> bool:
