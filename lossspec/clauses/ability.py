@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lossspec.cases.case import Case
 from lossspec.clauses.trial import Deviation, Trial, Unsupported
 from lossspec.execution.declaration import Ability
 from lossspec.execution.outcome import legible
@@ -9,7 +10,13 @@ from lossspec.safe_text import foreign_error
 
 
 def lacking(
-    trial: Trial, ability: Ability, why: str, what: str, got: str = ""
+    trial: Trial,
+    ability: Ability,
+    why: str,
+    what: str = "",
+    got: str = "",
+    *,
+    case: Case | None = None,
 ) -> Deviation | Unsupported:
     """Return what a clause raises when the implementation turns out to lack an ability.
 
@@ -17,16 +24,25 @@ def lacking(
     report says whether that was declared or inferred.
 
     why : a sentence for the report, such as "it takes no complex numbers". what, got : what broke
-    and what came, where the ability is declared.
+    and what came, where the ability is declared. case : the call that shows it, where that is not
+    the trial's own.
     """
     if trial.under_test.declares(ability):
-        return Deviation(what, got or why, f"it works: {ability} is declared", check=None)
+        check = None if case is None else "error is None"
+        want = f"it works: {ability} is declared"
+        return Deviation(what or why, got or why, want, check=check, case=case)
     source = "declared" if ability in trial.under_test.abilities else "inferred"
     return Unsupported(f"{source}: {why}")
 
 
 def raised(
-    trial: Trial, ability: Ability, error: BaseException, way: str, lack: str = ""
+    trial: Trial,
+    ability: Ability,
+    error: BaseException,
+    way: str,
+    lack: str = "",
+    *,
+    case: Case | None = None,
 ) -> Deviation | Unsupported:
     """Return what a clause raises when a call in another way raised an error.
 
@@ -35,4 +51,4 @@ def raised(
     error = legible(error)
     why = f"{lack or f'it does not work with {way}'} ({foreign_error(error)})"
     got = f"{type(error).__name__}: {str(error)[:200]}"
-    return lacking(trial, ability, why, f"{way} raised", got)
+    return lacking(trial, ability, why, f"{way} raised", got, case=case)

@@ -87,30 +87,20 @@ def mixed_dtypes(trial: Trial) -> Judgement:
         mixed = case.with_(tensors={**case.tensors, name: array.astype(wider)})
         outcome = perform(trial.under_test, mixed, trial.device)
         refuses = outcome.phase != "backward" or unimplemented(outcome.error)
-        if outcome.error is not None and (declared or refuses or _inherited(trial)):
+        when = f"with {name} in {WIDER[case.dtype]}"
+        if outcome.error is not None and (refuses or _inherited(trial)):
             refused = f"it refuses {name} in another dtype than the rest"
             if declared:
-                raise _refused(trial, outcome, refused, mixed)
+                way = f"{outcome.phase} {when}"
+                raise raised(trial, Ability.MIXED_DTYPES, outcome.error, way, case=mixed)
             continue
-        _right(trial, outcome, trial.expected, f"with {name} in {WIDER[case.dtype]}", mixed)
+        _right(trial, outcome, trial.expected, when, mixed)
         judged = True
     if not judged:
         if refused:
-            raise lacking(trial, Ability.MIXED_DTYPES, refused, refused)
+            raise lacking(trial, Ability.MIXED_DTYPES, refused)
         raise NotJudged(Excuse.NOT_ABOUT, "no tensor of the case is in its dtype")
     return True
-
-
-def _refused(trial: Trial, outcome: Outcome, refused: str, mixed: Case) -> Deviation:
-    """What is wrong with an error in a call of mixed dtypes that are declared."""
-    error = outcome.error
-    return Deviation(
-        f"{refused}: its {outcome.phase} raised",
-        f"{type(error).__name__}: {str(error)[:200]}",
-        f"it works: {Ability.MIXED_DTYPES} is declared",
-        check="error is None",
-        case=mixed,
-    )
 
 
 def _inherited(trial: Trial) -> bool:
@@ -158,10 +148,11 @@ def autocast(trial: Trial) -> Judgement:
     with torch.autocast(kind, dtype=torch_dtype(LOW)):
         outcome = perform(trial.under_test, case, trial.device)
     if outcome.error is not None:
-        undeclared = not trial.under_test.declares(Ability.AUTOCAST)
-        if refuses_autocast(outcome.error) and undeclared:
-            raise raised(trial, Ability.AUTOCAST, outcome.error, "torch.autocast")
-        raise failed(f"{outcome.phase} under autocast", outcome.error)
+        way = f"{outcome.phase} under autocast"
+        if trial.under_test.declares(Ability.AUTOCAST) or refuses_autocast(outcome.error):
+            lack = "it does not work with torch.autocast"
+            raise raised(trial, Ability.AUTOCAST, outcome.error, way, lack)
+        raise failed(way, outcome.error)
     got = trial.number(outcome)
     if got is None:
         raise NotJudged(Excuse.CALL_FAILS, "under autocast nothing comes back that can be read")

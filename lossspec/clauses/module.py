@@ -11,7 +11,7 @@ import torch
 
 from lossspec.clauses import Judgement, clause
 from lossspec.clauses.ability import raised
-from lossspec.clauses.precondition import precondition, works
+from lossspec.clauses.precondition import documented_dtypes, precondition, works
 from lossspec.clauses.trial import Deviation, NotJudged, Trial, Unsupported, returned
 from lossspec.excuse import Excuse
 from lossspec.execution.call import arguments, handed, instance, keywords
@@ -138,7 +138,9 @@ def _takes_tensors(loss: Loss, surface: Surface) -> bool:
 
 
 # Slow because the first call on the meta device imports the compiler, which takes a second.
-@clause(_takes_tensors, enough=8, slow=True, requires=(_has_optional_tensors, works))
+@clause(
+    _takes_tensors, enough=8, slow=True, requires=(_has_optional_tensors, documented_dtypes, works)
+)
 def moved_to_device(trial: Trial) -> Judgement:
     """`.to(device)` moves the tensors that the module was constructed with."""
     module, _ = _made(trial)

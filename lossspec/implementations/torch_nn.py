@@ -24,6 +24,8 @@ _ONE_DTYPE = all_but(
     "multi_margin_loss",
     "nll_loss",
 )
+#: Nor does one promise a narrow dtype, and on processors the kernels of these have none.
+_NARROW = all_but("multi_margin_loss", "multilabel_margin_loss")
 #: "Automatic Mixed Precision", section "Prefer binary_cross_entropy_with_logits": it raises there.
 _SAFE = all_but("binary_cross_entropy")
 
@@ -33,6 +35,8 @@ DECLARATION = Declaration(
         Ability.SECOND_DERIVATIVES: _ONCE,
         Ability.FORWARD_MODE: _ONCE,
         Ability.MIXED_DTYPES: _ONE_DTYPE,
+        Ability.FLOAT16: _NARROW,
+        Ability.BFLOAT16: _NARROW,
         Ability.AUTOCAST: _SAFE,
     }
 )

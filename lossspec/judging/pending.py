@@ -91,17 +91,17 @@ class Pending:
             else:
                 support.unsupported.add(form)
         for dtype, texts in support.absent.items():
-            if dtype in support.ran:
+            if dtype == "float32":
                 continue
             if not must_work(under_test, dtype):
-                support.refused[dtype] = min(texts)
-            elif dtype != "float32":
+                if dtype not in support.ran:
+                    support.refused[dtype] = min(texts)
+            elif ("dtype", dtype) not in support.worked:
                 self.refusals.setdefault(dtype, support.absent_call[dtype])
-                support.ran[dtype] = [0, 1]
         for dtype, found in self.refusals.items():
-            if not support.ran[dtype][0] and not must_work(under_test, dtype):
+            if not must_work(under_test, dtype) and not support.ran[dtype][0]:
                 support.refused[dtype] = self.errors[dtype]
-            elif clause_records["accepts"].found is None:
+            elif "accepts" in clause_records and clause_records["accepts"].found is None:
                 clause_records["accepts"].found = found
 
 
