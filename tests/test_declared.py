@@ -1,6 +1,7 @@
 """What an implementation declares: it is held to that, and the rest is inferred and told."""
 
 import sys
+from dataclasses import replace
 from textwrap import dedent
 
 import numpy as np
@@ -12,6 +13,7 @@ import lossspec
 from lossspec import all_but
 from lossspec.cases.case import published
 from lossspec.clauses import clauses
+from lossspec.clauses.trial import Trial
 from lossspec.errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -28,6 +30,7 @@ from lossspec.implementations import torch_nn
 from lossspec.implementations.counterpart import torch_counterpart
 from lossspec.judging.campaign import Campaign
 from lossspec.judging.profiles import Profile
+from lossspec.oracle.solver import SolvedCase
 from lossspec.report.verdict import Verdict
 from lossspec.spec.catalogue import catalogue, find
 
@@ -193,6 +196,61 @@ def test_a_declared_dtype_must_be_taken(error):
     cell = verdict("mse_loss", single, "accepts", supports={"float16", "float64"})
     assert (cell.verdict, "dtype=float16" in cell.call) == (Verdict.DEVIATES, True)
     assert cell.got.startswith(error.__name__)
+
+
+# === preconditions ========================================================================
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch imports its compiler here
+def test_forward_mode_is_judged_where_elements_share_memory():
+    loss = find("mse_loss")
+    same = {name: np.full(3, number, np.float32) for name, number in (("input", 2), ("target", 5))}
+    case = published(loss, loss.examples[0]).with_(
+        tensors=same,
+        cotangent=np.ones(3, np.float32),
+        requires_grad=("input",),
+        layouts={"input": "expanded", "target": "expanded"},
+    )
+    trial = Trial(torch_counterpart(loss, "function"), SolvedCase(loss, case))
+    clause = clauses()["forward-mode"]
+    assert clause.unmet(trial) is None
+    assert clause.judge(trial) is True
+
+
+def judged(name, surface, themes):
+    """What the clauses of some themes return for torch, and the preconditions that blocked them."""
+    under_test = torch_counterpart(find(name), surface)
+    returned = {}
+
+    def noted(clause):
+        def judge(trial):
+            got = clause.judge(trial)
+            returned.setdefault(clause.name, []).append(got)
+            return got
+
+        return replace(clause, judge=judge)
+
+    asked = [
+        noted(clause)
+        for clause in clauses().values()
+        if clause.theme in themes
+        and not clause.slow
+        and clause.only_on is None
+        and clause.applies(find(name), surface)
+    ]
+    clause_records = Campaign(under_test, asked, Profile("few", 24, 1), shrinks=False).run()
+    return returned, {name: record.blocked for name, record in clause_records.items()}
+
+
+@pytest.mark.parametrize("surface", ["function", "class"])
+def test_what_a_clause_cannot_judge_is_a_precondition_and_not_an_answer(surface):
+    returned, blocked = judged("nll_loss", surface, {"mode", "dtype", "gradient", "module"})
+    assert {type(got) for each in returned.values() for got in each} == {bool}
+    assert blocked["mixed-dtypes"]["has-a-wider-dtype"] > 0
+    assert blocked["autocast"]["of-float32"] > 0
+    assert blocked["gradient"]["wants-gradients"] > 0
+    if surface == "class":
+        assert blocked["moved-to-dtype"]["has-another-dtype"] > 0
 
 
 # === gradients ============================================================================
