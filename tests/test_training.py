@@ -115,10 +115,7 @@ def test_what_has_no_gradient_cannot_train_and_is_not_accused():
             return F.l1_loss(input, target, reduction=reduction)
 
     clause_record = trained("l1_loss", without)
-    assert (clause_record.found, clause_record.lacks) == (
-        None,
-        "inferred: its results have no gradient",
-    )
+    assert (clause_record.found, clause_record.lacks) == (None, "its results have no gradient")
 
 
 def test_without_the_package_of_the_digits_the_clause_is_unsupported_and_says_why(monkeypatch):
