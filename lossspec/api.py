@@ -19,7 +19,7 @@ from lossspec.execution.implementation import Implementation, LossUnderTest
 from lossspec.execution.loading import load
 from lossspec.judging.plan import CellPlan, Plan
 from lossspec.judging.profiles import profile_named
-from lossspec.judging.verdict import Run
+from lossspec.judging.run import Run
 from lossspec.render.cells import Cells
 from lossspec.report.records import Cell
 from lossspec.report.text import failure_text

@@ -305,7 +305,7 @@ def _deviations(options: argparse.Namespace) -> int:
     from lossspec.judging.known_update import updated
     from lossspec.judging.plan import Plan
     from lossspec.judging.profiles import profile_named
-    from lossspec.judging.verdict import Run
+    from lossspec.judging.run import Run
 
     implementation = load(options.implementation)
     shipped = known_deviations.SHIPPED / f"{implementation.name}.toml"

@@ -23,7 +23,7 @@ from lossspec.judging.campaign import Campaign
 from lossspec.judging.known_update import updated
 from lossspec.judging.plan import Plan
 from lossspec.judging.profiles import PROFILES, Profile
-from lossspec.judging.verdict import Run
+from lossspec.judging.run import Run
 from lossspec.spec.catalogue import catalogue, find
 from lossspec.thresholds import FRUITLESS_CASES
 

@@ -19,7 +19,7 @@ from lossspec.judging.known_update import still_fails
 from lossspec.judging.plan import Plan
 from lossspec.judging.profiles import PROFILES
 from lossspec.judging.stream import stream
-from lossspec.judging.verdict import Run
+from lossspec.judging.run import Run
 from lossspec.spec.catalogue import catalogue, find
 
 L1 = find("l1_loss")

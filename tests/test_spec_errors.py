@@ -330,7 +330,7 @@ def test_a_call_that_cannot_be_written_is_told_by_its_shapes(monkeypatch):
 
 
 def test_a_script_that_cannot_be_written_loses_no_finding(monkeypatch):
-    from lossspec.judging.verdict import Run
+    from lossspec.judging.run import Run
 
     monkeypatch.setattr(reproduction, "script", broken)
     implementation = lossspec.Implementation(

@@ -16,7 +16,7 @@ from lossspec.execution.implementation import Implementation
 from lossspec.judging.plan import Plan
 from lossspec.judging.profiles import PROFILES
 from lossspec.judging.stream import stream
-from lossspec.judging.verdict import Run
+from lossspec.judging.run import Run
 from lossspec.spec.catalogue import find
 from lossspec.spec.roles import ClassIndex
 

@@ -14,13 +14,14 @@ from typing import Any, Literal
 
 from lossspec.cases.case import Case
 from lossspec.clauses import Clause, clauses
-from lossspec.clauses.trial import Deviation, Trial
+from lossspec.clauses.trial import Trial
 from lossspec.errors import SpecError
+from lossspec.excuse import Excuse
 from lossspec.execution.implementation import LossUnderTest
 from lossspec.implementations.counterpart import torch_counterpart
 from lossspec.judging.campaign import Campaign
 from lossspec.judging.clause_record import ClauseRecord
-from lossspec.judging.pending import Pending
+from lossspec.judging.finding import Finding, Question
 from lossspec.judging.profiles import Profile, profile_named
 from lossspec.judging.stream import CHOSEN, stream
 from lossspec.spec.catalogue import find
@@ -166,7 +167,7 @@ def _audited(
     surface = implementation.surface
     judges = [c for c in judges if c.applies(loss, surface) and c.speaks_on("cpu")]
     under_test = LossUnderTest("audit", loss, surface, implementation.make())
-    next(stream(loss, profile, seed), None)  # its cases are drawn beforehand
+    stream(loss, profile, seed)  # its cases are drawn beforehand
     hunt = _Hunt(first_only, cases, time.perf_counter())
     campaign = Campaign(
         under_test,
@@ -183,13 +184,13 @@ def _audited(
     except SpecError as error:  # no clause has come to its end
         crashed = {clause.name: str(error) for clause in judges}
     clause_records = campaign.clause_records
-    hunt.conclude(clause_records, campaign.pending)
+    hunt.conclude(clause_records)
     return Result(
         implementation,
         tuple(sorted(hunt.detections.values(), key=lambda each: each.index)),
         len(hunt.drawn),
         time.perf_counter() - hunt.start,
-        tuple(name for name, record in clause_records.items() if record.shared is not None),
+        tuple(n for n, record in clause_records.items() if record.excused_by(Excuse.SAME_AS_TORCH)),
         dict(campaign.support.refused),
         crashed | {name: each.broken for name, each in clause_records.items() if each.broken},
         frozenset(name for name, record in clause_records.items() if record.informative),
@@ -219,38 +220,46 @@ class _Hunt:
         """Return whether fewer cases of the stream were judged than the limit."""
         return self.limit is None or number >= CHOSEN or len(self.drawn) < self.limit
 
-    def judged(
-        self, number: int, clause_record: ClauseRecord, trial: Trial, pending: Pending
-    ) -> bool:
+    def judged(self, number: int, clause_record: ClauseRecord, trial: Trial) -> bool:
         """Note what a clause has found; return whether more is wanted."""
         # A case counts once, though clauses on calls that must raise see it after all others.
         seen = self.chosen if number >= CHOSEN else self.drawn
         self.index = seen.setdefault(number, len(seen))
         name, dtype = clause_record.clause.name, trial.case.dtype
-        found = clause_record.found or pending.missing.get(name)
+        found = clause_record.found or next(clause_record.asking(Question.NOTHING_ELSE), None)
         if found is not None:
-            self.detections.setdefault(name, self._detection(name, *found))
-        elif name == "accepts" and dtype in pending.refusals and dtype not in self.refusals:
+            self.detections.setdefault(name, self._detection(name, found))
+        elif name == "accepts" and dtype not in self.refusals:
             # Whether this is a deviation or a dtype that it does not have shows at the end, but
             # for float32, which is mandatory.
-            self.refusals[dtype] = self._detection(name, *pending.refusals[dtype])
-            if dtype == "float32":
-                self.detections[name] = self.refusals[dtype]
+            raised = clause_record.asking(Question.DTYPE_WORKS)
+            refusal = next((f for f in raised if f.case.dtype == dtype), None)
+            if refusal is not None:
+                self.refusals[dtype] = self._detection(name, refusal)
+                if dtype == "float32":
+                    self.detections[name] = self.refusals[dtype]
         return not (self.first_only and self.detections)
 
-    def conclude(self, clause_records: Mapping[str, ClauseRecord], pending: Pending) -> None:
+    def conclude(self, clause_records: Mapping[str, ClauseRecord]) -> None:
         """Note the deviations that were decided at the end, after all cases of the stream."""
         self.index = len(self.drawn) - 1
         accepts = clause_records["accepts"].found if "accepts" in clause_records else None
         if accepts is not None:
-            first = self.refusals.get(accepts[0].dtype)
-            self.detections.setdefault("accepts", first or self._detection("accepts", *accepts))
-        for name, found in pending.detached.items():
-            if clause_records[name].found is not None:
-                self.detections.setdefault(name, self._detection(name, *found))
+            first = self.refusals.get(accepts.case.dtype)
+            self.detections.setdefault("accepts", first or self._detection("accepts", accepts))
+        for name, record in clause_records.items():
+            if record.found is not None:
+                self.detections.setdefault(name, self._detection(name, record.found))
 
-    def _detection(self, clause: str, case: Case, deviation: Deviation) -> Detection:
+    def _detection(self, clause: str, finding: Finding) -> Detection:
         seconds = time.perf_counter() - self.start
+        deviation = finding.deviation
         return Detection(
-            clause, self.index, seconds, deviation.what, deviation.got, deviation.want, case
+            clause,
+            self.index,
+            seconds,
+            deviation.what,
+            deviation.got,
+            deviation.want,
+            finding.case,
         )

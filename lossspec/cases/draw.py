@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from random import Random
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -47,33 +46,6 @@ class Choices(Protocol):
 
     def seed(self) -> int:
         """What dense values are made from."""
-
-
-class Dealt:
-    """Choices dealt from shuffled decks, one for each kind of choice.
-
-    Of n options each comes up once in every n choices of its kind, so that a short stream has seen
-    them all, and the stream depends on nothing but the name that it is shuffled by.
-    """
-
-    def __init__(self, name: str) -> None:
-        self._random = Random(name)
-        self._decks: dict[tuple[str, int], list[int]] = {}
-
-    def __call__(self, what: str, options: Sequence[T]) -> T:
-        """The next card of the deck of this kind of choice."""
-        if len(options) == 1:
-            return options[0]
-        deck = self._decks.setdefault((what, len(options)), [])
-        if not deck:
-            # Several packs of few cards: two options that took turns would pair up with others.
-            deck += list(range(len(options))) * max(1, 6 // len(options))
-            self._random.shuffle(deck)
-        return options[deck.pop()]
-
-    def seed(self) -> int:
-        """A new number each time."""
-        return self._random.getrandbits(32)
 
 
 @dataclass

@@ -1,35 +1,36 @@
-"""Shrink a failing case to one that a person can read.
+"""Make the numbers of a failing case simpler: Hypothesis shrinks the call, not its numbers.
 
-Dense values come from a seed, which gives a generic shrinker nothing to work on. This module works
-on the case itself: fewer options, fewer and shorter axes, simpler numbers."""
+Dense values come from a seed, which gives a generic shrinker nothing to work on.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from lossspec.cases.axes import axes_of, each_tensor, part_along, simplex
+from lossspec.cases.axes import axes_of, simplex
 from lossspec.cases.case import Case
 from lossspec.cases.ignored import ignored_rows
 from lossspec.dtypes import dtype_name, precision
-from lossspec.spec.loss import AnySize, Loss
+from lossspec.spec.loss import Loss
 from lossspec.spec.roles import ClassIndex, Length, Role
-from lossspec.spec.shapes import further_axes, is_further, written_out
 from lossspec.thresholds import SLACK
 
 #: How often the predicate may be asked: a second or so for a small case.
 ATTEMPTS = 400
 
 
-def shrink(loss: Loss, case: Case, fails: Callable[[Case], bool], attempts: int = ATTEMPTS) -> Case:
-    """The simplest case found that still fails; `case` itself when nothing simpler does."""
+def simpler_numbers(
+    loss: Loss, case: Case, fails: Callable[[Case], bool], attempts: int = ATTEMPTS
+) -> Case:
+    """The case with the simplest numbers found that still fails; `case` itself if none are."""
     left = attempts
     sound = _sound(loss, case)
     progress = True
     while progress and left > 0:
         progress = False
-        for candidate in _simpler(loss, case):
+        for candidate in _plainer(loss, case):
             if not fits(loss, candidate):  # first, since `settle` may rely on the contract
                 continue
             simpler = _normalized(loss, candidate.settled(loss))
@@ -44,36 +45,6 @@ def shrink(loss: Loss, case: Case, fails: Callable[[Case], bool], attempts: int 
                 case, progress = simpler, True
                 break
     return case
-
-
-def _simpler(loss: Loss, case: Case) -> Iterator[Case]:
-    """Simpler cases, the greatest steps first; not all are valid."""
-    yield from _shorter(loss, case)
-    yield from _flatter(loss, case)
-    options = [name for name in case.tensors if name in loss.options]
-    for name in options:
-        yield _without(case, name)
-    parameters = loss.parameters_of(loss.form(case.form))
-    for name, parameter in parameters.items():
-        if case.parameters[name] != parameter.default and parameter.default in parameter.values:
-            changed = case.with_(parameters={**case.parameters, name: parameter.default})
-            yield changed
-            yield from _remarked(loss, changed, name, case.parameters[name])
-    if case.layouts:
-        yield case.with_(layouts={})
-        for name in case.layouts:
-            yield case.with_(layouts={n: v for n, v in case.layouts.items() if n != name})
-    if case.scale != 1:
-        yield case.with_(scale=1.0)
-    defaults = {n for n, value in case.parameters.items() if value == parameters[n].default}
-    yield case.with_(omitted=frozenset(defaults))
-    ones = np.ones_like(case.cotangent)
-    if not np.array_equal(case.cotangent, ones):
-        yield case.with_(cotangent=ones)
-    if len(case.requires_grad) > 1:
-        for name in case.requires_grad:
-            yield case.with_(requires_grad=(name,))
-    yield from _plainer(loss, case)
 
 
 def fits(loss: Loss, case: Case) -> bool:
@@ -150,92 +121,11 @@ def _same(x: Case, y: Case) -> bool:
     )
 
 
-def _remarked(loss: Loss, case: Case, name: str, old: object) -> Iterator[Case]:
-    """A case whose parameter marks elements to ignore, with them marked anew."""
-    for target, role in loss.form(case.form).tensors.items():
-        if isinstance(role, ClassIndex) and role.ignored_by == name:
-            array = case.tensors[target]
-            marked = np.where(array == old, case.parameters[name], array)
-            yield case.with_(tensors={**case.tensors, target: marked.astype(array.dtype)})
-
-
-def _without(case: Case, name: str) -> Case:
-    return case.with_(
-        tensors={n: array for n, array in case.tensors.items() if n != name},
-        layouts={n: layout for n, layout in case.layouts.items() if n != name},
-        requires_grad=tuple(n for n in case.requires_grad if n != name),
-    )
-
-
-def _shorter(loss: Loss, case: Case) -> Iterator[Case]:
-    """Parts of the case along each axis that the contract names."""
-    rules = loss.form(case.form).sizes
-    for axis, size in case.axis_sizes(loss).items():
-        rule = rules.get(axis)
-        if rule is not None and not callable(rule) and not isinstance(rule, AnySize):
-            for allowed in sorted({n for n in rule if 0 < n < size}):
-                yield part_along(loss, case, axis, slice(0, allowed))
-                yield _renumbered(loss, case, axis, size - allowed)
-        elif size > 1:
-            yield part_along(loss, case, axis, slice(0, 1))
-            yield part_along(loss, case, axis, slice(0, size // 2))
-            yield _renumbered(loss, case, axis, size // 2)
-            yield part_along(loss, case, axis, slice(0, size - 1))
-            yield _renumbered(loss, case, axis, 1)
-
-
-def _renumbered(loss: Loss, case: Case, axis: str, start: int) -> Case:
-    """The end of an axis; classes keep their names."""
-    end = part_along(loss, case, axis, slice(start, None))
-    tensors = dict(end.tensors)
-    for name, role in loss.form(case.form).tensors.items():
-        if isinstance(role, ClassIndex) and role.classes == axis:
-            classes = (tensors[name] >= start) & (tensors[name] < case.axis_sizes(loss)[axis])
-            tensors[name] = tensors[name] - (classes * start).astype(tensors[name].dtype)
-    return end.with_(tensors=tensors)
-
-
-def _flatter(loss: Loss, case: Case) -> Iterator[Case]:
-    """The case without an axis of size 1, where a contract of its form takes what is left."""
-    form, shape, sizes = loss.form(case.form), case.shape, case.axis_sizes(loss)
-    batch, further = loss.batch, further_axes(1)[0]
-    if sizes.get(batch) == 1 < sizes.get(further, 1):
-
-        def turn(array: np.ndarray, axes: tuple[str, ...]) -> np.ndarray:
-            if batch not in axes or further not in axes:
-                return array
-            return array.swapaxes(axes.index(batch), axes.index(further)).copy()
-
-        yield each_tensor(loss, case, turn)
-    for axis in reversed(shape.result):
-        if sizes[axis] != 1:
-            continue
-
-        def drop(array: np.ndarray, axes: tuple[str, ...], axis: str = axis) -> np.ndarray:
-            return array.squeeze(axes.index(axis)) if axis in axes else array
-
-        left = _numbered(
-            [[a for a in axes if a != axis] for axes in (*shape.inputs, shape.result)], batch
-        )
-        for contract in form.contracts:
-            for spread in contract.spreads:
-                other = written_out(contract.text, spread)
-                if _numbered([*other.inputs, other.result], batch) == left:
-                    flat = each_tensor(loss, case, drop)
-                    yield flat.with_(contract=contract.text, spread=spread)
-
-
-def _numbered(groups: Sequence[Sequence[str]], batch: str) -> list[list[str]]:
-    """Names of axes, those that `*` and `d1, ..., dk` stand for and the batch's numbered anew."""
-    free = dict.fromkeys(
-        axis for axes in groups for axis in axes if axis == batch or is_further(axis)
-    )
-    names = {axis: f"d{i}" for i, axis in enumerate(free)}
-    return [[names.get(axis, axis) for axis in axes] for axes in groups]
-
-
 def _plainer(loss: Loss, case: Case) -> Iterator[Case]:
     """Shorter numbers: whole tensors rounded first, then one element at a time."""
+    ones = np.ones_like(case.cotangent)
+    if not np.array_equal(case.cotangent, ones):
+        yield case.with_(cotangent=ones)
     roles = loss.roles(loss.form(case.form))
     for name, array in case.tensors.items():
         role = roles[name]

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from typing import TypeVar
 
 from hypothesis import strategies as st
 
+from lossspec.cases.backend import SEED, SEED_BITS, choosing
 from lossspec.cases.case import Case
-from lossspec.cases.draw import drawn
+from lossspec.cases.draw import Choices, drawn
 from lossspec.spec.loss import Loss
 
 T = TypeVar("T")
+
+#: Narrows the choices of a case.
+Narrow = Callable[[Choices], Choices]
+
+
+@dataclass(frozen=True, eq=False)
+class DrawnCase:
+    """A case, and the choices that it was drawn with: what Hypothesis stores and shrinks."""
+
+    case: Case
+    choices: tuple[int, ...]
 
 
 @st.composite
@@ -22,20 +34,40 @@ def cases(draw: st.DrawFn, loss: Loss, dtypes: tuple[str, ...] | None = None) ->
     return drawn(_Drawn(draw), loss, dtypes)
 
 
+@st.composite
+def drawn_cases(
+    draw: st.DrawFn,
+    loss: Loss,
+    dtypes: tuple[str, ...] | None = None,
+    narrow: Narrow | None = None,
+) -> DrawnCase:
+    """Valid calls with their choices; `narrow` leaves some choices out."""
+    choose = _Drawn(draw)
+    case = drawn(choose if narrow is None else narrow(choose), loss, dtypes)
+    return DrawnCase(case, tuple(choose.made))
+
+
 @dataclass(frozen=True)
 class _Drawn:
     """Choices that Hypothesis makes."""
 
     draw: st.DrawFn
+    made: list[int] = field(default_factory=list)
 
     def __call__(self, what: str, options: Sequence[T]) -> T:
-        return options[self.draw(_index(len(options)))] if len(options) > 1 else options[0]
+        return options[self._index(what, len(options))] if len(options) > 1 else options[0]
 
     def seed(self) -> int:
-        return self.draw(_index(2**32))
+        return self._index(SEED, 2**SEED_BITS)
+
+    def _index(self, kind: str, count: int) -> int:
+        with choosing(kind):
+            index = self.draw(_indices(count))
+        self.made.append(index)
+        return index
 
 
 @cache
-def _index(count: int) -> st.SearchStrategy[int]:
+def _indices(count: int) -> st.SearchStrategy[int]:
     # Made once: making a strategy costs more than drawing from it.
     return st.integers(0, count - 1)

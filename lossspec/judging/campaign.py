@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain
 
 import numpy as np
+from hypothesis.database import ExampleDatabase
 
 from lossspec.cases.case import Case
+from lossspec.cases.hypothesis_runs import Enough, remember, try_again
+from lossspec.cases.strategies import DrawnCase, drawn_cases
 from lossspec.clauses import Clause
-from lossspec.clauses.trial import Deviation
 from lossspec.errors import SpecError
 from lossspec.execution.call import unsupported_argument
 from lossspec.execution.checkpoint import CrashCheckpoint, noting
@@ -25,14 +26,23 @@ from lossspec.judging.costly_cases import Candidate, judge_chosen
 from lossspec.judging.crash_steps import REPLAYED, SHRINKING, CrashSteps
 from lossspec.judging.deviation import brief
 from lossspec.judging.excuses import Excuses
-from lossspec.judging.judgement import replay
+from lossspec.judging.finding import Finding
+from lossspec.judging.judgement import judge_stored
 from lossspec.judging.known_deviations import KnownDeviation
 from lossspec.judging.observer import Observer
-from lossspec.judging.pending import Pending
 from lossspec.judging.profiles import Profile
+from lossspec.judging.shown import show
 from lossspec.judging.shrinking import simplest
 from lossspec.judging.spread_failure import spread_failure
-from lossspec.judging.stream import CHOSEN, candidates, replacements, stream
+from lossspec.judging.stream import (
+    CHOSEN,
+    REPLACED,
+    STARTS,
+    candidates,
+    look_at_stream,
+    look_for_worse,
+    solved_once,
+)
 from lossspec.judging.support import Support
 from lossspec.oracle.solver import SolvedCase
 
@@ -64,8 +74,9 @@ class Campaign:
     after_step: Callable[[], None] = lambda: None
     observer: Observer | None = None
     shrinks: bool = True
+    name: str = ""
+    database: ExampleDatabase | None = None
     support: Support = field(init=False, default_factory=Support)
-    pending: Pending = field(init=False, default_factory=Pending)
     clause_records: dict[str, ClauseRecord] = field(init=False)
     timed_out: Case | None = field(init=False, default=None)
     #: Cases judged, and cases to judge.
@@ -80,7 +91,6 @@ class Campaign:
             self._excuses,
             self._steps,
             self.support,
-            self.pending,
             self.clause_records,
             self.learns,
             self._report_progress,
@@ -101,6 +111,8 @@ class Campaign:
 
     def learns(self, clause_record: ClauseRecord) -> bool:
         """Return whether another case may tell a clause something."""
+        if clause_record.found is not None and not self.shrinks:
+            return False
         return clause_record.learns(self.profile.patience)
 
     def _walk(self) -> None:
@@ -112,6 +124,7 @@ class Campaign:
         safe = {name: record for name, record in records.items() if not record.clause.hazard}
         self._replay_known(safe)
         try:
+            self._try_again(safe)
             self._judge_drawn({n: x for n, x in safe.items() if not x.clause.chosen})
             self._judge_chosen([x for x in records.values() if x.clause.chosen])
         except CallTimeout:
@@ -121,8 +134,8 @@ class Campaign:
         except Exception as error:  # of lossspec itself; what was found before it counts
             for clause_record in filter(self.learns, records.values()):
                 clause_record.broken = brief(error)
-        self.pending.decide(records, self.support, self._excuses, self.timed_out is not None)
-        self._shrink_findings(safe)
+        self.support.settle(records, self._excuses, self.timed_out is not None)
+        self._show_findings(safe)
         if hazardous and self.timed_out is None:
             self._judge_hazardous(hazardous)
         shrinks = self.shrinks and self.timed_out is None
@@ -136,6 +149,22 @@ class Campaign:
             total = max(self._done, self._total)  # a search may need more cases than it is given
             found = sum(record.found is not None for record in self.clause_records.values())
             self.on_progress(self._done, total, found)
+
+    def _try_again(self, clause_records: ClauseRecords) -> None:
+        """Judge the cases that failed in earlier runs first; forget those that do not any more."""
+        loss = self.under_test.loss
+
+        def fails(drawn: DrawnCase) -> bool:
+            before = self._unexcused()
+            self._look(solved_once(loss, self.dtypes, drawn), clause_records)
+            return self._unexcused() > before
+
+        self._steps.number = REPLAYED
+        try_again(drawn_cases(loss, self.dtypes), self.database, self.name, fails)
+
+    def _unexcused(self) -> int:
+        records = self.clause_records.values()
+        return sum(f.excuse is None for record in records for f in record.findings)
 
     def _judge_drawn(self, drawn: ClauseRecords) -> None:
         """Judge the cases of the stream, those in place of refused dtypes, and those of a search.
@@ -151,28 +180,34 @@ class Campaign:
             self._report_progress()
             return worst
 
-        loss, profile = self.under_test.loss, self.profile
-        for solved in chain(stream(loss, profile, self.seed, self.dtypes), self._replacements()):
+        worst: list[tuple[float, SolvedCase]] = []
+
+        def look_if_wanted(solved: SolvedCase) -> None:
             wanted = hazardous and len(self._case_judge.kept) < KEPT
             if not wanted and not any(map(self.learns, drawn.values())):
-                break
-            look(solved)
-        if profile.searched:
-            from lossspec.judging.search import search
+                raise Enough
+            worst.append((look(solved), solved))
+            worst.sort(key=lambda pair: -pair[0])
+            del worst[STARTS:]
 
-            search(loss, look, profile.searched, self.seed, self.dtypes)
+        loss, profile, seed = self.under_test.loss, self.profile, self.seed
+        look_at_stream(loss, profile.cases(loss), seed, self.dtypes, look_if_wanted)
+        works, lost = self._wasted()
+        self._total += lost
+        look_at_stream(loss, lost, seed + REPLACED, works, look_if_wanted)
+        best = [solved for _, solved in worst]
+        look_for_worse(loss, profile.searched, seed, self.dtypes, best, look)
         for clause_record in drawn.values():
             clause_record.over = True
 
-    def _replacements(self) -> Iterator[SolvedCase]:
-        """As many cases in dtypes that work as were wasted on those that do not."""
+    def _wasted(self) -> tuple[tuple[str, ...], int]:
+        """The dtypes that work, and how many cases were drawn in dtypes that do not."""
         loss = self.under_test.loss
         asked = self.dtypes or loss.dtypes
         works = tuple(dtype for dtype in asked if self.support.ran.get(dtype, (0,))[0])
-        if works and len(works) < len(asked):
-            lost = self.profile.cases(loss) * (len(asked) - len(works)) // len(asked)
-            self._total += lost
-            yield from replacements(loss, self.profile, self.seed, works, lost)
+        if not works:
+            return works, 0
+        return works, self.profile.cases(loss) * (len(asked) - len(works)) // len(asked)
 
     def _judge_chosen(self, clause_records: Sequence[ClauseRecord]) -> None:
         """Judge each costly clause on a few cases that show every option."""
@@ -218,7 +253,7 @@ class Campaign:
                     self.timed_out = trial.case
                     return
             number = self._steps.number
-            self._shrink_findings({clause_record.clause.name: clause_record})
+            self._show_findings({clause_record.clause.name: clause_record})
             self._steps.blame(number, clause_record)
             clause_record.over = True
 
@@ -241,27 +276,26 @@ class Campaign:
             if missing is not None or not self.support.held(case, self.device):
                 continue
             if self._steps.enter(known.clause):
-                replay(clause_record, known, trial)
+                judge_stored(clause_record, known, trial)
             else:
                 clause_record.killer = case
 
-    def _shrink_findings(self, clause_records: ClauseRecords) -> None:
-        """Shrink the case of each finding."""
-        if not self.shrinks or self.timed_out is not None:
-            return
+    def _show_findings(self, clause_records: ClauseRecords) -> None:
+        """Choose the findings that the report shows, and shrink their cases."""
+        shrinks = self.shrinks and self.timed_out is None
         self._steps.number = SHRINKING
         for clause_record in clause_records.values():
-            if clause_record.found is None or clause_record.clause.once:
-                continue
             start = time.perf_counter()
-            clause_record.found = self._shrunk(clause_record, *clause_record.found)
+            show(clause_record, self.support, self._excuses, self._shrunk if shrinks else None)
             clause_record.seconds += time.perf_counter() - start
-            self._report_progress()
+            for finding in clause_record.shown if shrinks else ():
+                if finding.solved.dtypes == self.dtypes and finding.solved.choices:
+                    remember(self.database, self.name, finding.solved.choices)
+            if clause_record.shown:
+                self._report_progress()
 
-    def _shrunk(
-        self, clause_record: ClauseRecord, case: Case, deviation: Deviation
-    ) -> tuple[Case, Deviation]:
-        """Return a simpler case with the same deviation, unless shrinking has ended a process."""
-        if not self._steps.enter(clause_record.clause.name):
-            return case, deviation
-        return simplest(clause_record, case, deviation, self._excuses, self.after_step)
+    def _shrunk(self, clause_record: ClauseRecord, finding: Finding) -> Finding:
+        """Return the finding as a simpler case shows it, unless that has ended a process."""
+        if clause_record.clause.once or not self._steps.enter(clause_record.clause.name):
+            return finding
+        return simplest(clause_record, finding, self._excuses, self.after_step)

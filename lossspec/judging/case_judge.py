@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from lossspec.clauses import SMALL
 from lossspec.clauses.trial import Trial
+from lossspec.excuse import Excuse
 from lossspec.execution.outcome import unimplemented
 from lossspec.execution.timeout import time_limit
 from lossspec.judging.clause_record import ClauseRecord
@@ -14,7 +15,6 @@ from lossspec.judging.crash_steps import CrashSteps
 from lossspec.judging.excuses import Excuses
 from lossspec.judging.judgement import judge
 from lossspec.judging.observer import Observer
-from lossspec.judging.pending import Pending
 from lossspec.judging.stream import CHOSEN, supported_call
 from lossspec.judging.support import Support
 from lossspec.oracle.solver import SolvedCase
@@ -30,7 +30,7 @@ class CaseJudge:
     """Judge one case after another for a campaign.
 
     excuses : also the implementation and the device. steps : the number of the case at hand.
-    support, pending : what the campaign learns from calls and deviations. clause_records : of all
+    support : what the campaign learns from calls. clause_records : of all
     clauses of the campaign. learns : whether another case may tell a clause something.
     report_progress : called after every judgement of a slow clause. after_step : called after every
     call and judgement. observer : told of every judgement. kept : small calls that have worked,
@@ -40,7 +40,6 @@ class CaseJudge:
     excuses: Excuses
     steps: CrashSteps
     support: Support
-    pending: Pending
     clause_records: ClauseRecords
     learns: Callable[[ClauseRecord], bool]
     report_progress: Callable[[], None]
@@ -72,11 +71,14 @@ class CaseJudge:
         if clause_record.fatal:
             return
         if clause_record.clause.empty or trial.expected.losses.size:
-            judge(clause_record, trial, self.excuses, self.pending, self.support.attached)
+            judge(clause_record, trial, self.excuses, self.support.attached)
             self.after_step()
+        else:
+            clause_record.blocked["some-elements"] += 1
+            clause_record.excused[Excuse.NOT_ABOUT] += 1
         if self.observer is None:
             return
-        if not self.observer.judged(self.steps.number, clause_record, trial, self.pending):
+        if not self.observer.judged(self.steps.number, clause_record, trial):
             for each in self.clause_records.values():
                 each.over = True
 
@@ -88,7 +90,7 @@ class CaseJudge:
             if case is None:
                 return None
             if case is not solved.case:
-                solved = SolvedCase(under_test.loss, case)
+                solved = solved.changed(case)
             if not self.support.held(case, device):
                 return None
             trial = Trial(under_test, solved, device)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
+from lossspec.excuse import Excuse
 from lossspec.execution import timeout
 from lossspec.execution.call import unsupported_argument
 from lossspec.execution.call_text import call_text
@@ -15,8 +16,10 @@ from lossspec.judging import known_deviations, reasons, reproduction
 from lossspec.judging.campaign import Campaign
 from lossspec.judging.clause_record import ClauseRecord
 from lossspec.judging.evidence import crash, evidence
+from lossspec.judging.finding import Finding
 from lossspec.judging.known_deviations import KnownDeviation
 from lossspec.judging.plan import CellPlan
+from lossspec.judging.verdict import Facts, Judged, verdict
 from lossspec.report.records import Cell, KnownEntry
 from lossspec.report.verdict import Verdict
 
@@ -31,14 +34,10 @@ def record_of(
     """
     assert cell.under_test is not None
     clause_record = campaign.clause_records[cell.clause.name]
-    told = (
-        _interrupted(cell.under_test, campaign, clause_record)
-        or _outdated(cell, campaign, clause_record)
-        or _shown(cell, cell.under_test, clause_record, repeat)
-        or _weighed(cell, cell.under_test, campaign, clause_record, require_all)
-    )
-    fields = _figures(cell.under_test, campaign, clause_record) | told.fields
-    return blank(cell, told.verdict, told.reason, **fields), told.script
+    judged = verdict(clause_record, _facts(cell, campaign, clause_record, require_all))
+    fields, script = _shown(cell, campaign, clause_record, judged, repeat)
+    fields = _figures(cell.under_test, campaign, clause_record) | fields
+    return blank(cell, judged.verdict, judged.reason, **fields), script
 
 
 def blank(cell: CellPlan, verdict: Verdict, reason: str | None, **fields: Any) -> Cell:
@@ -67,6 +66,7 @@ _EMPTY: dict[str, Any] = {
     "dtypes": (),
     "examples": 0,
     "informative": 0,
+    "excused": {},
     "worst": None,
     "case": None,
     "call": None,
@@ -86,117 +86,85 @@ def stale(entry: KnownDeviation, why: str, cure: str = "remove it") -> str:
     return f"the deviation listed in {entry.file or 'the list'} matches nothing: {why}; {cure}"
 
 
-@dataclass(frozen=True)
-class _Told:
-    """What there is to say of a cell, and the text of its script."""
-
-    verdict: Verdict
-    reason: str | None
-    fields: dict[str, Any] = field(default_factory=dict)
-    script: str = ""
-
-
-def _interrupted(
-    under_test: LossUnderTest, campaign: Campaign, clause_record: ClauseRecord
-) -> _Told | None:
-    """A judgement that did not come to its end."""
-    if clause_record.broken is not None and clause_record.found is None:
-        return _Told(
-            Verdict.CRASH, f"lossspec itself failed in this clause: {clause_record.broken}"
-        )
-    if clause_record.fatal:
-        reason = "the process ended while this was judged"
-        call = clause_record.last_call
-        if call is None and clause_record.killer is not None:
-            call = Underway(clause_record.killer)
-        if call is None:
-            return _Told(Verdict.CRASH, reason)
-        fields, script = crash(under_test, call, clause_record.clause, campaign.device)
-        return _Told(Verdict.CRASH, reason, fields, script)
-    if campaign.timed_out is not None and campaign.learns(clause_record):
-        case = campaign.timed_out
-        fields = {"case": case.to_json(), "call": call_text(under_test, case)}
-        return _Told(Verdict.CRASH, f"it did not end within {timeout.LIMIT:g} s", fields)
-    return None
+def _facts(
+    cell: CellPlan, campaign: Campaign, clause_record: ClauseRecord, require_all: bool
+) -> Facts:
+    """What the verdict on a clause depends on beside its own record."""
+    assert cell.under_test is not None
+    endless = campaign.timed_out is not None and campaign.learns(clause_record)
+    return Facts(
+        campaign.profile,
+        reasons.lacking(cell.under_test, campaign.support),
+        reasons.call_fails(campaign.clause_records),
+        _outdated(cell, campaign, clause_record),
+        f"it did not end within {timeout.LIMIT:g} s" if endless else None,
+        require_all,
+    )
 
 
-def _outdated(cell: CellPlan, campaign: Campaign, clause_record: ClauseRecord) -> _Told | None:
-    """A listed deviation that is not there any more."""
+def _outdated(cell: CellPlan, campaign: Campaign, clause_record: ClauseRecord) -> str | None:
+    """Why a listed deviation is not there any more, if one is not."""
     shipped = known_deviations.shipped(cell.implementation.name)
     # What is listed for everybody was seen on processors, and need not be so elsewhere.
     elsewhere = accelerates(cell.device) and clause_record.stale in shipped
     if clause_record.stale is not None and not elsewhere:
         if accelerates(cell.device):  # it may well hold on the processor
             why = f"its stored case does not fail on {cell.device}"
-            reason = stale(clause_record.stale, why, "name its devices, or remove it")
-        else:
-            reason = stale(clause_record.stale, "its stored case no longer fails")
-        return _Told(Verdict.DEVIATES, reason)
+            return stale(clause_record.stale, why, "name its devices, or remove it")
+        return stale(clause_record.stale, "its stored case no longer fails")
     for entry in campaign.known:
         missing = _lacks(cell, entry) if entry.clause == cell.clause.name else None
         if missing is not None:
-            return _Told(Verdict.DEVIATES, stale(entry, f"nothing here takes {missing}"))
+            return stale(entry, f"nothing here takes {missing}")
     return None
 
 
 def _shown(
-    cell: CellPlan, under_test: LossUnderTest, clause_record: ClauseRecord, repeat: str | None
-) -> _Told | None:
-    """What a case has shown: a deviation that is new, listed or inherited."""
-    if clause_record.found is not None:
-        case, deviation = clause_record.found
-        script = ""
-        if deviation.check is not None and under_test.found:
-            try:
-                script = reproduction.script(
-                    under_test, case, deviation, cell.clause.says, cell.device
-                )
-            except Exception as error:  # of lossspec itself: the deviation is there all the same
-                why = f"{type(error).__name__}: {error}"
-                clause_record.mishaps.append(f"no script could be written: {why}")
-        fields = evidence(under_test, case, deviation, repeat)
-        return _Told(Verdict.DEVIATES, deviation.what, fields, script)
-    if clause_record.known is not None:
-        known, case, deviation = clause_record.known
-        fields = evidence(under_test, case, deviation, repeat)
-        fields["deviation"] = KnownEntry(known.reason, known.link, known.file)
-        return _Told(Verdict.KNOWN, known.reason, fields)
-    if clause_record.shared is not None:
-        torchs, case, deviation = clause_record.shared
-        reason = f"inherited: {torchs.implementation} does the same on the same call"
-        return _Told(Verdict.KNOWN, reason, evidence(under_test, case, deviation, repeat))
-    return None
-
-
-def _weighed(
     cell: CellPlan,
-    under_test: LossUnderTest,
     campaign: Campaign,
     clause_record: ClauseRecord,
-    require_all: bool,
-) -> _Told:
-    """Whether cases that have shown nothing are enough to say that it conforms."""
-    profile = campaign.profile
-    lacks = reasons.lacking(under_test, campaign.support)
-    fails = clause_record.unsound and not clause_record.sound and clause_record.lacks is None
-    if not clause_record.examples and fails and not (require_all and lacks):
-        return _Told(Verdict.INCONCLUSIVE, reasons.call_fails(campaign.clause_records))
-    if not clause_record.examples and (lacks or clause_record.lacks):
-        verdict = Verdict.DEVIATES if require_all else Verdict.UNSUPPORTED
-        return _Told(verdict, clause_record.lacks or reasons.no_case(lacks))
-    if not clause_record.examples:
-        return _Told(Verdict.INCONCLUSIVE, "no case was about this clause")
-    enough = cell.clause.chosen or cell.clause.enough or profile.informative
-    wanted = min(profile.informative, enough)
-    if clause_record.informative < wanted:
-        reason = (
-            f"{clause_record.informative} of {clause_record.examples} cases could have told "
-            f"right from wrong; profile {profile.name} asks for {wanted}"
-        )
-        return _Told(Verdict.INCONCLUSIVE, reason)
-    if require_all and lacks:
-        return _Told(Verdict.DEVIATES, f"--require-all, and {'; '.join(lacks)}")
-    return _Told(Verdict.CONFORMS, None)
+    judged: Judged,
+    repeat: str | None,
+) -> tuple[dict[str, Any], str]:
+    """The fields of a record that show a finding or a crash, and the text of its script."""
+    assert cell.under_test is not None
+    if judged.finding is None:
+        return _of_crash(cell, campaign, clause_record, judged)
+    case, deviation = judged.finding.case, judged.finding.deviation
+    fields = evidence(cell.under_test, case, deviation, repeat)
+    entry = judged.finding.by
+    if isinstance(entry, KnownDeviation):
+        fields["deviation"] = KnownEntry(entry.reason, entry.link, entry.file)
+    script = ""
+    if judged.verdict is Verdict.DEVIATES and deviation.check and cell.under_test.found:
+        try:
+            script = reproduction.script(
+                cell.under_test, case, deviation, cell.clause.says, cell.device
+            )
+        except Exception as error:  # of lossspec itself: the deviation is there all the same
+            why = f"{type(error).__name__}: {error}"
+            clause_record.mishaps.append(f"no script could be written: {why}")
+    return fields, script
+
+
+def _of_crash(
+    cell: CellPlan, campaign: Campaign, clause_record: ClauseRecord, judged: Judged
+) -> tuple[dict[str, Any], str]:
+    """The call in which a process ended, or that did not end, if it is known."""
+    assert cell.under_test is not None
+    if judged.verdict is not Verdict.CRASH or clause_record.broken is not None:
+        return {}, ""
+    if clause_record.fatal:
+        call = clause_record.last_call
+        if call is None and clause_record.killer is not None:
+            call = Underway(clause_record.killer)
+        if call is None:
+            return {}, ""
+        return crash(cell.under_test, call, clause_record.clause, campaign.device)
+    case = campaign.timed_out
+    if case is None:
+        return {}, ""
+    return {"case": case.to_json(), "call": call_text(cell.under_test, case)}, ""
 
 
 def _lacks(cell: CellPlan, entry: KnownDeviation) -> str | None:
@@ -221,6 +189,11 @@ def _figures(
         extra["unsupported_dtypes"] = campaign.support.refused
     if clause_record.lacks is not None:
         extra["not_supported"] = clause_record.lacks
+    further = [_further(under_test, finding) for finding in clause_record.shown[1:]]
+    if further:
+        extra["further"] = further
+    if clause_record.blocked:
+        extra["blocked"] = dict(clause_record.blocked)
     if clause_record.mishaps:
         extra["mishaps"] = clause_record.mishaps
     if campaign.support.unimplemented:
@@ -231,7 +204,26 @@ def _figures(
         "dtypes": tuple(sorted(clause_record.dtypes)),
         "examples": clause_record.examples,
         "informative": clause_record.informative,
+        "excused": _excused(clause_record),
         "worst": clause_record.worst,
         "seconds": round(clause_record.seconds + clause_record.share, 4),
         "extra": extra,
+    }
+
+
+def _excused(clause_record: ClauseRecord) -> dict[str, int]:
+    """How many cases say nothing against the implementation, by reason, the most frequent first.
+
+    Cases that have nothing that the clause is about need no excuse.
+    """
+    counted = clause_record.excused.most_common()
+    return {excuse.value: n for excuse, n in counted if excuse is not Excuse.NOT_ABOUT}
+
+
+def _further(under_test: LossUnderTest, finding: Finding) -> dict[str, Any]:
+    """A deviation of another kind than the one that a record shows first."""
+    shown = evidence(under_test, finding.case, finding.deviation, None)
+    return {
+        "reason": finding.deviation.what,
+        **{n: shown[n] for n in ("call", "got", "want", "case")},
     }

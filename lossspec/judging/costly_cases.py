@@ -8,13 +8,15 @@ option is found out.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Any, TypeVar
 
 import numpy as np
 
 from lossspec.cases.case import Case
-from lossspec.cases.draw import Dealt, drawn
+from lossspec.cases.draw import Choices
+from lossspec.cases.hypothesis_runs import generate
+from lossspec.cases.strategies import drawn_cases
 from lossspec.oracle.solver import SolvedCase
 from lossspec.spec.loss import Loss
 from lossspec.spec.roles import ClassIndex
@@ -41,16 +43,15 @@ PREFERRED: Mapping[str, tuple[Any, ...]] = {
 }
 
 
-class Switched(Dealt):
-    """Choices that switch every option on, or every one off; the others are dealt.
+class Switched:
+    """Choices that switch every option on, or every one off; the others are as they come.
 
     It keeps what would hide an option out of the case: odd layouts and dtypes of targets, masked
     classes, and ignored rows filled with nan.
     """
 
-    def __init__(self, name: str, loss: Loss, on: bool, mean: bool = False) -> None:
-        super().__init__(name)
-        self.loss, self.on, self.mean = loss, on, mean
+    def __init__(self, choose: Choices, loss: Loss, on: bool, mean: bool = False) -> None:
+        self.choose, self.loss, self.on, self.mean = choose, loss, on, mean
         #: The parameters that mark ignored elements.
         self.sentinels = {
             role.ignored_by
@@ -60,8 +61,12 @@ class Switched(Dealt):
         }
 
     def __call__(self, what: str, options: Sequence[T]) -> T:
-        """One of the options that suit, dealt as ever."""
-        return super().__call__(what, self._suiting(what, options) or options)
+        """One of the options that suit."""
+        return self.choose(what, self._suiting(what, options) or options)
+
+    def seed(self) -> int:
+        """What dense values are made from."""
+        return self.choose.seed()
 
     def _suiting(self, what: str, options: Sequence[T]) -> Sequence[T]:
         if what in PREFERRED:
@@ -102,15 +107,20 @@ class Candidate:
         return frozenset((form, name) for name in ("", *given)) | several
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=1)  # both surfaces of a loss choose among the same
 def drawn_for(
     loss: Loss, start: int, dtypes: tuple[str, ...] | None = None
 ) -> Sequence[SolvedCase]:
     """The cases to choose from: the same for the same seed and dtypes, on every machine."""
-    cases = []
+    cases: list[SolvedCase] = []
     for on, mean, count in ((True, True, MEANS), (True, False, OTHERS), (False, False, PLAIN)):
-        choose = Switched(f"{loss.name} {start} {on} {mean}", loss, on, mean)
-        cases += [SolvedCase(loss, drawn(choose, loss, dtypes)) for _ in range(count)]
+        narrow = partial(Switched, loss=loss, on=on, mean=mean)
+        generate(
+            drawn_cases(loss, dtypes, narrow),
+            f"{loss.name} {start} {on} {mean}",
+            count,
+            lambda drawn: cases.append(SolvedCase(loss, drawn.case)),
+        )
     return cases
 
 

@@ -60,8 +60,8 @@ class CrashSteps:
     def blame(self, number: int, clause_record: ClauseRecord) -> None:
         """Hold a later end of this process against the call that a clause found wrong."""
         if clause_record.found is not None and self.checkpoint is not None:
-            case, deviation = clause_record.found
-            call = Underway(deviation.case or case, deviation.replaced)
+            finding = clause_record.found
+            call = Underway(finding.deviation.case or finding.case, finding.deviation.replaced)
             self.checkpoint.blame(number, clause_record.clause.name, call)
 
     def leave(self) -> None:

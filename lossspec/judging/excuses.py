@@ -11,6 +11,7 @@ from lossspec.cases.case import Case
 from lossspec.clauses import Clause
 from lossspec.clauses.trial import Deviation, Trial
 from lossspec.dtypes import dtype_name
+from lossspec.excuse import Excuse
 from lossspec.execution.implementation import LossUnderTest
 from lossspec.implementations.counterpart import composed_counterpart
 from lossspec.judging.deviation import deviation_of
@@ -36,6 +37,20 @@ class Excuses:
     def trial(self, case: Case) -> Trial:
         """Return a trial of the implementation with a case."""
         return Trial(self.under_test, SolvedCase(self.under_test.loss, case), self.device)
+
+    def of(
+        self, clause: Clause, trial: Trial, deviation: Deviation
+    ) -> tuple[Excuse | None, KnownDeviation | str | None]:
+        """Return the excuse of a deviation, and what excuses it; None and None if nothing does."""
+        known = self.listed(clause, trial.case)
+        if known is not None:
+            return Excuse.EXPECTED_FAILURE, known
+        if self.by_absence(clause, trial):
+            return Excuse.OTHER_MEANING, None
+        torchs = self.inherited(clause, trial, deviation)
+        if torchs is not None:
+            return Excuse.SAME_AS_TORCH, torchs.implementation
+        return None, None
 
     def listed(self, clause: Clause, case: Case) -> KnownDeviation | None:
         """Return the known deviation of a clause that covers a case, if any."""

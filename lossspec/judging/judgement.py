@@ -1,9 +1,10 @@
-"""Judge one trial by one clause, and place what it found."""
+"""Judge one trial by one clause, and record what it found."""
 
 from __future__ import annotations
 
 import time
 
+from lossspec.cases.hypothesis_runs import expected_failure
 from lossspec.clauses import Judgement
 from lossspec.clauses.trial import Deviation, NotJudged, Trial, Unsupported
 from lossspec.errors import SpecError
@@ -13,42 +14,37 @@ from lossspec.execution.timeout import STOPS, time_limit
 from lossspec.judging.clause_record import ClauseRecord
 from lossspec.judging.deviation import brief, deviation_of
 from lossspec.judging.excuses import Excuses
+from lossspec.judging.finding import Finding, Question
+from lossspec.judging.kinds import kind_of
 from lossspec.judging.known_deviations import KnownDeviation
-from lossspec.judging.pending import Pending
+from lossspec.safe_text import foreign_error
 
 
-def judge(
-    clause_record: ClauseRecord,
-    trial: Trial,
-    excuses: Excuses,
-    pending: Pending,
-    attached: bool,
-) -> None:
+def judge(clause_record: ClauseRecord, trial: Trial, excuses: Excuses, attached: bool) -> None:
     """Judge a trial by the clause of a record, and record what it found.
 
     attached : whether some result of the implementation carried a graph.
     """
     start = time.perf_counter()
     trial.worst, trial.figures = 0.0, {}
+    informative: Judgement = None
     try:
         with time_limit(), preserved():
             informative = _judged(clause_record, trial)
     except Deviation as deviation:
-        _place(clause_record, trial, deviation, excuses, pending, attached)
+        _place(clause_record, trial, deviation, excuses, attached)
         informative = True
     except NotJudged as reason:
         clause_record.excused[reason.excuse] += 1
-        informative = None
     except Unsupported as lack:
         clause_record.excused[Excuse.NOT_SUPPORTED] += 1
-        clause_record.lacks, informative = str(lack), None
+        clause_record.lacks = str(lack)
         clause_record.failed += 1
     except (SpecError, *STOPS):
         raise
     except BaseException as error:
         # Not the implementation's: its errors are on its outcomes. One clause less, loudly.
         clause_record.broken = brief(error)
-        informative = None
     else:
         if informative is None and not clause_record.examples:
             sound = _sound(trial)
@@ -60,8 +56,7 @@ def judge(
 
 
 def _judged(clause_record: ClauseRecord, trial: Trial) -> Judgement:
-    """Judge a trial that meets every precondition of the clause; count it under one that it does
-    not meet."""
+    """Judge a trial that meets every precondition of the clause, and count any other."""
     unmet = clause_record.clause.unmet(trial)
     if unmet is None:
         return clause_record.clause.judge(trial)
@@ -70,19 +65,23 @@ def _judged(clause_record: ClauseRecord, trial: Trial) -> Judgement:
     return None
 
 
-def replay(clause_record: ClauseRecord, known: KnownDeviation, trial: Trial) -> None:
-    """Judge the stored case of a known deviation, and record whether it still fails."""
-    try:
+def judge_stored(clause_record: ClauseRecord, known: KnownDeviation, trial: Trial) -> None:
+    """Judge the stored case of a listed deviation, which Hypothesis expects to fail."""
+
+    def look(known: KnownDeviation) -> None:
         deviation = deviation_of(clause_record.clause, trial)
+        if deviation is not None:
+            found = Finding(trial.solved, deviation, Excuse.EXPECTED_FAILURE, known)
+            clause_record.findings.append(found)
+            raise deviation
+
+    try:
+        if not expected_failure(known, look, Deviation, known.reason):
+            clause_record.stale = known
     except (SpecError, *STOPS):
         raise
     except Exception as error:  # of lossspec itself, in this clause only
         clause_record.broken = brief(error)
-        return
-    if deviation is None:
-        clause_record.stale = known
-    elif clause_record.known is None:
-        clause_record.known = (known, known.case, deviation)
 
 
 def _count(clause_record: ClauseRecord, trial: Trial, informative: bool) -> None:
@@ -99,31 +98,57 @@ def _place(
     trial: Trial,
     deviation: Deviation,
     excuses: Excuses,
-    pending: Pending,
     attached: bool,
 ) -> None:
-    """Record a deviation as known, inherited from torch, pending or new."""
-    clause, case = clause_record.clause, trial.case
-    if (known := excuses.listed(clause, case)) is not None:
-        clause_record.known = clause_record.known or (known, case, deviation)
+    """Record a deviation with its excuse, or with the question that decides whether it counts."""
+    if clause_record.found is not None:
+        _keep_for_later(clause_record, trial, deviation)
         return
-    absent, torchs = False, None
     try:
-        absent = excuses.by_absence(clause, trial)
-        torchs = None if absent else excuses.inherited(clause, trial, deviation)
+        excuse, by = excuses.of(clause_record.clause, trial, deviation)
     except (SpecError, *STOPS):
         raise
     except Exception as error:  # of lossspec itself, which excuses nothing
         clause_record.mishaps.append(f"lossspec failed to look for an excuse: {brief(error)}")
-    if absent:
+        excuse, by = None, None
+    if excuse is not None:
+        clause_record.excused[excuse] += 1
+        clause_record.findings.append(Finding(trial.solved, deviation, excuse, by))
         return
-    if torchs is not None:
-        clause_record.shared = clause_record.shared or (torchs, case, deviation)
-        return
-    if pending.hold(clause.name, trial, deviation, attached):
-        return
-    clause_record.found = (case, deviation)
-    clause_record.worst = max(clause_record.worst, trial.worst)
+    question = _question(clause_record, trial, deviation, attached)
+    raised = trial.outcome.error
+    clause_record.findings.append(
+        Finding(
+            trial.solved,
+            deviation,
+            question=question,
+            error=foreign_error(raised) if raised else f"{deviation.what}: {deviation.got}",
+            worst=trial.worst,
+        )
+    )
+    if question is None:
+        clause_record.worst = max(clause_record.worst, trial.worst)
+
+
+def _keep_for_later(clause_record: ClauseRecord, trial: Trial, deviation: Deviation) -> None:
+    """Record one deviation of each kind behind the first; at the end it is looked for excuses."""
+    kind = kind_of(trial.solved, deviation)
+    kept = list(clause_record.asking(Question.ANOTHER_KIND))
+    if all(kind_of(finding.solved, finding.deviation) != kind for finding in kept):
+        clause_record.findings.append(
+            Finding(trial.solved, deviation, question=Question.ANOTHER_KIND)
+        )
+
+
+def _question(
+    clause_record: ClauseRecord, trial: Trial, deviation: Deviation, attached: bool
+) -> Question | None:
+    """What only all calls together can tell of a deviation."""
+    if clause_record.clause.name == "accepts":
+        return Question.FORM_WORKS if trial.form.optional else Question.DTYPE_WORKS
+    if deviation.detached and not attached:
+        return Question.GRAPH_EXPECTED
+    return Question.NOTHING_ELSE if deviation.missing else None
 
 
 def _sound(trial: Trial) -> bool:

@@ -9,7 +9,7 @@ from lossspec.execution.call import unsupported_argument
 from lossspec.judging.deviation import deviation_of
 from lossspec.judging.known_deviations import KnownDeviation
 from lossspec.judging.plan import CellPlan, Plan
-from lossspec.judging.verdict import Run
+from lossspec.judging.run import Run
 from lossspec.oracle.solver import SolvedCase
 from lossspec.report.verdict import Verdict
 
@@ -47,7 +47,7 @@ def updated(
                 clause=record.clause,
                 reason=f"not explained yet: {record.reason}",
                 when={"surface": record.surface} if both else {},
-                case=found[0],
+                case=found.case,
             )
             # Of a loss that never works every clause says so; clause `accepts` is the one to list.
             if not campaign.support.fails or still_fails(entry, cell):

@@ -6,7 +6,6 @@ from typing import Protocol
 
 from lossspec.clauses.trial import Trial
 from lossspec.judging.clause_record import ClauseRecord
-from lossspec.judging.pending import Pending
 
 
 class Observer(Protocol):
@@ -15,10 +14,8 @@ class Observer(Protocol):
     def wants(self, number: int) -> bool:
         """Return whether the case of this number shall be judged."""
 
-    def judged(
-        self, number: int, clause_record: ClauseRecord, trial: Trial, pending: Pending
-    ) -> bool:
+    def judged(self, number: int, clause_record: ClauseRecord, trial: Trial) -> bool:
         """Note that a clause has judged a trial; return whether the campaign goes on.
 
-        number : of the case in the stream. pending : the deviations that are decided at the end.
+        number : of the case in the stream.
         """

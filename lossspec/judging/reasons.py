@@ -27,20 +27,13 @@ def lacking(under_test: LossUnderTest, support: Support) -> list[str]:
     return phrases + _not_working(support.refused)
 
 
-def no_case(lacks: Iterable[str]) -> str:
-    """Return that no case was left for a clause, and what is lacking for one."""
-    return f"no applicable case: {'; '.join(lacks)}"
-
-
 def call_fails(clause_records: Mapping[str, ClauseRecord]) -> str:
     """Return that no call was right enough to be judged further, and which clause shows it."""
     for name in PLAIN_CALL:
         clause_record = clause_records.get(name)
-        found = clause_record and (
-            clause_record.found or clause_record.known or clause_record.shared
-        )
+        found = clause_record and (clause_record.found or next(iter(clause_record.findings), None))
         if found:
-            what = found[-1].what.partition(" at [")[0]
+            what = found.deviation.what.partition(" at [")[0]
             return f"no applicable case: the call itself fails, see clause {name} ({what})"
     return f"no applicable case: the call itself fails; judge clause {PLAIN_CALL[0]} too"
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from lossspec.cases.case import Case
 from lossspec.clauses import clauses
-from lossspec.clauses.trial import Deviation
 from lossspec.execution.outcome import Phase
 from lossspec.judging.clause_record import ClauseRecord
+from lossspec.judging.finding import Finding
 from lossspec.judging.support import Support
 
-#: Return a simpler case with the same deviation, which may be noted in the record.
-Shrink = Callable[[ClauseRecord, Case, Deviation], tuple[Case, Deviation]]
+#: Return the finding as a simpler case shows it; what goes wrong is noted in the record.
+Shrink = Callable[[ClauseRecord, Finding], Finding]
 
 
 def spread_failure(
@@ -30,9 +29,10 @@ def spread_failure(
     accepts = ClauseRecord(clauses()["accepts"])
     found = support.fails[phase]
     if shrink is not None:
-        found = shrink(accepts, *found)
+        found = shrink(accepts, found)
     for clause_record in clause_records.values():
         gradient = clause_record.clause.theme == "gradient" and not clause_record.examples
         if phase == "call" or gradient:
-            clause_record.found = found
+            clause_record.findings.append(found)
+            clause_record.shown = [found]
             clause_record.mishaps += accepts.mishaps

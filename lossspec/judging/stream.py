@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
-from itertools import islice
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from lossspec.cases.case import Case
-from lossspec.cases.draw import Dealt, drawn
+from lossspec.cases.hypothesis_runs import climb, generate
+from lossspec.cases.strategies import DrawnCase, drawn_cases
 from lossspec.execution.call import unsupported_argument, without
 from lossspec.execution.implementation import LossUnderTest
 from lossspec.judging.costly_cases import Candidate, drawn_for
@@ -15,41 +15,84 @@ from lossspec.judging.profiles import Profile
 from lossspec.oracle.solver import SolvedCase
 from lossspec.spec.loss import Loss
 
-#: Cases drawn at a time: what a stream keeps in memory.
-BATCH = 400
+#: Solved cases that are kept for the next campaign of the same loss.
+KEPT_SOLVED = 400
 #: The first number of the cases that are chosen for costly clauses.
 CHOSEN = 10_000_000
 #: Added to the seed of the cases that replace those in dtypes that do not work.
 REPLACED = 1_000_000
+#: The best cases of a stream, from which a search for larger errors sets out.
+STARTS = 20
+
+
+def look_at_stream(
+    loss: Loss,
+    count: int,
+    start: int,
+    dtypes: tuple[str, ...] | None,
+    look: Callable[[SolvedCase], object],
+) -> None:
+    """Look at so many cases of a loss, drawn by Hypothesis.
+
+    The cases are the same for the same seed and dtypes, on every machine. look : may raise Enough.
+    """
+    generate(
+        drawn_cases(loss, dtypes),
+        _name(loss, start),
+        count,
+        lambda drawn: look(solved_once(loss, dtypes, drawn)),
+    )
+
+
+def look_for_worse(
+    loss: Loss,
+    count: int,
+    start: int,
+    dtypes: tuple[str, ...] | None,
+    best: Sequence[SolvedCase],
+    score: Callable[[SolvedCase], float],
+) -> None:
+    """Look at so many cases more, each sought where the score was highest so far.
+
+    best : the cases to set out from.
+    """
+    climb(
+        drawn_cases(loss, dtypes),
+        _name(loss, start),
+        count,
+        [solved.choices for solved in best],
+        lambda drawn: score(solved_once(loss, dtypes, drawn)),
+    )
 
 
 def stream(
     loss: Loss, profile: Profile, start: int, dtypes: tuple[str, ...] | None = None
-) -> Iterator[SolvedCase]:
-    """The cases of a loss: the same for the same profile, seed and dtypes, on every machine.
-
-    Choices are dealt, not drawn by Hypothesis: its engine mutates earlier cases (of 400, some 240
-    were distinct) and mixes in constants from whatever modules are loaded, so that neither would
-    every case earn its time, nor would a stream be the same twice.
-    """
-    cases = profile.cases(loss)
-    for batch in range(0, cases, BATCH):
-        yield from _batch(loss, start, batch, min(BATCH, cases - batch), dtypes)
+) -> list[SolvedCase]:
+    """The cases that a profile draws of a loss."""
+    cases: list[SolvedCase] = []
+    look_at_stream(loss, profile.cases(loss), start, dtypes, cases.append)
+    return cases
 
 
-@lru_cache(maxsize=1)
-def _batch(
-    loss: Loss, start: int, batch: int, count: int, dtypes: tuple[str, ...] | None
-) -> Sequence[SolvedCase]:
-    choose = Dealt(f"{loss.name} {start} {batch}")
-    return [SolvedCase(loss, drawn(choose, loss, dtypes)) for _ in range(count)]
+def _name(loss: Loss, start: int) -> str:
+    return f"{loss.name} {start} 0"
 
 
-def replacements(
-    loss: Loss, profile: Profile, start: int, dtypes: tuple[str, ...], count: int
-) -> Iterator[SolvedCase]:
-    """The cases that replace those in dtypes that do not work: so many, in the dtypes that do."""
-    return islice(stream(loss, profile, start + REPLACED, dtypes), count)
+#: The loss whose solved cases are kept, and these by their dtypes and choices.
+_kept: tuple[Loss | None, dict[Any, SolvedCase]] = (None, {})
+
+
+def solved_once(loss: Loss, dtypes: tuple[str, ...] | None, drawn: DrawnCase) -> SolvedCase:
+    """The case with its right answer, which another campaign of the loss may have computed."""
+    global _kept
+    if _kept[0] is not loss:
+        _kept = (loss, {})
+    solved, key = _kept[1], (dtypes, drawn.choices)
+    if key not in solved:
+        if len(solved) >= KEPT_SOLVED:
+            del solved[next(iter(solved))]
+        solved[key] = SolvedCase(loss, drawn.case, drawn.choices, dtypes)
+    return solved[key]
 
 
 def candidates(
@@ -78,8 +121,15 @@ def of_number(
         )
     if not 0 <= number < profile.cases(under_test.loss):
         return None
-    solved = next(islice(stream(under_test.loss, profile, start, dtypes), number, None))
-    return supported_call(under_test, solved.case, set())
+    return supported_call(under_test, _numbered(under_test.loss, number, start, dtypes), set())
+
+
+def _numbered(loss: Loss, number: int, start: int, dtypes: tuple[str, ...] | None) -> Case:
+    """Return the case of a number in the stream."""
+    found: list[Case] = []
+    strategy = drawn_cases(loss, dtypes)
+    generate(strategy, _name(loss, start), number + 1, lambda drawn: found.append(drawn.case))
+    return found[number]
 
 
 def supported_call(under_test: LossUnderTest, case: Case, unsupported: set[str]) -> Case | None:

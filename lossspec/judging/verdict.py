@@ -1,153 +1,115 @@
-"""Turn campaigns into report cells: shared by the suite's items and `lossspec.check`."""
+"""The verdict on a clause: one pure function of what its cases have shown."""
 
 from __future__ import annotations
 
-import shlex
-import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from lossspec.clauses import Clause
-from lossspec.errors import SpecError
-from lossspec.execution.checkpoint import CrashCheckpoint
-from lossspec.implementations.counterpart import torch_counterpart
-from lossspec.judging import known_deviations
-from lossspec.judging.campaign import Campaign, OnProgress
-from lossspec.judging.cell_record import blank, record_of, stale
-from lossspec.judging.known_deviations import KnownDeviation
-from lossspec.judging.plan import CellPlan
+from lossspec.excuse import Excuse
+from lossspec.judging.clause_record import ClauseRecord
+from lossspec.judging.finding import Finding, Question
 from lossspec.judging.profiles import Profile
-from lossspec.report.records import Cell
 from lossspec.report.verdict import Verdict
-from lossspec.safe_text import one_line
 
 
-@dataclass
-class Run:
-    """The settings of a run, and the campaigns that it has made so far.
+@dataclass(frozen=True)
+class Facts:
+    """What a campaign has learned beyond one clause.
 
-    require_all : whether a missing loss or parameter is a failure. known : entries of deviations
-    files beyond the shipped ones, which `ship` turns off. options : what a repeated run needs too.
-    places : a directory in which campaigns note where they are, for whoever takes them over.
-    on_progress : called by each campaign with its cases done, its cases in all and its deviations.
-    after_step : called by each campaign after every call and judgement. around : makes a context
-    for each campaign, of which it is given the name. spent : the seconds that all campaigns took.
+    profile : how much evidence is enough. lacks : what the implementation lacks, a phrase each.
+    call_fails : which clause shows that no call is right. outdated : why a listed deviation is not
+    there any more. endless : why the clause came to no end, if it did not. require_all : whether a
+    missing parameter is a failure.
     """
 
     profile: Profile
-    seed: int = 0
-    dtypes: tuple[str, ...] | None = None
+    lacks: Sequence[str] = ()
+    call_fails: str = ""
+    outdated: str | None = None
+    endless: str | None = None
     require_all: bool = False
-    known: Sequence[KnownDeviation] = ()
-    options: tuple[str, ...] = ()
-    ship: bool = True
-    places: Path | None = None
-    on_progress: OnProgress | None = None
-    after_step: Callable[[], None] = lambda: None
-    around: Callable[[str], AbstractContextManager[None]] = lambda _: nullcontext()
-    spent: float = 0.0
-    _campaigns: dict[str, Campaign] = field(default_factory=dict)
-    #: By loss, what is wrong with its spec: no campaign of it is begun again.
-    _at_fault: dict[str, SpecError] = field(default_factory=dict)
 
-    def judge(self, cell: CellPlan, beside: Iterable[CellPlan]) -> tuple[Cell, str]:
-        """The record of one cell and the text of its script, running its campaign if need be.
 
-        beside : the cells of the same campaign that will be asked for too. SpecError where the spec
-        cannot be judged by.
-        """
-        if cell.under_test is None:
-            verdict = Verdict.DEVIATES if self.require_all else Verdict.UNSUPPORTED
-            name = cell.loss.module if cell.surface == "class" else cell.loss.name
-            reason = f"{one_line(cell.implementation.name)} has no {name}"
-            for entry in self._listed(cell):
-                if entry.clause == cell.clause.name:
-                    return blank(cell, Verdict.DEVIATES, stale(entry, reason)), ""
-            return blank(cell, verdict, reason), ""
-        if cell.clause.lacks is not None:
-            return blank(cell, Verdict.UNSUPPORTED, cell.clause.lacks), ""
-        if cell.loss.name in self._at_fault:
-            raise self._at_fault[cell.loss.name]
-        if cell.campaign not in self._campaigns:
-            # A campaign's cases are its memory: when its cells are done, nobody needs them again.
-            self._campaigns.clear()
-            try:
-                ran = self._run(cell, [c.clause for c in beside if c.applies])
-            except SpecError as error:
-                self._at_fault[cell.loss.name] = error
-                raise
-            self._campaigns[cell.campaign] = ran
-        campaign = self._campaigns[cell.campaign]
-        return record_of(cell, campaign, self.repeat(cell), self.require_all)
+@dataclass(frozen=True)
+class Judged:
+    """A verdict, why, and the finding to show with it."""
 
-    def campaign(self, cell: CellPlan) -> Campaign:
-        """Return the campaign in which a cell was judged last."""
-        return self._campaigns[cell.campaign]
+    verdict: Verdict
+    reason: str | None = None
+    finding: Finding | None = None
 
-    def has(self, campaign: str) -> bool:
-        """Whether the campaign was made, and not yet forgotten for another."""
-        return campaign in self._campaigns
 
-    def seconds(self, cell: CellPlan) -> float:
-        """Return what the clause of a cell took in its campaign, 0 if there was none."""
-        if not self.has(cell.campaign):
-            return 0.0
-        clause_record = self.campaign(cell).clause_records.get(cell.clause.name)
-        return 0.0 if clause_record is None else clause_record.seconds + clause_record.share
+def verdict(record: ClauseRecord, facts: Facts) -> Judged:
+    """Return the verdict on a clause whose campaign is over."""
+    return (
+        _interrupted(record, facts)
+        or _outdated(facts)
+        or _shown(record)
+        or _unsupported(record, facts)
+        or _weighed(record, facts)
+    )
 
-    def _run(self, cell: CellPlan, clauses: Sequence[Clause]) -> Campaign:
-        assert cell.under_test is not None
-        campaign = Campaign(
-            cell.under_test,
-            [clause for clause in clauses if clause.lacks is None],
-            self.profile,
-            self.seed,
-            cell.device,
-            self.dtypes,
-            self._listed(cell),
-            # A deviation of torch is its own; any other implementation has inherited it.
-            None if cell.implementation.reference else torch_counterpart(cell.loss, cell.surface),
-            checkpoint=None if self.places is None else CrashCheckpoint(self.places, cell.campaign),
-            on_progress=self.on_progress,
-            after_step=self.after_step,
+
+def _interrupted(record: ClauseRecord, facts: Facts) -> Judged | None:
+    """A judgement that did not come to its end."""
+    if record.broken is not None and record.found is None:
+        return Judged(Verdict.CRASH, f"lossspec itself failed in this clause: {record.broken}")
+    if record.fatal:
+        return Judged(Verdict.CRASH, "the process ended while this was judged")
+    if facts.endless is not None and record.found is None:
+        return Judged(Verdict.CRASH, facts.endless)
+    return None
+
+
+def _outdated(facts: Facts) -> Judged | None:
+    """A listed deviation that is not there any more."""
+    return None if facts.outdated is None else Judged(Verdict.DEVIATES, facts.outdated)
+
+
+def _shown(record: ClauseRecord) -> Judged | None:
+    """A deviation that is new, listed, or torch's own."""
+    if record.found is not None:
+        return Judged(Verdict.DEVIATES, record.found.deviation.what, record.found)
+    listed = record.excused_by(Excuse.EXPECTED_FAILURE)
+    if listed is not None:
+        assert not isinstance(listed.by, str | None)  # an entry of a deviations file
+        return Judged(Verdict.KNOWN, listed.by.reason, listed)
+    shared = record.excused_by(Excuse.SAME_AS_TORCH)
+    if shared is not None:
+        reason = f"inherited: {shared.by} does the same on the same call"
+        return Judged(Verdict.KNOWN, reason, shared)
+    return None
+
+
+def _unsupported(record: ClauseRecord, facts: Facts) -> Judged | None:
+    """No case that the implementation supports was about the clause."""
+    lacks = record.lacks
+    examples = record.examples
+    if next(record.asking(Question.GRAPH_EXPECTED), None) is not None:
+        if facts.endless is not None:
+            return Judged(Verdict.INCONCLUSIVE, facts.endless)
+        examples, lacks = 0, lacks or "its results have no gradient"
+    if examples:
+        return None
+    fails = record.unsound and not record.sound and lacks is None
+    if fails and not (facts.require_all and facts.lacks):
+        return Judged(Verdict.INCONCLUSIVE, facts.call_fails)
+    if facts.lacks or lacks:
+        word = Verdict.DEVIATES if facts.require_all else Verdict.UNSUPPORTED
+        return Judged(word, lacks or f"no applicable case: {'; '.join(facts.lacks)}")
+    return Judged(Verdict.INCONCLUSIVE, "no case was about this clause")
+
+
+def _weighed(record: ClauseRecord, facts: Facts) -> Judged:
+    """Whether cases that have shown nothing are enough to say that it conforms."""
+    profile, clause = facts.profile, record.clause
+    wanted = min(profile.informative, clause.chosen or clause.enough or profile.informative)
+    if record.informative < wanted:
+        reason = (
+            f"{record.informative} of {record.examples} cases could have told "
+            f"right from wrong; profile {profile.name} asks for {wanted}"
         )
-        start = time.perf_counter()
-        try:
-            with self.around(cell.campaign):
-                campaign.run()
-            return campaign
-        finally:
-            self.spent += time.perf_counter() - start
-
-    def _listed(self, cell: CellPlan) -> list[KnownDeviation]:
-        """The known deviations that are about the cell's loss, here."""
-        implementation = cell.implementation
-        shipped = known_deviations.shipped(implementation.name) if self.ship else []
-        return [
-            entry
-            for entry in (*shipped, *self.known)
-            if entry.loss == cell.loss.name
-            and entry.holds(implementation.version, cell.device, cell.surface)
-            and (self.dtypes is None or entry.touches(self.dtypes))
-        ]
-
-    def repeat(self, cell: CellPlan) -> str | None:
-        """The command that draws the same cases again and judges this clause alone, if one can."""
-        if not cell.implementation.target:
-            return None
-        words = [
-            "lossspec",
-            "run",
-            cell.implementation.name,
-            f"--loss={cell.loss.name}",
-            f"--clause={cell.clause.name}",
-            f"--profile={self.profile.name}",
-            f"--seed={self.seed}",
-        ]
-        if cell.device != "cpu":
-            words.append(f"--device={cell.device}")
-        if self.dtypes:
-            words.append(f"--dtype={','.join(self.dtypes)}")
-        return shlex.join([*words, *self.options])
+        return Judged(Verdict.INCONCLUSIVE, reason)
+    if facts.require_all and facts.lacks:
+        return Judged(Verdict.DEVIATES, f"--require-all, and {'; '.join(facts.lacks)}")
+    return Judged(Verdict.CONFORMS)

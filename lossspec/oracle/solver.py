@@ -40,10 +40,20 @@ def _arguments(define: Definition) -> tuple[str, ...]:
 
 @dataclass
 class SolvedCase:
-    """A case with its right answer, which is computed when first asked for."""
+    """A case with its right answer, which is computed when first asked for.
+
+    choices, dtypes : what Hypothesis drew it with, and the dtypes that it chose from, None for all;
+    no choices for a case that was not drawn.
+    """
 
     loss: Loss
     case: Case
+    choices: tuple[int, ...] = ()
+    dtypes: tuple[str, ...] | None = None
+
+    def changed(self, case: Case) -> SolvedCase:
+        """Another case that was made from this one, drawn with the same choices."""
+        return SolvedCase(self.loss, case, self.choices, self.dtypes)
 
     @cached_property
     def expected(self) -> Expected:

@@ -11,8 +11,8 @@ from lossspec.execution.checkpoint import Underway, crashes, fatal_call
 from lossspec.judging.cell_record import blank
 from lossspec.judging.evidence import crash
 from lossspec.judging.plan import CellPlan
+from lossspec.judging.run import Run
 from lossspec.judging.stream import of_number
-from lossspec.judging.verdict import Run
 from lossspec.report.records import Cell
 from lossspec.report.verdict import Verdict
 

@@ -11,7 +11,7 @@ import pytest
 from lossspec.errors import SpecError
 from lossspec.judging.cell_record import blank
 from lossspec.judging.plan import CellPlan
-from lossspec.judging.verdict import Run
+from lossspec.judging.run import Run
 from lossspec.pytest_plugin.crash_history import script_path
 from lossspec.pytest_plugin.printed import Printed, Streams, shortened
 from lossspec.pytest_plugin.recorder import Recorder

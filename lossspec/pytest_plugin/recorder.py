@@ -8,7 +8,7 @@ from typing import Any
 from lossspec.judging.cell_record import blank
 from lossspec.judging.plan import CellPlan
 from lossspec.judging.progress import Share
-from lossspec.judging.verdict import Run
+from lossspec.judging.run import Run
 from lossspec.pytest_plugin.crash_history import CrashHistory
 from lossspec.report.records import Cell
 from lossspec.report.verdict import Verdict

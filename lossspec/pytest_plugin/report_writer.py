@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lossspec.judging.environment import Surroundings
 from lossspec.judging.plan import CellPlan, Plan
-from lossspec.judging.verdict import Run
+from lossspec.judging.run import Run
 from lossspec.render import render_all
 from lossspec.report.files import replace_file
 from lossspec.report.folders import folders

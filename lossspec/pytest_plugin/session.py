@@ -13,7 +13,7 @@ import pytest
 from lossspec.judging.environment import Surroundings
 from lossspec.judging.plan import CellPlan, Plan
 from lossspec.judging.progress import Notes
-from lossspec.judging.verdict import Run
+from lossspec.judging.run import Run
 from lossspec.pytest_plugin.hooks import suite_of
 from lossspec.pytest_plugin.items import Items
 from lossspec.pytest_plugin.nothing_judged import nothing_judged

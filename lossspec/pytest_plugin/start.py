@@ -18,7 +18,7 @@ from lossspec.execution.loading import load
 from lossspec.judging import known_deviations
 from lossspec.judging.plan import Plan
 from lossspec.judging.profiles import profile_named
-from lossspec.judging.verdict import Run
+from lossspec.judging.run import Run
 from lossspec.pytest_plugin.options import given
 from lossspec.pytest_plugin.session import ConformanceSession
 from lossspec.report.folders import directory

@@ -153,6 +153,9 @@ class Cell(Record):
     ]
     examples: Annotated[int, Key("Cases run; 0 also where a report does not say.", 0, _AT_LEAST_0)]
     informative: Annotated[int, Key("Cases that could have told right from wrong.", 0, _AT_LEAST_0)]
+    excused: Annotated[
+        dict[str, int], Key("Cases that say nothing against the implementation, by reason.", {})
+    ]
     worst: Annotated[float | None, Key("Largest observed error divided by its budget.", None)]
     case: Annotated[dict[str, Any] | None, Key("The shrunk failing case as data.", None)]
     call: Annotated[str | None, Key("The failing call as Python text.", None)]

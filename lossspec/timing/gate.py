@@ -5,7 +5,7 @@ from __future__ import annotations
 from lossspec.clauses import clauses
 from lossspec.judging.plan import CellPlan
 from lossspec.judging.profiles import PROFILES
-from lossspec.judging.verdict import Run
+from lossspec.judging.run import Run
 from lossspec.report.verdict import Verdict
 from lossspec.timing.plan import TimedLoss
 
