@@ -13,7 +13,7 @@ import lossspec
 from lossspec import all_but
 from lossspec.cases.case import published
 from lossspec.clauses import clauses
-from lossspec.clauses.trial import Trial
+from lossspec.clauses.trial import Deviation, Trial, Unsupported
 from lossspec.errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -33,6 +33,7 @@ from lossspec.judging.profiles import Profile
 from lossspec.oracle.solver import SolvedCase
 from lossspec.report.verdict import Verdict
 from lossspec.spec.catalogue import catalogue, find
+from tests.defects.catalogue import right_implementations
 
 
 def verdict(loss, target, clause, **more):
@@ -349,6 +350,20 @@ def test_a_look_at_a_number_does_not_excuse_a_result_without_a_graph():
         return squared(input, target, reduction).detach()
 
     assert verdict("mse_loss", looks, "gradient").verdict is Verdict.DEVIATES
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch's compiler
+@pytest.mark.parametrize(
+    ("abilities", "error"), [({}, Unsupported), ({Ability.SECOND_DERIVATIVES: True}, Deviation)]
+)
+def test_a_compiled_gradient_without_a_derivative_is_a_lack_and_not_a_zero(abilities, error):
+    loss = find("cross_entropy")
+    right = right_implementations()["cross_entropy/compiled"]
+    under_test = LossUnderTest("mine", loss, "function", right.make(), abilities=abilities)
+    case = published(loss, loss.examples[0]).with_(requires_grad=("input",))
+    with pytest.raises(error) as caught:
+        clauses()["second-order"].judge(Trial(under_test, SolvedCase(loss, case)))
+    assert "its gradients are compiled, and cannot be differentiated" in str(caught.value)
 
 
 # === declarations =========================================================================

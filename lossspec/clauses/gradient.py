@@ -186,6 +186,28 @@ def _curvature(
     trial: Trial, case: Case, directions: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
     """Second derivatives along the directions; raises where there is no way to them."""
+    found = _derived_twice(trial, case, directions)
+    if all(curvature is None for curvature in found):
+        if leaves_torch(trial.under_test, case, trial.device, backward=True):
+            why = "its gradients come from outside torch"
+            raise lacking(trial, Ability.SECOND_DERIVATIVES, why, why)
+        with torch.compiler.set_stance("force_eager"):
+            eager = _derived_twice(trial, case, directions)
+        if any(curvature is not None for curvature in eager):
+            why = "its gradients are compiled, and cannot be differentiated"
+            raise lacking(trial, Ability.SECOND_DERIVATIVES, why, why)
+    return {
+        name: np.zeros(case.tensors[name].shape, np.longdouble)
+        if curvature is None
+        else to_extended(curvature)
+        for name, curvature in zip(case.requires_grad, found, strict=True)
+    }
+
+
+def _derived_twice(
+    trial: Trial, case: Case, directions: dict[str, np.ndarray]
+) -> list[torch.Tensor | None]:
+    """What torch gives for the second derivatives; None where it sees no way to a tensor."""
     given = arguments(trial.under_test, case, trial.device)
     call = constructed(trial.under_test, case, given, {})
     passed = handed(trial.under_test, case, given)
@@ -221,16 +243,7 @@ def _curvature(
     except Exception as error:
         way = "the derivative of its gradients"
         raise raised(trial, Ability.SECOND_DERIVATIVES, error, way, _ONCE) from None
-    outside = all(curvature is None for curvature in found)
-    if outside and leaves_torch(trial.under_test, case, trial.device, backward=True):
-        why = "its gradients come from outside torch"
-        raise lacking(trial, Ability.SECOND_DERIVATIVES, why, why)
-    return {
-        name: np.zeros(case.tensors[name].shape, np.longdouble)
-        if curvature is None
-        else to_extended(curvature)
-        for name, curvature in zip(names, found, strict=True)
-    }
+    return list(found)
 
 
 def _once(slope: torch.Tensor) -> bool:
