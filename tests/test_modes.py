@@ -95,7 +95,7 @@ def test_a_mixed_call_may_be_refused_but_not_on_the_way_back():
 
     cell = verdict("mse_loss", refuses, "mixed-dtypes")
     assert cell.verdict is Verdict.UNSUPPORTED
-    assert cell.reason == "it refuses target in another dtype than the rest"
+    assert cell.reason == "inferred: it refuses target in another dtype than the rest"
     for target, torchs in ((F.huber_loss, "torch.nn.functional"), (torch.nn.HuberLoss, "torch.nn")):
         cell = verdict("huber_loss", target, "mixed-dtypes")
         assert cell.verdict is Verdict.KNOWN  # torch's own bug
@@ -131,7 +131,7 @@ def test_complex_numbers_are_taken_by_those_who_say_so():
 
     cell = verdict("l1_loss", real, "complex-inputs", dtypes=["float32"])
     assert cell.verdict is Verdict.UNSUPPORTED
-    assert cell.reason == "it takes no complex numbers, and says so"
+    assert cell.reason == "inferred: it takes no complex numbers, and says so"
 
 
 # === arrays ===============================================================================
@@ -269,7 +269,7 @@ def test_what_cannot_be_exported_is_unsupported_and_fills_no_screen(capfd):
     capfd.readouterr()
     cell = verdict("mse_loss", by_number, "exported")
     assert cell.verdict is Verdict.UNSUPPORTED
-    assert cell.reason.startswith("it does not work with torch.export (")
+    assert cell.reason.startswith("inferred: it does not work with torch.export (")
     assert capfd.readouterr() == ("", "")
 
 

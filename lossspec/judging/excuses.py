@@ -65,7 +65,9 @@ class Excuses:
         absent = {
             name: parameter.absent
             for name, parameter in trial.loss.parameters_of(trial.form).items()
-            if parameter.absent is not None and not self.under_test.takes(name)
+            if parameter.absent is not None
+            and name not in self.under_test.conventions
+            and not self.under_test.takes(name)
         }
         if not absent:
             return False
