@@ -17,6 +17,7 @@ def lacking(
     got: str = "",
     *,
     case: Case | None = None,
+    error: tuple[str, str] | None = None,
 ) -> Deviation | Unsupported:
     """Return what a clause raises when the implementation turns out to lack an ability.
 
@@ -25,12 +26,12 @@ def lacking(
 
     why : a sentence for the report, such as "it takes no complex numbers". what, got : what broke
     and what came, where the ability is declared. case : the call that shows it, where that is not
-    the trial's own.
+    the trial's own. error : the type and the text of the error that showed it.
     """
     if trial.under_test.declares(ability):
         check = None if case is None else "error is None"
         want = f"it works: {ability} is declared"
-        return Deviation(what or why, got or why, want, check=check, case=case)
+        return Deviation(what or why, got or why, want, check=check, case=case, raised=error)
     source = "declared" if ability in trial.under_test.abilities else "inferred"
     return Unsupported(f"{source}: {why}")
 
@@ -50,5 +51,6 @@ def raised(
     """
     error = legible(error)
     why = f"{lack or f'it does not work with {way}'} ({foreign_error(error)})"
-    got = f"{type(error).__name__}: {str(error)[:200]}"
-    return lacking(trial, ability, why, f"{way} raised", got, case=case)
+    kind, text = type(error).__name__, str(error)[:200]
+    what, got = f"{way} raised", f"{kind}: {text}"
+    return lacking(trial, ability, why, what, got, case=case, error=(kind, text))
