@@ -127,7 +127,10 @@ class Campaign:
         self._replay_known(safe)
         try:
             self._try_again(safe)
-            self._judge_drawn({n: x for n, x in safe.items() if not x.clause.chosen})
+            drawn = {n: x for n, x in safe.items() if not x.clause.chosen}
+            self._judge_drawn(drawn)
+            for clause_record in drawn.values():
+                clause_record.over = True
             self._judge_chosen([x for x in records.values() if x.clause.chosen])
         except CallTimeout:
             pass  # what was found before it counts; what it is found in is not shrunk
@@ -173,7 +176,6 @@ class Campaign:
 
         Calls that work are also kept for the hazardous clauses, as long as these want more.
         """
-        hazardous = any(record.clause.hazard for record in self.clause_records.values())
 
         def look(solved: SolvedCase) -> float:
             self._steps.number += 1
@@ -185,8 +187,7 @@ class Campaign:
         worst: list[tuple[float, SolvedCase]] = []
 
         def look_if_wanted(solved: SolvedCase) -> None:
-            wanted = hazardous and len(self._case_judge.kept) < KEPT
-            if not wanted and not any(map(self.learns, drawn.values())):
+            if not self._wants_more(drawn):
                 raise Enough
             worst.append((look(solved), solved))
             worst.sort(key=lambda pair: -pair[0])
@@ -194,13 +195,20 @@ class Campaign:
 
         loss, profile, seed = self.under_test.loss, self.profile, self.seed
         look_at_stream(loss, profile.cases(loss), seed, self.dtypes, look_if_wanted)
+        if not self._wants_more(drawn):
+            return
         works, lost = self._wasted()
         self._total += lost
         look_at_stream(loss, lost, seed + REPLACED, works, look_if_wanted)
-        best = [solved for _, solved in worst]
+        best = [solved for _, solved in worst if solved.dtypes == self.dtypes]
         look_for_worse(loss, profile.searched, seed, self.dtypes, best, look)
-        for clause_record in drawn.values():
-            clause_record.over = True
+
+    def _wants_more(self, drawn: ClauseRecords) -> bool:
+        """Return whether another case may tell a clause something, or be kept for another one."""
+        hazardous = any(record.clause.hazard for record in self.clause_records.values())
+        if hazardous and len(self._case_judge.kept) < KEPT:
+            return True
+        return any(map(self.learns, drawn.values()))
 
     def _wasted(self) -> tuple[tuple[str, ...], int]:
         """The dtypes that work, and how many cases were drawn in dtypes that do not."""
