@@ -488,3 +488,21 @@ def test_a_slope_that_is_taken_for_a_constant_must_be_marked_as_such(slope, want
 
     cell = verdict("mse_loss", squares, "second-order")
     assert cell.verdict == want, cell.reason
+
+
+@torch.library.custom_op("lossspec_tests::square", mutates_args=())
+def square(x: torch.Tensor) -> torch.Tensor:
+    """An operation that says nothing of its result's shape, so that no call of it compiles."""
+    return x * x
+
+
+def test_a_loss_that_never_compiles_refuses_nothing_under_torch_compile():
+    def uncompilable(input, target, reduction="mean"):
+        if reduction not in ("none", "mean", "sum"):
+            raise ValueError(reduction)
+        losses = square(input - target)
+        return losses if reduction == "none" else getattr(losses, reduction)()
+
+    cell = verdict("mse_loss", uncompilable, "compiled-refusal")
+    assert cell.verdict == "unsupported"
+    assert "it does not work with torch.compile" in cell.reason

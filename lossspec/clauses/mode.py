@@ -266,10 +266,23 @@ def _invalid(trial: Trial) -> Iterator[tuple[str, dict[str, Any]]]:
         yield from islice(kind, 1)
 
 
+def _check_compiles(trial: Trial) -> None:
+    """Raise where the valid call raises under torch.compile, so that every other one does too."""
+    case = trial.case.with_(requires_grad=())
+    inputs = arguments(trial.under_test, case, trial.device)
+    try:
+        with _silent():
+            call = constructed(trial.under_test, case, inputs, {})
+            _compiled(call)(handed(trial.under_test, case, inputs))
+    except Exception as error:
+        raise raised(trial, Ability.COMPILE, error, "torch.compile") from None
+
+
 @clause(stateless, enough=1, slow=True, hazard=2, requires=(_has_elements, *PLAIN))
 def compiled_refusal(trial: Trial) -> Judgement:
     """What raises without torch.compile, because the contract rules it out, raises with it."""
     case = trial.case
+    _check_compiles(trial)
     raises = False
     for breach, replaced in _invalid(trial):
         if trial.refusal(**replaced).error is None:
