@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from lossspec.judging.clause_record import ClauseRecord
@@ -10,7 +10,7 @@ from lossspec.judging.crash_steps import CrashSteps
 from lossspec.judging.excuses import Excuses
 from lossspec.judging.finding import Finding, Question
 from lossspec.judging.judgement import excused
-from lossspec.judging.kinds import explains, kind_of
+from lossspec.judging.kinds import Kind, explains, kind_of
 from lossspec.judging.shrinking import simplest
 from lossspec.judging.support import Support
 
@@ -21,7 +21,7 @@ MOST_KINDS = 3
 #: the first one's simplest case still has what its deviation does not need.
 MOST_LOOKED_FOR = 12
 #: The share of all attempts that is made to shrink a finding behind the first of a clause.
-FURTHER_EFFORT = 0.3
+FURTHER_EFFORT = 0.5
 
 
 @dataclass
@@ -57,16 +57,22 @@ class Shower:
                 if excused(clause_record, trial, finding.deviation, self.excuses):
                     continue
             effort = FURTHER_EFFORT if clause_record.shown else 1.0
-            shown = self.shrunk(clause_record, finding, effort) if shrinks else finding
+            shown = self.shrunk(clause_record, finding, effort, kinds) if shrinks else finding
             clause_record.shown.append(shown)
             if not shrinks or len(clause_record.shown) == MOST_KINDS:
                 return
 
-    def shrunk(self, clause_record: ClauseRecord, finding: Finding, effort: float = 1.0) -> Finding:
+    def shrunk(
+        self,
+        clause_record: ClauseRecord,
+        finding: Finding,
+        effort: float = 1.0,
+        others: Sequence[Kind] = (),
+    ) -> Finding:
         """Return the finding as a simpler case shows it, unless that has ended a process."""
         if clause_record.clause.once or not self.steps.enter(clause_record.clause.name):
             return finding
-        return simplest(clause_record, finding, self.excuses, self.after_step, effort)
+        return simplest(clause_record, finding, self.excuses, self.after_step, effort, others)
 
 
 def _counting(clause_record: ClauseRecord, support: Support) -> Iterator[Finding]:
