@@ -85,6 +85,77 @@ def test_entries_in_an_array_are_one_clear_error(tmp_path):
         edited(tmp_path, "deviation = [{ loss = 'l1_loss' }]", dropped=[0])
 
 
+ODD = {
+    "spaces": lambda text: text.replace("[[deviation]]", "  [[ deviation ]]  # one").replace(
+        "clause = ", "\tclause   =  "
+    ),
+    "quoted header": lambda text: text.replace("[[deviation]]", '[["deviation"]]'),
+    "quoted keys": lambda text: text.replace("loss =", '"loss" =').replace("case =", "'case'="),
+    "comments behind values": lambda text: text.replace('"value"', '"value" # the first clause'),
+    "lines in lists": lambda text: text.replace('["weight"]', '[  # those\n  "weight",\n ]'),
+    "text of lines": lambda text: text.replace('"it stays"', '"""\\\n  it\n\n# no comment\n"""'),
+    "dotted keys": lambda text: (
+        text.replace('when = { options = ["w', 'when . options = (["w')
+        .replace("([", "[")
+        .replace('"] }', '"]')
+    ),
+    "lines of blanks": lambda text: text.replace("\n\n", "\n  \n\n\t\n"),
+}
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("odd", ODD)
+def test_odd_spelling_stays_byte_for_byte(tmp_path, odd, end):
+    first, goes, last = map(ODD[odd], (as_toml(STAYS), as_toml(GOES), as_toml(ELSEWHERE)))
+    blank = ODD[odd]("\n\n")[1:]
+    head, above, below = "# Head.\n" + blank, "# Above.\n  # This.\n", "# After.\n"
+    text = f"{head}# One.\n{first}{blank}{above}{goes}{blank}# Last.\n{last}{below}"
+    want = f"{head}# One.\n{first}{blank}# Last.\n{last}{below}"
+    got = edited(tmp_path, text.replace("\n", end), dropped=[1], added=[NEW])
+    new = ODD[odd](NEW).partition("]]")[0].strip() if "header" in odd or odd == "spaces" else None
+    table = NEW if new is None else NEW.replace("[[deviation", new)
+    assert got == f"{want}\n{table}".replace("\n", end)
+
+
+def test_what_needs_no_change_is_not_read_again(tmp_path):
+    text = "deviation = [ {loss = 'l1_loss'},\n]  # odd"
+    assert edited(tmp_path, text) == text
+
+
+@pytest.mark.parametrize("dropped", [[0], [2], [0, 1], [1, 2], [0, 1, 2]])
+def test_comments_go_with_the_entry_below_them(tmp_path, dropped):
+    tables = [
+        f"# {i}\n{as_toml(entry)}[deviation.{part}]\n# in\nof = 'value'\n\n# apart\n\n"
+        for i, (entry, part) in enumerate([(STAYS, "more"), (GOES, "more"), (ELSEWHERE, "more")])
+    ]
+    kept = "".join(table for i, table in enumerate(tables) if i not in dropped)
+    assert edited(tmp_path, f"# Head.\n\n{''.join(tables)}", dropped) == f"# Head.\n\n{kept}"
+    new = edited(tmp_path, f"# Head.\n\n{''.join(tables)}", dropped, added=[NEW])
+    assert new == f"# Head.\n\n{kept}{NEW}"
+
+
+def test_a_file_that_tomlkit_would_change_is_one_clear_error(tmp_path):
+    text = f"{as_toml(STAYS)}\n{as_toml(GOES).replace('[[deviation]]', '[[ deviation ]]')}"
+    line = 2 + as_toml(STAYS).count("\n")
+    with pytest.raises(DeviationsError) as caught:
+        edited(tmp_path, text, dropped=[0])
+    assert str(caught.value) == (
+        f"{tmp_path / 'known.toml'}: cannot be edited in place: tomlkit would write line {line}, "
+        "'[[ deviation ]]', as '[[deviation]]'; write it like that"
+    )
+
+
+def test_a_file_that_tomlkit_cannot_read_is_one_clear_error(tmp_path, monkeypatch):
+    def fails(text):
+        raise RecursionError("too deep")
+
+    monkeypatch.setattr("tomlkit.parse", fails)
+    with pytest.raises(
+        DeviationsError, match=r"tomlkit cannot read it \(RecursionError: “too deep"
+    ):
+        edited(tmp_path, FILE, dropped=[0])
+
+
 def test_an_update_leaves_comments_and_order(workplace):
     workplace.write(wrong=WRONG)
     path = workplace.path / "known.toml"
