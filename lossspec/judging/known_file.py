@@ -129,13 +129,14 @@ def _attach_comments(document: TOMLDocument, entries: Iterable[Table]) -> None:
     """Move the comment lines directly above each entry into the indent of its header.
 
     tomlkit keeps a comment at the end of what stands before it. There it would stay when its entry
-    is removed, and would be removed with the entry before. The text of the document does not change.
+    is removed, and would be removed with the entry before. The document's text does not change.
     """
     import tomlkit
     from tomlkit.items import Comment
 
     before = document.body
-    end = next((i for i, (_, item) in enumerate(before) if item is entries), 0)
+    keys = [key and key.key for key, _ in before]
+    end = keys.index("deviation") if "deviation" in keys else 0
     for entry in entries:
         lines = ""
         while end and isinstance(comment := before[end - 1][1], Comment):
