@@ -300,6 +300,11 @@ def listed() -> Iterator[tuple[str, KnownDeviation]]:
                 yield name, entry
 
 
+def _link(address: str | None) -> str:
+    """A link that names the number of an issue or of a pull request."""
+    return "" if address is None else f" ([#{address.rpartition('/')[2]}]({address}))"
+
+
 def page() -> str:
     """The page that lists every shipped entry with the defect that is still found."""
     lines = [
@@ -321,7 +326,7 @@ def page() -> str:
                 entry.clause,
                 _code(entry.when) or "always",
                 _code(entry.shows),
-                entry.reason,
+                f"{entry.reason}{_link(entry.link)}",
                 DEFECTS[entry.clause].says,
             )
             lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
