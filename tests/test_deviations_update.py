@@ -110,9 +110,11 @@ def test_odd_spelling_stays_byte_for_byte(tmp_path, odd, end):
     first, goes, last = map(ODD[odd], (as_toml(STAYS), as_toml(GOES), as_toml(ELSEWHERE)))
     blank = ODD[odd]("\n\n")[1:]
     head, above, below = "# Head.\n" + blank, "# Above.\n  # This.\n", "# After.\n"
-    text = f"{head}# One.\n{first}{blank}{above}{goes}{blank}# Last.\n{last}{below}"
+    shows = 'shows = { is = "finite" }\n'
+    unsigned = first.replace(shows, "")
+    text = f"{head}# One.\n{unsigned}{blank}{above}{goes}{blank}# Last.\n{last}{below}"
     want = f"{head}# One.\n{first}{blank}# Last.\n{last}{below}"
-    got = edited(tmp_path, text.replace("\n", end), dropped=[1], added=[NEW])
+    got = edited(tmp_path, text.replace("\n", end), [1], {0: shows.strip()}, [NEW])
     stays = f"{want}\n".replace("\n", end)
     assert got.startswith(stays)
     assert tomllib.loads(got.removeprefix(stays)) == tomllib.loads(NEW)
@@ -155,6 +157,12 @@ def test_a_file_that_tomlkit_cannot_read_is_one_clear_error(tmp_path, monkeypatc
         DeviationsError, match=r"tomlkit cannot read it \(RecursionError: “too deep"
     ):
         edited(tmp_path, FILE, dropped=[0])
+
+
+def test_an_edit_that_loses_an_entry_is_one_clear_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(known_file, "_append", lambda document, table, end: None)
+    with pytest.raises(DeviationsError, match="tomlkit would change other entries too; write the"):
+        edited(tmp_path, FILE, added=[NEW])
 
 
 def test_an_update_leaves_comments_and_order(workplace):

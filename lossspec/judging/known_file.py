@@ -90,7 +90,10 @@ def edited(
     want = [table | tomllib.loads(signed.get(i, "")) for i, table in tables if i not in dropped]
     want += [entry for table in added for entry in tomllib.loads(table)["deviation"]]
     if tomllib.loads(whole).get("deviation", []) != want:
-        raise DeviationsError(f"{path}: cannot be edited in place")
+        raise DeviationsError(
+            f"{path}: cannot be edited in place: tomlkit would change other entries too; write the "
+            "new entries to another file and copy them"
+        )
     return whole
 
 
