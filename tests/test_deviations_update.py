@@ -65,6 +65,13 @@ def test_lines_keep_their_ends(tmp_path):
     assert known_deviations.entries_of(tmp_path / "x", new, complete=True)[-1].reason == "it is new"
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("text", ["# One.\n# Two.", f"# One.\n{as_toml(STAYS)}# Last."])
+def test_an_entry_after_a_line_without_an_end_starts_on_its_own(tmp_path, text, end):
+    new = edited(tmp_path, text.replace("\n", end), added=[NEW])
+    assert new == f"{text}\n\n{NEW}".replace("\n", end)
+
+
 def test_text_that_looks_like_the_start_of_an_entry_is_none(tmp_path):
     odd = as_toml(STAYS).replace('"it stays"', '"""\n[[deviation]]\n[[deviation]]\n"""')
     text = f"{odd}\n{as_toml(GOES)}"
