@@ -23,6 +23,7 @@ def cell(clause="value", verdict="conforms", **more) -> Cell:
         "verdict": verdict,
         "examples": 40,
         "informative": 30,
+        "excused": {},
         "seconds": 0.5,
         "extra": {},
     }

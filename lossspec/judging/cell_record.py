@@ -200,6 +200,8 @@ def _figures(
         extra["unsupported"] = sorted(campaign.support.unsupported)
     if campaign.support.refused:
         extra["unsupported_dtypes"] = campaign.support.refused
+    if clause_record.lacks is not None:
+        extra["not_supported"] = clause_record.lacks
     further = [_further(under_test, finding) for finding in clause_record.shown[1:]]
     if further:
         extra["further"] = further
