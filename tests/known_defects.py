@@ -139,9 +139,28 @@ def _seven(own, tensors, given):
 
 
 def _stretched(own, tensors, given):
-    value = own(*tensors)
-    fake = any(isinstance(x, FakeTensor) for x in tensors)
-    return torch.stack([value, value]) if fake else value
+    if not any(isinstance(x, FakeTensor) for x in tensors):
+        return own(*tensors)
+    value = _or_planted(own, tensors)
+    return torch.stack([value, value])
+
+
+def _or_planted(own, tensors):
+    """Torch's result; where torch raises, another error."""
+    try:
+        return own(*tensors)
+    except Exception:
+        raise ValueError("planted") from None
+
+
+def _exported(own, tensors, given):
+    if not torch.compiler.is_compiling():
+        return own(*tensors)
+    return _half_as_much_again(_or_planted(own, tensors))
+
+
+def _wrapped(kind: Callable[[Any], bool], says: str) -> Defect:
+    return _wrong(lambda tensors, given: any(map(kind, tensors)), says)
 
 
 def _without_autocast(own, tensors, given):
@@ -210,11 +229,19 @@ DEFECTS = {
     "batchmean-divisor": _reduction("batchmean"),
     "compiled": COMPILING,
     "deprecated-reductions": _wrong(_deprecated, ", where size_average or reduce is given"),
-    "exported": dataclasses.replace(COMPILING, says="1.5 times the result, plus 1, exported"),
-    "fake-tensors": Defect("a result on fake tensors with another axis of size 2", _stretched),
+    "exported": Defect(
+        "1.5 times the result, plus 1, exported, or another error where torch raises", _exported
+    ),
+    "fake-tensors": Defect(
+        "a result on fake tensors with another axis of size 2, or another error where torch raises",
+        _stretched,
+    ),
     "forward-mode": Defect(
         "twice the derivative in forward mode",
         lambda own, tensors, given: _TwiceForward.apply(own(*tensors)),
+    ),
+    "functional-gradient": _wrapped(
+        torch._C._functorch.is_gradtrackingtensor, ", under torch.func.grad"
     ),
     "gradient": Defect("twice each gradient", lambda own, tensors, given: _twice(own(*tensors))),
     "ignored-gradient": Defect("1 more in each gradient", _inputs(_OneMore.apply)),
@@ -231,6 +258,7 @@ DEFECTS = {
         lambda tensors, given: type(tensors[0]) is not torch.Tensor, ", of a tensor subclass"
     ),
     "value": _wrong(lambda tensors, given: True, ""),
+    "vmap": _wrapped(torch._C._functorch.is_batchedtensor, ", under torch.vmap"),
 }
 
 
