@@ -153,14 +153,15 @@ def _or_planted(own, tensors):
         raise ValueError("planted") from None
 
 
-def _exported(own, tensors, given):
-    if not torch.compiler.is_compiling():
-        return own(*tensors)
-    return _half_as_much_again(_or_planted(own, tensors))
+def _beyond(when: Callable[[list[Any]], bool], says: str) -> Defect:
+    """A wrong result where a condition holds, or another error where torch raises."""
 
+    def call(own, tensors, given):
+        return _half_as_much_again(_or_planted(own, tensors)) if when(tensors) else own(*tensors)
 
-def _wrapped(kind: Callable[[Any], bool], says: str) -> Defect:
-    return _wrong(lambda tensors, given: any(map(kind, tensors)), says)
+    return Defect(
+        f"1.5 times the result, plus 1, {says}, or another error where torch raises", call
+    )
 
 
 def _without_autocast(own, tensors, given):
@@ -229,9 +230,7 @@ DEFECTS = {
     "batchmean-divisor": _reduction("batchmean"),
     "compiled": COMPILING,
     "deprecated-reductions": _wrong(_deprecated, ", where size_average or reduce is given"),
-    "exported": Defect(
-        "1.5 times the result, plus 1, exported, or another error where torch raises", _exported
-    ),
+    "exported": _beyond(lambda tensors: torch.compiler.is_compiling(), "exported"),
     "fake-tensors": Defect(
         "a result on fake tensors with another axis of size 2, or another error where torch raises",
         _stretched,
@@ -240,8 +239,9 @@ DEFECTS = {
         "twice the derivative in forward mode",
         lambda own, tensors, given: _TwiceForward.apply(own(*tensors)),
     ),
-    "functional-gradient": _wrapped(
-        torch._C._functorch.is_gradtrackingtensor, ", under torch.func.grad"
+    "functional-gradient": _beyond(
+        lambda tensors: any(map(torch._C._functorch.is_gradtrackingtensor, tensors)),
+        "under torch.func.grad",
     ),
     "gradient": Defect("twice each gradient", lambda own, tensors, given: _twice(own(*tensors))),
     "ignored-gradient": Defect("1 more in each gradient", _inputs(_OneMore.apply)),
@@ -258,7 +258,10 @@ DEFECTS = {
         lambda tensors, given: type(tensors[0]) is not torch.Tensor, ", of a tensor subclass"
     ),
     "value": _wrong(lambda tensors, given: True, ""),
-    "vmap": _wrapped(torch._C._functorch.is_batchedtensor, ", under torch.vmap"),
+    "vmap": _beyond(
+        lambda tensors: any(map(torch._C._functorch.is_batchedtensor, tensors)),
+        "under torch.vmap",
+    ),
 }
 
 
