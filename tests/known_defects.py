@@ -139,9 +139,29 @@ def _seven(own, tensors, given):
 
 
 def _stretched(own, tensors, given):
-    value = own(*tensors)
-    fake = any(isinstance(x, FakeTensor) for x in tensors)
-    return torch.stack([value, value]) if fake else value
+    if not any(isinstance(x, FakeTensor) for x in tensors):
+        return own(*tensors)
+    value = _or_planted(own, tensors)
+    return torch.stack([value, value])
+
+
+def _or_planted(own, tensors):
+    """Torch's result; where torch raises, another error."""
+    try:
+        return own(*tensors)
+    except Exception:
+        raise ValueError("planted") from None
+
+
+def _beyond(when: Callable[[list[Any]], bool], says: str) -> Defect:
+    """A wrong result where a condition holds, or another error where torch raises."""
+
+    def call(own, tensors, given):
+        return _half_as_much_again(_or_planted(own, tensors)) if when(tensors) else own(*tensors)
+
+    return Defect(
+        f"1.5 times the result, plus 1, {says}, or another error where torch raises", call
+    )
 
 
 def _without_autocast(own, tensors, given):
@@ -210,11 +230,18 @@ DEFECTS = {
     "batchmean-divisor": _reduction("batchmean"),
     "compiled": COMPILING,
     "deprecated-reductions": _wrong(_deprecated, ", where size_average or reduce is given"),
-    "exported": dataclasses.replace(COMPILING, says="1.5 times the result, plus 1, exported"),
-    "fake-tensors": Defect("a result on fake tensors with another axis of size 2", _stretched),
+    "exported": _beyond(lambda tensors: torch.compiler.is_compiling(), "exported"),
+    "fake-tensors": Defect(
+        "a result on fake tensors with another axis of size 2, or another error where torch raises",
+        _stretched,
+    ),
     "forward-mode": Defect(
         "twice the derivative in forward mode",
         lambda own, tensors, given: _TwiceForward.apply(own(*tensors)),
+    ),
+    "functional-gradient": _beyond(
+        lambda tensors: any(map(torch._C._functorch.is_gradtrackingtensor, tensors)),
+        "under torch.func.grad",
     ),
     "gradient": Defect("twice each gradient", lambda own, tensors, given: _twice(own(*tensors))),
     "ignored-gradient": Defect("1 more in each gradient", _inputs(_OneMore.apply)),
@@ -231,6 +258,10 @@ DEFECTS = {
         lambda tensors, given: type(tensors[0]) is not torch.Tensor, ", of a tensor subclass"
     ),
     "value": _wrong(lambda tensors, given: True, ""),
+    "vmap": _beyond(
+        lambda tensors: any(map(torch._C._functorch.is_batchedtensor, tensors)),
+        "under torch.vmap",
+    ),
 }
 
 
@@ -300,6 +331,11 @@ def listed() -> Iterator[tuple[str, KnownDeviation]]:
                 yield name, entry
 
 
+def _link(address: str | None) -> str:
+    """A link that names the number of an issue or of a pull request."""
+    return "" if address is None else f" ([#{address.rpartition('/')[2]}]({address}))"
+
+
 def page() -> str:
     """The page that lists every shipped entry with the defect that is still found."""
     lines = [
@@ -321,7 +357,7 @@ def page() -> str:
                 entry.clause,
                 _code(entry.when) or "always",
                 _code(entry.shows),
-                entry.reason,
+                f"{entry.reason}{_link(entry.link)}",
                 DEFECTS[entry.clause].says,
             )
             lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")

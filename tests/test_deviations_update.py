@@ -1,6 +1,7 @@
 """`lossspec deviations --update` edits a file in place and leaves the rest byte for byte."""
 
 import os
+import tomllib
 
 import pytest
 from listed_deviations import HALF, PLAIN, RIGHT, WEIGHTED, WRONG, known
@@ -64,6 +65,13 @@ def test_lines_keep_their_ends(tmp_path):
     assert known_deviations.entries_of(tmp_path / "x", new, complete=True)[-1].reason == "it is new"
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("text", ["# One.\n# Two.", f"# One.\n{as_toml(STAYS)}# Last."])
+def test_an_entry_after_a_line_without_an_end_starts_on_its_own(tmp_path, text, end):
+    new = edited(tmp_path, text.replace("\n", end), added=[NEW])
+    assert new == f"{text}\n\n{NEW}".replace("\n", end)
+
+
 def test_text_that_looks_like_the_start_of_an_entry_is_none(tmp_path):
     odd = as_toml(STAYS).replace('"it stays"', '"""\n[[deviation]]\n[[deviation]]\n"""')
     text = f"{odd}\n{as_toml(GOES)}"
@@ -83,6 +91,85 @@ def test_a_condition_in_a_table_of_its_own_belongs_to_its_entry(tmp_path):
 def test_entries_in_an_array_are_one_clear_error(tmp_path):
     with pytest.raises(DeviationsError, match="write each entry as a table of its own, below"):
         edited(tmp_path, "deviation = [{ loss = 'l1_loss' }]", dropped=[0])
+
+
+ODD = {
+    "spaces": lambda text: text.replace("[[deviation]]", "  [[ deviation ]]  # one").replace(
+        "clause = ", "\tclause   =  "
+    ),
+    "quoted header": lambda text: text.replace("[[deviation]]", '[["deviation"]]'),
+    "quoted keys": lambda text: text.replace("loss =", '"loss" =').replace("case =", "'case'="),
+    "comments behind values": lambda text: text.replace('"value"', '"value" # the first clause'),
+    "lines in lists": lambda text: text.replace('["weight"]', '[  # those\n  "weight",\n ]'),
+    "text of lines": lambda text: text.replace('"it stays"', '"""\\\n  it\n\n# no comment\n"""'),
+    "dotted keys": lambda text: (
+        text.replace('when = { options = ["w', 'when . options = (["w')
+        .replace("([", "[")
+        .replace('"] }', '"]')
+    ),
+    "lines of blanks": lambda text: text.replace("\n\n", "\n  \n\n\t\n"),
+}
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("odd", ODD)
+def test_odd_spelling_stays_byte_for_byte(tmp_path, odd, end):
+    first, goes, last = map(ODD[odd], (as_toml(STAYS), as_toml(GOES), as_toml(ELSEWHERE)))
+    blank = ODD[odd]("\n\n")[1:]
+    head, above, below = "# Head.\n" + blank, "# Above.\n  # This.\n", "# After.\n"
+    shows = 'shows = { is = "finite" }\n'
+    unsigned = first.replace(shows, "")
+    text = f"{head}# One.\n{unsigned}{blank}{above}{goes}{blank}# Last.\n{last}{below}"
+    want = f"{head}# One.\n{first}{blank}# Last.\n{last}{below}"
+    got = edited(tmp_path, text.replace("\n", end), [1], {0: shows.strip()}, [NEW])
+    stays = f"{want}\n".replace("\n", end)
+    assert got.startswith(stays)
+    assert tomllib.loads(got.removeprefix(stays)) == tomllib.loads(NEW)
+
+
+def test_what_needs_no_change_is_not_read_again(tmp_path):
+    text = "deviation = [ {loss = 'l1_loss'},\n]  # odd"
+    assert edited(tmp_path, text) == text
+
+
+@pytest.mark.parametrize("dropped", [[0], [2], [0, 1], [1, 2], [0, 1, 2]])
+def test_comments_go_with_the_entry_below_them(tmp_path, dropped):
+    tables = [
+        f"# {i}\n{as_toml(entry)}[deviation.{part}]\n# in\nof = 'value'\n\n# apart\n\n"
+        for i, (entry, part) in enumerate([(STAYS, "more"), (GOES, "more"), (ELSEWHERE, "more")])
+    ]
+    kept = "".join(table for i, table in enumerate(tables) if i not in dropped)
+    assert edited(tmp_path, f"# Head.\n\n{''.join(tables)}", dropped) == f"# Head.\n\n{kept}"
+    new = edited(tmp_path, f"# Head.\n\n{''.join(tables)}", dropped, added=[NEW])
+    assert new == f"# Head.\n\n{kept}{NEW}"
+
+
+def test_a_file_that_tomlkit_would_change_is_one_clear_error(tmp_path):
+    text = f"{as_toml(STAYS)}\n{as_toml(GOES).replace('[[deviation]]', '[[ deviation ]]')}"
+    line = 2 + as_toml(STAYS).count("\n")
+    with pytest.raises(DeviationsError) as caught:
+        edited(tmp_path, text, dropped=[0])
+    assert str(caught.value) == (
+        f"{tmp_path / 'known.toml'}: cannot be edited in place: tomlkit would write line {line}, "
+        "'[[ deviation ]]', as '[[deviation]]'; write it like that"
+    )
+
+
+def test_a_file_that_tomlkit_cannot_read_is_one_clear_error(tmp_path, monkeypatch):
+    def fails(text):
+        raise RecursionError("too deep")
+
+    monkeypatch.setattr("tomlkit.parse", fails)
+    with pytest.raises(
+        DeviationsError, match=r"tomlkit cannot read it \(RecursionError: “too deep"
+    ):
+        edited(tmp_path, FILE, dropped=[0])
+
+
+def test_an_edit_that_loses_an_entry_is_one_clear_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(known_file, "_append", lambda document, table, end: None)
+    with pytest.raises(DeviationsError, match="tomlkit would change other entries too; write the"):
+        edited(tmp_path, FILE, added=[NEW])
 
 
 def test_an_update_leaves_comments_and_order(workplace):

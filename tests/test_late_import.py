@@ -56,6 +56,21 @@ def test_show_prints_the_same_where_torch_is_loaded(tmp_path):
     assert "deprecated-reductions" in late
 
 
+def test_tomlkit_is_loaded_only_to_edit_a_file(tmp_path):
+    (tmp_path / "known.toml").write_text("# none\n")
+    code = """
+import sys
+from lossspec.cli import main
+main(["deviations", "torch.nn", "--file=known.toml"])
+import lossspec.judging.known_file as known_file
+print("tomlkit" in sys.modules)
+print(known_file.edited("known.toml", "# none", [], {}, ["[[deviation]]\\n"]).split())
+print("tomlkit" in sys.modules)
+"""
+    out, err = python(code, cwd=tmp_path)
+    assert (out, err) == ("False\n['#', 'none', '[[deviation]]']\nTrue\n", "")
+
+
 LATE = """
 from lossspec.late_import import import_late
 import_late("PACKAGE")

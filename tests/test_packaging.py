@@ -98,6 +98,7 @@ def test_the_entry_points_are_declared(wheel):
     assert {group: dict(got[group]) for group in got.sections()} == {
         "console_scripts": {"lossspec": "lossspec.cli:main"},
         "pytest11": {"lossspec.plugin": "lossspec.plugin"},
+        "hypothesis": {"lossspec": "lossspec.hypothesis_entry:register"},
         "lossspec.implementations": {
             "torch.nn": "lossspec.implementations.torch_nn:classes",
             "torch.nn.functional": "lossspec.implementations.torch_nn:functions",

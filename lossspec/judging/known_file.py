@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
-import re
 import stat
 import tomllib
-from collections.abc import Collection, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from lossspec.errors import DeviationsError
-from lossspec.judging.known_deviations import entries_of, read_text
+from lossspec.judging.known_deviations import read_text
 from lossspec.report.files import replace_file
+from lossspec.safe_text import foreign_error
 
-_HEADER = re.compile(r"""\s*\[\[\s*(deviation|"deviation"|'deviation')\s*\]\]\s*(#.*)?""")
-_CASE = re.compile(r"""\s*(case|"case"|'case')\s*=""")
+if TYPE_CHECKING:  # tomlkit is loaded only when a file is edited
+    from tomlkit import TOMLDocument
+    from tomlkit.items import Item, Key, Table
 
 
 def check_writable(path: Path) -> None:
@@ -61,72 +62,120 @@ def edited(
 ) -> str:
     """Return the text of a file without some entries and with others; all else stays as it is.
 
-    An entry goes with the comment lines directly above it.
+    An entry goes with the comment lines directly above it. DeviationsError if tomlkit cannot edit
+    the file without changing the rest.
 
     path : for the messages of errors. dropped : the numbers of the entries that go, from 0.
     signed : by number, a line that an entry gets in front of its case. added : the tables of new
     entries.
     """
+    if not (dropped or signed or added):
+        return text
     end = "\r\n" if "\r\n" in text else "\n"
-    head, blocks = _split(path, text)
-    kept = [
-        _with_line(block, signed[i] + end) if i in signed else block
-        for i, block in enumerate(blocks)
-        if i not in dropped
-    ]
-    whole = head + "".join(kept)
+    if added and text and not text.endswith("\n"):
+        text += end  # a table starts on a line of its own
+    document = _document(path, text)
+    entries = document.get("deviation", [])
+    _attach_comments(document, entries)
+    for number, line in signed.items():
+        _insert_before_case(entries[number], line + end)
+    for number in sorted(dropped, reverse=True):
+        del entries[number]
+    if "deviation" in document and not entries:
+        document.remove("deviation")  # tomlkit may write an array without entries as a line
     for table in added:
-        gap = "" if not whole else end if whole.endswith("\n") else 2 * end
-        whole += gap * (not whole.endswith(2 * end)) + table.replace("\n", end)
-    if len(entries_of(path, whole, complete=False)) != len(kept) + len(added):
-        raise DeviationsError(f"{path}: cannot be edited in place")
+        _append(document, table.replace("\n", end), end)
+    whole = document.as_string()
+    tables = enumerate(tomllib.loads(text).get("deviation", []))
+    want = [table | tomllib.loads(signed.get(i, "")) for i, table in tables if i not in dropped]
+    want += [entry for table in added for entry in tomllib.loads(table)["deviation"]]
+    if tomllib.loads(whole).get("deviation", []) != want:
+        raise DeviationsError(
+            f"{path}: cannot be edited in place: tomlkit would change other entries too; write the "
+            "new entries to another file and copy them"
+        )
     return whole
 
 
-def _split(path: Path, text: str) -> tuple[str, list[str]]:
-    """What stands before the first entry, and the text of each with the comment above it."""
-    lines = text.splitlines(keepends=True)
-    starts = [i for i, line in enumerate(lines) if _HEADER.fullmatch(line.strip("\r\n"))]
-    tables = tomllib.loads(text).get("deviation", [])
-    found: list[int] = []
-    for start in starts:
-        # A line inside of a text of several lines may look like the start of an entry: then what
-        # stands before it is no whole entry.
-        if not found or len(_tables("".join(lines[found[-1] : start]))) == 1:
-            found.append(start)
-    edges = [*found, len(lines)]
-    parts = ["".join(lines[a:b]) for a, b in pairwise(edges)]
-    if [entry for part in parts for entry in _tables(part)] != tables:
+def _document(path: Path, text: str) -> TOMLDocument:
+    """Return a file as tomlkit reads it.
+
+    DeviationsError if tomlkit cannot write the same text, or cannot edit the entries.
+    """
+    import tomlkit
+    from tomlkit.exceptions import TOMLKitError
+    from tomlkit.items import AoT
+
+    try:
+        document = tomlkit.parse(text)
+        again = document.as_string()
+    except (TOMLKitError, ValueError, RecursionError) as error:
+        raise DeviationsError(
+            f"{path}: cannot be edited in place: tomlkit cannot read it ({foreign_error(error)})"
+        ) from None
+    if not isinstance(document.get("deviation", tomlkit.aot()), AoT):
         raise DeviationsError(
             f"{path}: cannot be edited in place; write each entry as a table of its own, below "
             "[[deviation]]"
         )
-    for i, start in enumerate(found):
-        floor = found[i - 1] + 1 if i else 0
-        while start > floor and lines[start - 1].lstrip().startswith("#"):
-            start -= 1
-        found[i] = start
-    edges = [*found, len(lines)]
-    blocks = ["".join(lines[a:b]) for a, b in pairwise(edges)]
-    return "".join(lines[: edges[0]]), blocks
+    if again == text:
+        return document
+    lines = zip_longest(text.split("\n"), again.split("\n"), fillvalue="")
+    number, old, new = next((i, a, b) for i, (a, b) in enumerate(lines, 1) if a != b)
+    raise DeviationsError(
+        f"{path}: cannot be edited in place: tomlkit would write line {number}, {old!r}, as "
+        f"{new!r}; write it like that"
+    )
 
 
-def _tables(text: str) -> list[Any]:
-    """The entries of a part of a file; none if that is no TOML."""
-    try:
-        return list(tomllib.loads(text).get("deviation", []))
-    except ValueError:
-        return []
+def _attach_comments(document: TOMLDocument, entries: Iterable[Table]) -> None:
+    """Move the comment lines directly above each entry into the indent of its header.
+
+    tomlkit keeps a comment at the end of what stands before it. There it would stay when its entry
+    is removed, and would be removed with the entry before. The document's text does not change.
+    """
+    import tomlkit
+    from tomlkit.items import Comment
+
+    before = document.body
+    keys = [key and key.key for key, _ in before]
+    end = keys.index("deviation") if "deviation" in keys else 0
+    for entry in entries:
+        lines = ""
+        while end and isinstance(comment := before[end - 1][1], Comment):
+            end -= 1
+            lines = comment.as_string() + lines
+            before[end] = (None, tomlkit.ws(""))  # removing it would move what tomlkit has indexed
+        entry.trivia.indent = lines + entry.trivia.indent
+        before = _last_lines(entry)
+        end = len(before)
 
 
-def _with_line(block: str, line: str) -> str:
-    """An entry with one more line, in front of its case where that stands on a line of its own."""
-    lines = block.splitlines(keepends=True)
-    header = next(i for i, text in enumerate(lines) if _HEADER.fullmatch(text.strip("\r\n")))
-    places = [i for i, text in enumerate(lines) if i > header and _CASE.match(text)]
-    for place in (*places, header + 1):
-        whole = "".join([*lines[:place], line, *lines[place:]])
-        tables = _tables(whole)
-        if tables and "shows" in tables[0]:
-            return whole
-    raise DeviationsError("an entry cannot be edited in place; write each of its keys on a line")
+def _last_lines(table: Table) -> list[tuple[Key | None, Item]]:
+    """Return the content of the table that ends an entry: its own, or that of its last `when`."""
+    from tomlkit.items import Table
+
+    body = table.value.body
+    last = body[-1][1] if body else None
+    return _last_lines(last) if isinstance(last, Table) else body
+
+
+def _insert_before_case(entry: Table, line: str) -> None:
+    """Insert a line in front of the case of an entry; tomlkit's own methods only append."""
+    import tomlkit
+
+    body = entry.value.body
+    place = next(i for i, (key, _) in enumerate(body) if key is not None and key.key == "case")
+    body[place:place] = tomlkit.parse(line).body
+
+
+def _append(document: TOMLDocument, table: str, end: str) -> None:
+    """Append an entry below a blank line."""
+    import tomlkit
+
+    text = document.as_string()
+    (entry,) = tomlkit.parse(table)["deviation"]
+    entry.trivia.indent = end if text and not text.endswith(2 * end) else ""
+    if "deviation" not in document:
+        document.append("deviation", tomlkit.aot())
+    document["deviation"].append(entry)
