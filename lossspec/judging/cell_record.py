@@ -14,6 +14,7 @@ from lossspec.execution.devices import accelerates
 from lossspec.execution.implementation import LossUnderTest
 from lossspec.judging import known_deviations, reasons, reproduction
 from lossspec.judging.campaign import Campaign
+from lossspec.judging.cause import cause_of
 from lossspec.judging.clause_record import ClauseRecord
 from lossspec.judging.evidence import crash, evidence
 from lossspec.judging.finding import Finding
@@ -82,6 +83,7 @@ _EMPTY: dict[str, Any] = {
     "deviation": None,
     "seconds": 0.0,
     "extra": {},
+    "cause": None,
 }
 
 
@@ -140,6 +142,7 @@ def _shown(
         return _of_crash(cell, campaign, clause_record, judged)
     case, deviation = judged.finding.case, judged.finding.deviation
     fields = evidence(cell.under_test, case, deviation, repeat)
+    fields["cause"] = cause_of(cell.loss, case, deviation)
     entry = judged.finding.by
     if isinstance(entry, KnownDeviation):
         fields["deviation"] = KnownEntry(entry.reason, entry.link, entry.file)
@@ -236,5 +239,6 @@ def _further(under_test: LossUnderTest, finding: Finding) -> dict[str, Any]:
     shown = evidence(under_test, finding.case, finding.deviation, None)
     return {
         "reason": finding.deviation.what,
+        "cause": cause_of(under_test.loss, finding.case, finding.deviation),
         **{n: shown[n] for n in ("call", "got", "want", "case")},
     }

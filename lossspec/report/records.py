@@ -171,6 +171,10 @@ class Cell(Record):
     ]
     seconds: Annotated[float, Key("", 0.0, {"type": "number", **_AT_LEAST_0})]
     extra: Annotated[dict[str, Any], Key("Anything else, by key.", {})]
+    cause: Annotated[
+        str | None,
+        Key("Why it deviates, where that is clear: the same text for cells with one cause.", None),
+    ] = None
 
     @property
     def absent(self) -> bool:
