@@ -21,7 +21,8 @@ from lossspec.judging.finding import Finding
 from lossspec.judging.known_deviations import KnownDeviation
 from lossspec.judging.plan import CellPlan
 from lossspec.judging.verdict import Facts, Judged, verdict
-from lossspec.report.records import Cell, KnownEntry
+from lossspec.report.causes import telling
+from lossspec.report.records import Cell, KnownEntry, cell_id
 from lossspec.report.verdict import Verdict
 
 #: The clauses whose records say how many numbers they asked for: those that compare with the right
@@ -43,6 +44,19 @@ def record_of(
     fields, script = _shown(cell, campaign, clause_record, judged, repeat)
     fields = _figures(cell.under_test, campaign, clause_record) | fields
     return blank(cell, judged.verdict, judged.reason, **fields), script
+
+
+def shows_cause(campaign: Campaign, record: Cell) -> str | None:
+    """Return the id of the cell of a campaign that shows the cause of a record best, if any."""
+    if record.cause is None:
+        return None
+    for clause_record in sorted(
+        campaign.clause_records.values(), key=lambda each: telling(each.clause.name)
+    ):
+        found, loss = clause_record.found, campaign.under_test.loss
+        if found and cause_of(loss, found.case, found.deviation) == record.cause:
+            return cell_id(loss.name, clause_record.clause.name, record.surface, record.device)
+    return None
 
 
 def blank(cell: CellPlan, verdict: Verdict, reason: str | None, **fields: Any) -> Cell:
