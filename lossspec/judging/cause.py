@@ -20,8 +20,8 @@ _BITS = {"float64": 53, "float32": 24, "float16": 11, "bfloat16": 8}
 #: A number with at most this share of the significant bits of a dtype, such as 0.5, does not show
 #: that it was computed in the dtype: many numbers of a wider dtype are as simple.
 _SIMPLE = 0.5
-#: Error ÷ number, at most, that a computation in a narrower dtype explains.
-_NARROW_ERROR = {"float32": 2.0**-12, "float16": 2.0**-8, "bfloat16": 2.0**-5}
+#: Error ÷ number, at most, that a computation in a narrower dtype explains, the narrowest first.
+_NARROW_ERROR = {"bfloat16": 2.0**-5, "float16": 2.0**-8, "float32": 2.0**-12}
 #: Uncertainty of a factor, at most, and its distance from 1, at least, for two to be compared.
 _FACTOR_KNOWN, _FACTOR_AWAY = 2e-4, 5e-3
 #: Whole factors up to this one, and their reciprocals, which two unlike bugs may well share.
@@ -34,8 +34,13 @@ _FIGURES = re.compile(
 _LONGEST = 200
 
 
-def cause_of(loss: Loss, case: Case, deviation: Deviation) -> str | None:
-    """Return the cause of a deviation that a case of a loss shows; None if it is not clear."""
+def cause_of(
+    loss: Loss, case: Case, deviation: Deviation, first: str | None = None
+) -> str | None:
+    """Return the cause of a deviation that a case of a loss shows; None if it is not clear.
+
+    first : the cause of the first deviation of the same clause.
+    """
     case = deviation.case or case
     if deviation.raised is not None:
         return _raised(*deviation.raised)
@@ -51,7 +56,7 @@ def cause_of(loss: Loss, case: Case, deviation: Deviation) -> str | None:
         return None
     if not math.isfinite(got):
         return _not_finite(loss, case, deviation, got)
-    return _precision(case.dtype, got, want) or _factor(loss, case, deviation)
+    return _precision(case.dtype, got, want, first) or _factor(loss, case, deviation)
 
 
 def _raised(kind: str, message: str) -> str | None:
@@ -79,15 +84,21 @@ def _as_if(dtype: str, narrow: str) -> str:
     return f"{dtype}: as if computed in {narrow}"
 
 
-def _precision(dtype: str, got: float, want: float) -> str | None:
-    """A number that lies near the right one, and is one of a narrower dtype."""
+def _precision(dtype: str, got: float, want: float, first: str | None) -> str | None:
+    """A number that lies near the right one, and is one of a narrower dtype.
+
+    Where the clause is known to be computed in it, a simple number needs no other cause.
+    """
     for narrow, limit in _NARROW_ERROR.items():
-        if _BITS[narrow] >= _BITS.get(dtype, 0):
+        width, bits = _BITS[narrow], _significant_bits(got)
+        if width >= _BITS.get(dtype, 0) or bits > width or abs(got - want) > limit * abs(want):
             continue
-        bits = _significant_bits(got)
-        near = abs(got - want) <= limit * abs(want)
-        if near and _SIMPLE * _BITS[narrow] < bits <= _BITS[narrow]:
-            return _as_if(dtype, narrow)
+        cause = _as_if(dtype, narrow)
+        # The right number 100 and the wrong one 101 are both simple, whatever is wrong.
+        telling = bits > _SIMPLE * width and (width > 11 or _significant_bits(want) > width)
+        rounded = abs(got - want) <= 2.0**-width * abs(want)
+        if telling or (rounded and first == cause):
+            return cause
     return None
 
 
@@ -103,8 +114,8 @@ def _not_finite(loss: Loss, case: Case, deviation: Deviation, got: float) -> str
     gradient = deviation.gradient_of is not None or deviation.backward
     if not gradient and case.reduction == "mean" and math.isinf(got):
         # After shrinking, a call has a mean only if the deviation needs one.
-        needed = [name for name in case.tensors if name not in loss.form(case.form).tensors]
-        return f"{case.dtype}: the mean is infinite where the definition is finite" + _with(needed)
+        told = f"{case.dtype}: the mean is infinite where the definition is finite"
+        return told + _with(_options(loss, case))
     what = "a gradient" if gradient else "the loss"
     told = f"{loss.name}: {what} is {word} where the definition is finite"
     return told + _with(_words(traits(loss, case)))
@@ -122,7 +133,8 @@ def _factor(loss: Loss, case: Case, deviation: Deviation) -> str | None:
     cause = f"{loss.name}: off by the factor {factor:.4g}"
     whole = factor if abs(factor) >= 1 else 1 / factor
     if factor < 0 or (whole <= _LARGEST_WHOLE and abs(whole - round(whole)) < 1e-3 * whole):
-        return cause + _with(_words(traits(loss, case)))
+        asked = {trait for trait in traits(loss, case) if trait[0] != "has"}
+        return cause + _with(_words(frozenset(asked)) + _options(loss, case))
     return cause
 
 
@@ -131,6 +143,12 @@ def _number(text: str | None) -> float:
         return float(text or "nan")
     except ValueError:
         return math.nan
+
+
+def _options(loss: Loss, case: Case) -> list[str]:
+    """The optional tensors of a call."""
+    required = loss.form(case.form).tensors
+    return [f"with {name}" for name in case.tensors if name not in required]
 
 
 def _words(traits: Traits) -> list[str]:

@@ -53,9 +53,10 @@ def shows_cause(campaign: Campaign, record: Cell) -> str | None:
     for clause_record in sorted(
         campaign.clause_records.values(), key=lambda each: telling(each.clause.name)
     ):
-        found, loss = clause_record.found, campaign.under_test.loss
-        if found and cause_of(loss, found.case, found.deviation) == record.cause:
-            return cell_id(loss.name, clause_record.clause.name, record.surface, record.device)
+        found = clause_record.found
+        if found and _cause(campaign.under_test, found) == record.cause:
+            name = clause_record.clause.name
+            return cell_id(record.loss, name, record.surface, record.device)
     return None
 
 
@@ -156,7 +157,8 @@ def _shown(
         return _of_crash(cell, campaign, clause_record, judged)
     case, deviation = judged.finding.case, judged.finding.deviation
     fields = evidence(cell.under_test, case, deviation, repeat)
-    fields["cause"] = cause_of(cell.loss, case, deviation)
+    if judged.verdict is Verdict.DEVIATES:
+        fields["cause"] = _cause(cell.under_test, judged.finding)
     entry = judged.finding.by
     if isinstance(entry, KnownDeviation):
         fields["deviation"] = KnownEntry(entry.reason, entry.link, entry.file)
@@ -217,9 +219,9 @@ def _figures(
         extra["unsupported"] = sorted(campaign.support.unsupported)
     if campaign.support.refused:
         extra["unsupported_dtypes"] = campaign.support.refused
-    further = [_further(under_test, finding) for finding in clause_record.shown[1:]]
-    if further:
-        extra["further"] = further
+    if clause_record.shown[1:]:
+        cause = _cause(under_test, clause_record.shown[0])
+        extra["further"] = [_further(under_test, f, cause) for f in clause_record.shown[1:]]
     if clause_record.blocked:
         extra["blocked"] = dict(clause_record.blocked)
     if clause_record.mishaps:
@@ -239,6 +241,10 @@ def _figures(
     }
 
 
+def _cause(under_test: LossUnderTest, finding: Finding) -> str | None:
+    return cause_of(under_test.loss, finding.case, finding.deviation)
+
+
 def _excused(clause_record: ClauseRecord) -> dict[str, int]:
     """How many cases say nothing against the implementation, by reason, the most frequent first.
 
@@ -248,11 +254,11 @@ def _excused(clause_record: ClauseRecord) -> dict[str, int]:
     return {excuse.value: n for excuse, n in counted if excuse is not Excuse.NOT_ABOUT}
 
 
-def _further(under_test: LossUnderTest, finding: Finding) -> dict[str, Any]:
-    """A deviation of another kind than the one that a record shows first."""
+def _further(under_test: LossUnderTest, finding: Finding, first: str | None) -> dict[str, Any]:
+    """A deviation of another kind than the one that a record shows first, whose cause is given."""
     shown = evidence(under_test, finding.case, finding.deviation, None)
     return {
         "reason": finding.deviation.what,
-        "cause": cause_of(under_test.loss, finding.case, finding.deviation),
+        "cause": cause_of(under_test.loss, finding.case, finding.deviation, first),
         **{n: shown[n] for n in ("call", "got", "want", "case")},
     }
