@@ -62,7 +62,11 @@ def huge(verdict="conforms", **changes):
 def hostile():
     """Every free text of the artifact is an attack."""
     further = [dict.fromkeys(("reason", "call", "got", "want", "cause"), HOSTILE)]
-    bad = {"extra": {HOSTILE: HOSTILE, "further": further}, "excused": {HOSTILE: 3}, "case": {HOSTILE: [HOSTILE, {HOSTILE: 1}]}}
+    bad = {
+        "extra": {HOSTILE: HOSTILE, "further": further},
+        "excused": {HOSTILE: 3},
+        "case": {HOSTILE: [HOSTILE, {HOSTILE: 1}]},
+    }
     names = ("says", "theme", "reason", "call", "got", "want", "budget", "repeat", "script")
     names = (*names, "cause")
     cells = [

@@ -34,9 +34,7 @@ _FIGURES = re.compile(
 _LONGEST = 200
 
 
-def cause_of(
-    loss: Loss, case: Case, deviation: Deviation, first: str | None = None
-) -> str | None:
+def cause_of(loss: Loss, case: Case, deviation: Deviation, first: str | None = None) -> str | None:
     """Return the cause of a deviation that a case of a loss shows; None if it is not clear.
 
     first : the cause of the first deviation of the same clause.

@@ -7,7 +7,7 @@ from html import escape
 from typing import Any, SupportsIndex, overload
 
 from lossspec.render.layout import plural, ratio
-from lossspec.report.causes import Block, blocks, other_kinds
+from lossspec.report.causes import Block, blocks, unlike
 from lossspec.report.records import Cell
 from lossspec.report.verdict import Verdict
 from lossspec.safe_text import clip, escaped, one_line
@@ -142,7 +142,7 @@ def _row(block: Block) -> str:
         clause += f"<br><small>{_text(cell.says)}</small>"
         if cell.examples and cell.excused:
             what += f"<br><small>{_text(cell.tally)}</small>"
-    for other in other_kinds(cell):
+    for other in unlike(cell):
         what += f"<br>{_text(clip(one_line(f'and {other.told()}'), 300))}"
     if block.others:
         cause = f"{cell.cause}; " if cell.cause else ""

@@ -42,7 +42,5 @@ def excused(report: Report) -> list[Reason]:
     for cell in report.present:
         for reason in reasons(cell.excused):
             known = found.get(reason.name, Reason(reason.name))
-            found[reason.name] = Reason(
-                reason.name, known.cases + reason.cases, known.cells + 1
-            )
+            found[reason.name] = Reason(reason.name, known.cases + reason.cases, known.cells + 1)
     return sorted(found.values(), key=lambda reason: -reason.cases)

@@ -6,7 +6,7 @@ from os import PathLike, fspath
 
 from lossspec.render.cells import found
 from lossspec.render.layout import judged, nothing, plural, unjudged
-from lossspec.report.causes import Block, blocks, other_kinds
+from lossspec.report.causes import Block, blocks, unlike
 from lossspec.report.records import Report
 from lossspec.safe_text import one_line
 
@@ -65,7 +65,7 @@ def _lines(block: Block) -> Iterator[str]:
         yield from _also(block)
     if cell.excused:
         yield from _wrapped(cell.tally, _INDENT, _INDENT, lines=1)
-    for other in other_kinds(cell)[:1]:
+    for other in unlike(cell)[:1]:
         yield from _wrapped(one_line(f"and {other.told()}"), _INDENT, _INDENT, lines=1)
     if cell.repeat and cell.repeat.isprintable():
         yield from _command(cell.repeat)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,20 +15,25 @@ TELLING = ("accepts", "result-shape", "result-dtype", "value", "gradient")
 
 @dataclass(frozen=True)
 class OtherKind:
-    """A deviation of another kind than the one that a cell shows first."""
+    """A deviation of another kind than the one that a cell shows first.
+
+    same_cause : whether both have one cause, which another kind of call shows.
+    """
 
     reason: str
     call: str | None
     got: str | None
     want: str | None
     cause: str | None
+    same_cause: bool
 
     def told(self, with_call: bool = False) -> str:
         """Return such as "another kind: the value with 'sum'; got 1; want 2"."""
         sides = (("got", self.got), ("want", self.want))
         told = "".join(f"; {name} {text}" for name, text in sides if text is not None)
         call = f"\n{self.call}" if with_call and self.call else ""
-        return f"another kind: {self.reason}{told}{call}"
+        kind = "the same cause" if self.same_cause else "another kind"
+        return f"{kind}: {self.reason}{told}{call}"
 
 
 @dataclass(frozen=True)
@@ -97,12 +102,18 @@ def telling(clause: str) -> int:
 def other_kinds(cell: Cell) -> list[OtherKind]:
     """Return the deviations of other kinds that a cell holds; what is no such thing is left out."""
     given = cell.extra.get("further")
-    entries: Sequence[Any] = given if isinstance(given, list) else ()
-    return [
-        OtherKind(entry["reason"], *(_text(entry, name) for name in ("call", "got", "want", "cause")))
-        for entry in entries
-        if isinstance(entry, Mapping) and isinstance(entry.get("reason"), str)
-    ]
+    found = []
+    for entry in given if isinstance(given, list) else ():
+        if isinstance(entry, Mapping) and isinstance(entry.get("reason"), str):
+            call, got, want, cause = (_text(entry, n) for n in ("call", "got", "want", "cause"))
+            same = cause is not None and cause == cell.cause
+            found.append(OtherKind(entry["reason"], call, got, want, cause, same))
+    return found
+
+
+def unlike(cell: Cell) -> list[OtherKind]:
+    """Return the deviations of other kinds, without those of the cause that the first one has."""
+    return [other for other in other_kinds(cell) if not other.same_cause]
 
 
 def _text(entry: Mapping[str, Any], name: str) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lossspec.report.causes import other_kinds
+from lossspec.report.causes import unlike
 from lossspec.report.records import Cell
 from lossspec.safe_text import block
 
@@ -20,10 +20,9 @@ def failure_text(record: Cell, shown_by: str | None = None) -> str:
     fields = {"what": record.reason or None, "cause": cause, "call": record.call or None}
     fields |= {name: getattr(record, name) for name in ("got", "want", "budget")}
     fields |= {"repeat": record.repeat or None, "script": record.script or None}
-    others = [("and", other.told(with_call=True)) for other in other_kinds(record)]
+    others = [("and", other.told(with_call=True)) for other in unlike(record)]
     notes = [("note", str(mishap).strip()) for mishap in record.extra.get("mishaps", ())]
     for name, text in (*fields.items(), *others, *notes):
         if text is not None:
             lines.append(f"  {name + ':':8s} " + text.rstrip().replace("\n", "\n           "))
     return block("\n".join(lines))
-
