@@ -371,3 +371,41 @@ def test_a_report_without_causes_is_read():
     data = cell("value", "c").to_data()
     assert data.pop("cause") == "c"
     assert Cell.from_data(data).cause is None
+
+
+# === what pytest prints =======================================================================
+
+SCALED = """
+    import torch
+
+    def huber_loss(input, target, reduction="mean", delta=1.0):
+        return 1.01 * torch.nn.functional.huber_loss(input, target, reduction, delta=delta)
+"""
+
+
+def test_each_test_fails_and_names_the_cell_that_shows_its_cause(workplace):
+    workplace.write(mine=SCALED)
+    done = workplace.run("--impl=mine", "--clause=gradient,value", "--profile=quick")
+    text = "\n".join(done.out)
+    assert done.status == 1
+    assert "2 failed" in text
+    cause = "cause:   huber_loss: off by the factor 1.01"
+    told = [line.strip() for line in done.out if line.strip().startswith("cause:")]
+    assert sorted(told) == [cause, f"{cause}; see huber_loss/value[function-cpu]"]
+    assert "also breaks: gradient" in text.partition("clauses conform")[2]
+
+
+def test_a_test_of_another_suite_names_the_cell_that_shows_its_cause(workplace):
+    workplace.write(
+        mine=SCALED,
+        test_mine="""
+            import lossspec
+
+            @lossspec.parametrize("mine", clauses=("gradient", "value"))
+            def test_conformance(judge):
+                judge()
+        """,
+    )
+    done = workplace.within(lambda: pytest.main(["-p", "no:cacheprovider", "test_mine.py"]))
+    assert "2 failed" in "\n".join(done.out)
+    assert sum("; see huber_loss/value[function-cpu]" in line for line in done.out) == 1

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from html import escape
 from typing import Any, SupportsIndex, overload
 
-from lossspec.render.layout import plural, ratio
+from lossspec.render.layout import ratio
 from lossspec.report.causes import Block, blocks, unlike
 from lossspec.report.records import Cell
 from lossspec.report.verdict import Verdict
