@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         SpecError,
         UnknownName,
     )
+    from lossspec.execution.declaration import Declaration, all_but
     from lossspec.execution.implementation import Implementation
     from lossspec.expectation.answer import expect
     from lossspec.report.records import Cell, Report
@@ -61,6 +62,7 @@ __all__ = [
     "ClassIndex",
     "ClauseError",
     "Count",
+    "Declaration",
     "Deviation",
     "DeviationsError",
     "DeviceError",
@@ -93,6 +95,7 @@ __all__ = [
     "Unsupported",
     "Verdict",
     "Weight",
+    "all_but",
     "catalogue",
     "check",
     "clause",
@@ -107,12 +110,14 @@ __all__ = [
 #: Where a name is imported from, if it is not `lossspec.spec`.
 _HOMES = {
     "Cell": "report",
+    "Declaration": "execution.declaration",
     "Deviation": "clauses",
     "Implementation": "execution.implementation",
     "Report": "report",
     "Trial": "clauses",
     "Unsupported": "clauses",
     "Verdict": "report",
+    "all_but": "execution.declaration",
     "check": "api",
     "clause": "clauses",
     "expect": "expectation.answer",

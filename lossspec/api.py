@@ -7,13 +7,14 @@ import inspect
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 
 from lossspec.cases.hypothesis_runs import failures_database
 from lossspec.errors import ArgumentError, ArgumentTypeError, EmptyPlan, UnknownName
+from lossspec.execution.declaration import Declaration, Supports
 from lossspec.execution.devices import given_devices
 from lossspec.execution.implementation import Implementation, LossUnderTest
 from lossspec.execution.loading import load
@@ -38,6 +39,10 @@ def check(
     clauses: Sequence[str] | str | None = None,
     dtypes: Sequence[str | torch.dtype] | str | torch.dtype | None = None,
     device: str | torch.device = "cpu",
+    supports: Supports = (),
+    differentiable: bool | Literal["twice"] | None = None,
+    compiles: bool | None = None,
+    conventions: Mapping[str, Any] | None = None,
 ) -> Cells:
     """Return the verdicts on one function or class: a list with a record for each clause.
 
@@ -48,6 +53,9 @@ def check(
     function of that name, or a class constructed as torch's, or an instance of one that was
     constructed with the defaults; ArgumentTypeError when it is none. UnknownName and DeviceError
     list what is known.
+
+    supports, differentiable, compiles : what the target declares, see `lossspec.Declaration`; what
+    it declares and does not do is a deviation. conventions : values of parameters that it lacks.
 
     >>> import torch, lossspec
     >>> cells = lossspec.check("l1_loss", torch.nn.functional.l1_loss, clauses=["result-shape"])
@@ -62,7 +70,9 @@ def check(
         if dtype not in spec.dtypes:
             raise UnknownName("dtype", dtype, spec.dtypes)
     devices = given_devices(device)
-    implementation = _implementation(spec, target)
+    by_loss = {spec.name: conventions} if conventions else {}
+    declaration = Declaration(supports, differentiable, compiles, by_loss)
+    implementation = _implementation(spec, target).declaring(declaration)
     line = _ProgressLine(spec.name)
     run = Run(profile_named(profile), _seed(seed), chosen_dtypes, on_progress=line)
     run.database = failures_database()

@@ -94,7 +94,7 @@ def test_a_replaced_keyword_is_executed_printed_and_scripted(surface):
 
     target = Recorder if surface == "class" else recorder
     under_test = LossUnderTest("mine", find("huber_loss"), surface, target, "mine:loss")
-    case = next(stream(under_test.loss, Profile("quick", 1, 1), 0)).case
+    case = stream(under_test.loss, Profile("quick", 1, 1), 0)[0].case
     replaced = {"delta": -1.0, "reduction": "avg"}
     perform(under_test, case, replaced=replaced)
     assert {name: seen[-1][name] for name in replaced} == replaced
@@ -109,7 +109,7 @@ def test_a_replaced_keyword_is_executed_printed_and_scripted(surface):
 
 def test_the_result_of_a_class_is_read_in_text_and_script():
     (under_test,) = load("torch.nn").losses_under_test(find("adaptive_log_softmax_with_loss"))
-    case = next(stream(under_test.loss, Profile("quick", 1, 1), 0)).case
+    case = stream(under_test.loss, Profile("quick", 1, 1), 0)[0].case
     call = Call.of(under_test, case)
     assert call.result is not None
     deviation = Deviation("nothing", check="error is None")
@@ -124,7 +124,7 @@ def test_the_result_of_a_class_is_read_in_text_and_script():
 def script_of(layout):
     """A script whose input is stored in a layout."""
     (under_test,) = load("torch.nn.functional").losses_under_test(find("mse_loss"))
-    case = next(stream(under_test.loss, Profile("quick", 1, 1), 0)).case
+    case = stream(under_test.loss, Profile("quick", 1, 1), 0)[0].case
     case = case.with_(layouts={"target": layout})
     deviation = Deviation("nothing", check="error is None")
     return reproduction.script(under_test, case, deviation, "A sentence.", "cpu")

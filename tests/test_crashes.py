@@ -156,7 +156,7 @@ def test_a_campaign_that_is_given_up_has_a_script(outpost):
 
 @pytest.fixture
 def case():
-    return next(stream(find("l1_loss"), PROFILES["quick"], 0)).case
+    return stream(find("l1_loss"), PROFILES["quick"], 0)[0].case
 
 
 @pytest.fixture(autouse=True)

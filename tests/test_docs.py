@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from lossspec import cli
+from lossspec.clauses import clauses
 from lossspec.dtypes import REAL_DTYPES
+from lossspec.execution.declaration import Ability
 from lossspec.judging import conditions, known_deviations, symptoms
 from lossspec.judging.profiles import PROFILES
 from lossspec.pytest_plugin.options import OPTIONS
@@ -240,6 +242,16 @@ def test_the_table_of_profiles_says_how_many_cases_there_are():
     losses = catalogue().values()
     counts = {name: [profile.cases(x) for x in losses] for name, profile in PROFILES.items()}
     assert told == [(name, str(min(c)), str(max(c))) for name, c in counts.items()]
+
+
+def test_the_table_of_abilities_is_that_of_the_package():
+    text = (DOCS / "getting-started.md").read_text("utf-8")
+    table = text.partition("| ability |")[2].partition("\n\n")[0]
+    rows = [row.split("|") for row in table.splitlines()[2:]]
+    words = [re.findall(r"`([\w-]+)`", row[1]) for row in rows]
+    assert sorted(word for row in words for word in row) == sorted(Ability)
+    named = [name for row in rows for name in re.findall(r"`([\w-]+)`", row[3])]
+    assert [name for name in named if name not in clauses()] == []
 
 
 def test_the_guide_to_deviations_names_every_condition_and_symptom():

@@ -95,7 +95,7 @@ def test_a_mixed_call_may_be_refused_but_not_on_the_way_back():
 
     cell = verdict("mse_loss", refuses, "mixed-dtypes")
     assert cell.verdict is Verdict.UNSUPPORTED
-    assert cell.reason == "it refuses target in another dtype than the rest"
+    assert cell.reason == "inferred: it refuses target in another dtype than the rest"
     for target, torchs in ((F.huber_loss, "torch.nn.functional"), (torch.nn.HuberLoss, "torch.nn")):
         cell = verdict("huber_loss", target, "mixed-dtypes")
         assert cell.verdict is Verdict.KNOWN  # torch's own bug
@@ -131,7 +131,7 @@ def test_complex_numbers_are_taken_by_those_who_say_so():
 
     cell = verdict("l1_loss", real, "complex-inputs", dtypes=["float32"])
     assert cell.verdict is Verdict.UNSUPPORTED
-    assert cell.reason == "it takes no complex numbers, and says so"
+    assert cell.reason == "inferred: it takes no complex numbers, and says so"
 
 
 # === arrays ===============================================================================
@@ -269,7 +269,7 @@ def test_what_cannot_be_exported_is_unsupported_and_fills_no_screen(capfd):
     capfd.readouterr()
     cell = verdict("mse_loss", by_number, "exported")
     assert cell.verdict is Verdict.UNSUPPORTED
-    assert cell.reason.startswith("it does not work with torch.export (")
+    assert cell.reason.startswith("inferred: it does not work with torch.export (")
     assert capfd.readouterr() == ("", "")
 
 
@@ -488,3 +488,21 @@ def test_a_slope_that_is_taken_for_a_constant_must_be_marked_as_such(slope, want
 
     cell = verdict("mse_loss", squares, "second-order")
     assert cell.verdict == want, cell.reason
+
+
+@torch.library.custom_op("lossspec_tests::square", mutates_args=())
+def square(x: torch.Tensor) -> torch.Tensor:
+    """An operation that says nothing of its result's shape, so that no call of it compiles."""
+    return x * x
+
+
+def test_a_loss_that_never_compiles_refuses_nothing_under_torch_compile():
+    def uncompilable(input, target, reduction="mean"):
+        if reduction not in ("none", "mean", "sum"):
+            raise ValueError(reduction)
+        losses = square(input - target)
+        return losses if reduction == "none" else getattr(losses, reduction)()
+
+    cell = verdict("mse_loss", uncompilable, "compiled-refusal")
+    assert cell.verdict == "unsupported"
+    assert "it does not work with torch.compile" in cell.reason

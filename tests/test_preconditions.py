@@ -22,7 +22,7 @@ from lossspec.spec.catalogue import find
 CLAUSES = Path(precondition.__file__).parent
 SHARED = {each.name: each for each in vars(precondition).values() if isinstance(each, Precondition)}
 #: Modules whose clauses are being converted elsewhere.
-AWAITED = {"device", "dtype", "gradient", "mode", "module"}
+AWAITED: set[str] = set()
 
 
 def mse(input, target, **parameters):

@@ -53,6 +53,21 @@ def test_only_the_shim_uses_private_names_of_torch():
     assert PRIVATE.search(SHIM.read_text("utf-8"))
 
 
+def test_two_storages_over_the_same_memory_are_told_apart():
+    tensor = torch.ones(3)
+    again = torch.from_numpy(tensor.numpy())
+    assert again.data_ptr() == tensor.data_ptr()
+    of = torch_private.storage_identity
+    assert of(tensor.data.untyped_storage()) == of(tensor.untyped_storage())
+    assert of(again.untyped_storage()) != of(tensor.untyped_storage())
+
+
+def test_the_arguments_of_an_operation_are_listed():
+    assert "pin_memory" in torch_private.argument_names(torch.ops.aten.empty_like.default)
+    assert "pin_memory" not in torch_private.argument_names(torch.ops.aten.mul.Tensor)
+    assert "non_blocking" in torch_private.argument_names(torch.ops.aten._to_copy.default)
+
+
 def test_grad_mode_is_set():
     with torch.no_grad():
         torch_private.set_grad_enabled(True)

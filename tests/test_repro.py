@@ -181,7 +181,7 @@ def test_a_script_makes_the_very_call_of_its_case(loss, name):
 
 def test_a_script_passes_numbers_that_have_no_name_in_python():
     (under_test,) = load("torch.nn.functional").losses_under_test(catalogue()["huber_loss"])
-    solved = next(stream(under_test.loss, Profile("quick", 1, 1), 0))
+    solved = stream(under_test.loss, Profile("quick", 1, 1), 0)[0]
     replaced = {"delta": float("inf"), "reduction": ["mean", float("nan")]}
     deviation = Deviation("nothing", check="error is not None", replaced=replaced)
     text = reproduction.script(under_test, solved.case, deviation, "A sentence.", "cpu")
@@ -192,7 +192,7 @@ def test_a_script_passes_numbers_that_have_no_name_in_python():
 
 def test_a_script_prints_what_is_no_character(workplace):
     (under_test,) = load("torch.nn.functional").losses_under_test(catalogue()["huber_loss"])
-    solved = next(stream(under_test.loss, Profile("quick", 1, 1), 0))
+    solved = stream(under_test.loss, Profile("quick", 1, 1), 0)[0]
     deviation = Deviation("a \udcff", check="error is not None")
     text = reproduction.script(under_test, solved.case, deviation, "A sentence.", "cpu")
     replace_file(workplace.path / "script.py", text)

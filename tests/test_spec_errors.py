@@ -288,8 +288,8 @@ def test_a_case_that_cannot_be_made_simpler_is_shown_as_it_is(monkeypatch):
 def test_the_simplest_case_before_a_failure_is_kept(monkeypatch):
     whole = shrinking.shrink
 
-    def fails_late(loss, case, fails, *more):
-        whole(loss, case, fails, *more)
+    def fails_late(*given, **more):
+        whole(*given, **more)
         raise ZeroDivisionError("ours")
 
     want = check(LOSS, doubled)[0]

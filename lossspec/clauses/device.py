@@ -8,7 +8,9 @@ from typing import Any
 import torch
 
 from lossspec.clauses import Judgement, clause
-from lossspec.clauses.trial import Deviation, Trial
+from lossspec.clauses.precondition import precondition, works
+from lossspec.clauses.trial import Deviation, NotJudged, Trial
+from lossspec.excuse import Excuse
 from lossspec.execution.tensors import first_numbers
 from lossspec.execution.torch_private import dispatch_mode, tree_leaves
 from lossspec.spec.loss import Loss
@@ -16,11 +18,23 @@ from lossspec.spec.roles import Length, Surface
 from lossspec.thresholds import READ_ON_HOST
 
 
-@clause(only_on="accelerator", empty=True)
+@precondition(Excuse.CALL_FAILS)
+def _goes_backward(trial: Trial) -> bool:
+    """Neither the call nor its backward raises."""
+    return trial.outcome.error is None
+
+
+@precondition()
+def _has_a_second_tensor(trial: Trial) -> bool:
+    """The call has a second tensor, and that is no scalar."""
+    names = list(trial.form.tensors)
+    second = trial.outcome.before.get(names[1]) if len(names) > 1 else None
+    return second is not None and second.ndim > 0
+
+
+@clause(only_on="accelerator", empty=True, requires=(works,))
 def result_device(trial: Trial) -> Judgement:
     """The result and the gradients are on the device of the inputs."""
-    if not trial.worked:
-        return None
     inputs = trial.outcome.inputs
     first, device = next((name, tensor.device) for name, tensor in inputs.items())
     found = {"the result": trial.outcome.value, **_gradients(trial)}
@@ -88,11 +102,9 @@ def _watching() -> type[Any]:
     return type("Watching", (_Arrivals, dispatch_mode()), {})
 
 
-@clause(only_on="accelerator", enough=40)
+@clause(only_on="accelerator", enough=40, requires=(works, _goes_backward))
 def no_host_copy(trial: Trial) -> Judgement:
     """Neither the call nor its backward copies to the host more than a few numbers and lengths."""
-    if not trial.worked or trial.outcome.error is not None:
-        return None
     roles = trial.loss.roles(trial.form)
     tensors = trial.case.tensors
     # Torch itself takes lengths to the host: they say how long the loops there are.
@@ -100,7 +112,7 @@ def no_host_copy(trial: Trial) -> Judgement:
     with _watching()(lengths) as arrivals:
         outcome = trial.attempt()
     if outcome.error is not None:
-        return None  # it does not work where torch is watched, and other clauses judge it
+        raise NotJudged(Excuse.CALL_FAILS, "it does not work where torch is watched")
     if arrivals.count > READ_ON_HOST:
         raise Deviation(
             "numbers were copied to the host",
@@ -118,16 +130,17 @@ def _in_one_place(loss: Loss, surface: Surface) -> bool:
     )
 
 
-@clause(_in_one_place, only_on="accelerator", enough=10, hazard=1)
+@clause(
+    _in_one_place,
+    only_on="accelerator",
+    enough=10,
+    hazard=1,
+    requires=(works, _has_a_second_tensor),
+)
 def refuses_mixed_devices(trial: Trial) -> Judgement:
     """With its second tensor left on the host a call raises, unless that tensor is a scalar."""
     names = list(trial.form.tensors)
-    if not trial.worked or len(names) < 2:
-        return None
-    second = trial.outcome.before.get(names[1])
-    if second is None or second.ndim == 0:
-        return None
-    replaced = {names[1]: second.cpu()}
+    replaced = {names[1]: trial.outcome.before[names[1]].cpu()}
     outcome = trial.refusal(**replaced)
     if outcome.error is None:
         got = outcome.value

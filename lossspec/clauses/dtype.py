@@ -11,8 +11,12 @@ import torch
 
 from lossspec.cases.case import Case
 from lossspec.clauses import Judgement, clause
-from lossspec.clauses.trial import Deviation, Trial, Unsupported, failed
+from lossspec.clauses.ability import lacking, raised
+from lossspec.clauses.precondition import conforms, precondition, works
+from lossspec.clauses.trial import Deviation, NotJudged, Trial, failed
 from lossspec.dtypes import precision
+from lossspec.excuse import Excuse
+from lossspec.execution.declaration import Ability
 from lossspec.execution.messages import drops_imaginary_part, loss_kernels, refuses_autocast
 from lossspec.execution.outcome import Outcome, perform, unimplemented
 from lossspec.execution.tensors import dtype_of, to_extended, torch_dtype
@@ -26,12 +30,39 @@ from lossspec.spec.roles import Surface
 WIDER = {"float16": "float32", "bfloat16": "float32", "float32": "float64"}
 
 
-@clause(empty=True)
+#: By a real dtype, the complex one whose parts have it.
+COMPLEX = {"float32": np.complex64, "float64": np.complex128}
+
+
+@precondition(Excuse.CALL_FAILS)
+def _gives_a_tensor(trial: Trial) -> bool:
+    """The call returns a tensor."""
+    return isinstance(trial.outcome.value, torch.Tensor)
+
+
+@precondition()
+def _has_a_wider_dtype(trial: Trial) -> bool:
+    """The device can hold a wider dtype than that of the case."""
+    return trial.case.dtype in WIDER and trial.holds(WIDER[trial.case.dtype])
+
+
+@precondition()
+def _of_float32(trial: Trial) -> bool:
+    """The case is in float32."""
+    return trial.case.dtype == "float32"
+
+
+@precondition()
+def _has_a_complex_dtype(trial: Trial) -> bool:
+    """The device can hold complex numbers whose parts have the dtype of the case."""
+    dtype = COMPLEX.get(trial.case.dtype)
+    return dtype is not None and trial.holds(dtype.__name__)
+
+
+@clause(empty=True, requires=(_gives_a_tensor,))
 def result_dtype(trial: Trial) -> Judgement:
     """The result has the dtype of the inputs."""
     value = trial.outcome.value
-    if not isinstance(value, torch.Tensor):
-        return None
     if dtype_of(value) != trial.case.dtype:
         raise Deviation(
             "the result's dtype",
@@ -42,31 +73,34 @@ def result_dtype(trial: Trial) -> Judgement:
     return True
 
 
-@clause(enough=20)
+@clause(enough=20, requires=(_has_a_wider_dtype, works, conforms))
 def mixed_dtypes(trial: Trial) -> Judgement:
     """One tensor in a wider dtype: the call is refused, or right forward and backward."""
     case = trial.case
-    if case.dtype not in WIDER or not trial.worked or not trial.conforms:
-        return None
-    if not trial.holds(WIDER[case.dtype]):
-        return None
     roles = trial.loss.roles(trial.form)
     wider = precision(WIDER[case.dtype]).numpy
-    judged, refused = None, ""
+    declared = trial.under_test.declares(Ability.MIXED_DTYPES)
+    judged, refused = False, ""
     for name, array in case.tensors.items():
         if roles[name].integer or roles[name].scalar:
             continue
         mixed = case.with_(tensors={**case.tensors, name: array.astype(wider)})
         outcome = perform(trial.under_test, mixed, trial.device)
         refuses = outcome.phase != "backward" or unimplemented(outcome.error)
+        when = f"with {name} in {WIDER[case.dtype]}"
         if outcome.error is not None and (refuses or _inherited(trial)):
             refused = f"it refuses {name} in another dtype than the rest"
+            if declared:
+                way = f"{outcome.phase} {when}"
+                raise raised(trial, Ability.MIXED_DTYPES, outcome.error, way, case=mixed)
             continue
-        _right(trial, outcome, trial.expected, f"with {name} in {WIDER[case.dtype]}", mixed)
+        _right(trial, outcome, trial.expected, when, mixed)
         judged = True
-    if refused and not judged:
-        raise Unsupported(refused)
-    return judged
+    if not judged:
+        if refused:
+            raise lacking(trial, Ability.MIXED_DTYPES, refused)
+        raise NotJudged(Excuse.NOT_ABOUT, "no tensor of the case is in its dtype")
+    return True
 
 
 def _inherited(trial: Trial) -> bool:
@@ -107,22 +141,22 @@ def _right(trial: Trial, outcome: Outcome, expected: Expected, when: str, case: 
 LOW = "bfloat16"
 
 
-@clause(enough=20)
+@clause(enough=20, requires=(_of_float32, works, conforms))
 def autocast(trial: Trial) -> Judgement:
     """Under torch.autocast the call works, and its value is right to the precision in use there."""
     case = trial.case
-    if case.dtype != "float32" or not trial.worked or not trial.conforms:
-        return None
     kind = torch.device(trial.device).type
     with torch.autocast(kind, dtype=torch_dtype(LOW)):
         outcome = perform(trial.under_test, case, trial.device)
     if outcome.error is not None:
-        if refuses_autocast(outcome.error):
-            return None
-        raise failed(f"{outcome.phase} under autocast", outcome.error)
+        way = f"{outcome.phase} under autocast"
+        if trial.under_test.declares(Ability.AUTOCAST) or refuses_autocast(outcome.error):
+            lack = "it does not work with torch.autocast"
+            raise raised(trial, Ability.AUTOCAST, outcome.error, way, lack)
+        raise failed(way, outcome.error)
     got = trial.number(outcome)
     if got is None:
-        return None
+        raise NotJudged(Excuse.CALL_FAILS, "under autocast nothing comes back that can be read")
     want = trial.expected.value(case.reduction)
     if got.shape == want.exact.shape and (want.error(got) > 1).any():
         # Products of matrices are taken in the lower precision.
@@ -150,15 +184,11 @@ def _every_warning() -> Iterator[None]:
         torch.set_warn_always(before)
 
 
-@clause(_complex, enough=20)
+@clause(_complex, enough=20, requires=(_has_a_complex_dtype, works, conforms))
 def complex_inputs(trial: Trial) -> Judgement:
     """With inputs times 1 + i the loss is √2 times as large and its gradient points along 1 + i."""
     case = trial.case
-    if case.dtype not in ("float32", "float64") or not trial.worked or not trial.conforms:
-        return None
-    kind = np.complex64 if case.dtype == "float32" else np.complex128
-    if not trial.holds(kind.__name__):
-        return None
+    kind = COMPLEX[case.dtype]
     turned = {
         name: torch.from_numpy(np.asarray(case.tensors[name] * kind(TURN))).to(trial.device)
         for name in trial.form.tensors
@@ -168,8 +198,12 @@ def complex_inputs(trial: Trial) -> Judgement:
     with _every_warning():
         outcome = perform(trial.under_test, case, trial.device, replaced=turned)
     unknown = drops_imaginary_part(outcome.warnings)
-    if unknown or outcome.error is not None or not isinstance(outcome.value, torch.Tensor):
-        raise Unsupported("it takes no complex numbers, and says so")
+    if outcome.error is not None:
+        lack = "it takes no complex numbers"
+        raise raised(trial, Ability.COMPLEX, outcome.error, "a call with complex inputs", lack)
+    if unknown or not isinstance(outcome.value, torch.Tensor):
+        why = "it takes no complex numbers, and says so"
+        raise lacking(trial, Ability.COMPLEX, why, "complex inputs lose their imaginary part")
     got = to_extended(outcome.value.real if outcome.value.is_complex() else outcome.value)
     want = trial.expected.value(case.reduction)
     informative = trial.agree(got / SIZE, want, "the loss of complex inputs", of=None)

@@ -9,25 +9,80 @@ import torch
 
 from lossspec.cases.case import Case
 from lossspec.clauses import Judgement, clause, stateless
-from lossspec.clauses.trial import Deviation, Trial, Unsupported
+from lossspec.clauses.ability import lacking, raised
+from lossspec.clauses.precondition import (
+    conforms,
+    differentiable_twice,
+    precondition,
+    wants_gradients,
+    works,
+)
+from lossspec.clauses.trial import Deviation, NotJudged, Trial, Unsupported
 from lossspec.dtypes import as_extended, precision
+from lossspec.excuse import Excuse
 from lossspec.execution.call import arguments, constructed, handed, invoke
+from lossspec.execution.declaration import Ability
 from lossspec.execution.messages import differentiable_once
 from lossspec.execution.outcome import differentiable
 from lossspec.execution.support import leaves_torch
 from lossspec.execution.tensors import to_extended, to_torch
 from lossspec.oracle.bounds import Bounded
 from lossspec.oracle.solver import solve_second
-from lossspec.safe_text import foreign_error
 from lossspec.thresholds import SECOND_ORDER_LARGEST, SECOND_ORDER_SMALLEST, SLACK
 
 
-@clause(empty=True)  # a result without a graph ends a training loop
+@precondition(Excuse.CALL_FAILS)
+def _goes_backward(trial: Trial) -> bool:
+    """Neither the call nor its backward raises, and the result can be read."""
+    return trial.outcome.error is None and not trial.outcome.oversized
+
+
+@precondition(Excuse.CALL_FAILS)
+def _first_has_a_gradient(trial: Trial) -> bool:
+    """Backward leaves a gradient of the first tensor."""
+    return trial.outcome.gradients.get(next(iter(trial.form.tensors))) is not None
+
+
+@precondition(Excuse.UNDEFINED)
+def _mean_of_something(trial: Trial) -> bool:
+    """Some element counts, or the case is of no mean: 0/0 has no slope."""
+    return trial.case.reduction != "mean" or bool(trial.expected.counted.any())
+
+
+@precondition()
+def _ignores_elements(trial: Trial) -> bool:
+    """Some element of the case is ignored."""
+    return not trial.expected.counted.all()
+
+
+@precondition()
+def _of_float32(trial: Trial) -> bool:
+    """The case is in float32: kernels carry undocumented epsilons that only float64 sees."""
+    return trial.case.dtype == "float32"
+
+
+@precondition(Excuse.NOT_DIFFERENTIABLE)
+def _of_differentiable_tensors(trial: Trial) -> bool:
+    """Some tensor of the case has a documented gradient, and each of those is a tensor."""
+    roles, names = trial.loss.roles(trial.form), trial.differentiable
+    return bool(names) and not any(roles[name].scalar for name in names)
+
+
+@precondition(Excuse.TOO_UNCERTAIN)
+def _of_moderate_size(trial: Trial) -> bool:
+    """No number is so large or so small that the products of second derivatives lose it."""
+    sizes = [np.abs(trial.case.tensors[name]) for name in trial.differentiable]
+    return not any(
+        (size > SECOND_ORDER_LARGEST).any() or ((size > 0) & (size < SECOND_ORDER_SMALLEST)).any()
+        for size in sizes
+    )
+
+
+# It judges empty tensors, since a result without a graph ends a training loop.
+@clause(empty=True, requires=(wants_gradients, _goes_backward))
 def gradient(trial: Trial) -> Judgement:
     """For any cotangent, each gradient is the definition's, within what rounding explains."""
-    case, outcome = trial.case, trial.outcome
-    if outcome.error is not None or outcome.oversized or not case.requires_grad:
-        return None
+    outcome = trial.outcome
     informative = False
     missing = {}
     for name, want in trial.expected.gradients().items():
@@ -55,16 +110,15 @@ def gradient(trial: Trial) -> Judgement:
     return informative
 
 
-@clause(lambda loss, surface: loss.ignores)
+@clause(
+    lambda loss, surface: loss.ignores,
+    requires=(_ignores_elements, _first_has_a_gradient, _mean_of_something),
+)
 def ignored_gradient(trial: Trial) -> Judgement:
     """An ignored element gets a gradient of exactly 0, whatever its row holds."""
-    counted = trial.expected.counted
     first = next(iter(trial.form.tensors))
-    gradient = trial.outcome.gradients.get(first)
-    if counted.all() or gradient is None:
-        return None
-    if trial.case.reduction == "mean" and not counted.any():
-        return None  # 0/0 has no slope
+    gradient = trial.outcome.gradients[first]
+    assert gradient is not None, "its precondition says so"
     got = to_extended(gradient)
     wrong = trial.expected.ignored(first, got.shape) & (got != 0)
     if wrong.any():
@@ -79,27 +133,26 @@ def ignored_gradient(trial: Trial) -> Judgement:
     return True
 
 
-@clause(stateless, enough=20, slow=True)
+@clause(
+    stateless,
+    enough=20,
+    slow=True,
+    requires=(
+        _of_float32,
+        _of_differentiable_tensors,
+        differentiable_twice,
+        _of_moderate_size,
+        works,
+    ),
+)
 def second_order(trial: Trial) -> Judgement:
     """The derivative of the gradient, where the implementation has one, is the definition's."""
     case = trial.case.with_(requires_grad=trial.differentiable)
-    # Kernels carry epsilons of 1e-12 that no documentation mentions, and only float64 sees.
-    if case.dtype != "float32" or not trial.worked or trial.limited:
-        return None
-    roles = trial.loss.roles(trial.form)
-    if not case.requires_grad or any(roles[name].scalar for name in case.requires_grad):
-        return None
-    sizes = [np.abs(case.tensors[name]) for name in case.requires_grad]
-    if any(
-        (size > SECOND_ORDER_LARGEST).any() or ((size > 0) & (size < SECOND_ORDER_SMALLEST)).any()
-        for size in sizes
-    ):
-        return None
     directions = _directions(trial, case)
     got = _curvature(trial, case, directions)
     wants = solve_second(trial.expected, trial.loss, case.reduction, directions)
     if wants is None:
-        return None
+        raise NotJudged(Excuse.UNDEFINED, "the second derivative is nan")
     informative = False
     for name, want in wants.items():
         want = trial.expected.counted_only(name, want)
@@ -112,6 +165,10 @@ def second_order(trial: Trial) -> Judgement:
             gradient_of=name,
         )
     return informative
+
+
+#: What is lacking where only the first backward works.
+_ONCE = "its gradients cannot be differentiated"
 
 
 def _directions(trial: Trial, case: Case) -> dict[str, np.ndarray]:
@@ -135,7 +192,29 @@ def _directions(trial: Trial, case: Case) -> dict[str, np.ndarray]:
 def _curvature(
     trial: Trial, case: Case, directions: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """Second derivatives along the directions; Unsupported where there is no way to them."""
+    """Second derivatives along the directions; raises where there is no way to them."""
+    found = _derived_twice(trial, case, directions)
+    if all(curvature is None for curvature in found):
+        if leaves_torch(trial.under_test, case, trial.device, backward=True):
+            why = "its gradients come from outside torch"
+            raise lacking(trial, Ability.SECOND_DERIVATIVES, why, why)
+        with torch.compiler.set_stance("force_eager"):
+            eager = _derived_twice(trial, case, directions)
+        if any(curvature is not None for curvature in eager):
+            why = "its gradients are compiled, and cannot be differentiated"
+            raise lacking(trial, Ability.SECOND_DERIVATIVES, why, why)
+    return {
+        name: np.zeros(case.tensors[name].shape, np.longdouble)
+        if curvature is None
+        else to_extended(curvature)
+        for name, curvature in zip(case.requires_grad, found, strict=True)
+    }
+
+
+def _derived_twice(
+    trial: Trial, case: Case, directions: dict[str, np.ndarray]
+) -> list[torch.Tensor | None]:
+    """What torch gives for the second derivatives; None where it sees no way to a tensor."""
     given = arguments(trial.under_test, case, trial.device)
     call = constructed(trial.under_test, case, given, {})
     passed = handed(trial.under_test, case, given)
@@ -151,7 +230,7 @@ def _curvature(
         )
         used = [i for i, slope in enumerate(own) if slope is not None and slope.requires_grad]
         if not used or any(_once(own[i]) for i in used):
-            raise Unsupported("its gradients cannot be differentiated")
+            raise lacking(trial, Ability.SECOND_DERIVATIVES, _ONCE, _ONCE)
         # What tensors become on their way to the implementation has derivatives of its own.
         slopes: Any = torch.autograd.grad(
             [reached[i] for i in used],
@@ -166,21 +245,12 @@ def _curvature(
             if getattr(slope, "requires_grad", False)
         ]
         found: Any = torch.autograd.grad(torch.stack(along).sum(), tensors, allow_unused=True)
-        outside = all(curvature is None for curvature in found)
-        if outside and leaves_torch(trial.under_test, case, trial.device):
-            raise Unsupported("its gradients come from outside torch")
-    except Unsupported:
+    except (Deviation, Unsupported):
         raise
     except Exception as error:
-        raise Unsupported(
-            f"its gradients cannot be differentiated ({foreign_error(error)})"
-        ) from None
-    return {
-        name: np.zeros(case.tensors[name].shape, np.longdouble)
-        if curvature is None
-        else to_extended(curvature)
-        for name, curvature in zip(names, found, strict=True)
-    }
+        way = "the derivative of its gradients"
+        raise raised(trial, Ability.SECOND_DERIVATIVES, error, way, _ONCE) from None
+    return list(found)
 
 
 def _once(slope: torch.Tensor) -> bool:
@@ -202,23 +272,27 @@ def _once(slope: torch.Tensor) -> bool:
 
 
 # Slow because the first dual number imports the compiler, which takes seconds.
-@clause(stateless, enough=20, slow=True)
+@clause(
+    stateless,
+    enough=20,
+    slow=True,
+    requires=(wants_gradients, differentiable_twice, works, conforms),
+)
 def forward_mode(trial: Trial) -> Judgement:
     """Forward-mode derivatives, where the implementation has them, are the definition's."""
     case = trial.case
-    if not case.requires_grad or not trial.worked or trial.limited or not trial.conforms:
-        return None
     directions = _directions(trial, case)
     tangent = _tangent(trial, directions)
     upstream = case.upstream(case.reduction)
     got = (tangent * as_extended(upstream)).sum()
     if case.dtype == "float16" and not np.isfinite(got):
-        return None  # on the way forward there is 1/p where on the way back there is 0/p
+        # On the way forward there is 1/p where on the way back there is 0/p.
+        raise NotJudged(Excuse.OVERFLOW)
     terms = []
     for name, direction in directions.items():
         slope = trial.expected.gradient(name, case.reduction, upstream)
         if slope is None or not np.isfinite(slope.budget).all():
-            return None
+            raise NotJudged(Excuse.TOO_UNCERTAIN)
         along = as_extended(direction)
         ends = slope.low * along, slope.high * along
         exact, budget = slope.exact * along, slope.budget * np.abs(along)
@@ -234,19 +308,23 @@ def forward_mode(trial: Trial) -> Judgement:
 
 
 def _tangent(trial: Trial, directions: dict[str, np.ndarray]) -> np.ndarray:
-    """The result's derivative along the directions; Unsupported where there is no way to it."""
-    case = trial.case.with_(requires_grad=())
+    """The result's derivative along the directions; raises where there is no way to it."""
+    # No dual number can be made of elements that share memory.
+    layouts = {name: x for name, x in trial.case.layouts.items() if x != "expanded"}
+    case = trial.case.with_(requires_grad=(), layouts=layouts)
     inputs = arguments(trial.under_test, case, trial.device)
-    try:
-        forward_ad = torch.autograd.forward_ad
-        with forward_ad.dual_level():
-            for name, direction in directions.items():
-                along = to_torch(direction, device=trial.device)
-                inputs[name] = forward_ad.make_dual(inputs[name], along)  # type: ignore[no-untyped-call]
+    forward_ad = torch.autograd.forward_ad
+    with forward_ad.dual_level():
+        for name, direction in directions.items():
+            along = to_torch(direction, device=trial.device)
+            inputs[name] = forward_ad.make_dual(inputs[name], along)  # type: ignore[no-untyped-call]
+        try:
             value = invoke(trial.under_test, case, inputs)
-            tangent = forward_ad.unpack_dual(value).tangent  # type: ignore[no-untyped-call]
-    except Exception as error:
-        raise Unsupported(f"it has no forward mode ({foreign_error(error)})") from None
+        except Exception as error:
+            lack = "it has no forward mode"
+            raise raised(trial, Ability.FORWARD_MODE, error, "forward mode", lack) from None
+        tangent = forward_ad.unpack_dual(value).tangent  # type: ignore[no-untyped-call]
     if tangent is None:
-        raise Unsupported("its result has no tangent in forward mode")
+        why = "its result has no tangent in forward mode"
+        raise lacking(trial, Ability.FORWARD_MODE, why, why)
     return to_extended(tangent)

@@ -1,7 +1,7 @@
 """Clauses on other ways to run the same call: without gradients, transformed, traced, compiled.
 
-A way that raises is one that the implementation does not support; a way that gives another number
-is a deviation.
+A way that gives another number is a deviation. A way that raises is one if the implementation
+declares the ability; otherwise it is unsupported, and the report says what was inferred.
 """
 
 from __future__ import annotations
@@ -19,21 +19,65 @@ import torch
 
 from lossspec.cases.case import Case
 from lossspec.clauses import Judgement, clause, stateless
+from lossspec.clauses.ability import raised
+from lossspec.clauses.precondition import (
+    conforms,
+    differentiable_twice,
+    documented_dtypes,
+    precondition,
+    wants_gradients,
+    works,
+)
 from lossspec.clauses.refusal import misshapen, out_of_range, ruled_out
-from lossspec.clauses.trial import Deviation, Trial, Unsupported, returned
+from lossspec.clauses.trial import Deviation, NotJudged, Trial, returned
+from lossspec.excuse import Excuse
 from lossspec.execution.call import arguments, constructed, handed, invoke, ready
 from lossspec.execution.checkpoint import under_way
+from lossspec.execution.declaration import Ability
 from lossspec.execution.outcome import backward_from, differentiable
 from lossspec.execution.tensors import to_extended, to_torch
 from lossspec.execution.torch_private import fake_tensor_mode, without_subclasses
-from lossspec.safe_text import foreign_error
 
 
-@clause(enough=40)
+@precondition(Excuse.NOT_SUPPORTED)
+def _has_a_graph(trial: Trial) -> bool:
+    """Backward can start from the result."""
+    return differentiable(trial.outcome.value)
+
+
+@precondition(Excuse.TOO_EXPENSIVE)
+def _small(trial: Trial) -> bool:
+    """The case is small enough to be worth the part of a second that it takes to compile it."""
+    return sum(array.size for array in trial.case.tensors.values()) < 500
+
+
+@precondition(Excuse.TOO_UNCERTAIN)
+def _tells(trial: Trial) -> bool:
+    """The right answer tells a wrong value."""
+    return trial.expected.value(trial.case.reduction).informative
+
+
+@precondition()
+def _has_elements(trial: Trial) -> bool:
+    """No tensor of the case is empty."""
+    return all(array.size for array in trial.case.tensors.values())
+
+
+@precondition(Excuse.TOO_EXPENSIVE)
+def _of_a_mean(trial: Trial) -> bool:
+    """The case is of a mean, in which sizes matter most: there is time for few cases."""
+    return "mean" not in trial.loss.reductions or trial.case.reduction == "mean"
+
+
+#: The call is right as it is, and its tensors can be replaced by others.
+PLAIN = (works, differentiable_twice, documented_dtypes, conforms)
+#: A plain call that is worth compiling.
+COMPILED = (_small, works, differentiable_twice, documented_dtypes, _tells, conforms)
+
+
+@clause(enough=40, requires=(works, conforms))
 def grad_mode(trial: Trial) -> Judgement:
     """The value is the same under no_grad, under inference_mode and with no gradient required."""
-    if not trial.worked or not trial.conforms:
-        return None
     want = trial.expected.value(trial.case.reduction)
     informative = False
     for name, mode in (("no_grad", torch.no_grad), ("inference_mode", torch.inference_mode)):
@@ -53,11 +97,6 @@ def _called(trial: Trial, case: Case) -> Any:
     return call()
 
 
-def _plain(trial: Trial) -> bool:
-    """Whether the call is right as it is, and its tensors can be replaced by others."""
-    return trial.worked and not trial.limited and not trial.tolerates_refusal and trial.conforms
-
-
 @contextmanager
 def _silent() -> Iterator[None]:
     """What is traced and fails is not news, though torch logs and prints it as such."""
@@ -72,32 +111,26 @@ def _silent() -> Iterator[None]:
         logging.disable(before)
 
 
-def _unsupported(way: str, error: Exception) -> Unsupported:
-    return Unsupported(f"it does not work with {way} ({foreign_error(error)})")
-
-
 # Slow because torch.func imports the compiler, which takes seconds; so do fake tensors.
-@clause(stateless, enough=20, slow=True)
+@clause(stateless, enough=20, slow=True, requires=(wants_gradients, _has_a_graph, *PLAIN))
 def functional_gradient(trial: Trial) -> Judgement:
     """torch.func.vjp gives the definition's gradients."""
     case = trial.case
-    if not case.requires_grad or not _plain(trial) or not differentiable(trial.outcome.value):
-        return None
+    inputs = arguments(trial.under_test, case.with_(requires_grad=()), trial.device)
+    names = list(case.requires_grad)
+
+    def loss(*given: torch.Tensor) -> torch.Tensor:
+        value: torch.Tensor = invoke(
+            trial.under_test, case, {**inputs, **dict(zip(names, given, strict=True))}
+        )
+        return value
+
     try:
-        inputs = arguments(trial.under_test, case.with_(requires_grad=()), trial.device)
-        names = list(case.requires_grad)
-
-        def loss(*given: torch.Tensor) -> torch.Tensor:
-            value: torch.Tensor = invoke(
-                trial.under_test, case, {**inputs, **dict(zip(names, given, strict=True))}
-            )
-            return value
-
         value, back, *_ = torch.func.vjp(loss, *(inputs[name] for name in names))
         upstream = to_torch(case.upstream(case.reduction), device=trial.device).to(value.dtype)
         gradients = back(upstream.expand(value.shape))
     except Exception as error:
-        raise _unsupported("torch.func.vjp", error) from None
+        raise raised(trial, Ability.FUNCTIONAL_GRADIENT, error, "torch.func.vjp") from None
     found = dict(zip(names, gradients, strict=True))
     informative = False
     for name, want in trial.expected.gradients().items():
@@ -106,24 +139,22 @@ def functional_gradient(trial: Trial) -> Judgement:
     return informative
 
 
-@clause(stateless, enough=20, slow=True)
+@clause(stateless, enough=20, slow=True, requires=PLAIN)
 def vmap(trial: Trial) -> Judgement:
     """torch.vmap over several calls at once gives each the value that it has alone."""
     case = trial.case
-    if not _plain(trial):
-        return None
     names = [name for name, role in trial.loss.roles(trial.form).items() if not role.scalar]
+    inputs = arguments(trial.under_test, case.with_(requires_grad=()), trial.device)
+    several = {name: torch.stack([x, x, x]) for name, x in inputs.items() if name in names}
+
+    def loss(given: dict[str, Any]) -> Any:
+        return invoke(trial.under_test, case, {**inputs, **given})
+
     try:
-        inputs = arguments(trial.under_test, case.with_(requires_grad=()), trial.device)
-        several = {name: torch.stack([x, x, x]) for name, x in inputs.items() if name in names}
-
-        def loss(given: dict[str, Any]) -> Any:
-            return invoke(trial.under_test, case, {**inputs, **given})
-
         with _silent():
             values = torch.vmap(loss)(several)
     except Exception as error:
-        raise _unsupported("torch.vmap", error) from None
+        raise raised(trial, Ability.VMAP, error, "torch.vmap") from None
     want = trial.expected.value(case.reduction)
     judged = [
         trial.agree(to_extended(value), want, "the value under torch.vmap", of=None)
@@ -132,24 +163,22 @@ def vmap(trial: Trial) -> Judgement:
     return all(judged)
 
 
-@clause(stateless, enough=4, slow=True)
+@clause(stateless, enough=4, slow=True, requires=PLAIN)
 def fake_tensors(trial: Trial) -> Judgement:
     """On fake tensors the result has the shape and dtype that it has on real ones."""
-    if not _plain(trial):
-        return None
-    try:
-        case = trial.case.with_(requires_grad=())
-        # Before the mode is on: a tensor of one element that is made under it keeps its number, and
-        # torch computes with that instead of asking what the result would look like.
-        inputs = arguments(trial.under_test, case, trial.device)
-        with _silent(), fake_tensor_mode() as fake:
-            faked = {
-                name: fake.from_tensor(x) if isinstance(x, torch.Tensor) else x
-                for name, x in inputs.items()
-            }
+    case = trial.case.with_(requires_grad=())
+    # Before the mode is on: a tensor of one element that is made under it keeps its number, and
+    # torch computes with that instead of asking what the result would look like.
+    inputs = arguments(trial.under_test, case, trial.device)
+    with _silent(), fake_tensor_mode() as fake:
+        faked = {
+            name: fake.from_tensor(x) if isinstance(x, torch.Tensor) else x
+            for name, x in inputs.items()
+        }
+        try:
             got = invoke(trial.under_test, case, faked)
-    except Exception as error:
-        raise _unsupported("fake tensors", error) from None
+        except Exception as error:
+            raise raised(trial, Ability.FAKE_TENSORS, error, "fake tensors") from None
     want = trial.outcome.value
     if (got.shape, got.dtype) != (want.shape, want.dtype):
         raise Deviation(
@@ -177,21 +206,20 @@ def _passing() -> type[torch.Tensor]:
     return Passing
 
 
-@clause(stateless, enough=60)
+@clause(stateless, enough=60, requires=PLAIN)
 def tensor_subclass(trial: Trial) -> Judgement:
     """Tensors of a __torch_function__ subclass give the same value: every argument survives."""
     case = trial.case
-    if not _plain(trial):
-        return None
+    inputs = arguments(trial.under_test, case.with_(requires_grad=()), trial.device)
+    wrapped = {
+        name: x.as_subclass(_passing()) if isinstance(x, torch.Tensor) else x
+        for name, x in inputs.items()
+    }
     try:
-        inputs = arguments(trial.under_test, case.with_(requires_grad=()), trial.device)
-        wrapped = {
-            name: x.as_subclass(_passing()) if isinstance(x, torch.Tensor) else x
-            for name, x in inputs.items()
-        }
         got = invoke(trial.under_test, case, wrapped)
     except Exception as error:
-        raise _unsupported("tensors of a subclass", error) from None
+        way = "tensors of a subclass"
+        raise raised(trial, Ability.TENSOR_SUBCLASSES, error, way) from None
     want = trial.expected.value(case.reduction)
     value = to_extended(got.as_subclass(torch.Tensor))
     return trial.agree(value, want, "the value of tensors of a subclass", of=None)
@@ -203,18 +231,10 @@ def _compiled(call: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return whole
 
 
-def _telling(trial: Trial) -> bool:
-    """Whether a case is worth the part of a second that it takes to compile its call."""
-    small = sum(array.size for array in trial.case.tensors.values()) < 500
-    return small and trial.expected.value(trial.case.reduction).informative and _plain(trial)
-
-
-@clause(stateless, chosen=2, slow=True)
+@clause(stateless, chosen=2, slow=True, requires=COMPILED)
 def compiled(trial: Trial) -> Judgement:
     """Under torch.compile the value and the gradients are the same."""
     case = trial.case
-    if not _telling(trial):
-        return None
     inputs = arguments(trial.under_test, case, trial.device)
     call = constructed(trial.under_test, case, inputs, {})
     try:
@@ -223,7 +243,7 @@ def compiled(trial: Trial) -> Judgement:
             if differentiable(got):
                 backward_from(got, case)
     except Exception as error:
-        raise _unsupported("torch.compile", error) from None
+        raise raised(trial, Ability.COMPILE, error, "torch.compile") from None
     want = trial.expected.value(case.reduction)
     informative = trial.agree(to_extended(got), want, "the value under torch.compile", of=None)
     for name, bounded in trial.expected.gradients().items():
@@ -246,13 +266,24 @@ def _invalid(trial: Trial) -> Iterator[tuple[str, dict[str, Any]]]:
         yield from islice(kind, 1)
 
 
-@clause(stateless, enough=1, slow=True, hazard=2)
+def _check_compiles(trial: Trial) -> None:
+    """Raise where the valid call raises under torch.compile, so that every other one does too."""
+    case = trial.case.with_(requires_grad=())
+    inputs = arguments(trial.under_test, case, trial.device)
+    try:
+        with _silent():
+            call = constructed(trial.under_test, case, inputs, {})
+            _compiled(call)(handed(trial.under_test, case, inputs))
+    except Exception as error:
+        raise raised(trial, Ability.COMPILE, error, "torch.compile") from None
+
+
+@clause(stateless, enough=1, slow=True, hazard=2, requires=(_has_elements, *PLAIN))
 def compiled_refusal(trial: Trial) -> Judgement:
     """What raises without torch.compile, because the contract rules it out, raises with it."""
     case = trial.case
-    if any(0 in array.shape for array in case.tensors.values()) or not _plain(trial):
-        return None
-    judged = None
+    _check_compiles(trial)
+    raises = False
     for breach, replaced in _invalid(trial):
         if trial.refusal(**replaced).error is None:
             continue
@@ -265,11 +296,13 @@ def compiled_refusal(trial: Trial) -> Judgement:
                 call = constructed(trial.under_test, case, given, others)
                 got = _compiled(call)(handed(trial.under_test, case, given))
         except Exception:
-            judged = True
+            raises = True
             continue
         what = f"{breach}: compiled, nothing was raised"
         raise Deviation(what, got, "an error", check=None, accepted=True)
-    return judged
+    if not raises:
+        raise NotJudged(Excuse.NOT_ABOUT, "no call that the contract rules out raises here")
+    return True
 
 
 @cache
@@ -287,14 +320,9 @@ def _module_class() -> type[torch.nn.Module]:
     return Called
 
 
-@clause(stateless, chosen=1, slow=True)
+@clause(stateless, chosen=1, slow=True, requires=(_of_a_mean, *COMPILED))
 def exported(trial: Trial) -> Judgement:
     """What torch.export makes of the call gives the same value."""
-    # Few cases are all there is time for: those of a mean, in which sizes matter most.
-    if "mean" in trial.loss.reductions and trial.case.reduction != "mean":
-        return None
-    if not _telling(trial):
-        return None
     case = trial.case.with_(requires_grad=())
     inputs = arguments(trial.under_test, case, trial.device)
     module = _module_class()(constructed(trial.under_test, case, inputs, {}))
@@ -303,7 +331,7 @@ def exported(trial: Trial) -> Judgement:
         with _silent():
             got = torch.export.export(module, (given,)).module()(given)
     except Exception as error:
-        raise _unsupported("torch.export", error) from None
+        raise raised(trial, Ability.EXPORT, error, "torch.export") from None
     return trial.agree(
         to_extended(got),
         trial.expected.value(case.reduction),

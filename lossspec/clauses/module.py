@@ -10,12 +10,15 @@ import numpy as np
 import torch
 
 from lossspec.clauses import Judgement, clause
-from lossspec.clauses.trial import Deviation, Trial, Unsupported, returned
+from lossspec.clauses.ability import raised
+from lossspec.clauses.precondition import documented_dtypes, precondition, works
+from lossspec.clauses.trial import Deviation, NotJudged, Trial, Unsupported, returned
+from lossspec.excuse import Excuse
 from lossspec.execution.call import arguments, handed, instance, keywords
-from lossspec.execution.tensors import same_bits, to_extended
+from lossspec.execution.declaration import Ability
+from lossspec.execution.tensors import same_bits, to_extended, torch_dtype
 from lossspec.oracle.bounds import Bounded
 from lossspec.oracle.solver import SolvedCase
-from lossspec.safe_text import foreign_error
 from lossspec.spec.loss import Loss
 from lossspec.spec.roles import ClassIndex, Surface
 
@@ -24,15 +27,42 @@ def _module(loss: Loss, surface: Surface) -> bool:
     return surface == "class" and not loss.stateful(surface)
 
 
-def _made(trial: Trial) -> tuple[Any, list[Any]] | None:
-    """A module for the case with its call's tensors; None for a class that is no nn.Module."""
-    if not trial.worked:
-        return None
+@precondition()
+def _copies_can_be_written(trial: Trial) -> bool:
+    """No tensor has elements that share memory: nothing can be copied into such a buffer."""
+    return "expanded" not in trial.case.layouts.values()
+
+
+@precondition()
+def _has_another_dtype(trial: Trial) -> bool:
+    """The case is in float32 or float64, and the device can hold the other one."""
+    other = OTHER.get(trial.case.dtype)
+    return other is not None and trial.holds(other)
+
+
+@precondition()
+def _has_optional_tensors(trial: Trial) -> bool:
+    """Some optional tensor is given."""
+    return any(name in trial.loss.options for name in trial.case.tensors)
+
+
+@precondition()
+def _has_a_batch(trial: Trial) -> bool:
+    """The case has a batch."""
+    return trial.loss.batched(trial.case.shape)
+
+
+#: What a module is moved to from a dtype.
+OTHER = {"float32": "float64", "float64": "float32"}
+
+
+def _made(trial: Trial) -> tuple[Any, list[Any]]:
+    """A module for the case with its call's tensors; NotJudged for a class that is none."""
     case = trial.case.with_(requires_grad=())
     tensors = arguments(trial.under_test, case, trial.device)
     module = trial.under_test.target(**keywords(trial.under_test, case, tensors))
     if not isinstance(module, torch.nn.Module):
-        return None
+        raise NotJudged(Excuse.NOT_ABOUT, "the class makes no torch.nn.Module")
     given = handed(trial.under_test, case, tensors)
     return module, [given[name] for name in trial.form.tensors]
 
@@ -44,13 +74,10 @@ def _same(trial: Trial, module: Any, given: list[Any], what: str) -> None:
         raise Deviation(what, got, want, check=None)
 
 
-@clause(_module, enough=20)
+@clause(_module, enough=20, requires=(works,))
 def pickled(trial: Trial) -> Judgement:
     """Pickled and read back, or deep-copied, a module gives the same value."""
-    made = _made(trial)
-    if made is None:
-        return None
-    module, given = made
+    module, given = _made(trial)
     _same(trial, copy.deepcopy(module), given, "a deep copy")
     # A class that pickle cannot find by name, a local one for instance, is no fault of the module.
     if all(map(_pickles, (type(module), *trial.case.parameters.values()))):
@@ -67,16 +94,11 @@ def _pickles(thing: Any) -> bool:
     return True
 
 
-@clause(_module, enough=20)
+@clause(_module, enough=20, requires=(_copies_can_be_written, works))
 def state_dict(trial: Trial) -> Judgement:
     """A state_dict loads into a module of the same arguments, after a call as well."""
-    if "expanded" in trial.case.layouts.values():
-        return None  # no number can be copied into a buffer whose elements share memory
-    made = _made(trial)
-    if made is None:
-        return None
-    module, given = made
-    fresh, _ = _made(trial) or made
+    module, given = _made(trial)
+    fresh, _ = _made(trial)
     module(*given)
     state = module.state_dict()
     returned(lambda: fresh.load_state_dict(state), "loading its state_dict", "it loads")
@@ -84,28 +106,20 @@ def state_dict(trial: Trial) -> Judgement:
     return True
 
 
-@clause(_module, enough=20)
+@clause(_module, enough=20, requires=(works,))
 def evaluation_mode(trial: Trial) -> Judgement:
     """train() and eval() make no difference."""
-    made = _made(trial)
-    if made is None:
-        return None
-    module, given = made
+    module, given = _made(trial)
     _same(trial, module.eval(), given, "the value in evaluation mode")
     _same(trial, module.train(), given, "the value in training mode")
     return True
 
 
-@clause(_module, enough=20)
+@clause(_module, enough=20, requires=(_has_another_dtype, works))
 def moved_to_dtype(trial: Trial) -> Judgement:
     """`.to(dtype)` converts the tensors that the module was constructed with."""
-    made = _made(trial)
-    if made is None or trial.case.dtype not in ("float32", "float64"):
-        return None
-    module, given = made
-    other = torch.float64 if trial.case.dtype == "float32" else torch.float32
-    if not trial.holds(str(other).removeprefix("torch.")):
-        return None
+    module, given = _made(trial)
+    other = torch_dtype(OTHER[trial.case.dtype])
     if other is torch.float64:  # the way back loses nothing
         _same(trial, module.to(other).to(given[0].dtype), given, "the value after .to and back")
     module.to(other)
@@ -124,13 +138,12 @@ def _takes_tensors(loss: Loss, surface: Surface) -> bool:
 
 
 # Slow because the first call on the meta device imports the compiler, which takes a second.
-@clause(_takes_tensors, enough=8, slow=True)
+@clause(
+    _takes_tensors, enough=8, slow=True, requires=(_has_optional_tensors, documented_dtypes, works)
+)
 def moved_to_device(trial: Trial) -> Judgement:
     """`.to(device)` moves the tensors that the module was constructed with."""
-    made = _made(trial)
-    if made is None or not any(name in trial.loss.options for name in trial.case.tensors):
-        return None
-    module, _ = made
+    module, _ = _made(trial)
     # Every torch has this device. Its tensors have no numbers, but mix with no others.
     there = arguments(trial.under_test, trial.case.with_(requires_grad=(), layouts={}), "meta")
     passed = handed(trial.under_test, trial.case, there)
@@ -138,16 +151,19 @@ def moved_to_device(trial: Trial) -> Judgement:
     try:
         trial.under_test.target(**keywords(trial.under_test, trial.case, there))(*given)
     except Exception as error:
-        raise Unsupported(f"it cannot be called without numbers ({foreign_error(error)})") from None
+        lack = "it cannot be called without numbers"
+        raise raised(trial, Ability.FAKE_TENSORS, error, "the meta device", lack) from None
     returned(lambda: module.to("meta")(*given), "the call after .to(device)")
     return True
 
 
-@clause(lambda loss, surface: surface == "class" and loss.ranks, enough=20)
+@clause(
+    lambda loss, surface: surface == "class" and loss.ranks,
+    enough=20,
+    requires=(_has_a_batch, works),
+)
 def every_class(trial: Trial) -> Judgement:
     """log_prob is each class's result by the definition, predict the class of the largest one."""
-    if not trial.loss.batched(trial.case.shape) or not trial.worked:
-        return None
     case = trial.case.with_(requires_grad=())
     tensors = arguments(trial.under_test, case, trial.device)
     module = instance(trial.under_test, case, tensors, {})

@@ -43,7 +43,7 @@ class Deviation(Exception):
     derivative deviates. raised : the name of the type and the text of the error that a call
     raised. shapes : the shape that came and the one that was wanted, where they differ. accepted :
     whether an invalid call, with the arguments of `replaced`, raised nothing. numbers : the number
-    that came and the one that was wanted.
+    that came and the one that was wanted. compared : all numbers that came and the right ones.
     """
 
     def __init__(
@@ -62,8 +62,10 @@ class Deviation(Exception):
         raised: tuple[str, str] | None = None,
         shapes: tuple[Sequence[int], Sequence[int]] | None = None,
         accepted: bool = False,
+        compared: tuple[np.ndarray, Bounded] | None = None,
     ) -> None:
         super().__init__(what)
+        self.compared = compared
         self.gradient_of = gradient_of
         self.raised = raised
         self.shapes = None if shapes is None else (tuple(shapes[0]), tuple(shapes[1]))
@@ -334,6 +336,7 @@ class Trial:
                 check=of and f"near({of}{index}, float({str(exact)!r}), {budget!r})",
                 case=case,
                 gradient_of=gradient_of,
+                compared=(got, want),
             )
         return want.informative
 

@@ -56,9 +56,10 @@ def unsupported_argument(under_test: LossUnderTest, case: Case) -> str | None:
     for name in constructor(under_test, case):
         if not under_test.takes(name):
             return name
-    for name, parameter in loss.parameters_of(form).items():
+    for name in loss.parameters_of(form):
         if not under_test.takes(name) and (
-            case.parameters[name] != parameter.default or _ignores(loss, case, name)
+            case.parameters[name] != under_test.lacked(name)
+            or (name not in under_test.conventions and _ignores(loss, case, name))
         ):
             return name
     if under_test.takes("reduction") or (under_test.surface == "class" and loss.results):
@@ -92,7 +93,7 @@ def without(under_test: LossUnderTest, case: Case, name: str) -> Case | None:
         )
     if name not in loss.parameters_of(form) or name in form.fixed:
         return None
-    default = loss.parameters[name].default
+    default = under_test.lacked(name)
     tensors = dict(case.tensors)
     if _ignores(loss, case, name):
         if not all(np.isfinite(x).all() for x in tensors.values() if x.dtype.kind not in "iub"):

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from lossspec.errors import ImplementationError, UnknownName
+from lossspec.execution.declaration import ATTRIBUTE, Ability, Declaration, Supports
 from lossspec.execution.messages import unknown_keywords
 from lossspec.oracle.examples import check_examples
 from lossspec.spec.catalogue import catalogue
@@ -27,7 +28,8 @@ class LossUnderTest:
     target : the function, or the class. On the class surface everything but the tensors of the
     form goes to the constructor. found : where an import finds it, as `package.module:expression`
     or `path/to/file.py:expression`; empty when no import does. refused : keywords that one with
-    **keywords turned out not to take.
+    **keywords turned out not to take. abilities : what is declared of it; an ability that is not
+    there is inferred. conventions : declared values of parameters that its signature lacks.
     """
 
     implementation: str
@@ -36,6 +38,16 @@ class LossUnderTest:
     target: Callable[..., Any]
     found: str = ""
     refused: set[str] = field(default_factory=set)
+    abilities: Mapping[Ability, bool] = field(default_factory=dict)
+    conventions: Mapping[str, Any] = field(default_factory=dict)
+
+    def declares(self, ability: Ability) -> bool:
+        """Whether it declares an ability, and so must have it."""
+        return self.abilities.get(ability, False)
+
+    def lacked(self, name: str) -> Any:
+        """The value of a parameter where its signature lacks it."""
+        return self.conventions.get(name, self.loss.parameters[name].default)
 
     @cached_property
     def keywords(self) -> frozenset[str] | None:
@@ -106,7 +118,8 @@ class Implementation:
     A parameter that a signature lacks is unsupported, which is not a failure. own : specs beyond
     the catalogue, of losses that it brings along. target : where it was loaded from. found : where
     each function and class was, by its name. reference : whether it is torch itself, from which
-    other implementations may inherit a deviation.
+    other implementations may inherit a deviation. supports, differentiable, compiles, conventions :
+    what it declares, see `Declaration`; what it declares and does not do is a deviation.
 
     UnknownName lists the known names; SpecError where an own spec contradicts its examples.
 
@@ -121,9 +134,19 @@ class Implementation:
     target: str = ""
     found: Mapping[str, str] = field(default_factory=dict)
     reference: bool = False
+    supports: Supports = ()
+    differentiable: bool | Literal["twice"] | None = None
+    compiles: bool | None = None
+    conventions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @cached_property
+    def declaration(self) -> Declaration:
+        """What it declares."""
+        return Declaration(self.supports, self.differentiable, self.compiles, self.conventions)
 
     def __post_init__(self) -> None:
         losses = (*catalogue().values(), *self.own)
+        self.declaration.check(losses)
         names = [loss.name for loss in losses]
         modules = [loss.module for loss in losses if loss.module]
         for given in self.functions:
@@ -141,12 +164,31 @@ class Implementation:
 
     def losses_under_test(self, loss: Loss) -> Iterator[LossUnderTest]:
         """What it has of one loss: the function, the class, both or nothing."""
-        if (name := loss.name) in self.functions:
-            found = self.found.get(name, "")
-            yield LossUnderTest(self.name, loss, "function", self.functions[name], found)
-        if (module := loss.module) is not None and module in self.classes:
-            found = self.found.get(module, "")
-            yield LossUnderTest(self.name, loss, "class", self.classes[module], found)
+        held: tuple[tuple[Surface, str | None, Mapping[str, Callable[..., Any]]], ...] = (
+            ("function", loss.name, self.functions),
+            ("class", loss.module, self.classes),
+        )
+        for surface, name, targets in held:
+            if name is not None and name in targets:
+                yield LossUnderTest(
+                    self.name,
+                    loss,
+                    surface,
+                    targets[name],
+                    self.found.get(name, ""),
+                    abilities=self.declaration.abilities(loss),
+                    conventions=self.declaration.convention(loss),
+                )
+
+    def declaring(self, declaration: Declaration) -> Implementation:
+        """The same implementation with another declaration."""
+        return replace(
+            self,
+            supports=declaration.supports,
+            differentiable=declaration.differentiable,
+            compiles=declaration.compiles,
+            conventions=declaration.conventions,
+        )
 
     @classmethod
     def of(cls, name: str, namespace: Any, version: str | None = None) -> Implementation:
@@ -165,7 +207,22 @@ class Implementation:
         found = {}
         if isinstance(namespace, ModuleType):
             found = {word: f"{namespace.__name__}:{word}" for word in (*functions, *classes)}
-        return cls(name, functions, classes, version, found=found)
+        implementation = cls(name, functions, classes, version, found=found)
+        declaration = declared_by(name, namespace)
+        return implementation if declaration is None else implementation.declaring(declaration)
+
+
+def declared_by(name: str, namespace: Any) -> Declaration | None:
+    """Return the declaration that a namespace carries, if any.
+
+    ImplementationError says what else stands under its attribute.
+    """
+    declaration = getattr(namespace, ATTRIBUTE, None)
+    if declaration is None or isinstance(declaration, Declaration):
+        return declaration
+    raise ImplementationError(
+        f"{name}: {ATTRIBUTE} must be a lossspec.Declaration, got {declaration!r}"
+    )
 
 
 def unconstructed(loss: Loss, target: Any, surface: Surface) -> str | None:

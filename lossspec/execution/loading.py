@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from lossspec.errors import ImplementationError
-from lossspec.execution.implementation import Implementation, unconstructed
+from lossspec.execution.implementation import Implementation, declared_by, unconstructed
 from lossspec.nearest import suggestion
 from lossspec.safe_text import foreign_error
 from lossspec.spec.catalogue import catalogue
@@ -44,14 +44,16 @@ def load(name: str, losses: tuple[str, ...] = ()) -> Implementation:
 
     The name is an entry point, `package.module`, `package.module:attribute`, `path/to/file.py` or
     `path/to/file.py:attribute`. A single function or class is judged as the loss that it is named
-    after or, failing that, as the one in `losses` when there is just one. ImplementationError says
-    what was tried.
+    after or, failing that, as the one in `losses` when there is just one. A namespace declares what
+    it supports in its attribute `__lossspec__`; where it has none, its module's counts.
+    ImplementationError says what was tried.
     """
     entries = known()
-    path, attribute, namespace = _module(name, entries)
+    path, attribute, module = _module(name, entries)
     try:
-        version = _version(path, namespace)
-        namespace = _attribute(name, path, attribute, namespace)
+        version = _version(path, module)
+        namespace = _attribute(name, path, attribute, module)
+        declaration = declared_by(name, namespace) or declared_by(name, module)
         implementation = Implementation.of(name, namespace, version)
     except (ImplementationError, KeyboardInterrupt):
         raise
@@ -67,6 +69,8 @@ def load(name: str, losses: tuple[str, ...] = ()) -> Implementation:
             f"--impl {name}: nothing in it is named like a loss, such as cross_entropy or "
             "CrossEntropyLoss; wrap other names in lossspec.Implementation"
         )
+    if declaration is not None and implementation is not namespace:
+        implementation = implementation.declaring(declaration)
     # By the name that was typed, so that a command with it finds the implementation again.
     return replace(
         implementation,

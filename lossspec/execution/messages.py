@@ -46,8 +46,9 @@ def unknown_keywords(error: BaseException, keywords: Collection[str]) -> set[str
 def refuses_autocast(error: BaseException) -> bool:
     """Whether an error says that a call is not meant for autocast.
 
-    Torch raises a plain RuntimeError on accelerators for what it documents as unsafe there. If its
-    wording changes, that counts as a deviation.
+    It is asked of implementations that do not declare autocast. Torch raises a plain RuntimeError
+    on accelerators for what it documents as unsafe there. If its wording changes, that counts as a
+    deviation.
     """
     return "autocast" in f"{type(error).__name__}: {error}"[:200]
 

@@ -27,6 +27,16 @@ def tree_leaves(nested: Any) -> list[Any]:
     return list(leaves(nested))
 
 
+def argument_names(operation: Any) -> set[str]:
+    """List the arguments of an operation that a mode sees, which only its schema names."""
+    return {argument.name for argument in operation._schema.arguments}
+
+
+def storage_identity(storage: torch.UntypedStorage) -> int:
+    """Tell storages apart: two over the same memory differ, which no public name shows."""
+    return int(storage._cdata)
+
+
 def set_grad_enabled(on: bool) -> None:
     """Set grad mode and nothing else: the public name makes a context that remembers the former."""
     torch._C._set_grad_enabled(on)

@@ -12,8 +12,7 @@ import numpy as np
 from hypothesis.database import ExampleDatabase
 
 from lossspec.cases.case import Case
-from lossspec.cases.hypothesis_runs import Enough, remember, try_again
-from lossspec.cases.strategies import DrawnCase, drawn_cases
+from lossspec.cases.hypothesis_runs import remember
 from lossspec.clauses import Clause
 from lossspec.errors import SpecError
 from lossspec.execution.call import unsupported_argument
@@ -25,29 +24,18 @@ from lossspec.judging.clause_record import ClauseRecord, share_rest
 from lossspec.judging.costly_cases import Candidate, judge_chosen
 from lossspec.judging.crash_steps import REPLAYED, SHRINKING, CrashSteps
 from lossspec.judging.deviation import brief
+from lossspec.judging.drawn_cases import DrawnCases
 from lossspec.judging.excuses import Excuses
-from lossspec.judging.finding import Finding
 from lossspec.judging.judgement import judge_stored
 from lossspec.judging.known_deviations import KnownDeviation
 from lossspec.judging.observer import Observer
 from lossspec.judging.profiles import Profile
-from lossspec.judging.shown import show
-from lossspec.judging.shrinking import simplest
+from lossspec.judging.shown import Shower
 from lossspec.judging.spread_failure import spread_failure
-from lossspec.judging.stream import (
-    CHOSEN,
-    REPLACED,
-    STARTS,
-    candidates,
-    look_at_stream,
-    look_for_worse,
-    solved_once,
-)
+from lossspec.judging.stream import CHOSEN, candidates
 from lossspec.judging.support import Support
 from lossspec.oracle.solver import SolvedCase
 
-#: The share of all attempts that is made to shrink a finding behind the first of a clause.
-FURTHER_EFFORT = 0.3
 #: Called with the cases done, the cases in all and the clauses that deviate so far.
 OnProgress = Callable[[int, int, int], None]
 
@@ -60,7 +48,9 @@ class Campaign:
     checkpoint : what earlier processes that ran it ended in. on_progress : called after every case,
     after every slow clause and at the end. after_step : called after every call and every
     judgement, while a case is shrunk as well. observer : told of every judgement. shrinks : whether
-    the cases of findings are shrunk. timed_out : the case that it did not come back from.
+    the cases of findings are shrunk, and further kinds of deviations looked for. name, database :
+    where the cases that fail are kept for the next run. timed_out : the case that it did not come
+    back from.
     """
 
     under_test: LossUnderTest
@@ -89,6 +79,7 @@ class Campaign:
         self.clause_records = {clause.name: ClauseRecord(clause) for clause in self.clauses}
         self._steps = CrashSteps(self.checkpoint)
         self._excuses = Excuses(self.under_test, self.device, self.known, self.reference)
+        self._shower = Shower(self.support, self._excuses, self._steps, self.after_step)
         self._case_judge = CaseJudge(
             self._excuses,
             self._steps,
@@ -101,7 +92,7 @@ class Campaign:
         )
 
     def run(self) -> dict[str, ClauseRecord]:
-        """Walk the stream; a clause stops at its first deviation that nothing explains."""
+        """Judge every case by every clause that may still learn from it."""
         start = time.perf_counter()
         # What an implementation warns of is on its outcome; here it would only fill the screen.
         with warnings.catch_warnings(), np.errstate(all="ignore"), watched():
@@ -126,8 +117,7 @@ class Campaign:
         safe = {name: record for name, record in records.items() if not record.clause.hazard}
         self._replay_known(safe)
         try:
-            self._try_again(safe)
-            self._judge_drawn({n: x for n, x in safe.items() if not x.clause.chosen})
+            self._judge_drawn(safe)
             self._judge_chosen([x for x in records.values() if x.clause.chosen])
         except CallTimeout:
             pass  # what was found before it counts; what it is found in is not shrunk
@@ -141,10 +131,17 @@ class Campaign:
         if hazardous and self.timed_out is None:
             self._judge_hazardous(hazardous)
         shrinks = self.shrinks and self.timed_out is None
-        spread_failure(records, self.support, self._shrunk if shrinks else None)
+        spread_failure(records, self.support, self._shower.shrunk if shrinks else None)
         self._steps.leave()
         self._done = self._total = max(self._done, self._total)
         self._report_progress()
+
+    def _count(self, done: int = 0, more: int = 0) -> None:
+        """Count cases that were judged, and cases to judge beyond those of the profile."""
+        self._done += done
+        self._total += more
+        if done:
+            self._report_progress()
 
     def _report_progress(self) -> None:
         if self.on_progress is not None:
@@ -152,64 +149,47 @@ class Campaign:
             found = sum(record.found is not None for record in self.clause_records.values())
             self.on_progress(self._done, total, found)
 
-    def _try_again(self, clause_records: ClauseRecords) -> None:
-        """Judge the cases that failed in earlier runs first; forget those that do not any more."""
-        loss = self.under_test.loss
-
-        def fails(drawn: DrawnCase) -> bool:
-            before = self._unexcused()
-            self._look(solved_once(loss, self.dtypes, drawn), clause_records)
-            return self._unexcused() > before
-
-        self._steps.number = REPLAYED
-        try_again(drawn_cases(loss, self.dtypes), self.database, self.name, fails)
-
-    def _unexcused(self) -> int:
-        records = self.clause_records.values()
-        return sum(f.excuse is None for record in records for f in record.findings)
-
-    def _judge_drawn(self, drawn: ClauseRecords) -> None:
-        """Judge the cases of the stream, those in place of refused dtypes, and those of a search.
+    def _judge_drawn(self, safe: ClauseRecords) -> None:
+        """Judge the cases that Hypothesis draws, those first that failed in earlier runs.
 
         Calls that work are also kept for the hazardous clauses, as long as these want more.
         """
+        drawn = {name: x for name, x in safe.items() if not x.clause.chosen}
         hazardous = any(record.clause.hazard for record in self.clause_records.values())
 
         def look(solved: SolvedCase) -> float:
             self._steps.number += 1
             worst = self._look(solved, drawn)
-            self._done += 1
-            self._report_progress()
+            self._count(done=1)
             return worst
 
-        worst: list[tuple[float, SolvedCase]] = []
+        def wants_more() -> bool:
+            kept = hazardous and len(self._case_judge.kept) < KEPT
+            return kept or any(map(self.learns, drawn.values()))
 
-        def look_if_wanted(solved: SolvedCase) -> None:
-            wanted = hazardous and len(self._case_judge.kept) < KEPT
-            if not wanted and not any(map(self.learns, drawn.values())):
-                raise Enough
-            worst.append((look(solved), solved))
-            worst.sort(key=lambda pair: -pair[0])
-            del worst[STARTS:]
+        def fails(solved: SolvedCase) -> bool:
+            before = self._unexcused()
+            self._look(solved, safe)
+            return self._unexcused() > before
 
-        loss, profile, seed = self.under_test.loss, self.profile, self.seed
-        look_at_stream(loss, profile.cases(loss), seed, self.dtypes, look_if_wanted)
-        works, lost = self._wasted()
-        self._total += lost
-        look_at_stream(loss, lost, seed + REPLACED, works, look_if_wanted)
-        best = [solved for _, solved in worst]
-        look_for_worse(loss, profile.searched, seed, self.dtypes, best, look)
+        cases = DrawnCases(
+            self.under_test.loss,
+            self.profile,
+            self.seed,
+            self.dtypes,
+            self.support,
+            look,
+            wants_more,
+            lambda more: self._count(more=more),
+        )
+        cases.hand_over_again(self.database, self.name, fails)
+        cases.hand_over()
         for clause_record in drawn.values():
             clause_record.over = True
 
-    def _wasted(self) -> tuple[tuple[str, ...], int]:
-        """The dtypes that work, and how many cases were drawn in dtypes that do not."""
-        loss = self.under_test.loss
-        asked = self.dtypes or loss.dtypes
-        works = tuple(dtype for dtype in asked if self.support.ran.get(dtype, (0,))[0])
-        if not works:
-            return works, 0
-        return works, self.profile.cases(loss) * (len(asked) - len(works)) // len(asked)
+    def _unexcused(self) -> int:
+        records = self.clause_records.values()
+        return sum(finding.excuse is None for record in records for finding in record.findings)
 
     def _judge_chosen(self, clause_records: Sequence[ClauseRecord]) -> None:
         """Judge each costly clause on a few cases that show every option."""
@@ -283,23 +263,15 @@ class Campaign:
                 clause_record.killer = case
 
     def _show_findings(self, clause_records: ClauseRecords) -> None:
-        """Choose the findings that the report shows, and shrink their cases."""
+        """Choose the findings that the report shows, and keep their cases for the next run."""
         shrinks = self.shrinks and self.timed_out is None
         self._steps.number = SHRINKING
         for clause_record in clause_records.values():
             start = time.perf_counter()
-            show(clause_record, self.support, self._excuses, self._shrunk if shrinks else None)
+            self._shower.show(clause_record, shrinks)
             clause_record.seconds += time.perf_counter() - start
             for finding in clause_record.shown if shrinks else ():
                 if finding.solved.dtypes == self.dtypes and finding.solved.choices:
                     remember(self.database, self.name, finding.solved.choices)
             if clause_record.shown:
                 self._report_progress()
-
-    def _shrunk(self, clause_record: ClauseRecord, finding: Finding, first: bool = True) -> Finding:
-        """Return the finding as a simpler case shows it, unless that has ended a process."""
-        if clause_record.clause.once or not self._steps.enter(clause_record.clause.name):
-            return finding
-        return simplest(
-            clause_record, finding, self._excuses, self.after_step, 1.0 if first else 0.3
-        )

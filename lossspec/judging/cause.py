@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 
 from lossspec.cases.case import Case
+from lossspec.cases.features import features
 from lossspec.clauses.trial import Deviation
-from lossspec.judging.kinds import Traits, traits
+from lossspec.judging.kinds import traits
 from lossspec.spec.loss import Loss
 
 #: Significant bits of a number in each dtype, the widest first.
@@ -32,6 +34,8 @@ _FIGURES = re.compile(
     r"|\b0x[0-9a-f]+\b|[-+]?\b\d+(\.\d*)?(e[-+]?\d+)?\b"
 )
 _LONGEST = 200
+#: Features that say how large a case is, which no cause is about.
+_SIZES = re.compile(r"\d+-d|square|many rows")
 
 
 def cause_of(loss: Loss, case: Case, deviation: Deviation, first: str | None = None) -> str | None:
@@ -112,11 +116,13 @@ def _not_finite(loss: Loss, case: Case, deviation: Deviation, got: float) -> str
     gradient = deviation.gradient_of is not None or deviation.backward
     if not gradient and case.reduction == "mean" and math.isinf(got):
         # After shrinking, a call has a mean only if the deviation needs one.
+        given = {trait for trait in traits(loss, case) if trait[0] == "given"}
         told = f"{case.dtype}: the mean is infinite where the definition is finite"
-        return told + _with(_options(loss, case))
+        return told + _with(_words(given))
     what = "a gradient" if gradient else "the loss"
     told = f"{loss.name}: {what} is {word} where the definition is finite"
-    return told + _with(_words(traits(loss, case)))
+    numbers = {word for word in features(case, loss) if not _SIZES.fullmatch(word)}
+    return told + _with(numbers | _words(traits(loss, case)))
 
 
 def _factor(loss: Loss, case: Case, deviation: Deviation) -> str | None:
@@ -132,7 +138,7 @@ def _factor(loss: Loss, case: Case, deviation: Deviation) -> str | None:
     whole = factor if abs(factor) >= 1 else 1 / factor
     if factor < 0 or (whole <= _LARGEST_WHOLE and abs(whole - round(whole)) < 1e-3 * whole):
         asked = {trait for trait in traits(loss, case) if trait[0] != "has"}
-        return cause + _with(_words(frozenset(asked)) + _options(loss, case))
+        return cause + _with(_words(asked))
     return cause
 
 
@@ -143,16 +149,12 @@ def _number(text: str | None) -> float:
         return math.nan
 
 
-def _options(loss: Loss, case: Case) -> list[str]:
-    """The optional tensors of a call."""
-    required = loss.form(case.form).tensors
-    return [f"with {name}" for name in case.tensors if name not in required]
-
-
-def _words(traits: Traits) -> list[str]:
+def _words(traits: Iterable[tuple[str, str]]) -> set[str]:
     """What a call needs for it to deviate, in words."""
-    return sorted(f"{word!r}" if kind == "reduction" else word for kind, word in traits)
+    said = {"reduction": "{!r}", "given": "with {}", "laid out": "layout of {}"}
+    return {said.get(kind, "{}").format(name) for kind, name in traits}
 
 
-def _with(words: list[str]) -> str:
-    return f" ({', '.join(words)})" if words else ""
+def _with(words: Iterable[str]) -> str:
+    told = ", ".join(sorted(words))
+    return f" ({told})" if told else ""

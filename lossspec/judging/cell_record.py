@@ -219,6 +219,8 @@ def _figures(
         extra["unsupported"] = sorted(campaign.support.unsupported)
     if campaign.support.refused:
         extra["unsupported_dtypes"] = campaign.support.refused
+    if clause_record.lacks is not None:
+        extra["not_supported"] = clause_record.lacks
     if clause_record.shown[1:]:
         cause = _cause(under_test, clause_record.shown[0])
         extra["further"] = [_further(under_test, f, cause) for f in clause_record.shown[1:]]

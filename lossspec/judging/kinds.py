@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import re
-
 from lossspec.cases.case import Case
 from lossspec.cases.features import features
 from lossspec.clauses.trial import Deviation
 from lossspec.oracle.solver import SolvedCase
 from lossspec.spec.loss import Loss
 
-#: Features that say how large a case is, which no kind of deviation is about.
-_SIZES = re.compile(r"\d+-d|square|many rows")
-
+#: Features that tell kinds of deviations apart. Sizes, ties and magnitudes do not: they change
+#: while a case is shrunk, and a simplest case of zeros has ties that its deviation does not need.
+STRUCTURE = frozenset(
+    (
+        *("no batch", "k-d", "empty", "non-finite", "zero cotangent in front"),
+        *("all ignored", "some ignored", "leading ignored"),
+    )
+)
 #: What a call has that the plainest one has not.
 Traits = frozenset[tuple[str, str]]
 Kind = tuple[str, Traits]
@@ -27,8 +30,9 @@ def traits(loss: Loss, case: Case) -> Traits:
     """What a call has that the plainest one has not: options, parameters, dtype, shape."""
     form = loss.form(case.form)
     known = loss.parameters_of(form)
-    words = features(case, loss)
-    found = {("has", word) for word in words if not _SIZES.fullmatch(word)}
+    found = {("has", word) for word in STRUCTURE & features(case, loss)}
+    found |= {("laid out", name) for name in case.layouts}
+    found |= {("given", name) for name in case.tensors if name in loss.options}
     found |= {
         ("parameter", name)
         for name, parameter in known.items()

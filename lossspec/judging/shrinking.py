@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from lossspec.cases.case import Case
@@ -17,6 +17,7 @@ from lossspec.judging.costly_cases import bared
 from lossspec.judging.deviation import brief, deviation_of
 from lossspec.judging.excuses import Excuses
 from lossspec.judging.finding import Finding
+from lossspec.judging.kinds import Kind, explains, kind_of
 from lossspec.judging.stream import supported_call
 from lossspec.oracle.solver import SolvedCase
 from lossspec.thresholds import PLAIN_FAILURE
@@ -31,14 +32,16 @@ def simplest(
     excuses: Excuses,
     after_step: Callable[[], None],
     effort: float = 1.0,
+    others: Sequence[Kind] = (),
 ) -> Finding:
     """Return the finding as the simplest case that fails in the same way shows it.
 
     An error of lossspec or of the spec on the way ends the search, and is noted.
 
     after_step : called before each attempt. effort : the share of all attempts that is made.
+    others : kinds of deviations that are shown already, to which no simpler case may slip.
     """
-    search = _Search(clause_record, excuses, finding, after_step, effort)
+    search = _Search(clause_record, excuses, finding, after_step, effort, others)
     try:
         search.run()
     except KeyboardInterrupt:
@@ -60,6 +63,7 @@ class _Search:
     found: Finding
     after_step: Callable[[], None]
     effort: float
+    others: Sequence[Kind]
     bar: float = field(init=False, default=1.0)
 
     def run(self) -> None:
@@ -88,6 +92,8 @@ class _Search:
         except BaseException:
             return False  # a candidate that the clause cannot judge is no simpler case
         if deviation is None or deviation.kind != self.found.deviation.kind:
+            return False
+        if any(explains(other, kind_of(solved, deviation)) for other in self.others):
             return False
         trial = Trial(under_test, solved, self.excuses.device)
         if self.excuses.of(clause, trial, deviation)[0] is not None:

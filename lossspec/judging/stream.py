@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 from lossspec.cases.case import Case
@@ -65,10 +66,11 @@ def look_for_worse(
     )
 
 
+@lru_cache(maxsize=1)  # an audit judges many implementations of a loss on the same cases
 def stream(
     loss: Loss, profile: Profile, start: int, dtypes: tuple[str, ...] | None = None
 ) -> list[SolvedCase]:
-    """The cases that a profile draws of a loss."""
+    """The cases that a profile draws of a loss; not to be changed."""
     cases: list[SolvedCase] = []
     look_at_stream(loss, profile.cases(loss), start, dtypes, cases.append)
     return cases

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 from lossspec.cases.case import Case
 from lossspec.clauses import clauses
-from lossspec.clauses.trial import Trial
+from lossspec.clauses.trial import Deviation, Trial
 from lossspec.dtypes import dtype_name
+from lossspec.execution.declaration import DTYPES, Ability
 from lossspec.execution.devices import dtype_problem
 from lossspec.execution.outcome import Phase, differentiable
 from lossspec.execution.support import leaves_torch
@@ -30,11 +31,12 @@ class Support:
     refused : dtypes that never worked, or that the device cannot hold, and the error.
     attached : whether some result carried a graph. ran : by dtype and by form, how many calls have
     worked and how many have raised. absent : by dtype, the errors that say that something is not
-    implemented. unimplemented : by such an error, the features of its calls. worked : the features
-    of calls that worked. works : the phases of a call that have worked in float32, which is
-    mandatory. fails : by phase, the first call in float32 that did not work, though it ought to.
-    loses_graph : whether a gradient that is missing should be there: what computes outside torch
-    has none to be wrong.
+    implemented. absent_call : by dtype, the first such call. unimplemented : by such an error, the
+    features of its calls. worked : the features of calls that worked. loses_graph : whether a
+    gradient that is missing should be there: what computes outside torch has none to be wrong.
+    works : the phases of a call that have worked in float32. fails : by phase, the first call in
+    float32 that did not work, though it ought to. mandatory : dtypes that must work: torch's
+    default, and those that are declared.
     """
 
     unsupported: set[str] = field(default_factory=set)
@@ -42,11 +44,13 @@ class Support:
     attached: bool = False
     ran: dict[str, list[int]] = field(default_factory=dict)
     absent: dict[str, set[str]] = field(default_factory=dict)
+    absent_call: dict[str, Finding] = field(default_factory=dict)
     unimplemented: dict[str, set[Feature]] = field(default_factory=dict)
     worked: set[Feature] = field(default_factory=set)
     loses_graph: bool = False
     works: set[Phase] = field(default_factory=set)
     fails: dict[Phase, Finding] = field(default_factory=dict)
+    mandatory: set[str] = field(default_factory=lambda: {"float32"})
 
     def never(self, phase: Phase) -> bool:
         """Return whether a phase of a call ought to work in float32 and never did."""
@@ -65,6 +69,9 @@ class Support:
         """Note a call and its error, which says that something is not implemented."""
         text = foreign_error(error)
         self.absent.setdefault(trial.case.dtype, set()).add(text)
+        what = f"{trial.outcome.phase} raised {type(error).__name__}"
+        deviation = Deviation(what, text, "a tensor", check="error is None")
+        self.absent_call.setdefault(trial.case.dtype, Finding(trial.solved, deviation))
         self.unimplemented.setdefault(text, set()).update(_features(trial))
 
     def note_call(self, trial: Trial, excuses: Excuses) -> None:
@@ -96,22 +103,36 @@ class Support:
         self, clause_records: Mapping[str, ClauseRecord], excuses: Excuses, timed_out: bool
     ) -> None:
         """Learn from all calls together what is not supported, and what is lost."""
+        under_test = excuses.under_test
+        self.mandatory |= {d.value for d in DTYPES if under_test.declares(d)}
         self._settle_dtypes(clause_records)
         for clause_record in clause_records.values():
             detached = next(clause_record.asking(Question.GRAPH_EXPECTED), None)
             # To tell whose gradient is lost takes another call.
             if detached is not None and not timed_out:
-                self.loses_graph = self.attached or not leaves_torch(
-                    excuses.under_test, detached.case, excuses.device
-                )
-                return
+                self.loses_graph = self._loses_graph(detached, excuses)
+                break
+        source = "declared" if Ability.GRADIENT in under_test.abilities else "inferred"
+        for clause_record in () if self.loses_graph else clause_records.values():
+            if next(clause_record.asking(Question.GRAPH_EXPECTED), None) is not None:
+                clause_record.lacks = f"{source}: its results have no gradient"
+
+    def _loses_graph(self, detached: Finding, excuses: Excuses) -> bool:
+        """Whether a gradient should be there: a library of arrays has none to be wrong."""
+        declared = excuses.under_test.abilities.get(Ability.GRADIENT)
+        if self.attached or declared is not None:
+            return self.attached or bool(declared)
+        return not leaves_torch(excuses.under_test, detached.case, excuses.device)
 
     def _settle_dtypes(self, clause_records: Mapping[str, ClauseRecord]) -> None:
         """Tell what never worked, and so is not there, from what raised where it ought to work."""
-        for dtype, texts in self.absent.items():
-            if dtype not in self.ran and dtype != "float32":
-                self.refused[dtype] = min(texts)
         accepts = clause_records.get("accepts")
+        for dtype, texts in self.absent.items():
+            if dtype not in self.ran and dtype not in self.mandatory:
+                self.refused[dtype] = min(texts)
+            declared = dtype in self.mandatory - {"float32"}
+            if accepts is not None and declared and ("dtype", dtype) not in self.worked:
+                accepts.findings.append(self.absent_call[dtype])
         for finding in [] if accepts is None else accepts.findings:
             case = finding.case
             if finding.question is Question.FORM_WORKS and not self.ran[case.form][0]:
@@ -120,8 +141,8 @@ class Support:
                 self.refused.setdefault(case.dtype, finding.error)
 
     def dtype_works(self, dtype: str) -> bool:
-        """Return whether calls in a dtype have worked; float32, torch's default, is mandatory."""
-        return dtype == "float32" or self.ran.get(dtype, (0,))[0] > 0
+        """Return whether calls in a dtype have worked, or must."""
+        return dtype in self.mandatory or self.ran.get(dtype, (0,))[0] > 0
 
     def counts(self, finding: Finding) -> bool:
         """Return whether a finding counts, by what all calls together have shown."""

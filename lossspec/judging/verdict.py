@@ -88,7 +88,7 @@ def _unsupported(record: ClauseRecord, facts: Facts) -> Judged | None:
     if next(record.asking(Question.GRAPH_EXPECTED), None) is not None:
         if facts.endless is not None:
             return Judged(Verdict.INCONCLUSIVE, facts.endless)
-        examples, lacks = 0, "its results have no gradient"
+        examples, lacks = 0, lacks or "its results have no gradient"
     if examples:
         return None
     fails = record.unsound and not record.sound and lacks is None

@@ -1,0 +1,86 @@
+"""The cases of a campaign that Hypothesis draws: a stream, and a search for larger errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from hypothesis.database import ExampleDatabase
+
+from lossspec.cases.hypothesis_runs import Enough, try_again
+from lossspec.cases.strategies import DrawnCase, drawn_cases
+from lossspec.judging.profiles import Profile
+from lossspec.judging.stream import (
+    REPLACED,
+    STARTS,
+    look_at_stream,
+    look_for_worse,
+    solved_once,
+)
+from lossspec.judging.support import Support
+from lossspec.oracle.solver import SolvedCase
+from lossspec.spec.loss import Loss
+
+
+@dataclass
+class DrawnCases:
+    """Hands the cases of one loss to whoever judges them.
+
+    support : which dtypes have worked. look : judges a case, and returns the largest error ÷ budget
+    that it showed. wants_more : whether another case may tell anything. more : told of cases beyond
+    those of the profile.
+    """
+
+    loss: Loss
+    profile: Profile
+    seed: int
+    dtypes: tuple[str, ...] | None
+    support: Support
+    look: Callable[[SolvedCase], float]
+    wants_more: Callable[[], bool]
+    more: Callable[[int], None]
+    #: The cases with the largest errors, and these.
+    _worst: list[tuple[float, SolvedCase]] = field(init=False, default_factory=list)
+
+    def hand_over_again(
+        self, database: ExampleDatabase | None, name: str, fails: Callable[[SolvedCase], bool]
+    ) -> None:
+        """Hand over the cases that failed in earlier runs, and forget those that do not any more.
+
+        name : of the campaign, under which they are kept.
+        """
+
+        def drawn_fails(drawn: DrawnCase) -> bool:
+            return fails(solved_once(self.loss, self.dtypes, drawn))
+
+        try_again(drawn_cases(self.loss, self.dtypes), database, name, drawn_fails)
+
+    def hand_over(self) -> None:
+        """Hand over the stream, cases in place of those in dtypes that do not work, and a search.
+
+        A search sets out from the cases with the largest errors.
+        """
+        loss, profile = self.loss, self.profile
+        look_at_stream(loss, profile.cases(loss), self.seed, self.dtypes, self._look_if_wanted)
+        if not self.wants_more():
+            return
+        works, lost = self._wasted()
+        self.more(lost)
+        look_at_stream(loss, lost, self.seed + REPLACED, works, self._look_if_wanted)
+        best = [solved for _, solved in self._worst if solved.dtypes == self.dtypes]
+        look_for_worse(loss, profile.searched, self.seed, self.dtypes, best, self.look)
+
+    def _look_if_wanted(self, solved: SolvedCase) -> None:
+        if not self.wants_more():
+            raise Enough
+        self._worst.append((self.look(solved), solved))
+        self._worst.sort(key=lambda pair: -pair[0])
+        del self._worst[STARTS:]
+
+    def _wasted(self) -> tuple[tuple[str, ...], int]:
+        """The dtypes that work, and how many cases were drawn in dtypes that do not."""
+        asked = self.dtypes or self.loss.dtypes
+        works = tuple(dtype for dtype in asked if self.support.ran.get(dtype, (0,))[0])
+        if not works:
+            return works, 0
+        return works, self.profile.cases(self.loss) * (len(asked) - len(works)) // len(asked)
