@@ -148,8 +148,8 @@ def test_two_errors_of_one_type_are_two_blocks():
 # === causes of single deviations ==============================================================
 
 
-def case(dtype="float32", reduction="none", delta=1.0):
-    numbers = np.array([0.5, 0.25], dtype)
+def case(dtype="float32", reduction="none", delta=1.0, first=0.5):
+    numbers = np.array([first, 0.25], dtype)
     return Case(
         loss="huber_loss",
         form="",
@@ -163,8 +163,8 @@ def case(dtype="float32", reduction="none", delta=1.0):
     )
 
 
-def cause(deviation, *, first=None, **more):
-    return cause_of(HUBER, case(**more), deviation, first)
+def cause(deviation, *, beside=None, **more):
+    return cause_of(HUBER, case(**more), deviation, beside)
 
 
 def off(got, want, budget=1e-7, **more):
@@ -213,8 +213,8 @@ def test_numbers_of_float32_show_that_float64_was_computed_in_it():
     assert cause(off(1 / 3 + 1e-8, 1 / 3, 1e-16), dtype="float64") is None
     # A number of any dtype, which an epsilon that is left out gives too.
     assert cause(off(0.5, 0.5 + 1e-8, 1e-16), dtype="float64") is None
-    assert cause(off(0.5, 0.5 + 1e-8, 1e-16), dtype="float64", first=NARROW) == NARROW
-    assert cause(off(0.5, 0.5 + 1e-4, 1e-16), dtype="float64", first=NARROW) is None
+    assert cause(off(0.5, 0.5 + 1e-8, 1e-16), dtype="float64", beside=NARROW) == NARROW
+    assert cause(off(0.5, 0.5 + 1e-4, 1e-16), dtype="float64", beside=NARROW) is None
 
 
 def test_whole_numbers_do_not_show_a_narrower_dtype():
@@ -253,11 +253,12 @@ def test_nan_in_unlike_calls_has_unlike_causes():
     found = {
         cause(off(np.nan, 1.0)),
         cause(off(np.nan, 1.0), delta=2.0),
+        cause(off(np.nan, 1.0), first=np.inf),
         cause(off(np.nan, 1.0, gradient_of="input")),
         cause(off(np.inf, 1.0)),
         cause(off(np.inf, 1.0), reduction="mean"),
     }
-    assert len(found) == 5
+    assert len(found) == 6
 
 
 def test_a_mean_that_is_infinite_in_another_dtype_has_another_cause():
