@@ -274,7 +274,8 @@ class _Judge:
         __tracebackhide__ = True
         record, _ = self.run.judge(self.cell, self.beside)
         if record.verdict.fails:
-            raise AssertionError(failure_text(record))
+            shown_by = self.run.shows_cause(self.cell, record)
+            raise AssertionError(failure_text(record, shown_by))
         if record.verdict in (Verdict.UNSUPPORTED, Verdict.INCONCLUSIVE):
             import pytest
 

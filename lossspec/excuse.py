@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 
 
@@ -54,3 +55,17 @@ _SAYS = {
     Excuse.TOO_UNCERTAIN: "rounding explains an error of a tenth of the number or more",
     Excuse.NOT_ABOUT: "the case has nothing that the clause is about",
 }
+
+
+def word(reason: str) -> str:
+    """Return the word of a reason as a report prints it."""
+    return reason.replace("-", " ")
+
+
+def excused_text(counts: Mapping[str, int]) -> str:
+    """Return such as "12 excused: 9 overflow, 3 same as torch"; nothing if no case is excused."""
+    told = sorted(((n, name) for name, n in counts.items() if n > 0), key=lambda pair: -pair[0])
+    if not told:
+        return ""
+    words = ", ".join(f"{n} {word(name)}" for n, name in told)
+    return f"{sum(n for n, _ in told)} excused: {words}"

@@ -82,7 +82,7 @@ def test_what_several_clauses_found_is_said_once_and_a_long_text_has_a_line_of_i
     cells = Cells(cell(name, "deviates", reason="x" * 200) for name in names)
     head, clauses, text = repr(cells).splitlines()
     assert head == "mse_loss (function, cpu): 0 of 5 clauses conform, 5 deviate"
-    assert clauses == "  ✗ deviates: value, gradient, threads and 2 more"
+    assert clauses == "  ✗ deviates: accepts, value, gradient and 2 more"
     assert (text[:8], text[-1], len(text)) == ("      xx", "…", WIDTH)
 
 
@@ -138,4 +138,35 @@ def test_a_cell_is_short(length):
     found = cell("value", "deviates", reason="y" * length, call="z" * 10_000)
     assert repr(found).startswith("<Cell mse_loss/value[function-cpu]: deviates (yyyyyyyyyy")
     assert len(repr(found)) < 160
-    assert repr(cell()) == "<Cell mse_loss/value[function-cpu]: conforms>"
+    assert repr(cell()) == "<Cell mse_loss/value[function-cpu]: conforms, 40 cases>"
+    assert repr(cell(examples=0)) == "<Cell mse_loss/value[function-cpu]: conforms>"
+
+
+EXCUSED = {"same-as-torch": 3, "overflow": 9}
+
+
+def test_a_cell_counts_its_excused_cases_by_reason():
+    told = "40 cases, 12 excused: 9 overflow, 3 same as torch"
+    assert repr(cell(excused=EXCUSED)) == f"<Cell mse_loss/value[function-cpu]: conforms, {told}>"
+    html = Cells([cell(excused=EXCUSED), cell("gradient", "deviates", excused=EXCUSED)])
+    assert [told in row[2] for row in Table(html._repr_html_()).rows[1:]] == [True, True]
+
+
+def test_one_cause_is_one_line_and_one_row():
+    cause = "mse_loss: off by the factor 2"
+    wrong = [cell(c, "deviates", cause=cause, reason=f"the {c}") for c in ("threads", "value")]
+    cells = Cells([*wrong, WRONG])
+    assert repr(cells).splitlines()[1:] == [
+        f"  ✗ deviates: value, threads: {cause}; the value",
+        "  ✗ deviates: value: the value with 'sum'; got 1; want 2",
+    ]
+    rows = Table(cells._repr_html_()).rows[1:]
+    assert [row[0].partition("The")[0] for row in rows] == ["value", "value"]
+    assert f"{cause}; also breaks: threads" in rows[0][2]
+
+
+def test_another_kind_of_deviation_is_told_below_the_first():
+    other = {"reason": "the loss of a nan", "got": "0", "want": "nan", "call": "f(x)"}
+    cells = Cells([cell("value", "deviates", reason="the value", extra={"further": [other]})])
+    row = Table(cells._repr_html_()).rows[1]
+    assert "and another kind: the loss of a nan; got 0; want nan" in row[2]

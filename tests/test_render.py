@@ -61,8 +61,14 @@ def huge(verdict="conforms", **changes):
 
 def hostile():
     """Every free text of the artifact is an attack."""
-    bad = {"extra": {HOSTILE: HOSTILE}, "case": {HOSTILE: [HOSTILE, {HOSTILE: 1}]}}
+    further = [dict.fromkeys(("reason", "call", "got", "want", "cause"), HOSTILE)]
+    bad = {
+        "extra": {HOSTILE: HOSTILE, "further": further},
+        "excused": {HOSTILE: 3},
+        "case": {HOSTILE: [HOSTILE, {HOSTILE: 1}]},
+    }
     names = ("says", "theme", "reason", "call", "got", "want", "budget", "repeat", "script")
+    names = (*names, "cause")
     cells = [
         cell(
             loss=HOSTILE,
@@ -653,6 +659,86 @@ def test_the_screen_tells_each_failure_once_before_its_second_surface():
     told = [line.split()[2] for line in screen(report(*twice)).splitlines() if "✗" in line]
     assert told[:7] == [f"huber_loss/{clause}[class-cpu]" for clause in "abcdefg"]
     assert told[7:] == [f"huber_loss/{clause}[function-cpu]" for clause in "ab"]
+
+
+CAUSE = "float64: as if computed in float32"
+
+
+def one_cause(clauses, **more):
+    """Cells with one cause, in two losses."""
+    return [
+        cell(loss=loss, clause=c, verdict="deviates", reason=f"wrong {c}", cause=CAUSE, **more)
+        for loss in ("huber_loss", "l1_loss")
+        for c in clauses
+    ]
+
+
+def test_one_cause_is_told_once_with_the_cells_that_it_explains_in_every_rendering():
+    made = report(*one_cause("bcd"), cell(clause="a", verdict="deviates", reason="else"))
+    also = "also breaks: c, d, l1_loss/b, l1_loss/c, l1_loss/d"
+    shown = Page(page(made))
+    headings = shown.text.partition("What each clause says")[0]
+    assert headings.count("wrong b") == 1
+    assert "7 cells fail, by 2 causes" in shown.text
+    for text in (" ".join(screen(made).split()), summary(made).replace("\\", ""), shown.text):
+        assert also in text.replace("Also", "also")
+        assert CAUSE in text
+    assert len(shown.all("article")) == 2
+    # Each cell keeps a place of its own, which the block links to.
+    assert "#l1_loss-d-function-cpu" in shown.values("href")
+    assert "l1_loss-d-function-cpu" in shown.values("id")
+    assert made.headline == "0 of 7 clauses conform, 7 deviate"
+
+
+def test_a_long_list_of_cells_with_one_cause_is_shortened():
+    many = one_cause([f"clause-{i:03}" for i in range(100)])
+    made = report(*many)
+    text = " ".join(screen(made).split())
+    assert re.search(r"also breaks: clause-001, .* \(\d+ more cells\)", text)
+    assert len(screen(made).splitlines()) <= HEIGHT
+    assert "clause-020, ... (179 more cells)" in summary(made)
+    assert "clause-040, ... (159 more cells)" in Page(page(made)).text
+
+
+def test_the_screen_counts_the_failing_cells_that_it_does_not_tell():
+    others = [cell(clause=f"x{i}", verdict="deviates") for i in range(30)]
+    told = screen(report(*one_cause("bcd"), *others))
+    shown = sum("✗" in line for line in told.splitlines())
+    assert f"… and {36 - 6 - (shown - 1)} more failing cells" in told
+
+
+EXCUSED = {"same-as-torch": 3, "overflow": 9, "from-a-later-version": 1}
+
+
+def test_excused_cases_are_counted_where_a_cell_is_shown_and_explained_in_a_legend():
+    cells = [cell(clause="a", verdict="deviates", excused=EXCUSED), cell(excused={"overflow": 4})]
+    made = report(*(replace(c, examples=96) for c in cells))
+    told = "96 cases, 13 excused: 9 overflow, 3 same as torch, 1 from a later version"
+    shown = Page(page(made))
+    for text in (screen(made), summary(made), shown.text):
+        assert told in text
+    legend = shown.text.partition("Excused cases")[2]
+    says = "the textbook formula overflows in this dtype too"
+    assert re.search(rf"overflow\s*13\s*2\s*{says}", legend)
+    assert f"- overflow: 13 cases in 2 cells; {says}" in summary(made)
+    assert "- from a later version: 1 case in 1 cell" in summary(made)
+    title = "informative; 96 cases, 4 excused: 4 overflow"
+    assert any(title in text for text in shown.values("title"))
+
+
+def test_a_report_without_excused_cases_has_no_legend():
+    made = report(cell(excused={}))
+    assert "Excused" not in Page(page(made)).text + summary(made)
+
+
+def test_another_kind_of_deviation_is_told_under_the_first():
+    other = {"reason": "the loss of a nan", "got": "0", "want": "nan", "call": "loss(nan)"}
+    made = report(cell(verdict="deviates", reason="the value", extra={"further": [other]}))
+    told = "nd another kind: the loss of a nan; got 0; want nan"
+    for text in (screen(made), summary(made), Page(page(made)).text):
+        assert text.index("the value") < text.index(told)
+    for text in (summary(made), Page(page(made)).text):
+        assert "loss(nan)" in text
 
 
 def test_a_command_that_does_not_fit_the_screen_is_left_out():

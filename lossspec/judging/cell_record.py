@@ -14,13 +14,15 @@ from lossspec.execution.devices import accelerates
 from lossspec.execution.implementation import LossUnderTest
 from lossspec.judging import known_deviations, reasons, reproduction
 from lossspec.judging.campaign import Campaign
+from lossspec.judging.cause import cause_of
 from lossspec.judging.clause_record import ClauseRecord
 from lossspec.judging.evidence import crash, evidence
 from lossspec.judging.finding import Finding
 from lossspec.judging.known_deviations import KnownDeviation
 from lossspec.judging.plan import CellPlan
 from lossspec.judging.verdict import Facts, Judged, verdict
-from lossspec.report.records import Cell, KnownEntry
+from lossspec.report.causes import telling
+from lossspec.report.records import Cell, KnownEntry, cell_id
 from lossspec.report.verdict import Verdict
 
 #: The clauses whose records say how many numbers they asked for: those that compare with the right
@@ -42,6 +44,20 @@ def record_of(
     fields, script = _shown(cell, campaign, clause_record, judged, repeat)
     fields = _figures(cell.under_test, campaign, clause_record) | fields
     return blank(cell, judged.verdict, judged.reason, **fields), script
+
+
+def shows_cause(campaign: Campaign, record: Cell) -> str | None:
+    """Return the id of the cell of a campaign that shows the cause of a record best, if any."""
+    if record.cause is None:
+        return None
+    for clause_record in sorted(
+        campaign.clause_records.values(), key=lambda each: telling(each.clause.name)
+    ):
+        found = clause_record.found
+        if found and _cause(campaign.under_test, found) == record.cause:
+            name = clause_record.clause.name
+            return cell_id(record.loss, name, record.surface, record.device)
+    return None
 
 
 def blank(cell: CellPlan, verdict: Verdict, reason: str | None, **fields: Any) -> Cell:
@@ -82,6 +98,7 @@ _EMPTY: dict[str, Any] = {
     "deviation": None,
     "seconds": 0.0,
     "extra": {},
+    "cause": None,
 }
 
 
@@ -140,6 +157,8 @@ def _shown(
         return _of_crash(cell, campaign, clause_record, judged)
     case, deviation = judged.finding.case, judged.finding.deviation
     fields = evidence(cell.under_test, case, deviation, repeat)
+    if judged.verdict is Verdict.DEVIATES:
+        fields["cause"] = _cause(cell.under_test, judged.finding)
     entry = judged.finding.by
     if isinstance(entry, KnownDeviation):
         fields["deviation"] = KnownEntry(entry.reason, entry.link, entry.file)
@@ -202,9 +221,9 @@ def _figures(
         extra["unsupported_dtypes"] = campaign.support.refused
     if clause_record.lacks is not None:
         extra["not_supported"] = clause_record.lacks
-    further = [_further(under_test, finding) for finding in clause_record.shown[1:]]
-    if further:
-        extra["further"] = further
+    if clause_record.shown[1:]:
+        cause = _cause(under_test, clause_record.shown[0])
+        extra["further"] = [_further(under_test, f, cause) for f in clause_record.shown[1:]]
     if clause_record.blocked:
         extra["blocked"] = dict(clause_record.blocked)
     if clause_record.mishaps:
@@ -224,6 +243,10 @@ def _figures(
     }
 
 
+def _cause(under_test: LossUnderTest, finding: Finding) -> str | None:
+    return cause_of(under_test.loss, finding.case, finding.deviation)
+
+
 def _excused(clause_record: ClauseRecord) -> dict[str, int]:
     """How many cases say nothing against the implementation, by reason, the most frequent first.
 
@@ -233,10 +256,11 @@ def _excused(clause_record: ClauseRecord) -> dict[str, int]:
     return {excuse.value: n for excuse, n in counted if excuse is not Excuse.NOT_ABOUT}
 
 
-def _further(under_test: LossUnderTest, finding: Finding) -> dict[str, Any]:
-    """A deviation of another kind than the one that a record shows first."""
+def _further(under_test: LossUnderTest, finding: Finding, first: str | None) -> dict[str, Any]:
+    """A deviation of another kind than the one that a record shows first, whose cause is given."""
     shown = evidence(under_test, finding.case, finding.deviation, None)
     return {
         "reason": finding.deviation.what,
+        "cause": cause_of(under_test.loss, finding.case, finding.deviation, first),
         **{n: shown[n] for n in ("call", "got", "want", "case")},
     }

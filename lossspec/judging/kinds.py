@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from lossspec.cases.case import Case
 from lossspec.cases.features import features
 from lossspec.clauses.trial import Deviation
 from lossspec.oracle.solver import SolvedCase
+from lossspec.spec.loss import Loss
 
 #: Features that tell kinds of deviations apart. Sizes, ties and magnitudes do not: they change
 #: while a case is shrunk, and a simplest case of zeros has ties that its deviation does not need.
@@ -21,12 +23,11 @@ Kind = tuple[str, Traits]
 
 def kind_of(solved: SolvedCase, deviation: Deviation) -> Kind:
     """What broke, and the traits of the call that showed it."""
-    return deviation.kind, traits(solved)
+    return deviation.kind, traits(solved.loss, solved.case)
 
 
-def traits(solved: SolvedCase) -> Traits:
+def traits(loss: Loss, case: Case) -> Traits:
     """What a call has that the plainest one has not: options, parameters, dtype, shape."""
-    loss, case = solved.loss, solved.case
     form = loss.form(case.form)
     known = loss.parameters_of(form)
     found = {("has", word) for word in STRUCTURE & features(case, loss)}

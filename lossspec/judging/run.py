@@ -17,7 +17,7 @@ from lossspec.execution.checkpoint import CrashCheckpoint
 from lossspec.implementations.counterpart import torch_counterpart
 from lossspec.judging import known_deviations
 from lossspec.judging.campaign import Campaign, OnProgress
-from lossspec.judging.cell_record import blank, record_of, stale
+from lossspec.judging.cell_record import blank, record_of, shows_cause, stale
 from lossspec.judging.known_deviations import KnownDeviation
 from lossspec.judging.plan import CellPlan
 from lossspec.judging.profiles import Profile
@@ -85,6 +85,10 @@ class Run:
             self._campaigns[cell.campaign] = ran
         campaign = self._campaigns[cell.campaign]
         return record_of(cell, campaign, self.repeat(cell), self.require_all)
+
+    def shows_cause(self, cell: CellPlan, record: Cell) -> str | None:
+        """Return the id of the cell beside a cell that shows the cause of its record best."""
+        return shows_cause(self.campaign(cell), record) if self.has(cell.campaign) else None
 
     def campaign(self, cell: CellPlan) -> Campaign:
         """Return the campaign in which a cell was judged last."""

@@ -90,7 +90,7 @@ class Items:
             if record.script:
                 folder = self.writer.folder(cell.implementation.name)
                 record = replace(record, script=str(folder / record.script))
-            pytest.fail(failure_text(record), pytrace=False)
+            pytest.fail(failure_text(record, self.run.shows_cause(cell, record)), pytrace=False)
 
     def carry(self, item: pytest.Item, report: pytest.TestReport, when: str) -> None:
         """Put the record on a report: plain data, which is all that crosses from a worker."""

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from lossspec.excuse import Excuse
+from lossspec.excuse import Excuse, word
 from lossspec.report.records import Cell, Report
 
 #: The key of a cell's `extra`, and of the count of the numbers that were asked for.
@@ -46,13 +46,13 @@ def reasons_told(report: Report) -> list[tuple[str, str]]:
     """Return the reasons that occur in a report, each with its sentence."""
     counts = asked(report.present).values()
     found = {name for each in counts for name in each}
-    return [(_word(name), excuse.says) for name, excuse in _REASONS.items() if name in found]
+    return [(word(name), excuse.says) for name, excuse in _REASONS.items() if name in found]
 
 
 def _shares(counts: Counter[str]) -> str:
     total = counts.total()
     others = [(name, count) for name, count in counts.most_common() if name != KEY]
-    told = ", ".join(f"{_word(name)} {share(count, total)}" for name, count in others)
+    told = ", ".join(f"{word(name)} {share(count, total)}" for name, count in others)
     return share(counts[KEY], total) + (f" ({told})" if told else "")
 
 

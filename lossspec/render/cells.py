@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from html import escape
 from typing import Any, SupportsIndex, overload
 
-from lossspec.render.layout import plural, ratio
+from lossspec.render.layout import ratio
+from lossspec.report.causes import Block, blocks, unlike
 from lossspec.report.records import Cell
 from lossspec.report.verdict import Verdict
 from lossspec.safe_text import clip, escaped, one_line
@@ -58,7 +59,7 @@ class Cells(list[Cell]):
 
     def __repr__(self) -> str:
         lines = [self.headline]
-        for (verdict, text), names in self._groups().items():
+        for verdict, text, names in self._groups():
             head = f"  {verdict.sign} {verdict}: {_names(names)}"
             whole = f"{head}: {text}" if text else head
             lines += [whole] if len(whole) <= WIDTH else [head, _cut(f"      {text}")]
@@ -70,16 +71,21 @@ class Cells(list[Cell]):
         """Print the summary in IPython, which prints any other list element by element."""
         printer.text("..." if cycle else repr(self))
 
-    def _groups(self) -> dict[tuple[Verdict, str], list[str]]:
-        """Return the clauses that do not conform, by verdict and by what was found."""
+    def _groups(self) -> Iterator[tuple[Verdict, str, list[str]]]:
+        """Yield the clauses that do not conform, by what they have in common, with a text."""
+        for block in _blocks(self):
+            cell, cause = block.shown, block.shown.cause if block.others else None
+            text = f"{cause}; {found(cell)}" if cause else found(cell)
+            yield cell.verdict, one_line(text), [cell.clause, *map(block.label, block.others)]
         groups: dict[tuple[Verdict, str], list[str]] = {}
         for cell in sorted(self, key=_place):
-            if cell.verdict is not Verdict.CONFORMS:
+            if cell.verdict is not Verdict.CONFORMS and not cell.verdict.fails:
                 groups.setdefault((cell.verdict, found(cell)), []).append(cell.clause)
-        return groups
+        for (verdict, text), names in groups.items():
+            yield verdict, text, names
 
     def _repr_html_(self) -> str:
-        """Return a table with a row for each clause, those that fail first."""
+        """Return a table: a row for each cause of deviations, then one for each other clause."""
         heads = "".join(
             f'<th style="{_CELL}"{title}>{name}</th>'
             for name, title in (
@@ -89,7 +95,8 @@ class Cells(list[Cell]):
                 ("worst", ' title="the largest error, divided by what rounding explains"'),
             )
         )
-        rows = "".join(map(_row, sorted(self, key=_place)))
+        others = [Block(cell) for cell in sorted(self, key=_place) if not cell.verdict.fails]
+        rows = "".join(map(_row, (*_blocks(self), *others)))
         return (
             f"<table><caption>{escape(self.headline)}</caption>"
             f"<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
@@ -99,7 +106,7 @@ class Cells(list[Cell]):
 def found(cell: Cell) -> str:
     """Return what was found about a clause, on one line."""
     if cell.verdict is Verdict.CONFORMS:
-        return plural(cell.examples, "case")
+        return cell.tally
     words = [cell.reason or ""]
     if cell.got is not None:
         words.append(f"got {cell.got}")
@@ -112,6 +119,11 @@ def _place(cell: Cell) -> int:
     return _ORDER.index(cell.verdict)
 
 
+def _blocks(cells: Iterable[Cell]) -> list[Block]:
+    """Return the failing cells by cause, in the order of their verdicts."""
+    return sorted(blocks(cells), key=lambda block: _place(block.shown))
+
+
 def _names(names: Iterable[str]) -> str:
     """Return some names, the first three in full."""
     first, more = list(names)[:3], len(list(names)) - 3
@@ -122,11 +134,19 @@ def _cut(line: str) -> str:
     return line if len(line) <= WIDTH else f"{line[: WIDTH - 1]}…"
 
 
-def _row(cell: Cell) -> str:
+def _row(block: Block) -> str:
     """Return a row of the table; a failing clause is shown with its sentence and its call."""
+    cell = block.shown
     clause, what = f"<code>{_text(cell.clause)}</code>", _text(clip(found(cell), 300))
     if cell.verdict.fails:
         clause += f"<br><small>{_text(cell.says)}</small>"
+        if cell.examples and cell.excused:
+            what += f"<br><small>{_text(cell.tally)}</small>"
+    for other in unlike(cell):
+        what += f"<br>{_text(clip(one_line(f'and {other.told()}'), 300))}"
+    if block.others:
+        cause = f"{cell.cause}; " if cell.cause else ""
+        what += f"<br>{_text(one_line(f'{cause}also breaks: {block.also(40)}'))}"
     if cell.call:
         call = "\n".join(map(_text, clip(cell.call, 2000).splitlines()))
         what += (

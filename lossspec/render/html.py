@@ -17,6 +17,7 @@ from markupsafe import Markup
 from lossspec.errors import ReportError
 from lossspec.render.asked import asked_by_loss, reasons_told
 from lossspec.render.curves import curves
+from lossspec.render.excused import excused, reasons
 from lossspec.render.layout import (
     columns,
     nothing,
@@ -28,6 +29,7 @@ from lossspec.render.layout import (
     threads_text,
     unjudged,
 )
+from lossspec.report.causes import blocks, other_kinds
 from lossspec.report.files import LARGEST_FILE
 from lossspec.report.records import Cell, Report
 from lossspec.report.verdict import Verdict
@@ -38,21 +40,27 @@ VERBATIM = 400_000
 # The articles on single cells stop here; the cells that are left out stand in the tables.
 ARTICLES = 100
 ARTICLE_CHARACTERS = 200_000
+# Links to the other cells of one cause.
+LINKS = 40
 _LONGEST = 4_000  # characters of one text in an article
 
 
 def page(report: Report) -> str:
     """The report as a page of HTML that needs no other file."""
     anchors = _anchors(report)
-    failing = report.failing
+    causes = blocks(report.failing)
     known = [cell for cell in report.cells if cell.verdict is Verdict.KNOWN]
-    shown = _fitting(failing), _fitting(known)
+    shown = _fitting(block.shown for block in causes), _fitting(known)
+    causes_shown = causes[: len(shown[0])]
     return _ENVIRONMENT.get_template("report.html.j2").render(
         report=report,
         anchors=anchors,
+        links=LINKS,
         articles={cell.id for cells in shown for cell in cells},
-        failing=failing,
-        failing_shown=shown[0],
+        causes=causes,
+        causes_shown=causes_shown,
+        # What a cell that has no article is explained by.
+        shown_by={other.id: block.shown for block in causes_shown for other in block.others},
         known=known,
         known_shown=shown[1],
         unjudged=unjudged(report),
@@ -71,6 +79,7 @@ def page(report: Report) -> str:
         accuracy=_accuracy(report, axis),
         asked=asked_by_loss(report),
         reasons=reasons_told(report),
+        excused=excused(report),
         curves=curves(report.cells),
         sentences=_sentences(report),
         losses=_by_loss(report),
@@ -134,6 +143,7 @@ def _fitting(cells: Iterable[Cell]) -> list[Cell]:
 def _texts(cell: Cell) -> list[str | None]:
     case = json.dumps(cell.case) if cell.case is not None else None
     texts = [cell.reason, cell.call, cell.got, cell.want, cell.budget, cell.repeat, case]
+    texts += [other.told(with_call=True) for other in other_kinds(cell)]
     return [clip(text, _LONGEST) if text else None for text in texts]
 
 
@@ -262,7 +272,9 @@ def environment() -> Environment:
         re.fullmatch(r"(?!.*\.\.)[\w.-]+(/[\w.-]+)*", path or "", re.ASCII) is not None
     )
     made.globals["plural"] = plural
-    made.globals |= {f.__name__: f for f in (seed_text, threads_text, oracle_text)}
+    functions = (seed_text, threads_text, oracle_text, other_kinds)
+    made.globals |= {f.__name__: f for f in functions}
+    made.filters["reasons"] = reasons
     return made
 
 

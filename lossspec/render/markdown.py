@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from lossspec.render.asked import asked_by_loss, reasons_told
+from lossspec.render.excused import excused
 from lossspec.render.layout import (
     Unjudged,
     columns,
@@ -15,6 +16,7 @@ from lossspec.render.layout import (
     threads_text,
     unjudged,
 )
+from lossspec.report.causes import Block, blocks, other_kinds
 from lossspec.report.records import UNKNOWN, Cell, Report
 from lossspec.report.verdict import Verdict
 from lossspec.safe_text import clip, markdown_code, markdown_line
@@ -22,6 +24,7 @@ from lossspec.safe_text import clip, markdown_code, markdown_line
 # Services refuse a whole comment of more than 64 kB; the budget leaves room for a frame.
 BUDGET = 60_000
 _TEXT = 600
+_NAMES = 20  # cells that a cause explains
 _WHERE = 300  # characters of the clauses that one reason explains
 _CODE = 2_000
 
@@ -30,7 +33,8 @@ def summary(report: Report, budget: int = BUDGET) -> str:
     """The report in at most ``budget`` bytes; sections that do not fit are left out whole."""
     out = _Document(budget)
     out.section(_head(report))
-    out.items("## What deviates", [_deviation(cell) for cell in report.failing], "more that fail")
+    causes = blocks(report.failing)
+    out.items("## What deviates", [_deviation(block) for block in causes], "more that fail")
     out.items("## Not judged", [_why(group) for group in unjudged(report)], "more reasons")
     out.items(
         "## Known deviations",
@@ -39,6 +43,7 @@ def summary(report: Report, budget: int = BUDGET) -> str:
     )
     out.section(_matrix(report))
     out.items("## Numbers asked", _asked(report), "more lines")
+    out.items("## Excused cases", _excused(report), "more reasons")
     out.section(_environment(report))
     return out.text()
 
@@ -117,7 +122,8 @@ def _why(group: Unjudged) -> str:
     return f"{title}\n  {_inline(clip(group.where, _WHERE))}"
 
 
-def _deviation(cell: Cell) -> str:
+def _deviation(block: Block) -> str:
+    cell = block.shown
     parts = [f"### {cell.verdict.sign} {cell.verdict}: {_inline(cell.id)}", _inline(cell.says)]
     if cell.reason is not None:
         parts.append(f"**{_inline(cell.reason)}**")
@@ -129,6 +135,15 @@ def _deviation(cell: Cell) -> str:
         parts.append(_code("\n".join(texts), "text"))
     if cell.repeat is not None:
         parts.append(_code(cell.repeat, "sh"))
+    if block.others:
+        cause = f"Cause: {cell.cause}. " if cell.cause else ""
+        parts.append(_inline(f"{cause}Also breaks: {block.also(_NAMES)}"))
+    for other in other_kinds(cell):
+        parts.append(_inline(f"And {other.told()}"))
+        if other.call is not None:
+            parts.append(_code(other.call, "python"))
+    if cell.excused:
+        parts.append(_inline(f"{cell.tally}."))
     return "\n\n".join(parts)
 
 
@@ -193,6 +208,15 @@ def _asked(report: Report) -> list[str]:
     if not lines:
         return []
     return [note + (f" Why the others are not:\n\n{reasons}" if reasons else ""), *lines]
+
+
+def _excused(report: Report) -> list[str]:
+    """A line for each reason."""
+    return [
+        f"- {_inline(reason.word)}: {plural(reason.cases, 'case')} in "
+        f"{plural(reason.cells, 'cell')}" + (f"; {_inline(reason.says)}" if reason.says else "")
+        for reason in excused(report)
+    ]
 
 
 def _row(texts: Iterable[str]) -> str:

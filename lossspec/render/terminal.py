@@ -4,8 +4,10 @@ import textwrap
 from collections.abc import Iterator
 from os import PathLike, fspath
 
+from lossspec.render.cells import found
 from lossspec.render.layout import judged, nothing, plural, unjudged
-from lossspec.report.records import Cell, Report
+from lossspec.report.causes import Block, blocks, unlike
+from lossspec.report.records import Report
 from lossspec.safe_text import one_line
 
 WIDTH = 80
@@ -28,38 +30,56 @@ def screen(report: Report, path: str | PathLike[str] | None = None) -> str:
     body: list[str] = []
     # Two more lines may come: one that counts the other failures, and an empty one.
     room = HEIGHT - len(head) - len(why) - len(foot) - 2
-    told = 0
-    cells = _newsworthy(report)
-    for cell in cells:
-        lines = list(_lines(cell))
+    left = len(report.failing)
+    for block in _newsworthy(report):
+        lines = list(_lines(block))
         if len(body) + len(lines) > room:
             break
         body += lines
-        told += 1
-    if told < len(cells):
-        body.append(f"… and {plural(len(cells) - told, 'more failing cell')}")
+        left -= block.count
+    if left:
+        body.append(f"… and {plural(left, 'more failing cell')}")
     if body and why:
         why.insert(0, "")
     return "\n".join(head + body + why + foot).rstrip("\n") + "\n"
 
 
-def _newsworthy(report: Report) -> list[Cell]:
-    """The failing cells; what a second surface repeats comes last."""
+def _newsworthy(report: Report) -> list[Block]:
+    """The failing cells by cause, the largest block first, what a second surface repeats last."""
     seen: dict[tuple[str, str], int] = {}
     places = []
-    for cell in report.failing:
-        times = seen[cell.loss, cell.clause] = seen.get((cell.loss, cell.clause), 0) + 1
-        places.append((times > 1, cell))
-    return [cell for _, cell in sorted(places, key=lambda place: place[0])]
+    for block in blocks(report.failing):
+        clause = block.shown.loss, block.shown.clause
+        times = seen[clause] = seen.get(clause, 0) + 1
+        places.append((-block.count, times > 1, block))
+    return [block for *_, block in sorted(places, key=lambda place: place[:2])]
 
 
-def _lines(cell: Cell) -> Iterator[str]:
+def _lines(block: Block) -> Iterator[str]:
+    cell = block.shown
     yield _cut(one_line(f"{cell.verdict.sign} {cell.verdict}: {cell.id}"))
-    for text in (cell.says, cell.reason):
+    for text in (cell.says, found(cell)):
         if text:
             yield from _wrapped(one_line(text), _INDENT, _INDENT, lines=2)
+    if block.others:
+        yield from _also(block)
+    if cell.excused:
+        yield from _wrapped(cell.tally, _INDENT, _INDENT, lines=1)
+    for other in unlike(cell)[:1]:
+        yield from _wrapped(one_line(f"and {other.told()}"), _INDENT, _INDENT, lines=1)
     if cell.repeat and cell.repeat.isprintable():
         yield from _command(cell.repeat)
+
+
+def _also(block: Block) -> list[str]:
+    """The other cells of a block on two lines at most, which end with the number of the rest."""
+    cause = f"{block.shown.cause}; " if block.shown.cause else ""
+    for most in range(min(len(block.others), 12), 0, -1):
+        text = one_line(f"{cause}also breaks: {block.also(most)}")
+        lines = _wrapped(text, _INDENT, _INDENT, lines=3)
+        if len(lines) < 3:
+            return lines
+    return [f"{_INDENT}also breaks {plural(len(block.others), 'more cell')}"]
 
 
 def _not_judged(report: Report) -> list[str]:

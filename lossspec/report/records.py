@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from lossspec.errors import ReportError
+from lossspec.excuse import excused_text
 from lossspec.report.files import read_file, replace_file
 from lossspec.report.reader import (
     Key,
@@ -171,11 +172,22 @@ class Cell(Record):
     ]
     seconds: Annotated[float, Key("", 0.0, {"type": "number", **_AT_LEAST_0})]
     extra: Annotated[dict[str, Any], Key("Anything else, by key.", {})]
+    cause: Annotated[
+        str | None,
+        Key("Why it deviates, where that is clear: the same text for cells with one cause.", None),
+    ] = None
 
     @property
     def absent(self) -> bool:
         """Whether the implementation lacks the loss, and nobody asked that it has all of them."""
         return self.extra.get("absent") is True and not self.verdict.fails
+
+    @property
+    def tally(self) -> str:
+        """Such as "96 cases, 12 excused: 9 overflow, 3 same as torch"."""
+        cases = f"{self.examples} {'case' if self.examples == 1 else 'cases'}"
+        excused = excused_text(self.excused)
+        return f"{cases}, {excused}" if excused else cases
 
     @property
     def former_ids(self) -> tuple[str, ...]:
@@ -197,8 +209,10 @@ class Cell(Record):
                 raise ReportError(f"got {got}, want a finite number of at least 0", f".{name}")
 
     def __repr__(self) -> str:
-        """Return the id and the verdict, with the reason where there is one; on one line."""
+        """Return id, verdict, reason and numbers of cases, as far as there are any; on one line."""
         text = f"{self.id}: {self.verdict}" + (f" ({self.reason})" if self.reason else "")
+        if self.examples or self.excused:
+            text += f", {self.tally}"
         text = one_line(text)
         return f"<Cell {text if len(text) <= 150 else text[:149] + '…'}>"
 

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from lossspec.report.causes import unlike
 from lossspec.report.records import Cell
 from lossspec.safe_text import block
 
 
-def failure_text(record: Cell) -> str:
-    """What a person needs to know of a deviation: sentence, call, numbers, command."""
+def failure_text(record: Cell, shown_by: str | None = None) -> str:
+    """What a person needs to know of a deviation: sentence, call, numbers, command.
+
+    shown_by : the id of the cell that a report shows for the cause.
+    """
     lines = [f"{record.loss}/{record.clause} on {record.device} ({record.surface}) deviates:"]
     lines += [f"  {record.says}", ""]
-    fields = {"what": record.reason or None, "call": record.call or None}
+    cause = record.cause
+    if cause is not None and shown_by not in (None, record.id):
+        cause += f"; see {shown_by}"
+    fields = {"what": record.reason or None, "cause": cause, "call": record.call or None}
     fields |= {name: getattr(record, name) for name in ("got", "want", "budget")}
     fields |= {"repeat": record.repeat or None, "script": record.script or None}
+    others = [("and", other.told(with_call=True)) for other in unlike(record)]
     notes = [("note", str(mishap).strip()) for mishap in record.extra.get("mishaps", ())]
-    for name, text in (*fields.items(), *notes):
+    for name, text in (*fields.items(), *others, *notes):
         if text is not None:
             lines.append(f"  {name + ':':8s} " + text.rstrip().replace("\n", "\n           "))
     return block("\n".join(lines))
