@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from difflib import SequenceMatcher
 
 #: So many known names are written out in a message; of more, the nearest ones.
-SHORT = 8
+SHORT = 9
 #: How many near names are shown.
 NEAREST = 3
 #: How like the given name one must be to be asked for; `difflib.get_close_matches` takes the same.
