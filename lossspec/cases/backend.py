@@ -7,8 +7,6 @@ loaded: in its streams cases come twice, and no stream comes twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 from random import Random
 from weakref import WeakKeyDictionary
@@ -16,7 +14,7 @@ from weakref import WeakKeyDictionary
 from hypothesis.internal.conjecture.providers import HypothesisProvider
 
 #: What the choice at hand is of; empty for a choice that no case asked for.
-_KIND: ContextVar[str] = ContextVar("kind of choice", default="")
+KIND: ContextVar[str] = ContextVar("kind of choice", default="")
 #: The kind of choice that numbers are made from, which are drawn evenly and not in strata.
 SEED = "seed"
 SEED_BITS = 32
@@ -24,16 +22,6 @@ SEED_BITS = 32
 #: By the random generator of a run, by kind and number of options, the options still to come.
 _Strata = dict[tuple[str, int], list[int]]
 _STRATA: WeakKeyDictionary[Random, _Strata] = WeakKeyDictionary()
-
-
-@contextmanager
-def choosing(kind: str) -> Iterator[None]:
-    """Draw choices of a kind in it."""
-    token = _KIND.set(kind)
-    try:
-        yield
-    finally:
-        _KIND.reset(token)
 
 
 class StratifiedProvider(HypothesisProvider):
@@ -53,7 +41,7 @@ class StratifiedProvider(HypothesisProvider):
         shrink_towards: int = 0,
     ) -> int:
         """Draw an integer: of a case's choices the next one of its stratum."""
-        kind = _KIND.get()
+        kind = KIND.get()
         if not kind or min_value is None or max_value is None:
             return super().draw_integer(
                 min_value, max_value, weights=weights, shrink_towards=shrink_towards

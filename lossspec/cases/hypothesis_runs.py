@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
 
 from hypothesis import HealthCheck, Phase, Verbosity, example, given, settings, target
 from hypothesis import seed as seeded
@@ -157,16 +158,24 @@ def expected_failure(
 ) -> bool:
     """Whether judging a stored value still raises, as `@example(...).xfail` asks for."""
 
-    def look(value: T) -> None:
-        judge(value)
+    def look(stored: _Stored[T]) -> None:
+        judge(stored.value)
 
-    stored = example(value).xfail(raises=raises, reason=reason)
+    stored = _Stored(value)
+    expected = example(stored).xfail(raises=raises, reason=reason)
     run = _settings(phases=[Phase.explicit])
     try:
-        _run(st.just(value), "", run, look, expected=(raises,), wrap=stored)
+        _run(st.just(stored), "", run, look, expected=(raises,), wrap=expected)
     except AssertionError:
         return False
     return True
+
+
+@dataclass(frozen=True)
+class _Stored(Generic[T]):
+    """An explicit example, whose text is short: Hypothesis writes it out in any case."""
+
+    value: T = field(repr=False)
 
 
 _KEY = b"lossspec"

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from hypothesis import strategies as st
 
-from lossspec.cases.backend import SEED, SEED_BITS, choosing
+from lossspec.cases.backend import KIND, SEED, SEED_BITS
 from lossspec.cases.case import Case
 from lossspec.cases.draw import Choices, drawn
 from lossspec.spec.loss import Loss
@@ -72,8 +72,11 @@ class _Drawn:
         return self._index(SEED, 2**SEED_BITS)
 
     def _index(self, kind: str, count: int) -> int:
-        with choosing(kind):
+        token = KIND.set(kind)
+        try:
             index = self.draw(_indices(count))
+        finally:
+            KIND.reset(token)
         self.made.append(index)
         return index
 

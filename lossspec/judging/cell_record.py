@@ -25,10 +25,6 @@ from lossspec.report.causes import telling
 from lossspec.report.records import Cell, KnownEntry, cell_id
 from lossspec.report.verdict import Verdict
 
-#: The clauses whose records say how many numbers they asked for: those that compare with the right
-#: answer, and not with another call.
-ASKED_OF = ("value", "gradient")
-
 
 def record_of(
     cell: CellPlan, campaign: Campaign, repeat: str | None, require_all: bool
@@ -211,7 +207,7 @@ def _figures(
     """What was counted and measured, whatever the verdict."""
     extra: dict[str, Any] = dict(clause_record.figures)
     asked = {dtype: dict(n) for dtype, n in sorted(clause_record.asked.items()) if n}
-    if asked and clause_record.clause.name in ASKED_OF:
+    if asked:
         extra["asked"] = asked
     if clause_record.skipped:
         extra["skipped"] = dict(clause_record.skipped)

@@ -20,6 +20,10 @@ from lossspec.judging.kinds import kind_of
 from lossspec.judging.known_deviations import KnownDeviation
 from lossspec.safe_text import foreign_error
 
+#: The clauses whose records say how many numbers they asked for: those that compare with the right
+#: answer, and not with another call.
+ASKED_OF = ("value", "gradient")
+
 
 def judge(clause_record: ClauseRecord, trial: Trial, excuses: Excuses, attached: bool) -> None:
     """Judge a trial by the clause of a record, and record what it found.
@@ -28,7 +32,8 @@ def judge(clause_record: ClauseRecord, trial: Trial, excuses: Excuses, attached:
     """
     start = time.perf_counter()
     trial.worst, trial.figures = 0.0, {}
-    trial.asked, trial.skipped = Counter(), Counter()
+    counts = clause_record.clause.name in ASKED_OF
+    trial.asked, trial.skipped = Counter() if counts else None, Counter()
     informative: Judgement = None
     try:
         with time_limit(), preserved():
@@ -103,7 +108,8 @@ def _count(clause_record: ClauseRecord, trial: Trial, informative: bool) -> None
     clause_record.informative += informative
     clause_record.dtypes.add(trial.case.dtype)
     clause_record.figures |= trial.figures
-    clause_record.asked.setdefault(trial.case.dtype, Counter()).update(trial.asked)
+    if trial.asked is not None:
+        clause_record.asked.setdefault(trial.case.dtype, Counter()).update(trial.asked)
     clause_record.skipped.update(trial.skipped)
     if clause_record.worst < trial.worst <= 1:
         clause_record.worst, clause_record.worst_case = trial.worst, trial.case

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from functools import cached_property
 
 from lossspec.clauses import Clause, clauses, present_id
 from lossspec.errors import ArgumentError, EmptyPlan, UnknownName
@@ -38,7 +39,7 @@ class CellPlan:
         """Unique within the run."""
         return f"{self.implementation.name}:{self.id}"
 
-    @property
+    @cached_property  # asked for by every cell of every other one
     def campaign(self) -> str:
         """What it shares its cases with, in a name that xdist takes for a group."""
         return _campaign(self.implementation, self.loss, self.surface, self.device)
