@@ -134,3 +134,18 @@ import torch
 print(functional.mse_loss(torch.ones(2), torch.zeros(2)).item(), torch.nn.functional is functional)
 """
     assert python(code, cwd=tmp_path) == ("1.0 True\n", "")
+
+
+def test_a_run_does_not_let_pytest_rewrite_hypothesis(workplace):
+    workplace.write(
+        mine="from torch.nn.functional import l1_loss",
+        test_own="""
+            import hypothesis.internal.conjecture.engine as engine
+
+            def test_it_was_loaded_as_it_is():
+                assert "AssertionRewritingHook" not in type(engine.__spec__.loader).__name__
+        """,
+    )
+    words = ("--impl=mine", "--loss=l1_loss", "--clause=accepts", "--profile=quick")
+    ran = workplace.apart("-m", "pytest", "--pyargs", "lossspec.suites", "test_own.py", *words)
+    assert ran.status == 0, ran.out

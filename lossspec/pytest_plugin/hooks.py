@@ -20,6 +20,7 @@ from lossspec.pytest_plugin.judged import (  # noqa: F401  # hooks
     pytest_runtest_makereport,
 )
 from lossspec.pytest_plugin.options import IMPL, OPTIONS, expanded, named, prefixed
+from lossspec.pytest_plugin.plain_import import importing_plainly
 
 #: What to say of short names of the command line that are somebody else's options.
 _FOREIGN = pytest.StashKey[list[str]]()
@@ -135,7 +136,8 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
 
 def _start(config: pytest.Config, places: Path | None = None) -> None:
     try:
-        from lossspec.pytest_plugin.start import session_of
+        with importing_plainly(config):
+            from lossspec.pytest_plugin.start import session_of
 
         conformance = session_of(config, places)
     except Exception:
