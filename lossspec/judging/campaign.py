@@ -169,7 +169,7 @@ class Campaign:
 
         def fails(solved: SolvedCase) -> bool:
             before = self._unexcused()
-            self._look(solved, safe)
+            self._look(solved, drawn)
             return self._unexcused() > before
 
         cases = DrawnCases(

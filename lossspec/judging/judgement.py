@@ -92,6 +92,7 @@ def judge_stored(clause_record: ClauseRecord, known: KnownDeviation, trial: Tria
             return
         found = Finding(trial.solved, deviation, Excuse.EXPECTED_FAILURE, known)
         clause_record.findings.append(found)
+        clause_record.excused[Excuse.EXPECTED_FAILURE] += 1
         raise deviation
 
     try:
