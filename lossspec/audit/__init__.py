@@ -24,6 +24,7 @@ from lossspec.judging.clause_record import ClauseRecord
 from lossspec.judging.finding import Finding, Question
 from lossspec.judging.profiles import Profile, profile_named
 from lossspec.judging.stream import CHOSEN, stream
+from lossspec.judging.support import Support
 from lossspec.spec.catalogue import find
 from lossspec.spec.loss import Loss
 from lossspec.spec.roles import Surface
@@ -184,7 +185,7 @@ def _audited(
     except SpecError as error:  # no clause has come to its end
         crashed = {clause.name: str(error) for clause in judges}
     clause_records = campaign.clause_records
-    hunt.conclude(clause_records)
+    hunt.conclude(clause_records, campaign.support)
     return Result(
         implementation,
         tuple(sorted(hunt.detections.values(), key=lambda each: each.index)),
@@ -203,8 +204,8 @@ class _Hunt:
 
     first_only : whether the first deviation ends the campaign. limit : how many cases are judged;
     all when None. start : when it began. index : of the case at hand, among those judged. drawn,
-    chosen : the indices of the cases of the stream, and of those chosen for costly clauses.
-    refusals : by dtype, the first call that raised, which may be a deviation.
+    chosen : the indices of the cases of the stream, and of those chosen for costly clauses. made :
+    by the identity of a finding, when it was made.
     """
 
     first_only: bool
@@ -214,7 +215,7 @@ class _Hunt:
     detections: dict[str, Detection] = field(default_factory=dict)
     drawn: dict[int, int] = field(default_factory=dict)
     chosen: dict[int, int] = field(default_factory=dict)
-    refusals: dict[str, Detection] = field(default_factory=dict)
+    made: dict[int, Detection] = field(default_factory=dict)
 
     def wants(self, number: int) -> bool:
         """Return whether fewer cases of the stream were judged than the limit."""
@@ -225,31 +226,28 @@ class _Hunt:
         # A case counts once, though clauses on calls that must raise see it after all others.
         seen = self.chosen if number >= CHOSEN else self.drawn
         self.index = seen.setdefault(number, len(seen))
-        name, dtype = clause_record.clause.name, trial.case.dtype
-        found = clause_record.found or next(clause_record.asking(Question.NOTHING_ELSE), None)
+        name = clause_record.clause.name
+        for finding in reversed(clause_record.findings):
+            if id(finding) in self.made:
+                break
+            self.made[id(finding)] = self._detection(name, finding)
+        found = clause_record.found or next(
+            (f for f in clause_record.findings if _certain(f)), None
+        )
         if found is not None:
-            self.detections.setdefault(name, self._detection(name, found))
-        elif name == "accepts" and dtype not in self.refusals:
-            # Whether this is a deviation or a dtype that it does not have shows at the end, but
-            # for float32, which is mandatory.
-            raised = clause_record.asking(Question.DTYPE_WORKS)
-            refusal = next((f for f in raised if f.case.dtype == dtype), None)
-            if refusal is not None:
-                self.refusals[dtype] = self._detection(name, refusal)
-                if dtype == "float32":
-                    self.detections[name] = self.refusals[dtype]
+            self.detections.setdefault(name, self.made[id(found)])
         return not (self.first_only and self.detections)
 
-    def conclude(self, clause_records: Mapping[str, ClauseRecord]) -> None:
+    def conclude(self, clause_records: Mapping[str, ClauseRecord], support: Support) -> None:
         """Note the deviations that were decided at the end, after all cases of the stream."""
         self.index = len(self.drawn) - 1
-        accepts = clause_records["accepts"].found if "accepts" in clause_records else None
-        if accepts is not None:
-            first = self.refusals.get(accepts.case.dtype)
-            self.detections.setdefault("accepts", first or self._detection("accepts", accepts))
         for name, record in clause_records.items():
-            if record.found is not None:
-                self.detections.setdefault(name, self._detection(name, record.found))
+            if record.found is None:
+                continue
+            made = (f for f in record.findings if id(f) in self.made and support.counts(f))
+            first = next(made, None)
+            detection = self._detection(name, record.found)
+            self.detections.setdefault(name, detection if first is None else self.made[id(first)])
 
     def _detection(self, clause: str, finding: Finding) -> Detection:
         seconds = time.perf_counter() - self.start
@@ -263,3 +261,14 @@ class _Hunt:
             deviation.want,
             finding.case,
         )
+
+
+def _certain(finding: Finding) -> bool:
+    """Whether a finding counts, though a campaign decides that at its end only.
+
+    A call in float32, which is mandatory, must work; a gradient that is missing deviates.
+    """
+    if finding.excuse is not None:
+        return False
+    mandatory = finding.case.dtype == "float32" and finding.question is Question.DTYPE_WORKS
+    return mandatory or finding.question is Question.NOTHING_ELSE
