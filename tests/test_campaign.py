@@ -580,7 +580,7 @@ def test_what_is_listed_of_a_loss_that_never_works_is_what_accepts_says():
     run = Run(PROFILES["quick"])
     broken = lossspec.Implementation("broken", functions={"l1_loss": never})
     plan = Plan([broken], losses=("l1_loss",), clauses=("accepts", "value"))
-    _, added, _ = updated(run, plan, [])
+    added = updated(run, plan, []).added
     assert [entry.clause for entry in added] == ["accepts"]
 
 

@@ -193,7 +193,7 @@ def resolves(dotted):
 @named
 def test_every_option_that_is_named_exists(path):
     known = {"--check"}  # of `python -m tests.defects record`
-    known |= {"--hypothesis-seed"}  # of Hypothesis
+    known |= {f"--hypothesis-{name}" for name in ("seed", "profile", "show-statistics")}
     known |= {"--pyargs", "--noconftest", "--group", "--tx"}  # of pytest, pip and pytest-xdist
     known |= {"--benchmark-columns", "--benchmark-sort", "--benchmark-json"}  # of pytest-benchmark
     for benchmark in (ROOT / "benchmarks").glob("*.py"):

@@ -43,6 +43,7 @@ nll_loss/mean-divisor on cpu \(function\) deviates:
   `mean` is the sum of what `none` returns, weighted and divided as the contract says\.
 
   what:    'mean' of the implementation's own 'none'
+  cause:   nll_loss: off by the factor 0\.5 \('mean'\)
   call:    input = tensor\(\[(\[0\.0\], \[-1\.0\]|\[-1\.0\], \[0\.0\])\], dtype=b?float\d\d\)
            target = tensor\(\[(-100, 0|0, -100)\], dtype=int64\)
            nll_loss\(input, target, reduction='mean'\)

@@ -83,7 +83,7 @@ def test_state_that_is_carried_from_call_to_call_is_found_and_not_reduced():
             return loss * 2 if self.calls > 20 else loss
 
     clause_record = trained("mse_loss", Warm, "class")
-    _, deviation = clause_record.found
+    deviation = clause_record.found.deviation
     assert deviation.what == "the loss in step 16 of a training run"  # 4 calls were no training
     assert float(deviation.got) == pytest.approx(2 * float(deviation.want))
 
@@ -93,7 +93,7 @@ def test_a_wrong_gradient_is_found_though_the_loss_is_right():
         loss = F.l1_loss(input, target, reduction=reduction)
         return loss + (input - input.detach()).sum()
 
-    _, deviation = trained("l1_loss", steep).found
+    deviation = trained("l1_loss", steep).found.deviation
     assert deviation.what.startswith("the gradient of input in step 0 of a training run")
 
 
@@ -105,7 +105,7 @@ def test_a_step_that_raises_is_a_deviation_in_the_words_of_the_error():
         return F.l1_loss(input, target, reduction=reduction)
 
     tired.calls = 0
-    _, deviation = trained("l1_loss", tired).found
+    deviation = trained("l1_loss", tired).found.deviation
     assert (deviation.what, deviation.got) == ("a training run raised", "RuntimeError: no more")
 
 

@@ -81,9 +81,9 @@ def mixed_dtypes(trial: Trial) -> Judgement:
     wider = precision(WIDER[case.dtype]).numpy
     declared = trial.under_test.declares(Ability.MIXED_DTYPES)
     judged, refused = False, ""
-    for name, array in case.tensors.items():
-        if roles[name].integer or roles[name].scalar:
-            continue
+    real = [n for n in case.tensors if not (roles[n].integer or roles[n].scalar)]
+    for name in real:
+        array = case.tensors[name]
         mixed = case.with_(tensors={**case.tensors, name: array.astype(wider)})
         outcome = perform(trial.under_test, mixed, trial.device)
         refuses = outcome.phase != "backward" or unimplemented(outcome.error)
@@ -93,9 +93,9 @@ def mixed_dtypes(trial: Trial) -> Judgement:
             if declared:
                 way = f"{outcome.phase} {when}"
                 raise raised(trial, Ability.MIXED_DTYPES, outcome.error, way, case=mixed)
-            continue
-        _right(trial, outcome, trial.expected, when, mixed)
-        judged = True
+        else:
+            _right(trial, outcome, trial.expected, when, mixed)
+            judged = True
     if not judged:
         if refused:
             raise lacking(trial, Ability.MIXED_DTYPES, refused)
@@ -207,10 +207,10 @@ def complex_inputs(trial: Trial) -> Judgement:
     got = to_extended(outcome.value.real if outcome.value.is_complex() else outcome.value)
     want = trial.expected.value(case.reduction)
     informative = trial.agree(got / SIZE, want, "the loss of complex inputs", of=None)
-    for name, slope in trial.expected.gradients().items():
-        gradient = outcome.gradients[name]
-        if gradient is None:
-            continue
+    slopes = trial.expected.gradients()
+    present = {n: found for n in slopes if (found := outcome.gradients[n]) is not None}
+    for name, gradient in present.items():
+        slope = slopes[name]
         back = gradient.cpu().to(torch.complex128) * (TURN.conjugate() / float(SIZE))
         trial.agree(to_extended(back.real), slope, f"the gradient of complex {name}", of=None)
         none = replace(slope, exact=0 * slope.exact, low=0 * slope.low, high=0 * slope.high)

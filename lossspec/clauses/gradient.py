@@ -84,12 +84,11 @@ def gradient(trial: Trial) -> Judgement:
     """For any cotangent, each gradient is the definition's, within what rounding explains."""
     outcome = trial.outcome
     informative = False
-    missing = {}
-    for name, want in trial.expected.gradients().items():
-        got = outcome.gradients[name]
-        if got is None:
-            missing[name] = list(want.exact.shape)
-            continue
+    wants = trial.expected.gradients()
+    present = {name: got for name in wants if (got := outcome.gradients[name]) is not None}
+    missing = {n: list(want.exact.shape) for n, want in wants.items() if n not in present}
+    for name, got in present.items():
+        want = wants[name]
         informative |= trial.agree(
             to_extended(got),
             want,
