@@ -1,6 +1,6 @@
 """A Hypothesis backend that samples each kind of choice in strata.
 
-Of n options each comes up once in every n choices of its kind, so that a short stream has seen them
+Each of n options comes up once in every n choices of its kind, so that a short stream has seen them
 all. Hypothesis's own backend mutates earlier cases and mixes in constants of whatever modules are
 loaded: in its streams cases come twice, and no stream comes twice.
 """
@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 
 from hypothesis.internal.conjecture.providers import HypothesisProvider
 
-#: What the choice at hand is of; empty for a choice that no case asked for.
+#: The kind of the choice at hand; empty for a choice that no case asked for.
 KIND: ContextVar[str] = ContextVar("kind of choice", default="")
 #: The kind of choice that numbers are made from, which are drawn evenly and not in strata.
 SEED = "seed"

@@ -27,7 +27,7 @@ SMALL_NORM = 0.1
 
 
 def features(case: Case, loss: Loss | None = None) -> frozenset[str]:
-    """What a case has that a bug may need, in words; deviations files use them.
+    """Say what a case has that a bug may need, in the words that deviations files use.
 
     loss : the spec of the case; the one of the catalogue when it is left out.
     """

@@ -128,7 +128,7 @@ def shrink_choices(
     attempts : how often `fails` is asked, at most.
     """
     database = InMemoryExampleDatabase()
-    # What is stored exactly as it fails counts as shrunk already: one choice more than it takes.
+    # Choices that fail exactly as stored count as shrunk already, so one more is stored.
     database.save(_KEY, choices_to_bytes((*choices, 0)))
     simplest: DrawnCase | None = None
     #: How many seeds were tried with the same other choices.

@@ -1,4 +1,4 @@
-"""What follows when a call shows that the implementation lacks an ability."""
+"""The answer of a clause to a call that shows that an ability is not there."""
 
 from __future__ import annotations
 

@@ -166,7 +166,7 @@ def second_order(trial: Trial) -> Judgement:
     return informative
 
 
-#: What is lacking where only the first backward works.
+#: The sentence for gradients of which only the first backward works.
 _ONCE = "its gradients cannot be differentiated"
 
 
