@@ -244,6 +244,7 @@ def compiled(trial: Trial) -> Judgement:
                 backward_from(got, case)
     except Exception as error:
         raise raised(trial, Ability.COMPILE, error, "torch.compile") from None
+    trial.under_test.shown.add(Ability.COMPILE)
     want = trial.expected.value(case.reduction)
     informative = trial.agree(to_extended(got), want, "the value under torch.compile", of=None)
     for name, bounded in trial.expected.gradients().items():
@@ -268,6 +269,8 @@ def _invalid(trial: Trial) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _check_compiles(trial: Trial) -> None:
     """Raise where the valid call raises under torch.compile, so that every other one does too."""
+    if Ability.COMPILE in trial.under_test.shown:
+        return
     case = trial.case.with_(requires_grad=())
     inputs = arguments(trial.under_test, case, trial.device)
     try:

@@ -29,7 +29,8 @@ class LossUnderTest:
     form goes to the constructor. found : where an import finds it, as `package.module:expression`
     or `path/to/file.py:expression`; empty when no import does. refused : keywords that one with
     **keywords turned out not to take. abilities : what is declared of it; an ability that is not
-    there is inferred. conventions : declared values of parameters that its signature lacks.
+    there is inferred. conventions : declared values of parameters that its signature lacks. shown :
+    abilities that some call has shown already, which need not be tried again.
     """
 
     implementation: str
@@ -40,6 +41,7 @@ class LossUnderTest:
     refused: set[str] = field(default_factory=set)
     abilities: Mapping[Ability, bool] = field(default_factory=dict)
     conventions: Mapping[str, Any] = field(default_factory=dict)
+    shown: set[Ability] = field(default_factory=set)
 
     def declares(self, ability: Ability) -> bool:
         """Whether it declares an ability, and so must have it."""
