@@ -227,6 +227,14 @@ def test_an_expected_failure_is_strict_both_ways():
         expected_failure("stored", {}.__getitem__, ZeroDivisionError, "why")
 
 
+def test_a_failed_assertion_of_ours_is_not_taken_for_a_case_that_no_longer_fails():
+    def asserts(value):
+        raise AssertionError("ours")
+
+    with pytest.raises(AssertionError, match="ours"):
+        expected_failure("stored", asserts, ZeroDivisionError, "why")
+
+
 # === the database ==========================================================================
 
 
@@ -262,6 +270,17 @@ def test_a_failure_of_another_campaign_is_not_tried():
     before = [*database.fetch(b"mine")]
     campaign_of(F.mse_loss, database, "other").run()
     assert [*database.fetch(b"mine")] == before
+
+
+def test_a_failure_in_some_dtypes_is_kept_apart_from_those_in_others():
+    database = InMemoryExampleDatabase()
+    campaign = campaign_of(wrong_in_half, database)
+    campaign.dtypes = ("float16", "float32")
+    campaign.run()
+    before = [*database.fetch(b"mine float16 float32")]
+    assert before
+    campaign_of(F.mse_loss, database).run()
+    assert [*database.fetch(b"mine float16 float32")] == before
 
 
 def test_a_failure_that_is_mended_is_forgotten():

@@ -87,3 +87,23 @@ def test_clauses_whose_calls_must_raise_stop_at_their_first_deviation():
     cell = judged("huber_loss", lenient, "refuses-parameters")
     assert cell.verdict == "deviates"
     assert len(calls(cell)) == 1
+
+
+def test_findings_hold_no_answers_and_no_arrays_to_the_end_of_a_campaign():
+    from lossspec.clauses import clauses
+    from lossspec.execution.implementation import LossUnderTest
+    from lossspec.implementations.counterpart import torch_counterpart
+    from lossspec.judging.campaign import Campaign
+    from lossspec.judging.profiles import PROFILES
+    from lossspec.spec.catalogue import find
+
+    loss = find("cross_entropy")
+    under_test = LossUnderTest("mine", loss, "function", F.cross_entropy)
+    reference = torch_counterpart(loss, "function")
+    wanted = [clauses()["value"], clauses()["ignored-gradient"], clauses()["mean-of-many"]]
+    campaign = Campaign(under_test, wanted, PROFILES["standard"], reference=reference)
+    records = campaign.run().values()
+    findings = [finding for record in records for finding in record.findings]
+    assert len(findings) > 5
+    assert [f for f in findings if "expected" in vars(f.solved)] == []
+    assert [f for f in findings if f.excuse and f.deviation.compared is not None] == []

@@ -213,7 +213,7 @@ def _curvature(
 def _derived_twice(
     trial: Trial, case: Case, directions: dict[str, np.ndarray]
 ) -> list[torch.Tensor | None]:
-    """What torch gives for the second derivatives; None where it sees no way to a tensor."""
+    """Torch's second derivatives; None where torch sees no way to a tensor."""
     given = arguments(trial.under_test, case, trial.device)
     call = constructed(trial.under_test, case, given, {})
     passed = handed(trial.under_test, case, given)

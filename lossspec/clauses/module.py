@@ -52,7 +52,7 @@ def _has_a_batch(trial: Trial) -> bool:
     return trial.loss.batched(trial.case.shape)
 
 
-#: What a module is moved to from a dtype.
+#: By the dtype of a module, the one that it is moved to.
 OTHER = {"float32": "float64", "float64": "float32"}
 
 

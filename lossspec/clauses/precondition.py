@@ -14,7 +14,7 @@ SMALL = 200
 
 @dataclass(frozen=True)
 class Precondition:
-    """What a case must have for a clause to judge it.
+    """A condition that a case must meet for a clause to judge it.
 
     name : its id in reports. says : a sentence that is true where it holds. excuse : the reason
     that a case is counted under where it does not hold. holds : whether a trial meets it.

@@ -275,5 +275,5 @@ def mean_of_many(trial: Trial) -> Judgement:
     want = Bounded.around(known.exact, budget, case.dtype)
     what = f"the mean over {expected.losses.size * copies} elements, {copies} times the call's"
     trial.agree(got, want, what, of=None, case=case.with_(reduction="mean"))
-    # What overflows is not half right.
+    # An overflow gives infinity, nan or 0, which half of the mean tells from it.
     return bool(budget < abs(float(known.exact)) / 2)

@@ -211,7 +211,7 @@ class Call:
         }
 
     def handed(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
-        """What the call gets: the tensors, or what they become on their way to it."""
+        """The tensors that the call gets, as they are or as they become on their way to it."""
         given = dict(tensors)
         given.update((one.name, one.passed(tensors[one.name])) for one in self.positional)
         return given
@@ -247,7 +247,7 @@ class Call:
 
 
 def _keywords(under_test: LossUnderTest, case: Case) -> dict[str, Any]:
-    """What goes by keyword besides tensors."""
+    """The arguments that go by keyword, tensors left out."""
     passed = constructor(under_test, case)
     for name, value in case.parameters.items():
         if name not in case.omitted and under_test.takes(name):
@@ -291,7 +291,7 @@ def keywords(under_test: LossUnderTest, case: Case, tensors: Mapping[str, Any]) 
 
 
 def handed(under_test: LossUnderTest, case: Case, tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """What a case's call gets: the tensors, or what they become on their way to it."""
+    """The tensors that a case's call gets, as they are or as they become on their way to it."""
     return Call.of(under_test, case).handed(tensors)
 
 

@@ -1,4 +1,4 @@
-"""What an implementation declares about itself: the abilities that it is then held to."""
+"""The declaration of an implementation: the abilities that it is then held to."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ Supports = Iterable[str] | Mapping[str, Losses]
 
 @dataclass(frozen=True)
 class Declaration:
-    """What an implementation declares; whatever it declares and does not do is a deviation.
+    """The abilities that an implementation declares; one that is not there is a deviation.
 
     An ability that is not declared is inferred: a call that raises is then unsupported. A wrong
     number is a deviation either way.

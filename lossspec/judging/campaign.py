@@ -102,6 +102,11 @@ class Campaign:
         share_rest(time.perf_counter() - start, list(self.clause_records.values()))
         return self.clause_records
 
+    @property
+    def _key(self) -> str:
+        """Where cases that fail are kept: the same choices make another case of other dtypes."""
+        return " ".join([self.name, *(self.dtypes or ())])
+
     def learns(self, clause_record: ClauseRecord) -> bool:
         """Return whether another case may tell a clause something."""
         if clause_record.found is not None and not self.shrinks:
@@ -182,7 +187,7 @@ class Campaign:
             wants_more,
             lambda more: self._count(more=more),
         )
-        cases.hand_over_again(self.database, self.name, fails)
+        cases.hand_over_again(self.database, self._key, fails)
         cases.hand_over()
         for clause_record in drawn.values():
             clause_record.over = True
@@ -272,6 +277,6 @@ class Campaign:
             clause_record.seconds += time.perf_counter() - start
             for finding in clause_record.shown if shrinks else ():
                 if finding.solved.dtypes == self.dtypes and finding.solved.choices:
-                    remember(self.database, self.name, finding.solved.choices)
+                    remember(self.database, self._key, finding.solved.choices)
             if clause_record.shown:
                 self._report_progress()

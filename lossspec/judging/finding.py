@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
+from functools import cached_property
 
 from lossspec.cases.case import Case
 from lossspec.clauses.trial import Deviation
 from lossspec.excuse import Excuse
+from lossspec.judging.kinds import Kind, kind_of
 from lossspec.judging.known_deviations import KnownDeviation
 from lossspec.oracle.solver import SolvedCase
 
@@ -48,6 +50,11 @@ class Finding:
     def case(self) -> Case:
         """The case that showed it."""
         return self.solved.case
+
+    @cached_property  # each later deviation of a clause is compared with it
+    def kind(self) -> Kind:
+        """What broke, and what the call had that the plainest one has not."""
+        return kind_of(self.solved, self.deviation)
 
     @property
     def counts(self) -> bool:

@@ -16,8 +16,8 @@ from lossspec.judging.clause_record import ClauseRecord
 from lossspec.judging.deviation import brief, deviation_of
 from lossspec.judging.excuses import Excuses
 from lossspec.judging.finding import Finding, Question
-from lossspec.judging.kinds import kind_of
 from lossspec.judging.known_deviations import KnownDeviation
+from lossspec.oracle.solver import SolvedCase
 from lossspec.safe_text import foreign_error
 
 #: The clauses whose records say how many numbers they asked for: those that compare with the right
@@ -133,7 +133,7 @@ def _place(
     raised = trial.outcome.error
     clause_record.findings.append(
         Finding(
-            trial.solved,
+            _unsolved(trial),
             deviation,
             question=question,
             error=foreign_error(raised) if raised else f"{deviation.what}: {deviation.got}",
@@ -158,18 +158,22 @@ def excused(
     if excuse is None:
         return False
     clause_record.excused[excuse] += 1
-    clause_record.findings.append(Finding(trial.solved, deviation, excuse, by))
+    deviation.compared = None  # no other excuse is looked for
+    clause_record.findings.append(Finding(_unsolved(trial), deviation, excuse, by))
     return True
 
 
 def _keep_for_later(clause_record: ClauseRecord, trial: Trial, deviation: Deviation) -> None:
     """Record one deviation of each kind behind the first; at the end it is looked for excuses."""
-    kind = kind_of(trial.solved, deviation)
-    kept = list(clause_record.asking(Question.ANOTHER_KIND))
-    if all(kind_of(finding.solved, finding.deviation) != kind for finding in kept):
-        clause_record.findings.append(
-            Finding(trial.solved, deviation, question=Question.ANOTHER_KIND)
-        )
+    later = Finding(_unsolved(trial), deviation, question=Question.ANOTHER_KIND)
+    kept = clause_record.asking(Question.ANOTHER_KIND)
+    if all(finding.kind != later.kind for finding in kept):
+        clause_record.findings.append(later)
+
+
+def _unsolved(trial: Trial) -> SolvedCase:
+    """The case without its answer: findings stay to the end, and answers take most memory."""
+    return trial.solved.changed(trial.case)
 
 
 def _question(

@@ -10,7 +10,7 @@ from lossspec.judging.crash_steps import CrashSteps
 from lossspec.judging.excuses import Excuses
 from lossspec.judging.finding import Finding, Question
 from lossspec.judging.judgement import excused
-from lossspec.judging.kinds import Kind, explains, kind_of
+from lossspec.judging.kinds import Kind, explains
 from lossspec.judging.shrinking import simplest
 from lossspec.judging.support import Support
 
@@ -45,9 +45,8 @@ class Shower:
         """
         looked_for = 0
         for finding in _counting(clause_record, self.support):
-            kinds = [kind_of(shown.solved, shown.deviation) for shown in clause_record.shown]
-            kind = kind_of(finding.solved, finding.deviation)
-            if any(explains(shown, kind) for shown in kinds):
+            kinds = [shown.kind for shown in clause_record.shown]
+            if any(explains(shown, finding.kind) for shown in kinds):
                 continue
             if finding.question is Question.ANOTHER_KIND:
                 looked_for += 1

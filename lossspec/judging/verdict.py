@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from lossspec.excuse import Excuse
 from lossspec.judging.clause_record import ClauseRecord
 from lossspec.judging.finding import Finding, Question
+from lossspec.judging.known_deviations import KnownDeviation
 from lossspec.judging.profiles import Profile
 from lossspec.report.verdict import Verdict
 
@@ -72,7 +73,7 @@ def _shown(record: ClauseRecord) -> Judged | None:
         return Judged(Verdict.DEVIATES, record.found.deviation.what, record.found)
     listed = record.excused_by(Excuse.EXPECTED_FAILURE)
     if listed is not None:
-        assert not isinstance(listed.by, str | None)  # an entry of a deviations file
+        assert isinstance(listed.by, KnownDeviation)  # nothing else gives this excuse
         return Judged(Verdict.KNOWN, listed.by.reason, listed)
     shared = record.excused_by(Excuse.SAME_AS_TORCH)
     if shared is not None:
