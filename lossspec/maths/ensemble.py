@@ -116,7 +116,13 @@ class Ensemble:
         return values.reshape((self.size,) + (1,) * (ndim - 1))
 
     def rounded(
-        self, x: Array, steady: bool = False, times: float = 1.0, apart: bool = False
+        self,
+        x: Array,
+        steady: bool = False,
+        times: float = 1.0,
+        apart: bool = False,
+        underflows: bool = True,
+        known_zero: bool = False,
     ) -> Array:
         """`x` moved by one rounding (relative and, near zero, absolute) in the rounding members.
 
@@ -136,9 +142,12 @@ class Ensemble:
         signs[self.rounding] = ways.reshape(ROUNDING_MEMBERS, *shape)
         self.words += 1
         size = np.abs(raw)
-        moves = (signs * (times * self.step)) * (
-            np.where(np.isfinite(size), size, 0) + self.smallest / self.unit
-        )
+        floor = self.smallest / self.unit
+        if not underflows:
+            floor = 0.0
+        elif known_zero:
+            floor = np.where(size == 0, 0.0, floor)
+        moves = (signs * (times * self.step)) * (np.where(np.isfinite(size), size, 0) + floor)
         return x + moves
 
     def doubt(self, ndim: int, some: bool) -> np.ndarray:
@@ -226,9 +235,18 @@ def ensemble(members: Ensemble) -> Iterator[None]:
         current.ensemble = outer
 
 
-def rounded(x: Array, steady: bool = False, times: float = 1.0, apart: bool = False) -> Array:
+def rounded(
+    x: Array,
+    steady: bool = False,
+    times: float = 1.0,
+    apart: bool = False,
+    underflows: bool = True,
+    known_zero: bool = False,
+) -> Array:
     """`x`, rounded in the members that stand for rounding."""
-    return x if current.ensemble is None else current.ensemble.rounded(x, steady, times, apart)
+    if current.ensemble is None:
+        return x
+    return current.ensemble.rounded(x, steady, times, apart, underflows, known_zero)
 
 
 def kept(condition: np.ndarray) -> np.ndarray:

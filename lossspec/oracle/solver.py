@@ -18,6 +18,7 @@ from lossspec.dtypes import Extended, Precision, as_extended, precision
 from lossspec.errors import OutOfRoom, SpecError, blaming
 from lossspec.excuse import Excuse
 from lossspec.maths.ensemble import ROUNDING_MEMBERS, SIDES, Ensemble, ensemble, step_of
+from lossspec.maths.number import Number, plain
 from lossspec.oracle.bounds import REASONS, Bounded, why_open
 from lossspec.oracle.expected import Expected, Whole
 from lossspec.oracle.placement import Placed, placed_axes
@@ -120,7 +121,7 @@ class _Posed:
         for name, view in self.fixed.items():
             role = roles[name]
             if isinstance(role, ClassIndex) and role.one_hot:
-                given[name] = _certain(view[None], self.sizes[role.classes], real)
+                given[name] = Number(_certain(view[None], self.sizes[role.classes], real))
             else:
                 given[name] = view[None]
         for name, value in self.case.parameters.items():
@@ -133,12 +134,12 @@ class _Posed:
 
     def evaluate(self, part: Definition, tensors: Any) -> Any:
         """A function of the loss's arguments, for the differentiable tensors given."""
-        given = {name: tensors[i] for i, name in enumerate(self.wanted)}
+        given = {name: Number(tensors[i]) for i, name in enumerate(self.wanted)}
         for name in _arguments(part):
             if name not in given:
                 still = name in self._still
-                given[name] = self._still[name] if still else self.members(name)
-        return part(**{name: given[name] for name in _arguments(part)})
+                given[name] = self._still[name] if still else Number(self.members(name))
+        return plain(part(**{name: given[name] for name in _arguments(part)}))
 
     @property
     def differentiable(self) -> tuple[np.ndarray, ...]:
@@ -562,9 +563,11 @@ def _textbook(
             inward = np.where(np.isfinite(view), np.nextafter(view, np.zeros_like(view)), view)
         known[name] = np.stack([view, inward.astype(view.dtype)]).astype(dtype.numpy)
 
+    still = {n: Number(x) if n in posed.exact else x for n, x in known.items()}
+
     def evaluate(tensors: tuple[Any, ...]) -> Any:
-        given = {**known, **dict(zip(wanted, tensors, strict=True))}
-        return define(**{name: given[name] for name in _arguments(define)})
+        given = {**still, **dict(zip(wanted, map(Number, tensors), strict=True))}
+        return plain(define(**{name: given[name] for name in _arguments(define)}))
 
     blamed = f"define in {dtype.name}"
     with blaming(posed.loss.name, blamed, posed.case.tensors):

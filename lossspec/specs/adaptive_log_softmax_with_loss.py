@@ -1,6 +1,6 @@
 """Adaptive softmax: frequent classes in a head, rare ones in clusters that the head chooses."""
 
-from lossspec.maths.words import joined, log_softmax, matvec, pick
+from lossspec.maths import joined, log_softmax, matvec, pick
 from lossspec.spec.loss import AnySize, Example, Form, Loss, Refusal
 from lossspec.spec.parameters import number
 from lossspec.spec.roles import ClassIndex, Factor

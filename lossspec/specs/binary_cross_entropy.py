@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lossspec.maths.words import clamped_log, complement
+from lossspec.maths import clamped_log, complement
 from lossspec.spec.loss import Example, Form, Loss, Refusal
 from lossspec.spec.roles import Probability, Weight
 

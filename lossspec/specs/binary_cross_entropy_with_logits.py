@@ -1,6 +1,6 @@
 """Binary cross entropy between the sigmoid of the input and the target."""
 
-from lossspec.maths.words import minus_log_sigmoid
+from lossspec.maths import minus_log_sigmoid
 from lossspec.spec.loss import Example, Form, Loss
 from lossspec.spec.roles import Logit, Probability, Weight
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lossspec.maths.words import by_convention, constant, norm, over, positive_part, total, where
+from lossspec.maths import by_convention, constant, norm, over, positive_part, total, where
 from lossspec.spec.loss import Example, Form, Loss, Symmetry
 from lossspec.spec.parameters import number
 from lossspec.spec.roles import Real, Sign

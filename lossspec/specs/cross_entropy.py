@@ -1,6 +1,6 @@
 """Cross entropy between the softmax of the input and a class, or a distribution over classes."""
 
-from lossspec.maths.words import any_slope, constant, log_softmax, times, total
+from lossspec.maths import any_slope, constant, log_softmax, times, total
 from lossspec.spec.loss import Example, Form, Loss
 from lossspec.spec.parameters import ignore_index, number
 from lossspec.spec.roles import ClassIndex, Distribution, Logit, Weight

@@ -4,7 +4,7 @@ from math import log
 
 import numpy as np
 
-from lossspec.maths.words import constant, log_softmax, log_sum_exp, pick, where
+from lossspec.maths import constant, log_softmax, log_sum_exp, pick, where
 from lossspec.spec.loss import AnySize, Example, Form, Loss, Refusal
 from lossspec.spec.parameters import Parameter, switch
 from lossspec.spec.roles import ClassIndex, Length, Logit

@@ -2,7 +2,7 @@
 
 from math import log as exact_log
 
-from lossspec.maths.words import PI, clamped, constant, log
+from lossspec.maths import PI, clamped, constant, log
 from lossspec.spec.loss import Example, Form, Loss, Refusal, Symmetry
 from lossspec.spec.parameters import number, switch
 from lossspec.spec.roles import NonNegative, Real

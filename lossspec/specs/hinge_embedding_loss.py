@@ -1,6 +1,6 @@
 """Hinge embedding loss: a distance for what is alike, what it lacks of the margin otherwise."""
 
-from lossspec.maths.words import constant, positive_part, where
+from lossspec.maths import constant, positive_part, where
 from lossspec.spec.loss import Example, Form, Loss
 from lossspec.spec.parameters import number
 from lossspec.spec.roles import Real, Sign

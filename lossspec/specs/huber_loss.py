@@ -1,6 +1,6 @@
 """Huber loss: quadratic within delta of the target, linear beyond."""
 
-from lossspec.maths.words import absolute, cancelled, constant, where
+from lossspec.maths import absolute, cancelled, constant, where
 from lossspec.spec.loss import OF_DIFFERENCE, Example, Form, Loss
 from lossspec.spec.parameters import number
 from lossspec.spec.roles import Real, Weight

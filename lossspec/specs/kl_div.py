@@ -1,6 +1,6 @@
 """Kullback-Leibler divergence of the input, in logarithms, from the target."""
 
-from lossspec.maths.words import exp, times, x_log_x
+from lossspec.maths import exp, times, x_log_x
 from lossspec.spec.loss import Example, Form, Loss
 from lossspec.spec.parameters import switch
 from lossspec.spec.roles import LogProbability, Probability

@@ -1,6 +1,6 @@
 """L1 loss: the absolute error."""
 
-from lossspec.maths.words import absolute
+from lossspec.maths import absolute
 from lossspec.spec.loss import OF_DIFFERENCE, Example, Form, Loss
 from lossspec.spec.roles import Real, Weight
 

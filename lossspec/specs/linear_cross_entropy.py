@@ -2,7 +2,7 @@
 
 import math
 
-from lossspec.maths.words import matvec
+from lossspec.maths import matvec
 from lossspec.spec.loss import Example, Form, Loss, Refusal
 from lossspec.spec.parameters import Parameter, ignore_index, number
 from lossspec.spec.roles import ClassIndex, Distribution, Factor, Weight

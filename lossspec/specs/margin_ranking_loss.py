@@ -1,6 +1,6 @@
 """Margin ranking loss: what the right one of two scores lacks to lead by the margin."""
 
-from lossspec.maths.words import constant, positive_part
+from lossspec.maths import constant, positive_part
 from lossspec.spec.loss import Example, Form, Loss, Symmetry
 from lossspec.spec.parameters import number
 from lossspec.spec.roles import Real, Sign

@@ -1,6 +1,6 @@
 """Multi-class margin loss: the right class should score higher than every other, by a margin."""
 
-from lossspec.maths.words import one_hot, pick, positive_part, repeated, total
+from lossspec.maths import one_hot, pick, positive_part, repeated, total
 from lossspec.spec.loss import Example, Form, Loss, Refusal
 from lossspec.spec.parameters import Parameter, number
 from lossspec.spec.roles import ClassIndex, Logit, Weight

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lossspec.maths.words import pick, positive_part, repeated, total, where
+from lossspec.maths import pick, positive_part, repeated, total, where
 from lossspec.spec.loss import AnySize, Example, Form, Loss, Refusal
 from lossspec.spec.roles import ClassIndex, Logit
 

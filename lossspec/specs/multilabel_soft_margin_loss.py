@@ -1,6 +1,6 @@
 """Multi-label soft margin loss: binary cross entropy of each class, averaged over the classes."""
 
-from lossspec.maths.words import minus_log_sigmoid, total
+from lossspec.maths import minus_log_sigmoid, total
 from lossspec.spec.loss import Example, Form, Loss
 from lossspec.spec.roles import Binary, Logit, Weight
 

@@ -1,6 +1,6 @@
 """Negative log likelihood: minus the log-probability of the right class."""
 
-from lossspec.maths.words import pick
+from lossspec.maths import pick
 from lossspec.spec.loss import Example, Form, Loss
 from lossspec.spec.parameters import ignore_index
 from lossspec.spec.roles import ClassIndex, LogProbability, Weight

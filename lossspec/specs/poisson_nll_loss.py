@@ -1,6 +1,6 @@
 """Poisson negative log likelihood of a count, given the rate or its logarithm."""
 
-from lossspec.maths.words import PI, constant, exp, log, where, x_log_x
+from lossspec.maths import PI, constant, exp, log, where, x_log_x
 from lossspec.spec.loss import Example, Form, Loss
 from lossspec.spec.parameters import number, switch
 from lossspec.spec.roles import Count, NonNegative, Real

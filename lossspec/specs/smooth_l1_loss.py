@@ -1,6 +1,6 @@
 """Smooth L1 loss: quadratic within beta of the target, absolute beyond."""
 
-from lossspec.maths.words import absolute, cancelled, constant, where
+from lossspec.maths import absolute, cancelled, constant, where
 from lossspec.spec.loss import OF_DIFFERENCE, Example, Form, Loss
 from lossspec.spec.parameters import number
 from lossspec.spec.roles import Real

@@ -1,6 +1,6 @@
 """Soft margin loss: the logistic loss of a score against a sign."""
 
-from lossspec.maths.words import minus_log_sigmoid
+from lossspec.maths import minus_log_sigmoid
 from lossspec.spec.loss import Example, Form, Loss, Symmetry
 from lossspec.spec.roles import Logit, Sign
 

@@ -1,6 +1,6 @@
 """Triplet margin loss: the anchor should be nearer to the positive than to the negative."""
 
-from lossspec.maths.words import constant, minimum, minus, norm, positive_part
+from lossspec.maths import constant, minimum, minus, norm, positive_part
 from lossspec.spec.loss import Example, Form, Loss, Symmetry
 from lossspec.spec.parameters import number, switch
 from lossspec.spec.roles import Real

@@ -2,7 +2,7 @@
 
 from numpy import inf
 
-from lossspec.maths.words import constant, minimum, minus, norm, positive_part, total
+from lossspec.maths import constant, minimum, minus, norm, positive_part, total
 from lossspec.spec.loss import Example, Form, Loss, Symmetry
 from lossspec.spec.parameters import Parameter, number, switch
 from lossspec.spec.roles import Real
