@@ -105,6 +105,19 @@ class Ensemble:
         """The members in which each word's result is rounded."""
         return slice(self.size - SIDES - ROUNDING_MEMBERS, self.size - SIDES)
 
+    def fresh(self) -> Ensemble:
+        """Return an ensemble of the same members in which nothing has been computed yet."""
+        return Ensemble(
+            self.size,
+            self.unit,
+            self.smallest,
+            self.slack,
+            self.free,
+            self.step,
+            self.room,
+            self.numbers,
+        )
+
     def take(self, numbers: int) -> None:
         """Count numbers that are made; OutOfRoom when there are more than `room` in all."""
         self.numbers += numbers
@@ -142,7 +155,7 @@ class Ensemble:
         signs[self.rounding] = ways.reshape(ROUNDING_MEMBERS, *shape)
         self.words += 1
         size = np.abs(raw)
-        floor = self.smallest / self.unit
+        floor: Any = self.smallest / self.unit
         if not underflows:
             floor = 0.0
         elif known_zero:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from typing import Any
 
@@ -268,6 +268,8 @@ def solve(
             name: _slope(posed, whole, name, losses[0], why, derivative, slips[name])
             for name, derivative in derivatives.items()
         }
+        for other in _equivalents(posed):
+            budget, slopes = _widened(other, whole, losses[0], why, budget, slopes, cotangents)
     return Expected(
         case,
         np.where(posed.counted, losses[0], 0),
@@ -285,6 +287,48 @@ def solve(
         np.where(posed.counted, why, 0).astype(np.int8),
         {name: why_slope for name, (_, _, why_slope) in slopes.items()},
     )
+
+
+_Slopes = dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]
+
+
+def _equivalents(posed: _Posed) -> Iterator[_Posed]:
+    """Pose the case again for each equivalent form of its definition, with an ensemble of its own."""
+    form = posed.loss.form(posed.case.form)
+    for define in posed.loss.equivalents_of(form):
+        fresh = posed.ensemble.fresh()
+        yield replace(posed, define=define, ensemble=fresh)
+        posed.ensemble.numbers = fresh.numbers
+
+
+def _widened(
+    posed: _Posed,
+    whole: Whole,
+    losses: np.ndarray,
+    why: np.ndarray,
+    budget: np.ndarray,
+    slopes: _Slopes,
+    cotangents: Sequence[np.ndarray],
+) -> tuple[np.ndarray, _Slopes]:
+    """Widen the budgets of a definition so that they cover those of an equivalent form."""
+    with ensemble(posed.ensemble):
+        own, derivatives, _ = _evaluated(posed)
+    dtype = posed.precision
+    textbook, slips = _textbook(posed, own[:2], derivatives, cotangents)
+    error = _spread(own, posed.ensemble, dtype) + dtype.unit * np.abs(own[0]) + textbook
+    apart = np.abs(own[0] - losses)
+    error = error + np.where(np.isfinite(apart), apart, 0) / SLACK
+    budget = np.where(np.isfinite(budget) & (budget > 0), np.fmax(budget, error), budget)
+    widened = {}
+    for name, (sides, known, why_slope) in slopes.items():
+        others, error, _ = _slope(posed, whole, name, losses, why, derivatives[name], slips[name])
+        apart = np.abs(others - sides[:1])
+        # Two derivatives that differ by more than rounding are both right, as at a kink.
+        equal = ~(apart > SLACK * np.maximum(known, error))
+        error = np.fmax(known, error + np.where(equal, apart, 0).max(0) / SLACK)
+        sides = np.concatenate([sides, np.where(equal, sides[:1], others)])
+        widened[name] = (sides, np.where(np.isfinite(known), error, known), why_slope)
+    return budget, widened
 
 
 def _weighed(
@@ -436,23 +480,12 @@ def solve_second(
         name: posed.placed[name].enter(as_extended(directions[name]), loop) for name in posed.wanted
     }
 
-    def along(tensors: Any, i: int) -> Any:
-        back, _ = make_vjp(lambda t: posed.evaluate(posed.define, t))(tensors)
-        return anp.sum(back(cotangent)[i] * entered[posed.wanted[i]])
-
-    with (
-        np.errstate(all="ignore"),
-        ensemble(posed.ensemble),
-        blaming(loss.name, "the second derivative of define", case.tensors),
-    ):
-        # One tensor's direction at a time: what they give is rounded before it is added up.
-        parts = [
-            make_vjp(lambda t, i=i: along(t, i))(posed.differentiable)[0](Extended(1))
-            for i in range(len(posed.wanted))
-        ]
+    parts = _curvatures(posed, cotangent, entered)
+    others = [_curvatures(other, cotangent, entered) for other in _equivalents(posed)]
     bounded = {}
     with np.errstate(all="ignore"):
-        for name, *terms in zip(posed.wanted, *parts, strict=True):
+        for i, name in enumerate(posed.wanted):
+            terms = [part[i] for part in parts]
             shape = case.tensors[name].shape
             curvature = np.sum(terms, axis=0)
             size = np.sum([np.abs(term[0]) for term in terms], axis=0)
@@ -465,6 +498,9 @@ def solve_second(
             error = error + second_order_error(posed.precision.unit) * _largest(size)
             pointed = posed.ensemble.pointed(loop)
             sided |= pointed.reshape(loop + (1,) * posed.placed[name].core)
+            for other in others:  # forms with other derivatives leave the second one open
+                apart = np.abs(np.sum([part[i] for part in other], axis=0)[0] - curvature[0])
+                sided |= apart > SLACK * error
             vague = sided | (SLACK * error > VAGUE * size)
             error = np.where(np.isfinite(curvature[0]) & ~vague, error, np.inf)
             placed = posed.placed[name]
@@ -473,6 +509,29 @@ def solve_second(
             axis = expected.simplex.get(name)
             bounded[name] = Bounded.around(exact, budget, posed.precision.name, axis)
     return bounded
+
+
+def _curvatures(
+    posed: _Posed, cotangent: np.ndarray, entered: Mapping[str, np.ndarray]
+) -> list[Sequence[np.ndarray]]:
+    """The derivatives, by every tensor, of each gradient's product with its own direction.
+
+    One tensor's direction at a time: the products are rounded before they are added up.
+    """
+
+    def along(tensors: Any, i: int) -> Any:
+        back, _ = make_vjp(lambda t: posed.evaluate(posed.define, t))(tensors)
+        return anp.sum(back(cotangent)[i] * entered[posed.wanted[i]])
+
+    with (
+        np.errstate(all="ignore"),
+        ensemble(posed.ensemble),
+        blaming(posed.loss.name, "the second derivative of define", posed.case.tensors),
+    ):
+        return [
+            make_vjp(lambda t, i=i: along(t, i))(posed.differentiable)[0](Extended(1))
+            for i in range(len(posed.wanted))
+        ]
 
 
 def _certain(index: np.ndarray, classes: int, real: type) -> np.ndarray:

@@ -56,6 +56,8 @@ class Form:
     widest: int = 131
     #: The loss's definition in terms of these tensors, where they are other ones.
     define: Definition | None = None
+    #: Equivalent forms of that definition.
+    equivalents: tuple[Definition, ...] = ()
 
     @cached_property
     def contracts(self) -> tuple[Shape, ...]:
@@ -144,6 +146,9 @@ class Loss:
     source: str
     #: The unreduced loss, from the tensors and parameters by name. Core axes come last.
     define: Definition
+    #: Other right formulations of `define`, which round differently or have another subgradient at
+    #: a kink. The budget covers each of them.
+    equivalents: tuple[Definition, ...] = ()
     forms: tuple[Form, ...]
     #: Optional tensors.
     options: Mapping[str, Role] = field(default_factory=dict)
@@ -226,6 +231,10 @@ class Loss:
             if not allowed:
                 return False
         return True
+
+    def equivalents_of(self, form: Form) -> tuple[Definition, ...]:
+        """Return the equivalent forms of the definition that a form has."""
+        return form.equivalents if form.define else self.equivalents
 
     def roles(self, form: Form) -> dict[str, Role]:
         """Every tensor of a call by name, the optional ones last."""
@@ -313,8 +322,10 @@ def _problems_of_form(loss: Loss, form: Form) -> Iterator[str]:
         yield from _problems_of_classes(loss, form, shape)
     yield from _unknown("fixed", form.fixed, loss.parameters)
     known = [*loss.roles(form), *loss.parameters_of(form)]
-    for part in ("define", "divisor", "share"):
-        function = getattr(form, part) or (loss.define if part == "define" else None)
+    parts = [("define", form.define or loss.define), ("divisor", form.divisor)]
+    parts += [("share", form.share)]
+    parts += [("an equivalent form", each) for each in loss.equivalents_of(form)]
+    for part, function in parts:
         if function is not None:
             yield from _unknown(f"arguments of {part}", signature(function).parameters, known)
 

@@ -380,9 +380,10 @@ def _file(loss: Loss) -> str | None:
 
 def _source(loss: Loss) -> str:
     """The definition and what it uses of its own file, as they stand there."""
-    roots = [loss.define]
+    roots = [loss.define, *loss.equivalents]
     for form in loss.forms:
-        roots += [f for f in (form.define, form.divisor, form.share) if f is not None]
+        parts = (form.define, form.divisor, form.share, *form.equivalents)
+        roots += [f for f in parts if f is not None]
     try:
         lines, statements = _statements(loss.define.__module__)
     except (OSError, TypeError, KeyError):  # it was typed at a prompt
