@@ -145,6 +145,7 @@ class Ensemble:
         """
         raw = getval(x)
         self.take(raw.size)
+        apart = apart and raw.ndim > 1
         shape = (*(1,) * (raw.ndim - 2), raw.shape[-1]) if apart else (1,) * (raw.ndim - 1)
         ways = _SIGNS[self.words % len(_SIGNS)]
         if steady:

@@ -18,7 +18,7 @@ from lossspec.maths.ensemble import Array, current, rounded
 @primitive
 def _rounding(x: Array) -> Array:
     """x after one rounding; the cotangent is rounded on the way back as well."""
-    return rounded(x, known_zero=True)
+    return rounded(x, known_zero=True, apart=True)
 
 
 defvjp(_rounding, lambda ans, x: lambda g: _rounding(g))
@@ -32,7 +32,7 @@ def _round(operation: Callable[[Any, Any], Any], x: Array) -> Array:
     if current.ensemble is None:
         return x
     if operation in (operator.add, operator.sub):
-        return rounded(x, underflows=False)
+        return rounded(x, underflows=False, apart=True)
     return _rounding(x)
 
 
