@@ -28,7 +28,7 @@ _KINDS = (
 #: Numbers of rows a little above a power of two, so that the last block of a kernel is partial.
 _ROWS = (67, 257, 1025, 4099)
 _SOME_ROWS = (5, 9, 17, 33, 65, 131)
-#: A number of features or classes that exceeds an int8.
+#: A number of features or classes that an int8 cannot hold.
 _WIDE = 131
 _TIES = ("none", "none", "some", "all", "threshold")
 _IGNORED = ("none", "some", "some", "leading", "all")

@@ -57,7 +57,7 @@ def _shape_features(case: Case, loss: Loss) -> set[str]:
 
 
 def _numbers(case: Case) -> set[str]:
-    """Return the features of single numbers: not finite, equal in two tensors, or a 0 cotangent."""
+    """Return the features of single numbers: not finite, ties, or a first cotangent of 0."""
     found = set()
     reals = [array for array in case.tensors.values() if array.dtype.kind not in "iub"]
     sizes = [array.astype(np.float64) for array in reals]

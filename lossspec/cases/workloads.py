@@ -76,7 +76,7 @@ def axes(loss: Loss, size: Size) -> dict[str, int]:
     for axis in shape.core:
         if axis == loss.classes and size.classes is not None:
             found[axis] = size.classes
-        else:  # an axis that only indices have lists classes; there are fewer than scores
+        else:  # an axis that only indices have is a list of classes, shorter than the class axis
             found[axis] = size.inner if axis in carried else max(1, size.inner // 4)
     first = {axis: found[axis] for axis in (*shape.inputs[0], loss.classes) if axis in found}
     batch, *others = shape.result or ("",)
