@@ -142,7 +142,7 @@ def test_merge_joins_the_parts_of_a_run(workplace):
     assert (workplace.path / "whole" / "index.html").exists()
     result = lossspec(workplace, "merge", parts[0], "-o", "half.json")
     assert result.status == 4
-    assert result.err == ["lossspec merge: cannot merge: the shards 2/2 are missing"]
+    assert result.err == ["lossspec merge: cannot merge: add the reports of the shards 2/2"]
 
 
 def test_render_writes_the_pages_again(workplace):
@@ -175,7 +175,7 @@ def test_render_writes_the_pages_again(workplace):
         (["diff", "none.json", str(SAMPLE)], "lossspec diff: none.json: cannot be read"),
         (
             ["merge", str(SAMPLE), str(SAMPLE), "-o", "x.json"],
-            "lossspec merge: cannot merge: the",
+            "lossspec merge: cannot merge: more than one report has the cell ",
         ),
     ],
 )
