@@ -43,7 +43,7 @@ def test_run_needs_an_implementation(workplace, words):
     result = lossspec(workplace, "run", *words)
     assert result.status == 4
     (said,) = result.err
-    assert said.startswith("lossspec run: which implementation? names come first, e.g. ")
+    assert said.startswith("lossspec run: no implementation was named; names come first, such as ")
 
 
 def test_a_name_behind_an_option_is_not_passed_over(workplace):
@@ -52,7 +52,8 @@ def test_a_name_behind_an_option_is_not_passed_over(workplace):
     result = lossspec(workplace, "run", "torch.nn", *words, "mine")
     assert result.status == 4
     assert [line for line in result.err if line] == [
-        "ERROR: lossspec run: mine? names come first, e.g. lossspec run torch.nn --loss=l1_loss"
+        "ERROR: lossspec run: got the name mine after an option; names come first, such as "
+        "`lossspec run torch.nn --loss=l1_loss`"
     ]
 
 

@@ -62,7 +62,8 @@ OPTIONS = (
     _many("clause", "judge only these clauses: NAME or LOSS/NAME, separated by commas; repeatable"),
     _many("dtype", "draw only these dtypes, such as float32, separated by commas; repeatable"),
     _many(
-        "device", "torch devices, such as cpu or cuda:1, or all of them (default: cpu); repeatable"
+        "device",
+        "torch device, such as cpu or cuda:1; `all` is every one (default: cpu); repeatable",
     ),
     _many("deviations", "TOML file of known deviations; repeatable", "FILE"),
     Option(
