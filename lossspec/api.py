@@ -70,12 +70,13 @@ def check(
         EmptyPlan: No clause applies to the loss.
         UnknownName: No such loss, clause, dtype or profile exists.
 
-    >>> import torch, lossspec
-    >>> cells = lossspec.check("l1_loss", torch.nn.functional.l1_loss, clauses=["result-shape"])
-    >>> cells
-    l1_loss (function, cpu): 1 of 1 clauses conform
-    >>> cells[0]
-    <Cell l1_loss/result-shape[function-cpu]: conforms>
+    Example:
+        >>> import torch, lossspec
+        >>> cells = lossspec.check("l1_loss", torch.nn.functional.l1_loss, clauses=["result-shape"])
+        >>> cells
+        l1_loss (function, cpu): 1 of 1 clauses conform
+        >>> cells[0]
+        <Cell l1_loss/result-shape[function-cpu]: conforms>
     """
     spec = spec_of(loss)
     chosen_dtypes = _names(dtypes)
@@ -260,9 +261,10 @@ def parametrize(
         ImplementationError: The name cannot be loaded.
         UnknownName: No such loss, clause or profile exists.
 
-    >>> @lossspec.parametrize("mylib.losses")
-    ... def test_conformance(judge):
-    ...     judge()
+    Example:
+        >>> @lossspec.parametrize("mylib.losses")
+        ... def test_conformance(judge):
+        ...     judge()
     """
     import pytest
 

@@ -71,10 +71,11 @@ def calls(
         DeviceError: This machine has no such device.
         UnknownName: No such loss exists, or its spec has no such dtype.
 
-    >>> @given(calls("cross_entropy", dtypes=["float32", "bfloat16"]))
-    ... def test_mine(call):
-    ...     result = mine(*call.args, **call.kwargs)
-    ...     assert call.expected.agrees(result, gradients=call.backward(result))
+    Example:
+        >>> @given(calls("cross_entropy", dtypes=["float32", "bfloat16"]))
+        ... def test_mine(call):
+        ...     result = mine(*call.args, **call.kwargs)
+        ...     assert call.expected.agrees(result, gradients=call.backward(result))
     """
     spec = spec_of(loss)
     if numbers < 1:
@@ -153,8 +154,9 @@ def tensors(
         ArgumentTypeError: `role` is not a role.
         UnknownName: The role has no such dtype.
 
-    >>> @given(tensors(lossspec.Logit(), (4, 10), "bfloat16"))
-    ... def test_scores(x): ...
+    Example:
+        >>> @given(tensors(lossspec.Logit(), (4, 10), "bfloat16"))
+        ... def test_scores(x): ...
     """
     if isinstance(role, type) and issubclass(role, Role):
         raise ArgumentTypeError(

@@ -45,7 +45,7 @@ class TestedImplementation(Record):
     """The implementation under test: the name given, the version, and the resolved import path."""
 
     name: Annotated[str, Key("The name given to --impl.")]
-    version: MaybeText
+    version: Annotated[str | None, Key("The version; null if it has none.", None)]
     target: Annotated[str, Key("The import path that the name resolved to.", UNKNOWN)]
 
 
@@ -84,7 +84,7 @@ class Environment(Record):
     ]
     command: Annotated[str, Key("The command line of the run.", UNKNOWN)]
     oracle: Annotated[Oracle, Key("The arithmetic in which the right answers were computed.", {})]
-    git_commit: MaybeText
+    git_commit: Annotated[str | None, Key("The git commit, if the run was in a repository.", None)]
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -135,23 +135,26 @@ class Selection(Record):
 class KnownEntry(Record):
     """The entry of a deviations file that makes a failing cell a known deviation."""
 
-    reason: Annotated[str, Key(missing="")]
-    link: MaybeText
-    file: MaybeText
+    reason: Annotated[str, Key("Why the implementation deviates.", "")]
+    link: Annotated[str | None, Key("A link to an issue or to the documentation.", None)]
+    file: Annotated[str | None, Key("The path of the deviations file.", None)]
 
 
 @dataclass(frozen=True)
 class Cell(Record):
-    """One clause judged for one loss on one surface and device."""
+    """One clause judged for one loss on one surface and device.
+
+    The `Key` of each field says what the field holds; the JSON schema has the same texts.
+    """
 
     id: Annotated[str, Key("loss/clause[surface-device]")]
-    loss: str
+    loss: Annotated[str, Key("The name of the loss.")]
     surface: Annotated[
         Literal["function", "class"], Key("Whether the loss is a function or a module class.")
     ]
-    clause: str
+    clause: Annotated[str, Key("The name of the clause.")]
     theme: Annotated[str, Key("The group that the clause belongs to, such as gradient.", UNKNOWN)]
-    device: str
+    device: Annotated[str, Key("The torch device of the tensors.")]
     says: Annotated[str, Key("The clause in one sentence.", "")]
     dtypes: Annotated[tuple[str, ...], Key("The dtypes of the cases.", ())]
     verdict: Annotated[Verdict, Key("The verdicts deviates, crash and not-run fail the run.")]
@@ -168,9 +171,9 @@ class Cell(Record):
     worst: Annotated[float | None, Key("The largest error divided by its budget.", None)]
     case: Annotated[dict[str, Any] | None, Key("The shrunk failing case as data.", None)]
     call: Annotated[str | None, Key("The failing call as Python text.", None)]
-    got: MaybeText
-    want: MaybeText
-    budget: MaybeText
+    got: Annotated[str | None, Key("The result of the failing call.", None)]
+    want: Annotated[str | None, Key("The right answer.", None)]
+    budget: Annotated[str | None, Key("The largest error that is allowed.", None)]
     repeat: Annotated[str | None, Key("A shell command that repeats the failure.", None)]
     script: Annotated[
         str | None, Key("The path of the reproduction script, relative to the artifact.", None)
