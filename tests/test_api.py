@@ -247,7 +247,7 @@ def test_every_class_of_torch_constructed_plainly_is_judged(loss):
             "Scaled with reduction='sum' instead of 'mean'; pass the class Scaled, which is then ",
         ),
         ("huber_loss", torch.nn.HuberLoss(delta=2.0), "HuberLoss with delta=2.0 instead of 1.0"),
-        ("nll_loss", torch.nn.NLLLoss(torch.ones(3)), "NLLLoss with weight=tensor([1., 1., 1.]), "),
+        ("nll_loss", torch.nn.NLLLoss(torch.ones(3)), "NLLLoss with weight=tensor([1., 1., 1.]) "),
         (
             "triplet_margin_with_distance_loss",
             torch.nn.TripletMarginWithDistanceLoss(

@@ -253,7 +253,7 @@ def test_an_implementation_without_a_suite_is_a_usage_error(workplace, words):
     words = ("-p", "no:faulthandler", "-p", "no:cacheprovider", "--impl=torch.nn", *words)
     result = workplace.within(lambda: pytest.main(list(words)))
     assert result.status == pytest.ExitCode.USAGE_ERROR, result.out
-    assert "ERROR: --impl was given, and no suite of lossspec was collected; add --pyargs " in (
+    assert "ERROR: --impl was given, but no suite of lossspec was collected; add --pyargs " in (
         "\n".join(result.err)
     )
     assert not (workplace.path / "reports").exists()
