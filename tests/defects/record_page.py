@@ -34,8 +34,8 @@ def page(record: Record) -> str:
         "## By clause",
         "[Clauses](clauses.md) says what each clause checks. `finds` is the number of defects that"
         " a clause finds. `bugs` are labels of the original bugs, such as DTY-08 for one about"
-        " dtypes. The example is the defect that the fewest other clauses find. The last column is the number of right"
-        " implementations that the clause judged without a deviation.",
+        " dtypes. The example is the defect that the fewest other clauses find. The last column is"
+        " the number of right implementations that the clause judged without a deviation.",
         Table(
             ("clause", "losses", "finds", "bugs", "example of a defect", "right, not reported"),
             tuple(_clause_row(clause, record) for clause in audited()),
