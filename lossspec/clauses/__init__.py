@@ -65,8 +65,8 @@ class Clause:
         chosen: If above 0, the clause is too slow for the cases of the stream. It is judged on
             at least this many costly cases, which cover every option, and only the options of a
             failing case are shrunk.
-        hazard: If above 0, its calls must raise, and may damage the process if they do not. It
-            is judged on small valid calls, after all clauses with a lower hazard.
+        hazard: If above 0, its calls must raise, and may damage the process if they do not. They
+            are made from small calls that work, after all clauses with a lower hazard.
         aliases: Former ids, which are still accepted.
         requires: The preconditions of a case. A case is skipped for the first that does not hold.
     """

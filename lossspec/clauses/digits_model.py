@@ -177,7 +177,7 @@ class _Model:
         return case.settled(self.loss)
 
     def _images(self, rows: np.ndarray) -> Sequence[np.ndarray]:
-        """Return the images for each tensor, such as an anchor, an equal digit and another."""
+        """Return the images for each tensor, such as an anchor, the same digit and another."""
         if len(self.made) < 2 or len({self.form.tensors[n].style for n in self.made}) > 1:
             return [rows] * len(self.made)
         labels = digits()[1][rows]

@@ -1,7 +1,7 @@
 """Clauses on other ways to run the same call: without gradients, transformed, traced, compiled.
 
-Another number is a deviation. An error is a deviation if the implementation declares the ability;
-otherwise the report says that the clause is unsupported, and which ability was inferred to lack.
+A wrong number is a deviation. An error is a deviation if the implementation declares the ability;
+otherwise the clause is unsupported.
 """
 
 from __future__ import annotations

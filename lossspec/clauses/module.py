@@ -29,7 +29,7 @@ def _module(loss: Loss, surface: Surface) -> bool:
 
 @precondition()
 def _copies_can_be_written(trial: Trial) -> bool:
-    """No tensor has elements that share memory, which torch refuses to copy into."""
+    """No tensor has elements that share memory, since torch refuses to copy into such tensors."""
     return "expanded" not in trial.case.layouts.values()
 
 

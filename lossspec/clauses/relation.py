@@ -257,7 +257,7 @@ def _finite_logits(trial: Trial) -> bool:
     return role.style == "logit" and bool(x.size and np.isfinite(x.astype(np.float64)).all())
 
 
-# A right loss may compute in float64 without removing the offset, which fails in float64 only.
+# A right loss may compute in float64, which absorbs the offset of narrower dtypes, not its own.
 @precondition()
 def _narrower_than_float64(trial: Trial) -> bool:
     """The call is in a dtype narrower than float64."""
@@ -645,7 +645,7 @@ def _options_without_further_axes(trial: Trial) -> bool:
     requires=[_has_further_axes, _options_without_further_axes, has_its_dtype],
 )
 def further_axes_are_samples(trial: Trial) -> Judgement:
-    """With axes beside batch and classes, `sum` and `mean` equal those of one batch in which every
+    """With axes besides batch and classes, `sum` and `mean` are those of one batch in which every
     position is a sample."""
     case, form, flat = trial.case, trial.form, _flattened(trial)
     assert flat is not None

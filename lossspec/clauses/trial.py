@@ -145,7 +145,7 @@ class Trial:
         worst: The largest ratio of error to budget so far.
         figures: Other measurements for the report, as JSON data.
         bar: The ratio of error to budget above which a comparison deviates.
-        asked: The number of judged numbers, and of those not judged by reason; None to not count.
+        asked: How many numbers were judged, and how many were not, by reason; None for no count.
         skipped: The number of parts of the case that were not judged, by reason.
     """
 
