@@ -50,7 +50,7 @@ def test_of_two_calls_that_disagree_the_wrong_one_is_shown():
     (cell,) = lossspec.check(
         "nll_loss", forgets_further_axes, profile="quick", clauses=["further-axes-are-samples"]
     )
-    assert (cell.verdict, cell.reason[:11]) == ("deviates", "compared to")
+    assert (cell.verdict, cell.reason[:24]) == ("deviates", "the result compared with")
     assert len(cell.case["tensors"]["input"]["shape"]) > 2
     assert float(cell.got) == pytest.approx(1.5 * float(cell.want), rel=0.02)
 
@@ -175,7 +175,7 @@ def test_another_suite_gets_a_test_for_each_cell(workplace):
     text = "\n".join(result.out)
     assert "1 failed, 3 passed" in result.out[-1]
     assert "FAILED test_mine.py::test_conformance[mse_loss/value[function-cpu]]" in text
-    assert "  The value is that of the definition, within the error that rounding explains." in text
+    assert "  The value differs from the definition's by no more than the error budget." in text
     assert "judge = <judge of mine:mse_loss/value[function-cpu]>" in text
     assert "  repeat:  lossspec run mine --loss=mse_loss --clause=value" in text
 

@@ -40,7 +40,7 @@ WRONG = """
 MENDED = "from torch.nn.functional import nll_loss\n"
 STORY = r"""
 nll_loss/mean-divisor on cpu \(function\) deviates:
-  `mean` is the sum of what `none` returns, weighted and divided as the contract says\.
+  `mean` returns the sum of the losses under `none`, weighted and divided as documented\.
 
   what:    'mean' of the implementation's own 'none'
   cause:   nll_loss: off by the factor 0\.5 \('mean'\)
