@@ -39,7 +39,7 @@ _SAYS = {
     Excuse.EXPECTED_FAILURE: "the result matches a known deviation of the implementation",
     Excuse.SAME_AS_TORCH: "torch returns the same result for the same call",
     Excuse.OTHER_MEANING: (
-        "the implementation lacks a parameter, and its result is right for the other documented value"
+        "the implementation lacks a parameter, and is right for the other documented value of it"
     ),
     Excuse.UNDOCUMENTED_DTYPE: "the documentation neither promises nor rules out this dtype",
     Excuse.NOT_SUPPORTED: "the implementation does not support this call, which is optional",
