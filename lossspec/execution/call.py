@@ -107,7 +107,7 @@ def without(under_test: LossUnderTest, case: Case, name: str) -> Case | None:
     tensors = dict(case.tensors)
     if _ignores(loss, case, name):
         if not all(np.isfinite(x).all() for x in tensors.values() if x.dtype.kind not in "iub"):
-            return None  # an ignored row may hold inf or nan, which would count if it were not
+            return None  # inf or nan of an ignored row would count without the parameter
         for given, role in form.tensors.items():
             if getattr(role, "ignored_by", None) == name:
                 array = tensors[given]

@@ -133,7 +133,7 @@ class CrashCheckpoint:
             return
         try:
             data = pickle.dumps(call)
-        except Exception:  # an argument of a local class, say; the step alone is recorded then
+        except Exception:  # an argument of a local class cannot be pickled; record only the step
             data = b""
         os.pwrite(self._call, len(data).to_bytes(_LENGTH, "big") + data, 0)
 

@@ -86,7 +86,7 @@ def _holds(name: str, file: Path) -> bool:
 
 
 def _cure(error: BaseException, file: Path) -> str:
-    """Say how to mend an import error that a file has only because it is named by its path."""
+    """Say how to fix an import error that a file has only because it is named by its path."""
     if isinstance(error, ImportError) and "relative import" in str(error):
         folders = [file.parent]
         while (folders[0] / "__init__.py").is_file():

@@ -48,7 +48,7 @@ def leaves_torch(
     except STOPS:
         raise
     except BaseException:
-        return True  # a composition of torch's operations runs under a dispatch mode
+        return True  # a composition of torch's operations would not raise in a dispatch mode
     if not backward:
         return not flow.reaches(value)
     gradients = [getattr(tensor, "grad", None) for tensor in inputs.values()]
@@ -98,7 +98,7 @@ class _Followed:
 
 @cache
 def _makes_new(func: Any) -> bool:
-    """Return whether an operation uses only the shape and dtype of its tensors, as `empty_like`.
+    """Return whether an operation uses only the shape and dtype of its tensors: `empty_like`, say.
 
     Such an operation has an argument `pin_memory`, like all that allocate. It has no
     `non_blocking`, which the operations that copy have.

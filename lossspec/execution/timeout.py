@@ -81,7 +81,7 @@ def ends_process() -> None:
 
 
 def ends_orderly() -> Callable[[], None]:
-    """Raise KeyboardInterrupt on SIGINT and SIGTERM, so that a run reports what it has judged.
+    """Let SIGINT and SIGTERM raise KeyboardInterrupt, so that a run reports what it has judged.
 
     A signal that is ignored, or that has a handler already, is left alone.
 

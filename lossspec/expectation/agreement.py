@@ -15,8 +15,8 @@ from lossspec.oracle.parts import GradientPart
 #: The reasons why a number is not compared.
 IGNORED = "in an ignored row"
 NOT_FINITE = "the exact number is not finite"
-TOO_SMALL = "the input is below the smallest number that a gradient is asked for"
-OVERFLOW = "the formula overflows in the dtype, or many kinks meet"
+TOO_SMALL = "the input is too small in the dtype for a comparison of gradients"
+OVERFLOW = "the formula overflows in the dtype, or too many kinks meet"
 NO_ELEMENTS = "the mean of no elements"
 
 
@@ -88,7 +88,7 @@ class Comparison:
         asked = f"{self.wrong:,} of {self.compared:,} numbers wrong" if self.wrong else "right"
         if not self.wrong:
             asked += f", {self.compared:,} number{'' if self.compared == 1 else 's'} compared"
-        left = "".join(f"; {count:,} not asked: {why}" for why, count in self.not_asked.items())
+        left = "".join(f"; {count:,} not compared: {why}" for why, count in self.not_asked.items())
         if self.worst is None:
             return f"{self.what}: {asked}{left}"
         place = f" at {list(self.worst.index)}" if self.worst.index else ""

@@ -238,7 +238,7 @@ def _parameter(name: str, parameter: Parameter, given: Any) -> Any:
 
 
 def _check_range(name: str, parameter: Parameter, given: Any) -> None:
-    """Raise ArgumentError for a value that a loss must refuse, and for values beyond such a one."""
+    """Raise ArgumentError for a value that a loss must refuse, or for one beyond such a value."""
     if given in parameter.refused:
         raise ArgumentError(f"{name}={given!r} is out of range: a right loss refuses it")
     valid = [x for x in parameter.values if isinstance(x, int | float)]
