@@ -73,11 +73,14 @@ def chosen(names: Sequence[str]) -> tuple[str, ...]:
             ) from None
         if device.type not in present():
             raise DeviceError(
-                f"--device {name}: no such device here{suggestion(name, [*present(), 'all'])}"
+                f"--device {name}: this machine has no such device"
+                f"{suggestion(name, [*present(), 'all'])}"
             )
         if ":" in name and device.type != "cpu":
             count = torch.accelerator.device_count()
             if device.index >= count:
-                raise DeviceError(f"--device {name}: there are {count} of type {device.type}")
+                raise DeviceError(
+                    f"--device {name}: the last device of this type is {device.type}:{count - 1}"
+                )
         devices.append(name)
     return tuple(dict.fromkeys(devices))
