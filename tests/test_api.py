@@ -355,7 +355,7 @@ def test_torchs_own_dtypes_and_devices_are_names_too():
 @pytest.mark.parametrize(
     ("loss", "target", "message"),
     [
-        (halved, "mse_loss", "loss comes first and is a name or a lossspec.Loss, got <function ha"),
+        (halved, "mse_loss", "first argument, loss, must be a name or a lossspec.Loss, got <func"),
         ("mse_loss", F, ">; pass torch.nn.functional.mse_loss"),
         ("mse_loss", torch.nn, ">; pass torch.nn.MSELoss"),
         ("mse_loss", torch.ones(()), "target takes a function or a class, got tensor(1.)"),

@@ -180,7 +180,7 @@ def test_torch_takes_the_stand_in_for_an_accelerator(place):
     ) == [
         "standin ['cpu', 'standin']",
         "('cpu', 'standin') ('standin:0',)",
-        "--device standin:1: there are 1 of type standin",
+        "--device standin:1: the last device of this type is standin:0",
     ]
 
 
