@@ -192,7 +192,7 @@ class Loss:
     complex: bool = False
     #: Whether adding a number to all logits of a row leaves the loss unchanged.
     shift_invariant: bool = False
-    #: Whether the class has the methods `log_prob` and `predict`, which rank the classes of a row.
+    #: Whether the class has torch's methods `log_prob` and `predict`.
     ranks: bool = False
     examples: tuple[Example, ...] = ()
     notes: tuple[str, ...] = ()
