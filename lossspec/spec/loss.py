@@ -205,7 +205,7 @@ class Loss:
 
     @property
     def breadth(self) -> int:
-        """The number of shape contracts, parameters and optional tensors: how much calls can vary."""
+        """How many ways calls can vary: shape contracts, parameters and optional tensors."""
         shapes = sum(len(form.contracts) for form in self.forms)
         return shapes + len(self.parameters) + len(self.options)
 
