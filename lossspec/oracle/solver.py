@@ -1,8 +1,16 @@
 """Solve a case: compute the right answer in extended precision, and bound the effect of rounding.
 
-The method is known in the literature as Monte Carlo arithmetic (CESTAC, MCA). It measures how
-sensitive a formula is to rounding by running the formula on perturbed copies of its inputs. The
-copies are called *members*, and all of them together an *ensemble* (`lossspec.maths.ensemble`).
+The right answer comes with a *budget*: the largest error that a correct implementation may have
+because it rounds in the dtype of the case. For each loss and each derivative it is
+
+    budget = SLACK · (sensitivity + u · |number| + error of the plain formula + tiny).
+
+Here u is the unit roundoff of the dtype, and tiny the size below which kernels may return 0.
+
+The sensitivity is measured by a method that is known in the literature as Monte Carlo arithmetic
+(CESTAC, MCA). It runs the formula on perturbed copies of its inputs and sees how far the result
+moves. The copies are called *members*, and all of them together an *ensemble*
+(`lossspec.maths.ensemble`).
 Here the perturbations are fixed patterns, not random numbers, so a case always has the same budget.
 
 `solve` works in five steps:
@@ -467,7 +475,7 @@ def _trial_cotangents(posed: _Posed, whole: Whole, shares: np.ndarray) -> list[n
         # A mean divides the cotangent first, which may make it subnormal in float16. Its rounding
         # error there depends on its digits, so try several values.
         share = posed.case.upstream("mean") / divisor * shares
-        cotangents += [share * luck for luck in LUCK_FACTORS]
+        cotangents += [share * factor for factor in LUCK_FACTORS]
     return cotangents
 
 
