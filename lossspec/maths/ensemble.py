@@ -86,7 +86,7 @@ def step_of(unit: float) -> float:
 
 @dataclass
 class Ensemble:
-    """The members of axis 0 while a definition is evaluated, and the findings of that evaluation.
+    """The members of axis 0 while a definition is evaluated, and its records of that evaluation.
 
     The module docstring lists the members. At a kink, the last member but one takes the lowest
     one-sided derivative and the last member the highest. The other members of `SIDES` mix them.
@@ -174,8 +174,8 @@ class Ensemble:
     def doubt(self, ndim: int, some: bool) -> np.ndarray:
         """Return the factor by which an accepted difference is added in each member.
 
-        `x + (y - x) * doubt` moves x in the rounding members by so much that the budget, after it
-        is scaled by the oracle, covers the distance from x to y twice.
+        `x + (y - x) * doubt` moves x in the rounding members. The oracle scales that move to a
+        budget of twice the distance from x to y.
 
         Args:
             ndim: How many axes the result has, the member axis included.
@@ -210,14 +210,14 @@ class Ensemble:
         """Return the derivative of a function with a kink where `argument` is 0.
 
         If rounding may put `argument` on either side of 0, then the last members take different
-        one-sided derivatives. The perturbed members take the higher one, as does the last member,
-        which they are compared with.
+        one-sided derivatives. The perturbed members take `high`, as does the last member, with
+        which they are compared.
 
         Args:
             argument: A number for each element, 0 at the kink.
             derivative: The derivative away from the kink.
-            low: The lowest one-sided derivative at the kink.
-            high: The highest one-sided derivative at the kink.
+            low: The one-sided derivative that the last member but one takes, usually the lowest.
+            high: The one-sided derivative that the last member takes, usually the highest.
         """
         derivative = self.kept(derivative)
         either = self.either(argument)
