@@ -299,7 +299,8 @@ def total(x: Array) -> Array:
 def matvec(matrix: Array, x: Array) -> Array:
     """Return the product of a matrix with a vector.
 
-    The elements of the result are rounded independently, each as by `total`.
+    The elements of the result are rounded independently, each as by `total`. The derivatives are
+    those of the product and are not rounded.
 
     Args:
         matrix: Numbers of shape (..., M, K).
@@ -341,7 +342,8 @@ def log_softmax(x: Array) -> Array:
 
     The largest element is subtracted first, so the exponentials cannot overflow. An element of
     -inf gives -inf. With a single inf, its own element gives 0 and the others -inf; with several
-    the result is nan. The sum of the exponentials is rounded, and so is the result.
+    the result is nan. The sum of the exponentials is rounded, and so is the result. Derivative:
+    g - softmax(x)·Σ g for a cotangent g, where the softmax is computed from the rounded result.
 
     Args:
         x: Logits of shape (..., C).
