@@ -39,6 +39,12 @@ settings.register_profile("without memory", settings.default, database=None)
 settings.load_profile("without memory")
 
 
+@pytest.fixture(autouse=True)
+def without_memory() -> None:
+    """Fail where an earlier test has left another profile of Hypothesis in force."""
+    assert settings().database is None, "a test has changed the profile of Hypothesis"
+
+
 @dataclass(frozen=True)
 class Finished:
     """A run that is over: its exit status, and the lines of what it printed."""
