@@ -1,4 +1,4 @@
-"""Loads the plugin for a checkout that is not installed."""
+"""Load the pytest plugin in a checkout that is not installed."""
 
 from pathlib import Path
 
@@ -11,11 +11,11 @@ pytest_plugins = ["lossspec.plugin"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Register the names that an installed plugin reads before any conftest.py is loaded."""
+    """Register the short option names, which an installed plugin registers earlier."""
     add_short_names(parser)
 
 
 def pytest_report_header() -> str | None:
-    """Tell of another lossspec than this checkout's, such as one installed from it."""
+    """Return the path of lossspec if it is not the one of this checkout."""
     package = Path(lossspec.__file__).resolve().parent
     return None if package.parent == Path(__file__).resolve().parent else f"lossspec: {package}"

@@ -23,7 +23,7 @@ from proselint.registry import CheckRegistry
 from proselint.registry.checks import Check, CheckResult, types
 from proselint.tools import LintFile
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
 GLOSSARY = ROOT / "docs" / "glossary.md"
 CHECKED = (
     "README.md",
@@ -40,13 +40,17 @@ CHECKED = (
     "tests",
 )
 #: Words that leave the reader without a subject when a sentence begins with them.
-OPENINGS = "Of|What|Whatever|Where|Wherever|Who|Whoever"
+OPENINGS = ("Of", "What", "Whatever", "Where", "Wherever", "Who", "Whoever")
 #: The most words of a sentence.
 LONGEST = 32
 #: A string of so many words is a message.
 MESSAGE = 5
 #: The end of a sentence, a paragraph, an item or a cell of a table.
 BOUNDARY = re.compile(r"(?<=[.!?])\s+|\n\s*\n|\n(?=\s*(?:[-*+#>|]|\d+[.)]\s))|\|")
+#: A line of a program, a tag or a command of LaTeX: the string that holds one is no message.
+NO_MESSAGE = re.compile(
+    r"^\s*(?:import|from|def|class) \w|</\w+>|\\(?:frac|ell|begin|log|sum)\b", re.MULTILINE
+)
 #: proselint's checks that mistake a technical term, or ask for signs that source files avoid.
 LEFT_OUT = ("typography", "annotations", "social_awareness", "dates_times", "psychology")
 
@@ -92,7 +96,7 @@ def findings(path: Path) -> list[tuple[int, str, str]]:
     for passage in passages:
         text = LintFile(path.name, passage.text)
         for result, _ in text.lint(config):
-            if path == GLOSSARY and result.check_path == "lossspec.glossary":
+            if path.resolve() == GLOSSARY and result.check_path == "lossspec.glossary":
                 continue  # the page that lists the words
             before = text.content[: result.span[0]]
             space = re.match(r"\s*", text.content[result.span[0] :])
@@ -150,7 +154,11 @@ def is_message(text: str) -> bool:
     """Return whether a string is prose rather than a name, a program, a page or a formula."""
     long = len(re.findall(r"[A-Za-z]{2,}", text)) >= MESSAGE
     return long and not (
-        re.search(r"^\s*(import|from|def|class) \w|</\w+>|\\frac|\\ell", text, re.MULTILINE)
+        re.search(
+            r"^\s*(import|from|def|class) \w|</\w+>|\\(?:frac|ell|begin|log|sum)\b",
+            text,
+            re.MULTILINE,
+        )
     )
 
 
@@ -206,7 +214,7 @@ def replaced() -> dict[str, str]:
 def openings(text: str, check: Check) -> Iterator[CheckResult]:
     """Find sentences, not questions, that begin with one of the words of `OPENINGS`."""
     for start, sentence in sentences(text):
-        first = re.match(rf"(?:{OPENINGS})\b", sentence)
+        first = re.match(rf"(?:{'|'.join(OPENINGS)})\b", sentence)
         if first and not sentence.endswith("?"):
             message = f"a sentence begins with its subject, not with '{first.group()}'"
             yield CheckResult(check.path, message, (start, start + first.end()), None)

@@ -1,8 +1,8 @@
-"""Where the time of a run goes: drawing cases, solving them, judging them; clause by clause.
+"""Measure the time of a run, divided into drawing, solving and judging, and by clause.
 
 `python benchmarks/cells_per_second.py [--profile quick] [LOSS ...]` judges torch.nn in this process
-and prints seconds for each loss, then for each clause, then cells (a case under a clause) a second;
-at last, what a plain property-based test of one loss gets through.
+and prints the seconds for each loss and for each clause. It ends with the number of judgements (one
+case under one clause) a second, and with that of a simple property-based test for comparison.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PLAIN = 300
 
 
 def plain_test() -> float:
-    """Examples a second of the test that a library's author would write for mse_loss."""
+    """Return the examples a second of a property-based test as an author of mse_loss writes it."""
     tiny = float(np.finfo(np.float32).tiny)
     numbers = arrays(np.float32, array_shapes(), elements=st.floats(-1e3, 1e3, width=32))
 
@@ -52,7 +52,7 @@ def plain_test() -> float:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and print."""
+    """Measure, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("loss", nargs="*")
     parser.add_argument("--profile", choices=list(PROFILES), default="quick")
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parts: Counter[str] = Counter()
     seconds: Counter[str] = Counter()
     cells: Counter[str] = Counter()
-    print(f"{'loss':36}{'draw':>8}{'solve':>8}{'judge':>8}{'cells':>8}")
+    print(f"{'loss':36}{'draw':>8}{'solve':>8}{'judge':>8}{'judged':>8}")
     for loss in [find(name) for name in options.loss] or list(catalogue().values()):
         for under_test in torch_nn.classes.losses_under_test(loss):
             judges = [c for c in clauses().values() if c.applies(loss, under_test.surface)]
@@ -84,16 +84,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for name, clause_record in clause_records.items():
                 seconds[name] += clause_record.seconds
                 cells[name] += clause_record.examples
-    print(f"\n{'clause':36}{'seconds':>8}{'cells':>8}{'ms each':>9}")
+    print(f"\n{'clause':36}{'seconds':>8}{'judged':>8}{'ms each':>9}")
     for name, spent in seconds.most_common():
         print(f"{name:36}{spent:8.2f}{cells[name]:8}{1e3 * spent / max(cells[name], 1):9.2f}")
     total = sum(parts.values())
     cases = cells["accepts"]
     shares = ", ".join(f"{name} {spent / total:.0%}" for name, spent in parts.items())
     print(
-        f"\n{cells.total()} cells in {total:.1f} s: {cells.total() / total:.0f} a second; {shares}"
+        f"\n{cells.total()} judgements in {total:.1f} s: {cells.total() / total:.0f} a second; "
+        f"{shares}"
         f"\n{cases / total:.0f} cases a second, each under {cells.total() / cases:.0f} clauses;"
-        f" a plain test of mse_loss has {plain_test():.0f} examples a second, under one"
+        f" a simple test of mse_loss judges {plain_test():.0f} examples a second"
     )
 
 

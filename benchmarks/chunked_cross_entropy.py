@@ -1,7 +1,7 @@
-"""A cross entropy that works through the batch in chunks and makes its gradient on the way.
+"""A cross entropy that processes the batch in chunks and computes its gradient in forward.
 
-`pytest suites/timing --impl=benchmarks.chunked_cross_entropy` times it: forward computes the
-gradient of each chunk at once, in the place of the log-softmax that torch keeps for backward.
+`pytest suites/timing --impl=benchmarks.chunked_cross_entropy` times it. Forward keeps the gradient
+for backward, while torch keeps the log-softmax.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-#: Numbers of a chunk of the batch: what is held beside the gradient.
+#: The number of scores in a chunk; forward holds one chunk in addition to the gradient.
 CHUNK = 2**18
 
 
 class _Chunked(torch.autograd.Function):
-    """Class indices, no weight, no smoothing; the mean or the sum over rows that count."""
+    """The mean or the sum over rows that are not ignored, for class indices without options."""
 
     @staticmethod
     def forward(
@@ -55,7 +55,7 @@ def cross_entropy(
     reduction: str = "mean",
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """As torch's; what has no chunked form goes there."""
+    """Return what torch's cross entropy returns; calls without a chunked form are passed to it."""
     plain = input.ndim == 2 and target.shape == input.shape[:1] and not target.is_floating_point()
     if not plain or not len(target) or weight is not None or label_smoothing or reduction == "none":
         return functional.cross_entropy(

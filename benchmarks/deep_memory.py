@@ -1,7 +1,7 @@
-"""What a worker holds over a long campaign: its resident memory after each batch of cases.
+"""Measure the resident memory of a worker during a long campaign, after each batch of cases.
 
 `python benchmarks/deep_memory.py [--cases 10000] [LOSS]` judges torch.nn.functional in this process
-(Linux only: it reads /proc).
+(Linux only, because it reads /proc).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PAGE = 4096 / 2**20
 
 
 def resident() -> float:
-    """MiB of this process that lie in memory."""
+    """Return the resident memory of this process in MiB."""
     gc.collect()
     return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
 
@@ -38,7 +38,7 @@ def show(done: int, total: int, found: int) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and print."""
+    """Run the campaign, and print the memory during it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("loss", nargs="?", default="huber_loss")
     parser.add_argument("--cases", type=int, default=10_000)

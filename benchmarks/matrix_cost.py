@@ -1,7 +1,7 @@
-"""What a nightly matrix costs: from a report's seconds for each cell to hours of a machine.
+"""Compute the cost of a nightly matrix in machine hours from the seconds of a report's cells.
 
 `python benchmarks/matrix_cost.py reports/published/torch.nn/conformance.json [--implementations 50]
-[--versions 5] [--devices 3] [--cores 16]`. Seconds are those of the machine of the report.
+[--versions 5] [--devices 3] [--cores 16]`. The times are those of the machine of the report.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lossspec.report.records import Report
 
 
 def start() -> float:
-    """The median seconds that a worker takes before it judges: Python, torch, the suite."""
+    """Return the median time of starting a worker (Python, torch and lossspec), in seconds."""
     taken = []
     for _ in range(3):
         begun = time.perf_counter()
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     middle = median(cell.seconds for cell in judged)
     print(f"a cell: {seconds / len(judged) * 1e3:.0f} ms, the median {middle * 1e3:.0f} ms")
     slowest = max(losses, key=losses.__getitem__)
-    print(f"the largest campaign, which no worker shares: {slowest}, {losses[slowest]:.0f} s")
+    print(f"the longest campaign, which runs in one worker: {slowest}, {losses[slowest]:.0f} s")
     print(f"a worker starts in {begun:.1f} s")
     print(f"the matrix: {runs} runs, {hours:.1f} h of one core", end="")
     wall = hours / options.cores + runs * begun / 3600 / options.cores

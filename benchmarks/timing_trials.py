@@ -1,7 +1,8 @@
-"""How often the timing suite's verdicts are wrong: the same loss against itself, and slower ones.
+"""Measure how often the verdicts of the timing suite are wrong.
 
-`python benchmarks/timing_trials.py [--trials 100]` plants a slowdown that is exact by construction:
-after each call the process stays busy for that share of the CPU time which the call itself took.
+`python benchmarks/timing_trials.py [--trials 100]` times a loss against itself and against slower
+versions. The slowdown is exact by construction: after each call the process stays busy for a given
+share of the CPU time of that call.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ SECONDS = 1e-3
 
 
 def slowed(share: float) -> Callable[..., Any]:
-    """Torch's cross entropy, which takes this share longer."""
+    """Return torch's cross entropy, slowed by this share of its CPU time."""
 
     def cross_entropy(*tensors: torch.Tensor, **parameters: Any) -> torch.Tensor:
         start = time.process_time_ns()
@@ -48,20 +49,27 @@ def slowed(share: float) -> Callable[..., Any]:
 
 
 def trials(share: float, axes: dict[str, int], mode: Mode, count: int) -> None:
-    """Run and print one row: the verdicts, and the median and the width of the intervals."""
+    """Run the trials of one row; print the verdicts, the ratios and the widths of the intervals.
+
+    Args:
+        share: The slowdown as a share of the CPU time of a call.
+        axes: The sizes of the axes by name.
+        mode: The mode of the timing.
+        count: The number of trials.
+    """
     case = workload(LOSS, axes, "float32", 0)
-    # Without a slowdown both arms are the same object.
+    # Without a slowdown, both arms are the same object.
     torchs = LossUnderTest(TORCH, LOSS, "function", functional.cross_entropy)
     mine = torchs
-    if share:  # reading the clock takes its time, in the baseline too
+    if share:  # slow the baseline by 0, since reading the clock takes time in both arms
         torchs = LossUnderTest(TORCH, LOSS, "function", slowed(0.0))
         mine = LossUnderTest(MINE, LOSS, "function", slowed(share))
     verdicts: Counter[str] = Counter()
     ratios, widths, calls, start = [], [], [], time.perf_counter()
     for _ in range(count):
-        contest = PairedTiming({MINE: mine, TORCH: torchs}, case, mode, "cpu", HostClock())
-        contest.run()
-        first, base = contest.readings()
+        timing = PairedTiming({MINE: mine, TORCH: torchs}, case, mode, "cpu", HostClock())
+        timing.run()
+        first, base = timing.readings()
         found = compared(first, base, "cpu")
         calls.append(base.seconds("cpu"))
         verdicts[found.verdict] += 1
@@ -81,7 +89,7 @@ def trials(share: float, axes: dict[str, int], mode: Mode, count: int) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and print."""
+    """Run the trials, and print a row for each kind."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=100)
     count = parser.parse_args(arguments).trials

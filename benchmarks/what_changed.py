@@ -1,10 +1,11 @@
-"""What differs between the reports of one implementation on two versions of torch, as a page.
+r"""Write the differences between an implementation's reports on two versions of torch to a page.
 
-python benchmarks/what_changed.py OLD/conformance.json NEW/conformance.json docs/versions.md \\
+python benchmarks/what_changed.py OLD/conformance.json NEW/conformance.json docs/versions.md \
     --data tests/data/versions
 
-puts the output of `lossspec diff OLD NEW` between the page's marks. It keeps in `--data` what the
-diff reads of the two reports, some 20 KiB, with which tests/test_versions.py compares the page.
+writes the output of `lossspec diff OLD NEW` between the marks of the page. It stores the parts of
+the reports that the diff reads, about 20 KiB, in the folder `--data`. tests/test_versions.py
+compares the page with them.
 """
 
 import argparse
@@ -20,7 +21,7 @@ MARKS = re.compile(r"(<!-- what changed: .*? -->\n)(.*?)(<!-- end of what change
 
 
 def slim(report: Report) -> Report:
-    """A report without what a diff does not read: calls, numbers, and the machine it ran on."""
+    """Return a report without the parts that a diff does not read: calls, numbers, the machine."""
     nothing = dict.fromkeys(
         ("case", "call", "got", "want", "budget", "repeat", "script", "deviation", "worst")
     )
@@ -42,32 +43,32 @@ def slim(report: Report) -> Report:
 
 
 def release(report: Report) -> str:
-    """The version of torch without the suffix of its build."""
+    """Return the version of torch without the suffix of its build."""
     return report.environment.torch.partition("+")[0]
 
 
 def kept(report: Report) -> str:
-    """The name of the file in which a slim report is kept."""
+    """Return the name of the file of a slim report."""
     return f"{report.implementation.name}-on-torch-{release(report)}.json.gz"
 
 
 def written(report: Report) -> bytes:
-    """A slim report as the contents of that file."""
+    """Return the contents of the file of a slim report."""
     return gzip.compress(slim(report).to_json().encode(), mtime=0)
 
 
 def read(path: Path) -> Report:
-    """The report that such a file holds."""
+    """Return the slim report in a file."""
     return Report.from_json(gzip.decompress(path.read_bytes()))
 
 
 def shown(old: Report, new: Report) -> str:
-    """What stands between the marks of the page."""
+    """Return the text between the marks of the page."""
     return f"\n```text\n{diff(old, new).text()}```\n\n"
 
 
 def main() -> None:
-    """Rewrite the page and the data beside it."""
+    """Rewrite the page and the stored reports."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("old", type=Path)
     parser.add_argument("new", type=Path)

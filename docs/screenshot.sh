@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The picture in the README: docs/screenshot.sh reports/published/torch.nn.functional/index.html
+# Make the picture in the README from a report. Usage:
+# docs/screenshot.sh reports/published/torch.nn.functional/index.html
 set -euo pipefail
 
 page=$(realpath "$1")

@@ -107,7 +107,7 @@ __all__ = [
     "switch",
 ]
 
-#: Where a name is imported from, if it is not `lossspec.spec`.
+#: The module that a name is imported from, if it is not `lossspec.spec`.
 _HOMES = {
     "Cell": "report",
     "Declaration": "execution.declaration",
@@ -143,7 +143,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    # Loaded when asked for: reading a report must not cost the import of torch.
+    # Names are imported on first use, so that reading a report does not import torch.
     if name not in __all__:
         raise AttributeError(f"module 'lossspec' has no attribute {name!r}")
     if name == "strategies":

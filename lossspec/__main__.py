@@ -1,4 +1,4 @@
-"""`python -m lossspec` is the command lossspec."""
+"""The command `lossspec`, run as `python -m lossspec`."""
 
 import sys
 

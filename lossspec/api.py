@@ -1,4 +1,4 @@
-"""The suite from Python: `check` one function or class, or make tests of another suite."""
+"""The Python interface: `check` for one function or class, `parametrize` for a test suite."""
 
 from __future__ import annotations
 
@@ -44,25 +44,39 @@ def check(
     compiles: bool | None = None,
     conventions: Mapping[str, Any] | None = None,
 ) -> Cells:
-    """Return the verdicts on one function or class: a list with a record for each clause.
+    """Judge one function or class, and return a list with a record for each clause.
 
-    The list prints as a summary, and a notebook shows it as a table. While a check runs, a line on
-    standard error says how far it is, if somebody is there to read it.
+    The list prints as a summary, and a notebook shows it as a table. On a terminal or in a
+    notebook, a line on standard error shows the progress.
 
-    loss : the name of a specified loss, or a `Loss` of your own. target : called as torch's
-    function of that name, or a class constructed as torch's, or an instance of one that was
-    constructed with the defaults; ArgumentTypeError when it is none. UnknownName and DeviceError
-    list what is known.
+    Args:
+        loss: The name of a specified loss, or a `Loss` of your own.
+        target: A function with the signature of torch's function, a class with the constructor of
+            torch's class, or an instance of such a class constructed with the defaults.
+        profile: The number of cases: "quick", "standard" or "deep".
+        seed: The seed of the cases, a whole number of 0 or more.
+        clauses: The clauses to judge; all by default.
+        dtypes: The dtypes to draw; all dtypes of the spec by default.
+        device: The torch device of the tensors, or "all".
+        supports: The features that the target declares, see `lossspec.Declaration`. A declared
+            feature that does not work is a deviation.
+        differentiable: Whether the target declares a first or second derivative.
+        compiles: Whether the target declares to work under `torch.compile`.
+        conventions: The values that the target uses for parameters that it does not accept.
 
-    supports, differentiable, compiles : what the target declares, see `lossspec.Declaration`; what
-    it declares and does not do is a deviation. conventions : values of parameters that it lacks.
+    Raises:
+        ArgumentTypeError: `target` is no function, no class and no suitable instance.
+        DeviceError: This machine has no such device.
+        EmptyPlan: No clause applies to the loss.
+        UnknownName: No such loss, clause, dtype or profile exists.
 
-    >>> import torch, lossspec
-    >>> cells = lossspec.check("l1_loss", torch.nn.functional.l1_loss, clauses=["result-shape"])
-    >>> cells
-    l1_loss (function, cpu): 1 of 1 clauses conform
-    >>> cells[0]
-    <Cell l1_loss/result-shape[function-cpu]: conforms>
+    Example:
+        >>> import torch, lossspec
+        >>> cells = lossspec.check("l1_loss", torch.nn.functional.l1_loss, clauses=["result-shape"])
+        >>> cells
+        l1_loss (function, cpu): 1 of 1 clauses conform
+        >>> cells[0]
+        <Cell l1_loss/result-shape[function-cpu]: conforms>
     """
     spec = spec_of(loss)
     chosen_dtypes = _names(dtypes)
@@ -92,18 +106,18 @@ def check(
 
 
 def _implementation(spec: Loss, target: Any) -> Implementation:
-    """Return the implementation of one loss that a function, class or instance makes."""
+    """Return an implementation whose only loss is the given function, class or instance."""
     if isinstance(target, str):
         raise ArgumentTypeError(
-            f"target is a function or a class, got the name {target!r}; lossspec.parametrize and "
-            "the command `lossspec run` take names"
+            f"target takes a function or a class, got the name {target!r}; lossspec.parametrize "
+            "and the command `lossspec run` take names"
         )
     if not callable(target):
         holds = inspect.ismodule(target)
         names = [name for name in (spec.name, spec.module) if holds and hasattr(target, name or "")]
         hint = f"; pass {target.__name__}.{names[0]}" if names else ""
         raise ArgumentTypeError(
-            f"target is a function or a class, got {one_line(repr(target))}{hint}"
+            f"target takes a function or a class, got {one_line(repr(target))}{hint}"
         )
     if not inspect.isclass(target):
         name = getattr(target, "__qualname__", type(target).__qualname__)
@@ -111,22 +125,28 @@ def _implementation(spec: Loss, target: Any) -> Implementation:
         return Implementation(name, functions={spec.name: target}, own=(spec,))
     if spec.module is None:
         raise ArgumentTypeError(
-            f"{spec.name} is specified as a function only, got the class {target.__qualname__}"
+            f"{spec.name} is specified as a function only, got the class {target.__qualname__}; "
+            "pass a function"
         )
     return Implementation(target.__qualname__, classes={spec.module: target}, own=(spec,))
 
 
 def _constructed_plainly(spec: Loss, target: Any) -> None:
-    """Raise ArgumentTypeError for an instance with options that a call cannot change.
+    """Raise an error for an instance whose options differ from the defaults.
 
-    Such an instance is right for its options, and would be judged as if it had none.
+    A call cannot change these options, so that the cases with other options would deviate.
+
+    Raises:
+        ArgumentTypeError: The instance has an option of its own, or tensors of its own.
     """
     if inspect.isroutine(target) or isinstance(target, functools.partial):
         return
     kind = type(target).__qualname__
-    instead = f"; pass the class {kind}, which is constructed with each option in turn"
+    instead = f"; pass the class {kind}, which is then constructed with the options of each case"
     if spec.stateful("class"):
-        raise ArgumentTypeError(f"got an instance of {kind}, whose tensors are its own{instead}")
+        raise ArgumentTypeError(
+            f"target takes no instance that holds tensors, got an instance of {kind}{instead}"
+        )
     under_test = LossUnderTest(kind, spec, "function", target)
     usual: dict[str, Any] = dict.fromkeys(spec.options)
     usual |= {name: parameter.default for name, parameter in spec.parameters.items()}
@@ -138,8 +158,8 @@ def _constructed_plainly(spec: Loss, target: Any) -> None:
             and not _is_usual(target, name)
         ):
             raise ArgumentTypeError(
-                f"got an instance of {kind} with {name}={given!r}, which no call can change; the "
-                f"default is {default!r}{instead}"
+                f"target takes an instance with default options, got an instance of {kind} with "
+                f"{name}={given!r} instead of {default!r}{instead}"
             )
 
 
@@ -151,7 +171,7 @@ def _equal(given: Any, default: Any) -> bool:
 
 
 def _is_usual(target: Any, name: str) -> bool:
-    """Whether an attribute is a callable that a class makes when it is constructed plainly."""
+    """Tell whether an attribute is a callable that the class makes for default arguments."""
     given = getattr(target, name)
     if not callable(given):
         return False
@@ -163,9 +183,9 @@ def _is_usual(target: Any, name: str) -> bool:
 
 
 class _ProgressLine:
-    """A line on standard error that says how far a check is, if somebody is there to read it."""
+    """A line on standard error that shows the progress of a check."""
 
-    #: Seconds before the line is first shown, and between two updates.
+    #: The time before the line is first shown and between two updates, in seconds.
     WAIT = 0.5
 
     def __init__(self, what: str) -> None:
@@ -175,7 +195,7 @@ class _ProgressLine:
         self.wanted = _watched()
 
     def __call__(self, done: int, total: int, deviations: int) -> None:
-        """Show the cases done of all, and the deviations so far."""
+        """Show the number of judged cases and of deviations so far."""
         now = time.monotonic()
         if not self.wanted or now - self.shown < self.WAIT:
             return
@@ -186,7 +206,7 @@ class _ProgressLine:
         self.width = len(text)
 
     def clear(self) -> None:
-        """Remove the line, once it has been shown."""
+        """Remove the line, if it is shown."""
         if self.width:
             self._write(f"\r{'':{self.width}s}\r")
             self.width = 0
@@ -195,15 +215,15 @@ class _ProgressLine:
         try:
             sys.stderr.write(text)
             sys.stderr.flush()
-        except (OSError, ValueError):  # whoever read it has gone; the check goes on
+        except (OSError, ValueError):  # a closed stream must not end the check
             self.wanted = False
 
 
 def _watched() -> bool:
-    """Whether standard error is a terminal or a notebook, and nothing runs unattended."""
+    """Tell whether standard error is a terminal or a notebook, outside of CI."""
     if os.environ.get("CI", "").lower() not in ("", "0", "false"):
         return False
-    if sys.stderr is None:  # as under pythonw
+    if sys.stderr is None:  # pythonw has no standard error
         return False
     if sys.stderr.isatty():
         return True
@@ -220,16 +240,31 @@ def parametrize(
     seed: int = 0,
     device: str | torch.device = "cpu",
 ) -> Any:
-    """A decorator that makes one test for each cell, for a library's own suite.
+    """Return a decorator that makes one test for each cell, for a library's own suite.
 
-    The test function takes one argument, `judge`; calling it judges the cell, raises
-    AssertionError with the whole story when it deviates, skips the test when it could not be
-    judged, and returns its record otherwise. EmptyPlan says that the implementation has none of
-    the losses.
+    The test function takes one argument, `judge`, and calls it without arguments. The call judges
+    the cell and returns its record. If the clause deviates, the call raises AssertionError with
+    the failure message. If the cell was not judged, the call skips the test.
 
-    >>> @lossspec.parametrize("mylib.losses")
-    ... def test_conformance(judge):
-    ...     judge()
+    Args:
+        implementation: A name as for `--impl`, or a `lossspec.Implementation`.
+        losses: The losses to judge; all by default.
+        clauses: The clauses to judge; all by default.
+        profile: The number of cases: "quick", "standard" or "deep".
+        seed: The seed of the cases, a whole number of 0 or more.
+        device: The torch device of the tensors, or "all".
+
+    Raises:
+        ArgumentTypeError: `implementation` is neither a name nor an implementation.
+        DeviceError: This machine has no such device.
+        EmptyPlan: The implementation has none of the losses, or no clause applies to them.
+        ImplementationError: The name cannot be loaded.
+        UnknownName: No such loss, clause or profile exists.
+
+    Example:
+        >>> @lossspec.parametrize("mylib.losses")
+        ... def test_conformance(judge):
+        ...     judge()
     """
     import pytest
 
@@ -265,7 +300,7 @@ def parametrize(
 
 
 class _Judge:
-    """What the test function of `parametrize` calls; pytest prints it with each failure."""
+    """The argument of a test function of `parametrize`; pytest prints its repr in a failure."""
 
     def __init__(self, run: Run, cell: CellPlan, beside: Sequence[CellPlan]) -> None:
         self.run, self.cell, self.beside = run, cell, beside
@@ -279,7 +314,7 @@ class _Judge:
         if record.verdict in (Verdict.UNSUPPORTED, Verdict.INCONCLUSIVE):
             import pytest
 
-            # What was not judged must not look passed.
+            # A test whose cell was not judged must not count as passed.
             pytest.skip(one_line(f"{record.verdict}: {record.reason}"))
         return record
 
@@ -288,7 +323,7 @@ class _Judge:
 
 
 def _names(given: Any) -> tuple[str, ...] | None:
-    """Return one name or several, None for none at all; a torch.dtype stands for its name."""
+    """Return the given name or names as a tuple, or None; a torch.dtype stands for its name."""
     if not given:
         return None
     several = (given,) if isinstance(given, str | torch.dtype) else given

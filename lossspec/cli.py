@@ -27,22 +27,28 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; bad input is one line on standard error and exit status 4, as in pytest."""
+    """Run one command and return its exit status.
+
+    Wrong input gives one line on standard error and the exit status 4, as in pytest.
+
+    Args:
+        argv: The words after `lossspec`; those of the command line by default.
+    """
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a sign that it cannot show stops nothing
+        if isinstance(stream, io.TextIOWrapper):  # escape characters that it cannot encode
             stream.reconfigure(errors="backslashreplace")
     arguments = sys.argv[1:] if argv is None else list(argv)
     try:
         status = _command(arguments)
         sys.stdout.flush()
-    except KeyboardInterrupt:  # in a run pytest has handled it, unless it had not begun
+    except KeyboardInterrupt:  # pytest handles it during a run
         print(f"lossspec {' '.join(arguments[:1])}: interrupted", file=sys.stderr)
         status = 2
-    except BrokenPipeError:  # nobody reads on; what is buffered would fail again at exit
+    except BrokenPipeError:  # discard the buffer, which would raise the same error at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     if argv is None and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the interpreter's end has no handler
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # avoid a traceback while Python exits
     return status
 
 
@@ -65,7 +71,7 @@ def _command(arguments: list[str]) -> int:
 
 
 def _say(text: str) -> None:
-    """Print what may hold names and messages that are not ours."""
+    """Print a text whose control characters are escaped, as in names from elsewhere."""
     print(block(text), flush=True)
 
 
@@ -78,7 +84,7 @@ class _Parser(argparse.ArgumentParser):
         self.exit(4, f"{self.format_usage()}{one_line(f'{self.prog}: {message}')}\n")
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse; an unknown option is an error that names the nearest one."""
+        """Parse the arguments; the error for an unknown option names the nearest known one."""
         options, extra = self.parse_known_args(args, namespace)
         if extra:
             word = extra[0].partition("=")[0]
@@ -90,14 +96,14 @@ class _Parser(argparse.ArgumentParser):
         return options
 
     def chosen(self, command: str) -> argparse.ArgumentParser:
-        """The parser of a command."""
+        """Return the parser of a command."""
         for action in self._actions:
             if isinstance(action, argparse._SubParsersAction):
                 parser: argparse.ArgumentParser = action.choices[command]
                 return parser
         return self
 
-    # argparse has no public place for its message on a wrong choice.
+    # argparse has no public way to change the message for a wrong choice.
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
             near = suggestion(str(value), list(map(str, action.choices)))
@@ -112,59 +118,96 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("run", help="judge implementations: lossspec run NAME ... [options]")
 
     expecting = commands.add_parser(
-        "expect", help="the right answer on tensors in files; status 1 for a wrong result"
+        "expect",
+        help="print the right answer for tensors in files; exit status 1 for a wrong result",
     )
     add_arguments(expecting)
     expecting.set_defaults(action=_expect)
 
     show = commands.add_parser("show", help="print the spec of a loss")
-    show.add_argument("loss")
+    show.add_argument("loss", help="the name of a function or class")
     show.set_defaults(action=_show)
 
-    listing = commands.add_parser("list", help="print what is known")
-    listing.add_argument("what", choices=["losses", "clauses", "implementations"])
+    listing = commands.add_parser("list", help="print the losses, clauses or implementations")
+    listing.add_argument(
+        "what", choices=["losses", "clauses", "implementations"], help="what to print"
+    )
     listing.set_defaults(action=_list)
 
-    diff = commands.add_parser("diff", help="compare two reports; status 1 for a regression")
-    diff.add_argument("old", type=Path)
-    diff.add_argument("new", type=Path)
+    diff = commands.add_parser("diff", help="compare two reports; exit status 1 for a regression")
+    diff.add_argument("old", type=Path, help="the conformance.json of the earlier run")
+    diff.add_argument("new", type=Path, help="the conformance.json of the later run")
     diff.set_defaults(action=_diff)
 
-    merging = commands.add_parser("merge", help="one report from those of several shards")
-    merging.add_argument("reports", nargs="+", type=Path)
+    merging = commands.add_parser("merge", help="merge the reports of several shards into one")
+    merging.add_argument("reports", nargs="+", type=Path, help="the conformance.json of each shard")
     merging.add_argument(
         "-o",
         "--output",
         type=Path,
         required=True,
         metavar="FILE",
-        help="the report; its pages are written beside it",
+        help="write the merged report to this file, and its pages into the same folder",
     )
     merging.set_defaults(action=_merge)
 
     render = commands.add_parser("render", help="write the pages of a report again")
-    render.add_argument("report", type=Path)
-    render.add_argument("-o", "--output", type=Path, metavar="DIR", help="default: beside it")
+    render.add_argument("report", type=Path, help="the conformance.json of a run")
+    render.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="the folder for the pages (default: that of the report)",
+    )
     render.set_defaults(action=_render)
 
-    known = commands.add_parser("deviations", help="the known deviations of an implementation")
-    known.add_argument("implementation")
-    known.add_argument("--file", type=Path, help="default: the file that lossspec ships")
-    known.add_argument("--update", action="store_true", help="edit it in place from a run")
-    known.add_argument("--profile", default="standard")
+    known = commands.add_parser(
+        "deviations", help="print or update the known deviations of an implementation"
+    )
+    known.add_argument("implementation", help="the implementation: a name as for `lossspec run`")
+    known.add_argument(
+        "--file", type=Path, help="the deviations file (default: the one that lossspec ships)"
+    )
+    known.add_argument(
+        "--update", action="store_true", help="judge the implementation and edit the file in place"
+    )
+    known.add_argument(
+        "--profile",
+        default="standard",
+        help="number of cases with --update: quick, standard or deep (default: standard)",
+    )
     known.set_defaults(action=_deviations)
 
     audit = commands.add_parser(
-        "audit", help="change a loss's definition in one place at a time: is each change found?"
+        "audit",
+        help="change a definition in one place at a time, and report the changes that no clause "
+        "finds",
     )
-    audit.add_argument("loss", nargs="*", help="default: every loss")
-    audit.add_argument("--profile", default="quick")
-    audit.add_argument("--seed", type=int, default=0)
-    audit.add_argument("--cases", type=int, metavar="N", help="default: those of the profile")
+    audit.add_argument("loss", nargs="*", help="the losses to change (default: every loss)")
     audit.add_argument(
-        "--matrix", type=Path, metavar="FILE", help="write which clauses find which wrong loss"
+        "--profile",
+        default="quick",
+        help="number of cases: quick, standard or deep (default: quick)",
     )
-    audit.add_argument("--page", type=Path, metavar="FILE", help="write the same as a page of HTML")
+    audit.add_argument(
+        "--seed", type=int, default=0, help="seed of the cases, a whole number (default: 0)"
+    )
+    audit.add_argument(
+        "--cases",
+        type=int,
+        metavar="N",
+        help="number of cases for each change (default: that of the profile)",
+    )
+    audit.add_argument(
+        "--matrix",
+        type=Path,
+        metavar="FILE",
+        help="write the clauses that find each wrong loss to this file, as Markdown",
+    )
+    audit.add_argument(
+        "--page", type=Path, metavar="FILE", help="write the same to this file, as HTML"
+    )
     audit.set_defaults(action=_audit)
     return parser
 
@@ -179,16 +222,16 @@ def _run(arguments: Sequence[str]) -> int:
         return 0
     names = list(takewhile(lambda word: not word.startswith("-"), arguments))
     if not names:
-        _complain(f"lossspec run: which implementation? {_FIRST}")
+        _complain(f"lossspec run: no implementation was named; {_FIRST}")
         return 4
-    # By their long names, which no plugin and no conftest.py here can have taken.
+    # The long names cannot clash with another plugin or with a conftest.py in this directory.
     words = prefixed([*(f"--impl={name}" for name in names), *arguments[len(names) :]])
     words = ["-p", "lossspec.plugin", "--pyargs", "lossspec.suites", *words]
     return int(pytest.main(words, plugins=[_Started(arguments), _near_options()]))
 
 
 def _near_options() -> object:
-    """A plugin that adds to pytest's message on an unknown option which of ours is like it."""
+    """Return a plugin that adds similar option names to pytest's error for an unknown option."""
     import pytest
 
     class NearOptions:
@@ -205,26 +248,30 @@ def _near_options() -> object:
     return NearOptions()
 
 
-_FIRST = "names come first, e.g. lossspec run torch.nn --loss=l1_loss"
+_FIRST = "names come first, such as `lossspec run torch.nn --loss=l1_loss`"
 
 
 class _Started:
-    """Knows what was typed, and refuses a name behind an option: pytest takes it for a path."""
+    """A plugin that keeps the words of `lossspec run` and refuses names after an option.
+
+    pytest would take such a name for a path.
+    """
 
     def __init__(self, arguments: Sequence[str]) -> None:
         self.__name__ = "lossspec-run"  # pluggy registers it under this name
         self.words = ["lossspec", "run", *arguments]
 
     def pytest_configure(self, config: pytest.Config) -> None:
-        """Only pytest can tell it from the value of an option."""
+        """Raise a usage error for a name after an option; only pytest can recognise one."""
         if config.args[1:]:
             import pytest
 
-            raise pytest.UsageError(f"lossspec run: {' '.join(config.args[1:])}? {_FIRST}")
+            late = " ".join(config.args[1:])
+            raise pytest.UsageError(f"lossspec run: got the name {late} after an option; {_FIRST}")
 
 
 def _run_options() -> list[str]:
-    """The options of lossspec, without those of pytest."""
+    """Return the names of lossspec's options, without those of pytest."""
     return [name for name in _run_parser()._option_string_actions if name.startswith("--")]
 
 
@@ -237,10 +284,13 @@ def _run_parser() -> argparse.ArgumentParser:
 
     parser = argparse.ArgumentParser(
         usage="lossspec run NAME ... [options]",
-        description="Judge implementations: entry points, package.module or module:attribute.",
+        description=(
+            "Judge implementations. NAME is an entry point, package.module, "
+            "package.module:attribute or a .py file."
+        ),
         epilog=(
             "Each option also exists as --lossspec-NAME. All options of pytest work too; "
-            "pytest --help prints them."
+            "`pytest --help` prints them."
         ),
         add_help=False,
     )
@@ -268,7 +318,7 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _list(options: argparse.Namespace) -> int:
-    # The file of a clause imports torch at its top; its sentence needs none of it.
+    # The files of the clauses import torch, but this command never uses it.
     import_late("torch")
     if options.what == "losses":
         from lossspec.spec.catalogue import catalogue
@@ -331,7 +381,8 @@ def _deviations(options: argparse.Namespace) -> int:
         return 0
     if options.file is None and not shipped.exists():
         raise ArgumentError(
-            f"lossspec ships no file for {implementation.name}; say which: --file FILE"
+            f"lossspec ships no deviations file for {implementation.name}; "
+            "name the file to edit with --file FILE"
         )
     run = Run(profile_named(options.profile), ship=False)
     _say(update_file(path, run, Plan([implementation], slow=options.profile != "quick")))

@@ -14,11 +14,18 @@ Extended = np.longdouble
 
 @dataclass(frozen=True)
 class Precision:
-    """A floating dtype's rounding: unit roundoff, smallest subnormal, largest finite number.
+    """The range and rounding of a floating dtype.
 
-    negligible : what kernels may take for 0. It is the smallest normal number, below which an
-    exponential or its reciprocal is mostly flushed; only float16 has no room for that.
-    largest_sum : the largest number that a sum may reach on its way; float16 is summed in float32.
+    Attributes:
+        name: The name, as in torch.
+        numpy: The scalar type of numpy or ml_dtypes.
+        unit: The unit roundoff.
+        smallest: The smallest subnormal number.
+        largest: The largest finite number.
+        negligible: The number below which kernels may round to 0: the smallest normal number,
+            except in float16, where it is the smallest subnormal one.
+        largest_sum: The largest partial sum: float32's largest number for float16, which is summed
+            in float32.
     """
 
     name: str
@@ -32,7 +39,7 @@ class Precision:
 
 @cache
 def precision(dtype: str) -> Precision:
-    """The numbers of a floating dtype by torch's name for it."""
+    """Return the range and rounding of a floating dtype, by torch's name for it."""
     scalar = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.dtype(dtype).type
     info = ml_dtypes.finfo(scalar)  # type: ignore[no-untyped-call]  # it has no annotations
     halves = dtype == "float16"
@@ -48,7 +55,7 @@ def precision(dtype: str) -> Precision:
 
 
 def as_extended(array: np.ndarray) -> np.ndarray:
-    """Exactly the same numbers in longdouble."""
+    """Convert an array to longdouble, which is exact."""
     if array.dtype == ml_dtypes.bfloat16:
         array = array.astype(np.float32)
     return array.astype(Extended)
@@ -58,10 +65,10 @@ REAL_DTYPES = ("float32", "float64", "float16", "bfloat16")
 
 
 def dtype_name(array: np.ndarray) -> str:
-    """Torch's name for the dtype of an array."""
+    """Return torch's name for the dtype of an array."""
     return _name_of(array.dtype)
 
 
 @cache
 def _name_of(dtype: Any) -> str:
-    return str(dtype)  # numpy takes its time
+    return str(dtype)  # cached, since str of a numpy dtype is slow

@@ -34,23 +34,23 @@ class LossspecError(Exception):
 
 
 class ArgumentError(LossspecError, ValueError):
-    """An argument or option with a value that it does not take; says which values it takes."""
+    """An argument or option with a wrong value; the message says which values are allowed."""
 
 
 class ArgumentTypeError(LossspecError, TypeError):
-    """An argument of a kind that a function does not take; says what it takes instead."""
+    """An argument with a wrong type; the message says which types are allowed."""
 
 
 class ClauseError(LossspecError, ValueError):
-    """A clause that cannot be told from another one, or that says nothing."""
+    """A clause with the name of another clause, or without a sentence."""
 
 
 class SpecError(LossspecError, ValueError):
-    """A spec that no loss can be judged by; the message names the spec and what is wrong in it."""
+    """A spec that cannot be used; the message names the spec and the problem."""
 
 
 class OutOfRoom(LossspecError):
-    """A definition that takes more memory at once than its caller allows."""
+    """A definition that needs more memory at once than its caller allows."""
 
 
 @contextmanager
@@ -60,10 +60,16 @@ def blaming(
     tensors: Mapping[str, Any] | None = None,
     sizes: Mapping[str, int] | None = None,
 ) -> Iterator[None]:
-    """Raise SpecError in place of an exception that a function of a spec raises.
+    """Replace an exception that a function of a spec raises by a SpecError.
 
-    loss, function : the names of the spec and of its function, such as `settle`. tensors, sizes :
-    the arrays that the function was called with, or the sizes of axes.
+    Args:
+        loss: The name of the spec.
+        function: The name of its function, such as `settle`.
+        tensors: The arrays that the function was called with, for the message.
+        sizes: The sizes of axes that the function was called with, for the message.
+
+    Raises:
+        SpecError: The function raised.
     """
     try:
         yield
@@ -80,7 +86,7 @@ def blaming(
 
 
 class UnknownName(LossspecError, ValueError):
-    """A name that is not one of the known ones; the message says which are like it."""
+    """An unknown name; the message lists similar known ones."""
 
     def __init__(self, kind: str, given: str, known: Sequence[str]) -> None:
         every = {"loss": "losses", "clause": "clauses"}.get(kind.partition(" ")[0])
@@ -89,7 +95,13 @@ class UnknownName(LossspecError, ValueError):
 
 
 def warn_of_left_out(kind: str, entry: EntryPoint, error: BaseException) -> None:
-    """Warn that what another distribution brings along cannot be used; it stops nobody."""
+    """Warn that an entry point of another distribution cannot be used and is ignored.
+
+    Args:
+        kind: The kind of the object, such as "spec".
+        entry: The entry point.
+        error: The error of its import or check.
+    """
     by = f" of {entry.dist.name}" if entry.dist else ""
     warnings.warn(
         one_line(
@@ -101,37 +113,42 @@ def warn_of_left_out(kind: str, entry: EntryPoint, error: BaseException) -> None
 
 
 class CaseError(LossspecError, ValueError):
-    """A stored case that is none; the message says which part of it, and what it should be."""
+    """A stored case that is invalid; the message names the wrong part and what it must be."""
 
 
 class DeviceError(LossspecError, ValueError):
-    """A device that is not there; the message says which ones are."""
+    """A device that this machine does not have; the message lists those that it has."""
 
 
 class ImplementationError(LossspecError, ValueError):
-    """A name that does not lead to an implementation; the message says what was tried."""
+    """A name that no implementation was found for; the message says what was tried."""
 
     def __init__(self, message: str) -> None:
         super().__init__(one_line(message))
 
 
 class EmptyPlan(LossspecError, ValueError):
-    """A selection in which no clause has anything to say: a run of it could only look green."""
+    """A selection without any applicable clause, whose run would judge nothing and pass."""
 
 
 class DeviationsError(LossspecError, ValueError):
-    """A deviations file that cannot be used; names the file, the entry and the problem."""
+    """A deviations file that cannot be used; the message names file, entry and problem."""
 
     def __init__(self, message: str) -> None:
         super().__init__(one_line(message))
 
 
-#: Characters of an error message: keys of a file that is no report may be of any length.
+#: The most characters of a message, which may quote keys of any length from a foreign file.
 _MESSAGE = 2_000
 
 
 class ReportError(LossspecError, ValueError):
-    """A report that cannot be made, read or merged; says where and what is wrong."""
+    """A report that cannot be made, read or merged; the message names the place and the problem.
+
+    Attributes:
+        problem: What is wrong.
+        where: The path of keys to the wrong value.
+    """
 
     def __init__(self, problem: str, where: str = "") -> None:
         message = f"{where.removeprefix('.')}: {problem}" if where else problem
@@ -140,5 +157,5 @@ class ReportError(LossspecError, ValueError):
         self.where = where
 
     def within(self, outer: str) -> ReportError:
-        """The same error, seen from one level further out."""
+        """Return the same error with a key in front of its path."""
         return ReportError(self.problem, outer + self.where)

@@ -1,4 +1,4 @@
-"""Why something is not held against an implementation: a closed list, each with its sentence."""
+"""Excuses: the closed list of reasons why a case was not judged, each with its sentence."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from enum import StrEnum
 
 
 class Excuse(StrEnum):
-    """A reason for which a case, or a number in it, says nothing against an implementation.
+    """A reason why a case, or a number in it, was not judged.
 
-    The value is the word that reports count by, `says` the sentence that they print.
+    Reports count excuses by their value, and print the sentence in `says`.
     """
 
     EXPECTED_FAILURE = "expected-failure"
@@ -31,39 +31,42 @@ class Excuse(StrEnum):
 
     @property
     def says(self) -> str:
-        """The sentence that a report prints for it."""
+        """The sentence that a report prints for this excuse."""
         return _SAYS[self]
 
 
 _SAYS = {
-    Excuse.EXPECTED_FAILURE: "a known deviation is listed for such a case",
-    Excuse.SAME_AS_TORCH: "torch does the same on the same call",
+    Excuse.EXPECTED_FAILURE: "the result matches a known deviation of the implementation",
+    Excuse.SAME_AS_TORCH: "torch returns the same result for the same call",
     Excuse.OTHER_MEANING: (
-        "the implementation lacks a parameter, and is right for the parameter's other meaning"
+        "the implementation lacks a parameter, and is right for the other documented value of it"
     ),
     Excuse.UNDOCUMENTED_DTYPE: "the documentation neither promises nor rules out this dtype",
-    Excuse.NOT_SUPPORTED: "the implementation does not support this, and need not",
-    Excuse.NOT_IMPLEMENTED: "the implementation says that this is not implemented",
-    Excuse.NOT_DIFFERENTIABLE: "nothing in the call has a gradient that the documentation promises",
-    Excuse.CALL_FAILS: "a call that the clause builds on fails, which another clause reports",
+    Excuse.NOT_SUPPORTED: "the implementation does not support this call, which is optional",
+    Excuse.NOT_IMPLEMENTED: "the implementation raises NotImplementedError for this call",
+    Excuse.NOT_DIFFERENTIABLE: "no tensor of the call has a documented gradient",
+    Excuse.CALL_FAILS: "a call that this clause needs fails, which another clause reports",
     Excuse.TOO_EXPENSIVE: "the case is too large for this clause",
     Excuse.OVERFLOW: "the textbook formula overflows in this dtype too",
-    Excuse.SUBNORMAL: "the number lies among the smallest of this dtype, which kernels take for 0",
-    Excuse.KINK: "every slope between the one-sided derivatives is right, if they are known at all",
-    Excuse.UNDEFINED: "the definition leaves the number open",
+    Excuse.SUBNORMAL: "the number is so small in this dtype that kernels may round it to 0",
+    Excuse.KINK: (
+        "at a kink, any gradient between the one-sided derivatives is accepted, and any at all if "
+        "they are unknown"
+    ),
+    Excuse.UNDEFINED: "the definition does not determine the number",
     Excuse.IGNORED: "the element is ignored",
-    Excuse.TOO_UNCERTAIN: "rounding explains an error of a tenth of the number or more",
-    Excuse.NOT_ABOUT: "the case has nothing that the clause is about",
+    Excuse.TOO_UNCERTAIN: "rounding alone can change the number by a tenth or more",
+    Excuse.NOT_ABOUT: "the case contains nothing that this clause checks",
 }
 
 
 def word(reason: str) -> str:
-    """Return the word of a reason as a report prints it."""
+    """Return the value of an excuse as a report prints it."""
     return reason.replace("-", " ")
 
 
 def excused_text(counts: Mapping[str, int]) -> str:
-    """Return such as "12 excused: 9 overflow, 3 same as torch"; nothing if no case is excused."""
+    """Return text such as "12 excused: 9 overflow, 3 same as torch"; empty if there are none."""
     told = sorted(((n, name) for name, n in counts.items() if n > 0), key=lambda pair: -pair[0])
     if not told:
         return ""

@@ -1,6 +1,6 @@
-"""Tell Hypothesis of the backend `lossspec`, through its entry-point group `hypothesis`.
+"""The registration of the backend `lossspec` in Hypothesis's entry-point group `hypothesis`.
 
-Hypothesis loads this when it is imported, so it imports nothing of lossspec itself.
+Importing Hypothesis loads this module, so it imports nothing else of lossspec.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ BACKEND = "lossspec"
 
 
 def register() -> None:
-    """Add the backend, by the name under which Hypothesis imports it when it is first used.
+    """Register the backend with Hypothesis, which imports it on first use.
 
-    A Hypothesis that has moved its backends is left alone: it must import for everybody who has
-    lossspec installed. A campaign then fails with Hypothesis's own message.
+    If a later Hypothesis keeps its backends elsewhere, do nothing: `import hypothesis` must work
+    wherever lossspec is installed. A campaign then fails with Hypothesis's own message.
     """
     try:
         from hypothesis.internal.conjecture.providers import AVAILABLE_PROVIDERS

@@ -1,4 +1,4 @@
-"""Import a package only when something of it is used."""
+"""Late import: load a package only when one of its attributes is used."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["import_late"]
 
 
 def import_late(name: str) -> None:
-    """Let `import NAME` bind a module that loads itself when something of it is used.
+    """Make `import NAME` bind a module that loads itself when one of its attributes is used.
 
-    Nothing happens where the package is loaded already or not installed. With
-    `importlib.util.LazyLoader`, which is close to this, Python 3.11 loads the module at the second
-    `import NAME`, and `from NAME.part import word` runs the part twice.
+    Do nothing if the package is loaded already or not installed. `importlib.util.LazyLoader` is
+    similar, but in Python 3.11 a second `import NAME` loads the module, and
+    `from NAME.part import word` runs the part twice.
     """
     if name in sys.modules or (found := find_spec(name)) is None or found.loader is None:
         return
@@ -37,7 +37,7 @@ class _LateModule(ModuleType):
 
 
 def _load(module: ModuleType) -> None:
-    """Run the code of a module that is late."""
+    """Run the code of a module that is not loaded yet."""
     module.__class__ = ModuleType
     spec = module.__spec__
     assert spec is not None
@@ -45,12 +45,12 @@ def _load(module: ModuleType) -> None:
     try:
         spec.loader.exec_module(module)
     except BaseException:
-        sys.modules.pop(spec.name, None)  # as a plain import does
+        sys.modules.pop(spec.name, None)  # as an ordinary import does
         raise
 
 
 class _PartFinder(MetaPathFinder):
-    """Load a package that is late before the first import of a part of it."""
+    """A finder that loads a late package before the first import of one of its parts."""
 
     def __init__(self, package: str) -> None:
         self.package = package
@@ -58,7 +58,7 @@ class _PartFinder(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """The spec of a part that the package has imported itself; None for any other module."""
+        """Return the spec of a part that the package imports itself; None for other modules."""
         if not fullname.startswith(f"{self.package}."):
             return None
         package = sys.modules.get(self.package)
@@ -68,21 +68,21 @@ class _PartFinder(MetaPathFinder):
         if (part := sys.modules.get(fullname)) is None:
             return None
         spec = ModuleSpec(fullname, _Imported(part))
-        part.__spec__ = spec  # importlib takes that of the module, and would run its code again
+        part.__spec__ = spec  # with the module's own spec, importlib would run its code again
         return spec
 
 
 class _Imported(Loader):
-    """Give back a module that is imported already."""
+    """A loader that returns a module that is already imported."""
 
     def __init__(self, module: ModuleType) -> None:
         self.module = module
         self.spec = module.__spec__
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        """The module."""
+        """Return the module."""
         return self.module
 
     def exec_module(self, module: ModuleType) -> None:
-        """Undo what importing it again has changed."""
+        """Restore the module's own spec, which importlib has replaced."""
         module.__spec__ = self.spec

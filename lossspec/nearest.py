@@ -1,40 +1,45 @@
-"""Known names that are like one that is not known, for error messages."""
+"""Suggestions of similar known names, for error messages about unknown ones."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from difflib import SequenceMatcher
 
-#: So many known names are written out in a message; of more, the nearest ones.
+#: The most known names that a message lists in full; of a longer list it shows the nearest.
 SHORT = 9
-#: How many near names are shown.
+#: The number of near names in a message.
 NEAREST = 3
-#: How like the given name one must be to be asked for; `difflib.get_close_matches` takes the same.
+#: The smallest similarity of a suggestion, which is also that of `difflib.get_close_matches`.
 ALIKE = 0.6
-#: Letters that a part of a name needs to be taken for it.
+#: The fewest letters of a part of a name that suggest the whole name.
 PART = 3
 
 
 def nearest(given: str, known: Collection[str]) -> list[str]:
-    """Return the known names that are most like the given one, the best first."""
+    """Return the known names that are most similar to the given one, the best first."""
     return sorted(dict.fromkeys(known), key=lambda name: -_likeness(given, name))[:NEAREST]
 
 
 def alike(given: str, known: Collection[str]) -> list[str]:
-    """Return the near names of which any may have been meant, the best first."""
+    """Return those of the nearest names that are similar enough to suggest, the best first."""
     return [name for name in nearest(given, known) if _likeness(given, name) >= ALIKE]
 
 
 def suggestion(given: str, known: Sequence[str], command: str | None = None) -> str:
-    """Return what to type instead, as the rest of a sentence.
+    """Return a suggestion for an unknown name, as the end of an error message.
 
-    A short list is written out. Of a long one the nearest names are shown, with the command that
-    prints all of it.
+    A short list of known names is printed in full; of a long one, only the nearest names.
 
-    >>> suggestion("qick", ["quick", "standard", "deep"])
-    '; did you mean quick? known: quick, standard, deep'
-    >>> suggestion("x", ["quick", "standard", "deep"])
-    '; known: quick, standard, deep'
+    Args:
+        given: The unknown name.
+        known: The known names.
+        command: The command that prints all known names.
+
+    Example:
+        >>> suggestion("qick", ["quick", "standard", "deep"])
+        '; did you mean quick? known: quick, standard, deep'
+        >>> suggestion("x", ["quick", "standard", "deep"])
+        '; known: quick, standard, deep'
     """
     likely = alike(given, known)
     asked = f"; did you mean {_either(likely)}?" if likely else ""
@@ -51,7 +56,7 @@ def _either(names: Sequence[str]) -> str:
 
 
 def _likeness(given: str, name: str) -> float:
-    """How like two names are, from 0 to 1; case and the kind of dash tell nothing."""
+    """Return the similarity of two names, from 0 to 1, regardless of case and kind of dash."""
     one, other = (word.lower().replace("-", "_") for word in (given, name))
     ratio = SequenceMatcher(None, one, other, autojunk=False).ratio()
     part = len(one) >= PART and one in other

@@ -1,5 +1,5 @@
-"""The entry point of the pytest plugin, under the name that users load it by."""
+"""The module of the pytest plugin, which users load as `-p lossspec.plugin`."""
 
-from lossspec.pytest_plugin.hooks import *  # noqa: F403  # pytest finds hooks by their names
+from lossspec.pytest_plugin.hooks import *  # noqa: F403  # pytest finds hooks by name
 
 __all__ = [name for name in dir() if name.startswith("pytest_")]

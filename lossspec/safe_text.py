@@ -1,9 +1,8 @@
-"""Text from outside, made safe to print in a terminal, Markdown, HTML, JSON or Python.
+r"""Foreign text, made safe to print in a terminal, Markdown, HTML, JSON or Python.
 
-Error messages, names, versions and reprs of an implementation may hold characters that steer a
+Messages, names, versions and reprs of an implementation may contain characters that control a
 terminal, reverse the direction of a line, or end a table cell. Every renderer passes them through
-one of these functions. A character that cannot be printed becomes its Python escape, such as
-`\\x1b`.
+one of these functions. A character that is not printable becomes its Python escape, such as `\x1b`.
 """
 
 from __future__ import annotations
@@ -13,12 +12,12 @@ import json
 import re
 from typing import Any
 
-#: Characters of an error message in a sentence of ours: about two lines of a terminal.
+#: The most characters of a foreign error message in our text: about two lines of a terminal.
 MESSAGE = 200
 
 
 def escaped(text: str, keep: str = "") -> str:
-    """Return the text with an escape for each character that is not printable or in `keep`."""
+    """Return the text with an escape for each character that is neither printable nor in `keep`."""
     if text.isprintable():
         return text
     return "".join(char if char in keep or char.isprintable() else _escape(char) for char in text)
@@ -29,17 +28,17 @@ def _escape(char: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Return the text on one line: a run of white space is one space, the rest is escaped."""
+    """Return the text on one line: white space becomes one space, unprintable text is escaped."""
     return escaped(" ".join(text.split()))
 
 
 def block(text: str) -> str:
-    """Return the text in its own lines, with everything but ends of lines and tabs escaped."""
+    """Return the text with its own lines and tabs; other unprintable characters are escaped."""
     return escaped(text.replace("\r\n", "\n"), keep="\n\t")
 
 
 def clip(text: str, limit: int) -> str:
-    """Return the text, or its beginning and the number of characters that were left out."""
+    """Return the text, or its first `limit` characters and the number of those left out."""
     if len(text) <= limit:
         return text
     left = len(text) - limit
@@ -47,15 +46,15 @@ def clip(text: str, limit: int) -> str:
 
 
 def markdown_line(text: str, limit: int) -> str:
-    """Return one line of GitHub's Markdown that shows the text: no mark-up, HTML or mention."""
+    """Return one line of GitHub's Markdown that shows the text without mark-up or mentions."""
     plain = html.escape(clip(one_line(text), limit), quote=False)
-    # An underscore inside a word is no mark-up, and names read better without the backslash.
+    # An underscore inside a word needs no backslash, since Markdown does not read it as mark-up.
     plain = re.sub(r"([\\`*\[\]|~#]|\b_|_\b)", r"\\\1", plain)
     return plain.replace("@", "@<!-- -->")
 
 
 def markdown_code(text: str, language: str, limit: int) -> str:
-    """Return a fenced block of Markdown that holds the text."""
+    """Return a fenced code block of Markdown with at most `limit` characters of the text."""
     text = block(clip(text, limit))
     # A fence must be longer than any run of backticks inside it.
     fence = "`" * max([3, *(len(run) + 1 for run in re.findall(r"`+", text))])
@@ -63,10 +62,10 @@ def markdown_code(text: str, language: str, limit: int) -> str:
 
 
 def html_text(value: Any) -> Any:
-    """Return what a template prints, escaped as `block` does; `&` and `<` are left to autoescape.
+    """Return the text of a template's expression, escaped as by `block`.
 
-    Jinja calls this for every expression of a template. Mark-up of the template's own macros, and
-    values other than text, pass unchanged.
+    Jinja calls this for every expression, and escapes `&` and `<` itself. Mark-up from macros of
+    the template, and values other than text, are returned unchanged.
     """
     if not isinstance(value, str) or hasattr(value, "__html__"):
         return value
@@ -76,7 +75,7 @@ def html_text(value: Any) -> Any:
 def json_text(text: str) -> str:
     """Return the same JSON data, with JSON's escape for each character that is not printable.
 
-    JSON itself escapes no more than the characters below U+0020.
+    JSON itself escapes only the characters below U+0020.
     """
     if text.isprintable():
         return text
@@ -86,7 +85,7 @@ def json_text(text: str) -> str:
 
 
 def docstring(text: str) -> str:
-    """Return the text as it may stand between the triple quotes of a Python docstring."""
+    """Return the text, escaped for the triple quotes of a Python docstring."""
     return block(text).replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
 
 
@@ -96,9 +95,9 @@ def quoted(text: str, limit: int = MESSAGE) -> str:
 
 
 def foreign_error(error: BaseException, limit: int = MESSAGE) -> str:
-    """Return an error that is not ours as its type and its message in quotation marks.
+    """Return a foreign error as its type and its message in quotation marks.
 
-    Sentences of ours hold a foreign message in no other form.
+    Our own messages contain foreign ones in this form only.
     """
     kind = one_line(type(error).__name__)
     try:

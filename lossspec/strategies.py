@@ -1,4 +1,4 @@
-"""Hypothesis strategies for loss inputs: calls with their right answers, cases, tensors."""
+"""Hypothesis strategies for cases, for calls with their right answers, and for tensors."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ __all__ = ["DrawnCall", "calls", "cases", "tensors"]
 
 Dtypes = Sequence[str | torch.dtype] | str | torch.dtype | None
 
-#: Numbers of a drawn call. Computing what is expected of so many takes a tenth of a second at the
-#: most, and Hypothesis allows an example 200 ms.
+#: The most numbers in the tensors of a drawn call. Their right answer takes at most 100 ms to
+#: compute, and Hypothesis allows 200 ms for an example.
 NUMBERS = 512
-#: Numbers of a drawn tensor that are made simpler one by one.
+#: The largest tensor whose numbers are shrunk one by one.
 _ONE_BY_ONE = 32
 
 
 def cases(loss: str | Loss, dtypes: Dtypes = None) -> st.SearchStrategy[Case]:
-    """Return a strategy for every valid call that a spec allows, as data.
+    """Return a strategy for the valid calls of a loss, as cases without torch tensors.
 
     Args:
         loss: The name of a function or class, or a `Loss`.
-        dtypes: One or several of the spec's dtypes; all of them when left out.
+        dtypes: One or several of the spec's dtypes; all of them by default.
 
     Raises:
-        UnknownName: There is no such loss, or it has no such dtype.
+        UnknownName: No such loss exists, or its spec has no such dtype.
     """
     spec = spec_of(loss)
     return _cases(spec, _dtypes(spec, dtypes))
@@ -54,24 +54,28 @@ def calls(
     *,
     numbers: int = NUMBERS,
 ) -> st.SearchStrategy[DrawnCall]:
-    """Return a strategy for calls with torch tensors, and the right answer beside them.
+    """Return a strategy for calls with torch tensors and with the right answer.
 
-    Class indices have a documented dtype. `cases` also draws uint8, which torch refuses at times.
+    Class indices have a documented dtype. `cases` also draws uint8, which torch sometimes refuses.
 
     Args:
         loss: The name of a function or class, or a `Loss`.
-        dtypes: One or several of the spec's dtypes; all of them when left out.
-        device: Where the tensors are.
-        numbers: The most numbers that the tensors of a call hold together. Larger calls, up to
-            about 60,000, take seconds: raise it together with `settings(deadline=None)`.
+        dtypes: One or several of the spec's dtypes; all of them by default.
+        device: The torch device of the tensors.
+        numbers: The largest number of elements in all tensors of a call together. If you raise
+            it, also set `settings(deadline=None)`: the largest calls have about 60,000 elements
+            and take seconds.
 
     Raises:
-        UnknownName, DeviceError: There is no such loss, dtype or device.
+        ArgumentError: `numbers` is less than 1, or `device` stands for several devices.
+        DeviceError: This machine has no such device.
+        UnknownName: No such loss exists, or its spec has no such dtype.
 
-    >>> @given(calls("cross_entropy", dtypes=["float32", "bfloat16"]))
-    ... def test_mine(call):
-    ...     result = mine(*call.args, **call.kwargs)
-    ...     assert call.expected.agrees(result, gradients=call.backward(result))
+    Example:
+        >>> @given(calls("cross_entropy", dtypes=["float32", "bfloat16"]))
+        ... def test_mine(call):
+        ...     result = mine(*call.args, **call.kwargs)
+        ...     assert call.expected.agrees(result, gradients=call.backward(result))
     """
     spec = spec_of(loss)
     if numbers < 1:
@@ -84,7 +88,7 @@ def calls(
 
 
 def _documented(loss: Loss, case: Case) -> Case:
-    """The case with class indices in a documented dtype, in place of one that a call may refuse."""
+    """Return the case with each class index in a documented dtype, which no call may refuse."""
     roles, documented = loss.form(case.form).tensors, dict(case.tensors)
     for name, role in roles.items():
         if isinstance(role, ClassIndex) and dtype_name(documented[name]) not in role.dtypes:
@@ -106,12 +110,14 @@ def _tensors(
         assert classes is not None
         last = classes if isinstance(role, Length) else classes - 1
         if int(np.prod(dims)) and last < 0:
-            raise ArgumentError(f"there is no class for a tensor of shape {list(dims)}")
+            raise ArgumentError(
+                f"classes takes 1 or more for class indices of shape {list(dims)}, got {classes}"
+            )
         seed = draw(st.integers(0, 2**32 - 1))
         numbers = rng(seed).integers(0, max(last, 0) + 1, dims)
         return to_torch(_simpler(draw, numbers, 0).astype(dtype))
     if isinstance(role, Distribution) and not dims:
-        raise ArgumentError("a Distribution has an axis of classes, got the shape ()")
+        raise ArgumentError("a Distribution needs at least one axis, got the shape ()")
     style = draw(st.sampled_from(STYLES[role.style]))
     seed = draw(st.integers(0, 2**32 - 1))
     along = _class_axis(axis, len(dims))
@@ -131,29 +137,34 @@ def tensors(
 ) -> st.SearchStrategy[torch.Tensor]:
     """Return a strategy for tensors with the values that the specs draw for a role.
 
-    They come in several styles: a grid, a normal distribution, tiny or huge numbers, a common
-    offset, saturated scores. They shrink towards the simplest style, and a small one number by
-    number towards 0 (1 where 0 lies outside the domain).
+    The values have several styles: a grid, a normal distribution, tiny or huge numbers, a common
+    offset, saturated scores. They shrink towards the simplest style. The numbers of a small tensor
+    also shrink one by one towards 0, or towards 1 if 0 lies outside the domain.
 
     Args:
-        role: Such as `lossspec.Logit()`, `lossspec.Probability()` or `lossspec.ClassIndex()`.
+        role: A role, such as `lossspec.Logit()` or `lossspec.ClassIndex()`.
         shape: A tuple of sizes, one size, or a strategy for either.
-        dtype: float32 when left out, or the first dtype of an integer role.
-        axis: The axis along which numbers are those of classes, such as the one along which a
-            `Distribution` sums to 1. The second one when left out, as in torch.
-        classes: The number of classes of a `ClassIndex`, or the greatest `Length`.
+        dtype: The dtype; by default float32, or the first dtype of an integer role.
+        axis: The axis of the classes, along which for example a `Distribution` sums to 1; by
+            default the second axis, as in torch.
+        classes: The number of classes of a `ClassIndex`, or the greatest value of a `Length`.
 
     Raises:
-        ArgumentError, ArgumentTypeError, UnknownName: An argument is none of these.
+        ArgumentError: A shape, an axis or a number of classes is not allowed.
+        ArgumentTypeError: `role` is not a role.
+        UnknownName: The role has no such dtype.
 
-    >>> @given(tensors(lossspec.Logit(), (4, 10), "bfloat16"))
-    ... def test_scores(x): ...
+    Example:
+        >>> @given(tensors(lossspec.Logit(), (4, 10), "bfloat16"))
+        ... def test_scores(x): ...
     """
     if isinstance(role, type) and issubclass(role, Role):
-        raise ArgumentTypeError(f"role is {role.__name__}; pass {role.__name__}()")
+        raise ArgumentTypeError(
+            f"role takes an instance, got the class {role.__name__}; pass {role.__name__}()"
+        )
     if not isinstance(role, Role):
         raise ArgumentTypeError(
-            f"role is one of lossspec, such as lossspec.Logit(), got {one_line(repr(role))}"
+            f"role takes a role such as lossspec.Logit(), got {one_line(repr(role))}"
         )
     whole, known = False, REAL_DTYPES
     if isinstance(role, ClassIndex | Length):
@@ -163,7 +174,8 @@ def tensors(
         raise UnknownName(f"dtype of a {type(role).__name__}", name, known)
     if whole and (not isinstance(classes, int) or classes < 0):
         raise ArgumentError(
-            f"a {type(role).__name__} needs classes, a whole number, got {classes!r}"
+            f"classes takes a whole number of 0 or more for a {type(role).__name__}, "
+            f"got {classes!r}"
         )
     if not isinstance(shape, st.SearchStrategy):
         shape = _dims(shape)
@@ -183,19 +195,19 @@ def _class_axis(axis: int | None, ndim: int) -> int | None:
     if axis is None:
         return min(1, ndim - 1)
     if not -ndim <= axis < ndim:
-        raise ArgumentError(f"axis takes {-ndim} to {ndim - 1} with {ndim} axes, got {axis}")
+        raise ArgumentError(f"axis takes {-ndim} to {ndim - 1} for {ndim} axes, got {axis}")
     return axis % ndim
 
 
 def _simpler(draw: st.DrawFn, dense: np.ndarray, simplest: float) -> np.ndarray:
-    """Some numbers replaced by the simplest one, each by a choice that shrinks towards it."""
+    """Replace some numbers by the simplest one, each by a choice that shrinks towards it."""
     if dense.size > _ONE_BY_ONE:
         return dense
     kept = [draw(_KEPT) > 0 for _ in range(dense.size)]
     return np.where(np.reshape(kept, dense.shape), dense, simplest).astype(dense.dtype)
 
 
-#: 0 takes the simplest number.
+#: A draw of 0 replaces the number by the simplest one.
 _KEPT = st.integers(0, 15)
 
 

@@ -2,74 +2,76 @@
 
 Each provenance is one of four:
 
-- Derived: it follows from the arithmetic, or from another number here.
-- Documented: torch says so, at the address given.
-- Measured: the command given shows how far right implementations stay below it.
-- Chosen: a convention; the comment says why a right implementation does not meet it.
+- Derived: the number follows from the arithmetic, or from another number in this file.
+- Documented: the documentation of torch states the number, at the given address.
+- Measured: the given command shows how far right implementations stay below the number.
+- Chosen: the number is a convention; the comment says why it does not affect a right loss.
 
-How many cases a clause looks at, and which calls are small enough for it, stands with the clause.
-The sizes that an algorithm is built on (the members of an ensemble) stand with the algorithm.
+The number of cases that a clause judges, and the size of its calls, are defined with the clause.
+The sizes of an algorithm, such as the members of an ensemble, are defined with the algorithm.
 """
 
 import math
 
 # === budgets ==============================================================================
 
-#: The one constant of every budget, for all losses and dtypes; a factor of roundings.
-#: Measured: `python benchmarks/worst_ratios.py docs/budget.md` writes the worst that torch needs of
-#: it, and by how much a loss exceeds it that works in a narrower dtype.
+#: The factor on the rounding error in every budget, the same for all losses and dtypes.
+#: Measured: `python benchmarks/worst_ratios.py docs/budget.md` writes the largest share of it that
+#: torch needs, and how far losses computed in a narrower dtype exceed it.
 SLACK = 8.0
 
-#: Relative size of every move of an ensemble, at most.
-#: Derived: curvature changes what a move does by about this share of it, which no budget notices.
+#: Largest relative size of a perturbation.
+#: Derived: curvature changes the effect of a perturbation by about this share, far below a budget.
 STEP = 2.0**-30
-#: Moves of an ensemble in float64, whose roundoff is far below `STEP`, in units of roundoff.
-#: Chosen: little above 1, since what saturates does not grow with the move.
+#: Relative size of a perturbation in unit roundoffs, for float64, whose roundoff is far below
+#: `STEP`.
+#: Chosen: near 1, since saturated results do not grow in proportion to a perturbation.
 UNIT_STEP = 4
-#: Moves of an ensemble, in units of longdouble, at least.
-#: Derived: the rounding of the exact result is then at most 2⁻¹² of what the move does.
+#: Smallest relative size of a perturbation, in unit roundoffs of longdouble.
+#: Derived: the rounding of the exact result is then at most 2⁻¹² of the effect.
 EXTENDED_STEP = 2.0**12
-#: Moves of an ensemble for second derivatives, in units of roundoff.
-#: Chosen: little above 1, so that a member meets the branches that rounding may meet.
+#: Relative size of a perturbation for second derivatives, in unit roundoffs.
+#: Chosen: near 1, so that the perturbed members take the same branches as rounded results.
 FREE_STEP = 4
-#: Core elements of a tensor that get a member of their own; more of them share sign patterns.
-#: Chosen: only the time that a case takes depends on it, and how close a budget is.
+#: Most core elements of a tensor that are each perturbed in a member of their own. With more
+#: elements, members perturb several at once, with patterns of signs.
+#: Chosen: it affects the time of a case and the tightness of a budget only.
 OWN_MEMBERS = 12
 
-#: Shares of the cotangent of a float16 mean with which the plain formula is taken back.
-#: Chosen: three, since one of them may by chance be rounded well below the smallest numbers; more
-#: of them can only widen the budget.
+#: Factors on the cotangent of a float16 mean, with which the textbook formula is differentiated.
+#: Chosen: three, since one product may by chance be exact near the smallest numbers; more factors
+#: could only widen the budget.
 LUCK_FACTORS = (1.0, 0.8, 0.6)
 
-#: Budget ÷ exact number, below which a number tells a right result from 0.
+#: Largest ratio of budget to exact number at which a number tells a right result from 0.
 #: Chosen: it decides only whether a case counts as evidence, never whether a result conforms.
 INFORMATIVE = 0.1
 
-#: From here on the softplus of x may be x; in numbers of the input.
+#: Smallest input x for which x is accepted as softplus(x).
 #: Documented: https://docs.pytorch.org/docs/stable/generated/torch.nn.Softplus.html (threshold).
 SOFTPLUS_LINEAR = 20.0
-#: Stands for every finite slope, where any is right.
-#: Chosen: above every slope that a definition has, with room for a factor of 2²⁴ in a float64.
+#: The end of the accepted interval where any finite derivative is right.
+#: Chosen: larger than every derivative of a definition; 2²⁴ times it is still finite in float64.
 ANY_FINITE_SLOPE = 2.0**1000
 
 # === second derivatives ===================================================================
 
-#: Roundings of a term of a second derivative, besides those that the ensemble shows.
-#: Chosen: a few, for the products of slopes, which no member of the ensemble rounds.
+#: Roundings of each term of a second derivative, in addition to those that the ensemble shows.
+#: Chosen: a few, for the products of derivatives, which no member of the ensemble rounds.
 SECOND_ORDER_ROUNDINGS = 4
-#: Budget ÷ the size of the terms, above which nothing is asked of a second derivative.
-#: Chosen: as `INFORMATIVE`, of which it is the other side.
+#: Ratio of budget to the size of the terms, above which a second derivative is not compared.
+#: Chosen: as `INFORMATIVE`, whose counterpart it is.
 VAGUE = 0.1
-#: Magnitude of an input, at most, for which a second derivative is asked.
-#: Chosen: beyond it formulas saturate, and no documentation promises what is left of them.
+#: Largest magnitude of an input for which second derivatives are compared.
+#: Chosen: beyond it formulas saturate, and no documentation promises their accuracy.
 SECOND_ORDER_LARGEST = 8.0
-#: Magnitude of an input other than 0, at least, for which a second derivative is asked.
-#: Chosen: kernels of torch carry epsilons of 1e-12 that are not documented, and show below it.
+#: Smallest magnitude of an input, other than 0, for which second derivatives are compared.
+#: Chosen: kernels of torch add undocumented epsilons of 1e-12, which affect smaller inputs.
 SECOND_ORDER_SMALLEST = 1e-8
 
 
 def second_order_error(unit: float) -> float:
-    """Return the relative error that a second derivative may have, for a unit roundoff.
+    """Return the accepted relative error of a second derivative, for a unit roundoff.
 
     Chosen: half the digits of the dtype, since torch promises no accuracy of second derivatives.
     """
@@ -78,143 +80,148 @@ def second_order_error(unit: float) -> float:
 
 # === single clauses =======================================================================
 
-#: `symmetry`: unit roundoffs that two calls may differ by, besides what their budgets explain.
+#: `symmetry`: accepted difference of two calls in unit roundoffs, beyond their budgets.
 #: Derived: 2 x `SLACK`, since the result of each of the two calls is rounded once more.
 LAST_PLACES = 16
-#: `symmetry`: smallest numbers that two calls may differ by.
-#: Derived: `SLACK` / 2, since a rounding among them is off by at most half of one.
+#: `symmetry`: accepted difference of two calls, in smallest numbers of the dtype.
+#: Derived: `SLACK` / 2, since a rounding near 0 has an error of at most half the smallest number.
 SMALLEST_PLACES = 4
-#: `symmetry` and its like: how far the sum of the losses stays below the dtype's largest number.
-#: Chosen: twice the sum, of terms up to 32 times as large as the losses they make; calls with a
+#: `symmetry` and similar clauses: ratio of the dtype's largest number to the sum of the losses, at
+#: least.
+#: Chosen: it allows for twice the sum, and for terms 32 times as large as the loss; cases with a
 #: larger sum are not judged.
 OVERFLOW_MARGIN = 64
 
-#: `large-batch`: rows, at least. Derived: 16 bits do not count them.
+#: `large-batch`: fewest rows. Derived: they cannot be counted in 16 bits.
 LARGE_BATCH_ROWS = 2**16
-#: `large-batch`: numbers of the first tensor, at least. Chosen: fast paths for large tensors start
+#: `large-batch`: fewest numbers of the first tensor. Chosen: fast paths for large tensors start
 #: well below it.
 LARGE_BATCH_NUMBERS = 2**20
-#: `large-batch`: numbers in all tensors, at most. Chosen: larger calls are not made.
+#: `large-batch`: most numbers in all tensors. Chosen: larger calls are not made.
 LARGE_BATCH_ROOM = 2**22
-#: `large-batch`: the parts of the rows that are tried one after the other, as divisors.
-#: Chosen: a factor of four each, so that the last trial is the only long one.
+#: `large-batch`: divisors of the number of rows, for the trials that are made one after another.
+#: Chosen: each trial has about four times the rows of the one before, so only the last is long.
 LARGE_BATCH_PARTS = (64, 16, 4, 1)
-#: `large-batch`: seconds of a processor that a part may take, before the rest is not made.
-#: Chosen: beyond it the clause says that it is unsupported.
+#: `large-batch`: CPU seconds of a trial, above which no larger one is made.
+#: Chosen: the clause is then reported as unsupported.
 LARGE_BATCH_SECONDS = 2.0
 
-#: `mean-of-many`: elements, at least. Derived: float16 counts to 65,504.
+#: `mean-of-many`: fewest elements. Derived: float16 cannot count beyond 65,504.
 MEAN_OF_MANY_ELEMENTS = 70_000
-#: `mean-of-many`: numbers in all tensors, at most. Chosen: larger calls are not made.
+#: `mean-of-many`: most numbers in all tensors. Chosen: larger calls are not made.
 MEAN_OF_MANY_ROOM = 700_000
-#: `mean-of-many`: times that a case is repeated, at least. Chosen: other cases are not judged.
+#: `mean-of-many`: fewest repetitions of a case. Chosen: other cases are not judged.
 MEAN_OF_MANY_COPIES = 64
-#: `mean-of-many`: how far the mean stays below the largest number of float16, as a factor.
+#: `mean-of-many`: smallest ratio of the largest number of float16 to the mean.
 #: Chosen: other cases are not judged.
 MEAN_OF_MANY_MARGIN = 8
 
-#: `memory-in-proportion`: elements of the call that is weighed.
-#: Derived: their square is 64 times as many as `MEMORY_TIMES` allows.
+#: `memory-in-proportion`: elements of the measured call.
+#: Derived: a matrix of their square exceeds the memory that `MEMORY_TIMES` allows 64 times.
 WEIGHED_ELEMENTS = 4096
-#: `memory-in-proportion`: times that a case is repeated, at least. Chosen: others are not judged.
+#: `memory-in-proportion`: fewest repetitions of a case. Chosen: other cases are not judged.
 WEIGHED_COPIES = 8
-#: `memory-in-proportion`: peak of memory ÷ memory of the inputs, at most.
+#: `memory-in-proportion`: largest ratio of peak memory to the memory of the inputs.
 #: Measured: `lossspec run torch.nn.functional --clause=memory-in-proportion --profile=quick` writes
-#: `worst` into its report, as a share of this: 0.05 with torch 2.13.0. The room is for an
-#: implementation that keeps some twenty copies in double where the input is single.
+#: the share of it that torch needs as `worst`: 0.05 with torch 2.13.0. An implementation may keep
+#: some twenty copies in float64 of float32 inputs.
 MEMORY_TIMES = 64
 
-#: `no-host-copy`: numbers that one call may copy to the host.
-#: Chosen: flags and counts, which torch reads too; a tensor that is computed elsewhere has more.
+#: `no-host-copy`: most numbers that one call may copy to the host.
+#: Chosen: it allows flags and counts, which torch reads too, but not a tensor for a computation on
+#: the host.
 READ_ON_HOST = 8
 
-# === the same deviation ===================================================================
+# === comparison of deviations =============================================================
 
-#: Bars, as error ÷ budget, at which a clause judges torch's call beside a deviation.
-#: Chosen: first the bar of every call, then half of it, since of two that do the same one may just
-#: be within budget.
+#: Ratios of error to budget above which the torch counterpart counts as deviating too.
+#: Chosen: first the limit of every call, then half of it, since one of two equal deviations may
+#: lie just within its budget.
 COUNTERPART_BARS = (1.0, 0.5)
-#: Difference of two errors ÷ the second of them, up to which they are the same deviation.
-#: Chosen: an epsilon that both add makes the same error but for rounding.
+#: Largest relative difference of two errors that count as the same deviation.
+#: Chosen: two losses that add the same epsilon have the same error except for rounding.
 SAME_DEVIATION = 0.1
-#: Error ÷ budget of what fails plainly; its simpler cases must fail so too.
+#: Ratio of error to budget of a clear failure; the cases that it shrinks to must exceed it too.
 #: Chosen: it decides which case is shown, not whether one deviates.
 PLAIN_FAILURE = 10.0
-#: Error ÷ budget of a case without an option, from which that option shows in it.
-#: Chosen: as `PLAIN_FAILURE`; it decides which costly cases are taken.
+#: Ratio of error to budget above which the result without an option proves that the option matters.
+#: Chosen: as `PLAIN_FAILURE`; it decides which costly cases are judged.
 OPTION_SHOWS = 10.0
-#: Cases in which a clause never worked, such as one under torch.compile, before it is given up.
-#: Chosen: its cell is then unsupported, which its report says.
+#: Cases without success after which a clause, such as one under torch.compile, is given up.
+#: Chosen: its cell is then reported as unsupported.
 FRUITLESS_CASES = 8
-#: Costly cases in a row in which a clause did not work, before it is given up.
+#: Costly cases without success, in a row, after which a clause is given up.
 #: Chosen: as `FRUITLESS_CASES`.
 FRUITLESS_COSTLY_CASES = 3
 
-# === calls that end badly =================================================================
+# === timeouts, crashes and large results =================================================
 
-#: Elements of a result of another shape than the contract's, at most, that are looked at.
-#: Chosen: what has more is told by its shape alone.
+#: Most elements of a result with a wrong shape whose numbers are read.
+#: Chosen: a larger result is reported by its shape alone.
 RESULT_NUMBERS = 2**20
-#: Seconds that a clause may take for one case. Chosen: it makes a few calls on small tensors, each
-#: of which takes milliseconds.
+#: Seconds that a clause may take for one case. Chosen: a clause makes a few calls on small
+#: tensors, each of which takes milliseconds.
 CALL_SECONDS = 60.0
-#: Limits of `CALL_SECONDS` after which a process is ended that Python cannot interrupt.
-#: Derived: above `WAITS`, so that a call that can be interrupted always is.
+#: Multiple of `CALL_SECONDS` after which a process that Python cannot interrupt is ended.
+#: Derived: above `WAITS`, so that a call is interrupted if that is possible.
 LAST = 3.0
-#: Share of a processor, below which a call is taken to wait for one. Chosen: as `WAITS`.
+#: Share of a CPU below which a call counts as waiting for one. Chosen: as `WAITS`.
 BUSY = 0.5
-#: Limits of `CALL_SECONDS` that a waiting call gets. Derived: 1 / `BUSY`.
+#: Multiple of `CALL_SECONDS` that a waiting call may take. Derived: 1 / `BUSY`.
 WAITS = 2.0
-#: Processes that one campaign may end before it is given up. Those that an earlier campaign may
+#: Processes that one campaign may end before it is given up. Processes that an earlier campaign may
 #: have damaged do not count.
-#: Chosen: each is a `crash` in the report in any case.
+#: Chosen: the report lists each as a `crash` in any case.
 MOST_CRASHES = 5
 
 # === timing ===============================================================================
 
-#: Ratios of times that are this near to 1, either way, are the same for practical purposes.
-#: Chosen: what nobody would change an implementation for.
+#: Ratio of times, or its inverse, below which two times count as equal.
+#: Chosen: nobody would change an implementation for a smaller difference.
 BAND = 1.05
-#: Probability that an interval holds the true ratio.
-#: Chosen: there is one look at the pairs of a cell, after a number of rounds fixed beforehand.
+#: Probability that an interval contains the true ratio.
+#: Chosen: the pairs of a cell are analysed once, after a number of rounds fixed beforehand.
 CONFIDENCE = 0.99
-#: Torch's time ÷ an implementation's, from which the report asks whether it does the work.
-#: Chosen: it makes a verdict `suspicious`, for a person to look at.
+#: Ratio of torch's time to an implementation's, above which its speed is doubted.
+#: Chosen: the verdict is then `suspicious`, for a person to examine.
 INCREDIBLE = 10.0
-#: Ratio on the wall ÷ ratio on the own clock, from which the two do not tell of the same work.
+#: Ratio of the time ratios by wall clock and by the arm's own clock, above which they contradict
+#: each other.
 #: Chosen: as `INCREDIBLE`.
 DISAGREE = 2.0
-#: Share of a device's best clock rate, below which a round is left out.
-#: Chosen: such a reading tells of the device's heat, not of a loss.
+#: Share of a device's best clock rate below which a round is left out.
+#: Chosen: such a reading measures the temperature of the device, not the loss.
 THROTTLED = 0.75
-#: CPU seconds ÷ wall seconds, from which a call works in parallel and the wall decides.
-#: Derived: one thread cannot exceed 1; the rest is for the resolution of the two clocks.
+#: Ratio of CPU seconds to wall seconds above which a call runs in parallel and the wall clock
+#: decides.
+#: Derived: one thread cannot exceed 1; the rest allows for the resolution of the two clocks.
 PARALLEL = 1.2
-#: Rounds of a cell, at least. Derived: with 12 pairs a 99 % interval leaves out one pair at
-#: either end, so that it bears an outlier there.
+#: Fewest rounds of a timing cell. Derived: with 12 pairs a 99 % interval excludes one pair at
+#: each end, so that one outlier there has no effect.
 FEWEST_ROUNDS = 12
-#: Rounds of a cell, at most. Chosen: a multiple of `ROUND_CYCLE`; more take time only.
+#: Most rounds of a timing cell. Chosen: a multiple of `ROUND_CYCLE`; more rounds only take time.
 MOST_ROUNDS = 126
-#: Rounds in which up to three arms go through all their orders. Derived: 3! = 6.
+#: Rounds in which up to three arms run in all their orders. Derived: 3! = 6.
 ROUND_CYCLE = 6
-#: Seconds of a block of calls, at least. Derived: reading a clock takes well below a microsecond,
-#: a thousandth of it.
+#: Fewest seconds of a block of calls. Derived: reading a clock takes well below a microsecond, a
+#: thousandth of it.
 BLOCK_SECONDS = 1e-3
-#: Seconds of the slowest arm's block, at most, unless a single call takes longer.
-#: Chosen: longer blocks make fewer rounds.
+#: Most seconds of the slowest arm's block, unless a single call takes longer.
+#: Chosen: longer blocks leave time for fewer rounds.
 LONGEST_BLOCK_SECONDS = 20e-3
-#: Length of the difference of two results ÷ length of the second, at most, to be those of one loss.
-#: Chosen: clauses judge the numbers; this one notices an arm that computes something else.
+#: Largest relative difference, in the Euclidean norm, of two results of the same loss.
+#: Chosen: clauses judge the numbers; this only detects an arm that computes something else.
 SAME_RESULT = 2.0**-4
-#: Seconds of a step, beyond which it is not made. Chosen: the cell says that it was not run.
+#: Most seconds of a step. Chosen: the cell of a longer step is reported as not run.
 LONGEST_CALL = 0.1
-#: Share of the free memory that a step may need. Chosen: the cell says that it was not run.
+#: Largest share of the free memory that a step may need. Chosen: the cell of a larger step is
+#: reported as not run.
 MEMORY_SHARE = 0.4
-#: Elements of a call, from which it is asked beforehand what it would take.
-#: Chosen: smaller ones fit any machine.
+#: Elements of a call above which its time and memory are estimated before it is made.
+#: Chosen: smaller calls fit any machine.
 BEYOND_MACHINE = 2**20
-#: Times that the textbook composition may take longer than `LONGEST_CALL`.
-#: Chosen: it may well be slower, and is only compared with.
+#: Multiple of `LONGEST_CALL` that the textbook composition may take.
+#: Chosen: it is often slower, and serves for comparison only.
 TEXTBOOK_PATIENCE = 2.0
-#: Seconds of a step of a growth curve, at most. Chosen: the curve ends there, and says so.
+#: Most seconds of a step of a growth curve. Chosen: the curve ends there, and the report says so.
 GROWTH_POINT_SECONDS = 0.1

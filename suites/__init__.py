@@ -1,1 +1,1 @@
-"""The suites: thin pytest files; what they run is in lossspec."""
+"""The pytest files of the suites, which call lossspec."""

@@ -11,11 +11,38 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
-from hypothesis import settings
+
+#: Hypothesis keeps no failures under these services, nor where tox notes that CI was set, and
+#: pytest prints more under CI.
+CI_VARIABLES = (
+    "CI",
+    "__TOX_ENVIRONMENT_VARIABLE_ORIGINAL_CI",
+    "BUILDKITE",
+    "BUILD_NUMBER",
+    "CIRCLECI",
+    "CIRRUS_CI",
+    "CODEBUILD_BUILD_ID",
+    "GITHUB_ACTIONS",
+    "GITLAB_CI",
+    "HEROKU_TEST_RUN_ID",
+    "TEAMCITY_VERSION",
+    "TF_BUILD",
+    "bamboo.buildKey",
+)
+for name in CI_VARIABLES:  # the tests see the same environment everywhere
+    os.environ.pop(name, None)
+
+from hypothesis import settings  # noqa: E402  # it reads these variables when it is imported
 
 # A test must not depend on what an earlier one left in the database of failing cases.
 settings.register_profile("without memory", settings.default, database=None)
 settings.load_profile("without memory")
+
+
+@pytest.fixture(autouse=True)
+def without_memory() -> None:
+    """Fail where an earlier test has left another profile of Hypothesis in force."""
+    assert settings().database is None, "a test has changed the profile of Hypothesis"
 
 
 @dataclass(frozen=True)

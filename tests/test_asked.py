@@ -252,7 +252,7 @@ def test_a_report_shows_the_shares_of_each_loss_in_one_line():
 
 def test_a_report_without_counts_has_no_such_section():
     made = report(cell("mse_loss", "value", verdict="conforms"))
-    assert "Numbers asked" not in summary(made) + page(made)
+    assert "Numbers compared" not in summary(made) + page(made)
 
 
 @pytest.mark.parametrize(

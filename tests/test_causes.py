@@ -336,7 +336,7 @@ def test_a_call_that_does_not_end_is_one_block_of_its_loss():
 
 
 def test_what_no_verdict_arrived_for_is_one_block():
-    lost = {"verdict": "not-run", "reason": "planned, and no verdict arrived", "call": None}
+    lost = {"verdict": "not-run", "reason": "planned, but no verdict arrived", "call": None}
     cells = [cell(loss=loss, **lost) for loss in ("huber_loss", "l1_loss")]
     assert [block.count for block in blocks(cells)] == [2]
 

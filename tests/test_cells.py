@@ -111,7 +111,7 @@ def test_a_notebook_shows_a_table_with_a_row_for_each_clause():
     table = Table(Cells([cell("gradient", worst=0.25), WRONG])._repr_html_())
     assert table.caption == "mse_loss (function, cpu): 1 of 2 clauses conform, 1 deviates"
     assert table.rows == [
-        ["clause", "verdict", "what was found", "worst"],
+        ["clause", "verdict", "finding", "worst"],
         [
             "valueThe value is that of the definition.",
             "✗ deviates",

@@ -43,7 +43,7 @@ def test_run_needs_an_implementation(workplace, words):
     result = lossspec(workplace, "run", *words)
     assert result.status == 4
     (said,) = result.err
-    assert said.startswith("lossspec run: which implementation? names come first, e.g. ")
+    assert said.startswith("lossspec run: no implementation was named; names come first, such as ")
 
 
 def test_a_name_behind_an_option_is_not_passed_over(workplace):
@@ -52,7 +52,8 @@ def test_a_name_behind_an_option_is_not_passed_over(workplace):
     result = lossspec(workplace, "run", "torch.nn", *words, "mine")
     assert result.status == 4
     assert [line for line in result.err if line] == [
-        "ERROR: lossspec run: mine? names come first, e.g. lossspec run torch.nn --loss=l1_loss"
+        "ERROR: lossspec run: got the name mine after an option; names come first, such as "
+        "`lossspec run torch.nn --loss=l1_loss`"
     ]
 
 
@@ -142,7 +143,7 @@ def test_merge_joins_the_parts_of_a_run(workplace):
     assert (workplace.path / "whole" / "index.html").exists()
     result = lossspec(workplace, "merge", parts[0], "-o", "half.json")
     assert result.status == 4
-    assert result.err == ["lossspec merge: cannot merge: the shards 2/2 are missing"]
+    assert result.err == ["lossspec merge: cannot merge: add the reports of the shards 2/2"]
 
 
 def test_render_writes_the_pages_again(workplace):
@@ -175,7 +176,7 @@ def test_render_writes_the_pages_again(workplace):
         (["diff", "none.json", str(SAMPLE)], "lossspec diff: none.json: cannot be read"),
         (
             ["merge", str(SAMPLE), str(SAMPLE), "-o", "x.json"],
-            "lossspec merge: cannot merge: the",
+            "lossspec merge: cannot merge: more than one report has the cell ",
         ),
     ],
 )

@@ -380,7 +380,7 @@ def test_a_compiled_gradient_without_a_derivative_is_a_lack_and_not_a_zero(abili
         (
             {"supports": {"compile": False}, "compiles": True},
             ArgumentError,
-            "compiles=True and supports='compile' say different things",
+            "compiles=True contradicts supports for 'compile'; declare it once",
         ),
         ({"conventions": {"l1_loss": 3}}, ArgumentTypeError, "conventions takes values by loss"),
         ({"supports": {"vmap": all_but("ctc_los")}}, UnknownName, "did you mean ctc_loss"),

@@ -282,7 +282,7 @@ def test_an_update_tells_the_surfaces_apart(workplace):
     [
         (["nosuch"], "--impl nosuch: no entry point of that name"),
         (["torch.nn", "--file=none.toml"], "none.toml: cannot be read (No such file or directory)"),
-        (["mine", "--update"], "lossspec ships no file for mine; say which: --file FILE"),
+        (["mine", "--update"], "lossspec ships no deviations file for mine; name the file"),
         (["mine", "--update", "--file=f.toml", "--profile=x"], "unknown profile 'x'; known: quick"),
     ],
 )

@@ -180,7 +180,7 @@ def test_torch_takes_the_stand_in_for_an_accelerator(place):
     ) == [
         "standin ['cpu', 'standin']",
         "('cpu', 'standin') ('standin:0',)",
-        "--device standin:1: there are 1 of type standin",
+        "--device standin:1: the last device of this type is standin:0",
     ]
 
 
@@ -262,7 +262,7 @@ def test_on_the_processor_the_clauses_on_devices_do_not_apply(workplace):
     assert done.status == 0
     cells = [workplace.cells("mine")[f"l1_loss/{name}[function-cpu]"] for name in HERE]
     got = {(cell["verdict"], cell["reason"]) for cell in cells}
-    assert got == {("not-applicable", "this clause speaks on accelerators only")}
+    assert got == {("not-applicable", "this clause applies to accelerators only")}
 
 
 def test_a_clause_that_has_nothing_to_say_on_a_device_is_no_run(workplace):

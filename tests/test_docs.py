@@ -286,7 +286,8 @@ def test_the_picture_is_small_enough_to_commit():
 
 def test_the_readme_shows_what_it_does_before_how():
     text = (ROOT / "README.md").read_text("utf-8")
-    places = [text.index(part) for part in ("lossspec judges", "![", "$ python", "```python")]
+    parts = ("lossspec judges", "```text", "$ python", "![", "```python")
+    places = [text.index(part) for part in parts]
     assert places == sorted(places)
 
 

@@ -99,12 +99,12 @@ def test_a_class_in_a_file_can_be_pickled(here):
         ("too/inner.py", "there is no file 'too/inner.py'; did you mean to/inner.py?"),
         ("two/mine.py", "there is no file 'two/mine.py'; did you mean mine.py?"),
         ("far/away.py", "there is no file 'far/away.py'"),
-        ("mine.py::l1_loss", "one colon stands before an attribute; try mine.py:l1_loss"),
+        ("mine.py::l1_loss", "write one colon before an attribute; try mine.py:l1_loss"),
         ("mine.py:l1_los", "'mine.py' has no attribute 'l1_los'; did you mean l1_loss?"),
-        ("mine.py:", "no attribute is named after the colon"),
+        ("mine.py:", "no attribute follows the colon; name one or remove the colon"),
         ("to/inner", "'to/inner' is not the full name of a module; did you mean to/inner.py?"),
         ("to", "nothing in it is named like a loss, such as cross_entropy or CrossEntropyLoss; "),
-        ("./to", "'./to' is not the full name of a module; a directory; name a file in it: inn"),
+        ("./to", "'./to' is not the full name of a module; it is a directory; name a file in it"),
         ("folder.py", "'folder.py' is a directory; name a file in it: x.py"),
         ("a", "no entry point of that name "),
         ("b.py", "there is no file 'b.py'; commas separate implementations, so 'a,b.py' needs"),
@@ -142,7 +142,7 @@ def test_the_first_part_of_a_name_with_a_comma_is_told_so(here):
         (
             "from .beside import half\n",
             "ImportError: “attempted relative import with no known parent package” (to/mine.py, "
-            "line 1); a file that is named by its path imports what lies beside it without the dot",
+            "line 1); a file that is named by its path cannot use relative imports: remove the dot",
         ),
     ],
 )
@@ -157,13 +157,14 @@ def test_a_file_of_a_package_is_told_the_name_of_its_module(here):
     write(here / "pack/__init__.py")
     write(here / "pack/inner/mine.py", "from . import other\n")
     got = problem("pack/inner/mine.py")
-    assert got.endswith(f"; the file belongs to a package: name it pack.inner.mine, from {here}")
+    want = f"; the file is part of a package: run in {here} with --impl=pack.inner.mine"
+    assert got.endswith(want)
 
 
 def test_a_file_named_like_the_library_that_it_imports_is_told_so(here):
     write(here / "no_such_library.py", "from no_such_library import l1_loss\n")
     got = problem("no_such_library.py")
-    assert "this file is found in place of the module 'no_such_library'" in got
+    assert "this file hides the module 'no_such_library': rename the file" in got
 
 
 WRONG = """

@@ -95,7 +95,7 @@ def test_the_report_of_another_implementation_is_not_overwritten(workplace):
     result = workplace.run("--impl=torch.nn:functional", *QUICK)
     assert result.status == pytest.ExitCode.USAGE_ERROR
     assert [line for line in result.err if line] == [
-        "ERROR: --reports reports: torch.nn.functional in it holds the report of "
+        "ERROR: --reports reports: its folder torch.nn.functional holds the report of "
         "torch.nn.functional; choose another directory for torch.nn:functional, or remove that "
         "report"
     ]

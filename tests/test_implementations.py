@@ -110,7 +110,7 @@ def test_a_loss_is_the_one_that_it_is_named_after_whatever_comes_first_in_the_ca
     (other,) = {"l1_loss", "mse_loss"} - {loss}
     name = f"torch.nn.functional:{loss}"
     assert list(load(name, (loss, other)).functions) == [loss]
-    with pytest.raises(ImplementationError, match=f"makes it {loss}, which --loss={other} "):
+    with pytest.raises(ImplementationError, match=f"judged as {loss}, which --loss={other} "):
         load(name, (other,))
 
 

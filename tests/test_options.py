@@ -142,7 +142,11 @@ def test_a_name_that_a_conftest_has_taken_is_theirs(workplace):
     words = (*SUITE, "--impl=mine", *QUICK, "--seed", "3", "--lossspec-seed", "9")
     result = run(workplace, *words, "--dtype=float64")
     assert result.status == 0, result.out + result.err
-    assert "lossspec: --seed is another plugin's or a conftest's; use --lossspec-seed" in result.out
+    note = (
+        "lossspec: --seed belongs to another plugin or a conftest.py; for the option of lossspec "
+        "use --lossspec-seed"
+    )
+    assert note in result.out
     assert "theirs: 3" in result.out
     data = workplace.artifact("mine")
     assert (data["seed"], data["selection"]["dtypes"]) == (9, ["float64"])
@@ -220,7 +224,7 @@ def test_a_short_name_without_an_implementation_is_explained(workplace):
     put(workplace, test_own="def test_own(): pass")
     result = run(workplace, "-p", "no:faulthandler", "--loss=l1_loss")
     assert result.status == pytest.ExitCode.USAGE_ERROR
-    assert "  --loss: lossspec's option, beside --impl NAME" in result.err
+    assert "  --loss: an option of lossspec, which needs --impl NAME as well" in result.err
 
 
 def test_a_value_that_another_plugins_option_cannot_take_is_explained(workplace, monkeypatch):
@@ -234,7 +238,7 @@ def test_a_value_that_another_plugins_option_cannot_take_is_explained(workplace,
     )
     result = run(workplace, *SUITE, "-p", "another_plugin", "--impl=mine", "--profile=quick")
     assert result.status == pytest.ExitCode.USAGE_ERROR
-    said = "  lossspec: each of its options is also --lossspec-NAME, which nobody else has"
+    said = "  lossspec: each option also exists as --lossspec-NAME, which no other plugin uses"
     assert said in result.err
 
 

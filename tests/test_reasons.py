@@ -171,7 +171,7 @@ def test_a_report_without_a_judged_loss_is_grey_and_no_success(workplace):
     assert (badge["message"], badge["color"]) == ("nothing was judged", "57606a")
     assert report.exit_status == 4
     for name in ("summary.md", "index.html"):
-        assert "Nothing was judged, which is an error in itself." in (folder / name).read_text()
+        assert "No clause was judged, so the run fails." in (folder / name).read_text()
 
 
 HOSTILE = r"""

@@ -189,11 +189,11 @@ def test_a_process_that_dies_leaves_the_verdicts_of_finished_losses(workplace, e
         ("soft_margin_loss", "result-shape"): "not-run",
     }
     assert cells["mse_loss", "accepts"]["reason"] == (
-        "the process ended while mse_loss was judged; run it with `-n 1`, which goes on after a "
-        "crash and shows the call"
+        "the test process ended while it judged mse_loss; run again with `-n 1` to continue after "
+        "a crash and to see the call"
     )
     reason = cells["soft_margin_loss", "accepts"]["reason"]
-    assert reason == "planned, and no verdict arrived"
+    assert reason == "planned, but no verdict arrived"
     script = workplace.path / "reports" / "aborts" / cells["l1_loss", "result-shape"]["script"]
     assert script.is_file()
 
@@ -204,7 +204,7 @@ def test_the_pages_of_a_process_that_died_can_be_rendered(workplace):
     assert main(["render", str(folder / "conformance.json")]) == 0
     summary = (folder / "summary.md").read_text()
     assert "3 of 8 clauses conform, 1 deviates, 4 not run" in summary
-    assert "the process ended while mse_loss was judged" in summary
+    assert "the test process ended while it judged mse_loss" in summary
 
 
 def test_a_controller_that_dies_leaves_the_verdicts_that_arrived(workplace):

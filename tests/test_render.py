@@ -305,13 +305,13 @@ def test_a_run_without_cells_is_told_in_every_rendering(pages):
 def test_an_empty_part_of_a_run_is_no_error():
     part = replace(report(), selection=replace(report().selection, shard="1/2"))
     for made in (Page(page(part)).text, summary(part), screen(part)):
-        assert "Part 1/2 of this run holds no cell; other parts do." in made
-        assert "error in itself" not in made
+        assert "Shard 1/2 of this run has no cell; other shards have." in made
+        assert "the run fails" not in made
 
 
 def test_a_diff_with_a_narrowed_run_says_why_cells_may_be_gone():
     narrowed = replace(SAMPLE, cells=SAMPLE.cells[1:])
-    assert "note: the new report lacks cells: " in diff(SAMPLE, narrowed).text()
+    assert "note: the new report lacks cells; " in diff(SAMPLE, narrowed).text()
     assert "note: " not in diff(SAMPLE, SAMPLE).text()
 
 
@@ -420,7 +420,7 @@ def test_the_summary_tells_deviations_before_the_matrix():
     got = [line for line in summary(SAMPLE).splitlines() if line.startswith("#")]
     assert got[0] == "# mylib.losses 1.4.0"
     assert [line for line in got if line.startswith("## ")] == [
-        "## What deviates",
+        "## Deviations",
         "## Not judged",
         "## Known deviations",
         "## Losses by themes",
@@ -483,8 +483,8 @@ def test_absent_losses_are_named_and_not_counted_in_every_rendering():
     for shown in (text, summary(made), screen(made), diff(made, made).text()):
         assert wanted in shown
     assert "absent: kl_div, l1_loss" in screen(made)
-    assert "Absent losses, which do not count: kl_div, l1_loss" in summary(made)
-    assert "The implementation lacks 2 losses, which no count includes: kl_div, l1_loss." in text
+    assert "Absent losses, which are not counted: kl_div, l1_loss" in summary(made)
+    assert "The implementation lacks 2 losses, which are not counted: kl_div, l1_loss." in text
     # Their cells stay in the table of all cells, and in the artifact.
     assert "kl_div/c2[function-cpu]" in text
     matrix = page(made).partition('<section id="matrix">')[2].partition("</section>")[0]
@@ -495,7 +495,7 @@ def test_absent_losses_are_named_and_not_counted_in_every_rendering():
 def test_a_report_of_absent_losses_alone_says_that_nothing_was_judged():
     made = report(*lacking(["unsupported"]))
     for shown in (Page(page(made)).text, summary(made), screen(made)):
-        assert "Nothing was judged, which is an error in itself." in shown
+        assert "No clause was judged, so the run fails." in shown
         assert "kl_div" in shown
     assert json.loads(badge(made))["color"] == "57606a"
 
@@ -517,7 +517,7 @@ def test_reasons_are_grouped_with_the_number_of_cells_that_each_explains():
             "inconclusive",
             2,
             "1 of 9 cases could have told right from wrong; profile quick asks for 4 "
-            "(other numbers elsewhere)",
+            "(numbers vary by cell)",
         ),
         ("unsupported", 3, "it takes no weight"),
         ("unsupported", 1, "it takes no delta"),
@@ -537,7 +537,7 @@ def test_the_screen_shows_failures_beside_reasons_and_counts_the_rest():
     text = screen(report(cell(clause="w", verdict="deviates"), *many), "reports/x/index.html")
     assert text.count("1 unsupported: ") == 3
     assert "✗ deviates: huber_loss/w[function-cpu]" in text
-    assert "… and 3 more not judged; the report has every reason" in text
+    assert "… and 3 more not judged; the report lists every reason" in text
     assert len(text.splitlines()) <= HEIGHT
 
 
@@ -677,9 +677,9 @@ def test_one_cause_is_told_once_with_the_cells_that_it_explains_in_every_renderi
     made = report(*one_cause("bcd"), cell(clause="a", verdict="deviates", reason="else"))
     also = "also breaks: c, d, l1_loss/b, l1_loss/c, l1_loss/d"
     shown = Page(page(made))
-    headings = shown.text.partition("What each clause says")[0]
+    headings = shown.text.partition("Losses by clauses")[0]
     assert headings.count("wrong b") == 1
-    assert "7 cells fail, by 2 causes" in shown.text
+    assert "7 cells fail, with 2 causes" in shown.text
     for text in (" ".join(screen(made).split()), summary(made).replace("\\", ""), shown.text):
         assert also in text.replace("Also", "also")
         assert CAUSE in text

@@ -40,7 +40,7 @@ WRONG = """
 MENDED = "from torch.nn.functional import nll_loss\n"
 STORY = r"""
 nll_loss/mean-divisor on cpu \(function\) deviates:
-  `mean` is the sum of what `none` returns, weighted and divided as the contract says\.
+  `mean` returns the sum of the losses under `none`, weighted and divided as documented\.
 
   what:    'mean' of the implementation's own 'none'
   cause:   nll_loss: off by the factor 0\.5 \('mean'\)
@@ -247,7 +247,7 @@ def test_a_wrong_gradient_is_told_with_its_cotangent(workplace):
     report = Report.read(workplace.path / "reports/sloped/conformance.json")
     (cell,) = report.cells
     call = cell.call.splitlines()
-    assert call[-2] == "# the cotangent (upstream gradient):"
+    assert call[-2] == "# the cotangent (the gradient that backward receives):"
     found = re.fullmatch(r"value\.backward\(tensor\((.*), dtype=(\w+)\)\)", call[-1])
     case = Case.from_json(cell.case)
     upstream = case.upstream(case.reduction)
@@ -269,11 +269,12 @@ def test_a_wrong_gradient_is_told_with_its_cotangent(workplace):
     assert float(cell.want) == pytest.approx(float(gradient.flatten()[0]), rel=1e-2)
 
     printed = "\n".join(result.out)
-    assert "           # the cotangent (upstream gradient):\n           value.backward(" in printed
+    note = "# the cotangent (the gradient that backward receives):"
+    assert f"           {note}\n           value.backward(" in printed
     for name in ("index.html", "summary.md"):
         assert "value.backward(tensor(" in (workplace.path / "reports/sloped" / name).read_text()
     script = (workplace.path / "reports/sloped" / cell.script).read_text()
-    assert "# the cotangent (upstream gradient):" in script
+    assert note in script
     done = workplace.apart(str(workplace.path / "reports/sloped" / cell.script))
     assert done.status == 1
     assert any(line.startswith("cotangent (upstream gradient): tensor(") for line in done.out)

@@ -42,19 +42,29 @@ RIGHT: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"name": ""}, "spec '': a loss is named like a function or class of Python, got ''"),
-        ({"name": "log cosh!"}, "named like a function or class of Python, got 'log cosh!'"),
-        ({"module": "a.B"}, "spec 'distance': a loss is named like a function or class of Py"),
-        ({"forms": ()}, "spec 'distance': it needs a form"),
-        ({"forms": (form(), form())}, "forms need names of their own, got '', ''"),
+        ({"name": ""}, "spec '': the names of a loss are Python identifiers, got ''"),
+        ({"name": "log cosh!"}, "the names of a loss are Python identifiers, got 'log cosh!'"),
+        (
+            {"module": "a.B"},
+            "spec 'distance': the names of a loss are Python identifiers, got 'a.B'",
+        ),
+        ({"forms": ()}, "spec 'distance': forms is empty; give at least one Form"),
+        ({"forms": (form(), form())}, "each form needs a name of its own, got '', ''"),
         ({"forms": (form("(N, (N) -> ()"),)}, "a shape contract reads like '(N, C), (N) -> (N)', "),
         ({"forms": (form("(*), (*)"),)}, "a shape contract reads like '(N, C), (N) -> (N)', got "),
         (
             {"forms": (form("(*) -> (*)"),)},
-            "the shape contract '(*) -> (*)' does not fit the tensors: input, target",
+            "the shape contract '(*) -> (*)' needs one group of axes for each tensor; the tensors "
+            "are: input, target",
         ),
-        ({"forms": (Form(shapes="(*)", tensors=ROLES),)}, "shapes takes a tuple of lines, got '(*"),
-        ({"forms": (Form(shapes=(), tensors=ROLES),)}, "shapes takes a tuple of lines, got ()"),
+        (
+            {"forms": (Form(shapes="(*)", tensors=ROLES),)},
+            "shapes takes a tuple of shape contracts, got '(*",
+        ),
+        (
+            {"forms": (Form(shapes=(), tensors=ROLES),)},
+            "shapes takes a tuple of shape contracts, got ()",
+        ),
         (
             {"forms": (form(tensors={"input": Real, "target": Real()}),)},
             "tensors takes a Role for 'input', got <class 'lossspec.spec.roles.Real'>",
@@ -73,7 +83,7 @@ RIGHT: dict[str, Any] = {
             {"examples": example(arguments={"inptu": 1.0, "target": 1.0})},
             "arguments of an example: unknown 'inptu'; known: 'input', 'target', 'weight'",
         ),
-        ({"examples": example(arguments={"input": 1.0})}, "an example lacks target"),
+        ({"examples": example(arguments={"input": 1.0})}, "an example lacks values for target"),
         ({"examples": example(parameters={"p": 1})}, "parameters of an example: unknown 'p'; "),
         ({"examples": example(reduction="max")}, "reduction of an example: unknown 'max'; known: "),
         ({"examples": example(form="other")}, "form of an example: unknown 'other'; known: ''"),

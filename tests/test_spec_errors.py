@@ -101,8 +101,8 @@ def reads_the_fourth(input, target):
         (spec(lambda input, target: input - target), "^spec 'of_rows': define raised ValueError"),
         (
             spec(settle=lambda rng, tensors, parameters: tensors.update(input=np.zeros(2))),
-            r"^spec 'of_rows': settle left input as ndarray of shape \[2\]; it takes an array with "
-            r"the axes \(N, X\)",
+            r"^spec 'of_rows': settle set input to ndarray of shape \[2\]; it must be an array "
+            r"with the axes \(N, X\)",
         ),
         (
             spec(
@@ -110,7 +110,7 @@ def reads_the_fourth(input, target):
                     input=tensors["input"].astype(np.longdouble)
                 )
             ),
-            "^spec 'of_rows': settle gave input the dtype longdouble|float128; it has to keep ",
+            "^spec 'of_rows': settle set input to the dtype longdouble|float128; it must keep ",
         ),
     ],
     ids=["settle", "define", "divisor", "share", "sizes", "shape", "settled shape", "dtype"],
@@ -231,7 +231,7 @@ def example(value, **more):
         (spec(examples=example([1.5])), r"has a value of shape \[1\]; define gives shape \[\]"),
         (
             spec(examples=example(0.0, arguments={"input": [1.0], "target": [[1.0]]})),
-            r"cannot be computed: ValueError: .*no shape of of_rows fits",
+            r"cannot be computed: ValueError: .*no shape contract of of_rows fits",
         ),
         (spec(reads_the_fourth, examples=example(1.5)), "its example .*: define raised IndexError"),
         (

@@ -262,4 +262,6 @@ def test_one_command_builds_them_and_clears_what_is_gone(tmp_path):
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["a", "b"]], ids=str)
 def test_a_wrong_call_of_the_command_is_one_line(arguments, capsys):
     assert pages.main(arguments) == 4
-    assert capsys.readouterr().err == f"want the directory of the pages, as in `{pages.COMMAND}`\n"
+    assert capsys.readouterr().err == (
+        f"expected one argument, the directory of the pages, as in `{pages.COMMAND}`\n"
+    )

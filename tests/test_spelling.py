@@ -177,7 +177,7 @@ def test_a_spec_without_an_axis_for_its_classes_is_refused(form):
     }
     changed = replace(spec.forms[form], tensors=tensors)
     forms = tuple(changed if i == form else other for i, other in enumerate(spec.forms))
-    with pytest.raises(SpecError, match=r"'y' is about classes, .* has no axis 'C' for them"):
+    with pytest.raises(SpecError, match=r"'y' refers to classes, .* has no axis 'C' for them"):
         replace(spec, forms=forms, classes="C", examples=())
 
 

@@ -339,7 +339,7 @@ def test_the_shape_may_be_a_strategy():
         (lambda: tensors(Logit, (2,)), ArgumentTypeError, r"pass Logit\(\)"),
         (lambda: tensors(Logit(), (2,), "int64"), UnknownName, "dtype of a Logit 'int64'"),
         (lambda: tensors(Logit(), (-2,)), ArgumentError, "0 or more"),
-        (lambda: tensors(lossspec.ClassIndex(), (2,)), ArgumentError, "needs classes"),
+        (lambda: tensors(lossspec.ClassIndex(), (2,)), ArgumentError, "classes takes a whole"),
     ],
 )
 def test_a_strategy_refuses_bad_input_when_it_is_made(make, error, said):

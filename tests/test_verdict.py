@@ -318,7 +318,7 @@ def test_reports_of_which_one_does_not_say_its_part_are_not_merged():
     data = SAMPLE.to_data()
     del data["selection"]
     part = Report.from_data(data)
-    with pytest.raises(ReportError, match="does not say which part of the suite it is of"):
+    with pytest.raises(ReportError, match="does not say which part of the suite it covers"):
         merge([part, part])
     assert merge([part]).to_json() == part.to_json()
 
@@ -431,39 +431,39 @@ def test_runs_on_two_devices_merge_to_a_report_of_both():
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"profile": "deep"}, "profile differs, got 'deep' and 'standard'"),
-        ({"seed": 7}, "seed differs, got 7 and 0"),
+        ({"profile": "deep"}, "profile: got 'deep' and 'standard'"),
+        ({"seed": 7}, "seed: got 7 and 0"),
         (
             {"implementation": replace(SAMPLE.implementation, name="other")},
-            "implementation differs, got 'other' and 'mylib.losses'",
+            "implementation: got 'other' and 'mylib.losses'",
         ),
         (
             {"implementation": replace(SAMPLE.implementation, version="2")},
-            "version differs, got '2' and '1.4.0'",
+            "version: got '2' and '1.4.0'",
         ),
         (
             {"environment": replace(SAMPLE.environment, torch="9")},
-            "torch differs, got '9' and '2.13.0+cpu'",
+            "torch: got '9' and '2.13.0+cpu'",
         ),
         (
             {"selection": Selection(("huber_loss",), None, None, ("cpu",), None)},
-            "losses differs, got ('huber_loss',) and None",
+            "losses: got ('huber_loss',) and None",
         ),
     ],
 )
 def test_reports_of_different_runs_do_not_merge(changes, problem):
-    with pytest.raises(ReportError, match=re.escape(f"cannot merge: {problem}")):
+    with pytest.raises(ReportError, match=re.escape(f"that differ in {problem}")):
         merge([report(cell()), report(cell(clause="gradient"), **changes)])
 
 
 def test_the_same_cell_in_two_reports_does_not_merge():
-    with pytest.raises(ReportError, match=re.escape("twice, huber_loss/value[function-cpu]")):
+    with pytest.raises(ReportError, match=re.escape("the cell huber_loss/value[function-cpu]")):
         merge([report(cell()), report(cell())])
 
 
 def test_a_shard_left_out_is_missed_by_name():
     parts = [on(report(cell(clause=f"c{i}")), "cpu", shard=f"{i}/4") for i in (1, 4)]
-    with pytest.raises(ReportError, match="the shards 2/4, 3/4 are missing"):
+    with pytest.raises(ReportError, match="add the reports of the shards 2/4, 3/4"):
         merge(parts)
 
 

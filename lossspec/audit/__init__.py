@@ -1,8 +1,7 @@
-"""Which clause finds which defect: wrong implementations, run as if they were under test.
+"""The audit: it judges wrong implementations and shows which clause finds which defect.
 
-A `Defect` is a wrong implementation, a `RightImplementation` a right one that must not be reported.
-"Mutant" and "control" name neither what they are nor what is expected; "defect" is the word of
-"missed defect", as "false positive" is that for a right implementation in which something is found.
+A `Defect` is a wrong implementation that some clause must report. If none does, it is a missed
+defect. A `RightImplementation` is a correct one; a deviation found in it is a false positive.
 """
 
 from __future__ import annotations
@@ -32,11 +31,17 @@ from lossspec.spec.roles import Surface
 
 @dataclass(frozen=True, eq=False)
 class Defect:
-    """An implementation that is right but for one thing.
+    """An implementation with one defect.
 
-    make : makes a fresh one, with torch's signature (on the class surface: the class itself).
-    wrong : what is wrong, in one sentence. source : the report of such a bug, where there is one.
-    awaits : why no clause can find it yet; empty when one must.
+    Attributes:
+        name: The name of the defect, unique within its loss and surface.
+        loss: The name of the loss.
+        make: A function that returns a new implementation with torch's signature; on the class
+            surface it returns the class.
+        wrong: The defect, in one sentence.
+        surface: The surface that is judged.
+        source: The report of such a bug; empty if there is none.
+        awaits: The reason why no clause can find it yet; empty if a clause must find it.
     """
 
     name: str
@@ -49,15 +54,20 @@ class Defect:
 
     @property
     def id(self) -> str:
-        """Unique among defects."""
+        """Return the loss and the name, unique among defects."""
         return f"{self.loss}/{self.name}"
 
 
 @dataclass(frozen=True, eq=False)
 class RightImplementation:
-    """A right loss in another formulation, in which no clause may find anything.
+    """A correct implementation in another formulation, in which no clause may find a deviation.
 
-    make : as in Defect. how : the formulation, in one sentence.
+    Attributes:
+        name: The name of the formulation, unique within its loss and surface.
+        loss: The name of the loss.
+        make: A function that returns a new implementation, as in `Defect`.
+        how: The formulation, in one sentence.
+        surface: The surface that is judged.
     """
 
     name: str
@@ -68,13 +78,23 @@ class RightImplementation:
 
     @property
     def id(self) -> str:
-        """Unique among right implementations."""
+        """Return the loss and the name, unique among right implementations."""
         return f"{self.loss}/{self.name}"
 
 
 @dataclass(frozen=True)
 class Detection:
-    """A clause's first deviation: in which case of the stream, and after how long."""
+    """The first deviation that a clause found.
+
+    Attributes:
+        clause: The name of the clause.
+        index: The index of the case in the stream, from 0.
+        seconds: The time from the start of judging, in seconds.
+        what: The quantity that deviates.
+        got: The value of the implementation, as text; None if there is none.
+        want: The expected value, as text; None if there is none.
+        case: The case.
+    """
 
     clause: str
     index: int
@@ -87,12 +107,17 @@ class Detection:
 
 @dataclass(frozen=True)
 class Result:
-    """What an audit found out about one implementation.
+    """The result of an audit for one implementation.
 
-    found : the clauses' detections, the earliest first. shared : clauses that torch's own loss
-    breaks alike. refused : dtypes that never worked, and the error. crashed : by clause, the
-    error of lossspec itself that ended its judging. judged : clauses that saw a case which could
-    have told right from wrong.
+    Attributes:
+        implementation: The implementation.
+        found: The detections of the clauses, the earliest first.
+        cases: The number of cases that were judged.
+        seconds: The time of judging, in seconds.
+        shared: The clauses that torch's loss violates in the same way.
+        refused: The dtypes in which no call worked, with the error.
+        crashed: The clauses that ended with an error of lossspec itself, with the error.
+        judged: The clauses that judged a case in which a wrong result differs from the right one.
     """
 
     implementation: Defect | RightImplementation
@@ -106,7 +131,7 @@ class Result:
 
     @property
     def missed(self) -> bool:
-        """Whether no clause found anything."""
+        """Return whether no clause found a deviation."""
         return not self.found
 
 
@@ -120,21 +145,24 @@ def audit(
     spec: Loss | None = None,
     cases: int | None = None,
 ) -> Iterator[Result]:
-    """Judge each implementation, and yield what each clause found.
+    """Judge each implementation, and yield the deviations that each clause found.
 
-    Seconds are those of judging: a loss's cases are drawn beforehand.
+    The seconds of a result exclude drawing: the cases of a loss are drawn before they are judged.
 
     Args:
-        implementations: those of a loss together, so that its cases are drawn once.
-        profile: how many cases are drawn.
-        seed: of the stream of cases.
-        first_only: whether to stop at the first deviation.
-        only: names of the clauses that judge; all of the profile's when None.
-        spec: of the loss that they all are, where the catalogue of specs lacks it.
-        cases: how many of the stream are judged; all when None.
+        implementations: The implementations; group them by loss, so that cases are drawn once.
+        profile: The profile, which says how many cases are drawn.
+        seed: The seed of the stream of cases.
+        first_only: Whether to stop an implementation at its first deviation.
+        only: The names of the clauses that judge; None for all clauses of the profile.
+        spec: The spec of the loss of all implementations; None to look it up in the catalogue.
+        cases: The number of cases to judge; None for the whole stream.
+
+    Yields:
+        The result of each implementation, in the given order.
 
     Raises:
-        UnknownName: when the profile is none of the known ones.
+        UnknownName: If there is no profile of the given name.
     """
     if isinstance(profile, str):
         profile = profile_named(profile)
@@ -144,7 +172,7 @@ def audit(
             for name, clause in clauses().items()
             if (name in only if only else not clause.slow or profile.name != "quick")
         ]
-        # A second each, which is worth it only where nothing else has found anything.
+        # Slow clauses take about a second each; run them only if no other clause finds a deviation.
         late = [clause for clause in judges if first_only and clause.slow]
         early = [clause for clause in judges if clause not in late]
         loss = spec or find(each.loss)
@@ -168,7 +196,7 @@ def _audited(
     surface = implementation.surface
     judges = [c for c in judges if c.applies(loss, surface) and c.speaks_on("cpu")]
     under_test = LossUnderTest("audit", loss, surface, implementation.make())
-    stream(loss, profile, seed)  # its cases are drawn beforehand
+    stream(loss, profile, seed)  # draws the cases now, so that their time does not count
     hunt = _Hunt(first_only, cases, time.perf_counter())
     campaign = Campaign(
         under_test,
@@ -182,7 +210,7 @@ def _audited(
     crashed: dict[str, str] = {}
     try:
         campaign.run()
-    except SpecError as error:  # no clause has come to its end
+    except SpecError as error:  # ends the campaign before any clause is finished
         crashed = {clause.name: str(error) for clause in judges}
     clause_records = campaign.clause_records
     hunt.conclude(clause_records, campaign.support)
@@ -200,12 +228,17 @@ def _audited(
 
 @dataclass
 class _Hunt:
-    """Notes when each clause of a campaign first deviates, as its observer.
+    """The observer of a campaign that records the first deviation of each clause.
 
-    first_only : whether the first deviation ends the campaign. limit : how many cases are judged;
-    all when None. start : when it began. index : of the case at hand, among those judged. drawn,
-    chosen : the indices of the cases of the stream, and of those chosen for costly clauses. made :
-    by the identity of a finding, when it was made.
+    Attributes:
+        first_only: Whether the first deviation ends the campaign.
+        limit: The most cases to judge; None for no limit.
+        start: The start of the campaign, in seconds of `time.perf_counter`.
+        index: The index of the current case among the judged ones.
+        detections: The first deviation of each clause, by its name.
+        drawn: The indices of the cases of the stream, by their number in the campaign.
+        chosen: The indices of the cases chosen for costly clauses, by their number.
+        made: The detection of each finding, by the identity of the finding.
     """
 
     first_only: bool
@@ -222,8 +255,8 @@ class _Hunt:
         return self.limit is None or number >= CHOSEN or len(self.drawn) < self.limit
 
     def judged(self, number: int, clause_record: ClauseRecord, trial: Trial) -> bool:
-        """Note what a clause has found; return whether more is wanted."""
-        # A case counts once, though clauses on calls that must raise see it after all others.
+        """Record the new findings of a clause; return whether to go on."""
+        # Count each case once: clauses about calls that must raise judge it again at the end.
         seen = self.chosen if number >= CHOSEN else self.drawn
         self.index = seen.setdefault(number, len(seen))
         name = clause_record.clause.name
@@ -239,7 +272,7 @@ class _Hunt:
         return not (self.first_only and self.detections)
 
     def conclude(self, clause_records: Mapping[str, ClauseRecord], support: Support) -> None:
-        """Note the deviations that were decided at the end, after all cases of the stream."""
+        """Record the deviations that the campaign decides after the last case of the stream."""
         self.index = len(self.drawn) - 1
         for name, record in clause_records.items():
             if record.found is None:
@@ -264,9 +297,9 @@ class _Hunt:
 
 
 def _certain(finding: Finding) -> bool:
-    """Whether a finding counts, though a campaign decides that at its end only.
+    """Return whether a finding is certain, although the campaign decides it only at its end.
 
-    A call in float32, which is mandatory, must work; a gradient that is missing deviates.
+    A failed call in float32 is certain, because float32 is mandatory. So is a missing gradient.
     """
     if finding.excuse is not None:
         return False

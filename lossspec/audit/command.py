@@ -1,4 +1,4 @@
-"""An audit from the command line: run it, print what was found, write the matrix and the page."""
+"""The audit on the command line: it prints a summary, and writes the matrix and the page."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from lossspec.spec.loss import Loss
 
 
 def chosen(profile: str, cases: int | None) -> Profile:
-    """Return a profile by name, with a number of cases of its own where one is given.
+    """Return a profile by name, with another number of cases if one is given.
 
     Raises:
-        UnknownName: when there is no such profile.
-        ArgumentError: when the number is below 1.
+        UnknownName: If there is no profile of that name.
+        ArgumentError: If the number of cases is below 1.
     """
     found = profile_named(profile)
     if cases is None:
@@ -41,10 +41,18 @@ def report(
     matrix_file: Path | None = None,
     page_file: Path | None = None,
 ) -> int:
-    """Audit the defects of each loss and print what was found; the exit status.
+    """Audit the defects of each loss, print a summary, and return the exit status.
 
-    The matrix and the page tell what each clause finds; without them a defect is done with when
-    the first clause finds it.
+    Without a matrix and a page, judging a defect stops at its first deviation. With either of them,
+    all clauses judge all cases.
+
+    Args:
+        defects: Each loss with its defects.
+        profile: The name of the profile.
+        seed: The seed of the stream of cases.
+        cases: The number of cases for each loss; None for that of the profile.
+        matrix_file: The Markdown file to write the matrix to; None for no matrix.
+        page_file: The HTML file to write the page to; None for no page.
     """
     torch.set_num_threads(1)
     settings = chosen(profile, cases)

@@ -1,4 +1,4 @@
-"""Wrong versions of any spec: its own definition or reduction, changed in one place."""
+"""Defects made from any spec: its definition or its reduction, changed in one place."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from lossspec.judging.profiles import PROFILES
 from lossspec.judging.stream import stream
 from lossspec.spec.loss import Form, Loss
 
-#: Two results so many roundings apart are not the same.
+#: Two numbers differ if they are further apart than this, in unit roundoffs of the larger one.
 APART = 1000
-#: How many cases are tried to show that a version is wrong.
+#: The number of cases that are tried to show that a version is wrong.
 TRIED = 150
-#: Words that may be left out, which leaves their first argument.
+#: The maths words whose call may be replaced by its first argument.
 WORDS = (
     *("absolute", "any_slope", "clamped", "clamped_log", "complement", "exp", "log"),
     *("log_softmax", "norm", "positive_part", "sigmoid", "softplus", "sqrt", "x_log_x"),
@@ -46,7 +46,7 @@ FLIPPED: Mapping[type[ast.cmpop], type[ast.cmpop]] = {
 
 
 def variants(loss: Loss) -> Iterator[Defect]:
-    """Every version of a loss that is wrong in one place and shown to be wrong by some case."""
+    """Yield each version of a loss that is changed in one place and gives a wrong result."""
     right = function(loss)
     for index, (wrong, make) in enumerate(_versions(loss)):
         made = Defect(f"version-{index}", loss.name, make, wrong)
@@ -55,7 +55,7 @@ def variants(loss: Loss) -> Iterator[Defect]:
 
 
 def witness(loss: Loss, right: Callable[..., Any], wrong: Callable[..., Any]) -> Case | None:
-    """The first case in which two functions of a loss plainly differ; None when none does."""
+    """Return the first case in which two functions of a loss differ clearly; None if none does."""
     profile = replace(PROFILES["standard"], examples=TRIED)
     for solved in stream(loss, profile, start=1):
         want, got = (
@@ -68,7 +68,7 @@ def witness(loss: Loss, right: Callable[..., Any], wrong: Callable[..., Any]) ->
 
 
 def _held(tensor: torch.Tensor) -> torch.Tensor:
-    """The same tensor, to which no gradient comes back but zeros."""
+    """Return the same tensor, with a gradient that is always 0."""
     if tensor.requires_grad:
         tensor = tensor.view_as(tensor)
         tensor.register_hook(torch.zeros_like)  # type: ignore[no-untyped-call]
@@ -98,14 +98,14 @@ def _differ(got: torch.Tensor | None, want: torch.Tensor | None) -> bool:
 def _versions(loss: Loss) -> Iterator[tuple[str, Callable[[], Callable[..., Any]]]]:
     for number, form in enumerate(loss.forms):
         place = f" ({form.name})" if form.name else ""
-        # Forms that share a definition have it wrong together.
+        # Change a shared definition once, for all forms that use it.
         if form.define is not None or number == 0:
             for change in _changes(form.define or loss.define):
                 wrong = _with_definition(loss, form, change.made)
                 yield f"{change.says}{place if form.define else ''}", _makes(wrong)
         if form.divisor is not None:
             yield (
-                f"The mean counts every element alike{place}.",
+                f"The mean divides by the number of elements{place}.",
                 _makes(_with_form(loss, replace(form, divisor=None))),
             )
             for change in _changes(form.divisor):
@@ -128,19 +128,24 @@ def _with_definition(loss: Loss, form: Form, define: Callable[..., Any]) -> Loss
     return _with_form(loss, replace(form, define=define))
 
 
-# === the source ===========================================================================
+# === changes of the source ================================================================
 
 
 @dataclass(frozen=True)
 class _Change:
-    """A definition changed in one place; what was changed."""
+    """A definition that is changed in one place.
+
+    Attributes:
+        says: The change, in one sentence.
+        made: The changed definition.
+    """
 
     says: str
     made: Callable[..., Any]
 
 
 def _changes(define: Callable[..., Any]) -> Iterator[_Change]:
-    """Every change of one place in a definition, or in a function beside it that it uses."""
+    """Yield each change in one place of a definition, or of a function of its module it uses."""
     parts = _parts(define)
     for name, tree in parts.items():
         for count in range(sum(1 for _ in ast.walk(tree))):
@@ -157,7 +162,7 @@ def _changes(define: Callable[..., Any]) -> Iterator[_Change]:
 
 
 def _parts(define: Callable[..., Any]) -> dict[str, ast.stmt]:
-    """The parsed source of a definition and of the functions in its module that it uses."""
+    """Return the parsed source of a definition and of the functions of its module that it uses."""
     parts: dict[str, ast.stmt] = {}
     waiting = [define]
     while waiting:
@@ -173,7 +178,16 @@ def _parts(define: Callable[..., Any]) -> dict[str, ast.stmt]:
 
 
 def _changed(tree: ast.stmt, count: int, choice: int) -> str | None:
-    """Change one expression of a tree in place; what was changed, None when there is no more."""
+    """Change one expression of a tree in place.
+
+    Args:
+        tree: The tree.
+        count: The index of the expression, in the order of `ast.walk`.
+        choice: The index of the replacement.
+
+    Returns:
+        The change in one sentence; None if there is no such expression or replacement.
+    """
     for parent in ast.walk(tree):
         for name, value in ast.iter_fields(parent):
             places = enumerate(value) if isinstance(value, list) else [(None, value)]
@@ -195,7 +209,7 @@ def _changed(tree: ast.stmt, count: int, choice: int) -> str | None:
 
 
 def _instead(node: ast.expr) -> Iterator[ast.expr]:
-    """What an expression may wrongly be."""
+    """Yield the wrong replacements of an expression."""
     match node:
         case ast.BinOp(left=left, op=ast.Add(), right=right):
             yield from (left, right, ast.BinOp(left, ast.Sub(), right))
@@ -224,11 +238,11 @@ def _instead(node: ast.expr) -> Iterator[ast.expr]:
             yield first
 
 
-# === around it ============================================================================
+# === changes of the reduction, the gradient and the dtype =================================
 
 
 def _wrapped(loss: Loss) -> Iterator[tuple[str, Callable[[], Callable[..., Any]]]]:
-    """Wrong versions of what surrounds every definition: reduction, gradient, dtype."""
+    """Yield versions of a loss with a wrong reduction, a wrong gradient or a wrong dtype."""
     right = function(loss)
     first = loss.forms[0]
     names = list(first.tensors)

@@ -1,4 +1,4 @@
-"""The page of an audit: which clause finds which wrong loss, in which case, and what none finds."""
+"""The HTML page of an audit: which clause finds which wrong loss, and which losses none finds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,15 @@ from lossspec.render.html import environment
 
 @dataclass
 class Row:
-    """One wrong loss. found : the case, counted from 1, in which each clause first deviated."""
+    """One wrong loss.
+
+    Attributes:
+        id: The id of the defect.
+        wrong: The defect, in one sentence.
+        source: The report of such a bug; empty if there is none.
+        awaits: The reason why no clause can find it yet; empty if there is none.
+        found: The number of the first case that deviates, from 1, by the name of the clause.
+    """
 
     id: str
     wrong: str
@@ -22,12 +30,12 @@ class Row:
 
     @property
     def first(self) -> int | None:
-        """The first case in which any clause deviated."""
+        """Return the number of the first case that deviates under any clause, from 1."""
         return min(self.found.values(), default=None)
 
 
 def page(title: str, results: Sequence[Result]) -> str:
-    """What an audit found, as a page of HTML that needs no other file."""
+    """Return the results of an audit as an HTML page that needs no other file."""
     rows = [_row(result) for result in results]
     found = [row for row in rows if row.found]
     asked = {name for row in rows for name in row.found}

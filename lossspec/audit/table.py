@@ -1,4 +1,4 @@
-"""What an audit found, as text and as a Markdown table."""
+"""The results of an audit as text and as a Markdown table."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lossspec.audit import Result
 
 
 def summary(what: str, results: Sequence[Result]) -> str:
-    """Return how many were found and by which clauses, and a line for each that was not."""
+    """Return how many defects were found, by which clauses, and a line for each missed one."""
     lines = [total(what, results)]
     if any(result.found for result in results):
         lines.append(f"  first found by {_tally(results)}")
@@ -18,7 +18,7 @@ def summary(what: str, results: Sequence[Result]) -> str:
 
 
 def total(what: str, results: Sequence[Result]) -> str:
-    """Return how many were found, and how soon."""
+    """Return how many defects were found, and the median of the cases that found them."""
     first = [result.found[0] for result in results if result.found]
     text = f"{what}: {len(first)} of {len(results)} wrong losses found"
     if not first:
@@ -29,7 +29,7 @@ def total(what: str, results: Sequence[Result]) -> str:
 
 
 def _tally(results: Sequence[Result]) -> str:
-    """How many each clause was the first to find, the most successful clause first."""
+    """Return how many defects each clause was the first to find, the largest number first."""
     first = Counter(result.found[0].clause for result in results if result.found)
     return ", ".join(f"{clause} ({count})" for clause, count in first.most_common())
 
@@ -39,14 +39,14 @@ def _missed(result: Result) -> str:
     awaits = getattr(defect, "awaits", "")
     reason = f" Awaits {awaits}." if awaits else ""
     if result.shared:
-        reason = f" Torch's own loss breaks {', '.join(result.shared)} alike."
+        reason = f" Torch's loss deviates in the same way: {', '.join(result.shared)}."
     if result.crashed:
         reason = f" lossspec itself failed in {', '.join(result.crashed)}."
     return f"  not found: {defect.id}: {getattr(defect, 'wrong', '')}{reason}"
 
 
 def matrix(results: Iterable[Result]) -> str:
-    """Return which clauses find which wrong loss, and in which case the first one does."""
+    """Return a Markdown table of the clauses that find each defect, and of the first case."""
     lines = ["| loss | what is wrong | after | found by |", "| --- | --- | ---: | --- |"]
     for result in results:
         defect = result.implementation

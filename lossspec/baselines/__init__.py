@@ -1,7 +1,8 @@
-"""Baselines: each loss as the textbook composition of plain torch operations.
+"""Baselines: each loss as the textbook composition of basic torch operations.
 
-Timing compares with them, and the tests judge them as right implementations. They check nothing:
-a call that must be refused gives any result, or any error.
+The timing suite compares implementations with them, and the tests judge them as right
+implementations. Their arguments are those of the torch counterpart, but they do not check them: an
+invalid call returns any result or raises any error.
 """
 
 from __future__ import annotations
@@ -13,7 +14,11 @@ from lossspec.baselines import classes, elementwise, sequences, vectors
 
 
 def textbook(loss: str) -> Callable[..., Any] | None:
-    """Return the textbook composition of a loss, called as torch's function; None if none ships."""
+    """Return the textbook composition of a loss, with the signature of torch's; None without one.
+
+    Args:
+        loss: The name of the loss.
+    """
     for module in (elementwise, vectors, classes, sequences):
         if loss in module.__all__:
             composition: Callable[..., Any] = getattr(module, loss)

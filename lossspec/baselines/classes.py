@@ -27,7 +27,7 @@ def nll_loss(
     ignore_index: int = -100,
     reduction: str = "mean",
 ) -> Tensor:
-    """-w[t] x[t], and 0 where t is ignored."""
+    """Return -w[t] x[t], and 0 where t is ignored."""
     log_p = wide(input).movedim(_class_axis(input), -1)
     w = log_p.new_ones(log_p.shape[-1]) if weight is None else wide(weight)
     kept, t = _kept(target, ignore_index)
@@ -43,7 +43,7 @@ def cross_entropy(
     reduction: str = "mean",
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """-Σ w p log softmax(x), where p is smoothed; a class t is the p that is 1 at t."""
+    """Return -Σ w p log softmax(x), where p is smoothed; a class index t means p = 1 at t."""
     x = wide(input).movedim(_class_axis(input), -1)
     w = x.new_ones(x.shape[-1]) if weight is None else wide(weight)
     share = label_smoothing / max(1, x.shape[-1])
@@ -51,7 +51,7 @@ def cross_entropy(
         p = wide(target).movedim(_class_axis(input), -1) * (1 - label_smoothing) + share
         return reduced(-(p * w * x.log_softmax(-1)).sum(-1), reduction, input.dtype)
     kept, t = _kept(target, ignore_index)
-    # What an ignored row holds has no part in the gradient.
+    # Numbers in ignored rows must not affect the gradient.
     log_p = torch.where(kept.unsqueeze(-1), x, 0).log_softmax(-1)
     losses = -w[t] * _picked(log_p, t)
     if label_smoothing:
@@ -65,7 +65,7 @@ def _class_axis(input: Tensor) -> int:
 
 
 def _kept(target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
-    """Which targets count, and all targets, ignored ones as class 0."""
+    """Return a mask of the targets that count, and the targets with class 0 for ignored ones."""
     kept = target != ignore_index
     return kept, torch.where(kept, target, 0).long()
 
@@ -85,7 +85,7 @@ def linear_cross_entropy(
     label_smoothing: float = 0.0,
     options: Any = None,
 ) -> Tensor:
-    """The cross entropy of W x + b."""
+    """Return the cross entropy of W x + b."""
     scores = torch.tensordot(wide(input), wide(linear_weight), ([-1], [-1]))
     scores = scores if linear_bias is None else scores + wide(linear_bias)
     ignored = -100 if ignore_index is None else ignore_index
@@ -102,7 +102,7 @@ def multi_margin_loss(
     weight: Tensor | None = None,
     reduction: str = "mean",
 ) -> Tensor:
-    """Σ max(0, m - x[t] + x[i])ᵖ / C over the classes i other than t, times w[t]."""
+    """Return w[t] Σ max(0, m - x[t] + x[i])ᵖ / C, summed over the classes i other than t."""
     x, t = wide(input), target.unsqueeze(-1)
     gap = (margin - x.gather(-1, t) + x).relu() ** p
     own = torch.arange(x.shape[-1], device=x.device) == t
@@ -112,7 +112,7 @@ def multi_margin_loss(
 
 
 def multilabel_margin_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
-    """Σ max(0, 1 - x[j] + x[i]) / C over the listed classes j and the other classes i."""
+    """Return Σ max(0, 1 - x[j] + x[i]) / C over the listed classes j and the other classes i."""
     x, classes = wide(input), torch.arange(input.shape[-1], device=input.device)
     listed = (target < 0).cumsum(-1) == 0  # up to the first -1
     t = torch.where(listed, target, 0)
@@ -125,7 +125,7 @@ def multilabel_margin_loss(input: Tensor, target: Tensor, reduction: str = "mean
 def multilabel_soft_margin_loss(
     input: Tensor, target: Tensor, weight: Tensor | None = None, reduction: str = "mean"
 ) -> Tensor:
-    """The mean over the classes of -w(y log σ(x) + (1 - y) log σ(-x))."""
+    """Return the mean over the classes of -w(y log σ(x) + (1 - y) log σ(-x))."""
     x, y = wide(input), wide(target)
     losses = -(y * logsigmoid(x) + (1 - y) * logsigmoid(-x))
     losses = losses if weight is None else wide(weight) * losses

@@ -1,4 +1,4 @@
-"""Textbook compositions of losses that compare one number with another."""
+"""Textbook compositions of elementwise losses."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ __all__ = [
     "soft_margin_loss",
 ]
 
-#: The logarithms of binary_cross_entropy end here, as its documentation says.
+#: The lower bound of the logarithms in binary_cross_entropy, as torch documents it.
 LOWEST = -100.0
 
 
 def l1_loss(
     input: Tensor, target: Tensor, reduction: str = "mean", weight: Tensor | None = None
 ) -> Tensor:
-    """|x - y|, weighted."""
+    """Return w|x - y|."""
     losses = (wide(input) - wide(target)).abs()
     dtype = losses.dtype if input.is_complex() else torch.result_type(input, target)
     return _weighted_mean(losses, weight, reduction, dtype)
@@ -41,7 +41,7 @@ def l1_loss(
 def mse_loss(
     input: Tensor, target: Tensor, reduction: str = "mean", weight: Tensor | None = None
 ) -> Tensor:
-    """(x - y)², weighted."""
+    """Return w(x - y)²."""
     losses = (wide(input) - wide(target)) ** 2
     return _weighted_mean(losses, weight, reduction, torch.result_type(input, target))
 
@@ -49,7 +49,7 @@ def mse_loss(
 def _weighted_mean(
     losses: Tensor, weight: Tensor | None, reduction: str, dtype: torch.dtype
 ) -> Tensor:
-    """Reduce; the mean divides by the sum of the weights."""
+    """Return the weighted losses reduced; the mean divides by the sum of the weights."""
     if weight is None:
         return reduced(losses, reduction, dtype)
     w = wide(weight)
@@ -59,7 +59,7 @@ def _weighted_mean(
 def smooth_l1_loss(
     input: Tensor, target: Tensor, reduction: str = "mean", beta: float = 1.0
 ) -> Tensor:
-    """r²/2β for r = |x - y| below β, else r - β/2."""
+    """Return r²/2β for r = |x - y| below β, else r - β/2."""
     r = (wide(input) - wide(target)).abs()
     losses = torch.where(r < beta, r * r / (2 * beta), r - beta / 2) if beta else r
     return reduced(losses, reduction, torch.result_type(input, target))
@@ -72,7 +72,7 @@ def huber_loss(
     delta: float = 1.0,
     weight: Tensor | None = None,
 ) -> Tensor:
-    """r²/2 for r = |x - y| below δ, else δ(r - δ/2); weighted."""
+    """Return w r²/2 for r = |x - y| below δ, else w δ(r - δ/2)."""
     r = (wide(input) - wide(target)).abs()
     losses = torch.where(r < delta, r * r / 2, delta * (r - delta / 2))
     losses = losses if weight is None else wide(weight) * losses
@@ -82,7 +82,7 @@ def huber_loss(
 def kl_div(
     input: Tensor, target: Tensor, reduction: str = "mean", log_target: bool = False
 ) -> Tensor:
-    """y(log y - x), or eʸ(y - x) for a target in logarithms."""
+    """Return y(log y - x), or eʸ(y - x) with `log_target`."""
     x, y = wide(input), wide(target)
     losses = y.exp() * (y - x) if log_target else torch.xlogy(y, y) - y * x
     batch = losses.shape[0] if losses.ndim else 1
@@ -94,7 +94,7 @@ def kl_div(
 def binary_cross_entropy(
     input: Tensor, target: Tensor, weight: Tensor | None = None, reduction: str = "mean"
 ) -> Tensor:
-    """-(y log x + (1 - y) log(1 - x)), weighted; logarithms are at least -100."""
+    """Return -w(y log x + (1 - y) log(1 - x)), with each logarithm at least -100."""
     x, y = wide(input), wide(target)
     losses = -(y * _bounded_log(x) + (1 - y) * _bounded_log(1 - x))
     losses = losses if weight is None else wide(weight) * losses
@@ -102,7 +102,7 @@ def binary_cross_entropy(
 
 
 def _bounded_log(p: Tensor) -> Tensor:
-    # The inner `where` keeps the infinite derivative of log 0 out of the gradient.
+    # The inner `where` keeps the infinite derivative of the logarithm at 0 out of the gradient.
     tiny = p <= math.exp(LOWEST)
     return torch.where(tiny, LOWEST, torch.where(tiny, 1, p).log())
 
@@ -114,7 +114,7 @@ def binary_cross_entropy_with_logits(
     reduction: str = "mean",
     pos_weight: Tensor | None = None,
 ) -> Tensor:
-    """-(p y log σ(x) + (1 - y) log σ(-x)), weighted."""
+    """Return -w(p y log σ(x) + (1 - y) log σ(-x)), where p is `pos_weight`."""
     x, y = wide(input), wide(target)
     positive = y if pos_weight is None else wide(pos_weight) * y
     losses = -(positive * logsigmoid(x) + (1 - y) * logsigmoid(-x))
@@ -130,7 +130,7 @@ def poisson_nll_loss(
     eps: float = 1e-8,
     reduction: str = "mean",
 ) -> Tensor:
-    """eˣ - y x, or x - y log(x + ε) for a rate x; `full` adds Stirling's term where y > 1."""
+    """Return eˣ - y x, or x - y log(x + ε) without `log_input`; `full` adds Stirling's term."""
     x, y = wide(input), wide(target)
     losses = x.exp() - y * x if log_input else x - y * (x + eps).log()
     if full:
@@ -148,12 +148,12 @@ def gaussian_nll_loss(
     eps: float = 1e-6,
     reduction: str = "mean",
 ) -> Tensor:
-    """(log v + (x - y)²/v)/2 with v at least ε; `full` adds log(2π)/2."""
+    """Return (log v + (x - y)²/v)/2 with v at least ε; `full` adds log(2π)/2."""
     var = var if isinstance(var, Tensor) else torch.full_like(input, var)
     if var.shape != input.shape and var.shape == input.shape[:-1]:
         var = var.unsqueeze(-1)
     v = wide(var)
-    v = v + (v.clamp(min=eps) - v).detach()  # the bound has no part in the gradient
+    v = v + (v.clamp(min=eps) - v).detach()  # the gradient ignores the bound, as in torch
     losses = (v.log() + (wide(input) - wide(target)) ** 2 / v) / 2
     if full:
         losses = losses + math.log(2 * math.pi) / 2
@@ -163,7 +163,7 @@ def gaussian_nll_loss(
 def hinge_embedding_loss(
     input: Tensor, target: Tensor, margin: float = 1.0, reduction: str = "mean"
 ) -> Tensor:
-    """The distance x of a like pair, and what it lacks to the margin in an unlike one."""
+    """Return x for the target 1, and max(0, m - x) for the target -1."""
     x = wide(input)
     return reduced(torch.where(target == 1, x, (margin - x).relu()), reduction, input.dtype)
 
@@ -171,11 +171,11 @@ def hinge_embedding_loss(
 def margin_ranking_loss(
     input1: Tensor, input2: Tensor, target: Tensor, margin: float = 0.0, reduction: str = "mean"
 ) -> Tensor:
-    """max(0, m - y(a - b))."""
+    """Return max(0, m - y(a - b))."""
     losses = (margin - wide(target) * (wide(input1) - wide(input2))).relu()
     return reduced(losses, reduction, input1.dtype)
 
 
 def soft_margin_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
-    """log(1 + exp(-y x))."""
+    """Return log(1 + exp(-y x))."""
     return reduced(softplus(-wide(target) * wide(input)), reduction, input.dtype)

@@ -1,4 +1,4 @@
-"""The steps around every composition: a wider dtype, and the reduction."""
+"""Steps that all compositions share: a wider dtype, and the reduction."""
 
 from __future__ import annotations
 
@@ -7,14 +7,21 @@ from torch import Tensor
 
 
 def wide(x: Tensor) -> Tensor:
-    """Return the same numbers with room for a sum: half precisions in float32, as kernels do."""
+    """Return float16 and bfloat16 numbers as float32, as kernels do, and others unchanged."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def reduced(
     losses: Tensor, reduction: str, dtype: torch.dtype, divisor: Tensor | int | None = None
 ) -> Tensor:
-    """Return the losses reduced, in a dtype; the mean divides by their number by default."""
+    """Return the reduced losses in a dtype.
+
+    Args:
+        losses: The losses of the elements.
+        reduction: `none`, `mean` or `sum`.
+        dtype: The dtype of the result.
+        divisor: The divisor of the mean; the number of losses by default.
+    """
     if reduction == "none":
         return losses.to(dtype)
     total = losses.sum()

@@ -13,7 +13,7 @@ from lossspec.baselines.reduction import reduced, wide
 
 __all__ = ["ctc_loss"]
 
-#: The logarithm of a probability of 0: finite, so that it has a gradient.
+#: The logarithm of a probability of 0; it is finite, so that the gradient is not nan.
 NEVER = -1e30
 
 
@@ -26,7 +26,7 @@ def ctc_loss(
     reduction: str = "mean",
     zero_infinity: bool = False,
 ) -> Tensor:
-    """-log Σ p over the paths that spell the target; the mean also divides by its length."""
+    """Return -log Σ p over the paths that give the target; the mean divides by its length, too."""
     single = log_probs.ndim == 2
     log_p = wide(log_probs.unsqueeze(1) if single else log_probs)
     frames, lengths = (
@@ -43,7 +43,7 @@ def ctc_loss(
 
 
 def _rows(targets: Tensor, lengths: Tensor, single: bool) -> Tensor:
-    """The targets of each sample in a row; they may come one after another."""
+    """Return the targets with one row for each sample, padded if they are concatenated."""
     if targets.ndim == 2:
         return targets
     if single:
@@ -52,12 +52,12 @@ def _rows(targets: Tensor, lengths: Tensor, single: bool) -> Tensor:
 
 
 def _forward(log_p: Tensor, rows: Tensor, frames: Tensor, lengths: Tensor, blank: int) -> Tensor:
-    """Minus the logarithm of the probability of each row of labels, by the forward algorithm."""
+    """Return minus the log probability of each row of labels, by the forward algorithm."""
     states = rows.new_full((rows.shape[0], 2 * rows.shape[1] + 1), blank)  # _ a _ b _
-    states[:, 1::2] = rows.clamp(0, log_p.shape[-1] - 1)  # what follows the last label is any
+    states[:, 1::2] = rows.clamp(0, log_p.shape[-1] - 1)  # padding may hold any number
     skips = pad(states[:, 2:] != states[:, :-2], (2, 0))[:, : states.shape[1]]
     paths = pad(log_p.new_zeros(len(states), 1), (0, states.shape[1] - 1), value=NEVER)
-    paths = paths + log_p[:0].sum()  # a gradient also where there is no frame
+    paths = paths + log_p[:0].sum()  # connects the result to the input even without any frame
     for t, frame in enumerate(log_p):
         one = pad(paths, (1, 0), value=NEVER)[:, :-1]
         two = pad(paths, (2, 0), value=NEVER)[:, : paths.shape[1]].where(skips, NEVER)

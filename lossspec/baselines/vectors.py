@@ -20,7 +20,7 @@ __all__ = [
 def cosine_embedding_loss(
     input1: Tensor, input2: Tensor, target: Tensor, margin: float = 0.0, reduction: str = "mean"
 ) -> Tensor:
-    """1 - cos(a, b) for a like pair, max(0, cos(a, b) - m) for an unlike one."""
+    """Return 1 - cos(a, b) for the target 1, and max(0, cos(a, b) - m) for the target -1."""
     cos = (_unit(wide(input1)) * _unit(wide(input2))).sum(-1)
     return reduced(torch.where(target > 0, 1 - cos, (cos - margin).relu()), reduction, input1.dtype)
 
@@ -40,7 +40,7 @@ def triplet_margin_loss(
     swap: bool = False,
     reduction: str = "mean",
 ) -> Tensor:
-    """max(0, d(a, x) - d(a, y) + m) with d(u, v) = ‖u - v + ε‖ₚ."""
+    """Return max(0, d(a, x) - d(a, y) + m) with d(u, v) = ‖u - v + ε‖ₚ."""
 
     def distance(x: Tensor, y: Tensor) -> Tensor:
         length: Tensor = vector_norm(x - y + eps, p, dim=-1)
@@ -67,7 +67,7 @@ def triplet_margin_with_distance_loss(
     swap: bool = False,
     reduction: str = "mean",
 ) -> Tensor:
-    """max(0, d(a, x) - d(a, y) + m); with swap, d(x, y) where it is less than d(a, y)."""
+    """Return max(0, d(a, x) - d(a, y) + m); `swap` uses min(d(a, y), d(x, y)) for d(a, y)."""
     d = distance_function or (lambda x, y: vector_norm(x - y + 1e-6, dim=-1))
     a, x, y = wide(anchor), wide(positive), wide(negative)
     far = torch.minimum(d(a, y), d(x, y)) if swap else d(a, y)

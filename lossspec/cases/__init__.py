@@ -1,1 +1,1 @@
-"""Cases: complete calls as data, and how they are drawn from a spec."""
+"""Complete calls of a loss as data, and how they are drawn from a spec."""

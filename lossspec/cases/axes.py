@@ -1,4 +1,4 @@
-"""Named axes of a case: which tensor has which, and parts along one of them."""
+"""The named axes of a case: which tensor has which axes, and parts of a case along one axis."""
 
 from __future__ import annotations
 
@@ -13,7 +13,15 @@ from lossspec.spec.shapes import Shape
 
 
 def axes_of(loss: Loss, form: Form, contract: Shape, name: str, ndim: int) -> tuple[str, ...]:
-    """The contract's names for the axes of one tensor of a call."""
+    """Return the contract's names for the axes of one tensor of a call.
+
+    Args:
+        loss: The spec of the loss.
+        form: The form of the call.
+        contract: The shape contract of the call, with every axis written out.
+        name: The name of the tensor.
+        ndim: The number of axes of the tensor; only optional tensors that broadcast need it.
+    """
     tensors = list(form.tensors)
     if name in tensors:
         return contract.inputs[tensors.index(name)]
@@ -25,7 +33,7 @@ def axes_of(loss: Loss, form: Form, contract: Shape, name: str, ndim: int) -> tu
 
 
 def simplex(loss: Loss, case: Case) -> dict[str, int]:
-    """For each tensor of a call whose numbers sum to 1 along an axis, that axis."""
+    """Return the class axis of each tensor of a case whose numbers sum to 1 along it."""
     form = loss.form(case.form)
     return {
         name: axes_of(loss, form, case.shape, name, case.tensors[name].ndim).index(loss.classes)
@@ -35,13 +43,24 @@ def simplex(loss: Loss, case: Case) -> dict[str, int]:
 
 
 def separable(loss: Loss, case: Case) -> bool:
-    """Whether the batch can be cut: `settle` has fitted no tensor without a batch axis."""
+    """Return whether a part of the batch is a valid case.
+
+    It is not if the form has `settle` and some tensor has no batch axis: `settle` may have adjusted
+    that tensor to the whole batch.
+    """
     settled = loss.form(case.form).settle is not None
     return not settled or all(loss.batch in axes for axes in case.shape.inputs)
 
 
 def part_along(loss: Loss, case: Case, axis: str, part: slice | np.ndarray) -> Case:
-    """A case with a part of one of the contract's axes, in every tensor that has the axis."""
+    """Return a case with a part of one axis, in every tensor that has the axis.
+
+    Args:
+        loss: The spec of the loss.
+        case: The whole case.
+        axis: The contract's name for the axis.
+        part: The part of the axis, as a slice or as an array of indices.
+    """
 
     def take(array: np.ndarray, axes: tuple[str, ...]) -> np.ndarray:
         where = tuple(
@@ -56,7 +75,13 @@ def part_along(loss: Loss, case: Case, axis: str, part: slice | np.ndarray) -> C
 def each_tensor(
     loss: Loss, case: Case, change: Callable[[np.ndarray, tuple[str, ...]], np.ndarray]
 ) -> Case:
-    """A case with every tensor changed, according to the contract's names for its axes."""
+    """Return a case with a function applied to every tensor and to the cotangent.
+
+    Args:
+        loss: The spec of the loss.
+        case: The case to change.
+        change: The function; it receives an array and the contract's names for its axes.
+    """
     form, shape = loss.form(case.form), case.shape
     return case.with_(
         tensors={

@@ -18,9 +18,16 @@ def fit(
     parameters: Mapping[str, Any],
     forms: Sequence[Form] | None = None,
 ) -> tuple[Form, Shape] | None:
-    """Return the first form and contract that arrays and parameters fit; None if there is none.
+    """Return the first form and shape contract that a call fits; None if there is none.
 
-    forms : those that are looked at; all of them when left out.
+    Args:
+        loss: The spec of the loss.
+        arrays: The tensors of the call by name.
+        parameters: The values of the parameters by name.
+        forms: The forms to try; all forms of the loss by default.
+
+    Returns:
+        The form, and the contract with every axis written out.
     """
     for form in loss.forms if forms is None else forms:
         if any(parameters.get(name) != value for name, value in form.fixed.items()):

@@ -1,4 +1,4 @@
-"""A case: one complete call of a loss, as data."""
+"""One complete call of a loss, as data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lossspec.errors import CaseError, SpecError, blaming
 from lossspec.spec.loss import Example, Form, Loss
 from lossspec.spec.shapes import Shape, written_out
 
-#: How a tensor may lie in memory; `contiguous` first, so that shrinking ends there.
+#: The memory layouts of a tensor; `contiguous` is first, so that shrinking ends there.
 LAYOUTS = ("contiguous", "permuted", "sliced", "pitched", "offset", "expanded", "channels_last")
 
 
@@ -25,18 +25,29 @@ STORED = (
     *REAL_DTYPES,
     *("complex64", "complex128", "bool", "uint8", "int8", "int16", "int32", "int64"),
 )
-#: Numbers of a stored tensor, and its axes: as many as the largest call that a clause makes
-#: (`LARGE_BATCH_ROOM`), and two more axes than the contract with the most (`spreads`).
+#: The most numbers and the most axes of a stored tensor. The largest call of a clause has as many
+#: numbers (`LARGE_BATCH_ROOM`); the longest contract (`spreads`) has two axes less.
 MOST_NUMBERS, MOST_AXES = 2**22, 8
 
 
 @dataclass(frozen=True)
 class Case:
-    """One complete call of a loss, as data: it prints, serialises and replays bit for bit.
+    """One complete call of a loss as data, which can be printed, stored and repeated bit for bit.
 
-    tensors : by name, numpy arrays in the case's dtype (or an integer one). parameters : every one
-    that the form knows. omitted : parameters left out of the call, because they have their default.
-    cotangent : in the shape of the unreduced result; `scale` is the one of a reduced result.
+    Attributes:
+        loss: The name of the loss.
+        form: The name of the form of the call.
+        contract: The shape contract, such as `(N, C), (N) -> (N)`.
+        spread: The number of axes that `*` stands for in the contract.
+        dtype: The dtype of the real tensors and of the cotangent, such as `float32`.
+        tensors: The arrays by name, in the case's dtype or in an integer dtype.
+        parameters: The values of all parameters of the form, by name.
+        reduction: The reduction of the call, such as `mean`.
+        cotangent: The cotangent of an unreduced result, of its shape.
+        scale: The cotangent of a reduced result.
+        omitted: The parameters that the call leaves out; each has its default value.
+        layouts: The memory layout of each tensor that is not contiguous, one of `LAYOUTS`.
+        requires_grad: The names of the tensors that require a gradient.
     """
 
     loss: str
@@ -55,11 +66,11 @@ class Case:
 
     @cached_property
     def shape(self) -> Shape:
-        """The shape contract, with every axis written out."""
+        """Return the shape contract, with every axis written out."""
         return written_out(self.contract, self.spread)
 
     def axis_sizes(self, loss: Loss) -> dict[str, int]:
-        """The size of each axis that the contract names."""
+        """Return the size of each axis that the contract names."""
         sizes: dict[str, int] = {}
         form = loss.form(self.form)
         for name, axes in zip(form.tensors, self.shape.inputs, strict=True):
@@ -71,13 +82,13 @@ class Case:
         return sizes
 
     def parts(self, loss: Loss) -> int:
-        """How many parts of the batch its parameters have added up, one after the other."""
+        """Return the number of parts of the batch that the loss adds up in sequence."""
         if loss.parts is None:
             return 1
         return max(1, loss.parts(self.axis_sizes(loss), self.parameters))
 
     def settled(self, loss: Loss) -> Case:
-        """The same case with its tensors and parameters made to fit each other, if they did not."""
+        """Return the same case after the `settle` function of its form, if it has one."""
         form = loss.form(self.form)
         if form.settle is None:
             return self
@@ -87,17 +98,20 @@ class Case:
         return replace(self, tensors=tensors, parameters=parameters)
 
     def with_(self, **changes: Any) -> Case:
-        """The same case with something changed."""
+        """Return the same case with other values for some of its attributes."""
         return replace(self, **changes)
 
     def upstream(self, reduction: str) -> np.ndarray:
-        """The cotangent of the result under a reduction."""
+        """Return the cotangent of the result under a reduction."""
         if reduction == "none":
             return self.cotangent
         return np.asarray(self.scale, self.cotangent.dtype)
 
     def upstream_layout(self, reduction: str) -> str:
-        """How it lies in memory: that of a plain sum is one number for all elements."""
+        """Return the memory layout of the cotangent.
+
+        A cotangent with equal elements is expanded from one number, as the backward of `sum` does.
+        """
         if reduction == "none" and self.cotangent.size > 1:
             if (self.cotangent == self.cotangent.flat[0]).all():
                 return "expanded"
@@ -105,7 +119,7 @@ class Case:
         return "contiguous"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, strict JSON: numbers that JSON lacks are strings."""
+        """Return the case as data for strict JSON; nan and infinities are strings."""
         return {
             "loss": self.loss,
             "form": self.form,
@@ -131,17 +145,29 @@ class Case:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Case:
-        """The case that `to_json` wrote, bit for bit; CaseError when it did not write it."""
+        """Return the case that `to_json` wrote, bit for bit.
+
+        Args:
+            data: The stored case.
+
+        Raises:
+            CaseError: If `to_json` cannot have written the data.
+        """
         _check_stored(data)
         tensors = {name: _array(name, entry) for name, entry in data["tensors"].items()}
         spread = written_out(data["contract"], data["spread"])
         sizes: dict[str, int] = {"1": 1}
         for axes, (name, array) in zip(spread.inputs, tensors.items(), strict=False):
             if len(axes) != array.ndim:
-                raise CaseError(f"tensor {name}: got {array.ndim} axes, want ({', '.join(axes)})")
+                raise CaseError(
+                    f"tensor {name}: got {array.ndim} axes, want the axes ({', '.join(axes)})"
+                )
             sizes |= dict(zip(axes, array.shape, strict=True))
         if strange := [axis for axis in spread.result if axis not in sizes]:
-            raise CaseError(f"contract: no tensor has the axes {', '.join(strange)}")
+            raise CaseError(
+                f"contract: got the axes {', '.join(strange)} in the result, "
+                "want only axes of the tensors"
+            )
         return cls(
             loss=data["loss"],
             form=data["form"],
@@ -171,7 +197,7 @@ class Case:
 
 
 def listed(array: np.ndarray) -> Any:
-    """The numbers of an array in lists, what is not finite as a word: as JSON can hold them."""
+    """Return the numbers of an array in nested lists; nan and infinities become strings."""
     if array.dtype.kind in "iub":
         return array.tolist()
     numbers = [x if np.isfinite(x) else str(x) for x in array.astype(np.float64).ravel().tolist()]
@@ -185,7 +211,7 @@ def _nested(flat: list[Any], shape: tuple[int, ...]) -> Any:
     return [_nested(flat[i * step : (i + 1) * step], shape[1:]) for i in range(shape[0])]
 
 
-#: The keys of a stored case with what each holds.
+#: The type that a stored case holds under each key.
 _STORED_KEYS: dict[str, type | tuple[type, ...]] = {
     "loss": str,
     "form": str,
@@ -200,17 +226,26 @@ _STORED_KEYS: dict[str, type | tuple[type, ...]] = {
     "scale": (int, float),
     "requires_grad": list,
 }
+#: The JSON name of each of these types, for messages.
+_TYPE_NAMES: dict[type | tuple[type, ...], str] = {
+    str: "a string",
+    int: "an integer",
+    Mapping: "an object",
+    list: "an array",
+    (list, int, float, str): "numbers",
+    (int, float): "a number",
+}
 
 
 def _check_stored(data: Any) -> None:
-    """Raise CaseError unless the parts of a stored case are of the right kinds."""
+    """Raise CaseError unless the parts of a stored case have the right types."""
     if not isinstance(data, Mapping):
         raise CaseError(f"got {reprlib.repr(data)}, want an object")
     if missing := [name for name in _STORED_KEYS if name not in data]:
         raise CaseError(f"lacks the keys {', '.join(missing)}")
     for name, kind in _STORED_KEYS.items():
         if not isinstance(data[name], kind):
-            raise CaseError(f"{name}: got {reprlib.repr(data[name])}, which is of another kind")
+            raise CaseError(f"{name}: got {reprlib.repr(data[name])}, want {_TYPE_NAMES[kind]}")
     if not 0 <= data["spread"] <= MOST_AXES:
         raise CaseError(f"spread: got {data['spread']}, want 0 to {MOST_AXES}")
     if data["dtype"] not in STORED:
@@ -218,19 +253,27 @@ def _check_stored(data: Any) -> None:
     for name, value in data["parameters"].items():
         plain = value if isinstance(value, list | tuple) else [value]
         if not all(isinstance(x, str | int | float | None) for x in plain):
-            raise CaseError(f"parameter {name}: got {reprlib.repr(value)}, want plain data")
+            raise CaseError(
+                f"parameter {name}: got {reprlib.repr(value)}, "
+                "want a number, a string, null or an array of them"
+            )
     for name, entry in data["tensors"].items():
         if not isinstance(entry, Mapping) or not {"dtype", "shape", "data"} <= set(entry):
             raise CaseError(f"tensor {name}: want an object with dtype, shape and data")
         if entry.get("layout", "contiguous") not in LAYOUTS:
-            raise CaseError(f"tensor {name}: got layout {reprlib.repr(entry['layout'])}")
+            raise CaseError(
+                f"tensor {name}: got layout {reprlib.repr(entry['layout'])}, "
+                f"want one of {', '.join(LAYOUTS)}"
+            )
 
 
 def _array(name: str, entry: Mapping[str, Any]) -> np.ndarray:
-    """The array of a stored tensor; CaseError when its data do not fill its shape."""
+    """Return the array of a stored tensor; raise CaseError if its data do not fill its shape."""
     dtype, shape = entry["dtype"], entry["shape"]
     if dtype not in STORED:
-        raise CaseError(f"tensor {name}: got dtype {reprlib.repr(dtype)}")
+        raise CaseError(
+            f"tensor {name}: got dtype {reprlib.repr(dtype)}, want one of {', '.join(STORED)}"
+        )
     sizes = isinstance(shape, list) and all(type(n) is int and n >= 0 for n in shape)
     if not sizes or len(shape) > MOST_AXES or prod(max(1, n) for n in shape) > MOST_NUMBERS:
         raise CaseError(
@@ -245,12 +288,13 @@ def _array(name: str, entry: Mapping[str, Any]) -> np.ndarray:
         return flat.astype(numpy).reshape(shape)
     except (ValueError, TypeError, OverflowError):
         raise CaseError(
-            f"tensor {name}: its data are not the numbers of a {dtype} tensor of shape {shape}"
+            f"tensor {name}: got data that do not fit, want arrays of {dtype} numbers in the shape "
+            f"{shape}"
         ) from None
 
 
 def _flattened(data: Any, axes: int) -> list[Any]:
-    """The numbers in nested lists, a level for each axis."""
+    """Return the numbers in nested lists, with one level for each axis."""
     if isinstance(data, int | float | str):
         return [float(data) if isinstance(data, str) else data]
     if not isinstance(data, list):
@@ -261,7 +305,15 @@ def _flattened(data: Any, axes: int) -> list[Any]:
 
 
 def published(loss: Loss, example: Example) -> Case:
-    """The call of a published example, in torch's default dtype; ValueError when no shape fits."""
+    """Return the call of a published example, in torch's default dtype.
+
+    Args:
+        loss: The spec of the loss.
+        example: The example.
+
+    Raises:
+        ValueError: If the arrays of the example fit no shape contract of the loss.
+    """
     form = loss.form(example.form)
     roles = loss.roles(form)
     tensors = {
@@ -291,7 +343,9 @@ def published(loss: Loss, example: Example) -> Case:
                 cotangent=np.ones([sizes[axis] for axis in shape.result], np.float32),
                 omitted=frozenset(parameters.keys() - {*example.parameters, *form.fixed}),
             )
-    raise ValueError(f"no shape of {loss.name} fits the example {example.source!r}")
+    raise ValueError(
+        f"no shape contract of {loss.name} fits the arrays of the example {example.source!r}"
+    )
 
 
 def settle_tensors(
@@ -302,9 +356,18 @@ def settle_tensors(
     tensors: dict[str, np.ndarray],
     parameters: dict[str, Any],
 ) -> None:
-    """Let the spec make tensors and parameters fit each other, in place.
+    """Adjust tensors and parameters to each other in place, with `settle` of the form.
 
-    SpecError where that raises, or leaves tensors that no call can have.
+    Args:
+        loss: The spec of the loss.
+        form: The form of the call; it must have a `settle` function.
+        shape: The shape contract of the call, with every axis written out.
+        rng: The generator that `settle` draws numbers from.
+        tensors: The arrays by name.
+        parameters: The values of the parameters by name.
+
+    Raises:
+        SpecError: If `settle` raises, or changes the dtype or the number of axes of a tensor.
     """
     assert form.settle is not None
     before = dict(tensors)
@@ -314,11 +377,11 @@ def settle_tensors(
         array: Any = tensors.get(name)
         if np.ndim(array) != len(axes) or not isinstance(array, np.ndarray):
             raise SpecError(
-                f"spec {loss.name!r}: settle left {name} as {type(array).__name__} of shape "
-                f"{list(np.shape(array))}; it takes an array with the axes ({', '.join(axes)})"
+                f"spec {loss.name!r}: settle set {name} to {type(array).__name__} of shape "
+                f"{list(np.shape(array))}; it must be an array with the axes ({', '.join(axes)})"
             )
         if array.dtype != before[name].dtype:
             raise SpecError(
-                f"spec {loss.name!r}: settle gave {name} the dtype {array.dtype}; "
-                f"it has to keep {before[name].dtype}"
+                f"spec {loss.name!r}: settle set {name} to the dtype {array.dtype}; "
+                f"it must keep {before[name].dtype}"
             )

@@ -1,4 +1,4 @@
-"""Draw a case from a spec."""
+"""Drawing a case from a spec."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ from lossspec.spec.shapes import Shape, written_out
 T = TypeVar("T")
 
 
+#: How the sizes of the axes are drawn; a repeated word is drawn more often, here and below.
 _KINDS = (
     *(["small"] * 3 + ["distinct"] * 2 + ["square"] * 2 + ["empty"] * 2),
     *("ones", "rows", "wide"),
 )
-#: More than whole blocks of them, by one or a few.
+#: Numbers of rows a little above a power of two, so that the last block of a kernel is partial.
 _ROWS = (67, 257, 1025, 4099)
 _SOME_ROWS = (5, 9, 17, 33, 65, 131)
-#: More features or classes than a byte counts.
+#: A number of features or classes that an int8 cannot hold.
 _WIDE = 131
 _TIES = ("none", "none", "some", "all", "threshold")
 _IGNORED = ("none", "some", "some", "leading", "all")
@@ -39,21 +40,39 @@ _SELDOM = (False, False, False, False, False, True)
 
 
 class Choices(Protocol):
-    """Where the structure of a case comes from: `choose("layout of input", LAYOUTS)`."""
+    """The source of the choices of a case, called as `choose("layout of input", LAYOUTS)`."""
 
     def __call__(self, what: str, options: Sequence[T]) -> T:
-        """One of the options, the first being the simplest."""
+        """Return one of the options.
+
+        Args:
+            what: The name of the choice.
+            options: The options, the simplest first.
+        """
 
     def seed(self) -> int:
-        """What dense values are made from."""
+        """Return the seed of the dense values."""
 
 
 @dataclass
 class _Draft:
-    """A case in the making: what is known of it so far.
+    """The parts of a case that are drawn so far.
 
-    plain : whether it is a default call on a large batch; besides : the one parameter or optional
-    tensor that is not default there.
+    Attributes:
+        choose: The source of the choices.
+        loss: The spec of the loss.
+        form: The form of the call.
+        contract: The shape contract as written in the spec.
+        shape: The shape contract with every axis written out.
+        plain: Whether the case is a default call on a large batch.
+        besides: The one parameter or optional tensor that a default call on a large batch gives; ""
+            for none.
+        dtype: The dtype of the real tensors.
+        sizes: The size of each axis by name.
+        parameters: The values of the parameters by name.
+        reduction: The reduction of the call.
+        rng: The generator of the dense values.
+        tensors: The arrays by name.
     """
 
     choose: Choices
@@ -71,17 +90,23 @@ class _Draft:
     tensors: dict[str, np.ndarray] = field(default_factory=dict)
 
     def default(self, name: str | None) -> bool:
-        """Whether a default call leaves this parameter or tensor as it is."""
+        """Return whether the case must leave this parameter or tensor at its default."""
         return self.plain and name != self.besides
 
 
 def drawn(choose: Choices, loss: Loss, dtypes: tuple[str, ...] | None = None) -> Case:
-    """A valid call of a loss: structure from `choose`, dense values in bulk from a seed."""
+    """Return a valid call of a loss.
+
+    Args:
+        choose: The source of all choices, and of the seed of the dense values.
+        loss: The spec of the loss.
+        dtypes: The dtypes to choose from; those of the spec by default.
+    """
     draft = _begun(choose, loss, dtypes)
     _draw_tensors(draft)
     form, shape, tensors = draft.form, draft.shape, draft.tensors
     _tie(choose, draft.rng, form, tensors, draft.parameters)
-    if form.settle is not None:  # after ties, which make vectors short that were not
+    if form.settle is not None:  # after `_tie`, which can make the difference of two vectors small
         settle_tensors(loss, form, shape, draft.rng, tensors, draft.parameters)
     _mask_classes(draft)
     _fill_ignored(choose, form, shape, tensors, draft.parameters)
@@ -93,7 +118,7 @@ def _begun(choose: Choices, loss: Loss, dtypes: tuple[str, ...] | None) -> _Draf
     """Choose the form, the shape, the dtype, the parameters and the reduction."""
     form = choose("form", loss.forms)
     known = loss.parameters_of(form)
-    # Fused kernels are made for default calls on a large batch with at most one other argument.
+    # Fused kernels often special-case a large batch with at most one non-default argument.
     plain = choose("plain", _SELDOM)
     besides = choose(f"plain but for, {form.name}", ("", *known, *loss.options)) if plain else None
     contract = form.contracts[0] if plain else choose(f"contract of {form.name}", form.contracts)
@@ -129,13 +154,13 @@ def _restrict_sizes(
     sizes: dict[str, int],
     parameters: Mapping[str, Any],
 ) -> None:
-    """Give the axes that not every size suits a size that does."""
+    """Set the size of each axis that the spec restricts, in place."""
     for axis, rule in form.sizes.items():
         if callable(rule):
             with blaming(loss.name, f"sizes[{axis!r}]", sizes=sizes):
                 sizes[axis] = rule(sizes, parameters)
         elif any(axis in axes for axes in shape.inputs):
-            # A loss that compares every pair of classes needs their number squared for each row.
+            # A loss that compares all pairs of classes needs memory for their square in each row.
             many = any(size >= _ROWS[1] for other, size in sizes.items() if other != axis)
             few = [n for n in rule if n <= 8 or not many]
             sizes[axis] = choose(f"size of {axis}", few or [min(rule)])
@@ -159,7 +184,7 @@ def _draw_tensors(draft: _Draft) -> None:
 
 
 def _draw_options(draft: _Draft) -> None:
-    """Draw the optional tensors that the call has."""
+    """Choose the optional tensors of the call, and draw their values."""
     for name, role in draft.loss.options.items():
         given = not draft.default(name) if draft.plain else draft.choose(f"with {name}", _EITHER)
         if given:
@@ -170,7 +195,7 @@ def _draw_options(draft: _Draft) -> None:
 def _dense(
     draft: _Draft, name: str, role: Role, dims: tuple[int, ...], class_axis: int | None
 ) -> np.ndarray:
-    """Values of one of the styles of a role."""
+    """Draw the values of a tensor in one of the styles of its role."""
     style = _style(draft.choose, name, role, dims)
     return cast_values(
         dense_values(draft.rng, role.style, style, dims, class_axis), role, draft.dtype
@@ -217,7 +242,15 @@ def _lay_out(
     roles: Mapping[str, Role],
     tensors: dict[str, np.ndarray],
 ) -> dict[str, str]:
-    """How tensors that are not contiguous lie in memory; expanded ones get the numbers for it."""
+    """Choose the layout of each tensor that is not contiguous; repeat the values of expanded ones.
+
+    Args:
+        choose: The source of the choices.
+        form: The form of the call.
+        shape: The shape contract, with every axis written out.
+        roles: The roles of the tensors by name.
+        tensors: The arrays by name; those that become expanded are replaced.
+    """
     laid = choose("layouts", ("none", "each", "one", "each"))
     if laid == "none":
         return {}
@@ -226,7 +259,7 @@ def _lay_out(
     for name in list(tensors) if laid == "each" else [choose("laid out", list(tensors))]:
         array = tensors[name]
         layout = choose(f"layout of {name}", _layouts(array.ndim))
-        # What is settled must stay so, and so many equal terms make a serial sum drift.
+        # Repeating values would undo `settle`; many equal terms, added serially, exceed the budget.
         repeatable = form.settle is None and (not array.ndim or len(array) < _WIDE)
         if layout == "expanded" and repeatable:
             tensors[name] = _repeated(array)
@@ -240,16 +273,19 @@ def _lay_out(
 
 
 def _layouts(ndim: int) -> Sequence[str]:
-    """Those that a tensor of so many axes can have; few tensors can have the last one."""
+    """Return the layouts that a tensor with this number of axes can have.
+
+    `channels_last` is repeated, since few tensors can have it.
+    """
     return (*LAYOUTS, *LAYOUTS[-1:] * 3) if ndim in (4, 5) else LAYOUTS[:-1]
 
 
 def _cotangent(choose: Choices, rng: np.random.Generator, loop: tuple[int, ...]) -> Any:
-    """What comes back to an unreduced loss: of every size and sign, with a 0, or all the same."""
+    """Draw the cotangent of an unreduced result: varied, with a 0 at the front, or constant."""
     cotangent = rng.choice([-1.5, -0.25, 0.5, 1.0, 3.0], loop) * rng.uniform(0.5, 1, loop)
     kind = choose("cotangent", ("varied", "zero in front", "even", "zero in front"))
     if cotangent.size > 1 and kind == "zero in front":
-        cotangent.flat[0] = 0  # the row that a per-row bug reads for all of them
+        cotangent.flat[0] = 0  # shows a kernel that uses the first cotangent for all rows
     elif cotangent.size > 1 and kind == "even":
         cotangent[...] = cotangent.flat[0]
     return cotangent
@@ -257,8 +293,8 @@ def _cotangent(choose: Choices, rng: np.random.Generator, loop: tuple[int, ...])
 
 def _style(choose: Choices, name: str, role: Role, dims: tuple[int, ...]) -> str:
     style = choose(f"style of {name}", STYLES[role.style])
-    # So many terms that are nearly equal make a serial sum drift beyond the budget.
-    equal = style == "tiny" or isinstance(role, Factor)  # an offset hides how its factors differ
+    # Many nearly equal terms, added serially, exceed the budget.
+    equal = style == "tiny" or isinstance(role, Factor)  # offset factors have nearly equal products
     drifts = equal and max(dims, default=0) >= _WIDE and "normal" in STYLES[role.style]
     return "normal" if drifts else style
 
@@ -266,7 +302,7 @@ def _style(choose: Choices, name: str, role: Role, dims: tuple[int, ...]) -> str
 def _axis_sizes(
     choose: Choices, loss: Loss, form: Form, shape: Shape, plain: bool
 ) -> dict[str, int]:
-    """A size for each axis, those of `1` included."""
+    """Draw a size for each axis, including the axis `1`."""
     axes = list(
         dict.fromkeys(a for axes in (*shape.inputs, shape.result) for a in axes if a != "1")
     )
@@ -274,14 +310,14 @@ def _axis_sizes(
     loop = [axis for axis in axes if axis not in core]
     if not axes:
         sizes: dict[str, int] = {}
-    elif plain and loop:  # so many rows that the last block of them is a short one
+    elif plain and loop:  # a number of rows that makes the last block partial
         sizes = {axis: choose(f"plain size of {axis}", (3, 5, 2)) for axis in axes}
         sizes[loop[0]] = choose("plain rows", _SOME_ROWS)
     else:
         kind = choose("sizes", _KINDS)
         if kind == "rows" and loop:
             sizes = _many_rows(choose, axes, loop)
-        elif kind == "wide" and core and len(loop) < 2:  # kernels add up one by one along more axes
+        elif kind == "wide" and core and len(loop) < 2:  # with more axes, kernels add serially
             sizes = dict.fromkeys(axes, choose("breadth", (5, 2)))
             axis = choose("wide axis", core)
             widths = (_WIDE, form.widest) if axis == loss.classes else (_WIDE,)
@@ -292,7 +328,7 @@ def _axis_sizes(
 
 
 def _many_rows(choose: Choices, axes: list[str], loop: list[str]) -> dict[str, int]:
-    """Sizes of a large batch of small samples."""
+    """Draw the sizes of a large batch of small samples."""
     sizes = dict.fromkeys(axes, 2)
     sizes |= dict.fromkeys(loop, 1)
     sizes[loop[-1]] = choose("columns", (1, 2))
@@ -301,7 +337,7 @@ def _many_rows(choose: Choices, axes: list[str], loop: list[str]) -> dict[str, i
 
 
 def _few(choose: Choices, kind: str, axes: list[str], loop: list[str]) -> dict[str, int]:
-    """Sizes below ten: all the same, all different, with an empty axis, or any."""
+    """Draw sizes below ten: all equal, all different, with an empty axis, or independent."""
     if kind == "ones":
         return dict.fromkeys(axes, 1)
     if kind == "square":
@@ -326,11 +362,25 @@ def _class_indices(
     parameters: dict[str, Any],
     kind: str | None,
 ) -> tuple[dict[str, Any], np.ndarray]:
-    """Targets of every kind: any class, the sentinel nowhere, somewhere, in front, everywhere."""
+    """Draw class indices, with none, some, the leading ones or all of them ignored.
+
+    Args:
+        choose: The source of the choices.
+        rng: The generator of the values.
+        role: The role of the tensor.
+        dims: The shape of the tensor.
+        sizes: The size of each axis by name.
+        parameters: The values of the parameters by name.
+        kind: The indices to ignore, one of `_IGNORED`; chosen if None.
+
+    Returns:
+        The parameters, with the value that marks ignored indices set to 255 if the tensor is uint8
+        and cannot hold it; and the tensor.
+    """
     target = rng.integers(0, sizes[role.classes], dims)
     if target.size and sizes[role.classes] >= _WIDE:
-        target.flat[-1] = sizes[role.classes] - 1  # among so many, chance seldom takes the last
-    # Mostly the documented ones.
+        target.flat[-1] = sizes[role.classes] - 1  # random draws seldom contain the last class
+    # Draw the documented dtypes most often.
     dtype = choose("index dtype", role.dtypes * 6 + role.tolerated)
     if sizes[role.classes] > np.iinfo(dtype).max:
         dtype = role.dtypes[0]
@@ -354,7 +404,7 @@ def _class_indices(
 def _lengths(
     choose: Choices, rng: np.random.Generator, role: Length, dims: tuple[int, ...], size: int
 ) -> np.ndarray:
-    """Whole, nearly whole, or of any length from 0."""
+    """Draw lengths: all full, full or one less, or any length from 0."""
     shortest = choose("shortest", (size, max(size - 1, 0), 0))
     return rng.integers(shortest, size + 1, dims).astype(choose("length dtype", role.dtypes))
 
@@ -366,7 +416,17 @@ def _tie(
     tensors: dict[str, np.ndarray],
     parameters: Mapping[str, Any],
 ) -> None:
-    """Make tensors of one role meet: exactly, a parameter's value apart, or an ulp off that."""
+    """Make elements of the tensors of one role equal, or move them to a threshold, in place.
+
+    At a threshold, two elements differ by the value of a parameter, up to one ulp more or less.
+
+    Args:
+        choose: The source of the choices.
+        rng: The generator of the values.
+        form: The form of the call.
+        tensors: The arrays by name.
+        parameters: The values of the parameters by name.
+    """
     names = list(form.tensors)
     first = names[0]
     for name in names[1:]:
@@ -393,7 +453,7 @@ def _tie(
 
 
 def _mask_classes(draft: _Draft) -> None:
-    """Rule out classes other than the target, as decoders do: of probability 0."""
+    """Give some classes other than the target the score -inf, as decoders do, in place."""
     choose, rng, tensors = draft.choose, draft.rng, draft.tensors
     (first, role), *others = draft.form.tensors.items()
     indices = [
@@ -423,10 +483,18 @@ def _fill_ignored(
     tensors: dict[str, np.ndarray],
     parameters: Mapping[str, Any],
 ) -> None:
-    """What an ignored row holds must not matter: nan, infinity, large numbers."""
+    """Fill the ignored rows with nan, infinity or a large number, in place.
+
+    Args:
+        choose: The source of the choices.
+        form: The form of the call.
+        shape: The shape contract, with every axis written out.
+        tensors: The arrays by name; the first one is filled.
+        parameters: The values of the parameters by name.
+    """
     for mask in ignored_rows(form, shape, tensors, parameters):
         fill = choose("filled", _FILLS)
-        # A layer's weights meet every row, and 0 times infinity is no gradient.
+        # The gradient of a layer's weight sums over all rows, where 0 times infinity is nan.
         if fill == "plain" or any(role.state for role in form.tensors.values()):
             continue
         first = next(iter(form.tensors))
@@ -436,12 +504,12 @@ def _fill_ignored(
 
 
 def precision_limit(array: np.ndarray) -> float:
-    """The largest finite number of an array's dtype."""
+    """Return the largest finite number of an array's dtype."""
     return precision(dtype_name(array)).largest
 
 
 def _option_shape(draft: _Draft, name: str) -> tuple[int, ...]:
-    """One of the shapes that an optional tensor may have."""
+    """Choose one of the shapes that an optional tensor may have."""
     choose = draft.choose
     declared = draft.loss.options[name].shape or ""
     if declared.startswith("("):
@@ -450,7 +518,7 @@ def _option_shape(draft: _Draft, name: str) -> tuple[int, ...]:
     if declared.startswith("like") or not like:
         return like
     shapes = [like, like[-1:], like[1:], (1,), ()]
-    if like[-1] > 1 and like[-1] in like[:-1]:  # in which a row is as long as a column
+    if like[-1] > 1 and like[-1] in like[:-1]:  # broadcasting along the wrong axis would also work
         shapes += [like[-1:]] * 4
     kept = choose(f"shape of {name}", shapes)
     if kept == like and choose(f"one axis of {name}", _EITHER):
@@ -460,7 +528,7 @@ def _option_shape(draft: _Draft, name: str) -> tuple[int, ...]:
 
 
 def _repeated(array: np.ndarray) -> np.ndarray:
-    """The values of an expanded tensor: the first slice, again and again."""
+    """Return an array of the same shape that repeats the first slice."""
     if array.ndim == 0 or 0 in array.shape:
         return array
     return np.broadcast_to(array[:1], array.shape).copy()

@@ -1,4 +1,4 @@
-"""The features of a case, in words that known deviations can name."""
+"""The features of a case, in the words that a deviations file uses in its conditions."""
 
 from __future__ import annotations
 
@@ -10,26 +10,29 @@ from lossspec.spec.catalogue import catalogue
 from lossspec.spec.loss import Loss
 from lossspec.spec.roles import ClassIndex
 
-#: What `features` says of a case, beside what names an axis, a tensor or a parameter.
+#: The words of `features` that contain no name of an axis, a tensor or a parameter.
 #:
-#: exponentials overflow : that of some number, or of it negated, exceeds the largest of the dtype.
-#: small norms : some vector along a last axis has a norm in (0, 0.1). large norms : the fourth
-#: power of some such norm exceeds the largest number of the dtype, which the product of two squared
-#: norms of that size does too. norms of 0 : some vector along a last axis is 0.
+#: - exponentials overflow: for some number x, exp(x) or exp(-x) exceeds the dtype's largest number.
+#: - small norms: some vector along a last axis has a norm in (0, 0.1).
+#: - large norms: the fourth power of some such norm exceeds the dtype's largest number. The product
+#:   of two squared norms of that size overflows.
+#: - norms of 0: some vector along a last axis is 0.
 FEATURES = (
     *("no batch", "k-d", "empty", "many rows", "square", "non-finite", "ties"),
     *("zero cotangent in front", "all ignored", "some ignored", "leading ignored"),
     *("exponentials overflow", "small norms", "large norms", "norms of 0"),
 )
-#: The largest norm that counts as small: the square of its square is 1e-4, near which float16 loses
-#: digits, and an epsilon of 1e-12 that is added to its square is a part in 1e10.
+#: The largest norm that counts as small. Its fourth power is 1e-4, near which float16 loses digits.
+#: An epsilon of 1e-12 that is added to its square has a relative size of 1e-10.
 SMALL_NORM = 0.1
 
 
 def features(case: Case, loss: Loss | None = None) -> frozenset[str]:
-    """Say what a case has that a bug may need, in the words that deviations files use.
+    """Return the features of a case that a bug may depend on, as words for deviations files.
 
-    loss : the spec of the case; the one of the catalogue when it is left out.
+    Args:
+        case: The case.
+        loss: The spec of its loss; the one of the catalogue by default.
     """
     loss = catalogue()[case.loss] if loss is None else loss
     found = {f"{name} {layout}" for name, layout in case.layouts.items()}
@@ -40,7 +43,7 @@ def features(case: Case, loss: Loss | None = None) -> frozenset[str]:
 
 
 def _shape_features(case: Case, loss: Loss) -> set[str]:
-    """Say which axes a case has, and how long they are."""
+    """Return the features of the axes and of their sizes."""
     shape, first = case.shape, next(iter(case.tensors.values()))
     words = {
         f"{first.ndim}-d": True,
@@ -54,7 +57,7 @@ def _shape_features(case: Case, loss: Loss) -> set[str]:
 
 
 def _numbers(case: Case) -> set[str]:
-    """Say what is special about the numbers of a case."""
+    """Return the features of single numbers: not finite, ties, or a first cotangent of 0."""
     found = set()
     reals = [array for array in case.tensors.values() if array.dtype.kind not in "iub"]
     sizes = [array.astype(np.float64) for array in reals]
@@ -70,7 +73,7 @@ def _numbers(case: Case) -> set[str]:
 
 
 def _magnitudes(case: Case) -> set[str]:
-    """Say where the numbers of a case are so large or small that a formula loses them."""
+    """Return the features of numbers or norms that may overflow or lose digits in a formula."""
     found, largest = set(), precision(case.dtype).largest
     with np.errstate(all="ignore"):
         for array in case.tensors.values():
@@ -90,10 +93,10 @@ def _magnitudes(case: Case) -> set[str]:
 
 
 def _marks(case: Case, loss: Loss) -> set[str]:
-    """Say which tensors hold numbers that a formula or a kernel treats differently."""
+    """Return the features of tensors with numbers that a formula or kernel may special-case."""
     found, roles = set(), loss.roles(loss.form(case.form))
     dtype = precision(case.dtype)
-    near = np.sqrt(dtype.smallest / (2 * dtype.unit))  # below it a square is subnormal
+    near = np.sqrt(dtype.smallest / (2 * dtype.unit))  # squares of smaller numbers are subnormal
     limits = {
         name: value
         for name, value in case.parameters.items()
@@ -116,7 +119,7 @@ def _marks(case: Case, loss: Loss) -> set[str]:
 
 
 def _ignored(case: Case, loss: Loss) -> set[str]:
-    """Say which class indices of a case are marked as ignored."""
+    """Return the features of the ignored class indices."""
     found = set()
     for name, role in loss.form(case.form).tensors.items():
         if not isinstance(role, ClassIndex) or role.ignored_by is None:

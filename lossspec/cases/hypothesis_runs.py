@@ -1,7 +1,7 @@
-"""Run a function on cases under Hypothesis: draw, climb, shrink, try again what failed before.
+"""Runs of a function on cases under Hypothesis: generate, target, shrink, and replay failures.
 
-What Hypothesis does not document is used here and in `lossspec.cases.backend` only:
-the names of backends and `choices_to_bytes`. tests/test_engine.py notices when that changes.
+Only this module and `lossspec.cases.backend` use undocumented parts of Hypothesis: the names of
+backends and `choices_to_bytes`. tests/test_engine.py fails if these change.
 """
 
 from __future__ import annotations
@@ -23,34 +23,39 @@ from lossspec.hypothesis_entry import BACKEND, register
 
 T = TypeVar("T")
 
-register()  # Hypothesis may have been told to load no entry points
+register()  # Hypothesis may be configured to load no entry points
 
-#: A score beyond this is a failure, and no better than another.
+#: Scores are cut off here: a larger one is a failure in any case.
 HIGHEST_SCORE = 1e3
-#: Seeds that are tried with the same other choices: one seed is as simple as another.
+#: How many seeds shrinking tries with the same other choices; no seed is simpler than another.
 MOST_SEEDS = 3
 
 
 class Enough(BaseException):
-    """Ends a run: no case is wanted any more. No Exception, which Hypothesis would report."""
+    """The signal that ends a run; not an Exception, which Hypothesis would report as a failure."""
 
 
 class Failed(Exception):
-    """A value fails: what Hypothesis takes for the failure of a test."""
+    """The failure of a test, as Hypothesis sees it, when a value fails."""
 
 
 class _Left(BaseException):
-    """Takes an exception out of a run unseen: Hypothesis would call it a failure of the test."""
+    """The carrier of an exception out of a run, so that Hypothesis does not report a failure."""
 
 
 def generate(
     strategy: st.SearchStrategy[T], seed: str, count: int, look: Callable[[T], object]
 ) -> None:
-    """Look at so many values that the backend draws.
+    """Call a function with values that the backend draws.
 
-    Hypothesis tries the simplest value first. It is left out: clauses that judge few cases would
-    use them up for what shows least. seed : names the stream; the values depend on nothing else.
-    look : may raise Enough.
+    Hypothesis draws the simplest value first. It is left out: it shows few defects, and some
+    clauses judge only few cases.
+
+    Args:
+        strategy: The strategy of the values.
+        seed: The name of the stream; the values depend on it and on the strategy only.
+        count: The number of values.
+        look: The function; it may raise Enough to end the run.
     """
     if count <= 0:
         return
@@ -73,7 +78,15 @@ def climb(
     starts: Sequence[Sequence[int]],
     score: Callable[[T], float],
 ) -> None:
-    """Look for values with a higher score, at so many, from those with the given choices."""
+    """Search for values with a higher score, with Hypothesis's targeted search.
+
+    Args:
+        strategy: The strategy of the values.
+        seed: The seed of the search.
+        count: The most values to try.
+        starts: The choices of the values that the search starts from.
+        score: The function to maximise.
+    """
     if not starts or count <= 0:
         return
     database = InMemoryExampleDatabase()
@@ -85,7 +98,7 @@ def climb(
 
 
 def failures_database() -> ExampleDatabase | None:
-    """Where Hypothesis's profile in force keeps failing cases: None under CI, for one."""
+    """Return the database of the current Hypothesis profile; None if it has none, as under CI."""
     return settings().database
 
 
@@ -95,13 +108,20 @@ def try_again(
     key: str,
     fails: Callable[[DrawnCase], bool],
 ) -> None:
-    """Try the cases that failed in earlier runs; forget those that do not fail any more."""
+    """Replay the cases that failed in earlier runs; remove those that no longer fail.
+
+    Args:
+        strategy: The strategy that drew the cases.
+        database: Hypothesis's database; None does nothing.
+        key: The key of the cases in the database.
+        fails: The function that judges a case.
+    """
     if database is None or not any(database.fetch(key.encode())):
         return
     judged: dict[tuple[int, ...], bool] = {}
 
     def look(value: DrawnCase) -> None:
-        if value.choices not in judged:  # the simplest that fails comes a second time
+        if value.choices not in judged:  # Hypothesis replays the simplest failure a second time
             judged[value.choices] = fails(value)
         if judged[value.choices]:
             raise Failed
@@ -112,7 +132,7 @@ def try_again(
 
 
 def remember(database: ExampleDatabase | None, key: str, choices: Sequence[int]) -> None:
-    """Keep a failing value for the next run, if Hypothesis keeps any."""
+    """Save the choices of a failing value for the next run, if there is a database."""
     if database is not None:
         database.save(key.encode(), choices_to_bytes(tuple(choices)))
 
@@ -123,15 +143,19 @@ def shrink_choices(
     fails: Callable[[DrawnCase], bool],
     attempts: int,
 ) -> DrawnCase | None:
-    """The simplest value, by Hypothesis's order, that still fails; None where none fails.
+    """Return the simplest failing value that Hypothesis finds; None if no value fails.
 
-    attempts : how often `fails` is asked, at most.
+    Args:
+        strategy: The strategy that drew the value.
+        choices: The choices of the failing value.
+        fails: The function that judges a value.
+        attempts: The most calls of `fails`.
     """
     database = InMemoryExampleDatabase()
-    # Choices that fail exactly as stored count as shrunk already, so one more is stored.
+    # Hypothesis treats stored choices that fail unchanged as shrunk already; one more prevents it.
     database.save(_KEY, choices_to_bytes((*choices, 0)))
     simplest: DrawnCase | None = None
-    #: How many seeds were tried with the same other choices.
+    #: The number of seeds tried, by the other choices.
     seeds: Counter[tuple[int, ...]] = Counter()
 
     def look(value: DrawnCase) -> None:
@@ -148,7 +172,7 @@ def shrink_choices(
 
     phases = [Phase.reuse, Phase.shrink]
     run = _settings(max_examples=attempts, phases=phases, database=database)
-    with suppress(Failed, Flaky):  # one that fails now and then is as simple as it got
+    with suppress(Failed, Flaky):  # a flaky failure ends shrinking; keep the simplest so far
         _run(strategy, "", run, look, expected=(Failed,))
     return simplest
 
@@ -156,8 +180,14 @@ def shrink_choices(
 def expected_failure(
     value: T, judge: Callable[[T], object], raises: type[Exception], reason: str
 ) -> bool:
-    """Whether judging a stored value still raises, as `@example(...).xfail` asks for."""
+    """Return whether judging a stored value still raises the expected exception.
 
+    Args:
+        value: The stored value.
+        judge: The function that judges it.
+        raises: The expected exception.
+        reason: The reason for the failure, for `@example(...).xfail`.
+    """
     passed = False
 
     def look(stored: _Stored[T]) -> None:
@@ -171,14 +201,14 @@ def expected_failure(
     try:
         _run(st.just(stored), "", run, look, expected=(raises,), wrap=expected)
     except AssertionError:
-        if not passed:  # of `judge` itself, and not Hypothesis's word for what does not fail
+        if not passed:  # `judge` raised it; Hypothesis raises it only for a value that passes
             raise
     return not passed
 
 
 @dataclass(frozen=True)
 class _Stored(Generic[T]):
-    """An explicit example, whose text is short: Hypothesis writes it out in any case."""
+    """An explicit example with a short repr, since Hypothesis always formats explicit examples."""
 
     value: T = field(repr=False)
 
@@ -210,16 +240,26 @@ def _run(
     expected: tuple[type[Exception], ...] = (),
     wrap: Callable[[Any], Any] = lambda test: test,
 ) -> None:
-    """Run a test that looks at values; an exception of `look` comes out as it is."""
+    """Run a test that calls a function with values, and raise that function's exceptions unchanged.
 
-    @run  # outermost, since `seed` turns the database off
+    Args:
+        strategy: The strategy of the values.
+        seed: The seed of the run.
+        run: The settings of the run.
+        look: The function.
+        key: The key of the values in the database; the key of lossspec by default.
+        expected: The exceptions of the function that Hypothesis treats as failures.
+        wrap: A decorator of the test, such as `example(...)`.
+    """
+
+    @run  # outermost, because `seed` disables the database
     @seeded(seed)
     @wrap
     @given(strategy)
     def test(value: T) -> None:
         _escaping(look, value, expected)
 
-    test._hypothesis_internal_database_key = key or _KEY  # as `find` does
+    test._hypothesis_internal_database_key = key or _KEY  # as `hypothesis.find` does
     try:
         test()
     except _Left as left:
@@ -231,7 +271,7 @@ def _run(
 def _escaping(
     look: Callable[[T], Any], value: T, expected: tuple[type[Exception], ...] = ()
 ) -> Any:
-    """Call, and hand any exception but an expected one past Hypothesis."""
+    """Call a function; wrap unexpected exceptions so that Hypothesis does not handle them."""
     try:
         return look(value)
     except KeyboardInterrupt:
@@ -244,5 +284,5 @@ def _escaping(
 
 def _carried(left: _Left) -> BaseException:
     error = left.__cause__
-    assert error is not None  # `_escaping` raises no other
+    assert error is not None  # `_escaping` always sets the cause
     return error

@@ -1,4 +1,4 @@
-"""Which rows of a case are marked as ignored."""
+"""The rows of a case that are marked as ignored."""
 
 from __future__ import annotations
 
@@ -15,7 +15,20 @@ from lossspec.spec.shapes import Shape
 def ignored_rows(
     form: Form, shape: Shape, tensors: Mapping[str, np.ndarray], parameters: Mapping[str, Any]
 ) -> Iterator[np.ndarray]:
-    """Which elements of the first tensor lead to ignored elements only, where some are ignored."""
+    """Yield a mask of the first tensor for each tensor of class indices with ignored elements.
+
+    The mask is true where an element of the first tensor contributes to ignored elements only. It
+    has as many axes as the first tensor, and size 1 along those that the class indices lack.
+
+    Args:
+        form: The form of the call.
+        shape: The shape contract, with every axis written out.
+        tensors: The arrays by name.
+        parameters: The values of the parameters by name.
+
+    Yields:
+        An array of booleans.
+    """
     for name, role in form.tensors.items():
         if not isinstance(role, ClassIndex) or role.ignored_by is None:
             continue

@@ -1,6 +1,6 @@
-"""Make the numbers of a failing case fewer and simpler: Hypothesis shrinks the rest of the call.
+"""Shrinking of the numbers of a failing case; Hypothesis shrinks the rest of the call.
 
-Dense values come from a seed, which gives a generic shrinker nothing to work on.
+Dense values come from a seed, so Hypothesis cannot shrink them.
 """
 
 from __future__ import annotations
@@ -18,14 +18,21 @@ from lossspec.spec.loss import AnySize, Loss
 from lossspec.spec.roles import ClassIndex, Length, Role
 from lossspec.thresholds import SLACK
 
-#: How often the predicate may be asked: a second or so for a small case.
+#: The most calls of the predicate; they take about a second for a small case.
 ATTEMPTS = 400
 
 
 def simpler_numbers(
     loss: Loss, case: Case, fails: Callable[[Case], bool], attempts: int = ATTEMPTS
 ) -> Case:
-    """The case with the fewest and simplest numbers found that still fails, or `case` itself."""
+    """Return a case with fewer and simpler numbers that still fails, or `case` itself.
+
+    Args:
+        loss: The spec of the loss.
+        case: The failing case.
+        fails: The predicate; it returns whether a case still fails.
+        attempts: The most calls of the predicate.
+    """
     left = attempts
     progress = True
     while progress and left > 0:
@@ -44,11 +51,17 @@ def simpler_numbers(
 
 
 def sound_change(loss: Loss, case: Case, candidate: Case) -> Case | None:
-    """A case that was made from another one, settled; None where it is no call or the same one.
+    """Return a changed case, settled and normalised; None if it is not valid or not different.
 
-    Nan and infinity stand in ignored rows only, if they did so before.
+    If the case has nan and infinity in ignored rows only, a changed case with nan or infinity
+    elsewhere is not valid.
+
+    Args:
+        loss: The spec of the loss.
+        case: The case before the change.
+        candidate: The changed case.
     """
-    if not fits(loss, candidate):  # first, since `settle` may rely on the contract
+    if not fits(loss, candidate):  # checked first, since `settle` may rely on the contract
         return None
     changed = _normalized(loss, candidate.settled(loss))
     if not _valid(loss, changed) or _same(changed, case):
@@ -57,7 +70,7 @@ def sound_change(loss: Loss, case: Case, candidate: Case) -> Case | None:
 
 
 def fits(loss: Loss, case: Case) -> bool:
-    """Whether each axis has one size in all tensors, and one that the spec allows."""
+    """Return whether each axis has the same size in all tensors, and the spec allows that size."""
     form, shape = loss.form(case.form), case.shape
     sizes: dict[str, int] = {"1": 1}
     for name, array in case.tensors.items():
@@ -75,7 +88,7 @@ def fits(loss: Loss, case: Case) -> bool:
 
 
 def _valid(loss: Loss, case: Case) -> bool:
-    """Whether the call is one that the contract allows, its class indices and lengths as well."""
+    """Return whether the spec allows the sizes, the class indices and the lengths of a case."""
     if not fits(loss, case):
         return False
     form, sizes = loss.form(case.form), case.axis_sizes(loss)
@@ -84,7 +97,7 @@ def _valid(loss: Loss, case: Case) -> bool:
         if isinstance(role, ClassIndex):
             fine = role.allows(array, sizes[role.classes], case.parameters)
             if form.settle is not None:
-                fine |= array < 0  # what it marks so is no class
+                fine |= array < 0  # `settle` may write negative marks, which are not classes
             if not fine.all():
                 return False
         elif isinstance(role, Length) and not (array <= sizes[role.of]).all():
@@ -93,7 +106,7 @@ def _valid(loss: Loss, case: Case) -> bool:
 
 
 def _sound(loss: Loss, case: Case) -> bool:
-    """Whether nan and infinity are in ignored rows only, as where they stand for what they hold."""
+    """Return whether the first tensor has nan and infinity in ignored rows only."""
     form = loss.form(case.form)
     x = next(iter(case.tensors.values())).astype(np.float64)
     wild = np.isnan(x) | np.isposinf(x)
@@ -103,7 +116,7 @@ def _sound(loss: Loss, case: Case) -> bool:
 
 
 def _normalized(loss: Loss, case: Case) -> Case:
-    """A case in which what is left of a distribution is one: all in the first class, if nothing."""
+    """Return a case whose distributions sum to 1; one that sums to 0 becomes the first class."""
     tensors = dict(case.tensors)
     for name, axis in simplex(loss, case).items():
         shares = tensors[name].astype(np.float64)
@@ -112,7 +125,7 @@ def _normalized(loss: Loss, case: Case) -> Case:
         shares = np.moveaxis(shares, axis, -1)
         shares[..., 0] += shares.sum(-1) == 0
         total = shares.sum(-1, keepdims=True)
-        # One that was drawn is off by no more than rounding.
+        # Keep a drawn distribution bit for bit: its sum differs from 1 by rounding only.
         rounded = SLACK * precision(dtype_name(tensors[name])).unit
         shares = np.where(np.abs(total - 1) > rounded, shares / total, shares)
         tensors[name] = np.moveaxis(shares, -1, axis).astype(tensors[name].dtype)
@@ -120,7 +133,7 @@ def _normalized(loss: Loss, case: Case) -> Case:
 
 
 def _same(x: Case, y: Case) -> bool:
-    """Whether nothing was made simpler."""
+    """Return whether two cases are equal bit for bit."""
     plain = ("contract", "spread", "parameters", "omitted", "scale", "layouts", "requires_grad")
     if set(x.tensors) != set(y.tensors) or any(getattr(x, n) != getattr(y, n) for n in plain):
         return False
@@ -131,7 +144,7 @@ def _same(x: Case, y: Case) -> bool:
 
 
 def _shorter(loss: Loss, case: Case) -> Iterator[Case]:
-    """Parts of the case along each axis that the contract names."""
+    """Yield parts of the case along each axis that the contract names."""
     rules = loss.form(case.form).sizes
     for axis, size in case.axis_sizes(loss).items():
         rule = rules.get(axis)
@@ -148,7 +161,7 @@ def _shorter(loss: Loss, case: Case) -> Iterator[Case]:
 
 
 def _renumbered(loss: Loss, case: Case, axis: str, start: int) -> Case:
-    """The end of an axis; classes keep their names."""
+    """Return the end of an axis, with class indices renumbered to the remaining classes."""
     end = part_along(loss, case, axis, slice(start, None))
     tensors = dict(end.tensors)
     for name, role in loss.form(case.form).tensors.items():
@@ -159,7 +172,7 @@ def _renumbered(loss: Loss, case: Case, axis: str, start: int) -> Case:
 
 
 def _remarked(loss: Loss, case: Case) -> Iterator[Case]:
-    """The case with ignored elements marked by the default of the parameter that marks them."""
+    """Yield the case with its ignored elements marked by the default of their parameter."""
     for target, role in loss.form(case.form).tensors.items():
         if not isinstance(role, ClassIndex) or role.ignored_by is None:
             continue
@@ -176,7 +189,7 @@ def _remarked(loss: Loss, case: Case) -> Iterator[Case]:
 
 
 def _plainer(loss: Loss, case: Case) -> Iterator[Case]:
-    """Shorter numbers: whole tensors rounded first, then one element at a time."""
+    """Yield the case with rounded tensors, then with single elements set to 0, 1 or -1."""
     ones = np.ones_like(case.cotangent)
     if not np.array_equal(case.cotangent, ones):
         yield case.with_(cotangent=ones)
@@ -206,7 +219,7 @@ def _plainer(loss: Loss, case: Case) -> Iterator[Case]:
 
 
 def _allowed(role: Role, numbers: np.ndarray) -> np.ndarray:
-    """Which numbers a role's domain holds; what ignored rows are filled with is none of its."""
+    """Return which numbers a role allows; nan and infinity are allowed, as in ignored rows."""
     x = np.asarray(numbers).astype(np.float64)
     inside = ~np.isfinite(x) | ((x >= role.low) & (x <= role.high))
     if role.style in ("sign", "positive"):

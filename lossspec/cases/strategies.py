@@ -16,15 +16,18 @@ from lossspec.spec.loss import Loss
 
 T = TypeVar("T")
 
-#: Narrows the choices of a case.
+#: A function that restricts the choices of a case.
 Narrow = Callable[[Choices], Choices]
 
 
 @dataclass(frozen=True, eq=False)
 class DrawnCase:
-    """A case, and the choices that it was drawn with: what Hypothesis stores and shrinks.
+    """A case with the choices it was drawn from, which Hypothesis stores and shrinks.
 
-    seed_at : the index of the choice that numbers are made from.
+    Attributes:
+        case: The case.
+        choices: The index of the chosen option of each choice, and the seed.
+        seed_at: The position of the seed among the choices.
     """
 
     case: Case
@@ -33,13 +36,19 @@ class DrawnCase:
 
     @property
     def without_seed(self) -> tuple[int, ...]:
-        """All choices but the one that numbers are made from."""
+        """Return all choices except the seed."""
         return (*self.choices[: self.seed_at], *self.choices[self.seed_at + 1 :])
 
 
 @st.composite
 def cases(draw: st.DrawFn, loss: Loss, dtypes: tuple[str, ...] | None = None) -> Case:
-    """Every valid call that the spec allows, as a Hypothesis strategy."""
+    """Draw any valid call that the spec allows.
+
+    Args:
+        draw: Hypothesis's draw function; callers of the strategy do not pass it.
+        loss: The spec of the loss.
+        dtypes: The dtypes to choose from; those of the spec by default.
+    """
     return drawn(_Drawn(draw), loss, dtypes)
 
 
@@ -50,7 +59,14 @@ def drawn_cases(
     dtypes: tuple[str, ...] | None = None,
     narrow: Narrow | None = None,
 ) -> DrawnCase:
-    """Valid calls with their choices; `narrow` leaves some choices out."""
+    """Draw a valid call and keep its choices.
+
+    Args:
+        draw: Hypothesis's draw function; callers of the strategy do not pass it.
+        loss: The spec of the loss.
+        dtypes: The dtypes to choose from; those of the spec by default.
+        narrow: A function that restricts the choices; None leaves them unrestricted.
+    """
     choose = _Drawn(draw)
     case = drawn(choose if narrow is None else narrow(choose), loss, dtypes)
     return DrawnCase(case, tuple(choose.made), choose.seed_at)
@@ -58,7 +74,7 @@ def drawn_cases(
 
 @dataclass
 class _Drawn:
-    """Choices that Hypothesis makes."""
+    """A source of choices that Hypothesis makes."""
 
     draw: st.DrawFn
     made: list[int] = field(default_factory=list)
@@ -83,5 +99,5 @@ class _Drawn:
 
 @cache
 def _indices(count: int) -> st.SearchStrategy[int]:
-    # Made once: making a strategy costs more than drawing from it.
+    # Cached, because building a strategy costs more than drawing from it.
     return st.integers(0, count - 1)

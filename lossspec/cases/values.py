@@ -1,4 +1,4 @@
-"""Dense values for each role, in several styles."""
+"""Dense values of each role, in several styles."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from lossspec.dtypes import precision
 from lossspec.errors import SpecError
 from lossspec.spec.roles import Factor, Role
 
-#: Styles of dense values for each role style; the first is the one that shrinking ends at.
+#: The styles of dense values for each role; shrinking ends at the first one.
 STYLES: dict[str, tuple[str, ...]] = {
     "real": ("grid", "normal", "wide", "offset", "tiny", "rows", "logarithmic"),
     "factor": ("grid", "normal", "wide", "offset", "tiny", "rows", "logarithmic"),
@@ -28,7 +28,18 @@ STYLES: dict[str, tuple[str, ...]] = {
 def dense_values(
     rng: np.random.Generator, role: str, style: str, shape: tuple[int, ...], axis: int | None
 ) -> np.ndarray:
-    """Float64 values of a style; `axis` is the class axis, if there is one."""
+    """Return float64 values of a role in a style.
+
+    Args:
+        rng: The generator of the values.
+        role: The style of the role, a key of `STYLES`.
+        style: The style of the values, one of `STYLES[role]`.
+        shape: The shape of the array.
+        axis: The index of the class axis; None if there is none.
+
+    Raises:
+        SpecError: If `role` is not a key of `STYLES`.
+    """
     match role:
         case "real" | "factor" | "logit":
             return _reals(rng, style, shape)
@@ -54,7 +65,7 @@ def dense_values(
                 return np.where(rng.random(shape) < 0.2, 0, 10 ** rng.uniform(-9, 0, shape))
             return dense_values(rng, "positive", style, shape, axis)
         case "count":
-            if style == "fractional":  # about 1 too, where a count starts to be many
+            if style == "fractional":  # includes numbers near 1, where Stirling's term starts
                 return rng.choice([0.0, 0.25, 0.5, 1 - 2.0**-8, 1.0, 1 + 2.0**-7, 1.5, 2.5], shape)
             return rng.integers(0, 4 if style == "small" else 60, shape).astype(float)
         case "sign":
@@ -68,7 +79,7 @@ def dense_values(
                 return np.ones(shape)
             grid = [0.0, 0.0, 2.0] if style == "zeros" else [0.5, 1.0, 2.0, 3.0, 0.0]
             return rng.choice(grid, shape)
-    raise SpecError(f"no dense values for role style {role!r}; known: {', '.join(STYLES)}")
+    raise SpecError(f"got the role style {role!r}, want one of {', '.join(STYLES)}")
 
 
 def _reals(rng: np.random.Generator, style: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -123,7 +134,7 @@ def _distributions(
 
 
 def cast_values(values: np.ndarray, role: Role, dtype: str) -> np.ndarray:
-    """Into the case's dtype, finite and inside the role's domain."""
+    """Return values in the case's dtype, made finite and moved into the role's domain."""
     info = precision(dtype)
     largest = info.largest / 8
     low, high = max(role.low, -largest), min(role.high, largest)

@@ -1,4 +1,4 @@
-"""Workloads: the calls that are timed, plain ones of a given size, derived from a loss's spec."""
+"""Workloads: the default calls of a given size that are timed, derived from a loss's spec."""
 
 from __future__ import annotations
 
@@ -19,11 +19,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Size:
-    """How large a workload is.
+    """The size of a workload.
 
-    elements : of the first tensor, or of the scores that are made of it, about. inner : the size of
-    the axes within a sample. classes : of the class axis, where it is another. what : the reason
-    for timing at this size.
+    Attributes:
+        name: The name of the size in reports, such as `large`.
+        elements: The approximate number of elements of the first tensor, or of the scores that are
+            computed from it.
+        inner: The size of the axes within a sample.
+        classes: The size of the class axis; None for `inner`.
+        what: The reason for timing at this size.
     """
 
     name: str
@@ -33,13 +37,13 @@ class Size:
     what: str
 
 
-#: More elements for a device with more memory and larger caches than a processor core.
+#: Factors of the number of elements; an accelerator has more memory and larger caches than a core.
 _SCALE = {"cpu": 1}
 _ACCELERATOR = 8
 
 
 def sizes(loss: Loss, device: str) -> list[Size]:
-    """The sizes at which a loss is timed on a device."""
+    """Return the sizes at which a loss is timed on a device."""
     scale = _SCALE.get(device.partition(":")[0], _ACCELERATOR)
     found = [
         Size("small", 2**7, 4, None, "the cost of a call"),
@@ -52,14 +56,14 @@ def sizes(loss: Loss, device: str) -> list[Size]:
 
 
 def has_classes(loss: Loss) -> bool:
-    """Whether the targets are classes, along an axis of the inputs."""
+    """Return whether the targets are classes along an axis of the inputs."""
     form, shape = _form(loss), _shape(loss)
     targets = any(isinstance(role, (ClassIndex, Distribution)) for role in form.tensors.values())
     return targets and any(loss.classes in axes for axes in shape.inputs)
 
 
 def axes(loss: Loss, size: Size) -> dict[str, int]:
-    """The size of each axis of the inputs; the batch takes what the others leave."""
+    """Return the size of each axis of the inputs; the batch size follows from the other sizes."""
     form, shape = _form(loss), _shape(loss)
     indices = {name for name, role in form.tensors.items() if role.integer}
     carried = {
@@ -72,7 +76,7 @@ def axes(loss: Loss, size: Size) -> dict[str, int]:
     for axis in shape.core:
         if axis == loss.classes and size.classes is not None:
             found[axis] = size.classes
-        else:  # what only indices have is a list of classes, shorter than what it is read from
+        else:  # an axis that only indices have is a list of classes, shorter than the class axis
             found[axis] = size.inner if axis in carried else max(1, size.inner // 4)
     first = {axis: found[axis] for axis in (*shape.inputs[0], loss.classes) if axis in found}
     batch, *others = shape.result or ("",)
@@ -80,18 +84,23 @@ def axes(loss: Loss, size: Size) -> dict[str, int]:
 
 
 def batch_axis(loss: Loss) -> str:
-    """The axis that samples, or plain elements, are counted along."""
+    """Return the axis along which samples, or the elements of an elementwise loss, are counted."""
     return _shape(loss).result[0]
 
 
 def workload(loss: Loss, sizes: Mapping[str, int], dtype: str, seed: int) -> Case:
-    """A plain call with axes of these sizes: defaults, no option, contiguous, ordinary numbers.
+    """Return a default call of a given size, with contiguous tensors and ordinary numbers.
 
-    Everything that is learned requires a gradient. Sizes that follow from others need not be given.
-    The same seed gives the same numbers.
+    Every tensor that is learned in training requires a gradient.
+
+    Args:
+        loss: The spec of the loss.
+        sizes: The sizes of the axes by name; those that follow from others may be left out.
+        dtype: The dtype of the real tensors.
+        seed: The seed of the numbers.
     """
     case = drawn(_Plain(loss, sizes, seed), loss, (dtype,))
-    # Training needs no gradient of data, even when the loss can be differentiated by it.
+    # Training needs no gradient of data, even if the loss is differentiable by it.
     roles = loss.roles(_form(loss))
     learned = tuple(name for name in case.requires_grad if roles[name].learned)
     return case.with_(requires_grad=learned or case.requires_grad[:1])
@@ -102,27 +111,33 @@ def _form(loss: Loss) -> Form:
 
 
 def _shape(loss: Loss) -> Shape:
-    """Of a batch, with as few axes as there may be, but one."""
+    """Return the shape contract of a batch, with the fewest wildcard axes but at least one."""
     contracts = _form(loss).contracts
     free = (c for c in contracts if "*" in c.result or (loss.batched(c) and "d*" not in c.result))
     contract = next(free, contracts[0])
     return written_out(contract.text, max(1, min(contract.spreads)))
 
 
-#: The styles of ordinary numbers; a role has one of them, or only the style it is named after.
+#: The styles of ordinary numbers; a role without any of them takes its first style.
 _ORDINARY = ("normal", "softmax", "uniform", "small", "ones")
 
 
 @dataclass
 class _Plain:
-    """Choices without surprise, for `lossspec.cases.draw.drawn`."""
+    """The choices of a default call, for `lossspec.cases.draw.drawn`.
+
+    Attributes:
+        loss: The spec of the loss.
+        sizes: The wanted sizes of the axes by name.
+        start: The seed of the numbers.
+    """
 
     loss: Loss
     sizes: Mapping[str, int]
     start: int
 
     def __call__(self, what: str, options: Sequence[T]) -> T:
-        """The first option, which is the simplest, but for the sizes, styles and what is timed."""
+        """Return the choice of a workload where it has one, and the first option otherwise."""
         first: Any = options[0]
         under_test, _, name = what.partition(" of ")
         if under_test == "contract":
@@ -141,7 +156,7 @@ class _Plain:
         return chosen
 
     def _size(self, axis: str, options: Sequence[Any]) -> Any:
-        """The size asked for or, where the spec allows only some, the nearest of those."""
+        """Return the wanted size, or the nearest one that the spec allows."""
         wanted = self.sizes.get(axis, options[0])
         rule = _form(self.loss).sizes.get(axis)
         if rule is None or callable(rule) or isinstance(rule, AnySize):
@@ -149,5 +164,5 @@ class _Plain:
         return min(rule, key=lambda size: abs(size - wanted))
 
     def seed(self) -> int:
-        """The same for a loss and a seed, on every machine."""
+        """Return a seed that depends only on the loss and on `start`."""
         return zlib.crc32(f"{self.loss.name} {self.start}".encode())

@@ -1,4 +1,4 @@
-"""The contract: one function for each clause, its docstring the sentence that the report prints."""
+"""Clauses: one function for each, whose docstring is the sentence that reports print."""
 
 from __future__ import annotations
 
@@ -38,28 +38,37 @@ __all__ = [
 ]
 
 ENTRY_POINTS = "lossspec.clauses"
-#: True when the case could have told right from wrong, False when not. None, which clauses of this
-#: package do not return, says that the case is not about the clause.
+#: True if the case could have shown a wrong result, False if not. A clause of another package may
+#: return None for a case that it does not judge. Clauses of this package have preconditions.
 Judgement = bool | None
 Place = Literal["processor", "accelerator"]
 
 
 @dataclass(frozen=True)
 class Clause:
-    """One checkable sentence of the contract.
+    """One property of a loss that the suite checks.
 
-    judge : raises `Deviation` when a trial breaks it. applies : whether the spec
-    gives it anything to say, for a loss on a surface. only_on : the one kind of device that it is
-    about. enough : after this many informative trials it has nothing left to learn; None for never.
-    slow : left out of the quick profile. empty : whether it also judges calls on empty tensors.
-    once : it is about the loss and not the case that it is handed: one trial is enough, and no
-    simpler case shows more. needs : a package without which it cannot be judged. chosen : it costs
-    too much to judge the cases of the stream: it is judged on the costly cases, which show every
-    option, on so many at least, and a failing one is shrunk by its options alone.
-    hazard : its calls must raise, and where they do not they may damage the process. It is judged
-    on small calls that work, after all clauses with less of it. aliases : ids that it had before,
-    which are still understood wherever one is given. requires : the preconditions of a case, the
-    first of which that does not hold is what the case counts under.
+    Attributes:
+        name: Its id, such as "batch-split".
+        theme: The file in which it is defined, such as "relation".
+        says: The sentence that reports print.
+        judge: Judges a trial, and raises `Deviation` if the property does not hold.
+        applies: Whether the clause applies to a loss on a surface.
+        only_on: The only kind of device on which it is judged; None for any device.
+        enough: The number of informative trials after which it is not judged any more; None for
+            no limit.
+        slow: Whether the quick profile leaves it out.
+        empty: Whether it also judges calls on empty tensors.
+        once: Whether it depends on the loss only and not on the case. One trial is then enough,
+            and a deviation is not shrunk.
+        needs: A package that it needs; None if it needs none.
+        chosen: If above 0, the clause is too slow for the cases of the stream. It is judged on
+            at least this many costly cases, which cover every option, and only the options of a
+            failing case are shrunk.
+        hazard: If above 0, its calls must raise, and may damage the process if they do not. They
+            are made from small calls that work, after all clauses with a lower hazard.
+        aliases: Former ids, which are still accepted.
+        requires: The preconditions of a case. A case is skipped for the first that does not hold.
     """
 
     name: str
@@ -84,18 +93,18 @@ class Clause:
 
     @property
     def lacks(self) -> str | None:
-        """Why it cannot be judged here, if it cannot."""
+        """The reason why it cannot be judged here; None if it can."""
         if self.needs is None or find_spec(self.needs) is not None:
             return None
         return f"{self.name} needs the package {self.needs}, which is not installed"
 
     def speaks_on(self, device: str) -> bool:
-        """Whether it has anything to say of a device."""
+        """Return whether the clause is judged on a device."""
         return self.only_on in (None, "accelerator" if accelerates(device) else "processor")
 
 
 def stateless(loss: Loss, surface: Surface) -> bool:
-    """Whether the loss owns no parameters there, so that a call is all in its arguments."""
+    """Return whether the loss has no trainable parameters on a surface."""
     return not loss.stateful(surface)
 
 
@@ -112,7 +121,26 @@ def clause(
     aliases: Sequence[str] = (),
     requires: Sequence[Precondition] = (),
 ) -> Callable[[Callable[[Trial], Judgement]], Callable[[Trial], Judgement]]:
-    """Make a clause of a function: its name is the id, its docstring the sentence."""
+    """Make a clause of a function, with its name as the id and its docstring as the sentence.
+
+    `Clause` describes the options in full.
+
+    Args:
+        applies: Whether the clause applies to a loss on a surface.
+        only_on: The only kind of device on which it is judged; None for any device.
+        enough: The number of informative trials after which it is not judged any more.
+        slow: Whether the quick profile leaves it out.
+        empty: Whether it also judges calls on empty tensors.
+        once: Whether it depends on the loss only, so that one trial is enough.
+        needs: A package that it needs.
+        chosen: The number of costly cases on which it is judged instead of the stream.
+        hazard: How much harm its invalid calls may do to the process; 0 for none.
+        aliases: Former ids, which are still accepted.
+        requires: The preconditions of a case.
+
+    Returns:
+        A decorator that marks a function as a clause and returns the function.
+    """
 
     def register(judge: Callable[[Trial], Judgement]) -> Callable[[Trial], Judgement]:
         judge.clause = Clause(  # type: ignore[attr-defined]  # a mark, as pytest's own are
@@ -139,9 +167,10 @@ def clause(
 
 @cache
 def clauses() -> Mapping[str, Clause]:
-    """Every clause by id: those of the themes' files in their order, then entry points.
+    """Return every clause by id: those of this package by theme, then those of entry points.
 
-    ClauseError says which clauses have one name, as id or as alias.
+    Raises:
+        ClauseError: Two clauses share an id or alias, or a clause has no docstring.
     """
     found: dict[str, Clause] = {}
     for module in pkgutil.iter_modules(__path__):
@@ -150,7 +179,7 @@ def clauses() -> Mapping[str, Clause]:
     for entry in entry_points(group=ENTRY_POINTS):
         try:
             brought = _brought(entry)
-        except (Exception, SystemExit) as error:  # what somebody else installed stops nobody
+        except (Exception, SystemExit) as error:  # a faulty plugin must not end the run
             warn_of_left_out("clause", entry, error)
         else:
             _add(found, brought)
@@ -158,9 +187,13 @@ def clauses() -> Mapping[str, Clause]:
 
 
 def present_id(given: str) -> str:
-    """The id of a clause in place of a former one, for which it warns; other text as it is.
+    """Replace a former id of a clause by the present one, with a warning.
 
-    given : an id, which may stand behind the name of a loss and a slash.
+    Args:
+        given: An id, with or without the name of a loss and a slash before it.
+
+    Returns:
+        The present id with the same prefix. Text that is no former id is returned unchanged.
     """
     prefix, slash, name = given.rpartition("/")
     known = clauses()
@@ -170,7 +203,7 @@ def present_id(given: str) -> str:
         if name in clause.aliases:
             warnings.warn(
                 f"the clause {name!r} is now called {clause.name!r}",
-                FutureWarning,  # shown to who runs the command; DeprecationWarning is not
+                FutureWarning,  # Python hides DeprecationWarning from users of the command
                 stacklevel=3,
             )
             return f"{prefix}{slash}{clause.name}"
@@ -178,40 +211,40 @@ def present_id(given: str) -> str:
 
 
 def _marked(module: ModuleType) -> list[Clause]:
-    """The clauses that a module defines, in the order of their functions."""
+    """Return the clauses that a module defines, in the order of their functions."""
     functions = [thing for thing in vars(module).values() if isinstance(thing, FunctionType)]
     marks = [getattr(f, "clause", None) for f in functions if f.__module__ == module.__name__]
     return [mark for mark in marks if isinstance(mark, Clause)]
 
 
 def _brought(entry: EntryPoint) -> list[Clause]:
-    """The clauses of an entry point, which is a module of marked functions or one of those."""
+    """Return the clauses of an entry point: a marked function, or a module that defines some."""
     given = entry.load()
     mark = getattr(given, "clause", None)
     alone = [mark] if isinstance(mark, Clause) else []
     marks = _marked(given) if isinstance(given, ModuleType) else alone
     if not marks:
         raise TypeError(
-            f"group {ENTRY_POINTS!r} must give a function marked with @lossspec.clause, or a "
-            f"module that defines some, got {given!r}"
+            f"an entry point of {ENTRY_POINTS!r} must give a function marked with "
+            f"@lossspec.clause, or a module that defines some, got {given!r}"
         )
     for mark in marks:
         if not mark.says:
-            raise TypeError(f"clause {mark.name!r} needs a docstring, the sentence of the report")
+            raise TypeError(f"clause {mark.name!r} needs a docstring, which reports print")
     return marks
 
 
 def _add(found: dict[str, Clause], marks: Iterable[Clause]) -> None:
-    """Add clauses to those that are known; ClauseError where two have one name."""
+    """Add clauses by id; raise ClauseError if two share an id or alias."""
     taken = {name: clause for clause in found.values() for name in (clause.name, *clause.aliases)}
     for mark in marks:
         if not mark.says:
-            raise ClauseError(f"clause {mark.name!r} needs a docstring, the sentence of the report")
+            raise ClauseError(f"clause {mark.name!r} needs a docstring, which reports print")
         for name in (mark.name, *mark.aliases):
             other = taken.get(name)
             if other is not None and other.judge is not mark.judge:
                 places = " and ".join(sorted({_place(mark), _place(other)}))
-                raise ClauseError(f"two clauses are called {name!r}: {places}")
+                raise ClauseError(f"two clauses are called {name!r}: {places}; rename one of them")
             taken[name] = mark
         found[mark.name] = mark
 

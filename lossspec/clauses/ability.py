@@ -1,4 +1,4 @@
-"""The answer of a clause to a call that shows that an ability is not there."""
+"""The exceptions that clauses raise if an implementation lacks an ability."""
 
 from __future__ import annotations
 
@@ -19,14 +19,20 @@ def lacking(
     case: Case | None = None,
     error: tuple[str, str] | None = None,
 ) -> Deviation | Unsupported:
-    """Return what a clause raises when the implementation turns out to lack an ability.
+    """Return the exception that a clause raises if the implementation lacks an ability.
 
-    A declared ability that is not there is a deviation. Anything else is unsupported, and the
-    report says whether that was declared or inferred.
+    Args:
+        trial: The trial that shows the lack.
+        ability: The ability.
+        why: A sentence for the report, such as "it takes no complex numbers".
+        what: The deviating quantity, if the ability is declared; `why` if empty.
+        got: The result, if the ability is declared; `why` if empty.
+        case: The case whose call shows the lack; None for that of the trial.
+        error: The type name and the text of the error that shows the lack.
 
-    why : a sentence for the report, such as "it takes no complex numbers". what, got : what broke
-    and what came, where the ability is declared. case : the call that shows it, where that is not
-    the trial's own. error : the type and the text of the error that showed it.
+    Returns:
+        `Deviation` if the ability is declared, else `Unsupported`, which tells whether the lack
+        was declared or inferred.
     """
     if trial.under_test.declares(ability):
         check = None if case is None else "error is None"
@@ -45,9 +51,18 @@ def raised(
     *,
     case: Case | None = None,
 ) -> Deviation | Unsupported:
-    """Return what a clause raises when a call in another way raised an error.
+    """Return the exception that a clause raises if a variant of a call raised an error.
 
-    way : such as "torch.vmap". lack : a sentence in place of "it does not work with torch.vmap".
+    Args:
+        trial: The trial that shows the error.
+        ability: The ability that the variant needs.
+        error: The error that the variant raised.
+        way: The variant, such as "torch.vmap".
+        lack: A sentence for the report; "it does not work with" and `way` if empty.
+        case: The case whose call raised; None for that of the trial.
+
+    Returns:
+        `Deviation` if the ability is declared, else `Unsupported`.
     """
     error = legible(error)
     why = f"{lack or f'it does not work with {way}'} ({foreign_error(error)})"

@@ -1,4 +1,4 @@
-"""Clauses on where things are: they speak on an accelerator only."""
+"""Clauses on devices, which are judged on an accelerator only."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from lossspec.thresholds import READ_ON_HOST
 
 @precondition(Excuse.CALL_FAILS)
 def _goes_backward(trial: Trial) -> bool:
-    """Neither the call nor its backward raises."""
+    """The call and its backward raise no error."""
     return trial.outcome.error is None
 
 
 @precondition()
 def _has_a_second_tensor(trial: Trial) -> bool:
-    """The call has a second tensor, and that is no scalar."""
+    """The call has a second tensor that is not a scalar."""
     names = list(trial.form.tensors)
     second = trial.outcome.before.get(names[1]) if len(names) > 1 else None
     return second is not None and second.ndim > 0
@@ -42,7 +42,7 @@ def result_device(trial: Trial) -> Judgement:
         if tensor.device != device:
             told = what == "the result"
             raise Deviation(
-                f"{what} is elsewhere",
+                f"{what} is on another device",
                 tensor.device,
                 device,
                 check=f"value.device == inputs[{first!r}].device" if told else None,
@@ -64,16 +64,21 @@ def _on_host(tensor: torch.Tensor) -> bool:
 
 
 class _Arrivals:
-    """Notes what comes from an accelerator to the host.
+    """A record of the numbers that are copied from an accelerator to the host.
 
-    It sees what is asked of torch (`cpu`, `to`, `copy_`, `item`, `tolist`, `bool`), forward and in
-    backward, whatever thread that runs on. It does not see what a kernel does inside, nor what
-    goes round torch: `__dlpack__`, a raw pointer, or an operation that waits for the device.
+    It sees calls of torch (`cpu`, `to`, `copy_`, `item`, `tolist`, `bool`) in forward and in
+    backward, on any thread. It does not see copies inside a kernel, copies without torch (through
+    `__dlpack__` or a raw pointer), or operations that wait for the device.
+
+    Attributes:
+        uncounted: The shapes of integer tensors that are not counted.
+        count: The number of copied numbers.
+        largest: The size of the largest copy, and its description.
     """
 
-    def __init__(self, spared: set[tuple[int, ...]]) -> None:
+    def __init__(self, uncounted: set[tuple[int, ...]]) -> None:
         super().__init__()
-        self.spared = spared
+        self.uncounted = uncounted
         self.count = 0
         self.largest: tuple[int, str] = (0, "")
 
@@ -89,7 +94,7 @@ class _Arrivals:
 
     def _note(self, name: str, source: torch.Tensor) -> None:
         exact = not source.is_floating_point() and not source.is_complex()
-        if exact and tuple(source.shape) in self.spared:
+        if exact and tuple(source.shape) in self.uncounted:
             return
         size = source.numel()
         self.count += size
@@ -98,21 +103,21 @@ class _Arrivals:
 
 @cache
 def _watching() -> type[Any]:
-    """The class of modes that note arrivals; made on first use, for its base is torch's."""
+    """Return the class of modes that record copies, made on first use since its base is private."""
     return type("Watching", (_Arrivals, dispatch_mode()), {})
 
 
 @clause(only_on="accelerator", enough=40, requires=(works, _goes_backward))
 def no_host_copy(trial: Trial) -> Judgement:
-    """Neither the call nor its backward copies to the host more than a few numbers and lengths."""
+    """A call and its backward copy at most 8 numbers to the host, lengths not counted."""
     roles = trial.loss.roles(trial.form)
     tensors = trial.case.tensors
-    # Torch itself takes lengths to the host: they say how long the loops there are.
+    # Torch copies lengths to the host too, where they control loops.
     lengths = {tensors[name].shape for name in tensors if isinstance(roles[name], Length)}
     with _watching()(lengths) as arrivals:
         outcome = trial.attempt()
     if outcome.error is not None:
-        raise NotJudged(Excuse.CALL_FAILS, "it does not work where torch is watched")
+        raise NotJudged(Excuse.CALL_FAILS, "it raises while copies to the host are recorded")
     if arrivals.count > READ_ON_HOST:
         raise Deviation(
             "numbers were copied to the host",
@@ -124,7 +129,7 @@ def no_host_copy(trial: Trial) -> Judgement:
 
 
 def _in_one_place(loss: Loss, surface: Surface) -> bool:
-    # Where there are lengths, torch's kernels for some devices want the targets on the host.
+    # For losses with lengths, some kernels of torch want the targets on the host.
     return not any(
         isinstance(role, Length) for form in loss.forms for role in form.tensors.values()
     )
@@ -138,7 +143,8 @@ def _in_one_place(loss: Loss, surface: Surface) -> bool:
     requires=(works, _has_a_second_tensor),
 )
 def refuses_mixed_devices(trial: Trial) -> Judgement:
-    """With its second tensor left on the host a call raises, unless that tensor is a scalar."""
+    """If the second tensor is on the host and the others are not, the call raises, unless that
+    tensor is a scalar."""
     names = list(trial.form.tensors)
     replaced = {names[1]: trial.outcome.before[names[1]].cpu()}
     outcome = trial.refusal(**replaced)

@@ -1,4 +1,4 @@
-"""A training run: a small model learns real digits, with the loss under trial as its last layer."""
+"""A training run: a small model learns scikit-learn's digits with the loss under test."""
 
 from __future__ import annotations
 
@@ -21,21 +21,27 @@ from lossspec.execution.tensors import to_numpy
 from lossspec.spec.loss import Loss
 from lossspec.spec.roles import ClassIndex, Role
 
-#: The package that ships the digits; without it there is nothing to train on.
+#: The package that contains the digits.
 PACKAGE = "sklearn"
 STEPS = 30
-#: How often the loss of the samples that are not trained on is looked at.
+#: Training steps between two calls on validation samples.
 EVERY = 5
+#: The number of training samples; the rest is for validation.
 TRAINED = 1200
+#: The learning rate.
 RATE = 0.03
 BATCH = 20
-#: The scores of a sample, where it has several: one for each digit.
+#: The size of the scores: one for each digit, if the loss takes several scores for a sample.
 SIZE = Size("digits", 10 * BATCH, 10, 10, "real images")
 
 
 @cache
 def digits() -> tuple[np.ndarray, np.ndarray]:
-    """1797 images of 64 pixels from 0 to 1, and the digit that each shows, shuffled once."""
+    """Load the digits in a random but fixed order.
+
+    Returns:
+        The pixels of shape (1797, 64), from 0 to 1, and the labels of shape (1797,).
+    """
     pixels, labels = importlib.import_module("sklearn.datasets").load_digits(return_X_y=True)
     order = np.random.default_rng(0).permutation(len(labels))
     return (pixels[order] / 16).astype(np.float32), labels[order]
@@ -43,9 +49,14 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True)
 class Step:
-    """One call of a training run: the case that it was, what came, and whether it was learned from.
+    """One call of a training run.
 
-    gradients : by the names of the tensors that the model made.
+    Attributes:
+        number: The number of the step, from 0.
+        case: The case of the call.
+        value: The loss that the implementation returned.
+        gradients: The gradients of the tensors that the model makes, by name; empty for a
+            validation call, or if the loss has no graph.
     """
 
     number: int
@@ -55,28 +66,36 @@ class Step:
 
     @property
     def learned(self) -> bool:
-        """Whether the model was trained on it, and not only tried."""
+        """Whether the model was trained in this step."""
         return bool(self.gradients)
 
 
 class Failed(Exception):
-    """What an implementation raised in a step of a training run."""
+    """The error that an implementation raised in a step of a training run."""
 
 
 def plain(loss: Loss) -> Case:
-    """The call that a run begins with: its shapes and parameters are those of every step."""
+    """Return the call of step 0, whose shapes and parameters are those of every step."""
     return workload(loss, axes(loss, SIZE) | {batch_axis(loss): BATCH}, "float32", 0)
 
 
 def trainable(loss: Loss) -> bool:
-    """Whether the spec allows a batch of the size that a run takes."""
+    """Return whether the spec allows a batch of the size that a training run needs."""
     return plain(loss).axis_sizes(loss)[batch_axis(loss)] == BATCH
 
 
 def steps(under_test: LossUnderTest, device: str) -> Iterator[Step]:
-    """Train with one and the same object of the implementation, and hand over every call of it.
+    """Train a model with one object of the implementation.
 
-    Failed when the implementation raises.
+    Args:
+        under_test: The implementation under test.
+        device: The device to train on, such as "cpu".
+
+    Yields:
+        Each call on training samples, and a call on validation samples every `EVERY` steps.
+
+    Raises:
+        Failed: The implementation raised an error.
     """
     first = plain(under_test.loss)
     model = _Model(under_test.loss, first, device)
@@ -117,7 +136,7 @@ def _failing() -> Iterator[None]:
 
 
 class _Model:
-    """Scores that are linear in the pixels, in the shapes that a loss takes them in."""
+    """A linear model of the pixels, which gives scores in the shapes that a loss takes."""
 
     def __init__(self, loss: Loss, plain: Case, device: str) -> None:
         self.loss, self.plain, self.device = loss, plain, device
@@ -135,7 +154,7 @@ class _Model:
         self.weight = torch.tensor(start.astype(np.float32), device=device, requires_grad=True)
 
     def scores(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
-        """What the model makes of some images, for each tensor that it stands for."""
+        """Return the scores of some images, for each tensor that the model makes."""
         pixels, _ = digits()
         found = {}
         for name, images in zip(self.made, self._images(rows), strict=True):
@@ -148,7 +167,7 @@ class _Model:
         return found
 
     def case(self, rows: np.ndarray, scores: Mapping[str, torch.Tensor]) -> Case:
-        """The call on these scores, its targets told by the digits."""
+        """Return the case of these scores, with targets made of the labels."""
         tensors = dict(self.plain.tensors) | {n: to_numpy(x) for n, x in scores.items()}
         images = self._images(rows)
         for name, array in tensors.items():
@@ -158,7 +177,7 @@ class _Model:
         return case.settled(self.loss)
 
     def _images(self, rows: np.ndarray) -> Sequence[np.ndarray]:
-        """The images for each tensor: of three, the second shows the same digit as the first."""
+        """Return the images for each tensor, such as an anchor, the same digit and another."""
         if len(self.made) < 2 or len({self.form.tensors[n].style for n in self.made}) > 1:
             return [rows] * len(self.made)
         labels = digits()[1][rows]
@@ -169,12 +188,12 @@ class _Model:
         return [rows, np.where(np.arange(len(rows)) % 2, same, other) if self.vectors else other]
 
     def _told(self, role: Role, like: np.ndarray, images: Sequence[np.ndarray]) -> np.ndarray:
-        """Targets for some images, in the shape and dtype that the loss takes them in."""
+        """Return targets for some images, in the shape and dtype that the loss takes."""
         _, labels = digits()
         label = labels[images[0]].reshape(-1, *(1,) * (like.ndim - 1))
         if isinstance(role, ClassIndex):
             listed = label + np.zeros_like(like)
-            if role.ends is not None:  # one label, and the end of the list
+            if role.ends is not None:  # the list holds one label
                 listed[..., 1:] = role.ends
             return np.asarray(listed.astype(like.dtype))
         if role.integer:
@@ -194,7 +213,7 @@ class _Model:
 
 
 def _within(role: Role, scores: torch.Tensor) -> torch.Tensor:
-    """Scores made to lie in the domain of a role."""
+    """Map scores into the domain of a role."""
     match role.style:
         case "log_probability":
             return torch.log_softmax(scores, -1) if scores.ndim > 1 else -scores.exp()

@@ -26,11 +26,11 @@ from lossspec.oracle.solver import SolvedCase
 from lossspec.spec.loss import Loss
 from lossspec.spec.roles import Surface
 
-#: The dtype that holds every number of another one, and more.
+#: A wider dtype for each dtype: it holds every number of the narrower one.
 WIDER = {"float16": "float32", "bfloat16": "float32", "float32": "float64"}
 
 
-#: By a real dtype, the complex one whose parts have it.
+#: The complex dtype for each real dtype.
 COMPLEX = {"float32": np.complex64, "float64": np.complex128}
 
 
@@ -42,7 +42,7 @@ def _gives_a_tensor(trial: Trial) -> bool:
 
 @precondition()
 def _has_a_wider_dtype(trial: Trial) -> bool:
-    """The device can hold a wider dtype than that of the case."""
+    """The device supports a wider dtype than that of the case."""
     return trial.case.dtype in WIDER and trial.holds(WIDER[trial.case.dtype])
 
 
@@ -54,7 +54,7 @@ def _of_float32(trial: Trial) -> bool:
 
 @precondition()
 def _has_a_complex_dtype(trial: Trial) -> bool:
-    """The device can hold complex numbers whose parts have the dtype of the case."""
+    """The device supports the complex dtype that belongs to the dtype of the case."""
     dtype = COMPLEX.get(trial.case.dtype)
     return dtype is not None and trial.holds(dtype.__name__)
 
@@ -75,7 +75,7 @@ def result_dtype(trial: Trial) -> Judgement:
 
 @clause(enough=20, requires=(_has_a_wider_dtype, works, conforms))
 def mixed_dtypes(trial: Trial) -> Judgement:
-    """One tensor in a wider dtype: the call is refused, or right forward and backward."""
+    """With one tensor in a wider dtype, the forward raises, or value and gradients are right."""
     case = trial.case
     roles = trial.loss.roles(trial.form)
     wider = precision(WIDER[case.dtype]).numpy
@@ -89,7 +89,7 @@ def mixed_dtypes(trial: Trial) -> Judgement:
         refuses = outcome.phase != "backward" or unimplemented(outcome.error)
         when = f"with {name} in {WIDER[case.dtype]}"
         if outcome.error is not None and (refuses or _inherited(trial)):
-            refused = f"it refuses {name} in another dtype than the rest"
+            refused = f"it does not take {name} in another dtype than the rest"
             if declared:
                 way = f"{outcome.phase} {when}"
                 raise raised(trial, Ability.MIXED_DTYPES, outcome.error, way, case=mixed)
@@ -99,12 +99,12 @@ def mixed_dtypes(trial: Trial) -> Judgement:
     if not judged:
         if refused:
             raise lacking(trial, Ability.MIXED_DTYPES, refused)
-        raise NotJudged(Excuse.NOT_ABOUT, "no tensor of the case is in its dtype")
+        raise NotJudged(Excuse.NOT_ABOUT, "the case has no floating-point tensor")
     return True
 
 
 def _inherited(trial: Trial) -> bool:
-    """Whether the loss is made of torch's kernel of another loss, and refuses what that refuses."""
+    """Return whether the loss calls the kernel of another loss of torch, with its limits."""
     torchs = torch_counterpart(trial.loss, trial.under_test.surface)
     if torchs is None:
         return False
@@ -115,7 +115,7 @@ def _inherited(trial: Trial) -> bool:
 
 
 def _right(trial: Trial, outcome: Outcome, expected: Expected, when: str, case: Case) -> None:
-    """Raise Deviation unless value and gradients are right and there was no error."""
+    """Raise Deviation if the call raised, or if its value or a gradient is wrong."""
     if outcome.error is not None:
         raise failed(
             f"{outcome.phase} {when}", outcome.error, "a gradient", check="error is None", case=case
@@ -137,13 +137,14 @@ def _right(trial: Trial, outcome: Outcome, expected: Expected, when: str, case: 
             )
 
 
-#: What torch.autocast computes in on a processor unless it is told otherwise.
+#: The default dtype of torch.autocast on a processor.
 LOW = "bfloat16"
 
 
 @clause(enough=20, requires=(_of_float32, works, conforms))
 def autocast(trial: Trial) -> Judgement:
-    """Under torch.autocast the call works, and its value is right to the precision in use there."""
+    """Under `torch.autocast` to bfloat16, the call and its backward work, and the value is right to
+    the precision of bfloat16."""
     case = trial.case
     kind = torch.device(trial.device).type
     with torch.autocast(kind, dtype=torch_dtype(LOW)):
@@ -156,10 +157,10 @@ def autocast(trial: Trial) -> Judgement:
         raise failed(way, outcome.error)
     got = trial.number(outcome)
     if got is None:
-        raise NotJudged(Excuse.CALL_FAILS, "under autocast nothing comes back that can be read")
+        raise NotJudged(Excuse.CALL_FAILS, "under autocast the call returns no readable tensor")
     want = trial.expected.value(case.reduction)
     if got.shape == want.exact.shape and (want.error(got) > 1).any():
-        # Products of matrices are taken in the lower precision.
+        # Under autocast, torch computes matrix products in the lower precision.
         want = SolvedCase(trial.loss, case.with_(dtype=LOW)).expected.value(case.reduction)
     trial.agree(got, want, "the value under autocast", of=None)
     return True
@@ -169,13 +170,13 @@ def _complex(loss: Loss, surface: Surface) -> bool:
     return loss.complex
 
 
-#: Times this, a real number has two equal parts and is not rounded; and its size.
+#: A complex factor that rounds no number, since it copies it to both parts; and its magnitude.
 TURN, SIZE = 1 + 1j, np.sqrt(np.longdouble(2))
 
 
 @contextmanager
 def _every_warning() -> Iterator[None]:
-    """Torch warns each time, and not only the first in a process."""
+    """Make torch repeat the warnings that it gives only once in a process."""
     before = torch.is_warn_always_enabled()
     torch.set_warn_always(True)
     try:
@@ -186,7 +187,8 @@ def _every_warning() -> Iterator[None]:
 
 @clause(_complex, enough=20, requires=(_has_a_complex_dtype, works, conforms))
 def complex_inputs(trial: Trial) -> Judgement:
-    """With inputs times 1 + i the loss is √2 times as large and its gradient points along 1 + i."""
+    """With all inputs multiplied by 1 + i, the loss is multiplied by √2 and each gradient by
+    (1 + i) / √2."""
     case = trial.case
     kind = COMPLEX[case.dtype]
     turned = {
@@ -202,7 +204,7 @@ def complex_inputs(trial: Trial) -> Judgement:
         lack = "it takes no complex numbers"
         raise raised(trial, Ability.COMPLEX, outcome.error, "a call with complex inputs", lack)
     if unknown or not isinstance(outcome.value, torch.Tensor):
-        why = "it takes no complex numbers, and says so"
+        why = "it takes no complex numbers: it drops the imaginary part or returns no tensor"
         raise lacking(trial, Ability.COMPLEX, why, "complex inputs lose their imaginary part")
     got = to_extended(outcome.value.real if outcome.value.is_complex() else outcome.value)
     want = trial.expected.value(case.reduction)
@@ -215,6 +217,6 @@ def complex_inputs(trial: Trial) -> Judgement:
         trial.agree(to_extended(back.real), slope, f"the gradient of complex {name}", of=None)
         none = replace(slope, exact=0 * slope.exact, low=0 * slope.low, high=0 * slope.high)
         trial.agree(
-            to_extended(back.imag), none, f"the gradient of complex {name}, turned", of=None
+            to_extended(back.imag), none, f"the gradient of complex {name}, perpendicular", of=None
         )
     return informative

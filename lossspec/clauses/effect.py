@@ -1,4 +1,4 @@
-"""Clauses on what a call leaves behind."""
+"""Clauses on side effects of a call, on repeated calls and on threads."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ from lossspec.spec.roles import ClassIndex
 
 @clause(empty=True)
 def inputs_untouched(trial: Trial) -> Judgement:
-    """A call and its backward leave every bit of the inputs and the upstream gradient as it was."""
+    """A call and its backward change no bit of the inputs or of the cotangent."""
     plain = trial.case.with_(requires_grad=())
     outcomes: list[tuple[Case | None, Outcome]] = [(None, trial.outcome)]
-    if trial.case.requires_grad:  # where nothing needs a gradient, memory is reused most
+    if trial.case.requires_grad:  # without gradients, losses reuse memory more often
         outcomes.append((plain, perform(trial.under_test, plain, trial.device)))
     for case, outcome in outcomes:
         for name in outcome.touched():
@@ -55,7 +55,7 @@ def inputs_untouched(trial: Trial) -> Judgement:
             )
         if outcome.written is not None:
             raise Deviation(
-                "the gradient from upstream was written to",
+                "the cotangent was written to in backward",
                 *(first_numbers(tensor, 8) for tensor in outcome.written),
                 check=None,
                 case=case,
@@ -65,21 +65,23 @@ def inputs_untouched(trial: Trial) -> Judgement:
 
 @clause(enough=40, requires=[works])
 def second_call(trial: Trial) -> Judgement:
-    """The same call again gives the same bits, gradients too, and leaves the first as it was."""
+    """A second call gives the same bits, gradients included, and keeps the first result intact."""
     call, inputs = ready(trial.under_test, trial.case, trial.device)
     first = call()
     kept = first.detach().clone()
-    slopes = _slopes(trial, first, inputs)
+    gradients = _gradients(trial, first, inputs)
     second = returned(call, "the second call")
-    again_slopes = returned(
-        lambda: _slopes(trial, second, inputs), "the second call's backward", "the same gradients"
+    again_gradients = returned(
+        lambda: _gradients(trial, second, inputs),
+        "the second call's backward",
+        "the same gradients",
     )
-    for name, again in again_slopes.items():
-        if not same_bits(again, slopes[name]):
+    for name, again in again_gradients.items():
+        if not same_bits(again, gradients[name]):
             raise Deviation(
                 f"the second call's gradient of {name}",
                 first_numbers(again, 4),
-                first_numbers(slopes[name], 4),
+                first_numbers(gradients[name], 4),
                 check=None,
             )
     for what, got in (
@@ -98,12 +100,12 @@ def second_call(trial: Trial) -> Judgement:
 
 @clause(enough=20, requires=[several_along_first_axis, separable, works, conforms])
 def other_calls(trial: Trial) -> Judgement:
-    """Calls with other numbers, of other sizes or another dtype, change nothing for later ones."""
+    """Calls with other numbers, sizes or dtypes do not change the value of a later call."""
     case = trial.case
     tensors = arguments(trial.under_test, case, trial.device)
     call = constructed(trial.under_test, case, tensors, {})
     for other in filter(trial.allows, _others(trial)):
-        # What an option's shape rules out is no call that anything could be told by.
+        # These calls only prepare the next one; the shape of an option may rule one of them out.
         with suppress(Exception):
             call(handed(trial.under_test, other, arguments(trial.under_test, other, trial.device)))
     given = handed(trial.under_test, case, tensors)
@@ -113,7 +115,7 @@ def other_calls(trial: Trial) -> Judgement:
 
 
 def _others(trial: Trial) -> list[Case]:
-    """Other calls; what each has kept, the next one of its size may be given."""
+    """Return calls with fewer rows and classes, in a narrower dtype, and with reversed rows."""
     case, axis = trial.case, first_axis(trial)
     assert axis is not None
     size = case.axis_sizes(trial.loss)[axis]
@@ -125,7 +127,7 @@ def _others(trial: Trial) -> list[Case]:
 
 
 def _fewer_classes(trial: Trial) -> Case:
-    """The case with one class less, where it has two; nothing is a target of that one."""
+    """Return the case without its last class, and unchanged if it has fewer than two classes."""
     case, axis = trial.case, trial.loss.classes
     classes = case.axis_sizes(trial.loss).get(axis, 0)
     if classes < 2:
@@ -140,7 +142,7 @@ def _fewer_classes(trial: Trial) -> Case:
 
 
 def _narrower(case: Case) -> Case:
-    """The case with half as many bits in each floating number."""
+    """Return the case with half as many bits in each floating-point number."""
     with np.errstate(over="ignore"):
         return case.with_(
             tensors={
@@ -152,10 +154,10 @@ def _narrower(case: Case) -> Case:
         )
 
 
-def _slopes(
+def _gradients(
     trial: Trial, value: torch.Tensor, inputs: dict[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """The gradients of one result, those that its call has."""
+    """Return the gradients of a result by name; none if the case has no backward."""
     if not value.requires_grad or trial.outcome.error is not None:
         return {}
     backward_from(value, trial.case)
@@ -166,7 +168,7 @@ def _slopes(
 
 
 def _random_states(device: str) -> dict[str, bytes]:
-    """The states of the random generators: torch's, the device's where it has one, and others'."""
+    """Return the states of the generators of torch, NumPy, Python and the device, if it has one."""
     numpy: Any = np.random.get_state()
     states = {
         "torch's": torch.get_rng_state().numpy(force=True).tobytes(),
@@ -181,34 +183,34 @@ def _random_states(device: str) -> dict[str, bytes]:
 
 
 def _draw(device: str) -> None:
-    """Move every generator on, so that what sets its state to the same again does change it."""
+    """Advance every generator, so that a call that seeds it again changes its state."""
     torch.rand(1)
     torch.rand(1, device=device)
     np.random.random()
     random.random()
 
 
-#: For a script: whether torch's generator is after a call as it was before.
+#: For a script: whether a call leaves the state of torch's generator unchanged.
 _UNDRAWN = (
     "torch.equal(*[(torch.rand(1), torch.get_rng_state())[1], call(), torch.get_rng_state()][::2])"
 )
 
 
-@clause(stateless, enough=40)  # a class that owns parameters draws their first values
+@clause(stateless, enough=40)  # a class with trainable parameters draws their initial values
 def random_state(trial: Trial) -> Judgement:
-    """A call leaves random generators (torch's, numpy's, Python's) and torch's switches (grad mode,
-    default dtype, threads, determinism, autocast) as they were."""
+    """A call changes no random generator (torch, NumPy, Python) and no global setting of torch
+    (grad mode, default dtype, threads, determinism, anomaly detection, autocast)."""
     for found in trial.outcome.changed:
         check = f"{found.switch.code} == {found.before!r}"
         raise Deviation(f"{found.switch.name} was changed", found.after, found.before, check=check)
     if not trial.worked:
         raise NotJudged(Excuse.CALL_FAILS)
-    with other_settings():  # to set them back to what they usually are is no better
+    with other_settings():  # resetting a setting to its default is a change too
         again = perform(trial.under_test, trial.case, trial.device, backward=False)
     for found in again.changed:
-        what = f"{found.switch.name}, which the user had set otherwise, was changed"
+        what = f"{found.switch.name}, set to another value than its default, was changed"
         raise Deviation(what, found.after, found.before, check=None)
-    call, _ = ready(trial.under_test, trial.case, trial.device)  # a constructor may well draw some
+    call, _ = ready(trial.under_test, trial.case, trial.device)  # a constructor may draw numbers
     _draw(trial.device)
     before = _random_states(trial.device)
     call()
@@ -218,7 +220,7 @@ def random_state(trial: Trial) -> Judgement:
             raise Deviation(
                 f"{whose} random generator was changed",
                 "another state",
-                "the state before",
+                "the state before the call",
                 check=_UNDRAWN if whose == "torch's" else None,
             )
     return True
@@ -232,19 +234,19 @@ def _has_numbers(trial: Trial) -> bool:
 
 @clause(enough=40, requires=[works, _has_numbers])
 def own_memory(trial: Trial) -> Judgement:
-    """The result shares no memory with an input."""
+    """The result shares no memory with any input."""
     elements = trial.case.with_(requires_grad=(), reduction="none")
     outcomes = [trial.outcome]
-    if trial.can("none"):  # where nothing needs a gradient, memory is reused most
+    if trial.can("none"):  # without gradients, losses reuse memory more often
         outcomes.append(perform(trial.under_test, elements, trial.device))
     for outcome in (each for each in outcomes if isinstance(each.value, torch.Tensor)):
         memory = outcome.value.untyped_storage().data_ptr()
         for name, tensor in outcome.inputs.items():
             if tensor.numel() and tensor.untyped_storage().data_ptr() == memory:
                 raise Deviation(
-                    f"the result lies in {name}'s memory",
-                    "shared",
-                    "its own",
+                    f"the result shares memory with {name}",
+                    "shared memory",
+                    "its own memory",
                     check=f"value.data_ptr() != inputs[{name!r}].data_ptr()",
                     case=None if outcome is trial.outcome else elements,
                 )
@@ -253,7 +255,7 @@ def own_memory(trial: Trial) -> Judgement:
 
 @clause(enough=3, requires=[wants_gradients, raises_nothing])
 def graph_freed(trial: Trial) -> Judgement:
-    """After backward, nothing keeps the inputs alive: no reference cycle, no kept graph."""
+    """After backward, no reference cycle and no kept graph keeps the inputs alive."""
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -274,7 +276,7 @@ def graph_freed(trial: Trial) -> Judgement:
 
 @clause(enough=3, requires=[works])
 def threads(trial: Trial) -> Judgement:
-    """Called from several threads at once, each call gives what it gives alone."""
+    """Calls from several threads at once give the same bits as a call on its own."""
     alone = trial.outcome.value.detach()
     results: list[Outcome] = []
 
@@ -290,17 +292,17 @@ def threads(trial: Trial) -> Judgement:
     want = first_numbers(alone, 4)
     for outcome in results:
         if outcome.error is not None and not outcome.returned:
-            raise failed("a call beside others", outcome.error, str(want))
+            raise failed("a call from one of several threads", outcome.error, str(want))
         if not isinstance(outcome.value, torch.Tensor) or not same_bits(
             outcome.value.detach(), alone
         ):
-            raise Deviation("a call beside others", outcome.value, want, check=None)
+            raise Deviation("a call from one of several threads", outcome.value, want, check=None)
     return True
 
 
 @clause(enough=40, requires=[wants_gradients, differentiable_twice, works, raises_nothing])
 def second_backward(trial: Trial) -> Judgement:
-    """With retain_graph a second backward adds the same gradients once more."""
+    """With `retain_graph=True`, a second backward repeats the gradients of the first."""
     case = trial.case
     call, inputs = ready(trial.under_test, case, trial.device)
     value = call()
@@ -308,8 +310,8 @@ def second_backward(trial: Trial) -> Judgement:
         raise NotJudged(Excuse.NOT_DIFFERENTIABLE)
     try:
         backward_from(value, case, retain_graph=True)
-    except Exception:  # a graph that cannot be kept, as some compiled ones
-        raise NotJudged(Excuse.NOT_SUPPORTED, "the graph cannot be kept") from None
+    except Exception:  # such as a graph compiled with donated buffers
+        raise NotJudged(Excuse.NOT_SUPPORTED, "backward refuses retain_graph=True") from None
     once = {
         name: inputs[name].grad.clone()
         for name in case.requires_grad
@@ -320,7 +322,7 @@ def second_backward(trial: Trial) -> Judgement:
     returned(lambda: backward_from(value, case), "a second backward", "the same gradients")
     for name, first in once.items():
         second = inputs[name].grad
-        if second is None or not same_bits(second + 0, first + 0):  # -0 is 0
+        if second is None or not same_bits(second + 0, first + 0):  # adding 0 makes -0 equal to 0
             got = None if second is None else first_numbers(second, 4)
             raise Deviation(
                 f"the gradient of {name} in a second backward",

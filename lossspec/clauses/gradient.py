@@ -33,44 +33,44 @@ from lossspec.thresholds import SECOND_ORDER_LARGEST, SECOND_ORDER_SMALLEST, SLA
 
 @precondition(Excuse.CALL_FAILS)
 def _goes_backward(trial: Trial) -> bool:
-    """Neither the call nor its backward raises, and the result can be read."""
+    """The call and its backward raise no error, and the result is small enough to read."""
     return trial.outcome.error is None and not trial.outcome.oversized
 
 
 @precondition(Excuse.CALL_FAILS)
 def _first_has_a_gradient(trial: Trial) -> bool:
-    """Backward leaves a gradient of the first tensor."""
+    """Backward gives the first tensor a gradient."""
     return trial.outcome.gradients.get(next(iter(trial.form.tensors))) is not None
 
 
 @precondition(Excuse.UNDEFINED)
 def _mean_of_something(trial: Trial) -> bool:
-    """Some element counts, or the case is of no mean: 0/0 has no slope."""
+    """The reduction is not `mean`, or at least one element is not ignored."""
     return trial.case.reduction != "mean" or bool(trial.expected.counted.any())
 
 
 @precondition()
 def _ignores_elements(trial: Trial) -> bool:
-    """Some element of the case is ignored."""
+    """At least one element of the loss is ignored."""
     return not trial.expected.counted.all()
 
 
 @precondition()
 def _of_float32(trial: Trial) -> bool:
-    """The case is in float32: kernels carry undocumented epsilons that only float64 sees."""
+    """The call is in float32, since kernels add undocumented epsilons that show in float64."""
     return trial.case.dtype == "float32"
 
 
 @precondition(Excuse.NOT_DIFFERENTIABLE)
 def _of_differentiable_tensors(trial: Trial) -> bool:
-    """Some tensor of the case has a documented gradient, and each of those is a tensor."""
+    """At least one input has a documented gradient, and each such input is a tensor."""
     roles, names = trial.loss.roles(trial.form), trial.differentiable
     return bool(names) and not any(roles[name].scalar for name in names)
 
 
 @precondition(Excuse.TOO_UNCERTAIN)
 def _of_moderate_size(trial: Trial) -> bool:
-    """No number is so large or so small that the products of second derivatives lose it."""
+    """Every number is 0, or its magnitude is from 1e-8 to 8."""
     sizes = [np.abs(trial.case.tensors[name]) for name in trial.differentiable]
     return not any(
         (size > SECOND_ORDER_LARGEST).any() or ((size > 0) & (size < SECOND_ORDER_SMALLEST)).any()
@@ -78,10 +78,11 @@ def _of_moderate_size(trial: Trial) -> bool:
     )
 
 
-# It judges empty tensors, since a result without a graph ends a training loop.
+# Empty tensors are judged too, since a result without a graph ends a training loop.
 @clause(empty=True, requires=(wants_gradients, _goes_backward))
 def gradient(trial: Trial) -> Judgement:
-    """For any cotangent, each gradient is the definition's, within what rounding explains."""
+    """For any cotangent, each tensor that requires a gradient gets one, which differs from that of
+    the definition by no more than the error budget."""
     outcome = trial.outcome
     informative = False
     wants = trial.expected.gradients()
@@ -114,7 +115,7 @@ def gradient(trial: Trial) -> Judgement:
     requires=(_ignores_elements, _first_has_a_gradient, _mean_of_something),
 )
 def ignored_gradient(trial: Trial) -> Judgement:
-    """An ignored element gets a gradient of exactly 0, whatever its row holds."""
+    """The gradient of the first input is exactly 0 in ignored rows, whatever numbers they hold."""
     first = next(iter(trial.form.tensors))
     gradient = trial.outcome.gradients[first]
     assert gradient is not None, "its precondition says so"
@@ -145,13 +146,14 @@ def ignored_gradient(trial: Trial) -> Judgement:
     ),
 )
 def second_order(trial: Trial) -> Judgement:
-    """The derivative of the gradient, where the implementation has one, is the definition's."""
+    """If the gradients can be differentiated, the second derivatives are those of the definition to
+    half the digits of float32."""
     case = trial.case.with_(requires_grad=trial.differentiable)
     directions = _directions(trial, case)
     got = _curvature(trial, case, directions)
     wants = solve_second(trial.expected, trial.loss, case.reduction, directions)
     if wants is None:
-        raise NotJudged(Excuse.UNDEFINED, "the second derivative is nan")
+        raise NotJudged(Excuse.UNDEFINED, "the second derivative is NaN by the definition")
     informative = False
     for name, want in wants.items():
         want = trial.expected.counted_only(name, want)
@@ -166,14 +168,14 @@ def second_order(trial: Trial) -> Judgement:
     return informative
 
 
-#: The sentence for gradients of which only the first backward works.
+#: The reason for gradients that support only a single backward.
 _ONCE = "its gradients cannot be differentiated"
 
 
 def _directions(trial: Trial, case: Case) -> dict[str, np.ndarray]:
-    """A direction for each tensor that requires a gradient, the same for the same case.
+    """Return a direction for each tensor that requires a gradient, the same for the same case.
 
-    What sums to 1 moves so that it still does.
+    Along an axis that sums to 1, the direction sums to 0.
     """
     rng = np.random.default_rng(len(case.tensors))
     directions = {}
@@ -191,11 +193,11 @@ def _directions(trial: Trial, case: Case) -> dict[str, np.ndarray]:
 def _curvature(
     trial: Trial, case: Case, directions: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """Second derivatives along the directions; raises where there is no way to them."""
+    """Return second derivatives along the directions; raise if the implementation lacks them."""
     found = _derived_twice(trial, case, directions)
     if all(curvature is None for curvature in found):
         if leaves_torch(trial.under_test, case, trial.device, backward=True):
-            why = "its gradients come from outside torch"
+            why = "its gradients are computed outside torch"
             raise lacking(trial, Ability.SECOND_DERIVATIVES, why, why)
         with torch.compiler.set_stance("force_eager"):
             eager = _derived_twice(trial, case, directions)
@@ -213,7 +215,7 @@ def _curvature(
 def _derived_twice(
     trial: Trial, case: Case, directions: dict[str, np.ndarray]
 ) -> list[torch.Tensor | None]:
-    """Torch's second derivatives; None where torch sees no way to a tensor."""
+    """Return the second derivatives by torch, with None for tensors that they do not depend on."""
     given = arguments(trial.under_test, case, trial.device)
     call = constructed(trial.under_test, case, given, {})
     passed = handed(trial.under_test, case, given)
@@ -230,7 +232,7 @@ def _derived_twice(
         used = [i for i, slope in enumerate(own) if slope is not None and slope.requires_grad]
         if not used or any(_once(own[i]) for i in used):
             raise lacking(trial, Ability.SECOND_DERIVATIVES, _ONCE, _ONCE)
-        # What tensors become on their way to the implementation has derivatives of its own.
+        # The conversion of tensors for the implementation has derivatives too.
         slopes: Any = torch.autograd.grad(
             [reached[i] for i in used],
             tensors,
@@ -253,9 +255,10 @@ def _derived_twice(
 
 
 def _once(slope: torch.Tensor) -> bool:
-    """Whether a backward in its graph is marked as one that can be differentiated only once.
+    """Return whether a backward in the graph is marked with `once_differentiable`.
 
-    One that is not promises a second derivative: what it takes for constant counts as such.
+    Without the mark a backward promises second derivatives, and those that it leaves out count
+    as 0.
     """
     seen: set[Any] = set()
     nodes: list[Any] = [slope.grad_fn]
@@ -278,14 +281,15 @@ def _once(slope: torch.Tensor) -> bool:
     requires=(wants_gradients, differentiable_twice, works, conforms),
 )
 def forward_mode(trial: Trial) -> Judgement:
-    """Forward-mode derivatives, where the implementation has them, are the definition's."""
+    """If forward mode works, its derivatives differ from those of the definition by no more than
+    the error budget."""
     case = trial.case
     directions = _directions(trial, case)
     tangent = _tangent(trial, directions)
     upstream = case.upstream(case.reduction)
     got = (tangent * as_extended(upstream)).sum()
     if case.dtype == "float16" and not np.isfinite(got):
-        # On the way forward there is 1/p where on the way back there is 0/p.
+        # Forward mode computes 1/p, which may overflow where backward computes 0/p.
         raise NotJudged(Excuse.OVERFLOW)
     terms = []
     for name, direction in directions.items():
@@ -299,7 +303,7 @@ def forward_mode(trial: Trial) -> Judgement:
     exact, low, high, budget, size = (
         np.asarray(sum(part.sum() for part in parts)) for parts in zip(*terms, strict=True)
     )
-    # The tangent of each result is rounded once more, and added up from as many terms.
+    # Each tangent is rounded once more, and is a sum over all terms.
     dtype = precision(case.dtype)
     budget = budget + SLACK * (dtype.unit * size + dtype.smallest)
     want = Bounded(exact, budget, low, high, case.dtype)
@@ -307,8 +311,8 @@ def forward_mode(trial: Trial) -> Judgement:
 
 
 def _tangent(trial: Trial, directions: dict[str, np.ndarray]) -> np.ndarray:
-    """The result's derivative along the directions; raises where there is no way to it."""
-    # No dual number can be made of elements that share memory.
+    """Return the derivative along the directions; raise if there is no forward mode."""
+    # Torch makes no dual tensor whose elements share memory.
     layouts = {name: x for name, x in trial.case.layouts.items() if x != "expanded"}
     case = trial.case.with_(requires_grad=(), layouts=layouts)
     inputs = arguments(trial.under_test, case, trial.device)

@@ -1,7 +1,7 @@
 """Clauses on other ways to run the same call: without gradients, transformed, traced, compiled.
 
-A way that gives another number is a deviation. A way that raises is one if the implementation
-declares the ability; otherwise it is unsupported, and the report says what was inferred.
+A wrong number is a deviation. An error is a deviation if the implementation declares the ability;
+otherwise the clause is unsupported.
 """
 
 from __future__ import annotations
@@ -47,37 +47,38 @@ def _has_a_graph(trial: Trial) -> bool:
 
 @precondition(Excuse.TOO_EXPENSIVE)
 def _small(trial: Trial) -> bool:
-    """The case is small enough to be worth the part of a second that it takes to compile it."""
+    """The call has fewer than 500 numbers: compiling takes a part of a second."""
     return sum(array.size for array in trial.case.tensors.values()) < 500
 
 
 @precondition(Excuse.TOO_UNCERTAIN)
 def _tells(trial: Trial) -> bool:
-    """The right answer tells a wrong value."""
+    """The budget is less than a tenth of the value, or of some element of it."""
     return trial.expected.value(trial.case.reduction).informative
 
 
 @precondition()
 def _has_elements(trial: Trial) -> bool:
-    """No tensor of the case is empty."""
+    """No tensor of the call is empty."""
     return all(array.size for array in trial.case.tensors.values())
 
 
 @precondition(Excuse.TOO_EXPENSIVE)
 def _of_a_mean(trial: Trial) -> bool:
-    """The case is of a mean, in which sizes matter most: there is time for few cases."""
+    """The reduction is `mean`, if the loss has it, since exporting is slow."""
     return "mean" not in trial.loss.reductions or trial.case.reduction == "mean"
 
 
-#: The call is right as it is, and its tensors can be replaced by others.
+#: The preconditions of a clause that runs a right call in another way.
 PLAIN = (works, differentiable_twice, documented_dtypes, conforms)
-#: A plain call that is worth compiling.
+#: The preconditions of a clause that compiles a call.
 COMPILED = (_small, works, differentiable_twice, documented_dtypes, _tells, conforms)
 
 
 @clause(enough=40, requires=(works, conforms))
 def grad_mode(trial: Trial) -> Judgement:
-    """The value is the same under no_grad, under inference_mode and with no gradient required."""
+    """The value is the same under `torch.no_grad`, under `torch.inference_mode`, and if no input
+    requires a gradient."""
     want = trial.expected.value(trial.case.reduction)
     informative = False
     for name, mode in (("no_grad", torch.no_grad), ("inference_mode", torch.inference_mode)):
@@ -92,14 +93,14 @@ def grad_mode(trial: Trial) -> Judgement:
 
 
 def _called(trial: Trial, case: Case) -> Any:
-    """The result of a case, constructed and called."""
+    """Return the result of a case, constructed and called."""
     call, _ = ready(trial.under_test, case, trial.device)
     return call()
 
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """What is traced and fails is not news, though torch logs and prints it as such."""
+    """Suppress logs, warnings and output, which torch writes when tracing fails."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     nowhere = io.StringIO()
@@ -111,10 +112,10 @@ def _silent() -> Iterator[None]:
         logging.disable(before)
 
 
-# Slow because torch.func imports the compiler, which takes seconds; so do fake tensors.
+# Slow because torch.func and fake tensors import the compiler, which takes seconds.
 @clause(stateless, enough=20, slow=True, requires=(wants_gradients, _has_a_graph, *PLAIN))
 def functional_gradient(trial: Trial) -> Judgement:
-    """torch.func.vjp gives the definition's gradients."""
+    """`torch.func.vjp` gives the gradients of the definition, within the error budget."""
     case = trial.case
     inputs = arguments(trial.under_test, case.with_(requires_grad=()), trial.device)
     names = list(case.requires_grad)
@@ -141,7 +142,7 @@ def functional_gradient(trial: Trial) -> Judgement:
 
 @clause(stateless, enough=20, slow=True, requires=PLAIN)
 def vmap(trial: Trial) -> Judgement:
-    """torch.vmap over several calls at once gives each the value that it has alone."""
+    """Under `torch.vmap` over several copies of a call, each copy has the right value."""
     case = trial.case
     names = [name for name, role in trial.loss.roles(trial.form).items() if not role.scalar]
     inputs = arguments(trial.under_test, case.with_(requires_grad=()), trial.device)
@@ -165,10 +166,10 @@ def vmap(trial: Trial) -> Judgement:
 
 @clause(stateless, enough=4, slow=True, requires=PLAIN)
 def fake_tensors(trial: Trial) -> Judgement:
-    """On fake tensors the result has the shape and dtype that it has on real ones."""
+    """On fake tensors the result has the same shape and dtype as on real tensors."""
     case = trial.case.with_(requires_grad=())
-    # Before the mode is on: a tensor of one element that is made under it keeps its number, and
-    # torch computes with that instead of asking what the result would look like.
+    # Made before the mode is on: torch keeps the number of a one-element tensor that is made under
+    # it, and then computes with the number instead of with the shape.
     inputs = arguments(trial.under_test, case, trial.device)
     with _silent(), fake_tensor_mode() as fake:
         faked = {
@@ -193,7 +194,7 @@ def fake_tensors(trial: Trial) -> Judgement:
 
 @cache
 def _passing() -> type[torch.Tensor]:
-    """The class of tensors that hand every call on, as a wrapper of another library does."""
+    """Return a tensor subclass that passes every call on, as wrappers of other libraries do."""
 
     class Passing(torch.Tensor):
         @classmethod
@@ -208,7 +209,7 @@ def _passing() -> type[torch.Tensor]:
 
 @clause(stateless, enough=60, requires=PLAIN)
 def tensor_subclass(trial: Trial) -> Judgement:
-    """Tensors of a __torch_function__ subclass give the same value: every argument survives."""
+    """Tensors of a subclass with `__torch_function__` give the same value as plain tensors."""
     case = trial.case
     inputs = arguments(trial.under_test, case.with_(requires_grad=()), trial.device)
     wrapped = {
@@ -233,7 +234,7 @@ def _compiled(call: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 @clause(stateless, chosen=2, slow=True, requires=COMPILED)
 def compiled(trial: Trial) -> Judgement:
-    """Under torch.compile the value and the gradients are the same."""
+    """Under `torch.compile` the value and the gradients are right."""
     case = trial.case
     inputs = arguments(trial.under_test, case, trial.device)
     call = constructed(trial.under_test, case, inputs, {})
@@ -248,16 +249,17 @@ def compiled(trial: Trial) -> Judgement:
     want = trial.expected.value(case.reduction)
     informative = trial.agree(to_extended(got), want, "the value under torch.compile", of=None)
     for name, bounded in trial.expected.gradients().items():
-        gradient, what = inputs[name].grad, f"the gradient of {name}, compiled"
+        gradient, what = inputs[name].grad, f"the gradient of {name} under torch.compile"
         if gradient is not None:
             trial.agree(to_extended(gradient), bounded, what, of=None, gradient_of=name)
         elif trial.outcome.gradients.get(name) is not None:
-            raise Deviation(f"no gradient of {name}, compiled", None, "as without", check=None)
+            what = f"no gradient of {name} under torch.compile"
+            raise Deviation(what, None, "a gradient, as without it", check=None)
     return informative
 
 
 def _invalid(trial: Trial) -> Iterator[tuple[str, dict[str, Any]]]:
-    """A call of each kind that the contract rules out."""
+    """Yield one call of each kind that is invalid: by shape, by parameter, and by the spec."""
     shapes = (
         (breach, {name: to_torch(array, device=trial.device) for name, array in replaced.items()})
         for breach, replaced, broadcasts in misshapen(trial)
@@ -268,7 +270,7 @@ def _invalid(trial: Trial) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _check_compiles(trial: Trial) -> None:
-    """Raise where the valid call raises under torch.compile, so that every other one does too."""
+    """Raise if the valid call raises under torch.compile, since invalid calls then show nothing."""
     if Ability.COMPILE in trial.under_test.shown:
         return
     case = trial.case.with_(requires_grad=())
@@ -283,7 +285,7 @@ def _check_compiles(trial: Trial) -> None:
 
 @clause(stateless, enough=1, slow=True, hazard=2, requires=(_has_elements, *PLAIN))
 def compiled_refusal(trial: Trial) -> Judgement:
-    """What raises without torch.compile, because the contract rules it out, raises with it."""
+    """An invalid call that raises without `torch.compile` raises with it too."""
     case = trial.case
     _check_compiles(trial)
     invalid = [each for each in _invalid(trial) if trial.refusal(**each[1]).error is not None]
@@ -297,18 +299,18 @@ def compiled_refusal(trial: Trial) -> Judgement:
                 call = constructed(trial.under_test, case, given, others)
                 got = _compiled(call)(handed(trial.under_test, case, given))
         except Exception:
-            pass  # as it does without
+            pass  # as without torch.compile
         else:
-            what = f"{breach}: compiled, nothing was raised"
+            what = f"{breach}, yet nothing was raised under torch.compile"
             raise Deviation(what, got, "an error", check=None, accepted=True)
     if not invalid:
-        raise NotJudged(Excuse.NOT_ABOUT, "no call that the contract rules out raises here")
+        raise NotJudged(Excuse.NOT_ABOUT, "none of the invalid calls raises without torch.compile")
     return True
 
 
 @cache
 def _module_class() -> type[torch.nn.Module]:
-    """The class of a call as the module that torch.export takes."""
+    """Return a class that wraps a call in a module, which torch.export needs."""
 
     class Called(torch.nn.Module):
         def __init__(self, call: Callable[[Any], Any]) -> None:
@@ -323,7 +325,7 @@ def _module_class() -> type[torch.nn.Module]:
 
 @clause(stateless, chosen=1, slow=True, requires=(_of_a_mean, *COMPILED))
 def exported(trial: Trial) -> Judgement:
-    """What torch.export makes of the call gives the same value."""
+    """The program that `torch.export` makes of a call gives the right value."""
     case = trial.case.with_(requires_grad=())
     inputs = arguments(trial.under_test, case, trial.device)
     module = _module_class()(constructed(trial.under_test, case, inputs, {}))
@@ -336,6 +338,6 @@ def exported(trial: Trial) -> Judgement:
     return trial.agree(
         to_extended(got),
         trial.expected.value(case.reduction),
-        "the value of the exported call",
+        "the value of the exported program",
         of=None,
     )

@@ -1,4 +1,4 @@
-"""Clauses on the life of a module: copied, pickled, moved, and switched to evaluation."""
+"""Clauses on modules that are copied, pickled, moved or switched to evaluation."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _module(loss: Loss, surface: Surface) -> bool:
 
 @precondition()
 def _copies_can_be_written(trial: Trial) -> bool:
-    """No tensor has elements that share memory: nothing can be copied into such a buffer."""
+    """No tensor has elements that share memory, since torch refuses to copy into such tensors."""
     return "expanded" not in trial.case.layouts.values()
 
 
@@ -42,27 +42,27 @@ def _has_another_dtype(trial: Trial) -> bool:
 
 @precondition()
 def _has_optional_tensors(trial: Trial) -> bool:
-    """Some optional tensor is given."""
+    """The call has an optional tensor."""
     return any(name in trial.loss.options for name in trial.case.tensors)
 
 
 @precondition()
 def _has_a_batch(trial: Trial) -> bool:
-    """The case has a batch."""
+    """The call has a batch axis."""
     return trial.loss.batched(trial.case.shape)
 
 
-#: By the dtype of a module, the one that it is moved to.
+#: The dtype that a module is moved to, by its own dtype.
 OTHER = {"float32": "float64", "float64": "float32"}
 
 
 def _made(trial: Trial) -> tuple[Any, list[Any]]:
-    """A module for the case with its call's tensors; NotJudged for a class that is none."""
+    """Return a module and the tensors of its call; raise NotJudged if the class makes no module."""
     case = trial.case.with_(requires_grad=())
     tensors = arguments(trial.under_test, case, trial.device)
     module = trial.under_test.target(**keywords(trial.under_test, case, tensors))
     if not isinstance(module, torch.nn.Module):
-        raise NotJudged(Excuse.NOT_ABOUT, "the class makes no torch.nn.Module")
+        raise NotJudged(Excuse.NOT_ABOUT, "the class does not make a torch.nn.Module")
     given = handed(trial.under_test, case, tensors)
     return module, [given[name] for name in trial.form.tensors]
 
@@ -76,10 +76,10 @@ def _same(trial: Trial, module: Any, given: list[Any], what: str) -> None:
 
 @clause(_module, enough=20, requires=(works,))
 def pickled(trial: Trial) -> Judgement:
-    """Pickled and read back, or deep-copied, a module gives the same value."""
+    """A deep copy of a module, and a pickled and unpickled one, give the same value."""
     module, given = _made(trial)
     _same(trial, copy.deepcopy(module), given, "a deep copy")
-    # A class that pickle cannot find by name, a local one for instance, is no fault of the module.
+    # Pickle cannot find a local class by name, for which the module is not to blame.
     if all(map(_pickles, (type(module), *trial.case.parameters.values()))):
         data = returned(lambda: pickle.dumps(module), "pickling")
         _same(trial, pickle.loads(data), given, "a pickled module")
@@ -96,7 +96,8 @@ def _pickles(thing: Any) -> bool:
 
 @clause(_module, enough=20, requires=(_copies_can_be_written, works))
 def state_dict(trial: Trial) -> Judgement:
-    """A state_dict loads into a module of the same arguments, after a call as well."""
+    """After a call, the `state_dict` of a module loads into a new module with the same arguments,
+    which gives the same value."""
     module, given = _made(trial)
     fresh, _ = _made(trial)
     module(*given)
@@ -108,7 +109,7 @@ def state_dict(trial: Trial) -> Judgement:
 
 @clause(_module, enough=20, requires=(works,))
 def evaluation_mode(trial: Trial) -> Judgement:
-    """train() and eval() make no difference."""
+    """After `eval()` and after `train()`, a module gives the same value."""
     module, given = _made(trial)
     _same(trial, module.eval(), given, "the value in evaluation mode")
     _same(trial, module.train(), given, "the value in training mode")
@@ -117,10 +118,11 @@ def evaluation_mode(trial: Trial) -> Judgement:
 
 @clause(_module, enough=20, requires=(_has_another_dtype, works))
 def moved_to_dtype(trial: Trial) -> Judgement:
-    """`.to(dtype)` converts the tensors that the module was constructed with."""
+    """After `.to(dtype)`, a module works with inputs of that dtype and returns that dtype.
+    Converting float32 to float64 and back keeps the value."""
     module, given = _made(trial)
     other = torch_dtype(OTHER[trial.case.dtype])
-    if other is torch.float64:  # the way back loses nothing
+    if other is torch.float64:  # only widening and narrowing again is exact
         _same(trial, module.to(other).to(given[0].dtype), given, "the value after .to and back")
     module.to(other)
     moved = [
@@ -142,16 +144,16 @@ def _takes_tensors(loss: Loss, surface: Surface) -> bool:
     _takes_tensors, enough=8, slow=True, requires=(_has_optional_tensors, documented_dtypes, works)
 )
 def moved_to_device(trial: Trial) -> Judgement:
-    """`.to(device)` moves the tensors that the module was constructed with."""
+    """After `.to(device)`, a module constructed with tensors works with inputs on that device."""
     module, _ = _made(trial)
-    # Every torch has this device. Its tensors have no numbers, but mix with no others.
+    # Every torch has the meta device, and refuses to mix its tensors with those of another device.
     there = arguments(trial.under_test, trial.case.with_(requires_grad=(), layouts={}), "meta")
     passed = handed(trial.under_test, trial.case, there)
     given = [passed[name] for name in trial.form.tensors]
     try:
         trial.under_test.target(**keywords(trial.under_test, trial.case, there))(*given)
     except Exception as error:
-        lack = "it cannot be called without numbers"
+        lack = "it does not work with tensors on the meta device"
         raise raised(trial, Ability.FAKE_TENSORS, error, "the meta device", lack) from None
     returned(lambda: module.to("meta")(*given), "the call after .to(device)")
     return True
@@ -163,18 +165,19 @@ def moved_to_device(trial: Trial) -> Judgement:
     requires=(_has_a_batch, works),
 )
 def every_class(trial: Trial) -> Judgement:
-    """log_prob is each class's result by the definition, predict the class of the largest one."""
+    """`log_prob` gives the definition's result for each class, and `predict` the class with the
+    largest one."""
     case = trial.case.with_(requires_grad=())
     tensors = arguments(trial.under_test, case, trial.device)
     module = instance(trial.under_test, case, tensors, {})
     if not (hasattr(module, "log_prob") and hasattr(module, "predict")):
-        raise Unsupported("it has no log_prob, or no predict")
+        raise Unsupported("it has no method log_prob or no method predict")
     input = tensors[next(iter(trial.form.tensors))]
     given = returned(lambda: module.log_prob(input), "log_prob")
     wants = _of_each_class(trial)
     if tuple(given.shape) != (len(input), len(wants)):
         raise Deviation(
-            "log_prob: its shape",
+            "the shape of log_prob",
             tuple(given.shape),
             (len(input), len(wants)),
             check=None,
@@ -189,7 +192,7 @@ def every_class(trial: Trial) -> Judgement:
     budget = np.stack([want.budget for want in wants], -1)
     if chosen.shape != exact.shape[:-1]:
         raise Deviation(
-            "predict: its shape", tuple(chosen.shape), exact.shape[:-1], check=None, case=case
+            "the shape of predict", tuple(chosen.shape), exact.shape[:-1], check=None, case=case
         )
     chosen = chosen.numpy(force=True)
     for row, (best, got) in enumerate(zip(exact.argmax(-1), chosen, strict=True)):
@@ -201,7 +204,7 @@ def every_class(trial: Trial) -> Judgement:
 
 
 def _of_each_class(trial: Trial) -> list[Bounded]:
-    """The definition's unreduced result were the target class 0, 1, ... in all rows."""
+    """Return the right unreduced result for each class, as if it were the target in all rows."""
     name = next(n for n, role in trial.form.tensors.items() if isinstance(role, ClassIndex))
     case, target = trial.case, trial.case.tensors[name]
     return [

@@ -1,4 +1,4 @@
-"""Preconditions: what a case must have for a clause to judge it."""
+"""Preconditions: the conditions under which a clause judges a case."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from lossspec.clauses.trial import Trial
 from lossspec.excuse import Excuse
 
-#: Numbers in all tensors of a small call, at most.
+#: The most numbers in all tensors of a small call.
 SMALL = 200
 
 
@@ -16,8 +16,11 @@ SMALL = 200
 class Precondition:
     """A condition that a case must meet for a clause to judge it.
 
-    name : its id in reports. says : a sentence that is true where it holds. excuse : the reason
-    that a case is counted under where it does not hold. holds : whether a trial meets it.
+    Attributes:
+        name: Its id in reports.
+        says: The condition as a sentence.
+        excuse: The reason under which a skipped case is counted.
+        holds: Returns whether a trial meets the condition.
     """
 
     name: str
@@ -29,7 +32,14 @@ class Precondition:
 def precondition(
     excuse: Excuse = Excuse.NOT_ABOUT,
 ) -> Callable[[Callable[[Trial], bool]], Precondition]:
-    """Make a precondition of a function: its name is the id, its docstring the sentence."""
+    """Make a precondition of a function, with its name as the id and its docstring as the sentence.
+
+    Args:
+        excuse: The reason under which a skipped case is counted.
+
+    Returns:
+        A decorator that turns a function of a trial into a `Precondition`.
+    """
 
     def made(holds: Callable[[Trial], bool]) -> Precondition:
         name = holds.__name__.strip("_").replace("_", "-")
@@ -40,13 +50,13 @@ def precondition(
 
 @precondition(Excuse.CALL_FAILS)
 def works(trial: Trial) -> bool:
-    """The call returns a tensor that can be read."""
+    """The call returns a tensor that is small enough to read."""
     return trial.worked
 
 
 @precondition(Excuse.CALL_FAILS)
 def conforms(trial: Trial) -> bool:
-    """The plain call's value and gradients are right."""
+    """The value and the gradients of the call are right."""
     return trial.conforms
 
 
@@ -76,32 +86,32 @@ def has_axes(trial: Trial) -> bool:
 
 @precondition()
 def several_along_first_axis(trial: Trial) -> bool:
-    """The batch, or the first axis of a result without one, has at least two elements."""
+    """The batch axis, or else the first axis of the unreduced result, has at least two elements."""
     axis = first_axis(trial)
     return axis is not None and trial.case.axis_sizes(trial.loss)[axis] > 1
 
 
 @precondition(Excuse.IGNORED)
 def some_counted(trial: Trial) -> bool:
-    """Some element of the loss counts."""
+    """At least one element of the loss is not ignored."""
     return bool(trial.expected.counted.any())
 
 
 @precondition(Excuse.IGNORED)
 def all_counted(trial: Trial) -> bool:
-    """Every element of the loss counts."""
+    """No element of the loss is ignored."""
     return bool(trial.expected.counted.all())
 
 
 @precondition()
 def separable(trial: Trial) -> bool:
-    """The batch can be cut."""
+    """A part of the batch is a valid batch."""
     return trial.separable
 
 
 @precondition(Excuse.NOT_SUPPORTED)
 def differentiable_twice(trial: Trial) -> bool:
-    """The documentation promises more than one plain backward."""
+    """The documentation promises more than a single backward."""
     return not trial.limited
 
 
@@ -113,7 +123,7 @@ def documented_dtypes(trial: Trial) -> bool:
 
 @precondition(Excuse.NOT_DIFFERENTIABLE)
 def wants_gradients(trial: Trial) -> bool:
-    """Some tensor of the call requires a gradient."""
+    """At least one tensor of the call requires a gradient."""
     return bool(trial.case.requires_grad)
 
 
@@ -128,6 +138,6 @@ def takes_reduction(name: str) -> Precondition:
 
 
 def first_axis(trial: Trial) -> str | None:
-    """Return the batch axis, else the first axis of the unreduced result; None if it has none."""
+    """Return the batch axis, or else the first axis of the unreduced result; None without axes."""
     names = trial.case.shape.result
     return trial.loss.batch if trial.loss.batch in names else next(iter(names), None)

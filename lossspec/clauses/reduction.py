@@ -1,4 +1,4 @@
-"""Clauses on what `sum` and `mean` make of the unreduced loss."""
+"""Clauses on the reductions: how `sum` and `mean` relate to the unreduced loss."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _own_reductions(name: str) -> list[Precondition]:
 
 
 def _derived(trial: Trial, reduction: str) -> Judgement:
-    """Compare a reduced result with the same implementation's own unreduced one, reduced here."""
+    """Compare a reduced result with the implementation's own unreduced result, reduced here."""
     elements, got = required(trial.under("none")), required(trial.under(reduction))
     expected = trial.expected
     if got.shape != () or elements.shape != expected.losses.shape:
@@ -72,12 +72,12 @@ def _derived(trial: Trial, reduction: str) -> Judgement:
         size = np.abs(elements).sum()
         if not size < dtype.largest_sum:
             return False
-        # Each element was rounded once when it was returned, and the sum rounds as it goes.
+        # Each element was rounded once when it was returned, and each addition rounds again.
         added = roundings(elements.size, expected.parts) + 2
         budget = dtype.unit * added * size / abs(divisor)
         if expected.parts > 1:
-            # A part is a smaller product of matrices, so its elements may be rounded differently
-            # from those that `none` returns; each is off by its own budget.
+            # Each part is a smaller matrix product, so its elements may be rounded differently from
+            # those under `none`, each within its own budget.
             shares = expected.shares if reduction == "mean" else 1
             budget = budget + 2 * (expected.budget * np.abs(shares)).sum() / abs(divisor)
         exact = elements.sum() / divisor
@@ -93,17 +93,17 @@ def _derived(trial: Trial, reduction: str) -> Judgement:
 
 @clause(_reduces("sum"), requires=_own_reductions("sum"))
 def sum_of_none(trial: Trial) -> Judgement:
-    """`sum` is the sum of what `none` returns."""
+    """`sum` returns the sum of the losses under `none`."""
     return _derived(trial, "sum")
 
 
 @clause(_reduces("mean"), requires=_own_reductions("mean"))
 def mean_divisor(trial: Trial) -> Judgement:
-    """`mean` is the sum of what `none` returns, weighted and divided as the contract says."""
+    """`mean` returns the sum of the losses under `none`, weighted and divided as documented."""
     return _derived(trial, "mean")
 
 
-#: `size_average`, `reduce` and the reduction that they are documented to amount to.
+#: Values of `size_average` and `reduce`, and the reduction that they are documented to mean.
 DEPRECATED = (
     (True, None, "mean"),
     (False, None, "sum"),
@@ -116,9 +116,9 @@ DEPRECATED = (
 
 @clause(lambda loss, surface: loss.deprecated_reductions, enough=8)
 def deprecated_reductions(trial: Trial) -> Judgement:
-    """The deprecated `size_average` and `reduce`, where it takes both, override the reduction."""
+    """The deprecated `size_average` and `reduce` override the reduction, if both are accepted."""
     if not {"size_average", "reduce"} <= (trial.under_test.keywords or set()):
-        raise Unsupported("it takes no size_average and reduce")
+        raise Unsupported("it does not take both size_average and reduce")
     if not trial.worked:
         raise NotJudged(Excuse.CALL_FAILS)
 
@@ -133,7 +133,7 @@ def deprecated_reductions(trial: Trial) -> Judgement:
             raise failed(what, outcome.error, str(want), replaced=replaced)
         if got is None or not _same(trial, reduction, got, want):
             raise Deviation(
-                f"size_average={size_average} and reduce={reduce} are no {reduction!r}",
+                f"size_average={size_average} and reduce={reduce} do not give {reduction!r}",
                 got,
                 want,
                 check=None,
@@ -145,7 +145,7 @@ def deprecated_reductions(trial: Trial) -> Judgement:
 
 
 def _same(trial: Trial, reduction: str, got: np.ndarray, want: np.ndarray) -> bool:
-    """Whether two results of the same call are, but for what rounding explains in each."""
+    """Return whether two results of the same call are equal, up to the budget of each."""
     if np.array_equal(got, want, equal_nan=True):
         return True
     budget = 2 * trial.expected.value(reduction).budget
@@ -155,13 +155,13 @@ def _same(trial: Trial, reduction: str, got: np.ndarray, want: np.ndarray) -> bo
 
 @clause(_reduces("batchmean"), requires=_own_reductions("batchmean"))
 def batchmean_divisor(trial: Trial) -> Judgement:
-    """`batchmean` is the sum of what `none` returns, divided by the batch size."""
+    """`batchmean` returns the sum of the losses under `none`, divided by the batch size."""
     return _derived(trial, "batchmean")
 
 
 @contextmanager
 def _poisoned() -> Iterator[None]:
-    """New memory holds nan, so that a result that nobody wrote does not look right by luck."""
+    """Fill new memory with NaN, so that uninitialised memory is not right by chance."""
     before = torch.are_deterministic_algorithms_enabled()
     warn = torch.is_deterministic_algorithms_warn_only_enabled()
     set_deterministic(True, warn_only=True)
@@ -179,7 +179,8 @@ def _nothing_counts(trial: Trial) -> bool:
 
 @clause(enough=40, empty=True, requires=[_nothing_counts])
 def nothing_left(trial: Trial) -> Judgement:
-    """Over no elements (empty, or all ignored) sum is 0 and mean nan; ignored losses are 0."""
+    """With no counted elements (empty input, or all ignored), `sum` returns 0, `mean` returns NaN,
+    and `none` returns 0 for ignored elements."""
     wants = {"sum": 0.0, "mean": np.nan, "none": 0.0}
 
     def judged(reduction: str) -> bool:
@@ -194,7 +195,7 @@ def nothing_left(trial: Trial) -> Judgement:
         if not np.all(same):
             wrong = got.ravel()[0]
             raise Deviation(
-                f"{reduction!r} of nothing",
+                f"{reduction!r} with no counted elements",
                 wrong,
                 want,
                 check=f"near(value.flatten()[0], float({str(want)!r}), 0.0)",
@@ -220,19 +221,19 @@ def _in_float16(trial: Trial) -> bool:
 
 @precondition(Excuse.TOO_EXPENSIVE)
 def _small_beside_many(trial: Trial) -> bool:
-    """The unreduced loss has few enough elements to be repeated 64 times."""
+    """The unreduced loss is not empty, and small enough to be repeated at least 64 times."""
     return 0 < trial.expected.losses.size <= MEAN_OF_MANY_ELEMENTS / MEAN_OF_MANY_COPIES
 
 
 @precondition(Excuse.TOO_UNCERTAIN)
 def _mean_known(trial: Trial) -> bool:
-    """Rounding explains less than a tenth of the mean."""
+    """The budget is less than a tenth of the mean."""
     return trial.expected.value("mean").informative
 
 
 @precondition()
 def _sum_of_many_overflows(trial: Trial) -> bool:
-    """The mean is far below the largest float16, and its sum over many elements is beyond it."""
+    """The mean is far below the largest float16, and the sum over many elements is above it."""
     mean = abs(float(trial.expected.value("mean").exact))
     return 2 * LARGEST / MEAN_OF_MANY_ROOM < mean < LARGEST / MEAN_OF_MANY_MARGIN
 
@@ -252,7 +253,8 @@ def _sum_of_many_overflows(trial: Trial) -> bool:
     ],
 )
 def mean_of_many(trial: Trial) -> Judgement:
-    """In float16 the mean over more elements than float16 can count is right."""
+    """In float16, `mean` over at least 70,000 elements is right although their sum exceeds the
+    largest float16."""
     case, loss, expected = trial.case, trial.loss, trial.expected
     axis = case.shape.result[0]
     size = case.axis_sizes(loss)[axis]
@@ -275,5 +277,5 @@ def mean_of_many(trial: Trial) -> Judgement:
     want = Bounded.around(known.exact, budget, case.dtype)
     what = f"the mean over {expected.losses.size * copies} elements, {copies} times the call's"
     trial.agree(got, want, what, of=None, case=case.with_(reduction="mean"))
-    # An overflow gives infinity, nan or 0, which half of the mean tells from it.
+    # An overflow gives infinity, NaN or 0, each of which is off by more than half of the mean.
     return bool(budget < abs(float(known.exact)) / 2)

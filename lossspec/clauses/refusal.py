@@ -1,4 +1,4 @@
-"""Clauses on calls that the contract rules out: they must raise, and never return a number."""
+"""Clauses on calls that the contract rules out: they must raise."""
 
 from __future__ import annotations
 
@@ -17,20 +17,30 @@ from lossspec.execution.tensors import dtype_of, first_numbers, to_extended, to_
 from lossspec.spec.loss import Loss
 from lossspec.spec.roles import ClassIndex, Length, Surface
 
-#: Refusals are about kinds of calls, not numbers: not many cases of them.
+#: A refusal depends on the kind of call and not on its numbers, so a few cases suffice.
 ENOUGH = 30
 
 
-#: An error tells something only of a small call that works as it is.
+#: The preconditions: an error shows a refusal only if the valid call raises none.
 REFUSAL = (small, raises_nothing)
 
 
 def _refused(
     trial: Trial, breach: str, replaced: dict[str, Any], want: str = "an error"
 ) -> BaseException:
-    """The error that the call with these arguments raises; Deviation where it raises none.
+    """Return the error that an invalid call raises, which may be of any type.
 
-    Whatever it is: no documentation says which.
+    Args:
+        trial: The trial of the valid call.
+        breach: What makes the call invalid, for the report.
+        replaced: The arguments that make the call invalid.
+        want: The expected result, for the report.
+
+    Returns:
+        The error.
+
+    Raises:
+        Deviation: The call raised no error.
     """
     outcome = trial.refusal(**replaced)
     if outcome.error is not None:
@@ -49,7 +59,7 @@ def _refused(
 
 
 def _all_refused(trial: Trial, breaches: Iterable[tuple[str, dict[str, Any]]]) -> bool:
-    """Whether there is a call that must raise; Deviation where one does not."""
+    """Return whether any call was judged; raise Deviation if an invalid call does not raise."""
 
     def judged(breach: tuple[str, dict[str, Any]]) -> bool:
         _refused(trial, *breach)
@@ -63,7 +73,7 @@ def _has_refused_values(loss: Loss, surface: Surface) -> bool:
 
 
 def out_of_range(trial: Trial) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Which parameter is out of its documented range, with a value that is."""
+    """Yield parameters outside their documented range: the breach, and the argument."""
     for name, parameter in trial.loss.parameters_of(trial.form).items():
         if trial.under_test.takes(name) and name not in trial.form.fixed:
             for value in parameter.refused:
@@ -72,7 +82,7 @@ def out_of_range(trial: Trial) -> Iterator[tuple[str, dict[str, Any]]]:
 
 @precondition(Excuse.NOT_SUPPORTED)
 def _takes_a_bounded_parameter(trial: Trial) -> bool:
-    """The implementation takes a parameter of the call that has values out of range."""
+    """The implementation takes a parameter with a documented range."""
     return any(True for _ in out_of_range(trial))
 
 
@@ -83,9 +93,9 @@ def _takes_a_bounded_parameter(trial: Trial) -> bool:
     requires=[_takes_a_bounded_parameter, *REFUSAL],
 )
 def refuses_parameters(trial: Trial) -> Judgement:
-    """A parameter outside its documented range raises, at the latest when the loss is called."""
+    """A parameter outside its documented range raises an error, at the latest in the call."""
     breaches = list(out_of_range(trial))
-    # Each value is the first one of some cases, lest one that torch takes too hide the others.
+    # Cases start with different values: a value that torch accepts too would hide later ones.
     start = int(trial.expected.losses.size) % len(breaches)
     for breach, replaced in breaches[start:] + breaches[:start]:
         _refused(trial, breach, replaced)
@@ -98,7 +108,7 @@ def _takes_reduction(loss: Loss, surface: Surface) -> bool:
 
 @precondition(Excuse.NOT_SUPPORTED)
 def _takes_the_reduction_argument(trial: Trial) -> bool:
-    """The implementation takes the argument reduction."""
+    """The implementation takes the argument `reduction`."""
     return trial.under_test.takes("reduction")
 
 
@@ -109,7 +119,7 @@ def _takes_the_reduction_argument(trial: Trial) -> bool:
     requires=[_takes_the_reduction_argument, *REFUSAL],
 )
 def refuses_reductions(trial: Trial) -> Judgement:
-    """A reduction of an unknown name raises."""
+    """A reduction with an unknown name raises an error."""
     for name in ("avg", "Mean", ""):
         if name not in trial.loss.reductions:
             _refused(trial, f"reduction={name!r} is unknown", {"reduction": name})
@@ -125,7 +135,7 @@ def _has_classes(loss: Loss, surface: Surface) -> bool:
 
 
 def wrong_classes(trial: Trial) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Class indices outside [0, C) that are not the ignored one, with the target that has one."""
+    """Yield class indices that are neither in [0, C) nor ignored: the breach, and the target."""
     case = trial.case
     sizes = case.axis_sizes(trial.loss)
     for name, role in trial.form.tensors.items():
@@ -137,7 +147,7 @@ def wrong_classes(trial: Trial) -> Iterator[tuple[str, dict[str, Any]]]:
         for index in (classes, -1, -99, classes + 1, 2**40):
             if role.ignored_by and index == case.parameters[role.ignored_by]:
                 continue
-            # Any negative number may end a list, and behind its end nothing is asked.
+            # Any negative number may end a list, and indices after the end are not used.
             if role.ends is not None and index < 0:
                 continue
             target = case.tensors[name].copy()
@@ -146,15 +156,15 @@ def wrong_classes(trial: Trial) -> Iterator[tuple[str, dict[str, Any]]]:
             yield f"class index {index} of {classes} classes", replaced
 
 
-# On an accelerator such a call may take the whole device down with it.
+# On an accelerator such a call may make the device unusable.
 @clause(_has_classes, only_on="processor", enough=ENOUGH, hazard=3, requires=REFUSAL)
 def refuses_classes(trial: Trial) -> Judgement:
-    """A class index outside [0, C) that is not the ignored one raises, under every reduction."""
+    """A class index outside [0, C) that is not ignored raises an error, under every reduction."""
     return _all_refused(trial, wrong_classes(trial))
 
 
 def misshapen(trial: Trial) -> Iterator[tuple[str, dict[str, Any], bool]]:
-    """Calls whose shapes break the contract, and whether a warning would do."""
+    """Yield shapes that break the contract: the breach, the tensors, and if a warning is enough."""
     case, form = trial.case, trial.form
     names = list(form.tensors)
     shape = case.shape
@@ -170,7 +180,7 @@ def misshapen(trial: Trial) -> Iterator[tuple[str, dict[str, Any], bool]]:
             other = np.moveaxis(array[None], 0, 1)  # (N, ...) as (N, 1, ...)
             broadcast = axes == shape.inputs[0] and not shape.core
             if isinstance(form.tensors[name], Length):
-                continue  # as many numbers, of which nobody doubts whose they are
+                continue  # one length for each sample, in any shape, is not ambiguous
             if other.shape != array.shape and (broadcast or axes == shape.result):
                 yield f"{name} of shape {list(other.shape)}", {name: other}, broadcast
         one = array.ndim == 0 and case.tensors[names[0]].ndim == 1
@@ -193,7 +203,7 @@ def _no_empty_axis(trial: Trial) -> bool:
 
 @clause(enough=ENOUGH, hazard=2, requires=[_no_empty_axis, *REFUSAL])
 def refuses_shapes(trial: Trial) -> Judgement:
-    """Shapes that break the contract raise, or at least warn where they would broadcast."""
+    """Shapes that break the contract raise an error, or at least a warning if they broadcast."""
 
     def judged(breach: tuple[str, dict[str, Any], bool]) -> bool:
         what, replaced, warning_will_do = breach
@@ -201,10 +211,10 @@ def refuses_shapes(trial: Trial) -> Judgement:
         first = trial.case.tensors[next(iter(trial.form.tensors))]
         if warning_will_do:
             outcome = trial.refusal(**tensors)
-            # What the valid call warns of as well is not about shapes.
+            # A warning that the valid call gives too is not about shapes.
             if outcome.error is None and set(outcome.warnings) - set(trial.outcome.warnings):
                 return True
-        want = "an error, or a warning that it is broadcast" if warning_will_do else "an error"
+        want = "an error, or a warning about broadcasting" if warning_will_do else "an error"
         _refused(trial, f"{what} for an input of shape {list(first.shape)}", tensors, want)
         return True
 
@@ -221,7 +231,7 @@ def _has_a_class_each(loss: Loss, surface: Surface) -> bool:
 
 
 def floating_classes(trial: Trial) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Class indices in a floating dtype that cannot be taken for probabilities."""
+    """Yield floating-point class indices whose shape is not that of probabilities."""
     first = trial.case.tensors[next(iter(trial.form.tensors))]
     for name, role in trial.form.tensors.items():
         target = trial.case.tensors[name]
@@ -234,12 +244,12 @@ def floating_classes(trial: Trial) -> Iterator[tuple[str, dict[str, Any]]]:
 
 @clause(_has_a_class_each, enough=ENOUGH, hazard=1, requires=REFUSAL)
 def refuses_dtypes(trial: Trial) -> Judgement:
-    """Class indices in a floating dtype raise."""
+    """Class indices in a floating-point dtype raise an error."""
     return _all_refused(trial, floating_classes(trial))
 
 
 def ruled_out(trial: Trial) -> Iterator[tuple[str, dict[str, Any]]]:
-    """What is wrong with the calls that must raise, with the arguments that make them so."""
+    """Yield the calls that the spec rules out: the breach, and the arguments."""
     roles = trial.loss.roles(trial.form)
     for refusal in trial.loss.refusals:
         tensors = {name: array.copy() for name, array in trial.case.tensors.items()}
@@ -260,12 +270,12 @@ def ruled_out(trial: Trial) -> Iterator[tuple[str, dict[str, Any]]]:
 
 @clause(lambda loss, surface: bool(loss.refusals), enough=ENOUGH, hazard=1, requires=REFUSAL)
 def refuses_calls(trial: Trial) -> Judgement:
-    """Every call that the contract rules out raises, and not by an assert without a message."""
+    """Every call that the spec rules out raises an error, which is no assert without a message."""
 
     def judged(ruled: tuple[str, dict[str, Any]]) -> bool:
         breach, replaced = ruled
         error = _refused(trial, breach, replaced)
-        # It tells nobody what was wrong, and optimized Python skips it.
+        # Such an error does not explain the problem, and `python -O` removes the assert.
         if isinstance(error, AssertionError) and not str(error).strip():
             raise Deviation(
                 f"{breach}: an assert without a message",
@@ -290,7 +300,7 @@ def _same(x: Any, y: Any) -> bool:
 
 
 def _as_arrays(trial: Trial) -> dict[str, Any]:
-    """The tensors of a call that NumPy arrays may replace."""
+    """Return the tensors of a call that NumPy arrays may replace."""
     roles = trial.loss.roles(trial.form)
     return {
         name: array
@@ -301,7 +311,7 @@ def _as_arrays(trial: Trial) -> dict[str, Any]:
 
 @precondition()
 def _numpy_has_its_dtype(trial: Trial) -> bool:
-    """NumPy has the dtype of the call, which bfloat16 is not."""
+    """The call is not in bfloat16, which NumPy lacks."""
     return trial.case.dtype != "bfloat16"
 
 
@@ -316,12 +326,13 @@ def _has_tensors_for_arrays(trial: Trial) -> bool:
     requires=[*REFUSAL, _numpy_has_its_dtype, _has_tensors_for_arrays, works, conforms],
 )
 def arrays(trial: Trial) -> Judgement:
-    """NumPy arrays in place of tensors raise, or give what torch.from_numpy of them gives."""
+    """With NumPy arrays in place of tensors, a call raises an error or gives the right value and
+    dtype."""
     replaced = _as_arrays(trial)
     outcome = trial.attempt(**replaced)
     value = outcome.value
     if not isinstance(value, torch.Tensor):
-        return True  # it raised, or stayed among arrays
+        return True  # it raised, or returned a NumPy result, which is not judged
     if dtype_of(value) != trial.case.dtype:
         raise Deviation(
             "the result's dtype for NumPy arrays",

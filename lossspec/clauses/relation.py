@@ -1,4 +1,4 @@
-"""Clauses that compare an implementation with itself on two calls that must agree."""
+"""Clauses that compare two calls of an implementation that must give the same result."""
 
 from __future__ import annotations
 
@@ -56,10 +56,22 @@ ENOUGH = 30
 
 
 def _agree(trial: Trial, other: Case, what: str, reduction: str, order: Any = ...) -> bool:
-    """Raise Deviation unless the other call gives this one's result, within the budget of each.
+    """Compare the result of a related call with that of the trial, within the budget of each.
 
-    NotJudged where one of the two calls cannot be made or gives no number. order : which elements
-    of this result the other's are, where it is unreduced.
+    Args:
+        trial: The trial.
+        other: The related case.
+        what: The quantity of the related call, for the report.
+        reduction: The reduction of both calls.
+        order: The index that selects, from the trial's unreduced result, the elements of the
+            related result, in their order.
+
+    Returns:
+        Whether a wrong result would have shown.
+
+    Raises:
+        Deviation: The results disagree.
+        NotJudged: One of the calls cannot be made or gives no number.
     """
     if not trial.can(reduction):
         raise NotJudged(Excuse.NOT_SUPPORTED)
@@ -76,11 +88,11 @@ def _agree(trial: Trial, other: Case, what: str, reduction: str, order: Any = ..
     mine, allowed = mine[order], here.budget[order]
     shown, compared = other.with_(reduction=reduction), what
     if order is ... and _wrong(mine, here) and not _wrong(theirs, beside.expected.value(reduction)):
-        # The call to show is the one at fault.
-        shown, compared = trial.case.with_(reduction=reduction), f"compared to {what}"
+        # If only the trial's own call is wrong, report that one.
+        shown, compared = trial.case.with_(reduction=reduction), f"the result compared with {what}"
         mine, theirs = theirs, mine
-    # Both calls have the same exact result, and each its own budget, which is the same unless they
-    # add up different numbers of parts.
+    # Both calls have one right result. Their budgets differ only if the calls add up different
+    # numbers of parts.
     their_budget = allowed
     if reduction != "none" and other.parts(trial.loss) != trial.case.parts(trial.loss):
         their_budget = beside.expected.value(reduction).budget
@@ -94,14 +106,14 @@ def _wrong(got: np.ndarray, want: Bounded) -> bool:
 
 
 def _agree_reduced(trial: Trial, other: Case, what: str) -> bool:
-    """As `_agree`, of the sum and of the mean."""
+    """Compare the `sum` and the `mean` of a related call with those of the trial, like `_agree`."""
     return any_judged(
         trial, lambda name: _agree(trial, other, f"{name!r} {what}", name), ("sum", "mean")
     )
 
 
 def _rows(trial: Trial) -> int:
-    """The length of the batch axis; 0 where there is none."""
+    """Return the length of the batch axis; 0 without one."""
     case, loss = trial.case, trial.loss
     return case.axis_sizes(loss).get(loss.batch, 0) if loss.batched(case.shape) else 0
 
@@ -118,17 +130,17 @@ def _several_rows(trial: Trial) -> bool:
 
 @clause(_batched, enough=ENOUGH, requires=[_several_rows, separable, has_its_dtype])
 def batch_permutation(trial: Trial) -> Judgement:
-    """Reversing the batch reverses the unreduced result, and changes nothing else."""
+    """Reversing the order of the batch only reverses the order of the unreduced result."""
     rows = _rows(trial)
     order = np.arange(rows)[::-1]
     other = part_along(trial.loss, trial.case, trial.loss.batch, order)
     axis = trial.case.shape.result.index(trial.loss.batch)
     where = (slice(None),) * axis + (slice(None, None, -1),)
-    return _agree(trial, other, "the batch reversed", "none", where)
+    return _agree(trial, other, "'none' with the batch reversed", "none", where)
 
 
 def _cut(trial: Trial) -> int:
-    """The row at which the batch can be cut, into unequal parts if allowed; 0 if at none."""
+    """Return the first row of the last part of the batch; 0 if the contract allows no part."""
     rows, given, batch = _rows(trial), trial.case.parameters, trial.loss.batch
     sizes = trial.case.axis_sizes(trial.loss)
     parts = (rows // 3 + 1, *range(rows - 1, 0, -1))
@@ -148,13 +160,12 @@ def _a_part_is_allowed(trial: Trial) -> bool:
     requires=[_several_rows, separable, _a_part_is_allowed, has_its_dtype],
 )
 def batch_split(trial: Trial) -> Judgement:
-    """A part of the batch gives that part of the unreduced result."""
+    """A part of the batch gives the same part of the unreduced result as the whole batch."""
     rows, first = _rows(trial), _cut(trial)
     other = part_along(trial.loss, trial.case, trial.loss.batch, np.arange(first, rows))
     axis = trial.case.shape.result.index(trial.loss.batch)
-    return _agree(
-        trial, other, "the last rows alone", "none", (slice(None),) * axis + (slice(first, None),)
-    )
+    where = (slice(None),) * axis + (slice(first, None),)
+    return _agree(trial, other, "'none' with the last rows alone", "none", where)
 
 
 @precondition()
@@ -170,7 +181,7 @@ def _some_rows_ignored(trial: Trial) -> bool:
     requires=[_some_rows_ignored, has_its_dtype],
 )
 def ignored_is_deleted(trial: Trial) -> Judgement:
-    """Leaving ignored rows out changes neither sum nor mean."""
+    """Removing the ignored rows from a batch changes neither `sum` nor `mean`."""
     counted = trial.expected.counted
     other = part_along(trial.loss, trial.case, trial.loss.batch, np.flatnonzero(counted))
     return _agree_reduced(trial, other, "without the ignored rows")
@@ -197,14 +208,14 @@ def _several_classes(trial: Trial) -> bool:
 
 @precondition()
 def _classes_can_be_renumbered(trial: Trial) -> bool:
-    """The contract allows to renumber the classes."""
+    """The contract allows any order of the classes."""
     return trial.permutable
 
 
-# The ignored class would move with the others.
+# Renumbering would change which class is ignored.
 @precondition(Excuse.IGNORED)
 def _no_class_ignored(trial: Trial) -> bool:
-    """No class of the call is the ignored one."""
+    """The ignored index is not the index of a class."""
     classes = trial.case.axis_sizes(trial.loss).get(trial.loss.classes, 0)
     ignored = (
         trial.case.parameters[role.ignored_by]
@@ -220,7 +231,7 @@ def _no_class_ignored(trial: Trial) -> bool:
     requires=[_several_classes, _classes_can_be_renumbered, _no_class_ignored, has_its_dtype],
 )
 def class_permutation(trial: Trial) -> Judgement:
-    """The order of the classes does not matter."""
+    """Renumbering the classes in all tensors does not change the unreduced loss."""
     case, form, axis = trial.case, trial.form, trial.loss.classes
     classes = case.axis_sizes(trial.loss)[axis]
     indices = [n for n, role in form.tensors.items() if isinstance(role, ClassIndex)]
@@ -235,7 +246,7 @@ def class_permutation(trial: Trial) -> Judgement:
         if role.ignored_by:
             inside &= target != case.parameters[role.ignored_by]
         tensors[name] = np.where(inside, classes - 1 - target, target).astype(target.dtype)
-    return _agree(trial, other.with_(tensors=tensors), "the classes reversed", "none")
+    return _agree(trial, other.with_(tensors=tensors), "'none' with the classes reversed", "none")
 
 
 @precondition()
@@ -246,7 +257,7 @@ def _finite_logits(trial: Trial) -> bool:
     return role.style == "logit" and bool(x.size and np.isfinite(x.astype(np.float64)).all())
 
 
-# In float64, in which other dtypes may be computed, an offset of this size would matter.
+# A right loss may compute in float64, which absorbs the offset of narrower dtypes, not its own.
 @precondition()
 def _narrower_than_float64(trial: Trial) -> bool:
     """The call is in a dtype narrower than float64."""
@@ -259,11 +270,11 @@ def _narrower_than_float64(trial: Trial) -> bool:
     requires=[_narrower_than_float64, _finite_logits, works, conforms],
 )
 def shift_invariance(trial: Trial) -> Judgement:
-    """A common offset of all logits, however large, changes neither the loss nor its gradient."""
+    """Adding one large number to all logits changes neither the loss nor its gradient."""
     case = trial.case
     first = next(iter(trial.form.tensors))
     x = case.tensors[first]
-    # Numbers on a grid that the dtype still resolves beside the offset, so that the sum is exact.
+    # The logits are rounded to a grid, so that adding the offset is exact in the dtype.
     grid = np.clip(np.round(x.astype(np.float64) * 4) / 4, -7, 7)
     offset = 2.0 ** (-np.log2(precision(case.dtype).unit) - 4)
     plain = case.with_(tensors={**case.tensors, first: np.asarray(grid).astype(x.dtype)})
@@ -288,7 +299,8 @@ def shift_invariance(trial: Trial) -> Judgement:
 
 @clause(lambda loss, surface: bool(loss.symmetries), enough=ENOUGH)
 def symmetry(trial: Trial) -> Judgement:
-    """Where the definition is symmetric, so are value and gradient, at ties as well."""
+    """If the definition is symmetric, such as under swapping two inputs, the value and the
+    gradients are too, also at kinks."""
 
     def judged(change: Symmetry) -> bool:
         case = trial.case
@@ -313,7 +325,7 @@ def symmetry(trial: Trial) -> Judgement:
 
 
 def _changed(case: Case, change: Symmetry) -> dict[str, np.ndarray]:
-    """The tensors of a symmetric call; NotJudged where there is none with exact numbers."""
+    """Return the tensors of the symmetric call; raise NotJudged if they would be rounded."""
     if any(name in case.tensors for name in change.without):
         raise NotJudged(Excuse.NOT_ABOUT)
     tensors = dict(case.tensors)
@@ -322,13 +334,13 @@ def _changed(case: Case, change: Symmetry) -> dict[str, np.ndarray]:
         moved = factor * as_extended(old) + offset
         new = np.asarray(moved.astype(old.dtype))
         if not np.array_equal(as_extended(new), np.asarray(moved), equal_nan=True):
-            raise NotJudged(Excuse.NOT_ABOUT, "the symmetric call is not exact in this dtype")
+            raise NotJudged(Excuse.NOT_ABOUT, "the tensors of the symmetric call would be rounded")
         tensors[name] = new
     return tensors
 
 
 def _close_gradients(trial: Trial, here: Trial, there: Trial, change: Symmetry, name: str) -> None:
-    """Compare a gradient of the symmetric call with the one of this call that it mirrors."""
+    """Compare a gradient of the symmetric call with the corresponding gradient of the trial."""
     source, factor, _ = change.maps[name]
     one, two = here.outcome.gradients[source], there.outcome.gradients[name]
     reduction = trial.case.reduction
@@ -358,7 +370,7 @@ def _close(
     of: str,
     case: Case,
 ) -> bool:
-    """Equal but for a few units in the last place, and for what rounding explains in each."""
+    """Compare the results of two symmetric calls, to a few ulps and the budget of each."""
     dtype = precision(trial.case.dtype)
     with np.errstate(all="ignore"):
         budget = (
@@ -379,19 +391,18 @@ def _weighted_mean(loss: Loss, surface: Surface) -> bool:
 
 @precondition(Excuse.OVERFLOW)
 def _sum_in_range(trial: Trial) -> bool:
-    """Twice the sum of the losses, and of the terms they are made of, is below the largest
-    number of the dtype."""
+    """The sum of the absolute losses is below 1/64 of the largest number of the dtype."""
     size = np.abs(trial.expected.losses).sum()
     return bool(OVERFLOW_MARGIN * size < precision(trial.case.dtype).largest)
 
 
 def _divides(form: Form, name: str) -> bool:
-    """Whether a tensor is part of the divisor of the mean."""
+    """Return whether a tensor is part of the divisor of the mean."""
     return form.divisor is not None and name in signature(form.divisor).parameters
 
 
 def _dividing_weights(trial: Trial) -> dict[str, np.ndarray]:
-    """The weights of a call that are part of the divisor of its mean."""
+    """Return the weights of a call that are part of the divisor of its mean."""
     tensors, options = trial.case.tensors, trial.loss.options
     return {
         name: tensors[name]
@@ -412,7 +423,7 @@ def _has_dividing_weights(trial: Trial) -> bool:
     requires=[_has_dividing_weights, takes_reduction("mean"), has_its_dtype, _sum_in_range],
 )
 def weight_scale(trial: Trial) -> Judgement:
-    """Doubling all weights leaves the mean that divides by their sum as it was."""
+    """Doubling all weights does not change a `mean` that is divided by the sum of the weights."""
     case, weights = trial.case, _dividing_weights(trial)
     with np.errstate(over="ignore"):
         doubled = {
@@ -431,7 +442,7 @@ def weight_scale(trial: Trial) -> Judgement:
     requires=[has_its_dtype],
 )
 def neutral_weight(trial: Trial) -> Judgement:
-    """A weight of ones is no weight."""
+    """Passing ones for an optional weight gives the same result as passing none."""
     case = trial.case
 
     def judged(name: str) -> bool:
@@ -439,7 +450,7 @@ def neutral_weight(trial: Trial) -> Judgement:
         if ones is None:
             raise NotJudged(Excuse.NOT_ABOUT)
         other = case.with_(tensors={**case.tensors, name: ones})
-        return _agree(trial, other, f"{name} of ones", case.reduction)
+        return _agree(trial, other, f"the result with {name} of ones", case.reduction)
 
     options = trial.loss.options.items()
     return any_judged(
@@ -448,7 +459,7 @@ def neutral_weight(trial: Trial) -> Judgement:
 
 
 def _can_add(trial: Trial, name: str) -> bool:
-    """Whether a call lacks an optional tensor that the implementation takes."""
+    """Return whether the call lacks an optional tensor that the implementation takes."""
     under_test, role = trial.under_test, trial.loss.options[name]
     takes = under_test.takes(name) and under_test.surface in role.surfaces
     return takes and name not in trial.case.tensors
@@ -459,7 +470,7 @@ def _two_targets(loss: Loss, surface: Surface) -> bool:
 
 
 def _certain_form(loss: Loss) -> tuple[str, str, str] | None:
-    """The names of an index form, of the distribution form beside it, and of their target."""
+    """Return the names of an index form, of its distribution form, and of their common target."""
     for form in loss.forms:
         for name, role in form.tensors.items():
             if isinstance(role, ClassIndex) and role.one_hot:
@@ -471,12 +482,12 @@ def _certain_form(loss: Loss) -> tuple[str, str, str] | None:
 
 @precondition()
 def _index_with_a_distribution_beside(trial: Trial) -> bool:
-    """The call gives class indices, in place of which a distribution is allowed."""
+    """The target holds class indices, and the loss also takes a distribution as the target."""
     found = _certain_form(trial.loss)
     return found is not None and trial.case.form == found[0]
 
 
-# 0 times the -inf of a class that is ruled out is what the documentation leaves open.
+# The documentation leaves 0 times -inf open, which a class of probability 0 would give.
 @precondition(Excuse.UNDEFINED)
 def _finite_first_tensor(trial: Trial) -> bool:
     """Every number of the first tensor is finite."""
@@ -485,7 +496,7 @@ def _finite_first_tensor(trial: Trial) -> bool:
 
 
 def _contract_of_distribution(trial: Trial) -> Shape | None:
-    """The contract with a distribution in place of the indices of a call; None if there is none."""
+    """Return the contract with a distribution in place of the class indices; None without one."""
     found, case = _certain_form(trial.loss), trial.case
     if found is None:
         return None
@@ -503,7 +514,7 @@ def _contract_of_distribution(trial: Trial) -> Shape | None:
 
 @precondition()
 def _distribution_of_this_shape(trial: Trial) -> bool:
-    """A distribution is allowed for tensors of these shapes."""
+    """The contract allows a distribution for tensors of these shapes."""
     return _contract_of_distribution(trial) is not None
 
 
@@ -519,7 +530,7 @@ def _distribution_of_this_shape(trial: Trial) -> bool:
     ],
 )
 def index_is_one_hot(trial: Trial) -> Judgement:
-    """A class index gives the same sum as the one-hot distribution of that class."""
+    """A class index gives the same `sum` as the one-hot distribution of that class."""
     found, contract, case = _certain_form(trial.loss), _contract_of_distribution(trial), trial.case
     assert found is not None
     assert contract is not None
@@ -542,7 +553,7 @@ def index_is_one_hot(trial: Trial) -> Judgement:
         layouts={n: v for n, v in case.layouts.items() if n != name},
         requires_grad=tuple(n for n in case.requires_grad if n != name),
     )
-    return _agree(trial, other, "the one-hot target", "sum")
+    return _agree(trial, other, "'sum' with the one-hot target", "sum")
 
 
 def _unbatched(loss: Loss, surface: Surface) -> bool:
@@ -556,7 +567,7 @@ def _unbatched(loss: Loss, surface: Surface) -> bool:
 
 
 def _with_batch(trial: Trial) -> Shape | None:
-    """The contract of a call of one sample with the batch axis that it lacks; None if none is."""
+    """Return the contract of an unbatched call with a batch axis added; None without one."""
     shape, batch = trial.case.shape, trial.loss.batch
     if trial.loss.batched(shape) or not shape.core:
         return None
@@ -573,13 +584,13 @@ def _with_batch(trial: Trial) -> Shape | None:
 
 @precondition()
 def _is_one_sample(trial: Trial) -> bool:
-    """The call is of one sample without a batch axis, which it may have."""
+    """The call has one sample and no batch axis, and the contract allows one."""
     return _with_batch(trial) is not None
 
 
 @clause(_unbatched, enough=ENOUGH, requires=[_is_one_sample, has_its_dtype])
 def no_batch_is_batch_of_one(trial: Trial) -> Judgement:
-    """A single sample gives what a batch of that one sample gives."""
+    """A sample without a batch axis gives the same `sum` and `mean` as a batch of this sample."""
     case, form, batch, contract = trial.case, trial.form, trial.loss.batch, _with_batch(trial)
     assert contract is not None
     batched = contract.expand(case.spread)
@@ -601,7 +612,7 @@ def _spreads(loss: Loss, surface: Surface) -> bool:
 
 
 def _flat(loss: Loss, form: Form, spread: Shape) -> Shape | None:
-    """The contract that is another one without its further axes, samples first."""
+    """Return the contract that equals another one without its further axes; None without one."""
     without = [tuple(a for a in axes if a != "d*") for axes in spread.inputs]
     for contract in form.contracts:
         if contract is not spread and list(contract.inputs) == without and loss.batched(spread):
@@ -610,14 +621,14 @@ def _flat(loss: Loss, form: Form, spread: Shape) -> Shape | None:
 
 
 def _flattened(trial: Trial) -> Shape | None:
-    """The contract without the further axes of a call; None where there is none."""
+    """Return the contract of a call without its further axes; None without one."""
     contract = next(c for c in trial.form.contracts if c.text == trial.case.contract)
     return _flat(trial.loss, trial.form, contract)
 
 
 @precondition()
 def _has_further_axes(trial: Trial) -> bool:
-    """The call has further axes, whose positions may be samples instead."""
+    """The call has further axes, and the contract allows their positions as samples."""
     return _flattened(trial) is not None
 
 
@@ -634,7 +645,8 @@ def _options_without_further_axes(trial: Trial) -> bool:
     requires=[_has_further_axes, _options_without_further_axes, has_its_dtype],
 )
 def further_axes_are_samples(trial: Trial) -> Judgement:
-    """With further axes, sum and mean are those of one batch with every position as a sample."""
+    """With axes besides batch and classes, `sum` and `mean` are those of one batch in which every
+    position is a sample."""
     case, form, flat = trial.case, trial.form, _flattened(trial)
     assert flat is not None
     tensors = dict(case.tensors)
@@ -650,14 +662,14 @@ def further_axes_are_samples(trial: Trial) -> Judgement:
         cotangent=case.cotangent.reshape(-1),
         layouts={},
     )
-    return _agree_reduced(trial, other, "of all positions")
+    return _agree_reduced(trial, other, "with all positions as samples")
 
 
 def _unreduced(loss: Loss, surface: Surface) -> bool:
     return "none" in loss.reductions and any(c.result for f in loss.forms for c in f.contracts)
 
 
-# Fast paths are for such calls.
+# Implementations have fast paths for default calls.
 @precondition()
 def _default_call(trial: Trial) -> bool:
     """Every parameter has its default, and no optional tensor is given."""
@@ -674,7 +686,7 @@ def _in_float32_or_float64(trial: Trial) -> bool:
 
 @precondition(Excuse.TOO_UNCERTAIN)
 def _some_loss_known(trial: Trial) -> bool:
-    """Rounding explains less than a tenth of some element of the loss."""
+    """For some element of the loss, the budget is less than a tenth of it."""
     return trial.expected.value("none").informative
 
 
@@ -686,7 +698,7 @@ def _fits_repeated(trial: Trial) -> bool:
 
 
 def _copies(trial: Trial) -> int:
-    """How often the rows of a call are repeated in a large batch."""
+    """Return how often the rows of a call are repeated in a large batch."""
     axis = first_axis(trial)
     assert axis is not None
     size = trial.case.axis_sizes(trial.loss)[axis]
@@ -712,7 +724,8 @@ def _copies(trial: Trial) -> int:
     ],
 )
 def large_batch(trial: Trial) -> Judgement:
-    """Among a million numbers each row has the loss and the gradient that it has among few."""
+    """In a batch of about a million numbers, each row has the same loss and gradient as in a small
+    batch."""
     case, axis = trial.case, first_axis(trial)
     assert axis is not None
     size = case.axis_sizes(trial.loss)[axis]
@@ -720,7 +733,7 @@ def large_batch(trial: Trial) -> Judgement:
     if not trial.allows(part_along(trial.loss, case, axis, rows)):
         raise NotJudged(Excuse.NOT_ABOUT)
     outcome = _of_many(trial, axis, rows)
-    got, what = trial.number(outcome), f"in a batch of {len(rows)} rows, these again and again"
+    got, what = trial.number(outcome), f"in a batch of {len(rows)} rows that repeat these"
     value = _repeated(trial.expected.value("none"), rows, case.shape.result.index(axis))
     informative = trial.agree(required(got), value, f"the loss {what}", of=None)
     for name in case.requires_grad:
@@ -741,10 +754,10 @@ def large_batch(trial: Trial) -> Judgement:
 
 
 def _of_many(trial: Trial, axis: str, rows: np.ndarray) -> Outcome:
-    """Call with so many rows, after calls with parts of them; Unsupported where that takes long."""
-    for part in LARGE_BATCH_PARTS:  # lest what is slow, or keeps every pair of rows, take forever
+    """Run a call with many rows, after ever larger parts; raise Unsupported if a part is slow."""
+    for part in LARGE_BATCH_PARTS:  # time or memory may grow with the square of the rows
         some = part_along(trial.loss, trial.case, axis, rows[: len(rows) // part])
-        start = time.process_time()  # not of others on a busy machine
+        start = time.process_time()  # wall time would count other processes
         outcome = perform(
             trial.under_test,
             some.with_(reduction="none", layouts={}, omitted=frozenset()),
@@ -752,21 +765,24 @@ def _of_many(trial: Trial, axis: str, rows: np.ndarray) -> Outcome:
         )
         seconds = time.process_time() - start
         if seconds > LARGE_BATCH_SECONDS and part > 1:
-            raise Unsupported(f"of {len(rows) // part} rows it takes {seconds:.1f} s already")
+            raise Unsupported(f"a part of {len(rows) // part} rows already takes {seconds:.1f} s")
     if outcome.error is not None:
         if out_of_memory(outcome.error):
-            raise Unsupported(f"the memory here does not hold {len(rows)} rows of it")
+            raise Unsupported(f"a batch of {len(rows)} rows does not fit into memory")
         raise failed(f"a batch of {len(rows)} rows", outcome.error, "a result")
     if outcome.oversized:
         value = outcome.value
         raise Deviation(
-            f"the shape of {len(rows)} rows", list(value.shape), "a row each", check=None
+            f"the shape of the result for {len(rows)} rows",
+            list(value.shape),
+            "one loss for each row",
+            check=None,
         )
     return outcome
 
 
 def _repeated(bounded: Bounded, rows: np.ndarray, axis: int) -> Bounded:
-    """The same numbers for each of many rows, which repeat a few."""
+    """Repeat the right numbers of a few rows as the rows of a call are repeated."""
     exact, budget, low, high = (
         part.take(rows, axis) for part in (bounded.exact, bounded.budget, bounded.low, bounded.high)
     )

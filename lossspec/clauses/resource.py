@@ -1,4 +1,4 @@
-"""Clauses on what a call takes of the machine."""
+"""Clauses on the memory that a call uses."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _in_float32(trial: Trial) -> bool:
 
 @precondition(Excuse.NOT_DIFFERENTIABLE)
 def _has_graph(trial: Trial) -> bool:
-    """The result can be differentiated."""
+    """Backward can start from the result."""
     return differentiable(trial.outcome.value)
 
 
@@ -43,7 +43,7 @@ def _several_along_an_axis(trial: Trial) -> bool:
 
 @precondition(Excuse.TOO_EXPENSIVE)
 def _small_beside_weighed(trial: Trial) -> bool:
-    """The unreduced loss has few enough elements for the call that is weighed."""
+    """The unreduced loss is not empty, and small enough to be repeated at least 8 times."""
     return 0 < trial.expected.losses.size <= WEIGHED_ELEMENTS // WEIGHED_COPIES
 
 
@@ -54,7 +54,8 @@ def _small_beside_weighed(trial: Trial) -> bool:
     requires=[_in_float32, _has_graph, _several_along_an_axis, _small_beside_weighed],
 )
 def memory_in_proportion(trial: Trial) -> Judgement:
-    """Forward and backward of an elementwise loss hold at most 64 times the memory of its input."""
+    """The peak memory of forward and backward of an elementwise loss is at most 64 times that of
+    its inputs."""
     from lossspec.execution.memory import weighed
 
     case = trial.case
@@ -66,14 +67,14 @@ def memory_in_proportion(trial: Trial) -> Judgement:
         raise NotJudged(Excuse.NOT_ABOUT)
     try:
         held, given = weighed(trial.under_test, many, trial.device)
-    except Exception as error:  # what raises deviates from other clauses
+    except Exception as error:  # other clauses report the error
         raise Unsupported(f"its memory could not be measured ({foreign_error(error)})") from None
     trial.worst = held / (MEMORY_TIMES * given)
     if trial.worst > 1:
         raise Deviation(
             f"the peak memory of a call on {WEIGHED_ELEMENTS} elements",
-            f"{held / given:.0f} times its input",
+            f"{held / given:.0f} times the memory of its inputs",
             f"at most {MEMORY_TIMES} times",
             check=None,
         )
-    return held > 0  # a library of arrays allocates where nobody looks
+    return held > 0  # other array libraries allocate outside torch

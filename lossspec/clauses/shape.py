@@ -1,4 +1,4 @@
-"""Clauses on shapes and on the kind of thing that comes back."""
+"""Clauses on the type and the shape of the result."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lossspec.execution.outcome import unimplemented
 
 @clause(empty=True)
 def accepts(trial: Trial) -> Judgement:
-    """Every call that the contract allows returns a tensor, and its backward works."""
+    """Every call that the contract allows returns a tensor, and its backward raises no error."""
     outcome = trial.outcome
     if outcome.error is not None and trial.tolerates_refusal:
         raise NotJudged(Excuse.UNDOCUMENTED_DTYPE)
@@ -31,7 +31,7 @@ def accepts(trial: Trial) -> Judgement:
         )
     if not isinstance(outcome.value, torch.Tensor):
         raise Deviation(
-            "no tensor came back",
+            "the call returned no tensor",
             type(outcome.value).__name__,
             "a tensor",
             check="isinstance(value, torch.Tensor)",
@@ -47,7 +47,7 @@ def _returns_tensor(trial: Trial) -> bool:
 
 @clause(empty=True, requires=[_returns_tensor])
 def result_shape(trial: Trial) -> Judgement:
-    """The result is a scalar or, unreduced, has the documented shape."""
+    """The result has the documented shape under `none`, and is a scalar otherwise."""
     value = trial.outcome.value
     want = trial.expected.losses.shape if trial.case.reduction == "none" else ()
     if tuple(value.shape) != want:

@@ -1,4 +1,4 @@
-"""Clauses on a loss that a model is trained with."""
+"""Clauses on training a model with the loss."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from lossspec.oracle.solver import SolvedCase
 
 @precondition()
 def _trainable(trial: Trial) -> bool:
-    """A classifier of digits can be trained with the loss."""
+    """The spec allows the batch of a training run."""
     return trainable(trial.loss)
 
 
 @precondition(Excuse.NOT_SUPPORTED)
 def _takes_plain_call(trial: Trial) -> bool:
-    """The implementation takes the call of a training run."""
+    """The implementation takes the call that the training run makes."""
     return unsupported_argument(trial.under_test, plain(trial.loss)) is None
 
 
 # Clause `result-shape` reports such a result.
 @precondition(Excuse.CALL_FAILS)
 def _not_oversized(trial: Trial) -> bool:
-    """The result does not have far more elements than it should."""
+    """The result is small enough to read."""
     return not trial.outcome.oversized
 
 
@@ -39,7 +39,7 @@ def _not_oversized(trial: Trial) -> bool:
     requires=[_trainable, _takes_plain_call, _not_oversized],
 )
 def trained(trial: Trial) -> Judgement:
-    """At every step of a training run on real digits, loss and gradients are the definition's."""
+    """In every step of a training run on scikit-learn's digits, loss and gradients are right."""
     curves: dict[str, list[tuple[int, float, float]]] = {"training": [], "validation": []}
     informative = False
     try:
@@ -58,7 +58,7 @@ def trained(trial: Trial) -> Judgement:
             curve.append((step.number, float(got), float(want.exact)))
     except Failed as stopped:
         error = stopped.__cause__ or stopped
-        raise failed("a training run", error, "a loss each step") from None
+        raise failed("a training run", error, "a loss in each step") from None
     if not curves["training"]:
         raise Unsupported("its results have no gradient")
     trial.figures["curves"] = curves

@@ -1,4 +1,4 @@
-"""A trial: one case, its right answer, and what the implementation does with it."""
+"""Trials: one case, its right answer, and the results of the implementation for it."""
 
 from __future__ import annotations
 
@@ -33,17 +33,26 @@ Part = TypeVar("Part")
 
 
 class Deviation(Exception):
-    """A clause is broken: what came, what was wanted, how much rounding would have explained.
+    """A result that contradicts the spec.
 
-    case, replaced : the call that shows it, where that is not the trial's own. check : an
-    expression for a script, true of a call that conforms; it may use `value`, `gradients`, `error`,
-    `inputs`, `before`, `call()` and `near(got, want, budget)`. None where no short script shows it.
-    detached : whether what is wrong is that the result carries no graph. missing : that some tensor
-    has no gradient, which must not hide that of another is wrong. gradient_of : the tensor whose
-    derivative deviates. raised : the name of the type and the text of the error that a call
-    raised. shapes : the shape that came and the one that was wanted, where they differ. accepted :
-    whether an invalid call, with the arguments of `replaced`, raised nothing. numbers : the number
-    that came and the one that was wanted. compared : all numbers that came and the right ones.
+    Attributes:
+        what: The deviating quantity, such as "the value with 'mean' at [3]".
+        got: The result as text; None if there is none.
+        want: The expected result as text; None if there is none.
+        budget: The allowed error as text; None if the quantity has no budget.
+        check: An expression for a script, true for a call that conforms. It may use `value`,
+            `gradients`, `error`, `inputs`, `before`, `call()` and `near(got, want, budget)`. None
+            if no short script shows the deviation.
+        case: The case whose call deviates; None for that of the trial.
+        replaced: Arguments that replace those of the case.
+        detached: Whether the result has no graph although it should.
+        missing: Whether a tensor has no gradient. Reports prefer a wrong gradient to a missing one.
+        gradient_of: The tensor whose gradient or derivative deviates; None for a value.
+        raised: The type name and the text of the error that a call raised.
+        shapes: The shape of the result and the expected one, if they differ.
+        accepted: Whether an invalid call, with the arguments in `replaced`, raised nothing.
+        numbers: The deviating number and the expected one; of arrays, the pair that differs most.
+        compared: All numbers of the result, and the right ones with their budgets.
     """
 
     def __init__(
@@ -84,20 +93,23 @@ class Deviation(Exception):
 
     @property
     def kind(self) -> str:
-        """What broke, without numbers and options: the same for a case and a simpler one."""
+        """The deviating quantity without numbers and options, equal before and after shrinking."""
         return re.sub(r"\[.*?\]|'\w*'|-?\d+(\.\d+)?", "", self.what.partition(" at ")[0])
 
     @property
     def backward(self) -> bool:
-        """Whether a gradient is what deviates, so that the cotangent belongs to the call."""
+        """Whether a gradient deviates. The call text then contains the cotangent."""
         told = re.search(r"gradient|backward|derivative", self.what) is not None
         return told or "gradients[" in (self.check or "")
 
 
 class NotJudged(Exception):
-    """A clause cannot judge the case after all; the message says why, `excuse` how it counts.
+    """The error that a clause raises if, while judging, it turns out that it cannot judge a case.
 
-    For what only shows while a clause judges; what shows before is a `Precondition`.
+    A condition that is known beforehand is a `Precondition`.
+
+    Attributes:
+        excuse: The reason under which the case is counted.
     """
 
     def __init__(self, excuse: Excuse, why: str = "") -> None:
@@ -109,9 +121,10 @@ _NUMBERS = (int, float, np.integer, np.floating, np.ndarray)
 
 
 class Unsupported(Exception):
-    """The implementation has no such thing, which no contract asks for; the message says what.
+    """The error that a clause raises if the implementation lacks something optional.
 
-    excuse : how the case counts.
+    Attributes:
+        excuse: The reason under which the case is counted.
     """
 
     def __init__(self, what: str, excuse: Excuse = Excuse.NOT_SUPPORTED) -> None:
@@ -121,12 +134,19 @@ class Unsupported(Exception):
 
 @dataclass
 class Trial:
-    """What a clause sees. Calls and right answers are made once and shared by all clauses.
+    """One case with its right answer and the results of the implementation.
 
-    worst : the largest error ÷ budget that the clause saw. figures : what else it measured, for the
-    report; plain data. bar : the error ÷ budget from which it deviates. asked : how many numbers
-    the clause asked for, and how many it did not, by reason; None where nobody wants to know.
-    skipped : the parts of the case that the clause did not judge, by reason.
+    The result of the case itself is computed once and shared by all clauses.
+
+    Attributes:
+        under_test: The implementation under test.
+        solved: The case and its right answer.
+        device: The device on which the calls run, such as "cuda:0".
+        worst: The largest ratio of error to budget so far.
+        figures: Other measurements for the report, as JSON data.
+        bar: The ratio of error to budget above which a comparison deviates.
+        asked: How many numbers were judged, and how many were not, by reason; None for no count.
+        skipped: The number of parts of the case that were not judged, by reason.
     """
 
     under_test: LossUnderTest
@@ -141,32 +161,32 @@ class Trial:
 
     @property
     def loss(self) -> Loss:
-        """The loss under trial."""
+        """The loss."""
         return self.under_test.loss
 
     @property
     def form(self) -> Form:
-        """The way in which the case calls it."""
+        """The form of the loss that the case calls."""
         return self.loss.form(self.case.form)
 
     @property
     def case(self) -> Case:
-        """The call under trial."""
+        """The case."""
         return self.solved.case
 
     @property
     def expected(self) -> Expected:
-        """Its right answer, under any reduction and cotangent."""
+        """The right answer to the case, for any reduction and cotangent."""
         return self.solved.expected
 
     @property
     def separable(self) -> bool:
-        """Whether the batch can be cut: `settle` has fitted no tensor without a batch axis."""
+        """Whether parts of the batch are valid batches: no tensor without that axis was settled."""
         return separable(self.loss, self.case)
 
     @property
     def limited(self) -> bool:
-        """Whether the documentation promises no more than one plain backward."""
+        """Whether the documentation promises only a single backward with these parameters."""
         known = self.loss.parameters_of(self.form)
         return any(self.case.parameters[name] in known[name].limited for name in known)
 
@@ -176,7 +196,7 @@ class Trial:
         return self.loss.exchangeable and not self.form.lists_classes(self.case.shape)
 
     def ones(self, name: str) -> np.ndarray | None:
-        """An optional tensor of ones, in the largest shape that its contract allows."""
+        """Return ones for an optional tensor; None if its shape has no axis in this case."""
         first = next(iter(self.case.tensors.values()))
         shape = self.loss.options[name].shape or ""
         if not shape.startswith("("):
@@ -187,14 +207,14 @@ class Trial:
 
     @property
     def differentiable(self) -> tuple[str, ...]:
-        """Every tensor of the case that the documentation promises a gradient of."""
+        """Every tensor of the case that has a gradient by the documentation."""
         roles = self.loss.roles(self.form)
         names = self.case.tensors
         return tuple(n for n in names if roles[n].differentiable and not roles[n].integer)
 
     @cached_property
     def conforms(self) -> bool:
-        """Whether the plain call's value and gradients are right; where not, other clauses tell."""
+        """Whether value and gradients are right, as the clauses `value` and `gradient` require."""
         got = self.number(self.outcome)
         want = self.expected.value(self.case.reduction)
         if got is None or self.outcome.error is not None or got.shape != want.exact.shape:
@@ -209,9 +229,9 @@ class Trial:
 
     @property
     def worked(self) -> bool:
-        """Whether the case gave a tensor that can be read.
+        """Whether the case returned a tensor that is small enough to read.
 
-        Clause `accepts` tells where there is none, clause `result-shape` where it is oversized.
+        Clause `accepts` reports a missing tensor, and clause `result-shape` one that is too large.
         """
         outcome = self.outcome
         given = outcome.returned and isinstance(outcome.value, torch.Tensor)
@@ -219,12 +239,12 @@ class Trial:
 
     @property
     def precise(self) -> bool:
-        """Whether the case's result, if any, has its dtype (clause `result-dtype` tells)."""
+        """Whether the result, if any, has the dtype that clause `result-dtype` requires."""
         return not self.worked or dtype_of(self.outcome.value) == self.case.dtype
 
     @property
     def tolerates_refusal(self) -> bool:
-        """Whether the case holds a dtype that the documentation neither promises nor rules out."""
+        """Whether the documentation neither promises nor rules out a dtype in the case."""
         return any(
             isinstance(role, ClassIndex) and dtype_name(self.case.tensors[name]) in role.tolerated
             for name, role in self.form.tensors.items()
@@ -232,21 +252,21 @@ class Trial:
 
     @cached_property
     def outcome(self) -> Outcome:
-        """The case itself, forward and backward."""
+        """The outcome of the case, forward and backward."""
         return perform(self.under_test, self.case, self.device)
 
     def allows(self, case: Case) -> bool:
-        """Whether the spec allows the sizes of the axes of a case made from this one."""
+        """Return whether the spec allows the axis sizes of a case made from this one."""
         return self.loss.allows(
             self.loss.form(case.form), case.axis_sizes(self.loss), case.parameters
         )
 
     def holds(self, dtype: str) -> bool:
-        """Whether the device can hold another dtype than the case's."""
+        """Return whether the device supports a dtype."""
         return dtype_problem(self.device, dtype) is None
 
     def under(self, reduction: str) -> np.ndarray | None:
-        """The value under a reduction, in longdouble; None when there is none."""
+        """Return the value under a reduction, in longdouble; None if there is none."""
         if reduction == self.case.reduction:
             return self.number(self.outcome)
         if reduction not in self._values:
@@ -256,28 +276,28 @@ class Trial:
         return self._values[reduction]
 
     def fresh(self, **changes: Any) -> Outcome:
-        """The case with some fields changed, run anew."""
+        """Run the case with some fields changed, forward and backward."""
         return perform(self.under_test, self.case.with_(**changes), self.device)
 
     def can(self, reduction: str) -> bool:
-        """Whether the implementation takes this reduction."""
+        """Return whether the implementation takes this reduction."""
         return unsupported_argument(self.under_test, self.case.with_(reduction=reduction)) is None
 
     def attempt(self, **replaced: Any) -> Outcome:
-        """The case with arguments replaced, forward and backward."""
+        """Run the case with arguments replaced, forward and backward."""
         return perform(self.under_test, self.case, self.device, replaced=replaced)
 
     def refusal(self, **replaced: Any) -> Outcome:
-        """The case with arguments replaced so that it must raise: forward only.
+        """Run the case forward with arguments replaced such that it must raise.
 
-        What should have raised may write to memory that is not its own in backward.
+        Backward is left out: if an invalid call did not raise, it may write out of bounds there.
         """
         return perform(self.under_test, self.case, self.device, backward=False, replaced=replaced)
 
     def number(self, outcome: Outcome) -> np.ndarray | None:
-        """The value of a call in longdouble; None when there is none that can be read.
+        """Return the value of a call in longdouble; None if it is missing or too large to read.
 
-        Clause `accepts` tells where there is none, clause `result-shape` where it is oversized.
+        Clause `accepts` reports a missing tensor, and clause `result-shape` one that is too large.
         """
         if not outcome.returned or not isinstance(outcome.value, torch.Tensor):
             return None
@@ -295,19 +315,31 @@ class Trial:
         case: Case | None = None,
         gradient_of: str | None = None,
     ) -> bool:
-        """Raise Deviation unless `got` is within budget; whether the comparison could tell.
+        """Compare numbers with the right ones, and raise Deviation if one exceeds its budget.
 
-        A plain call's value of another shape is left to clause `result-shape`.
+        If the value of the case itself has another shape, clause `result-shape` reports it.
 
-        of : the expression for what was compared, in a script that runs `case`; None where a plain
-        call of it does not show the deviation. gradient_of : the tensor whose derivative it is.
+        Args:
+            got: The numbers to judge.
+            want: The right numbers and their budgets.
+            what: The quantity, for the report, such as "the value with 'mean'".
+            of: The expression for the quantity in a script that calls `case`; None if that call
+                does not show the deviation.
+            case: The case whose call gave the numbers; None for that of the trial.
+            gradient_of: The tensor whose gradient was compared; None for a value.
+
+        Returns:
+            Whether some budget was narrow enough for a wrong number to show.
+
+        Raises:
+            Deviation: The shape differs, or an error exceeds `bar` times its budget.
         """
         if got.shape != want.exact.shape:
             if of == "value" and case is None:
-                return False  # clause `result-shape` tells
+                return False  # clause `result-shape` reports it
             shapes = got.shape, want.exact.shape
             raise Deviation(
-                f"{what}: its shape",
+                f"the shape of {what}",
                 *shapes,
                 check=None,
                 case=case,
@@ -343,17 +375,27 @@ class Trial:
 
 
 def required(number: np.ndarray | None) -> np.ndarray:
-    """Return what a call gave; where it gave no number, the clause does not judge the case."""
+    """Return the value of a call; raise NotJudged if there is none."""
     if number is None:
         raise NotJudged(Excuse.CALL_FAILS)
     return number
 
 
 def any_judged(trial: Trial, judge: Callable[[Part], bool], parts: Iterable[Part]) -> bool:
-    """Judge parts of a case, and return whether one of them could have told right from wrong.
+    """Judge the parts of a case one after the other.
 
-    A part for which `judge` raises NotJudged is counted in the trial's `skipped`. The case is not
-    judged where no part is, for the reason of the first one, or because there is none.
+    A part for which `judge` raises NotJudged is counted in the trial's `skipped`.
+
+    Args:
+        trial: The trial of the case.
+        judge: Judges a part, and returns whether a wrong result would have shown.
+        parts: The parts of the case.
+
+    Returns:
+        Whether a wrong result would have shown in at least one part.
+
+    Raises:
+        NotJudged: No part was judged. The reason is that of the first part.
     """
     judgements: list[bool] = []
     reasons: list[NotJudged] = []
@@ -369,7 +411,7 @@ def any_judged(trial: Trial, judge: Callable[[Part], bool], parts: Iterable[Part
 
 
 def returned(call: Callable[[], Any], what: str, want: str = "a tensor") -> Any:
-    """Return the result of a call that worked in another way; where it raises, raise `failed`."""
+    """Return the result of a variant of the case's call; if that raises, raise `failed`."""
     try:
         return call()
     except STOPS:
@@ -387,10 +429,20 @@ def failed(
     case: Case | None = None,
     replaced: Mapping[str, Any] | None = None,
 ) -> Deviation | Unsupported:
-    """Return what a clause raises when a call of its own raised an error.
+    """Return the exception that a clause raises because one of its calls raised an error.
 
-    A clause that reports an error goes through here, so that NotImplementedError is unsupported in
-    every clause and any other error is a deviation.
+    Every clause uses this function, so that all of them treat NotImplementedError alike.
+
+    Args:
+        what: The call, such as "the second call".
+        raised: The error that it raised.
+        want: The expected result, for the report.
+        check: An expression for a script, true for a call that conforms.
+        case: The case whose call raised; None for that of the trial.
+        replaced: Arguments that replace those of the case.
+
+    Returns:
+        `Unsupported` for a NotImplementedError, and `Deviation` for any other error.
     """
     error = legible(raised)
     kind, text = type(error).__name__, str(error)[:200]
@@ -409,7 +461,7 @@ def failed(
 
 
 def _worst_pair(got: Any, want: Any) -> tuple[float, float] | None:
-    """The two numbers, of arrays those that differ most; None for anything else."""
+    """Return both numbers, or the pair of elements that differs most; None for anything else."""
     if any(isinstance(x, bool) or not isinstance(x, _NUMBERS) for x in (got, want)):
         return None
     came, wanted = np.asarray(got, np.float64), np.asarray(want, np.float64)
@@ -422,7 +474,7 @@ def _worst_pair(got: Any, want: Any) -> tuple[float, float] | None:
 
 
 def _text(value: Any, digits: int = 9) -> str:
-    """As a person reads it: a number with so many digits."""
+    """Format a value for a report, a number with the given significant digits."""
     if isinstance(value, torch.Tensor) and value.numel() > RESULT_NUMBERS:
         return f"{first_numbers(value, 4)} ... of shape {list(value.shape)}"
     if isinstance(value, np.floating | float):

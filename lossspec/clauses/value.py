@@ -20,7 +20,7 @@ from lossspec.spec.roles import Surface
 
 @clause(requires=[works])
 def value(trial: Trial) -> Judgement:
-    """The value is that of the definition, within the error that rounding explains."""
+    """The value differs from the definition's by no more than the error budget."""
     got = required(trial.number(trial.outcome))
     reduction = trial.case.reduction
     return trial.agree(got, trial.expected.value(reduction), f"the value with {reduction!r}")
@@ -28,7 +28,7 @@ def value(trial: Trial) -> Judgement:
 
 @clause(lambda loss, surface: bool(loss.examples), enough=1)
 def published_examples(trial: Trial) -> Judgement:
-    """The spec's examples, published or worked by hand, give the stated value to its last digit."""
+    """Each example in the spec (published or worked by hand) gives its value to the last digit."""
 
     def judged(example: Example) -> bool:
         case = published(trial.loss, example)
@@ -51,7 +51,7 @@ def _takes_nan(loss: Loss, surface: Surface) -> bool:
 
 
 def _unbounded(loss: Loss, form: str) -> list[str]:
-    """The tensors that may hold any number, so that nothing rules a nan out either."""
+    """Return the floating-point tensors without limits, for which a NaN is a valid number."""
     return [
         name
         for name, role in loss.form(form).tensors.items()
@@ -60,21 +60,21 @@ def _unbounded(loss: Loss, form: str) -> list[str]:
 
 
 def _poisonable(trial: Trial) -> list[str]:
-    """The tensors of a case that have numbers, each of which may be nan."""
+    """Return the tensors of a case that are not empty and in which any number may be NaN."""
     names = _unbounded(trial.loss, trial.case.form)
     return [name for name in names if trial.case.tensors[name].size]
 
 
 @precondition()
 def _has_number_that_may_be_nan(trial: Trial) -> bool:
-    """Some tensor that may hold any number is not empty."""
+    """At least one tensor that may hold any number is not empty."""
     return bool(_poisonable(trial))
 
 
-# A kernel need not compute what counts for nothing.
+# A kernel may skip elements whose weight is 0.
 @precondition(Excuse.IGNORED)
 def _no_zero_in_options(trial: Trial) -> bool:
-    """No number of an optional tensor is 0, such as a weight."""
+    """No optional tensor, such as a weight, holds a 0."""
     given = (n for n in trial.loss.options if n in trial.case.tensors)
     return not any((trial.case.tensors[n] == 0).any() for n in given)
 
@@ -91,7 +91,8 @@ def _no_zero_in_options(trial: Trial) -> bool:
     ],
 )
 def nan_spreads(trial: Trial) -> Judgement:
-    """A nan makes every loss that is computed from it nan, and leaves the others as they are."""
+    """With one NaN in an input, `none` gives NaN for the elements computed from it, and the right
+    loss for all others."""
     mine = required(trial.under("none"))
     plain = trial.expected.value("none")
     if mine.shape != plain.exact.shape or (plain.error(mine) > 1).any():
@@ -106,23 +107,23 @@ def nan_spreads(trial: Trial) -> Judgement:
     reached = beside.expected.reached(name, np.isnan(case.tensors[name].astype(float)))
     lost = reached & np.isnan(want.exact)
     hidden = lost & ~np.isnan(got)
-    # Which of two is the larger, or which branch is taken, is open where one of them is nan.
+    # The definition leaves the result of a comparison with NaN open, so it may hide the NaN.
     if hidden.any() and not beside.expected.compared:
         at = tuple(int(i) for i in np.argwhere(hidden)[0])
         raise Deviation(
-            f"the loss of a nan at {list(at)}",
+            f"the loss computed from a NaN at {list(at)}",
             got[at],
             np.nan,
             check=f"value[{', '.join(map(str, at))}].isnan()" if at else "value.isnan()",
             case=case,
         )
     others = replace(want, budget=np.where(reached, np.inf, want.budget))
-    # Where there is no other element, nothing shows whether it spreads.
-    return trial.agree(got, others, "the loss beside a nan", case=case)
+    # A loss with a single element does not show whether the NaN spreads to others.
+    return trial.agree(got, others, "the loss of an element not computed from the NaN", case=case)
 
 
 def _poisoned(case: Case, name: str) -> Case:
-    """The case with a nan in the middle of one tensor."""
+    """Return the case with a NaN in the middle of one tensor."""
     array = case.tensors[name].copy()
     array.flat[array.size // 2] = np.nan
     return case.with_(

@@ -1,1 +1,1 @@
-"""Run an implementation under test: load it, call it, keep what came of it."""
+"""Run an implementation under test: load it, call it, and keep the outcome."""

@@ -1,4 +1,4 @@
-"""A call: the arguments that an implementation gets for a case."""
+"""The call of an implementation for a case: how its arguments are built and passed."""
 
 from __future__ import annotations
 
@@ -20,18 +20,22 @@ from lossspec.spec.roles import Role
 
 @dataclass(frozen=True, eq=False)
 class Expression:
-    """What a Python expression in torch stands for; a function prints as, and equals, the text."""
+    """A Python expression that may use torch; it prints as, and equals, its text.
+
+    Attributes:
+        text: The source of the expression.
+    """
 
     text: str
 
     @property
     def meaning(self) -> Any:
-        """The object that the expression makes; a function is the expression itself."""
+        """The value of the expression, or the expression itself if the value is callable."""
         made = eval(self.text, {"torch": torch})
         return self if callable(made) else made
 
     def __call__(self, *tensors: Any) -> Any:
-        """Call what the expression stands for."""
+        """Call the function that the expression evaluates to."""
         return eval(self.text, {"torch": torch})(*tensors)
 
     def __repr__(self) -> str:
@@ -45,7 +49,7 @@ class Expression:
 
 
 def unsupported_argument(under_test: LossUnderTest, case: Case) -> str | None:
-    """The first argument of a case that the implementation's signature lacks, if any."""
+    """Return the first argument of a case that the implementation does not take, if any."""
     loss, form = under_test.loss, under_test.loss.form(case.form)
     for name in case.tensors:
         if name in form.tensors:
@@ -68,7 +72,7 @@ def unsupported_argument(under_test: LossUnderTest, case: Case) -> str | None:
 
 
 def _ignores(loss: Loss, case: Case, name: str) -> bool:
-    """Whether a parameter is the index of targets that do not count, and some are of it."""
+    """Return whether a parameter is an ignored index that occurs in the case's target."""
     roles = loss.form(case.form).tensors.items()
     return any(
         getattr(role, "ignored_by", None) == name
@@ -80,7 +84,13 @@ def _ignores(loss: Loss, case: Case, name: str) -> bool:
 def without(under_test: LossUnderTest, case: Case, name: str) -> Case | None:
     """Drop an argument that the implementation does not take.
 
-    None if the remaining call is not valid.
+    Args:
+        under_test: The implementation under test.
+        case: The case with the argument.
+        name: The argument, as `unsupported_argument` names it.
+
+    Returns:
+        The remaining case, or None if the remaining call is not valid.
     """
     loss, form = under_test.loss, under_test.loss.form(case.form)
     if name.startswith("reduction="):
@@ -97,7 +107,7 @@ def without(under_test: LossUnderTest, case: Case, name: str) -> Case | None:
     tensors = dict(case.tensors)
     if _ignores(loss, case, name):
         if not all(np.isfinite(x).all() for x in tensors.values() if x.dtype.kind not in "iub"):
-            return None  # what lies in an ignored row was not meant to count
+            return None  # inf or nan of an ignored row would count without the parameter
         for given, role in form.tensors.items():
             if getattr(role, "ignored_by", None) == name:
                 array = tensors[given]
@@ -112,7 +122,7 @@ def without(under_test: LossUnderTest, case: Case, name: str) -> Case | None:
 
 
 def owned(under_test: LossUnderTest, case: Case) -> dict[str, str]:
-    """The tensors that the class owns, with the names of its parameters."""
+    """Return the tensors that the class owns, with the paths of the module's parameters."""
     if under_test.surface == "function":
         return {}
     roles = under_test.loss.roles(under_test.loss.form(case.form))
@@ -120,7 +130,7 @@ def owned(under_test: LossUnderTest, case: Case) -> dict[str, str]:
 
 
 def constructor(under_test: LossUnderTest, case: Case) -> dict[str, Any]:
-    """What the class's constructor takes besides parameters and tensors."""
+    """Return the constructor's arguments other than parameters and tensors, such as sizes."""
     derive = under_test.loss.constructor
     if under_test.surface == "function" or derive is None:
         return {}
@@ -129,9 +139,12 @@ def constructor(under_test: LossUnderTest, case: Case) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Positional:
-    """A tensor that is passed by position; through : torch's function that it goes through first.
+    """A tensor that is passed by position.
 
-    axis : the axis along which that function works.
+    Attributes:
+        name: The tensor's name in the case.
+        through: The function of torch that is applied to the tensor first, such as `log_softmax`.
+        axis: The axis along which that function works.
     """
 
     name: str
@@ -139,7 +152,7 @@ class Positional:
     axis: int | None = None
 
     def passed(self, given: Any) -> Any:
-        """Return what the call gets for a tensor; anything else goes as it is."""
+        """Apply `through` to a tensor; return anything else unchanged."""
         if self.through is None or not isinstance(given, torch.Tensor):
             return given
         return getattr(torch, self.through)(given, dim=self.axis)
@@ -149,11 +162,17 @@ class Positional:
 class Call:
     """A case as a call of an implementation: it is executed, printed and written as a script.
 
-    positional : what goes by position, in order. tensor_keywords : tensors that go by keyword.
-    keywords : everything else that goes by keyword; the class surface passes both kinds of
-    keywords to its constructor. owned : tensors that the class owns, with the names of its
-    parameters. result : the attribute of what the call returns that holds the loss, if any.
-    replaced : tensors, parameters or a reduction that stand in place of the case's own.
+    The class surface passes both kinds of keywords to the constructor.
+
+    Attributes:
+        under_test: The implementation under test.
+        case: The case.
+        positional: The tensors that are passed by position, in order.
+        tensor_keywords: The names of the tensors that are passed by keyword.
+        keywords: Everything else that is passed by keyword.
+        owned: The tensors that the class owns, with the paths of the module's parameters.
+        result: The attribute of the returned object that holds the loss, if it has one.
+        replaced: Tensors, parameters or a reduction that are passed instead of the case's own.
     """
 
     under_test: LossUnderTest
@@ -191,7 +210,7 @@ class Call:
 
     @property
     def roles(self) -> Mapping[str, Role]:
-        """The roles of the tensors."""
+        """The role of each tensor, by name."""
         return self.under_test.loss.roles(self.under_test.loss.form(self.case.form))
 
     @property
@@ -200,26 +219,31 @@ class Call:
         return tuple(name for name in self.case.requires_grad if name not in self.replaced)
 
     def passed_keywords(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
-        """Everything that goes by keyword, taking tensors from a mapping."""
+        """Return everything that is passed by keyword, with its tensors from a mapping."""
         return {**{name: tensors[name] for name in self.tensor_keywords}, **self.keywords}
 
     def meant_keywords(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
-        """The same, with the objects that expressions stand for."""
+        """Return the same as `passed_keywords`, with each `Expression` evaluated."""
         return {
             name: given.meaning if isinstance(given, Expression) else given
             for name, given in self.passed_keywords(tensors).items()
         }
 
     def handed(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
-        """The tensors that the call gets, as they are or as they become on their way to it."""
+        """Return the tensors that the call gets, after the functions in `Positional.through`."""
         given = dict(tensors)
         given.update((one.name, one.passed(tensors[one.name])) for one in self.positional)
         return given
 
     def instance(self, tensors: dict[str, Any]) -> Any:
-        """Construct the module, or give the function its keywords.
+        """Construct the module, or bind the function to its keywords.
 
-        Tensors that the class owns become parameters, which take their places in `tensors`.
+        Args:
+            tensors: The case's tensors, by name. Those that the class owns are copied into the
+                module's parameters, and the parameters replace them in this dictionary.
+
+        Returns:
+            The callable that takes the positional tensors.
         """
         target: Any = self.under_test.construct(self.meant_keywords(tensors))
         if isinstance(target, torch.nn.Module):
@@ -228,14 +252,14 @@ class Call:
         for name, path in self.owned.items():
             shape = getattr(dict(target.named_parameters()).get(path), "shape", None)
             if altered and (shape is None or shape.numel() != tensors[name].numel()):
-                continue  # the constructor has made another module where it should have raised
+                continue  # the constructor accepted arguments that it should have refused
             parameter = target.get_parameter(path)
             parameter.data = torch.reshape(tensors[name], parameter.shape).detach()
             tensors[name] = parameter.requires_grad_(tensors[name].requires_grad)
         return target
 
     def constructed(self, tensors: dict[str, Any]) -> Callable[[Mapping[str, Any]], Any]:
-        """Construct it; what is returned takes the tensors as `handed` gives them."""
+        """Construct the call; return a function of the tensors that `handed` returns."""
         target, result = self.instance(tensors), self.result
         given = [one.name for one in self.positional]
 
@@ -247,7 +271,7 @@ class Call:
 
 
 def _keywords(under_test: LossUnderTest, case: Case) -> dict[str, Any]:
-    """The arguments that go by keyword, tensors left out."""
+    """Return the arguments that are passed by keyword, without tensors."""
     passed = constructor(under_test, case)
     for name, value in case.parameters.items():
         if name not in case.omitted and under_test.takes(name):
@@ -259,9 +283,9 @@ def _keywords(under_test: LossUnderTest, case: Case) -> dict[str, Any]:
 
 
 def arguments(under_test: LossUnderTest, case: Case, device: str) -> dict[str, Any]:
-    """The case's tensors as torch tensors, laid out and requiring gradients as it says.
+    """Return the case's tensors as torch tensors, with its layouts and required gradients.
 
-    The crash checkpoint takes the case for the call that comes next.
+    The case is recorded in the crash checkpoint, since its call comes next.
     """
     under_way(case)
     roles = under_test.loss.roles(under_test.loss.form(case.form))
@@ -276,7 +300,7 @@ def arguments(under_test: LossUnderTest, case: Case, device: str) -> dict[str, A
 def argument(
     role: Role, given: Any, layout: str = "contiguous", device: str = "cpu"
 ) -> torch.Tensor | float | tuple[float, ...]:
-    """What is passed for the numbers of one role; anything but an array as it is."""
+    """Return the argument for the numbers of one role; return anything but an array unchanged."""
     if not isinstance(given, np.ndarray):
         return given
     if not role.scalar:
@@ -286,31 +310,31 @@ def argument(
 
 
 def keywords(under_test: LossUnderTest, case: Case, tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything that a case's call passes by keyword."""
+    """Return everything that the call of a case passes by keyword."""
     return Call.of(under_test, case).passed_keywords(tensors)
 
 
 def handed(under_test: LossUnderTest, case: Case, tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """The tensors that a case's call gets, as they are or as they become on their way to it."""
+    """Return the tensors that the call of a case gets, as `Call.handed` does."""
     return Call.of(under_test, case).handed(tensors)
 
 
 def instance(
     under_test: LossUnderTest, case: Case, tensors: dict[str, Any], replaced: Mapping[str, Any]
 ) -> Any:
-    """The module or the function with its keywords; tensors that it owns become its parameters."""
+    """Construct the module of a case, or bind the function, as `Call.instance` does."""
     return Call.of(under_test, case, replaced).instance(tensors)
 
 
 def constructed(
     under_test: LossUnderTest, case: Case, tensors: dict[str, Any], replaced: Mapping[str, Any]
 ) -> Callable[[Mapping[str, Any]], Any]:
-    """What takes the tensors of a case; those that the class owns become its parameters."""
+    """Construct the call of a case, as `Call.constructed` does."""
     return Call.of(under_test, case, replaced).constructed(tensors)
 
 
 def invoke(under_test: LossUnderTest, case: Case, tensors: Mapping[str, Any]) -> Any:
-    """The case's call on other tensors than its own: traced ones, say."""
+    """Make the call of a case on other tensors than its own, such as traced ones."""
     given, call = dict(tensors), Call.of(under_test, case)
     return call.constructed(given)(call.handed(given))
 
@@ -318,7 +342,11 @@ def invoke(under_test: LossUnderTest, case: Case, tensors: Mapping[str, Any]) ->
 def ready(
     under_test: LossUnderTest, case: Case, device: str = "cpu"
 ) -> tuple[Callable[[], Any], dict[str, Any]]:
-    """The case constructed once, to be called as often as one likes on the same tensors."""
+    """Construct a case once, to be called any number of times on the same tensors.
+
+    Returns:
+        The call without arguments, and its tensors by name.
+    """
     tensors, call = arguments(under_test, case, device), Call.of(under_test, case)
     made = call.constructed(tensors)
     inputs = {n: t for n, t in tensors.items() if isinstance(t, torch.Tensor)}
@@ -331,7 +359,7 @@ def ready(
 
 
 def _move(module: torch.nn.Module, tensors: Mapping[str, Any]) -> None:
-    """Put a module where its tensors are, since it is constructed on the host."""
+    """Move a module to the device of its tensors, since it is constructed on the host."""
     places = (tensor.device for tensor in tensors.values() if isinstance(tensor, torch.Tensor))
     device = next(places, torch.device("cpu"))
     if device.type != "cpu":

@@ -16,7 +16,7 @@ from lossspec.execution.tensors import to_numpy
 from lossspec.safe_text import foreign_error
 from lossspec.spec.roles import Role
 
-#: How many characters of a tensor are written, and so how many numbers at most.
+#: The most characters that are written of a tensor, which also limits its numbers.
 LISTED = 300
 
 
@@ -27,13 +27,17 @@ def call_text(
     *,
     backward: bool = False,
 ) -> str:
-    """The call as a person would type it; its shapes alone where that cannot be written.
+    """Return a call as a person would type it, or only its shapes if it cannot be written.
 
-    backward : whether to write its backward too, with the cotangent (the upstream gradient).
+    Args:
+        under_test: The implementation under test.
+        case: The case whose call is written.
+        replaced: Arguments that are passed instead of the case's own.
+        backward: Whether to write the backward call too, with the cotangent.
     """
     try:
         return _written(Call.of(under_test, case, replaced), backward)
-    except Exception as error:  # of lossspec itself: what the call shows must not be lost by it
+    except Exception as error:  # an error of ours must not lose the deviation that is reported
         shapes = ", ".join(f"{n}: {dtype_name(x)} {list(x.shape)}" for n, x in case.tensors.items())
         why = foreign_error(error)
         return f"# {under_test.loss.name} of {shapes}; the call could not be written ({why})"
@@ -49,7 +53,7 @@ def _written(call: Call, backward: bool) -> str:
     lines = [f"{name} = {text}" for name, text in given.items()]
     lines += _expression(call, backward)
     if backward:
-        lines.append("# the cotangent (upstream gradient):")
+        lines.append("# the cotangent (the gradient that backward receives):")
         lines.append(f"value.backward({_short(np.asarray(case.upstream(case.reduction)))})")
     for name, layout in case.layouts.items():
         if name not in replaced and not roles[name].scalar:
@@ -58,7 +62,12 @@ def _written(call: Call, backward: bool) -> str:
 
 
 def _expression(call: Call, named: bool) -> list[str]:
-    """Return the lines of the call itself; named : whether its value gets a name."""
+    """Return the lines of the call itself.
+
+    Args:
+        call: The call to write.
+        named: Whether to assign the result to `value`.
+    """
     loss = call.under_test.loss
     extra = [f"{name}={name}" for name in call.tensor_keywords]
     for name, value in call.keywords.items():
@@ -86,7 +95,7 @@ def _positional(one: Positional) -> str:
 
 
 def _passed(role: Role, array: np.ndarray) -> str:
-    """What a call passes for the numbers of a role, as Python."""
+    """Return the Python text of the argument for the numbers of a role."""
     if not role.scalar:
         return _short(array)
     text = repr(argument(role, array))
@@ -94,7 +103,7 @@ def _passed(role: Role, array: np.ndarray) -> str:
 
 
 def _replaced(value: Any) -> str:
-    """What a call passes in place of a case's own, as Python."""
+    """Return the Python text of an argument that replaces the case's own."""
     if isinstance(value, torch.Tensor):
         return _short(to_numpy(value))
     return f"{_short(value)}.numpy()" if isinstance(value, np.ndarray) else repr(value)
@@ -102,7 +111,7 @@ def _replaced(value: Any) -> str:
 
 def _short(array: Any) -> str:
     part = array
-    for axis in range(array.ndim):  # a large one is cut before it is written
+    for axis in range(array.ndim):  # cut a large array before repr, which is slow
         keep = max(1, LISTED * part.shape[axis] // max(part.size, 1))
         part = part[(slice(None),) * axis + (slice(keep),)]
     text = repr(part.tolist() if part.dtype.kind == "c" else listed(part)).replace("'", "")

@@ -1,6 +1,6 @@
-"""Crash checkpoint: what a campaign does next, on disk, for the process that takes over.
+"""Crash checkpoint: the record on disk of the call that a campaign makes next.
 
-The process that takes over leaves out what has ended its predecessor, and shows the call.
+If the process dies, its replacement reads the record, skips that step and reports the call.
 """
 
 from __future__ import annotations
@@ -14,38 +14,57 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-#: In place of the number of a case: the process had made calls that may have damaged it before.
+#: Recorded instead of the case number if earlier calls may have damaged the process.
 SUSPECT = -3
-#: Bytes of a line: the number of the case, and the clause or whatever else comes next.
+#: Bytes of a line, which holds the case number and the next step, such as a clause.
 _WIDTH = 64
-#: Bytes in front of a call: how many bytes it takes.
+#: Bytes of the length that precedes a pickled call.
 _LENGTH = 8
 
 
 @dataclass(frozen=True)
 class Underway:
-    """A call that was under way: its case, and the arguments that were replaced in it."""
+    """A call that was running when its process died.
+
+    Attributes:
+        case: The case of the call.
+        replaced: The arguments that were passed instead of the case's own.
+    """
 
     case: Any
     replaced: Mapping[str, Any] = field(default_factory=dict)
 
 
 def crashes(directory: Path | None, campaign: str) -> list[tuple[int, str]]:
-    """The cases and steps in which a campaign that no process runs has ended one, if it told."""
+    """Return the cases and steps that ended a process of a campaign which no process runs now.
+
+    Args:
+        directory: The folder of the checkpoints, or None if there is none.
+        campaign: The name of the campaign.
+
+    Returns:
+        The case number and the step of each death; empty if none was recorded.
+    """
     if directory is None or not (path := _path(directory, campaign)).exists():
         return []
     return _read(path.read_text())
 
 
 def fatal_call(directory: Path | None, campaign: str, death: int) -> Underway | None:
-    """The call that was under way in one of the deaths of a campaign, if it was noted."""
+    """Return the call that was running in one of the deaths of a campaign, if it was recorded.
+
+    Args:
+        directory: The folder of the checkpoints, or None if there is none.
+        campaign: The name of the campaign.
+        death: The position of the death, counted from 0.
+    """
     if directory is None:
         return None
     try:
         data = _of_call(_path(directory, campaign), death).read_bytes()
         length = int.from_bytes(data[:_LENGTH], "big")
         found = pickle.loads(data[_LENGTH : _LENGTH + length]) if length else None
-    except Exception:  # what cannot be read back is not shown
+    except Exception:  # a damaged record must not fail the report
         return None
     return found if isinstance(found, Underway) else None
 
@@ -64,15 +83,19 @@ def _of_call(path: Path, death: int) -> Path:
 
 #: Whether a campaign of this process has made calls that may have damaged its memory.
 _process = {"suspect": False}
-#: The checkpoint of the campaign that runs, if it has one.
+#: The checkpoint of the running campaign, if it has one.
 _current: list[CrashCheckpoint] = []
 
 
 class CrashCheckpoint:
-    """What a campaign does next, and in what its earlier processes ended.
+    """The next step of a campaign, and the steps in which its earlier processes died.
 
-    A file of lines, a death each; the last one is overwritten while the campaign runs, and is gone
-    when it ends well. Beside it lies a file for each process with the call that it made last.
+    A file holds one line for each death. The last line is overwritten while the campaign runs, and
+    removed when the campaign ends well. Another file for each process holds its latest call.
+
+    Attributes:
+        deaths: The case number and the step of each death.
+        calls: The call of each death; None if it was not recorded.
     """
 
     def __init__(self, directory: Path, campaign: str) -> None:
@@ -86,9 +109,16 @@ class CrashCheckpoint:
         self._suspect = _process["suspect"]
 
     def enter(self, case: int, step: str) -> bool:
-        """Note the next step with a case; False where that has ended a process.
+        """Record the next step, and return whether it may be taken.
 
-        A process that an earlier campaign may have damaged is not held against the step.
+        A step is not blamed for the death of a process that an earlier campaign may have damaged.
+
+        Args:
+            case: The number of the case.
+            step: The clause or other step.
+
+        Returns:
+            False if this step with this case has ended a process before.
         """
         if (case, step) in self.deaths:
             return False
@@ -98,27 +128,33 @@ class CrashCheckpoint:
         return True
 
     def note(self, call: Underway) -> None:
-        """Note the call that comes next."""
+        """Record the call that comes next."""
         if self._blamed:
             return
         try:
             data = pickle.dumps(call)
-        except Exception:  # such as an argument of a local class: the step is known all the same
+        except Exception:  # an argument of a local class cannot be pickled; record only the step
             data = b""
         os.pwrite(self._call, len(data).to_bytes(_LENGTH, "big") + data, 0)
 
     def endanger(self) -> None:
-        """From now on calls are made that may damage the process, also for later campaigns."""
+        """Record that the calls from now on may damage the process, for later campaigns too."""
         _process["suspect"] = True
 
     def blame(self, case: int, step: str, call: Underway) -> None:
-        """Hold the end of this process, whenever it comes, against a step and its call."""
+        """Blame a step and its call for the death of this process, whenever it happens.
+
+        Args:
+            case: The number of the case.
+            step: The clause or other step.
+            call: The call of that step.
+        """
         if not self._blamed and self.enter(case, step):
             self.note(call)
             self._blamed = True
 
     def leave(self) -> None:
-        """The campaign is over, and its process lives; one that is blamed may still end it."""
+        """Close the checkpoint at the end of the campaign; keep the line of a blamed step."""
         if not self._blamed:
             os.ftruncate(self._file, _WIDTH * len(self.deaths))
         os.close(self._file)
@@ -127,7 +163,7 @@ class CrashCheckpoint:
 
 @contextmanager
 def noting(checkpoint: CrashCheckpoint | None) -> Iterator[None]:
-    """Note the calls that are made meanwhile, if there is a checkpoint."""
+    """Record the calls that are made in this context, if there is a checkpoint."""
     if checkpoint is None:
         yield
         return
@@ -139,6 +175,11 @@ def noting(checkpoint: CrashCheckpoint | None) -> Iterator[None]:
 
 
 def under_way(case: Any, replaced: Mapping[str, Any] | None = None) -> None:
-    """Note that a call comes next, where a campaign with a checkpoint runs."""
+    """Record the next call, if a campaign with a checkpoint is running.
+
+    Args:
+        case: The case of the call.
+        replaced: The arguments that are passed instead of the case's own.
+    """
     if _current:
         _current[-1].note(Underway(case, dict(replaced or {})))

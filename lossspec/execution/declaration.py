@@ -1,4 +1,4 @@
-"""The declaration of an implementation: the abilities that it is then held to."""
+"""The declaration of an implementation: the abilities that it claims and must then have."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ATTRIBUTE = "__lossspec__"
 
 
 class Ability(StrEnum):
-    """What an implementation may do beyond a call in float32; the value is the word for it."""
+    """An ability beyond a call in float32; its value is the word that a declaration uses."""
 
     AUTOCAST = "autocast"
     BFLOAT16 = "bfloat16"
@@ -41,39 +41,54 @@ DTYPES = (Ability.BFLOAT16, Ability.FLOAT16, Ability.FLOAT64)
 
 @dataclass(frozen=True)
 class AllBut:
-    """Every loss but those with these names."""
+    """All losses except some.
+
+    Attributes:
+        names: The names of the excepted functions and classes.
+    """
 
     names: frozenset[str]
 
 
 def all_but(*names: str) -> AllBut:
-    """Return every loss but those with these names, for a declaration.
+    """Return all losses except those with these names, for a declaration.
 
-    >>> Declaration(supports={"vmap": all_but("ctc_loss")})
+    Args:
+        *names: Names of functions or classes.
+
+    Example:
+        >>> Declaration(supports={"vmap": all_but("ctc_loss")})
     """
     return AllBut(frozenset(names))
 
 
-#: The losses that have an ability: all or none of them, those of some names, or all but those.
+#: The losses that have an ability: all, none, those with some names, or all except those.
 Losses = bool | AllBut | Collection[str]
 Supports = Iterable[str] | Mapping[str, Losses]
 
 
 @dataclass(frozen=True)
 class Declaration:
-    """The abilities that an implementation declares; one that is not there is a deviation.
+    """The abilities that an implementation declares.
 
-    An ability that is not declared is inferred: a call that raises is then unsupported. A wrong
-    number is a deviation either way.
+    A declared ability that does not work is a deviation. An ability that is not declared is
+    inferred: a call that raises is reported as unsupported. A wrong number is always a deviation.
 
-    supports : words for abilities (`Ability`), or a mapping from such words to True, False, names
-    of losses or `all_but(...)`. differentiable : whether results have a gradient, or "twice" where
-    second derivatives work too. compiles : whether it works under torch.compile. conventions : by
-    loss, the values of parameters that the signature lacks, where these are not torch's defaults.
+    Attributes:
+        supports: The words of the abilities (`Ability`), or a mapping from such words to True,
+            False, names of losses or `all_but(...)`.
+        differentiable: Whether results have a gradient; "twice" if second derivatives work too.
+        compiles: Whether the losses work under torch.compile.
+        conventions: For each loss, the values of the parameters that its signature lacks. A
+            parameter that is not listed has torch's default.
 
-    UnknownName and ArgumentError say which words, names and values are known.
+    Raises:
+        UnknownName: A word or a name is not known; the message lists the known ones.
+        ArgumentError: A value is not allowed; the message lists the allowed ones.
+        ArgumentTypeError: A value has a wrong type.
 
-    >>> Declaration(supports={"vmap", "float16"}, compiles=True, differentiable="twice")
+    Example:
+        >>> Declaration(supports={"vmap", "float16"}, compiles=True, differentiable="twice")
     """
 
     supports: Supports = ()
@@ -86,9 +101,17 @@ class Declaration:
         _check_conventions(self.conventions)
 
     def check(self, losses: Iterable[Loss]) -> None:
-        """Raise UnknownName or ArgumentError for a loss or a parameter that there is not."""
+        """Check that the declaration names known losses, parameters and values.
+
+        Args:
+            losses: All losses that an implementation may have.
+
+        Raises:
+            UnknownName: A loss or a parameter is not known.
+            ArgumentError: The loss must refuse the value of a convention.
+        """
         known = {name: loss for loss in losses for name in (loss.name, loss.module) if name}
-        assert isinstance(self.supports, Mapping), "made so when the declaration is"
+        assert isinstance(self.supports, Mapping), "__post_init__ turns it into a mapping"
         named = [name for chosen in self.supports.values() for name in _names(chosen)]
         for name in (*named, *self.conventions):
             if name not in known:
@@ -100,23 +123,23 @@ class Declaration:
                     raise UnknownName(f"parameter of {name}", word, list(parameters))
                 if value in parameters[word].refused:
                     raise ArgumentError(
-                        f"conventions: {name} must refuse {word}={value!r}, so it can be no "
-                        "convention"
+                        f"conventions: {name} must refuse {word}={value!r}; declare a value that "
+                        "it accepts"
                     )
 
     def abilities(self, loss: Loss) -> dict[Ability, bool]:
-        """Return what is declared of a loss, by ability; an ability not named is not there."""
-        assert isinstance(self.supports, Mapping), "made so when the declaration is"
+        """Return whether a loss has each declared ability; undeclared abilities are left out."""
+        assert isinstance(self.supports, Mapping), "__post_init__ turns it into a mapping"
         return {Ability(word): _holds(chosen, loss) for word, chosen in self.supports.items()}
 
     def convention(self, loss: Loss) -> dict[str, Any]:
-        """Return the declared values of the parameters that a loss lacks."""
+        """Return the declared values of the parameters that the signature of a loss lacks."""
         names = [loss.name, *([loss.module] if loss.module else [])]
         return {k: v for name in names for k, v in self.conventions.get(name, {}).items()}
 
 
 def _abilities(declaration: Declaration) -> dict[Ability, Losses]:
-    """Every declared ability with its losses."""
+    """Return every declared ability with its losses."""
     found: dict[Ability, Losses] = {}
     for word, losses in _given(declaration.supports).items():
         found[_ability(word)] = _losses(word, losses)
@@ -137,14 +160,14 @@ def _abilities(declaration: Declaration) -> dict[Ability, Losses]:
             continue
         if found.setdefault(ability, bool(value)) is not bool(value):
             raise ArgumentError(
-                f"{keyword}={getattr(declaration, keyword)!r} and supports={ability.value!r} say "
-                "different things; say it once"
+                f"{keyword}={getattr(declaration, keyword)!r} contradicts supports for "
+                f"{ability.value!r}; declare it once"
             )
     return found
 
 
 def _given(supports: Any) -> Mapping[Any, Any]:
-    """What was given for `supports` as a mapping."""
+    """Return `supports` as a mapping from words to losses."""
     if isinstance(supports, Mapping):
         return supports
     words = (supports,) if isinstance(supports, str) else supports
@@ -165,7 +188,7 @@ def _ability(word: Any) -> Ability:
 
 
 def _losses(word: str, losses: Any) -> Losses:
-    """Check what was given as the losses of an ability."""
+    """Return the losses of an ability, after a check of their type."""
     given = (losses,) if isinstance(losses, str) else losses
     if isinstance(given, bool | AllBut):
         return given
@@ -195,7 +218,7 @@ def _names(losses: Losses) -> Collection[str]:
 
 
 def _holds(losses: Losses, loss: Loss) -> bool:
-    """Whether a loss is one of the losses."""
+    """Return whether a loss is one of these losses."""
     if isinstance(losses, bool):
         return losses
     named = not {loss.name, loss.module}.isdisjoint(_names(losses))

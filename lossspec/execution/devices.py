@@ -1,4 +1,4 @@
-"""Devices: which exist, and what they can hold."""
+"""The devices of this machine, and the dtypes that they can hold."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lossspec.safe_text import foreign_error, one_line
 
 
 def present() -> list[str]:
-    """The device types of this machine: the processor and every accelerator."""
+    """Return the device types of this machine: the CPU and the accelerator, if it has one."""
     found = ["cpu"]
     accelerator = torch.accelerator.current_accelerator()
     if accelerator is not None and torch.accelerator.is_available():
@@ -24,13 +24,13 @@ def present() -> list[str]:
 
 
 def accelerates(device: str) -> bool:
-    """Whether a device is another than the host."""
+    """Return whether a device is an accelerator rather than the CPU."""
     return torch.device(device).type != "cpu"
 
 
 @cache
 def dtype_problem(device: str, dtype: str) -> str | None:
-    """Why a device cannot hold a dtype; None when it can."""
+    """Return why a device cannot hold a dtype, or None if it can."""
     try:
         torch.zeros(1, dtype=torch_dtype(dtype)).to(device)
     except (RuntimeError, TypeError) as error:
@@ -39,15 +39,26 @@ def dtype_problem(device: str, dtype: str) -> str | None:
 
 
 def given_devices(given: Any) -> tuple[str, ...]:
-    """The devices that Python code names; DeviceError when there is no such one."""
+    """Return the devices that a Python argument names, such as "all" or a torch.device.
+
+    Raises:
+        DeviceError: This machine has no such device.
+    """
     try:
-        return chosen((str(given),))  # a torch.device stands for its name
+        return chosen((str(given),))  # str of a torch.device is its name
     except DeviceError as error:
         raise DeviceError(str(error).removeprefix("--")) from None
 
 
 def chosen(names: Sequence[str]) -> tuple[str, ...]:
-    """The devices that `--device` names; `all` is every one present. DeviceError otherwise."""
+    """Return the devices that `--device` names, each once.
+
+    Args:
+        names: Names of devices; `all` stands for every device type of this machine.
+
+    Raises:
+        DeviceError: A name is not a device of torch, or this machine has no such device.
+    """
     devices: list[str] = []
     for name in names:
         if name == "all":
@@ -62,11 +73,14 @@ def chosen(names: Sequence[str]) -> tuple[str, ...]:
             ) from None
         if device.type not in present():
             raise DeviceError(
-                f"--device {name}: no such device here{suggestion(name, [*present(), 'all'])}"
+                f"--device {name}: this machine has no such device"
+                f"{suggestion(name, [*present(), 'all'])}"
             )
         if ":" in name and device.type != "cpu":
             count = torch.accelerator.device_count()
             if device.index >= count:
-                raise DeviceError(f"--device {name}: there are {count} of type {device.type}")
+                raise DeviceError(
+                    f"--device {name}: the last device of this type is {device.type}:{count - 1}"
+                )
         devices.append(name)
     return tuple(dict.fromkeys(devices))

@@ -1,4 +1,4 @@
-"""Implementations named by the path of a file: `path/to/file.py`, `path/to/file.py:attribute`."""
+"""Implementations that are named by a file: `path/to/file.py` or `path/to/file.py:attribute`."""
 
 from __future__ import annotations
 
@@ -17,20 +17,27 @@ _PATH = re.compile(r"(.*\.py)(?::(.*))?", re.DOTALL)
 
 
 def parts(name: str) -> tuple[str, str] | None:
-    """Return the path and the attribute that a name consists of, None when it names no file."""
+    """Return the path and the attribute in a name, or None if the name does not name a file."""
     match = _PATH.fullmatch(name)
     return (match[1], match[2] or "") if match else None
 
 
 def loaded(name: str) -> ModuleType:
-    """Return the module in the file that a name starts with, importing what lies beside it.
+    """Import the file that a name starts with; modules beside the file can be imported too.
 
-    ImplementationError says which file is missing, or which line of it raised.
+    Args:
+        name: `path/to/file.py`, with or without `:attribute`.
+
+    Returns:
+        The module.
+
+    Raises:
+        ImplementationError: The file is missing, or a line of it raised.
     """
     path, attribute = parts(name) or (name, "")
     if attribute.startswith(":"):
         raise ImplementationError(
-            f"--impl {name}: one colon stands before an attribute; "
+            f"--impl {name}: write one colon before an attribute; "
             f"try {path}:{attribute.lstrip(':')}"
         )
     file = found(path)
@@ -47,7 +54,7 @@ def loaded(name: str) -> ModuleType:
     module = sys.modules[module_name] = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except BaseException as error:  # an exit or a skip in it must not pass for a run's
+    except BaseException as error:  # a SystemExit or pytest skip in the file must not end the run
         sys.modules.pop(module_name, None)
         if isinstance(error, KeyboardInterrupt):
             raise
@@ -57,10 +64,10 @@ def loaded(name: str) -> ModuleType:
 
 
 def found(path: str) -> Path:
-    """Return the file of a path as a person types it, seen from the current directory."""
+    """Return the absolute path of a typed one, relative to the current directory."""
     try:
         return Path(path).expanduser().resolve()
-    except (OSError, RuntimeError, ValueError):  # a loop of links, an unknown user, a null byte
+    except (OSError, RuntimeError, ValueError):  # a link loop, an unknown user, a null byte
         return Path(path)
 
 
@@ -71,7 +78,7 @@ def name_of(file: Path) -> str:
 
 
 def _holds(name: str, file: Path) -> bool:
-    """Whether a module name is free, or already stands for the file."""
+    """Return whether a module name is free or already belongs to the file."""
     if name not in sys.modules:
         return True
     held = getattr(sys.modules[name], "__file__", None)
@@ -79,38 +86,38 @@ def _holds(name: str, file: Path) -> bool:
 
 
 def _cure(error: BaseException, file: Path) -> str:
-    """What to do about errors of import that a file has only when it is named by its path."""
+    """Say how to fix an import error that a file has only because it is named by its path."""
     if isinstance(error, ImportError) and "relative import" in str(error):
         folders = [file.parent]
         while (folders[0] / "__init__.py").is_file():
             folders.insert(0, folders[0].parent)
         module = ".".join([*(folder.name for folder in folders[1:]), file.stem])
         if len(folders) > 1:
-            return f"; the file belongs to a package: name it {module}, from {folders[0]}"
-        return "; a file that is named by its path imports what lies beside it without the dot"
+            return f"; the file is part of a package: run in {folders[0]} with --impl={module}"
+        return "; a file that is named by its path cannot use relative imports: remove the dot"
     if isinstance(error, ImportError) and error.path and found(error.path) == file:
-        return f"; this file is found in place of the module {file.stem!r}: give it another name"
+        return f"; this file hides the module {file.stem!r}: rename the file"
     return ""
 
 
 def beside(path: str, attribute: str = "") -> str:
-    """Say what is nearest to a name that is a path without `.py`, or a part of one with commas."""
+    """Suggest a file for a name that is a path without `.py` or a part of a path with commas."""
     file = Path(f"{path}.py")
     if path and file.is_file():
         rest = f":{attribute.lstrip(':')}" if attribute else ""
         return f"; did you mean {file}{rest}?"
     if "/" in path and Path(path).is_dir():
-        return f"; {_inside(Path(path))}"
+        return f"; it is {_inside(Path(path))}"
     return _comma(Path(path))
 
 
 def stems() -> list[str]:
-    """Return what could be imported from the current directory."""
+    """Return the modules that can be imported from the current directory."""
     return sorted(file.stem for file in Path().glob("*.py"))
 
 
 def _absent(name: str, path: str) -> str:
-    """Say that a path leads to no file, and what is nearest to it."""
+    """Say that a path is not a file, and suggest one."""
     file = Path(path)
     if file.is_dir():
         return f"{path!r} is {_inside(file)}"
@@ -121,13 +128,13 @@ def _absent(name: str, path: str) -> str:
 
 
 def _inside(folder: Path) -> str:
-    """Say what a directory holds that could have been named."""
+    """List the Python files of a directory for a message."""
     files = sorted(file.name for file in folder.glob("*.py"))
     return f"a directory; name a file in it: {_some(files)}" if files else "a directory"
 
 
 def _comma(file: Path) -> str:
-    """Say that commas separate names, when a path is one part of a file's name that has some."""
+    """Say that commas separate names, if a path is a part of a file name with commas."""
     try:
         names = sorted(other.name for other in file.parent.iterdir() if "," in other.name)
     except (OSError, ValueError):
@@ -137,7 +144,7 @@ def _comma(file: Path) -> str:
 
 
 def _near(file: Path) -> str:
-    """Say which file may have been meant, or what the folder holds."""
+    """Suggest a file with a similar name, in the same folder or in a similar one."""
     folder = file.parent
     if not folder.is_dir():
         above = next((parent for parent in folder.parents if parent.is_dir()), Path())
@@ -153,7 +160,7 @@ def _near(file: Path) -> str:
 
 
 def _module(file: Path) -> str:
-    """Return the module that a path spells, when there is one to import."""
+    """Return the dotted name of a path if a module of that name can be imported, else ""."""
     name = ".".join(part for part in file.with_suffix("").parts if part != ".")
     try:
         return name if importlib.util.find_spec(name) is not None else ""

@@ -1,4 +1,4 @@
-"""Torch's global switches: what a call leaves changed is put back, and told of."""
+"""Global state guard: torch's global settings are restored after a call, and changes recorded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ from lossspec.execution.torch_private import set_deterministic, set_grad_enabled
 
 @dataclass(frozen=True)
 class Setting:
-    """One of them: the expression that reads it, and what writes it."""
+    """A global setting of torch.
+
+    Attributes:
+        name: Its name in a message.
+        code: The Python expression that reads it.
+        read: The function that reads it.
+        write: The function that sets it.
+    """
 
     name: str
     code: str
@@ -25,7 +32,13 @@ class Setting:
 
 @dataclass(frozen=True)
 class Changed:
-    """A switch that a call did not leave as it found it."""
+    """A setting that a call has changed.
+
+    Attributes:
+        switch: The setting.
+        before: Its value before the call.
+        after: Its value after the call.
+    """
 
     switch: Setting
     before: Any
@@ -48,7 +61,7 @@ def _deterministic(on: bool) -> None:
 
 @cache
 def settings() -> tuple[Setting, ...]:
-    """Every switch; made on first use, so that importing this module does not load torch."""
+    """Return every setting; made on first use, so that importing this module loads no torch."""
     return (
         _switch("grad mode", set_grad_enabled, "is_grad_enabled"),
         _switch("the default dtype", torch.set_default_dtype, "get_default_dtype"),
@@ -69,7 +82,11 @@ def settings() -> tuple[Setting, ...]:
 
 @contextmanager
 def preserved(changed: list[Changed] | None = None) -> Iterator[None]:
-    """Put back what is changed in it, and note it in a list if there is one."""
+    """Restore the settings that are changed in this context.
+
+    Args:
+        changed: A list that receives the changes; None to restore them only.
+    """
     before = [switch.read() for switch in settings()]
     try:
         yield
@@ -85,7 +102,7 @@ def preserved(changed: list[Changed] | None = None) -> Iterator[None]:
 
 @contextmanager
 def other_settings() -> Iterator[None]:
-    """Grad mode, the default dtype and determinism are set as few users set them."""
+    """Change grad mode, the default dtype and the deterministic flag to unusual values."""
     usual = torch.get_default_dtype() is torch.float32
     with preserved():
         set_grad_enabled(not torch.is_grad_enabled())

@@ -1,4 +1,4 @@
-"""The implementation under test, and the loss of it that is judged."""
+"""The implementation under test and each of its losses."""
 
 from __future__ import annotations
 
@@ -20,17 +20,23 @@ from lossspec.spec.loss import Loss
 from lossspec.spec.roles import Surface
 
 
-#: How wrappers say that they do not take what they were passed; not that it is of a wrong type.
 @dataclass(frozen=True, eq=False)
 class LossUnderTest:
-    """One loss of one implementation on one surface: what a campaign judges.
+    """One loss of one implementation on one surface, as a campaign judges it.
 
-    target : the function, or the class. On the class surface everything but the tensors of the
-    form goes to the constructor. found : where an import finds it, as `package.module:expression`
-    or `path/to/file.py:expression`; empty when no import does. refused : keywords that one with
-    **keywords turned out not to take. abilities : what is declared of it; an ability that is not
-    there is inferred. conventions : declared values of parameters that its signature lacks. shown :
-    abilities that some call has shown already, which need not be tried again.
+    On the class surface, all arguments but the tensors of the form are passed to the constructor.
+
+    Attributes:
+        implementation: The name of the implementation.
+        loss: The spec of the loss.
+        surface: "function" or "class".
+        target: The function or the class.
+        found: The place to import it from, as `package.module:expression` or
+            `path/to/file.py:expression`; empty if it cannot be imported.
+        refused: The keywords that a target with **keywords has refused in a call.
+        abilities: Whether it has each declared ability; other abilities are inferred.
+        conventions: The declared values of parameters that its signature lacks.
+        shown: The abilities that a call has already proved, which need no further trial.
     """
 
     implementation: str
@@ -44,24 +50,24 @@ class LossUnderTest:
     shown: set[Ability] = field(default_factory=set)
 
     def declares(self, ability: Ability) -> bool:
-        """Whether it declares an ability, and so must have it."""
+        """Return whether it declares an ability, and so must have it."""
         return self.abilities.get(ability, False)
 
     def lacked(self, name: str) -> Any:
-        """The value of a parameter where its signature lacks it."""
+        """Return the value that a parameter has if the signature lacks it."""
         return self.conventions.get(name, self.loss.parameters[name].default)
 
     @cached_property
     def keywords(self) -> frozenset[str] | None:
-        """Names of the arguments it takes by keyword; None when it takes any."""
-        # An instance of nn.Module takes anything by keyword and passes it to its forward.
+        """The names of the arguments that it takes by keyword; None if it takes any."""
+        # The signature of an nn.Module instance is (*args, **kwargs); that of forward is not.
         target = (
             self.target
             if inspect.isclass(self.target)
             else (getattr(self.target, "forward", self.target))
         )
         if getattr(target, "__init__", None) is torch.nn.Module.__init__:
-            return frozenset()  # its (*args, **kwargs) take nothing
+            return frozenset()  # the constructor's (*args, **kwargs) refuse every argument
         try:
             signature = inspect.signature(target)
         except (TypeError, ValueError):
@@ -70,7 +76,7 @@ class LossUnderTest:
         if any(p.kind is p.VAR_KEYWORD for p in parameters):
             return None
         if self.surface == "function":
-            # The first ones are the tensors, also one that is named as an option is: `log_input`.
+            # The first parameters are tensors, even if one has the name of an option (`log_input`).
             tensors = min(len(form.tensors) for form in self.loss.forms)
             parameters = [
                 p for i, p in enumerate(parameters) if i >= tensors or p.kind is p.KEYWORD_ONLY
@@ -80,16 +86,16 @@ class LossUnderTest:
         )
 
     def takes(self, name: str) -> bool:
-        """Whether it has an argument of that name."""
+        """Return whether it takes an argument of that name."""
         if self.surface == "class" and name == "reduction" and self.loss.results:
-            return False  # it returns them all
+            return False  # the returned object holds the result of every reduction
         return name not in self.refused if self.keywords is None else name in self.keywords
 
     def refuses(self, error: BaseException | None) -> bool:
-        """Whether a call failed because of a keyword that the target does not take; it is noted.
+        """Return whether a call failed because the target refuses a keyword, and record that.
 
-        No signature tells of it where keywords are handed on, or where torch has scripted the
-        target.
+        The signature does not show this if the target passes its keywords on, or if it is
+        scripted by torch.
         """
         if self.keywords is not None or not isinstance(error, TypeError | RuntimeError):
             return False
@@ -103,7 +109,7 @@ class LossUnderTest:
         return bool(named)
 
     def construct(self, keywords: Mapping[str, Any]) -> Callable[..., Any]:
-        """The callable that takes the form's tensors: the module, or the function with keywords."""
+        """Return the callable of the form's tensors: the module, or the function with keywords."""
         if self.surface == "class":
             module: Callable[..., Any] = self.target(**keywords)
             return module
@@ -115,17 +121,30 @@ class LossUnderTest:
 class Implementation:
     """A set of losses to judge.
 
-    functions : by name as in `torch.nn.functional`, called as those are. classes : by name as in
-    `torch.nn`. Wrap anything with other names or conventions in a function of torch's signature.
-    A parameter that a signature lacks is unsupported, which is not a failure. own : specs beyond
-    the catalogue, of losses that it brings along. target : where it was loaded from. found : where
-    each function and class was, by its name. reference : whether it is torch itself, from which
-    other implementations may inherit a deviation. supports, differentiable, compiles, conventions :
-    what it declares, see `Declaration`; what it declares and does not do is a deviation.
+    Wrap losses with other names or conventions in functions of torch's signatures. A parameter
+    that a signature lacks is reported as unsupported, which is not a failure.
 
-    UnknownName lists the known names; SpecError where an own spec contradicts its examples.
+    Attributes:
+        name: The name in reports.
+        functions: Functions by their names in `torch.nn.functional`, with the same signatures.
+        classes: Classes by their names in `torch.nn`.
+        version: The version in reports.
+        own: Specs of further losses that the implementation has, beyond the catalogue.
+        target: The place that it was loaded from.
+        found: The place of each function and class, by its name.
+        reference: Whether it is torch itself, whose deviations other implementations may inherit.
+        supports: The abilities that it declares, as in `Declaration`.
+        differentiable: As in `Declaration`.
+        compiles: As in `Declaration`.
+        conventions: As in `Declaration`.
 
-    >>> Implementation("mine", functions={"mse_loss": lambda input, target: ...})
+    Raises:
+        UnknownName: A function or class has the name of no loss; the message lists known names.
+        SpecError: An own spec contradicts its examples.
+        ImplementationError: A class is given as an instance.
+
+    Example:
+        >>> Implementation("mine", functions={"mse_loss": lambda input, target: ...})
     """
 
     name: str
@@ -143,7 +162,7 @@ class Implementation:
 
     @cached_property
     def declaration(self) -> Declaration:
-        """What it declares."""
+        """The declared abilities and conventions."""
         return Declaration(self.supports, self.differentiable, self.compiles, self.conventions)
 
     def __post_init__(self) -> None:
@@ -165,7 +184,7 @@ class Implementation:
                 raise ImplementationError(f"{self.name}: {loss.module} {wrong}")
 
     def losses_under_test(self, loss: Loss) -> Iterator[LossUnderTest]:
-        """What it has of one loss: the function, the class, both or nothing."""
+        """Yield the function and the class of one loss, if the implementation has them."""
         held: tuple[tuple[Surface, str | None, Mapping[str, Callable[..., Any]]], ...] = (
             ("function", loss.name, self.functions),
             ("class", loss.module, self.classes),
@@ -183,7 +202,7 @@ class Implementation:
                 )
 
     def declaring(self, declaration: Declaration) -> Implementation:
-        """The same implementation with another declaration."""
+        """Return the same implementation with another declaration."""
         return replace(
             self,
             supports=declaration.supports,
@@ -194,7 +213,17 @@ class Implementation:
 
     @classmethod
     def of(cls, name: str, namespace: Any, version: str | None = None) -> Implementation:
-        """The losses that a module, class instance or other namespace has under torch's names."""
+        """Collect the losses that a namespace holds under torch's names.
+
+        Args:
+            name: The name in reports.
+            namespace: A module, an instance of a class or another object with attributes. An
+                `Implementation` is returned unchanged.
+            version: The version in reports.
+
+        Raises:
+            ImplementationError: The attribute `__lossspec__` is not a `Declaration`.
+        """
         if isinstance(namespace, Implementation):
             return namespace
         functions: dict[str, Callable[..., Any]] = {}
@@ -215,9 +244,14 @@ class Implementation:
 
 
 def declared_by(name: str, namespace: Any) -> Declaration | None:
-    """Return the declaration that a namespace carries, if any.
+    """Return the declaration in the attribute `__lossspec__` of a namespace, if it has one.
 
-    ImplementationError says what else stands under its attribute.
+    Args:
+        name: The name of the implementation, for the message.
+        namespace: A module or another object with attributes.
+
+    Raises:
+        ImplementationError: The attribute is not a `Declaration`.
     """
     declaration = getattr(namespace, ATTRIBUTE, None)
     if declaration is None or isinstance(declaration, Declaration):
@@ -228,10 +262,15 @@ def declared_by(name: str, namespace: Any) -> Declaration | None:
 
 
 def unconstructed(loss: Loss, target: Any, surface: Surface) -> str | None:
-    """Say that a target is an instance, if it is one and its class is what should be judged.
+    """Say that a target is an instance although its class is needed; None if the target is usable.
 
-    An instance has its arguments already: no call of it can pass a reduction, say. What takes all
-    of them in its call may stand for a function, but not for a class.
+    The arguments of an instance are fixed: its call cannot set the reduction, for example. An
+    instance whose call takes all arguments can serve as a function, but not as a class.
+
+    Args:
+        loss: The spec of the loss.
+        target: The object that was given for the function or the class.
+        surface: The surface that it was given for.
     """
     if target is None or inspect.isclass(target) or inspect.isroutine(target):
         return None
@@ -246,7 +285,7 @@ def unconstructed(loss: Loss, target: Any, surface: Surface) -> str | None:
     if not lost and not module:
         return None
     kind = type(target).__name__
-    each = f", so that it can be constructed with each {', '.join(lost)}" if lost else ""
+    each = f", so that each case can set {', '.join(lost)}" if lost else ""
     return (
         f"is an instance of {kind}, not a class: pass the class, {kind} without parentheses{each}"
     )

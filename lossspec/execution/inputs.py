@@ -16,13 +16,20 @@ Step = Callable[[], Any]
 
 
 class Inputs:
-    """The tensors of one call, which every arm is handed in turn, and how to make them fresh."""
+    """The tensors of one call, which every arm of a timing cell gets in turn.
+
+    Attributes:
+        case: The case of the call.
+        tensors: The case's tensors, by name.
+        given: The tensors that the call gets, by name.
+        bytes: The bytes of the tensors that the call gets.
+    """
 
     def __init__(self, loss: Loss, case: Case, device: str, under_test: LossUnderTest) -> None:
         self.case = case
         self.tensors = arguments(under_test, case, device)
         self.given = {
-            # What is computed on the way to the call (a log-softmax, say) is no part of it.
+            # A function applied before the call, such as log_softmax, must not be measured.
             name: value
             if value is self.tensors[name]
             else value.detach().requires_grad_(value.requires_grad)
@@ -34,17 +41,17 @@ class Inputs:
         self.bytes = sum(tensor.nbytes for tensor in plain)
 
     def call(self, under_test: LossUnderTest) -> Step:
-        """the implementation's call on these tensors, constructed."""
+        """Construct an implementation's call on these tensors."""
         given = dict(self.given)
         made = constructed(under_test, self.case, given, {})
-        # A class keeps some of them as its parameters, in the same memory.
+        # The parameters of a class share the memory of its tensors, but have their own gradients.
         self._leaves += [
             t for name, t in given.items() if t is not self.given[name] and hasattr(t, "grad")
         ]
         return lambda: made(given)
 
     def refill(self) -> None:
-        """As they were: the same numbers in the same place, and no gradient."""
+        """Restore the numbers in place, and clear the gradients."""
         with torch.no_grad():
             for tensor, master in self._masters:
                 tensor.copy_(master)
@@ -52,11 +59,11 @@ class Inputs:
             leaf.grad = None
 
     def gradients(self) -> list[torch.Tensor]:
-        """What backward left, in the order of the call."""
+        """Return the gradients that backward has left, in the order of the call."""
         return [leaf.grad.detach().clone() for leaf in self._leaves if leaf.grad is not None]
 
     def untouched(self) -> bool:
-        """Whether they hold what they were filled with; nan equals itself."""
+        """Return whether the tensors hold their original numbers; nan equals itself."""
         return all(
             torch.equal(tensor.detach().nan_to_num(), master.nan_to_num())
             for tensor, master in self._masters
@@ -64,7 +71,13 @@ class Inputs:
 
 
 def step(call: Step, mode: str) -> Step:
-    """One step of a mode; the gradient that a backward starts from is made beforehand."""
+    """Return one step of a timing mode.
+
+    Args:
+        call: The call, without arguments.
+        mode: "full" for the call and its backward; otherwise the call alone. The cotangent is
+            made before the first step.
+    """
     if mode != "full":
         return call
     upstream = torch.ones_like(call())

@@ -1,7 +1,6 @@
-"""How a tensor is stored: its layout and its bits.
+"""The storage of a tensor: its layout and its bits.
 
-A script of a deviation carries the source of these functions (`SCRIPTED`), so each of them needs
-nothing but torch.
+A reproduction script contains the source of these functions (`SCRIPTED`), so they use torch only.
 """
 
 from __future__ import annotations
@@ -13,14 +12,19 @@ import torch
 
 
 def laid_out(plain: torch.Tensor, layout: str) -> torch.Tensor:
-    """Return a tensor with the same numbers, stored in a layout."""
+    """Return a tensor with the same numbers in another layout.
+
+    Args:
+        plain: A contiguous tensor.
+        layout: The name of the layout. A tensor that cannot have it is returned unchanged.
+    """
     if plain.ndim == 0 or plain.numel() == 0:
         return plain
     if layout == "permuted":
         order = list(range(plain.ndim))[::-1]
         return plain.permute(order).contiguous().permute(order)
-    # What lies between must not be read; an integer there is a valid one, since a kernel that reads
-    # it nevertheless may take it for an address.
+    # The gaps hold numbers that no kernel may read. An integer there is a valid class index, so
+    # that a kernel which does read it stays within bounds.
     filler = 77 if plain.is_floating_point() else int(plain.max())
     if layout == "sliced":
         wide = torch.full((*plain.shape[:-1], plain.shape[-1] * 2 + 1), filler, dtype=plain.dtype)
@@ -46,7 +50,7 @@ def laid_out(plain: torch.Tensor, layout: str) -> torch.Tensor:
 
 
 def same_bits(x: torch.Tensor, y: torch.Tensor) -> bool:
-    """Whether two tensors of one shape and dtype hold the same bits (nan equals itself)."""
+    """Return whether two tensors have one shape, one dtype and the same bits."""
     if x.shape != y.shape or x.dtype != y.dtype:
         return False
     if x.dtype.is_complex:
@@ -58,7 +62,7 @@ def same_bits(x: torch.Tensor, y: torch.Tensor) -> bool:
 
 
 def without_numbers(value: Any) -> str | None:
-    """Name the kind of a tensor that has no plain numbers; None for anything else."""
+    """Name the kind of a nested, sparse or meta tensor; return None for anything else."""
     if not isinstance(value, torch.Tensor):
         return None
     if value.is_nested:
@@ -68,5 +72,5 @@ def without_numbers(value: Any) -> str | None:
     return "meta" if value.is_meta else None
 
 
-#: What a script carries.
+#: The functions whose source a reproduction script contains.
 SCRIPTED: tuple[Callable[..., Any], ...] = (laid_out, same_bits, without_numbers)

@@ -1,4 +1,4 @@
-"""Load the implementation that a name stands for."""
+"""Load the implementation of a name."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from lossspec.spec.loss import Loss
 ENTRY_POINTS = "lossspec.implementations"
 
 
-#: What lossspec ships, so that a checkout that is not installed has it too.
+#: The implementations that lossspec ships; listed here for a checkout that is not installed.
 SHIPPED = (
     EntryPoint("torch.nn", "lossspec.implementations.torch_nn:classes", ENTRY_POINTS),
     EntryPoint("torch.nn.functional", "lossspec.implementations.torch_nn:functions", ENTRY_POINTS),
@@ -35,18 +35,24 @@ SHIPPED = (
 
 
 def known() -> dict[str, EntryPoint]:
-    """The entry points of group `lossspec.implementations`, by name, not yet loaded."""
+    """Return the entry points of group `lossspec.implementations` by name, not yet loaded."""
     return {entry.name: entry for entry in (*SHIPPED, *entry_points(group=ENTRY_POINTS))}
 
 
 def load(name: str, losses: tuple[str, ...] = ()) -> Implementation:
     """Return the implementation of a name.
 
-    The name is an entry point, `package.module`, `package.module:attribute`, `path/to/file.py` or
-    `path/to/file.py:attribute`. A single function or class is judged as the loss that it is named
-    after or, failing that, as the one in `losses` when there is just one. A namespace declares what
-    it supports in its attribute `__lossspec__`; where it has none, its module's counts.
-    ImplementationError says what was tried.
+    A single function or class is judged as the loss of the same name. If no loss has its name, it
+    is judged as the only one in `losses`. A namespace declares its abilities in its attribute
+    `__lossspec__`; without this attribute, that of its module is used.
+
+    Args:
+        name: An entry point, `package.module`, `package.module:attribute`, `path/to/file.py` or
+            `path/to/file.py:attribute`.
+        losses: The losses that the user has selected.
+
+    Raises:
+        ImplementationError: No implementation was found; the message says what was tried.
     """
     entries = known()
     path, attribute, module = _module(name, entries)
@@ -57,7 +63,7 @@ def load(name: str, losses: tuple[str, ...] = ()) -> Implementation:
         implementation = Implementation.of(name, namespace, version)
     except (ImplementationError, KeyboardInterrupt):
         raise
-    except BaseException as error:  # a lazy namespace may import when it is looked at
+    except BaseException as error:  # reading an attribute of a lazy namespace may run an import
         raise ImplementationError(f"--impl {name}: {told(error)}") from error
     where = f"{path}:{attribute}" if attribute else path
     found = _places(implementation, namespace, where, f"{where}." if attribute else f"{path}:")
@@ -71,7 +77,7 @@ def load(name: str, losses: tuple[str, ...] = ()) -> Implementation:
         )
     if declaration is not None and implementation is not namespace:
         implementation = implementation.declaring(declaration)
-    # By the name that was typed, so that a command with it finds the implementation again.
+    # Keep the typed name, so that the commands in a report find the implementation again.
     return replace(
         implementation,
         name=name,
@@ -86,7 +92,9 @@ def _module(name: str, entries: Mapping[str, EntryPoint]) -> tuple[str, str, Mod
     from lossspec.execution import files
 
     if name.endswith(":"):
-        raise ImplementationError(f"--impl {name}: no attribute is named after the colon")
+        raise ImplementationError(
+            f"--impl {name}: no attribute follows the colon; name one or remove the colon"
+        )
     if name not in entries and (parts := files.parts(name)):
         return *parts, files.loaded(name)
     path, _, attribute = (entries[name].value if name in entries else name).partition(":")
@@ -96,10 +104,10 @@ def _module(name: str, entries: Mapping[str, EntryPoint]) -> tuple[str, str, Mod
 def _places(
     implementation: Implementation, namespace: Any, where: str, holds: str
 ) -> dict[str, str]:
-    """Return where an import finds each function and class, by its name."""
+    """Return the place to import each function and class from, by its name."""
     if implementation is not namespace:
         return {n: holds + n for n in (*implementation.functions, *implementation.classes)}
-    return {  # wrapped: what it holds may lie nowhere else
+    return {  # a function in an Implementation may not be an attribute of any module
         **{n: f"{holds}functions[{n!r}]" for n in implementation.functions},
         **{n: f"{holds}classes[{n!r}]" for n in implementation.classes},
         **implementation.found,
@@ -117,7 +125,7 @@ def _import(name: str, path: str, entries: Mapping[str, EntryPoint]) -> ModuleTy
         return importlib.import_module(path)
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # an exit or a skip in it must not pass for a run's
+    except BaseException as error:  # a SystemExit or pytest skip in it must not end the run
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         if name in entries:
             where = _declared(entries[name])
@@ -133,13 +141,13 @@ def _import(name: str, path: str, entries: Mapping[str, EntryPoint]) -> ModuleTy
 
 
 def _declared(entry: EntryPoint) -> str:
-    """An entry point, and the distribution that declares it."""
+    """Say that an entry point cannot be imported, and which distribution declares it."""
     by = f" of {entry.dist.name}" if entry.dist else ""
     return f"its entry point{by}, {entry.value!r}, cannot be imported"
 
 
 def _meant(name: str) -> str:
-    """What a path, or a dot or two colons before an attribute, may stand for."""
+    """Suggest a name for one with slashes, or with a dot or two colons before the attribute."""
     from lossspec.execution import files
 
     path, _, attribute = name.partition(":")
@@ -168,9 +176,12 @@ def _attribute(name: str, path: str, attribute: str, namespace: Any) -> Any:
 
 
 def told(error: BaseException, file: tuple[str, str] = ("", "")) -> str:
-    """Return an error in a line, with its place unless that is the import itself.
+    """Return an error on one line, with the place that raised it unless that is the import itself.
 
-    file : a file's own path, and how it was typed; a line in it is the place if there is one.
+    Args:
+        error: The error of an import.
+        file: The path of the imported file, and the path as the user typed it. The last line of
+            this file in the traceback is the place, if there is one.
     """
     own = (__file__, f"{Path(__file__).parent}/files.py", importlib.__file__)
     places = [
@@ -180,7 +191,7 @@ def told(error: BaseException, file: tuple[str, str] = ("", "")) -> str:
     ]
     if isinstance(error, SyntaxError) and error.filename:
         places = [(error.filename, error.lineno)]
-        error = SyntaxError(error.msg)  # its own text would name the place again
+        error = SyntaxError(error.msg)  # str(error) would name the place a second time
     places = [(file[1], line) for at, line in places if at == file[0]] or places
     place = "".join(f" ({at}, line {line})" for at, line in places[-1:])
     return f"{foreign_error(error)}{place}"
@@ -195,15 +206,15 @@ def _single(
 ) -> Implementation:
     own = getattr(target, "__name__", "")
     loss = _named(own)
-    if own in ("", "<lambda>"):  # a partial and a lambda have no other name than their attribute's
+    if own in ("", "<lambda>"):  # a partial or a lambda has no name but that of its attribute
         own = attribute.rpartition(".")[2]
         loss = None if isinstance(target, torch.nn.Module) else _named(own)
     if loss is None and len(losses) == 1:
         loss = _named(losses[0])
     elif loss is not None and losses and not {loss.name, loss.module} & set(losses):
         raise ImplementationError(
-            f"--impl {name}: its name makes it {loss.name}, which "
-            f"--loss={','.join(losses)} does not select"
+            f"--impl {name}: by its name it is judged as {loss.name}, which "
+            f"--loss={','.join(losses)} does not select; select {loss.name} or rename it"
         )
     for meant in (loss, _named(type(target).__name__)):
         if meant is not None and (wrong := unconstructed(meant, target, "function")) is not None:

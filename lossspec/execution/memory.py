@@ -1,4 +1,4 @@
-"""The memory that a call holds at its peak."""
+"""The peak memory of a call."""
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ from lossspec.execution.torch_private import allocations
 
 
 def peak(work: Step, device: str) -> int:
-    """The most bytes on a device that a piece of work held at once, beyond what was there before.
+    """Return the peak of the bytes that some work allocates on a device.
 
-    From torch's profiler, which sees every allocation; the same on every run.
+    torch's profiler records every allocation, so the number is the same in every run.
+
+    Args:
+        work: The work, without arguments.
+        device: The device whose memory is measured.
     """
-    # Its library tells of every start and stop on the screen otherwise.
+    # Without this the profiler's library prints a line at every start and stop.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     kind = device.partition(":")[0]
     activities = [torch.profiler.ProfilerActivity.CPU]
@@ -26,7 +30,7 @@ def peak(work: Step, device: str) -> int:
     with torch.profiler.profile(
         activities=activities, profile_memory=True, acc_events=True
     ) as seen:
-        kept = [work()]  # what it returns is alive until here, and counts
+        kept = [work()]  # keep the result alive, so that its memory counts
     kept.clear()
     events = [event for event in allocations(seen) if event.device == kind]
     held = top = 0
@@ -37,10 +41,10 @@ def peak(work: Step, device: str) -> int:
 
 
 def weighed(under_test: LossUnderTest, case: Case, device: str) -> tuple[int, int]:
-    """The peak of a full step, and the bytes of its inputs."""
+    """Return the peak memory of a call with its backward, and the size of its inputs, in bytes."""
     inputs = Inputs(under_test.loss, case, device, under_test)
     work = step(inputs.call(under_test), "full")
     inputs.refill()
-    work()  # what it builds once is no part of a step
+    work()  # the first step may allocate memory that later ones reuse
     inputs.refill()
     return peak(work, device), inputs.bytes

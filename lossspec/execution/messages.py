@@ -1,9 +1,9 @@
-"""Texts and names of torch and Python that a verdict depends on.
+"""Messages and names of torch and Python that a verdict depends on.
 
 No error class or attribute carries these facts. The wording was checked with torch 2.13.0 and
-2.14.1 and Python 3.11. Names and warnings that torch can be made to show are read from the torch
-in use. Each other function says what happens when its wording changes; tests/test_messages.py makes
-torch and Python say each text, and fails then.
+2.14.1 and Python 3.11. Warnings and names that torch can be made to produce are read from the
+installed torch. The other functions document the effect of a changed wording.
+tests/test_messages.py provokes each message, and fails if the wording changes.
 """
 
 from __future__ import annotations
@@ -21,20 +21,24 @@ _UNKNOWN = re.compile(r"\b(unexpected|unknown) (keyword )?(argument|option|param
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory does not suffice; an illegal access of it is a bug.
+    """Return whether an error reports too little memory, rather than an illegal access.
 
-    An allocation on a processor fails with a plain RuntimeError. If its wording changes, a batch
-    that this machine has no memory for counts as one that the implementation refuses.
+    A failed allocation on a CPU raises a plain RuntimeError. If its wording changes, a batch that
+    does not fit into memory counts as one that the implementation refuses.
     """
     known = isinstance(error, MemoryError | torch.OutOfMemoryError)
     return known or _NO_ROOM.search(str(error)) is not None
 
 
 def unknown_keywords(error: BaseException, keywords: Collection[str]) -> set[str]:
-    """Which of these keywords an error says to be unknown.
+    """Return those keywords that an error calls unknown.
 
-    If Python's wording changes, a call with an argument that an implementation lacks counts as one
-    that raises, rather than as unsupported.
+    If Python's wording changes, a call with an argument that the implementation lacks is reported
+    as raising rather than as unsupported.
+
+    Args:
+        error: The error of a call.
+        keywords: Keywords of that call.
     """
     known = {*keywords}
     named = known & {*re.findall(r"unexpected keyword argument '(\w+)'", str(error))}
@@ -44,20 +48,20 @@ def unknown_keywords(error: BaseException, keywords: Collection[str]) -> set[str
 
 
 def refuses_autocast(error: BaseException) -> bool:
-    """Whether an error says that a call is not meant for autocast.
+    """Return whether an error says that a call does not support autocast.
 
-    It is asked of implementations that do not declare autocast. Torch raises a plain RuntimeError
-    on accelerators for what it documents as unsafe there. If its wording changes, that counts as a
-    deviation.
+    This applies to implementations that do not declare autocast. On accelerators torch raises a
+    plain RuntimeError for calls that it documents as unsafe under autocast. If the wording
+    changes, such a call is reported as a deviation.
     """
     return "autocast" in f"{type(error).__name__}: {error}"[:200]
 
 
 def loss_kernels(value: torch.Tensor) -> set[str]:
-    """The names of torch's losses that a result was computed by, as its graph calls them.
+    """Return the names of the loss kernels of torch in the autograd graph of a result.
 
-    If torch names the nodes of its graph otherwise, an implementation that is made of torch's
-    kernel of another loss is held to what its own loss supports.
+    An implementation may call torch's kernel of another loss, and then has the abilities of that
+    loss. If torch renames the nodes of its graph, the abilities of its own loss are required.
     """
     seen: set[torch.autograd.graph.Node] = set() if value.grad_fn is None else {value.grad_fn}
     nodes = list(seen)
@@ -69,13 +73,13 @@ def loss_kernels(value: torch.Tensor) -> set[str]:
 
 
 def drops_imaginary_part(said: Collection[str]) -> bool:
-    """Whether one of these warnings is torch's of complex numbers that are made real ones."""
+    """Return whether torch has warned that a conversion dropped an imaginary part."""
     return any(_dropped() in warning for warning in said)
 
 
 @cache
 def _dropped() -> str:
-    """What torch warns of when complex numbers are made real ones."""
+    """Return the warning of torch for a conversion of complex numbers to real ones."""
     before = torch.is_warn_always_enabled()
     torch.set_warn_always(True)
     try:
@@ -84,18 +88,18 @@ def _dropped() -> str:
             torch.zeros((), dtype=torch.complex64).to(torch.float32)
     finally:
         torch.set_warn_always(before)
-    # The place in torch's source that follows in brackets is another one for each kernel.
+    # The location in torch's source, in brackets at the end, differs between kernels.
     return str(caught[0].message).partition(" (")[0]
 
 
 def differentiable_once(node: torch.autograd.graph.Node) -> bool:
-    """Whether a node of a graph stands for a backward that cannot be differentiated."""
+    """Return whether a node of a graph marks a backward that cannot be differentiated."""
     return node.name() == _once_name()
 
 
 @cache
 def _once_name() -> str:
-    """The name of the node that torch puts behind a backward that cannot be differentiated."""
+    """Return the name of the node that marks a backward that cannot be differentiated."""
 
     class Once(torch.autograd.Function):
         """A function whose gradient cannot be differentiated."""

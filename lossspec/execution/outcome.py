@@ -1,4 +1,4 @@
-"""Run one call of an implementation, and keep all that came of it."""
+"""Run one call of an implementation, and keep its result, gradients, error and side effects."""
 
 from __future__ import annotations
 
@@ -25,12 +25,18 @@ Phase = Literal["construct", "call", "backward"]
 
 @dataclass
 class Outcome:
-    """What came of a call: a value and gradients, or an error and the phase that raised it.
+    """The outcome of a call: a value and gradients, or an error.
 
-    inputs : the tensors that were handed over, after the call. before : copies from before it.
-    gradients : of the tensors that required one; None where backward left none. written : the
-    gradient from upstream after backward and before it, where that has written to it. changed :
-    torch's switches that were not left as they were, which they are again.
+    Attributes:
+        inputs: The tensors that were passed, by name, as they are after the call.
+        before: Copies of these tensors from before the call.
+        value: The result.
+        gradients: The gradient of each tensor that required one; None if backward left none.
+        error: The error of the call, if it raised.
+        phase: The phase that was reached last; it raised the error, if there is one.
+        written: The cotangent after and before backward, if backward has written to it.
+        warnings: The messages of the warnings.
+        changed: The global settings of torch that the call changed, which have been restored.
     """
 
     inputs: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -40,25 +46,25 @@ class Outcome:
     error: BaseException | None = None
     phase: Phase = "construct"
     written: tuple[torch.Tensor, torch.Tensor] | None = None
-    #: Whether the value has a wrong shape and so many elements that nothing but its shape is asked.
+    #: Whether the value has a wrong shape and too many elements; only its shape is reported then.
     oversized: bool = False
     warnings: list[str] = field(default_factory=list)
     changed: list[Changed] = field(default_factory=list)
 
     @property
     def returned(self) -> bool:
-        """Whether the call gave a value (its backward may still have failed)."""
+        """Whether the call returned a value; its backward may still have raised."""
         return self.error is None or self.phase == "backward"
 
     def keep(self, tensors: Mapping[str, Any]) -> None:
-        """Take note of what is handed over, before it is."""
+        """Record the tensors, and copies of them, before they are passed."""
         for name, tensor in tensors.items():
             if isinstance(tensor, torch.Tensor) and self.inputs.get(name) is not tensor:
                 self.inputs[name] = tensor
                 self.before[name] = tensor.detach().clone()
 
     def touched(self) -> list[str]:
-        """Inputs that no longer hold the bits they were handed over with."""
+        """Return the names of the inputs whose bits the call has changed."""
         return [
             name
             for name, tensor in self.inputs.items()
@@ -74,9 +80,14 @@ def perform(
     backward: bool = True,
     replaced: Mapping[str, Any] | None = None,
 ) -> Outcome:
-    """Construct, call and go backward, catching whatever the implementation raises.
+    """Construct, call and go backward, and catch every error that the implementation raises.
 
-    replaced : arguments (tensors, parameters, reduction) to pass instead of the case's own.
+    Args:
+        under_test: The implementation under test.
+        case: The case to run.
+        device: The device of the tensors.
+        backward: Whether to run backward, if the value has a gradient.
+        replaced: Arguments (tensors, parameters, reduction) to pass instead of the case's own.
     """
     tensors = arguments(under_test, case, device)
     if replaced:
@@ -101,7 +112,7 @@ def perform(
                     outcome.written = backward_from(outcome.value, case)
         except STOPS:
             raise
-        except BaseException as error:  # sys.exit too ends a call, and no more than that
+        except BaseException as error:  # even sys.exit in a loss must not end the run
             outcome.error = legible(error)
     outcome.warnings = [str(warning.message) for warning in caught]
     outcome.gradients = {
@@ -112,19 +123,19 @@ def perform(
     parameters = call.owned.keys() if outcome.error is None else set()
     for name in parameters & outcome.gradients.keys():
         gradient = outcome.gradients[name]
-        if gradient is None:  # a parameter that a call makes no use of
+        if gradient is None:  # the call does not use this parameter
             gradient = torch.zeros_like(tensors[name])
         outcome.gradients[name] = gradient.reshape(case.tensors[name].shape)
     return outcome
 
 
 def unimplemented(error: BaseException | None) -> TypeGuard[NotImplementedError]:
-    """Whether an error says that an implementation lacks something, which is no deviation."""
+    """Return whether an error is a NotImplementedError, which is not a deviation."""
     return isinstance(error, NotImplementedError)
 
 
 def legible(error: BaseException) -> BaseException:
-    """The error or, where its message cannot be made, one of the same name that says so."""
+    """Return an error unchanged, or one of the same name that says that `str` of it raises."""
     try:
         str(error)
     except Exception as second:
@@ -134,13 +145,13 @@ def legible(error: BaseException) -> BaseException:
 
 
 def dense(value: Any) -> Any:
-    """What came back; in place of a tensor without plain numbers, a thing named after its kind."""
+    """Return a result; replace a nested, sparse or meta tensor by an object that names its kind."""
     kind = without_numbers(value)
     return value if kind is None else type(f"a {kind} tensor, without plain numbers", (), {})()
 
 
 def oversized(value: Any, case: Case) -> bool:
-    """Whether a result has another shape than the contract's and too many numbers to be read."""
+    """Return whether a result has a wrong shape and too many elements to be read."""
     if not isinstance(value, torch.Tensor) or value.shape == case.cotangent.shape:
         return False
     return value.numel() > max(RESULT_NUMBERS, case.cotangent.size)
@@ -148,7 +159,7 @@ def oversized(value: Any, case: Case) -> bool:
 
 @cache
 def _handed_over() -> type[torch.autograd.Function]:
-    """What follows a result in the graph, and hands it a tensor as its gradient."""
+    """Return the autograd function that passes a given tensor to a result as its gradient."""
 
     class HandedOver(torch.autograd.Function):
         @staticmethod
@@ -168,25 +179,31 @@ def backward_from(
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
     """Go backward from a result with the cotangent of the case.
 
-    Returns the cotangent as it is afterwards, and as it was, where it has been written to.
+    Args:
+        value: The result.
+        case: The case, which holds the cotangent.
+        retain_graph: As in `torch.autograd.backward`.
+
+    Returns:
+        The cotangent after and before backward, or None if backward left it unchanged.
     """
     layout = case.upstream_layout(case.reduction)
     upstream = to_torch(case.upstream(case.reduction), layout, str(value.device)).to(value.dtype)
     if layout == "expanded" and value.numel():
-        upstream = upstream.flatten()[0]  # as of a sum: one number for all
+        upstream = upstream.flatten()[0]  # the backward of a sum expands one number
     if upstream.ndim and upstream.shape != value.shape:
-        upstream = upstream.new_ones(())  # clause `result-shape` tells of such a result
+        upstream = upstream.new_ones(())  # clause `result-shape` reports the wrong shape
     upstream = upstream.expand(value.shape)
     before = upstream.clone()
     if value.is_complex():
         torch.autograd.backward(value, upstream, retain_graph=retain_graph)
     else:
-        # Given a cotangent, torch would import its symbolic shapes first, which takes a second.
+        # torch imports its symbolic shapes if it gets a cotangent, which takes a second.
         end: torch.Tensor = _handed_over().apply(value, upstream)  # type: ignore[no-untyped-call]
         torch.autograd.backward(end, retain_graph=retain_graph)
     return None if same_bits(upstream, before) else (upstream, before)
 
 
 def differentiable(value: Any) -> bool:
-    """Whether backward can start from a result."""
+    """Return whether a result is a tensor that requires a gradient."""
     return isinstance(value, torch.Tensor) and value.requires_grad

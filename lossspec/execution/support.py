@@ -1,4 +1,4 @@
-"""What an implementation supports, found by watching a call."""
+"""The operations of a call, observed to infer what an implementation supports."""
 
 from __future__ import annotations
 
@@ -24,13 +24,16 @@ from lossspec.execution.torch_private import (
 def leaves_torch(
     under_test: LossUnderTest, case: Case, device: str = "cpu", *, backward: bool = False
 ) -> bool:
-    """Whether the result's numbers were computed outside torch's operations.
+    """Return whether the numbers of a result were computed outside torch's operations.
 
-    It follows the numbers of the inputs through every operation of torch. A result that none of
-    them reaches was made of numbers that left torch, by whatever name: through NumPy, through a
-    Python number, or in a kernel that writes to memory.
+    The numbers of the inputs are followed through every operation of torch. If they do not reach
+    the result, it was computed elsewhere: by NumPy, from Python numbers or by a foreign kernel.
 
-    backward : ask of the gradients instead of the result.
+    Args:
+        under_test: The implementation under test.
+        case: The case to run.
+        device: The device of the tensors.
+        backward: Whether to examine the gradients instead of the result.
     """
     flow = _flow()()
     inputs = arguments(under_test, case, device)
@@ -45,7 +48,7 @@ def leaves_torch(
     except STOPS:
         raise
     except BaseException:
-        return True  # it can only be told that it is no composition of torch's operations
+        return True  # a composition of torch's operations would not raise in a dispatch mode
     if not backward:
         return not flow.reaches(value)
     gradients = [getattr(tensor, "grad", None) for tensor in inputs.values()]
@@ -53,11 +56,12 @@ def leaves_torch(
 
 
 class _Followed:
-    """Notes every tensor that numbers of the followed ones reach through torch's operations.
+    """The tensors that the numbers of some tensors reach through torch's operations.
 
-    A tensor is known by its storage, which a detached one shares with the original. Storages are
-    kept, so that no other one takes their place while the call lasts. A storage whose bytes change
-    between two operations was written to from outside torch, and is followed no longer.
+    A tensor is identified by its storage, which a detached tensor shares with the original.
+    Storages are kept alive, so that their identities are not reused during the call. If the bytes
+    of a storage change between two operations, they were written from outside torch, and the
+    storage is no longer followed.
     """
 
     def __init__(self) -> None:
@@ -66,24 +70,24 @@ class _Followed:
         self.followed: dict[int, tuple[torch.UntypedStorage, torch.Tensor]] = {}
 
     def follow(self, things: Iterable[Any]) -> None:
-        """Note tensors that numbers have reached."""
+        """Add tensors that the followed numbers have reached."""
         for thing in things:
             if isinstance(thing, torch.Tensor) and (storage := _storage(thing)) is not None:
                 self.followed[storage_identity(storage)] = storage, _bytes(storage).clone()
 
     def reaches(self, thing: Any) -> bool:
-        """Whether a tensor holds such numbers."""
+        """Return whether the followed numbers have reached a tensor."""
         storage = _storage(thing) if isinstance(thing, torch.Tensor) else None
         if storage is None or storage_identity(storage) not in self.followed:
             return False
         _, before = self.followed[storage_identity(storage)]
         if before.is_meta:
-            return True  # there are no bytes that could have changed
+            return True  # a meta tensor has no bytes that could change
         return torch.equal(_bytes(storage), before)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = tree_leaves((args, kwargs))
-        # What an operation of another library computes is outside torch.
+        # An operation of another library, outside the namespace aten, computes outside torch.
         carries = func.namespace == "aten" and not _makes_new(func)
         reached = carries and any(self.reaches(thing) for thing in given)
         made = func(*args, **(kwargs or {}))
@@ -94,16 +98,17 @@ class _Followed:
 
 @cache
 def _makes_new(func: Any) -> bool:
-    """Whether an operation takes but the shape and dtype of its tensors, as `empty_like` does.
+    """Return whether an operation uses only the shape and dtype of its tensors: `empty_like`, say.
 
-    Such an operation takes `pin_memory` as whatever allocates does, and nothing to copy.
+    Such an operation has an argument `pin_memory`, like all that allocate. It has no
+    `non_blocking`, which the operations that copy have.
     """
     names = argument_names(func)
     return "pin_memory" in names and "non_blocking" not in names
 
 
 def _storage(tensor: torch.Tensor) -> torch.UntypedStorage | None:
-    """The storage of a tensor; None where it has none, as a sparse one."""
+    """Return the storage of a tensor, or None if it has none, such as a sparse tensor."""
     try:
         return tensor.untyped_storage()
     except (RuntimeError, NotImplementedError):
@@ -111,11 +116,11 @@ def _storage(tensor: torch.Tensor) -> torch.UntypedStorage | None:
 
 
 def _bytes(storage: torch.UntypedStorage) -> torch.Tensor:
-    """The bytes of a storage as a tensor that shares them."""
+    """Return a uint8 tensor that shares the bytes of a storage."""
     return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
 
 
 @cache
 def _flow() -> type[Any]:
-    """The class of modes that follow numbers; made on first use, for its base is torch's."""
+    """Return the dispatch mode that follows numbers; made late, since its base is imported late."""
     return type("Flow", (_Followed, dispatch_mode()), {})

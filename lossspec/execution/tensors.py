@@ -13,9 +13,13 @@ from lossspec.execution.layouts import same_bits as same_bits
 
 
 def to_torch(array: np.ndarray, layout: str = "contiguous", device: str = "cpu") -> torch.Tensor:
-    """The same bits as a tensor on a device, stored in one of `lossspec.cases.case.LAYOUTS`.
+    """Convert an array to a tensor with the same bits.
 
-    A layout that the shape does not allow (an expanded scalar, say) gives a contiguous tensor.
+    Args:
+        array: The array, in a dtype that torch has.
+        layout: One of `lossspec.cases.case.LAYOUTS`. The tensor is contiguous if its shape does
+            not allow the layout, such as a scalar that should be expanded.
+        device: The device of the tensor.
     """
     own = np.array(array, order="C")
     if dtype_name(array) == "bfloat16":
@@ -28,10 +32,9 @@ def to_torch(array: np.ndarray, layout: str = "contiguous", device: str = "cpu")
 
 
 def to_extended(tensor: torch.Tensor) -> np.ndarray:
-    """Exactly the numbers of a tensor, in longdouble on the host.
+    """Return the exact numbers of a tensor, in longdouble on the host.
 
-    An axis along which one number is repeated stays so: an expanded tensor of a million million
-    elements takes the memory of the numbers that it has.
+    Expanded axes stay expanded, so that an expanded tensor of 10¹² elements takes little memory.
     """
     shape = tuple(tensor.shape)
     plain = _distinct(tensor.detach()).cpu()
@@ -42,7 +45,7 @@ def to_extended(tensor: torch.Tensor) -> np.ndarray:
 
 
 def _distinct(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor with one element along each axis that repeats it."""
+    """Return a tensor with size 1 along its expanded axes."""
     if tensor.layout is not torch.strided or 0 not in tensor.stride():
         return tensor
     for axis, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
@@ -52,28 +55,28 @@ def _distinct(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def first_numbers(tensor: torch.Tensor, count: int) -> list[Any]:
-    """The first numbers of a tensor of any size, in the order of its elements."""
+    """Return at most `count` numbers of a tensor of any size, in the order of its elements."""
     part = tensor.detach()
-    for axis in range(part.ndim):  # what lies further along an axis comes later
+    for axis in range(part.ndim):  # elements beyond `count` along any axis come later in order
         part = part.narrow(axis, 0, min(part.shape[axis], count))
     numbers: list[Any] = part.flatten()[:count].tolist()
     return numbers
 
 
 def torch_dtype(name: str) -> torch.dtype:
-    """Torch's dtype of a name."""
+    """Return torch's dtype of a name."""
     dtype = getattr(torch, name)
     assert isinstance(dtype, torch.dtype)
     return dtype
 
 
 def dtype_of(tensor: torch.Tensor) -> str:
-    """The name of a tensor's dtype, as in `Case.dtype`."""
+    """Return the name of a tensor's dtype, as in `Case.dtype`."""
     return str(tensor.dtype).removeprefix("torch.")
 
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:
-    """The same bits as an array on the host, in the dtype that a case has it in."""
+    """Convert a tensor to an array on the host with the same bits, in numpy's dtype for it."""
     plain = tensor.detach().cpu().contiguous()
     if plain.dtype == torch.bfloat16:
         return np.asarray(plain.view(torch.int16).numpy().view(precision("bfloat16").numpy)).copy()
@@ -81,7 +84,12 @@ def to_numpy(tensor: torch.Tensor) -> np.ndarray:
 
 
 def from_extended(numbers: np.ndarray, like: torch.Tensor) -> torch.Tensor:
-    """The numbers, rounded once to the dtype of a tensor and on its device."""
+    """Round numbers once, to the dtype of a tensor and on its device.
+
+    Args:
+        numbers: The numbers, in longdouble.
+        like: The tensor with the dtype and the device.
+    """
     name = dtype_of(like)
     with np.errstate(all="ignore"):
         return to_torch(numbers.astype(precision(name).numpy), device=str(like.device))

@@ -1,4 +1,4 @@
-"""Patience: what never ends is interrupted; where nothing interrupts it, the process ends."""
+"""Timeouts: interrupt a call that takes too long, or end the process if that is impossible."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from lossspec.thresholds import BUSY, CALL_SECONDS, LAST, WAITS
 
 #: The limit in force, in seconds.
 LIMIT = CALL_SECONDS
-#: Arming the last resort starts a thread, so it is not done for every clause.
+#: Seconds between two starts of the watchdog, since each one starts a thread.
 OFTEN = 1.0
 
-#: A second Ctrl-C within so many seconds does not interrupt what the first one has begun.
+#: Seconds after a Ctrl-C in which another one is ignored, so that the first can end the run.
 AGAIN = 2.0
-#: What the KeyboardInterrupt of a signal is raised with.
+#: The arguments of the KeyboardInterrupt that a signal raises.
 _WORDS: dict[int, tuple[str, ...]] = {signal.SIGINT: (), signal.SIGTERM: ("SIGTERM",)}
 
 _asked: dict[str, Any] = {"told": None, "at": -AGAIN, "deaf": False}
@@ -28,19 +28,19 @@ _armed: dict[str, Any] = {"file": None, "at": 0.0, "watched": False}
 
 
 class CallTimeout(BaseException):
-    """Interrupts a call. No Exception, lest the implementation take it for one of its own."""
+    """An interruption of a call; not an Exception, so that an implementation does not catch it."""
 
 
-#: What is no error of the call that it ends: the user's interruption, and ours.
+#: Interruptions by the user and by us, which are not errors of the interrupted call.
 STOPS = (KeyboardInterrupt, CallTimeout)
 
 
 @contextmanager
 def time_limit() -> Iterator[None]:
-    """Raise CallTimeout in what takes longer than LIMIT, unless another timer is running.
+    """Raise CallTimeout in the context after LIMIT seconds, unless another timer is running.
 
-    What hardly gets a processor, or sleeps, is given a second LIMIT. A run that was told to end
-    does not get beyond it.
+    Code that sleeps or hardly gets a CPU may take `WAITS` times LIMIT. KeyboardInterrupt is raised
+    before or after the context if the run was asked to end.
     """
     stop_if_asked()
     if _armed["watched"]:
@@ -53,20 +53,20 @@ def time_limit() -> Iterator[None]:
     start, used = time.monotonic(), time.process_time()
 
     def interrupt(signum: int, frame: object) -> None:
-        # Beside others on a busy machine it may only have had to wait.
+        # On a busy machine the call may have waited for a CPU.
         waited = time.monotonic() - start > WAITS * LIMIT
         if waited or time.process_time() - used >= BUSY * LIMIT:
             raise CallTimeout
 
     before = signal.signal(signal.SIGALRM, interrupt)
-    # Again and again: what is interrupted may be a destructor, which loses the exception.
+    # The timer repeats, since a destructor swallows the exception if it is interrupted.
     signal.setitimer(signal.ITIMER_REAL, LIMIT, min(1.0, LIMIT / 4))
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-        stop_if_asked()  # what was found may come of an interruption that was caught
+        stop_if_asked()  # the loss may have caught the interruption and returned a wrong result
 
 
 def _free() -> bool:
@@ -75,16 +75,18 @@ def _free() -> bool:
 
 
 def ends_process() -> None:
-    """From now on end the process as the last resort, with every thread's traceback on stderr."""
+    """Enable the watchdog, which ends the process and writes every thread's traceback to stderr."""
     if _armed["file"] is None:
-        _armed["file"] = os.dup(2)  # of its own: pytest puts a file in 2's place
+        _armed["file"] = os.dup(2)  # a copy, since pytest replaces file descriptor 2
 
 
 def ends_orderly() -> Callable[[], None]:
-    """Take SIGINT and SIGTERM for a wish to end, and return what undoes that.
+    """Let SIGINT and SIGTERM raise KeyboardInterrupt, so that a run reports what it has judged.
 
-    The signal raises KeyboardInterrupt, so that a run reports what it has judged. A signal that
-    the process ignores, or that somebody else handles, is left alone.
+    A signal that is ignored, or that has a handler already, is left alone.
+
+    Returns:
+        A function that restores the former handlers.
     """
     _asked.update(told=None, at=-AGAIN, deaf=False)
     if threading.current_thread() is not threading.main_thread():
@@ -119,27 +121,27 @@ def _interrupt(signum: int, frame: object) -> None:
 
 
 def stop_if_asked() -> None:
-    """Raise KeyboardInterrupt if the run was told to end.
+    """Raise KeyboardInterrupt if the run was asked to end.
 
-    An implementation that catches everything, or a destructor, loses the first one.
+    This repeats the first one, which an implementation or a destructor may have swallowed.
     """
     if _asked["told"] is not None and not _asked["deaf"]:
         raise KeyboardInterrupt(*_asked["told"])
 
 
 def reports_now() -> None:
-    """From now on a signal to end is noted and interrupts nothing: the reports are written."""
+    """Stop signals from interrupting, so that the reports are written; they are still recorded."""
     _asked["deaf"] = True
 
 
 def told_to_end() -> bool:
-    """Whether the run was told to end, at any time."""
+    """Return whether the run was asked to end at any time."""
     return _asked["told"] is not None
 
 
 @contextmanager
 def watched() -> Iterator[None]:
-    """Where the last resort may be needed: each `time_limit` in it begins anew to wait for it."""
+    """Run the watchdog in this context; each `time_limit` in it restarts the wait."""
     _armed["watched"] = _armed["file"] is not None
     try:
         yield

@@ -1,7 +1,7 @@
-"""Private names of torch, each with why no public name will do; no other module uses any.
+"""Private names of torch, each with the reason why no public name serves.
 
-Checked with torch 2.13.0 and 2.14.1: tests/test_private_names.py calls each of them. A torch that
-has moved one of them breaks here and nowhere else.
+No other module uses private names, so a release of torch that moves one breaks only this module.
+Checked with torch 2.13.0 and 2.14.1; tests/test_private_names.py calls each function.
 """
 
 from __future__ import annotations
@@ -14,59 +14,75 @@ import torch
 
 
 def dispatch_mode() -> type[Any]:
-    """Return the base class of what sees every operation below autograd; none is public."""
+    """Return the base class of modes that see every operation below autograd; none is public."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
     return TorchDispatchMode
 
 
 def tree_leaves(nested: Any) -> list[Any]:
-    """List what stands in nested arguments, for which no function is public."""
+    """List the leaves of nested arguments, for which no function is public."""
     from torch.utils._pytree import tree_leaves as leaves
 
     return list(leaves(nested))
 
 
 def argument_names(operation: Any) -> set[str]:
-    """List the arguments of an operation that a mode sees, which only its schema names."""
+    """Return the names of an operation's arguments, which only its private schema holds."""
     return {argument.name for argument in operation._schema.arguments}
 
 
 def storage_identity(storage: torch.UntypedStorage) -> int:
-    """Tell storages apart: two over the same memory differ, which no public name shows."""
+    """Return the identity of a storage; public names show only the address of its memory."""
     return int(storage._cdata)
 
 
 def set_grad_enabled(on: bool) -> None:
-    """Set grad mode and nothing else: the public name makes a context that remembers the former."""
+    """Set grad mode; the public name is a context manager, which would restore the former mode."""
     torch._C._set_grad_enabled(on)
 
 
 def set_deterministic(on: bool, *, warn_only: bool) -> None:
-    """Set the deterministic flag; the public function imports the compiler, which takes seconds."""
+    """Set the deterministic flag; the public function imports the compiler, which takes seconds.
+
+    Args:
+        on: Whether to use deterministic algorithms only.
+        warn_only: Whether to warn instead of raising if an operation has none.
+    """
     torch._C._set_deterministic_algorithms(on, warn_only=warn_only)
 
 
 def without_subclasses() -> Any:
-    """Return a context in which no `__torch_function__` is called, for which no name is public."""
+    """Return a context that calls no `__torch_function__`; no public name makes one."""
     return torch._C.DisableTorchFunctionSubclass()
 
 
 def fake_tensor_mode() -> Any:
-    """Return a mode that makes fake tensors; it is imported here since that takes seconds."""
+    """Return a mode that makes fake tensors; the late import avoids seconds at startup."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     return FakeTensorMode()
 
 
 def occupy(cuda: Any, cycles: int) -> None:
-    """Keep a device busy for some cycles; cuda : torch's module, or a stand-in."""
+    """Keep a device busy for some time.
+
+    Args:
+        cuda: The module `torch.cuda`, or a stand-in for it.
+        cycles: The time, in clock cycles of the device.
+    """
     cuda._sleep(cycles)
 
 
 @dataclass(frozen=True)
 class Allocation:
-    """A change of the memory that is held on a device; freed bytes are negative."""
+    """A change of the memory that is allocated on a device.
+
+    Attributes:
+        start: The time of the change, in nanoseconds.
+        device: The device type.
+        bytes: The allocated bytes; negative if they were freed.
+    """
 
     start: int
     device: str
@@ -74,7 +90,7 @@ class Allocation:
 
 
 def allocations(profile: torch.profiler.profile) -> Iterator[Allocation]:
-    """List the allocations that a profile has seen, which only its raw results hold one by one."""
+    """Yield the allocations of a profile, which only its private raw results list one by one."""
     recorded: Any = profile.profiler
     for event in recorded.kineto_results.events():
         if event.name() == "[memory]":

@@ -1,1 +1,1 @@
-"""The oracle on somebody's own tensors: the right answer of a call, and what a result is off by."""
+"""The oracle for your own tensors: the right answer of a call, and the error of a result."""

@@ -1,4 +1,4 @@
-"""How a result compares with the right answer: right or wrong, where, and by how much."""
+"""The comparison of a result with the right answer: right or wrong, where, and by how much."""
 
 from __future__ import annotations
 
@@ -12,20 +12,25 @@ from lossspec.oracle.bounds import Bounded
 from lossspec.oracle.expected import Whole
 from lossspec.oracle.parts import GradientPart
 
-#: Why nothing is asked of a number.
+#: The reasons why a number is not compared.
 IGNORED = "in an ignored row"
 NOT_FINITE = "the exact number is not finite"
-TOO_SMALL = "the input is below the smallest number that a gradient is asked for"
-OVERFLOW = "the formula overflows in the dtype, or many kinks meet"
+TOO_SMALL = "the input is too small in the dtype for a comparison of gradients"
+OVERFLOW = "the formula overflows in the dtype, or too many kinks meet"
 NO_ELEMENTS = "the mean of no elements"
 
 
 @dataclass(frozen=True)
 class Worst:
-    """The number that is furthest off, measured in budgets.
+    """The number with the largest error, measured in budgets.
 
-    index : where it is. got, want : the two numbers. budget : how far rounding may take it.
-    budgets, ulps : how far off it is, in budgets and in units in the last place of the dtype.
+    Attributes:
+        index: The place of the number in its tensor.
+        got: The number in the result.
+        want: The exact number.
+        budget: The largest error that is accepted.
+        budgets: The error divided by the budget.
+        ulps: The error in ulps of the dtype.
     """
 
     index: tuple[int, ...]
@@ -44,11 +49,15 @@ class Worst:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One tensor beside its right answer.
+    """The comparison of one tensor with its right answer; true if it is right.
 
-    what : `value` or `gradient of NAME`. problem : why there are no numbers to compare; None
-    otherwise. compared, wrong : how many numbers were compared, and how many are beyond their
-    budget. not_asked : how many were not, by reason. worst : None when nothing was compared.
+    Attributes:
+        what: `value` or `gradient of NAME`.
+        problem: Why there are no numbers to compare, or None.
+        compared: How many numbers were compared.
+        wrong: How many of these exceed their budget.
+        not_asked: How many numbers were not compared, by reason.
+        worst: The number with the largest error; None if nothing was compared.
     """
 
     what: str
@@ -62,7 +71,7 @@ class Comparison:
         return self.problem is None and not self.wrong
 
     def plus(self, other: Comparison) -> Comparison:
-        """Return the comparison of two parts of one tensor."""
+        """Return the comparison of two parts of one tensor, added up."""
         worst = max((self.worst, other.worst), key=lambda one: one.budgets if one else -1.0)
         return Comparison(
             self.what,
@@ -79,7 +88,7 @@ class Comparison:
         asked = f"{self.wrong:,} of {self.compared:,} numbers wrong" if self.wrong else "right"
         if not self.wrong:
             asked += f", {self.compared:,} number{'' if self.compared == 1 else 's'} compared"
-        left = "".join(f"; {count:,} not asked: {why}" for why, count in self.not_asked.items())
+        left = "".join(f"; {count:,} not compared: {why}" for why, count in self.not_asked.items())
         if self.worst is None:
             return f"{self.what}: {asked}{left}"
         place = f" at {list(self.worst.index)}" if self.worst.index else ""
@@ -91,9 +100,12 @@ class Comparison:
 
 @dataclass(frozen=True, repr=False)
 class Agreement:
-    """Whether a result is right: true or false, and a comparison for each tensor.
+    """The comparisons of all tensors of a result; true if every tensor is right.
 
-    `str` tells of every tensor, a line each; `repr` of the worst one, on one line.
+    `str` prints one line for each tensor; `repr` prints one line for the worst tensor.
+
+    Attributes:
+        comparisons: One comparison for each tensor, the value first.
     """
 
     comparisons: tuple[Comparison, ...]
@@ -112,14 +124,21 @@ class Agreement:
         first = next((one for one in wrong if one.problem), None)
         if first is None:
             first = max(wrong, key=lambda one: one.worst.budgets if one.worst else 0.0)
-        # In front, since pytest shows the beginning and the end of a long one.
+        # The worst tensor comes first, since pytest shortens a long repr in the middle.
         brief = replace(first, not_asked=Counter())
         also = [one.what for one in wrong if one is not first]
         return f"<wrong: {brief}{'; wrong as well: ' if also else ''}{', '.join(also)}>"
 
 
 def compared(what: str, got: np.ndarray, want: Bounded, why: dict[str, np.ndarray]) -> Comparison:
-    """Compare numbers of one shape; why : for each reason, where nothing is asked."""
+    """Compare numbers with the right answer.
+
+    Args:
+        what: `value` or `gradient of NAME`.
+        got: The numbers of the result.
+        want: The exact numbers and budgets, of the same shape.
+        why: For each reason, a mask of the numbers that are not compared because of it.
+    """
     got, want = want.settled(got)
     error = want.error(got)
     left = np.isposinf(want.budget)
@@ -145,7 +164,13 @@ def compared(what: str, got: np.ndarray, want: Bounded, why: dict[str, np.ndarra
 
 
 def compared_gradient(part: GradientPart, got: np.ndarray, given: np.ndarray) -> Comparison:
-    """Compare the gradient of a part of a tensor; given : the numbers of that part."""
+    """Compare the gradient of a part of a tensor with the right answer.
+
+    Args:
+        part: The right answer for the part.
+        got: The gradient of the part.
+        given: The numbers of the part in the input.
+    """
     what = f"gradient of {part.name}"
     if part.bounded is None:
         return Comparison(what, not_asked=Counter({NO_ELEMENTS: got.size} if got.size else {}))
@@ -159,12 +184,12 @@ def compared_gradient(part: GradientPart, got: np.ndarray, given: np.ndarray) ->
 
 
 def compared_value(got: np.ndarray, want: Bounded, whole: Whole) -> Comparison:
-    """Compare the value; the mean of no elements must be nan."""
+    """Compare the value with the right answer; the mean of no elements must be nan."""
     return compared("value", got, want, {NOT_FINITE: ~np.isfinite(want.exact)})
 
 
 def _moved(worst: Worst, part: GradientPart) -> Worst:
-    """The same number, counted from the beginning of the whole tensor."""
+    """Return the number with its index in the whole tensor instead of in the part."""
     starts = (one.start or 0 for one in part.index)
     return replace(worst, index=tuple(i + n for i, n in zip(worst.index, starts, strict=True)))
 
@@ -180,7 +205,7 @@ def _worst(index: tuple[int, ...], got: np.floating, want: Bounded, budgets: flo
 
 
 def ulp(number: np.floating, dtype: Precision) -> np.floating:
-    """Return the distance between a number and the next one in a dtype."""
+    """Return one ulp: the distance between a number and the next one in a dtype."""
     if not np.isfinite(number) or number == 0:
         return Extended(dtype.smallest)
     spacing = 2 * Extended(dtype.unit) * Extended(2) ** np.floor(np.log2(abs(number)))

@@ -1,4 +1,4 @@
-"""The right answer of a call on somebody's own tensors, and a check of a result against it."""
+"""The right answer of a call on your own tensors, and a check of a result against it."""
 
 from __future__ import annotations
 
@@ -36,33 +36,38 @@ def expect(
     computed_in: str | torch.dtype | None = None,
     **keywords: Any,
 ) -> Answer:
-    """Return the right answer of a loss on your own tensors, which `Answer.check` compares with.
+    """Return the right answer of a loss on your own tensors, for `Answer.check`.
 
-    Nothing is computed before it is asked for. A large call is solved in parts: beside a copy of
-    the tensors that takes about 64 MiB, 100 bytes for each element of the unreduced loss, and
-    80 bytes for each number of a tensor that all rows share and a gradient is wanted of. A call
-    that cannot be cut, or one row of it, may take a few GiB; ArgumentError where it needs more.
+    Each part of the answer is computed when it is first read. A large call is solved in pieces.
+    Beside a copy of the tensors, that takes about 64 MiB of memory and 100 bytes for each element
+    of the unreduced loss. A tensor that all rows share takes 80 bytes more for each number, if its
+    gradient is read. A call that cannot be cut, or a single row, may take a few GiB.
 
     Args:
         loss: The name of a function or class, or a `Loss`.
-        *tensors: The tensors that torch's function takes by position, from any device, in one
-            dtype of the spec. Arrays of numpy are taken too. Tensors that a role passes `through`
-            a function, such as `log_probs` of ctc_loss through log_softmax, are those in front
-            of it; scores that are log-probabilities already stay as they are.
-        reduction: One of the loss; its default when left out.
-        upstream: The gradient of the result that backward starts from; ones when left out.
-        computed_in: A wider dtype that the implementation computes in. The budget is then that of
-            this dtype and of one rounding of each result to the dtype of the tensors. Left out,
-            the budget is that of the tensors' own dtype throughout.
+        *tensors: The tensors that torch's function takes by position, in one dtype of the spec
+            and on any device. Arrays of numpy are accepted. If the spec applies a function to a
+            tensor first (`through`), pass the input of that function: for `log_probs` of ctc_loss
+            pass the scores before log_softmax. Log-probabilities can be passed as scores, since
+            log_softmax does not change them.
+        reduction: A reduction of the loss; its default if left out.
+        upstream: The cotangent, in the shape of the result or one number; ones if left out.
+        computed_in: A wider dtype in which the implementation computes. The budget is then that
+            of this dtype, plus one rounding of each result to the tensors' dtype. If left out,
+            the budget is that of the tensors' dtype.
         **keywords: Optional tensors and parameters, by torch's names.
 
     Raises:
-        ArgumentError, ArgumentTypeError, UnknownName: The call is none that the spec knows.
+        ArgumentError: The tensors or values contradict the spec, or the call needs too much
+            memory.
+        ArgumentTypeError: An argument has a type or dtype that the spec does not allow.
+        UnknownName: A name is not known; the message lists similar ones.
 
-    >>> logits, target = torch.tensor([[1.0, 2.0], [0.0, 3.0]]), torch.tensor([1, 0])
-    >>> answer = lossspec.expect("cross_entropy", logits, target, label_smoothing=0.1)
-    >>> bool(answer.check(cross_entropy(logits, target, label_smoothing=0.1)))
-    True
+    Example:
+        >>> logits, target = torch.tensor([[1.0, 2.0], [0.0, 3.0]]), torch.tensor([1, 0])
+        >>> answer = lossspec.expect("cross_entropy", logits, target, label_smoothing=0.1)
+        >>> bool(answer.check(cross_entropy(logits, target, label_smoothing=0.1)))
+        True
     """
     spec = spec_of(loss)
     chosen = spec.reductions[0] if reduction is None else reduction
@@ -73,21 +78,32 @@ def expect(
 
 
 def spec_of(loss: Any) -> Loss:
-    """Return the spec of a loss that is given by its name or is one."""
+    """Return the spec of a loss that is given by name, or a given spec itself.
+
+    Raises:
+        ArgumentTypeError: The argument is neither a name nor a `Loss`.
+        UnknownName: No loss has the name.
+    """
     if isinstance(loss, Loss):
         return loss
     if not isinstance(loss, str):
         raise ArgumentTypeError(
-            f"loss comes first and is a name or a lossspec.Loss, got {one_line(repr(loss))}"
+            "the first argument, loss, must be a name or a lossspec.Loss, got "
+            f"{one_line(repr(loss))}"
         )
     return find(loss)
 
 
 class Answer:
-    """The right value and gradients of one call, each number with its error budget.
+    """The right value and gradients of one call, each number with its budget.
 
-    A number is right that is no further from the exact one than its budget. Nothing is asked where
-    the budget is infinite. Tensors are float64 on the host, rounded once from extended precision.
+    A number is right if its error is at most its budget. Numbers with an infinite budget are not
+    compared. All tensors are float64 on the host, rounded once from extended precision.
+
+    Attributes:
+        loss: The spec of the loss.
+        case: The call as a case.
+        rounded_to: The dtype of the results, if the case has a wider one; else None.
     """
 
     def __init__(self, loss: Loss, case: Case, rounded_to: str | None = None) -> None:
@@ -96,12 +112,12 @@ class Answer:
 
     @property
     def value(self) -> torch.Tensor:
-        """The exact result."""
+        """The exact result, in the shape of the result."""
         return _double(self._value.exact)
 
     @property
     def budget(self) -> torch.Tensor:
-        """How far rounding may take each number of the result."""
+        """The largest accepted error of each number of the result."""
         return _double(self._value.budget)
 
     @property
@@ -111,22 +127,25 @@ class Answer:
 
     @property
     def gradient_budgets(self) -> dict[str, torch.Tensor]:
-        """How far rounding may take each number of the gradients."""
+        """The largest accepted error of each number of the gradients."""
         return {name: _double(budget) for name, (_, budget) in self._gradients.items()}
 
     def check(self, result: Any, gradients: Mapping[str, Any] | None = None) -> Agreement:
-        """Compare a result, and gradients by the names of their tensors, with the right answer.
+        """Compare a result and gradients with the right answer.
 
-        The numbers are compared, in whichever dtype they come; units in the last place are those
-        of the call's dtype. A wrong result makes the returned Agreement false, and raises nothing.
+        The result may have any dtype; ulps are those of the call's dtype. A wrong result does not
+        raise.
 
         Args:
-            result: What the implementation returned.
-            gradients: For each tensor that is to be checked, its gradient.
+            result: The value that the implementation returned.
+            gradients: The gradients to check, by the names of their tensors.
+
+        Returns:
+            An `Agreement`, which is true if all numbers are right.
 
         Raises:
-            UnknownName, ArgumentTypeError: `gradients` names a tensor that has no gradient, or is
-                no mapping.
+            UnknownName: `gradients` names a tensor that has no gradient.
+            ArgumentTypeError: `gradients` is not a mapping.
         """
         given = self._given(gradients)
         found: dict[str, Comparison] = {}
@@ -145,7 +164,7 @@ class Answer:
         comparisons = (self._checked_value(result), *(found[name] for name in given))
         return Agreement(comparisons)
 
-    #: The same as `check`: `assert call.expected.agrees(result)`.
+    #: Another name of `check`, for `assert call.expected.agrees(result)`.
     agrees = check
 
     def __repr__(self) -> str:
@@ -160,7 +179,7 @@ class Answer:
         if self.rounded_to is not None:
             value = value.rounded_to(self.rounded_to)
         if reduction == "mean" and not expected.counted.any():
-            return replace(value, budget=np.zeros_like(value.budget))  # it is nan
+            return replace(value, budget=np.zeros_like(value.budget))  # it must be nan
         return value
 
     @cached_property
@@ -174,7 +193,7 @@ class Answer:
         return found
 
     def _parts(self, names: tuple[str, ...]) -> Iterator[GradientPart]:
-        """The gradients of tensors, with the budget that results have."""
+        """Yield the gradients of tensors, with the budget for the dtype of the results."""
         for part in self._solution.gradients(names):
             if self.rounded_to is None or part.bounded is None:
                 yield part
@@ -188,7 +207,7 @@ class Answer:
         if not isinstance(gradients, Mapping):
             like = ", ".join(f"{name!r}: ..." for name in known)
             raise ArgumentTypeError(
-                f"gradients maps names of tensors to gradients, {{{like}}}, "
+                f"gradients must be a mapping from names of tensors to gradients, {{{like}}}, "
                 f"got {type(gradients).__name__}"
             )
         for name in gradients:
@@ -205,7 +224,7 @@ class Answer:
 
 
 def _problem(got: Any, shape: tuple[int, ...]) -> str | None:
-    """Say why there are no numbers to compare."""
+    """Say why there are no numbers to compare; None if there are."""
     if got is None:
         return "got None, want a tensor"
     tensor = _tensor(got)
@@ -222,7 +241,7 @@ def _problem(got: Any, shape: tuple[int, ...]) -> str | None:
 
 
 def _tensor(got: Any) -> Any:
-    """A tensor of a result; None where it is none."""
+    """Convert a result to a tensor; None if it is neither a tensor, an array nor a number."""
     if isinstance(got, torch.Tensor):
         return got
     if isinstance(got, float | int) and not isinstance(got, bool):

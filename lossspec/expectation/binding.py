@@ -1,4 +1,4 @@
-"""Make a case of the arguments of a call, as torch's function takes them."""
+"""Make a case from the arguments of a call, as torch's function takes them."""
 
 from __future__ import annotations
 
@@ -23,16 +23,26 @@ from lossspec.spec.parameters import Parameter
 from lossspec.spec.roles import ClassIndex, Length, Role
 from lossspec.spec.shapes import Shape
 
-#: Numbers of a tensor that are looked at in one go.
+#: Numbers of a tensor that are checked at once, which limits the memory of the check.
 _BLOCK = 2**20
 
 
 def bound(
     loss: Loss, tensors: Sequence[Any], keywords: Mapping[str, Any], reduction: str, upstream: Any
 ) -> Case:
-    """Return the case that a call is.
+    """Return the case of a call.
 
-    ArgumentError, ArgumentTypeError or UnknownName says what the contract rules out.
+    Args:
+        loss: The spec of the loss.
+        tensors: The tensors that are passed by position.
+        keywords: Optional tensors and parameters, by name.
+        reduction: The reduction.
+        upstream: The cotangent; None for ones.
+
+    Raises:
+        ArgumentError: A value, a shape or a combination contradicts the spec.
+        ArgumentTypeError: An argument has a wrong type or dtype.
+        UnknownName: A keyword or the reduction is not known.
     """
     if reduction not in loss.reductions:
         raise UnknownName("reduction", str(reduction), loss.reductions)
@@ -53,8 +63,8 @@ def bound(
     known = loss.parameters_of(form)
     if foreign := sorted(parameters.keys() & keywords.keys() - known.keys()):
         raise ArgumentError(
-            f"{foreign[0]} is no parameter of {loss.name} with {form.name or 'these tensors'}; "
-            f"its parameters are {', '.join(known) or 'none'}"
+            f"{loss.name} with {form.name or 'these tensors'} has no parameter {foreign[0]}; "
+            f"it has {', '.join(known) or 'none'}"
         )
     case = Case(
         loss=loss.name,
@@ -73,7 +83,16 @@ def bound(
 
 
 def widened(loss: Loss, case: Case, dtype: Any) -> Case:
-    """The same numbers in a wider dtype, which a computation takes place in."""
+    """Convert the tensors of a case to the wider dtype that an implementation computes in.
+
+    Args:
+        loss: The spec of the loss.
+        case: The case.
+        dtype: The wider dtype, by name or as a torch.dtype.
+
+    Raises:
+        UnknownName: The loss has no such dtype, or it is not wider.
+    """
     name = str(dtype).removeprefix("torch.")
     own = precision(case.dtype)
     wider = [
@@ -94,7 +113,7 @@ def widened(loss: Loss, case: Case, dtype: Any) -> Case:
 
 
 def _named(loss: Loss, tensors: Sequence[Any], keywords: Mapping[str, Any]) -> dict[str, Any]:
-    """The tensors of a call by name, the optional ones too."""
+    """Return the tensors of a call by name, including the optional ones."""
     every = dict.fromkeys(name for form in loss.forms for name in form.tensors)
     known = [*every, *loss.options, *loss.parameters, "reduction", "upstream", "computed_in"]
     for name in keywords:
@@ -115,30 +134,33 @@ def _named(loss: Loss, tensors: Sequence[Any], keywords: Mapping[str, Any]) -> d
 
 
 def _roles(loss: Loss, name: str) -> list[Role]:
-    """What a tensor is in the forms that have it."""
+    """Return the roles of a tensor in the forms that have it."""
     every = (loss.roles(form).get(name) for form in loss.forms)
     return [role for role in every if role is not None]
 
 
 def _array(name: str, roles: Sequence[Role], given: Any) -> np.ndarray:
-    """The numbers of a tensor on the host, in their own dtype."""
+    """Return the numbers of a tensor on the host, in its own dtype, after a check of its type."""
     if isinstance(given, np.ndarray):
         given = _tensor_of(name, given)
     if any(role.scalar for role in roles) and not isinstance(given, torch.Tensor):
         plain = np.asarray(given)
         if plain.dtype.kind not in "iuf" or plain.ndim > 1:
-            raise ArgumentTypeError(f"{name} is a number or a tuple of them, got {_brief(given)}")
+            raise ArgumentTypeError(
+                f"{name} must be a number or a tuple of numbers, got {_brief(given)}"
+            )
         return plain
     if not isinstance(given, torch.Tensor):
         raise ArgumentTypeError(
-            f"{name} is a torch tensor, got {type(given).__name__}; torch.as_tensor makes one"
+            f"{name} must be a torch tensor, got {type(given).__name__}; convert it with "
+            "torch.as_tensor"
         )
     kind = without_numbers(given) or ("quantized" if given.is_quantized else None)
     if kind is not None:
-        raise ArgumentTypeError(f"{name} is a {kind} tensor; pass one with plain numbers")
+        raise ArgumentTypeError(f"{name} is a {kind} tensor; pass a dense tensor with numbers")
     taken = list(dict.fromkeys(dtype for role in roles for dtype in _dtypes_of(role)))
     if dtype_of(given) not in taken:
-        raise ArgumentTypeError(f"{name} is {dtype_of(given)}; it takes {', '.join(taken)}")
+        raise ArgumentTypeError(f"{name} has dtype {dtype_of(given)}; allowed: {', '.join(taken)}")
     return to_numpy(given)
 
 
@@ -155,25 +177,29 @@ def _tensor_of(name: str, array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(array).reshape(array.shape))
     except TypeError:
         raise ArgumentTypeError(
-            f"{name} is an array of {array.dtype}, which torch has no dtype for"
+            f"{name} is an array of {array.dtype}, a dtype that torch does not have; convert it"
         ) from None
 
 
 def _dtype(loss: Loss, arrays: Mapping[str, np.ndarray]) -> str:
-    """The one floating dtype of a call."""
+    """Return the floating dtype of a call, which all its floating tensors must share."""
     kinds = {name: dtype_name(array) for name, array in arrays.items()}
     real = {name: dtype for name, dtype in kinds.items() if dtype in REAL_DTYPES}
     if not real:
-        raise ArgumentTypeError(f"no tensor of {loss.name} has a floating dtype")
+        raise ArgumentTypeError(
+            f"no tensor of {loss.name} has a floating dtype; allowed: {', '.join(loss.dtypes)}"
+        )
     first, dtype = next(iter(real.items()))
     for name, other in real.items():
         if other != dtype:
             raise ArgumentTypeError(
-                f"{first} is {dtype} and {name} is {other}; they need one dtype, since the spec "
-                "says nothing of mixed ones"
+                f"{first} is {dtype} and {name} is {other}; convert them to one dtype, since the "
+                "spec does not define mixed dtypes"
             )
     if dtype not in loss.dtypes:
-        raise ArgumentTypeError(f"{first} is {dtype}; {loss.name} has {', '.join(loss.dtypes)}")
+        raise ArgumentTypeError(
+            f"{first} has dtype {dtype}; {loss.name} allows {', '.join(loss.dtypes)}"
+        )
     return dtype
 
 
@@ -182,18 +208,18 @@ def _no_contract(loss: Loss, arrays: Mapping[str, np.ndarray], parameters: Any) 
     lines = []
     for form in loss.forms:
         if all(parameters.get(name) == value for name, value in form.fixed.items()):
-            kinds = [f"{name} of integers" for name, r in form.tensors.items() if r.integer]
+            kinds = [f"integer {name}" for name, r in form.tensors.items() if r.integer]
             told = f" with {' and '.join(kinds)}" if kinds else ""
             lines += [f"{text}{told}" for text in form.shapes]
     names = ", ".join(next(iter(loss.forms)).tensors)
     return (
-        f"no contract of {loss.name} fits {given}; the contracts are, for ({names}): "
+        f"no shape contract of {loss.name} fits {given}; the contracts for ({names}) are: "
         f"{'; '.join(dict.fromkeys(lines))}"
     )
 
 
 def _parameter(name: str, parameter: Parameter, given: Any) -> Any:
-    """A parameter in the type that definitions get, or an error that says what it takes."""
+    """Return a parameter in the type that definitions expect, after a check of its value."""
     if parameter.code:
         return _expression(name, parameter, given)
     default = parameter.default
@@ -212,20 +238,22 @@ def _parameter(name: str, parameter: Parameter, given: Any) -> Any:
 
 
 def _check_range(name: str, parameter: Parameter, given: Any) -> None:
-    """Raise ArgumentError for a refused value, and for one that lies beyond a refused one."""
+    """Raise ArgumentError for a value that a loss must refuse, or for one beyond such a value."""
     if given in parameter.refused:
-        raise ArgumentError(f"{name}={given!r} is out of range: it must raise")
+        raise ArgumentError(f"{name}={given!r} is out of range: a right loss refuses it")
     valid = [x for x in parameter.values if isinstance(x, int | float)]
     if not valid or isinstance(given, bool):
         return
     for refused in parameter.refused:
         below, above = refused < min(valid), refused > max(valid)
         if (below and given <= refused) or (above and given >= refused):
-            raise ArgumentError(f"{name}={given!r} is out of range: {refused!r} must raise already")
+            raise ArgumentError(
+                f"{name}={given!r} is out of range: a right loss refuses even {refused!r}"
+            )
 
 
 def _expression(name: str, parameter: Parameter, given: Any) -> Any:
-    """The code of a parameter, whose meaning the spec knows for some texts only."""
+    """Return a parameter that is Python code; it must be one of the spec's expressions."""
     for text in parameter.values:
         if given is None or text is None:
             if given is text:
@@ -233,7 +261,7 @@ def _expression(name: str, parameter: Parameter, given: Any) -> Any:
         elif given == text or _same(Expression(text).meaning, given):
             return text
     known = ", ".join(str(text) for text in parameter.values)
-    raise ArgumentError(f"{name} takes what the spec knows, as its text: {known}")
+    raise ArgumentError(f"{name} must be one of these texts, got {_brief(given)}: {known}")
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -241,7 +269,7 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def _check_domains(loss: Loss, form: Form, case: Case) -> None:
-    """Raise ArgumentError for a number that its role does not allow, unless it is ignored."""
+    """Raise ArgumentError for a number outside the domain of its role, unless it is ignored."""
     sizes = case.axis_sizes(loss)
     for name, role in loss.roles(form).items():
         if name not in case.tensors:
@@ -263,15 +291,15 @@ def _check_domains(loss: Loss, form: Form, case: Case) -> None:
             at = tuple(int(i) for i in np.argwhere(wrong)[0])
             place = f" at {list(at)}" if at else ""
             many = int(wrong.sum())
-            also = f", and {many - 1:,} more such numbers" if many > 1 else ""
+            also = f" and {many - 1:,} more such numbers" if many > 1 else ""
             raise ArgumentError(
-                f"{name} holds {array[at]}{place}{also}; it takes "
+                f"{name} holds {array[at]}{place}{also}; allowed: "
                 f"{_domain(role, sizes, case.parameters)}"
             )
 
 
 def _counted(form: Form, shape: Shape, case: Case, name: str) -> Any:
-    """Where a padded list has entries that count, given tensors with its lengths."""
+    """Return a mask of the entries of a padded tensor that its lengths count."""
     if name not in form.tensors:
         return True
     axes = dict(zip(form.tensors, shape.inputs, strict=True))
@@ -299,14 +327,14 @@ def _allowed(
     if isinstance(role, Length):
         return np.asarray((numbers >= 0) & (numbers <= sizes[role.of]))
     with np.errstate(all="ignore"):
-        # What nan leads to is nan, of which nothing is asked.
+        # A nan input is allowed, since the numbers that it makes nan are not compared.
         return np.asarray(role.contains(numbers) | np.isnan(numbers))
 
 
 def _domain(role: Role, sizes: Mapping[str, int], parameters: Mapping[str, Any]) -> str:
     if isinstance(role, ClassIndex):
         also = f", or {role.ignored_by}={parameters[role.ignored_by]}" if role.ignored_by else ""
-        ends = f", or {role.ends} behind the last one" if role.ends is not None else ""
+        ends = f", or {role.ends} after the last class" if role.ends is not None else ""
         return f"a class from 0 to {sizes[role.classes] - 1}{also}{ends}"
     if isinstance(role, Length):
         return f"a length from 0 to {sizes[role.of]}"
@@ -315,7 +343,7 @@ def _domain(role: Role, sizes: Mapping[str, int], parameters: Mapping[str, Any])
 
 
 def _settled(loss: Loss, form: Form, case: Case) -> Case:
-    """The case with harmless numbers in place of what its lengths leave out."""
+    """Return the case with harmless numbers in the entries that its lengths do not count."""
     if not any(isinstance(role, Length) for role in form.tensors.values()):
         return case
     settled = case.settled(loss)
@@ -333,7 +361,7 @@ def _settled(loss: Loss, form: Form, case: Case) -> Case:
 
 
 def _with_cotangent(loss: Loss, case: Case, upstream: Any) -> Case:
-    """The case with the gradient of the result that a backward starts from; ones by default."""
+    """Return the case with its cotangent; ones by default."""
     sizes = case.axis_sizes(loss)
     loop = tuple(sizes[axis] for axis in case.shape.result)
     given = np.asarray(1, precision(case.dtype).numpy)
@@ -342,14 +370,15 @@ def _with_cotangent(loss: Loss, case: Case, upstream: Any) -> Case:
     elif upstream is not None:
         if isinstance(upstream, bool) or not isinstance(upstream, int | float):
             raise ArgumentTypeError(
-                f"upstream is a tensor in the shape of the result, or a number, "
+                f"upstream must be a tensor in the shape of the result or a number, "
                 f"got {_brief(upstream)}"
             )
         given = np.asarray(upstream, np.float64)
     wanted = loop if case.reduction == "none" else ()
     if given.shape not in (wanted, ()):
         raise ArgumentError(
-            f"upstream has the shape {list(given.shape)}; the result has {list(wanted)}"
+            f"upstream has the shape {list(given.shape)}; it must have that of the result, "
+            f"{list(wanted)}"
         )
     if case.reduction == "none":
         return case.with_(cotangent=np.broadcast_to(given, loop))

@@ -1,4 +1,4 @@
-"""The command `lossspec expect`: the oracle on tensors in files."""
+"""The command `lossspec expect`: the oracle for tensors in files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lossspec.spec.parameters import Parameter
 
 
 def report(options: argparse.Namespace) -> tuple[str, int]:
-    """Return what the command prints, and its exit status: 1 where something is wrong."""
+    """Return the output of the command and its exit status, which is 1 if a number is wrong."""
     loss = find(options.loss)
     positional, named = _tensors(loss, options.tensors)
     answer = expect(
@@ -38,7 +38,7 @@ def report(options: argparse.Namespace) -> tuple[str, int]:
     }
     if options.against is None:
         if gradients:
-            raise ArgumentError("--gradient needs --against FILE, with the value beside it")
+            raise ArgumentError("--gradient needs --against FILE, with the value of the same call")
         return _value(answer), 0
     agreement = answer.check(_picked(options.against), gradients)
     lines = [_value(answer), *map(_line, agreement.comparisons)]
@@ -59,7 +59,7 @@ def _value(answer: Answer) -> str:
 
 
 def _tensors(loss: Loss, words: Sequence[str]) -> tuple[list[Any], dict[str, Any]]:
-    """The tensors that go by position, and those that go by name."""
+    """Return the tensors that are passed by position, and those by name."""
     known = [*dict.fromkeys(name for form in loss.forms for name in loss.roles(form))]
     positional: list[Any] = []
     named: dict[str, Any] = {}
@@ -80,8 +80,8 @@ def _tensors(loss: Loss, words: Sequence[str]) -> tuple[list[Any], dict[str, Any
             for name, tensor in found.items():
                 if name not in known:
                     raise ArgumentError(
-                        f"{path} holds {name!r}, which is no tensor of {loss.name}"
-                        f"{suggestion(name, known)}; FILE:NAME takes one of several"
+                        f"{path} holds {name!r}, but {loss.name} has no such tensor"
+                        f"{suggestion(name, known)}; write FILE:NAME to pass one of several"
                     )
                 _add(named, name, tensor)
     return positional, named
@@ -89,12 +89,12 @@ def _tensors(loss: Loss, words: Sequence[str]) -> tuple[list[Any], dict[str, Any
 
 def _add(named: dict[str, Any], name: str, tensor: torch.Tensor) -> None:
     if name in named:
-        raise ArgumentError(f"the tensor {name} is given twice")
+        raise ArgumentError(f"the tensor {name} is given twice; give it once")
     named[name] = tensor
 
 
 def _place(word: str) -> tuple[Path, str]:
-    """The file and the name in it; a path may hold a colon itself."""
+    """Split FILE:KEY into the file and the key; the path itself may contain a colon."""
     if Path(word).exists() or ":" not in word:
         return Path(word), ""
     path, _, key = word.rpartition(":")
@@ -113,7 +113,7 @@ def _pair(word: str, usage: str) -> tuple[str, str]:
 
 
 def _parameters(loss: Loss, words: Iterable[str]) -> Mapping[str, Any]:
-    """Parameters by name, in the types that they have in Python."""
+    """Return the parameters by name, parsed to the types of their defaults."""
     given = {}
     for word in words:
         name, text = _pair(word, "--param NAME=VALUE")

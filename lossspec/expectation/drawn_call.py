@@ -1,4 +1,4 @@
-"""A drawn call: its arguments as torch tensors, with the right answer beside them."""
+"""A drawn call: its arguments as torch tensors, and its right answer."""
 
 from __future__ import annotations
 
@@ -20,16 +20,19 @@ from lossspec.spec.loss import Loss
 
 
 def _takes_anything(*tensors: Any, **keywords: Any) -> Any:
-    raise NotImplementedError("it stands for a function with every argument, and is not called")
+    raise NotImplementedError("only the signature of this function is used; do not call it")
 
 
 class DrawnCall:
     """A call of a loss as a function, ready for `loss(*call.args, **call.kwargs)`.
 
-    args : the tensors that go by position, some of them with `requires_grad`. kwargs : optional
-    tensors, parameters and the reduction. tensors : every tensor by its name, as the leaf whose
-    gradient is judged. cotangent : the gradient of the result that a backward starts from.
-    case : the same as data. expected : the right answer, which is computed when it is asked for.
+    Attributes:
+        loss: The spec of the loss.
+        case: The call as data.
+        device: The device of the tensors.
+        tensors: Every tensor by name; those that require a gradient are leaves.
+        args: The tensors that are passed by position.
+        kwargs: Optional tensors, parameters and the reduction.
     """
 
     def __init__(self, loss: Loss, case: Case, device: str = "cpu") -> None:
@@ -44,29 +47,38 @@ class DrawnCall:
 
     @cached_property
     def expected(self) -> Answer:
-        """The right value and gradients, with the budget of each number."""
+        """The right value and gradients with their budgets, computed when they are read."""
         return Answer(self.loss, self.case)
 
     @cached_property
     def cotangent(self) -> torch.Tensor:
-        """The gradient of the result that a backward starts from, in the shape of the result."""
+        """The gradient that `backward` receives for the result, in the shape of the result."""
         return to_torch(self.case.upstream(self.case.reduction), device=self.device)
 
     def backward(self, result: Any) -> dict[str, torch.Tensor | None]:
-        """Go backward from a result with the cotangent, and return the gradients by name.
+        """Go backward from a result with the cotangent, and return the gradients.
 
-        A gradient is None where backward left none, which `Answer.check` says is wrong. There is
-        no backward, and no gradient, where no tensor requires one.
+        Nothing happens if no tensor requires a gradient.
+
+        Args:
+            result: The value that the implementation returned.
+
+        Returns:
+            The gradient of each tensor that requires one, by name. It is None if backward left
+            none, which `Answer.check` reports as wrong.
+
+        Raises:
+            ArgumentTypeError: The result is not a tensor.
         """
         if not isinstance(result, torch.Tensor):
-            raise ArgumentTypeError(f"result is a torch tensor, got {type(result).__name__}")
+            raise ArgumentTypeError(f"result must be a torch tensor, got {type(result).__name__}")
         if self.case.requires_grad and result.requires_grad:
             backward_from(result, self.case)
         return self.gradients
 
     @property
     def gradients(self) -> dict[str, torch.Tensor | None]:
-        """What a backward has left in each tensor that requires a gradient."""
+        """The gradient of each tensor that requires one, by name; None before backward."""
         return {name: self.tensors[name].grad for name in self.case.requires_grad}
 
     def __repr__(self) -> str:
@@ -75,7 +87,7 @@ class DrawnCall:
 
 
 def _for_a_function(under_test: LossUnderTest, case: Case) -> Case:
-    """The case without optional tensors that only the class takes."""
+    """Return the case without optional tensors that only the class takes."""
     while (name := unsupported_argument(under_test, case)) is not None:
         changed = without(under_test, case, name)
         assert changed is not None, f"{name} is optional"

@@ -1,4 +1,4 @@
-"""Tensors in files: one for each file, or several by name."""
+"""Tensors in files: one in a file, or several by name."""
 
 from __future__ import annotations
 
@@ -13,46 +13,63 @@ import torch
 from lossspec.errors import ArgumentError
 from lossspec.nearest import suggestion
 
-#: Bytes that the tensors of a file may take.
+#: The most bytes that the tensors of a file may take.
 LARGEST = 2**34
 SUFFIXES = (".pt", ".pth", ".npy", ".npz")
 
 
 def read(path: Path) -> torch.Tensor | dict[str, torch.Tensor]:
-    """Return the tensor of a file, or its tensors by name.
+    """Return the tensor of a file, or its tensors by name; no code in the file is run.
 
-    ArgumentError names the file where it holds something else or too much, OSError where it cannot
-    be opened. No code in a file is run.
+    Args:
+        path: A file written by torch.save (.pt, .pth), numpy.save (.npy) or numpy.savez (.npz).
+
+    Raises:
+        ArgumentError: The file does not hold tensors, or too large ones.
+        OSError: The file cannot be opened.
     """
     if path.suffix not in SUFFIXES:
-        raise ArgumentError(f"{path}: its name ends in none of {', '.join(SUFFIXES)}")
-    with path.open("rb"):  # the message of the operating system names the file
+        raise ArgumentError(f"{path}: the name must end in one of {', '.join(SUFFIXES)}")
+    with path.open("rb"):  # the OSError of a missing file names the file
         _check_size(path)
     try:
         found = _loaded(path)
     except MemoryError:
-        raise ArgumentError(f"{path}: its tensors do not fit into memory") from None
+        raise ArgumentError(f"{path}: the tensors do not fit into memory") from None
     except Exception as error:
-        # Torch's message advises to run the code in the file.
-        raise ArgumentError(f"{path}: it is damaged, or holds more than tensors") from error
+        # Do not print torch's message, which advises to run the code in the file.
+        raise ArgumentError(
+            f"{path}: the file is damaged or holds more than tensors; save only tensors in it"
+        ) from error
     if not isinstance(found, Mapping):
         return _tensor(path, "", found)
     if not found:
-        raise ArgumentError(f"{path}: it holds no tensor")
+        raise ArgumentError(f"{path}: the file holds no tensor")
     return {str(name): _tensor(path, f":{name}", value) for name, value in found.items()}
 
 
 def pick(path: Path, key: str) -> torch.Tensor:
-    """Return the one tensor of a file, or the one of a name."""
+    """Return the only tensor of a file, or the one with a name.
+
+    Args:
+        path: The file, as for `read`.
+        key: The name of the tensor in the file; empty for the only one.
+
+    Raises:
+        ArgumentError: The file holds no such tensor, or several and no name was given.
+        OSError: The file cannot be opened.
+    """
     found = read(path)
     if isinstance(found, torch.Tensor):
         if key:
-            raise ArgumentError(f"{path}: it holds one tensor without a name, got {key!r}")
+            raise ArgumentError(
+                f"{path}: the file holds one tensor without a name, so remove :{key}"
+            )
         return found
     if not key and len(found) == 1:
         return next(iter(found.values()))
     if key not in found:
-        asked = f"it has no tensor {key!r}" if key else "which of its tensors?"
+        asked = f"the file has no tensor {key!r}" if key else "the file holds several tensors"
         raise ArgumentError(f"{path}: {asked}{suggestion(key, list(found))}; write FILE:NAME")
     return found[key]
 
@@ -64,7 +81,8 @@ def _check_size(path: Path) -> None:
             size = max(size, sum(member.file_size for member in archive.infolist()))
     if size > LARGEST:
         raise ArgumentError(
-            f"{path}: it holds {size / 2**30:,.0f} GiB; {LARGEST / 2**30:.0f} GiB are read at most"
+            f"{path}: the file holds {size / 2**30:,.0f} GiB; at most {LARGEST / 2**30:.0f} GiB "
+            "are allowed"
         )
 
 
@@ -79,13 +97,20 @@ def _loaded(path: Path) -> Any:
 def _tensor(path: Path, key: str, value: Any) -> torch.Tensor:
     if isinstance(value, np.ndarray):
         if value.dtype.kind == "V":
-            raise ArgumentError(f"{path}{key}: numpy stores no bfloat16; save it with torch.save")
+            raise ArgumentError(
+                f"{path}{key}: numpy cannot store bfloat16; save the tensor with torch.save"
+            )
         try:
             value = torch.from_numpy(np.array(value))
         except TypeError:
-            raise ArgumentError(f"{path}{key}: torch has no dtype for {value.dtype}") from None
+            raise ArgumentError(
+                f"{path}{key}: torch does not have the dtype {value.dtype}; convert the array"
+            ) from None
     if not isinstance(value, torch.Tensor):
-        raise ArgumentError(f"{path}{key}: it is a {type(value).__name__}, not a tensor")
+        raise ArgumentError(f"{path}{key}: it holds a {type(value).__name__}, not a tensor")
     if value.numel() * value.element_size() > LARGEST:
-        raise ArgumentError(f"{path}{key}: a tensor of shape {list(value.shape)} is too large")
+        raise ArgumentError(
+            f"{path}{key}: a tensor of shape {list(value.shape)} is too large; at most "
+            f"{LARGEST / 2**30:.0f} GiB are allowed"
+        )
     return value

@@ -1,4 +1,4 @@
-"""The implementations that ship, and the interface for your own."""
+"""The implementations that lossspec ships, and the interface for your own."""
 
 from lossspec.execution.implementation import Implementation
 from lossspec.execution.loading import load

@@ -1,4 +1,4 @@
-"""Torch's own function or class for a loss."""
+"""The torch counterparts of a loss."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lossspec.spec.roles import Surface
 
 @cache
 def torch_counterpart(loss: Loss, surface: Surface) -> LossUnderTest | None:
-    """Torch's own function or class for a loss."""
+    """Return torch's own function or class for a loss, if it has one."""
     from lossspec.implementations import torch_nn
 
     torchs = torch_nn.functions if surface == "function" else torch_nn.classes
@@ -24,7 +24,7 @@ def torch_counterpart(loss: Loss, surface: Surface) -> LossUnderTest | None:
 
 @cache
 def composed_counterpart(loss: Loss) -> LossUnderTest | None:
-    """Torch's own function of a loss without a reduction, and a plain mean or sum behind it."""
+    """Return torch's unreduced function of a loss, followed by a mean or sum of its result."""
     unreduced = torch_counterpart(loss, "function")
     if unreduced is None or not unreduced.takes("reduction"):
         return None
@@ -35,5 +35,5 @@ def composed_counterpart(loss: Loss) -> LossUnderTest | None:
         each = function(*tensors, reduction="none", **options)
         return each if reduction == "none" else getattr(each, reduction)()
 
-    name = f"the plain mean or sum of {unreduced.implementation}'s unreduced loss"
+    name = f"the mean or sum of {unreduced.implementation}'s unreduced loss"
     return replace(unreduced, implementation=name, target=target)

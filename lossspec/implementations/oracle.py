@@ -1,4 +1,4 @@
-"""The oracle as an implementation: exact results, rounded once, in which nothing is wrong."""
+"""The oracle as an implementation: exact results, rounded once, which conform to every clause."""
 
 from __future__ import annotations
 
@@ -23,9 +23,23 @@ from lossspec.spec.roles import ClassIndex, Length
 def bind(
     loss: Loss, tensors: Mapping[str, Any], parameters: Mapping[str, Any], reduction: str
 ) -> Case:
-    """The case that a call is; TypeError or ValueError where the contract rules the call out."""
+    """Return the case of a call.
+
+    Args:
+        loss: The spec of the loss.
+        tensors: The tensors by name, including the optional ones.
+        parameters: The value of every parameter.
+        reduction: The reduction.
+
+    Raises:
+        TypeError: An argument is not a tensor.
+        ValueError: The shapes or values contradict the spec.
+        IndexError: A class index is out of range.
+    """
     if reduction not in loss.reductions:
-        raise ValueError(f"reduction is one of {', '.join(loss.reductions)}, got {reduction!r}")
+        raise ValueError(
+            f"reduction must be one of {', '.join(loss.reductions)}, got {reduction!r}"
+        )
     for name, tensor in tensors.items():
         if not isinstance(tensor, torch.Tensor | float | int | tuple):
             raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
@@ -80,7 +94,7 @@ def _check(loss: Loss, form: Form, case: Case) -> None:
 
 
 class _Exact(torch.autograd.Function):
-    """The exact result, rounded; its backward is the exact gradient, rounded."""
+    """The exact result, rounded once; its backward is the exact gradient, rounded once."""
 
     @staticmethod
     def forward(ctx: Any, expected: Expected, names: tuple[str, ...], *tensors: Any) -> Any:
@@ -105,7 +119,7 @@ class _Exact(torch.autograd.Function):
 
 
 def function(loss: Loss) -> Callable[..., Any]:
-    """A loss as a function of torch's signature, whose results are the definition's, rounded."""
+    """Return a function with torch's signature that rounds the exact result of a loss."""
     names = {len(form.tensors): list(form.tensors) for form in loss.forms}
 
     def call(*tensors: Any, reduction: str = loss.reductions[0], **keywords: Any) -> Any:

@@ -1,7 +1,7 @@
-"""The shipped adapters: `torch.nn` (the classes) and `torch.nn.functional` (the functions).
+"""The losses of torch: the classes in `torch.nn` and the functions in `torch.nn.functional`.
 
-Torch declares every ability, so that a call which fails in any way is a deviation. Losses are left
-out where torch itself documents that they lack an ability, or promises nothing.
+torch declares every ability, so that a call which fails is a deviation. A loss is excepted if torch
+documents that it lacks the ability, or promises nothing.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import torch
 from lossspec.execution.declaration import Ability, Declaration, all_but
 from lossspec.execution.implementation import Implementation
 
-#: derivatives.yaml, torch's list of derivatives, marks the kernels of these as `not_implemented`.
+#: torch's list of derivatives, derivatives.yaml, marks these kernels as `not_implemented`.
 _ONCE = all_but("ctc_loss", "multi_margin_loss", "multilabel_margin_loss")
-#: No page promises a loss that its tensors may have several dtypes, and these refuse it.
+#: torch does not document mixed dtypes for any loss, and these losses refuse them.
 _ONE_DTYPE = all_but(
     "adaptive_log_softmax_with_loss",
     "binary_cross_entropy",
@@ -24,9 +24,10 @@ _ONE_DTYPE = all_but(
     "multi_margin_loss",
     "nll_loss",
 )
-#: Nor does one promise a narrow dtype, and on processors the kernels of these have none.
+#: torch does not document narrow dtypes for any loss, and these losses refuse them on CPUs.
 _NARROW = all_but("multi_margin_loss", "multilabel_margin_loss")
-#: "Automatic Mixed Precision", section "Prefer binary_cross_entropy_with_logits": it raises there.
+#: torch documents that it raises: "Automatic Mixed Precision", section "Prefer
+#: binary_cross_entropy_with_logits over binary_cross_entropy".
 _SAFE = all_but("binary_cross_entropy")
 
 DECLARATION = Declaration(

@@ -1,9 +1,21 @@
 """The error model: evaluate a definition on perturbed copies of a case.
 
 Axis 0 of every array counts the members of an *ensemble*. Member 0 is the case itself; the others
-are the same case with one input or one rounding perturbed. How much the result changes shows how
-far rounding may take a right implementation. The literature calls this Monte Carlo arithmetic
-(CESTAC, MCA)."""
+are the same case with one input or one rounding perturbed. How far the result moves shows how far
+rounding may take a correct implementation. The literature calls this Monte Carlo arithmetic
+(CESTAC, MCA).
+
+The members come in this order:
+
+1. the case itself;
+2. the case with every input moved by one ulp towards 0;
+3. members with one perturbed input, or one pattern of perturbed inputs, each;
+4. `ROUNDING_MEMBERS` in which the result of every word (`lossspec.maths.words`) is perturbed;
+5. `SIDES` that differ in the one-sided derivative that they take at a kink.
+
+Every perturbation has the relative size `Ensemble.step`. The oracle scales the changes of the
+result back to one unit roundoff.
+"""
 
 from __future__ import annotations
 
@@ -20,22 +32,29 @@ from autograd.tracer import getval
 from lossspec.errors import OutOfRoom
 from lossspec.thresholds import EXTENDED_STEP, STEP, UNIT_STEP
 
-Array = Any  # an ndarray, or autograd's box around one
+Array = Any  # an ndarray, or the box that autograd traces it with
 
-#: How many members stand for rounding inside the words.
+#: How many members perturb the result of each word.
 ROUNDING_MEMBERS = 8
-#: How many members, the last ones, differ in the side that they take at a kink.
+#: How many members, the last ones, differ in the one-sided derivatives that they take at kinks.
 SIDES = 6
-#: How many kinks, the first ones, take their sides each on its own.
+#: How many kinks of a definition, the first ones, choose their sides independently.
 LISTED = 4
 
 
 def _signs(*twists: np.ndarray) -> np.ndarray:
-    """Ways to round a result in the members that stand for rounding: eight by each twist, ±1.
+    """Return sign patterns for the rounding members: the directions in which results are rounded.
 
-    Of eight ways in a row from a multiple of 8 the signs are orthogonal: however a definition
-    combines results that are rounded so, some member shows at least the root of the sum of their
-    squares. Any two ways, also of two twists, agree in at most three quarters of the members.
+    The eight patterns of one twist are orthogonal. If results rounded in these patterns are added,
+    then the error in some member is at least the root of the sum of their squared errors. Any two
+    patterns, also of different twists, agree in at most three quarters of the members.
+
+    Args:
+        *twists: Bit patterns over the rounding members, each of shape (ROUNDING_MEMBERS,). Each
+            twist flips the signs of eight patterns.
+
+    Returns:
+        Signs ±1, of shape (8 · number of twists, ROUNDING_MEMBERS).
     """
     rows = [
         (way & 1) * _LOW ^ (way >> 1 & 1) * _MIDDLE ^ (way >> 2) * _HIGH ^ twist
@@ -47,31 +66,30 @@ def _signs(*twists: np.ndarray) -> np.ndarray:
 
 _LOW, _MIDDLE, _HIGH = ((np.arange(ROUNDING_MEMBERS) >> bit) & 1 for bit in range(3))
 _PAIRS = (_LOW & _MIDDLE, _MIDDLE & _HIGH, _LOW & _HIGH)
-#: How the words of a definition are rounded, one after the other,
+#: The directions in which successive words of a definition are rounded.
 _SIGNS = _signs(0 * _LOW, *_PAIRS)
-#: and how the elements of a word are that are rounded apart, in ways that no word has.
+#: The directions for elements of one result that are rounded independently; none is in `_SIGNS`.
 _SIGNS_APART = _signs(_PAIRS[0] ^ _PAIRS[1], _PAIRS[1] ^ _PAIRS[2], _PAIRS[2] ^ _PAIRS[0])
-#: Half of the members, in a pattern that is in neither table.
+#: Half of the rounding members, in a pattern that is in neither table.
 HALF = np.bitwise_xor.reduce(_PAIRS).astype(bool)
 
 
 def step_of(unit: float) -> float:
-    """Relative size of every move for a dtype of this unit roundoff.
+    """Return the relative size of every perturbation for a dtype with this unit roundoff.
 
-    Far above what longdouble rounds; no further above the unit, since what saturates, such as the
-    probabilities of enormous logits, does not grow with the move.
+    It is far above the rounding of longdouble, so that changes of the result are not noise. It is
+    at most a few unit roundoffs: functions that saturate, such as the softmax of large logits, do
+    not change in proportion to a large perturbation.
     """
     return min(STEP, max(UNIT_STEP * unit, EXTENDED_STEP * float(np.finfo(np.longdouble).eps)))
 
 
 @dataclass
 class Ensemble:
-    """What the members of axis 0 stand for while a definition is evaluated.
+    """The members of axis 0 while a definition is evaluated, and its records of that evaluation.
 
-    Member 0 is the case itself, member 1 the case moved by one unit in the last place. In those up
-    to `rounding` one input each is moved, in the `ROUNDING_MEMBERS` there each word's result is
-    rounded. The last `SIDES` differ in the side that they take at a kink: the last but one takes
-    the lower slope always, the last one the higher, and those before now this and now that.
+    The module docstring lists the members. At a kink, the last member but one takes the lowest
+    one-sided derivative and the last member the highest. The other members of `SIDES` mix them.
     """
 
     #: How many members there are.
@@ -81,28 +99,29 @@ class Ensemble:
     smallest: float
     #: `lossspec.thresholds.SLACK`.
     slack: float
-    #: Whether every member takes its own branches: one close by shows as an enormous change.
+    #: Whether every member takes its own branches instead of those of member 0. A branch that
+    #: rounding may switch then shows as a large change.
     free: bool = False
-    #: Relative size of every move.
+    #: Relative size of every perturbation.
     step: float = STEP
-    #: How many numbers may be made within it, and how many have been so far.
+    #: How many numbers may be made, and how many have been made so far.
     room: float = float("inf")
     numbers: int = field(default=0)
-    #: How many results have been rounded, and how many kinks have been met, so far.
+    #: How many results have been rounded so far, and how many functions with a kink were called.
     words: int = field(default=0)
     kinks: int = field(default=0)
-    #: For each kink, where a case lies on it.
+    #: For each function with a kink, a mask of the elements where the case lies on the kink.
     meetings: list[np.ndarray] = field(default_factory=list)
-    #: For each length, where it is 0 and so has no slope.
+    #: For each norm, a mask of the elements where it is 0 and so has no derivative.
     tips: list[np.ndarray] = field(default_factory=list)
-    #: Whether a nan was compared with a number, which may lose it.
+    #: Whether a comparison met a nan; an implementation may lose the nan there.
     compared: bool = False
-    #: Where the definition says itself that a result is nan.
+    #: Masks of the elements that the definition declares to be nan, with `by_convention`.
     stated: list[np.ndarray] = field(default_factory=list)
 
     @property
     def rounding(self) -> slice:
-        """The members in which each word's result is rounded."""
+        """The members in which the result of each word is perturbed."""
         return slice(self.size - SIDES - ROUNDING_MEMBERS, self.size - SIDES)
 
     def fresh(self) -> Ensemble:
@@ -119,13 +138,18 @@ class Ensemble:
         )
 
     def take(self, numbers: int) -> None:
-        """Count numbers that are made; OutOfRoom when there are more than `room` in all."""
+        """Count `numbers` new numbers, and raise OutOfRoom if the count exceeds `room`."""
         self.numbers += numbers
         if self.numbers > self.room:
-            raise OutOfRoom(f"more than {self.room:,.0f} numbers are needed at once")
+            raise OutOfRoom(f"the definition makes more than {self.room:,.0f} numbers")
 
     def column(self, values: np.ndarray, ndim: int) -> np.ndarray:
-        """One number for each member, in a shape that broadcasts over the other axes."""
+        """Reshape one number for each member, so that it broadcasts over the other axes.
+
+        Args:
+            values: Numbers of shape (size,).
+            ndim: How many axes the result has, the member axis included.
+        """
         return values.reshape((self.size,) + (1,) * (ndim - 1))
 
     def rounded(
@@ -137,11 +161,19 @@ class Ensemble:
         underflows: bool = True,
         known_zero: bool = False,
     ) -> Array:
-        """`x` moved by one rounding (relative and, near zero, absolute) in the rounding members.
+        """Perturb a result by one rounding in the rounding members.
 
-        steady : the same way each time, for the links of a chain whose errors add up. times : as
-        many roundings at once. apart : each along the last axis in a way of its own, for numbers
-        whose differences count.
+        The perturbation is relative, and absolute near zero, as the roundings of a dtype are.
+
+        Args:
+            x: A result, with the members on axis 0.
+            steady: Round in the same direction each time, for a chain of operations whose errors
+                add up.
+            times: Round by this many unit roundoffs.
+            apart: Round the elements of the last axis independently, for numbers whose differences
+                matter.
+            underflows: Add the absolute part. A sum needs none: it is exact where it is subnormal.
+            known_zero: Leave results that are 0 as they are: no rounding leads away from 0 there.
         """
         raw = getval(x)
         self.take(raw.size)
@@ -165,7 +197,18 @@ class Ensemble:
         return x + moves
 
     def doubt(self, ndim: int, some: bool) -> np.ndarray:
-        """By how much a difference has to count in the rounding members to be within the budget."""
+        """Return the factor by which an accepted difference is added in each member.
+
+        `x + (y - x) * doubt` moves x in the rounding members. The oracle scales that move to a
+        budget of twice the distance from x to y.
+
+        Args:
+            ndim: How many axes the result has, the member axis included.
+            some: Whether to move only half of the rounding members.
+
+        Returns:
+            Factors of shape (size, 1, ..., 1); 0 outside the rounding members.
+        """
         counts = np.zeros(self.size)
         counts[self.rounding] = 2 * self.step / (self.slack * self.unit)
         if some:
@@ -173,34 +216,49 @@ class Ensemble:
         return self.column(counts, ndim)
 
     def kept(self, condition: np.ndarray) -> np.ndarray:
-        """Branches of member 0 in every member that is only moved (the neighbour has its own)."""
+        """Return a condition with the branches of member 0 in every perturbed member.
+
+        Member 1 keeps its own branches. In a free ensemble all members do.
+
+        Args:
+            condition: A mask with an axis 0 of size 1 or `size`.
+        """
         self.take(self.size * math.prod(condition.shape[1:]))
         condition = np.array(np.broadcast_to(condition, (self.size, *condition.shape[1:])))
         if not self.free:
             condition[2:] = condition[:1]
         return condition
 
-    def sided(self, argument: np.ndarray, slope: np.ndarray, low: float, high: float) -> np.ndarray:
-        """Slopes of a function with a kink where `argument` is 0.
+    def sided(
+        self, argument: np.ndarray, derivative: np.ndarray, low: float, high: float
+    ) -> np.ndarray:
+        """Return the derivative of a function with a kink where `argument` is 0.
 
-        Where rounding may have put `argument` on either side of 0, the last members take their
-        sides, and the moved ones the higher slope, like the very last, which they are compared to.
+        If rounding may put `argument` on either side of 0, then the last members take different
+        one-sided derivatives. The perturbed members take `high`, as does the last member, with
+        which they are compared.
+
+        Args:
+            argument: A number for each element, 0 at the kink.
+            derivative: The derivative away from the kink.
+            low: The one-sided derivative that the last member but one takes, usually the lowest.
+            high: The one-sided derivative that the last member takes, usually the highest.
         """
-        slope = self.kept(slope)
+        derivative = self.kept(derivative)
         either = self.either(argument)
         self.meetings.append(either)
         if not self.free:
-            slope[2:] = np.where(either, high, slope[0])
-        # Of the first `LISTED` kinks in a definition any two may meet, each on its own side.
+            derivative[2:] = np.where(either, high, derivative[0])
+        # Any two of the first `LISTED` kinks may meet: the members cover all four combinations.
         odd, late, more = self.kinks & 1, self.kinks & 2, self.kinks >= LISTED
         mixed = (more or odd, more or not odd, more or late, more or not late)
         for i, higher in enumerate((*mixed, False, True), start=-SIDES):
-            slope[i] = np.where(either, high if higher else low, slope[0])
+            derivative[i] = np.where(either, high if higher else low, derivative[0])
         self.kinks += 1
-        return slope
+        return derivative
 
     def crowded(self, loop: tuple[int, ...]) -> np.ndarray:
-        """Where more kinks meet in an element of the loss than the sides can tell apart."""
+        """Return where more kinks meet in an element of the loss than `SIDES` can tell apart."""
         counts, late = np.zeros(loop, int), np.zeros(loop, bool)
         for kink, either in enumerate(self.meetings):
             meets = either.any(axis=tuple(range(len(loop), either.ndim)))
@@ -209,14 +267,14 @@ class Ensemble:
         return np.asarray((counts > 2) | (late & (counts > 1)))
 
     def pointed(self, loop: tuple[int, ...]) -> np.ndarray:
-        """Which elements of the loss are made of a length of 0."""
+        """Return which elements of the loss depend on a norm that is 0."""
         pointed = np.zeros(loop, bool)
         for tip in self.tips:
             pointed |= tip.any(axis=tuple(range(len(loop), tip.ndim)))
         return pointed
 
     def stated_nan(self, loop: tuple[int, ...]) -> np.ndarray:
-        """Which elements of the loss the definition itself says to be nan."""
+        """Return which elements of the loss the definition declares to be nan."""
         stated = np.zeros(loop, bool)
         for nan in self.stated:
             each = np.broadcast_to(nan, (1,) * (len(loop) - nan.ndim) + nan.shape)
@@ -224,7 +282,7 @@ class Ensemble:
         return stated
 
     def either(self, argument: np.ndarray) -> np.ndarray:
-        """Where rounding may have put `argument` on either side of 0."""
+        """Return where rounding may put `argument` on either side of 0."""
         with np.errstate(invalid="ignore"):
             moves = np.abs(argument - argument[:1])
             moved = moves[2 : self.rounding.start].sum(0) + moves[self.rounding].max(0)
@@ -241,7 +299,7 @@ current = _Here()
 
 @contextmanager
 def ensemble(members: Ensemble) -> Iterator[None]:
-    """Within it, axis 0 of every array counts the members of `members`."""
+    """Evaluate words in an ensemble: axis 0 of every array counts its members."""
     outer, current.ensemble = current.ensemble, members
     try:
         yield
@@ -257,25 +315,25 @@ def rounded(
     underflows: bool = True,
     known_zero: bool = False,
 ) -> Array:
-    """`x`, rounded in the members that stand for rounding."""
+    """Return `x` with one rounding in the current ensemble; arguments as in `Ensemble.rounded`."""
     if current.ensemble is None:
         return x
     return current.ensemble.rounded(x, steady, times, apart, underflows, known_zero)
 
 
 def kept(condition: np.ndarray) -> np.ndarray:
-    """Return the branches of member 0 for every member that is only perturbed."""
+    """Return the branches of member 0 for every perturbed member; see `Ensemble.kept`."""
     return condition if current.ensemble is None else current.ensemble.kept(condition)
 
 
 def compared(nan: np.ndarray) -> None:
-    """Note whether a nan was compared with a number."""
+    """Note in the current ensemble whether any comparison met a nan: `nan` is a mask of those."""
     if current.ensemble is not None:
         current.ensemble.compared |= bool(nan.any())
 
 
-def kinked(argument: np.ndarray, slope: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Return a derivative with both one-sided values where `argument` may be 0."""
+def kinked(argument: np.ndarray, derivative: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Return a derivative with both one-sided values where `argument` may be 0; see `sided`."""
     if current.ensemble is None:
-        return slope
-    return current.ensemble.sided(argument, slope, low, high)
+        return derivative
+    return current.ensemble.sided(argument, derivative, low, high)

@@ -152,10 +152,7 @@ def word(function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)
     def of_numbers(*args: Any, **kwargs: Any) -> Any:
         given = any(isinstance(x, Number) for x in (*args, *kwargs.values()))
-        result = function(
-            *(x.raw if isinstance(x, Number) else x for x in args),
-            **{k: x.raw if isinstance(x, Number) else x for k, x in kwargs.items()},
-        )
+        result = function(*map(array_of, args), **{name: array_of(x) for name, x in kwargs.items()})
         if not given:
             return result
         if isinstance(result, tuple):
@@ -165,11 +162,6 @@ def word(function: Callable[..., Any]) -> Callable[..., Any]:
     return of_numbers
 
 
-def number(x: Any) -> Any:
-    """Return a number for an array of real numbers, and anything else as it is."""
-    return Number(x)
-
-
-def plain(x: Any) -> Any:
-    """Return the array of a number."""
+def array_of(x: Any) -> Any:
+    """Return the array of a number, and anything else as it is."""
     return x.raw if isinstance(x, Number) else x

@@ -1,11 +1,18 @@
-"""The words that a definition may use, each right at its edges in value and derivative.
+"""The words that a definition may use: functions that are correct at their edges.
 
-Beyond its formula a word does three things, all of them without effect outside an ensemble:
+A word gives the right value and derivative where a formula has an edge: a kink, an infinity, a
+division by 0. Beyond its formula a word does three things, which have no effect outside an ensemble
+(`lossspec.maths.ensemble`):
 
-- it rounds its result in the members that stand for rounding (`Ensemble.rounded`);
+- it perturbs its result in the rounding members (`Ensemble.rounded`);
 - it keeps the branch of member 0 in the members whose inputs are perturbed (`Ensemble.kept`);
-- at a kink, where any subgradient is right, it takes the lowest one in some members and the highest
-  in others (`Ensemble.sided`)."""
+- at a kink, where any subgradient is correct, it takes the lowest one in some members and the
+  highest in others (`Ensemble.sided`).
+
+Arrays are numpy arrays or autograd's boxes around them. Their leading axes are those that the
+result of `define` has, the batch for example; `...` stands for them in the shapes below. Arguments
+of one word broadcast with each other unless it says otherwise.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +29,18 @@ from lossspec.thresholds import ANY_FINITE_SLOPE, SOFTPLUS_LINEAR
 
 
 def _exactly() -> bool:
-    """Whether the exact answer is wanted, and not what arithmetic in a dtype makes of it."""
+    """Return whether this is the exact evaluation, and not the plain formula in a dtype."""
     return current.ensemble is not None
 
 
 def _accept_either(x: Array, y: Array, condition: np.ndarray, some: bool = False) -> Array:
-    """x; where `condition` holds y, which is close by, is within the budget as well.
+    """Return `x`, and widen the budget where `condition` holds so that `y` is accepted too.
 
-    some : in some of the members that stand for rounding only.
+    Args:
+        x: The exact value.
+        y: Another value, close to `x`.
+        condition: A mask.
+        some: Whether to move only half of the rounding members.
     """
     if current.ensemble is None:
         return x
@@ -39,6 +50,7 @@ def _accept_either(x: Array, y: Array, condition: np.ndarray, some: bool = False
 
 
 def _unbroadcast(g: Array, shape: tuple[int, ...]) -> Array:
+    """Return a cotangent summed over the axes that were broadcast from `shape`."""
     while anp.ndim(g) > len(shape):
         g = anp.sum(g, axis=0)
     for axis, size in enumerate(shape):
@@ -48,7 +60,16 @@ def _unbroadcast(g: Array, shape: tuple[int, ...]) -> Array:
 
 
 def where(condition: Array, yes: Array, no: Array) -> Array:
-    """`yes` where `condition` holds, else `no`; the branch not taken has no derivative."""
+    """Return `yes` where `condition` holds and `no` elsewhere.
+
+    The derivative flows only into the branch that is taken. Each perturbed member keeps the branch
+    of member 0; there is no rounding.
+
+    Args:
+        condition: A mask.
+        yes: Numbers, of a shape that broadcasts with `condition`.
+        no: Numbers, of a shape that broadcasts with `condition`.
+    """
     condition = kept(np.asarray(getval(condition)))
     compared(np.isnan(getval(yes)) != np.isnan(getval(no)))
     return _where(condition, yes, no)
@@ -59,7 +80,7 @@ def _where(condition: np.ndarray, yes: Array, no: Array) -> Array:
     return np.where(condition, yes, no)
 
 
-# Products with 0 would turn an infinite cotangent into nan in the branch not taken: choose instead.
+# Select the cotangent: multiplying it by 0 turns an infinite one into nan in the other branch.
 defvjp(
     _where,
     None,
@@ -69,48 +90,70 @@ defvjp(
 
 
 def absolute(x: Array) -> Array:
-    """|x|. Kink at 0: every slope in [-1, 1] is right."""
+    """Return |x|, element by element.
+
+    Derivative: the sign of x. At the kink 0, any value in [-1, 1] is correct. There is no rounding.
+    """
     raw = getval(x)
     sign = np.sign(raw)
-    # In every member the size itself, whatever its slope: a root or a power may follow.
+    # The value is |x| whichever side a member takes, since a root or a power may follow.
     return _standing_for(x, raw * kept(sign), kinked(raw, sign, -1.0, 1.0))
 
 
 def positive_part(x: Array) -> Array:
-    """max(x, 0). Kink at 0: every slope in [0, 1] is right."""
+    """Return max(x, 0), element by element.
+
+    Derivative: 1 above 0 and 0 below; at the kink 0, any value in [0, 1] is correct. nan stays nan.
+    There is no rounding.
+    """
     raw = getval(x)
     compared(np.isnan(raw))
     above = raw > 0
     slope = kinked(raw, above.astype(raw.dtype), 0.0, 1.0)
-    # nan is not above anything and must not become 0.
+    # nan > 0 is false, but nan must not become 0.
     return _where((slope != 0) | np.isnan(raw), x, anp.zeros_like(raw))
 
 
 def minimum(x: Array, y: Array) -> Array:
-    """The smaller of the two. Kink where they are equal."""
+    """Return the smaller of two arrays, element by element.
+
+    Derivative: 1 for the smaller one. Equal elements are a kink: any split of the derivative
+    between them is correct. If either element is nan, so is the result. There is no rounding.
+    """
     return _where(_first(_lead(getval(y), getval(x))) | np.isnan(getval(x)), x, y)
 
 
 def maximum(x: Array, y: Array) -> Array:
-    """The larger of the two. Kink where they are equal."""
+    """Return the larger of two arrays, element by element.
+
+    Derivative: 1 for the larger one. Equal elements are a kink: any split of the derivative
+    between them is correct. If either element is nan, so is the result. There is no rounding.
+    """
     return _where(_first(_lead(getval(x), getval(y))) | np.isnan(getval(x)), x, y)
 
 
 def _lead(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """x - y, and 0 where both are the same infinity."""
+    """Return x - y, and 0 where both are the same infinity."""
     return np.where((x == y) & np.isinf(x), np.zeros_like(x), x - y)
 
 
 def _first(lead: np.ndarray) -> np.ndarray:
-    """Whether the first of two is chosen, given what speaks for it."""
+    """Return whether the first of two is chosen, given by how much it leads; 0 is a kink."""
     compared(np.isnan(lead))
     return kinked(lead, (lead > 0).astype(lead.dtype), 0.0, 1.0) != 0
 
 
 def largest(x: Array) -> Array:
-    """max over the last axis. Kink where several are the largest: any one of them may be it.
+    """Return the maximum over the last axis.
 
-    The largest of none is -inf.
+    Derivative: 1 for the largest element. If several are the largest there is a kink: any of them
+    may have the derivative. There is no rounding.
+
+    Args:
+        x: Numbers of shape (..., K). With K = 0 the result is -inf.
+
+    Returns:
+        Numbers of shape (...).
     """
     raw = getval(x)
     compared(np.isnan(raw))
@@ -119,41 +162,62 @@ def largest(x: Array) -> Array:
     top = np.max(raw, axis=-1, keepdims=True)
     first = np.arange(raw.shape[-1]) == np.argmax(raw, axis=-1)[..., None]
     second = np.max(np.where(first, np.full_like(raw, -np.inf), raw), axis=-1, keepdims=True)
-    lead = _lead(raw, np.where(first, second, top))  # of each over the best of the others
+    lead = _lead(raw, np.where(first, second, top))  # over the largest of the others
     chosen = kinked(lead, first.astype(raw.dtype), 0.0, 1.0)
-    # The value is the top whichever is chosen; x - raw would be nan where x is infinite.
+    # All choices give the same value. Adding `x - raw` instead is nan where x is infinite.
     return top[..., 0] + anp.sum(_standing_for(x, np.zeros_like(raw), chosen), axis=-1)
 
 
 @primitive
-def _standing_for(x: Array, value: np.ndarray, slope: np.ndarray) -> Array:
-    """`value`, with the derivative `slope` by `x`."""
+def _standing_for(x: Array, value: np.ndarray, derivative: np.ndarray) -> Array:
+    """Return `value`, with the derivative `derivative` by `x`; both have the shape of `x`."""
     return value
 
 
-defvjp(_standing_for, lambda ans, x, value, slope: lambda g: g * slope, None, None)
+defvjp(_standing_for, lambda ans, x, value, derivative: lambda g: g * derivative, None, None)
 
 
 def clamped(x: Array, lowest: Array) -> Array:
-    """max(x, lowest), whose derivative by x is 1 even where `lowest` is taken."""
+    """Return max(x, lowest) with the derivative 1 by `x`, even where `lowest` is taken.
+
+    The derivative by `lowest` is 0. There is no rounding.
+
+    Args:
+        x: Numbers of any shape.
+        lowest: A lower bound, of the shape of `x`.
+    """
     raw, floor = getval(x), getval(lowest)
     return _standing_for(x, np.where(kept(raw < floor), floor, raw), np.ones_like(raw))
 
 
 def any_slope(x: Array, undecided: Array) -> Array:
-    """x; where `undecided` holds its derivative is left open: every slope in [0, 1] is right."""
+    """Return `x`, and accept any derivative in [0, 1] where `undecided` holds.
+
+    Elsewhere the derivative is 1. There is no rounding.
+
+    Args:
+        x: Numbers of any shape.
+        undecided: A mask of the shape of `x`.
+    """
     if not isbox(x):
         return x
     raw = getval(x)
     distance = np.where(kept(np.asarray(getval(undecided))), np.zeros_like(raw), np.ones_like(raw))
-    # The moved members take the second side: what is open is not known to any precision.
+    # The perturbed members take the last side, as in `Ensemble.sided`; it has the derivative 0.
     return _standing_for(x, raw, kinked(distance, np.ones_like(raw), 1.0, 0.0))
 
 
 def by_convention(x: Array, value: float, undefined: np.ndarray) -> Array:
-    """x; where it is undefined the value that is agreed on, and nothing is asked of the slope.
+    """Return `x`, and the conventional `value` where the formula is undefined.
 
-    The value may be nan: this is how a definition says that its result is nan for valid numbers.
+    The derivative is nan where the formula is undefined, so the gradient is not judged there. It is
+    1 elsewhere. There is no rounding.
+
+    Args:
+        x: Numbers of any shape.
+        value: The value by convention. With nan the definition declares that its result is nan for
+            valid numbers; otherwise nan is an error of the spec.
+        undefined: A mask that broadcasts to the shape of `x`.
     """
     raw, undefined = getval(x), kept(np.asarray(getval(undefined)))
     if np.isnan(value) and current.ensemble is not None:
@@ -163,46 +227,110 @@ def by_convention(x: Array, value: float, undefined: np.ndarray) -> Array:
 
 
 def cancelled(x: Array) -> Array:
-    """0, as the sum of x and -x: its derivative is off by the rounding of a slope of 1."""
+    """Return 0 as the sum of x and -x.
+
+    The exact derivative is 0, with the rounding error of a derivative of 1: an implementation that
+    computes `x - x` rounds each of the two derivatives.
+
+    Args:
+        x: Numbers of any shape.
+    """
     ones = np.ones_like(getval(x))
     return _standing_for(x, np.zeros_like(ones), rounded(ones) - ones)
 
 
 def pick(x: Array, index: np.ndarray) -> Array:
-    """x[..., index]: along the last axis, one element for each index."""
+    """Return `x[..., index]`: one element of the last axis for each index.
+
+    Derivative: 1 for that element and 0 for the others. There is no rounding.
+
+    Args:
+        x: Numbers of shape (..., C).
+        index: Integers, of a shape that broadcasts with (...). An index outside [0, C) gives 0.
+
+    Returns:
+        Numbers of the broadcast shape.
+    """
     classes = np.arange(getval(x).shape[-1])
     chosen = np.asarray(index)[..., None] == classes
     return anp.sum(_where(chosen, x, anp.zeros_like(getval(x))), axis=-1)
 
 
 def joined(*parts: Array) -> Array:
-    """The parts one behind the other along the last axis."""
+    """Return arrays joined along the last axis, without rounding.
+
+    Args:
+        *parts: Arrays that have the same shape but for the last axis.
+    """
     return anp.concatenate(parts, axis=-1)
 
 
 def one_hot(index: np.ndarray, classes: int, like: Array) -> np.ndarray:
-    """The distribution that is certain of class `index`, along a new last axis, in like's dtype."""
+    """Return the one-hot encoding of class indices.
+
+    It has no derivative and no rounding.
+
+    Args:
+        index: Integers of shape (...), in [0, classes).
+        classes: The number of classes C.
+        like: An array whose dtype the result takes.
+
+    Returns:
+        Numbers of shape (..., C).
+    """
     return (np.asarray(index)[..., None] == np.arange(classes)).astype(getval(like).dtype)
 
 
 def total(x: Array) -> Array:
-    """Σ over the last axis; one term after the other, many are rounded more than once."""
+    """Return the sum over the last axis.
+
+    Derivative: 1 for each term. The result is rounded by max(1, log₂(K) / 2) unit roundoffs, since
+    a sum of K terms rounds more than once.
+
+    Args:
+        x: Numbers of shape (..., K).
+
+    Returns:
+        Numbers of shape (...).
+    """
     return rounded(anp.sum(x, axis=-1), times=_roundings(x))
 
 
 def matvec(matrix: Array, x: Array) -> Array:
-    """The products of a matrix, in the last two axes, with vectors; each is rounded for itself."""
+    """Return the product of a matrix with a vector.
+
+    The elements of the result are rounded independently, each as by `total`. The derivatives are
+    those of the product and are not rounded.
+
+    Args:
+        matrix: Numbers of shape (..., M, K).
+        x: Numbers of shape (..., K).
+
+    Returns:
+        Numbers of shape (..., M).
+    """
     terms = matrix * x[..., None, :]
     return rounded(anp.sum(terms, axis=-1), times=_roundings(terms), apart=True)
 
 
 def _roundings(terms: Array) -> float:
+    """Return by how many unit roundoffs to round a sum over the last axis."""
     return max(1.0, np.log2(max(getval(terms).shape[-1], 1)) / 2)
 
 
 @primitive
 def repeated(x: Array, count: int) -> Array:
-    """x along a new last axis, `count` times; its slope is the total of theirs."""
+    """Return `x` repeated along a new last axis.
+
+    The derivative sums the cotangents of the copies, and is rounded as by `total`.
+
+    Args:
+        x: Numbers of shape (...).
+        count: How many copies to make.
+
+    Returns:
+        Numbers of shape (..., count).
+    """
     return np.broadcast_to(x[..., None], (*x.shape, count))
 
 
@@ -210,7 +338,19 @@ defvjp(repeated, lambda ans, x, count: total, None)
 
 
 def log_softmax(x: Array) -> Array:
-    """log of softmax along the last axis, shifted by the largest so that it cannot overflow."""
+    """Return the logarithm of the softmax along the last axis.
+
+    The largest element is subtracted first, so the exponentials cannot overflow. An element of
+    -inf gives -inf. With a single inf, its own element gives 0 and the others -inf; with several
+    the result is nan. The sum of the exponentials is rounded, and so is the result. Derivative:
+    g - softmax(x)·Σ g for a cotangent g, where the softmax is computed from the rounded result.
+
+    Args:
+        x: Logits of shape (..., C).
+
+    Returns:
+        Log-probabilities of shape (..., C).
+    """
     return rounded(_log_softmax(x))
 
 
@@ -221,8 +361,8 @@ def _log_softmax(x: Array) -> Array:
     top = np.max(x, axis=-1, keepdims=True)
     z = x - np.where(top > -np.inf, top, np.zeros_like(top))
     if _exactly():
-        z = np.where(_alone(x), np.zeros_like(z), z)  # where several are inf nothing is left
-    # The sum is at least 1: its rounding is an absolute error of the logarithm.
+        z = np.where(_alone(x), np.zeros_like(z), z)  # inf - inf, where x is the only inf
+    # The sum is at least 1, so its relative rounding is an absolute error of the logarithm.
     return z - np.log(rounded(np.sum(np.exp(z), axis=-1, keepdims=True)))
 
 
@@ -233,18 +373,22 @@ defvjp(
 
 
 def _alone(x: np.ndarray) -> np.ndarray:
-    """Where a number is the only inf along the last axis."""
+    """Return where a number is the only inf along the last axis."""
     infinite = x == np.inf
     return np.asarray(infinite & (infinite.sum(axis=-1, keepdims=True) == 1))
 
 
 def _softmax(x: Array) -> Array:
-    # It is taken from the logarithm, which is off by more where it is large.
+    # An implementation may compute the softmax from the rounded logarithm; a large logarithm has a
+    # large absolute error.
     return rounded(anp.exp(rounded(_log_softmax(x), apart=True)), apart=True)
 
 
 def _foreknown_sum(g: Array) -> Array:
-    """Σ g; half of the rounding members know it, as gradients do that are derived by hand."""
+    """Return Σ g over the last axis; half of the rounding members use the exact sum of member 0.
+
+    A gradient derived by hand knows this sum without adding up rounded cotangents.
+    """
     added = anp.sum(g, axis=-1, keepdims=True)
     if current.ensemble is None:
         return added
@@ -255,21 +399,31 @@ def _foreknown_sum(g: Array) -> Array:
 
 @primitive
 def log_sum_exp(x: Array) -> Array:
-    """log Σ eˣ over the last axis; a term of -inf adds nothing, and has no slope."""
+    """Return log Σ eˣ over the last axis, without overflow.
+
+    A term of -inf adds nothing and has the derivative 0. The derivative by the others is their
+    share of the sum. The sum is rounded, and the result once more.
+
+    Args:
+        x: Numbers of shape (..., K). With K = 0 the result is -inf.
+
+    Returns:
+        Numbers of shape (...).
+    """
     if not x.shape[-1]:
         return np.full_like(x, -np.inf, shape=x.shape[:-1])
     top = np.max(x, axis=-1, keepdims=True)
     top = np.where(np.isfinite(top), top, np.zeros_like(top))
     total = np.sum(np.exp(x - top), axis=-1)
-    # But for nothing the sum is at least 1: its rounding is an absolute error of the logarithm.
+    # The sum is 0 or at least 1, so its relative rounding is an absolute error of the logarithm.
     log_total = np.log(np.where(total > 0, rounded(total), total))
     return rounded(top[..., 0] + log_total, steady=True)
 
 
 def _shares(ans: Array, x: Array) -> Array:
-    """Each term's share of Σ eˣ, and 0 where all terms are -inf."""
+    """Return each term's share of Σ eˣ, and 0 where all terms are -inf."""
     raw = getval(x)
-    # A logarithm that was kept for this has been rounded, which matters where it is large.
+    # The forward pass keeps a rounded logarithm, whose absolute error grows with its size.
     apart = x - rounded(ans, steady=True)[..., None]
     if _exactly() and np.isposinf(raw).any():
         apart = _where(_alone(raw), np.zeros_like(raw), apart)
@@ -280,19 +434,31 @@ defvjp(log_sum_exp, lambda ans, x: lambda g: g[..., None] * _shares(ans, x))
 
 
 def norm(x: Array, p: float) -> Array:
-    """‖x‖ₚ over the last axis, p ≥ 1. Kink at 0: every slope in [-1, 1] is right."""
+    """Return the p-norm ‖x‖ₚ over the last axis.
+
+    Derivative: where x is 0 there is a kink; any value in [-1, 1] by each element is correct. For
+    p = 1 and p = inf the kinks are those of `absolute` and `largest`. The sum of the powers and the
+    root are rounded.
+
+    Args:
+        x: Numbers of shape (..., K). One infinite element makes the norm infinite.
+        p: The degree, 1 or more; inf gives the maximum norm.
+
+    Returns:
+        Numbers of shape (...).
+    """
     if p == np.inf:
         return largest(absolute(x))
     if p == 1:
         return total(absolute(x))
     raw = getval(x)
     infinite = np.isinf(raw).any(axis=-1)
-    if _exactly() and infinite.any():  # next to an infinite number finite ones count for nothing
+    if _exactly() and infinite.any():  # the infinite elements alone have a derivative
         finite = _where(infinite[..., None], np.zeros_like(raw), x)
         return _where(infinite, largest(absolute(x)), norm(finite, p))
-    size = _standing_for(x, np.abs(raw), np.sign(raw))  # its powers have no kink
+    size = _standing_for(x, np.abs(raw), np.sign(raw))  # a power of |x| has no kink
     power = total(x * x if p == 2 else size**p)
-    # At 0 the root has no slope; there the norm is any other one, such as the sum.
+    # The root has no derivative at 0. Take the 1-norm there, which is 0 too and has a kink.
     zero = ~np.any(raw, axis=-1)
     if current.ensemble is not None:
         zero = kept(zero)
@@ -304,7 +470,15 @@ def norm(x: Array, p: float) -> Array:
 
 
 def times(x: Array, y: Array) -> Array:
-    """x·y, where 0 times anything is 0: an impossible event costs nothing, however unlikely."""
+    """Return x·y, with 0 times anything defined as 0.
+
+    A probability of 0 times a log-probability of -inf is 0, for example. The product is not
+    rounded.
+
+    Args:
+        x: Numbers of any shape.
+        y: Numbers of a shape that broadcasts with `x`.
+    """
     zero = (getval(x) == 0) | (getval(y) == 0)
     if not np.any(zero & ~(np.isfinite(getval(x)) & np.isfinite(getval(y)))):
         return x * y
@@ -314,7 +488,13 @@ def times(x: Array, y: Array) -> Array:
 
 
 def x_log_x(x: Array) -> Array:
-    """x·log(x), and 0 at 0, where its derivative is -inf."""
+    """Return x·log(x), and 0 at 0.
+
+    Derivative: log(x) + 1, with the logarithm rounded; -inf at 0. The result is rounded.
+
+    Args:
+        x: Numbers of 0 or more, of any shape.
+    """
     return rounded(_x_log_x(x))
 
 
@@ -328,35 +508,54 @@ defvjp(_x_log_x, lambda ans, x: lambda g: g * (rounded(anp.log(x)) + 1))
 
 
 def minus(x: Array, y: Array) -> Array:
-    """x - y."""
+    """Return x - y, rounded; the operator `-` in a definition is not rounded.
+
+    Derivative: 1 by `x` and -1 by `y`.
+    """
     return rounded(x - y)
 
 
 def over(x: Array, y: Array) -> Array:
-    """x / y."""
+    """Return x / y, rounded; the operator `/` in a definition is not rounded.
+
+    Derivative: 1/y by `x` and -x/y² by `y`. Division by 0 gives inf or nan, as in numpy.
+    """
     return rounded(x / y)
 
 
 def constant(value: float, like: Array) -> Array:
-    """A parameter, in the shape of `like`; rounded unless every dtype holds it exactly."""
+    """Return a parameter as an array.
+
+    It is rounded unless bfloat16, and so every dtype, represents the value exactly.
+
+    Args:
+        value: The value of the parameter.
+        like: An array whose shape and dtype the result takes.
+    """
     filled = anp.full_like(getval(like), value)
     return filled if float(ml_dtypes.bfloat16(value)) == value else rounded(filled)
 
 
 def exp(x: Array) -> Array:
-    """eˣ."""
+    """Return eˣ, rounded, element by element; inf where it overflows."""
     return rounded(anp.exp(x))
 
 
 def log(x: Array) -> Array:
-    """Natural logarithm."""
+    """Return the natural logarithm, rounded, element by element; -inf at 0, nan below."""
     return rounded(anp.log(x))
 
 
 def clamped_log(x: Array, lowest: float, held: Array) -> Array:
-    """log(x), at least `lowest`; where that cuts, any finite slope of 0 or more is right.
+    """Return max(log(x), lowest).
 
-    Where `held`, any slope from 0 to the logarithm's.
+    Derivative: 1/x, with two exceptions. If `lowest` is taken, any finite derivative of 0 or more
+    is correct. If `held` is true, any derivative from 0 to 1/x is correct. The result is rounded.
+
+    Args:
+        x: Numbers of 0 or more, of any shape.
+        lowest: The lower bound of the logarithm.
+        held: A mask of the shape of `x`.
     """
     raw = getval(x)
     cut = kept(np.log(raw) < lowest)
@@ -368,17 +567,22 @@ def clamped_log(x: Array, lowest: float, held: Array) -> Array:
 
 
 def complement(p: Array) -> Array:
-    """1 - p: the probability of the other outcome."""
+    """Return 1 - p, the probability of the other outcome, rounded."""
     return rounded(1 - p)
 
 
 def sqrt(x: Array) -> Array:
-    """Square root."""
+    """Return the square root, rounded, element by element; its derivative is inf at 0."""
     return rounded(anp.sqrt(x))
 
 
 def softplus(x: Array) -> Array:
-    """log(1 + eˣ), without overflow; beyond `SOFTPLUS_LINEAR` x itself is as right."""
+    """Return log(1 + eˣ), without overflow, element by element.
+
+    For x > `SOFTPLUS_LINEAR` (20) the budget also accepts x itself, as torch documents for its
+    softplus. Derivative: σ(x), with the error of computing it as exp(x - softplus(x)). The result
+    is rounded.
+    """
     return rounded(_accept_either(_softplus(x), x, getval(x) > SOFTPLUS_LINEAR)) + _by_logarithm(x)
 
 
@@ -391,34 +595,48 @@ defvjp(_softplus, lambda ans, x: lambda g: g * sigmoid(x))
 
 
 def _by_logarithm(x: Array) -> Array:
-    """0, whose slope is what σ(x) is off by when it is taken as exp(x - softplus(x))."""
+    """Return 0 with the derivative error of computing σ(x) as exp(x - softplus(x))."""
     raw = getval(x)
     if current.ensemble is None:
         return np.zeros_like(raw)
-    # Further on the softplus is x itself, exactly.
+    # For larger x the dtype rounds softplus(x) to x exactly.
     near = raw < -np.log(current.ensemble.unit)
-    slope = np.where(near, _softplus(raw) * _sigmoid(raw), np.zeros_like(raw))
-    return _standing_for(x, np.zeros_like(raw), rounded(slope) - slope)
+    scale = np.where(near, _softplus(raw) * _sigmoid(raw), np.zeros_like(raw))
+    return _standing_for(x, np.zeros_like(raw), rounded(scale) - scale)
 
 
 def minus_log_sigmoid(x: Array) -> tuple[Array, Array]:
-    """-log σ(x) and -log(1 - σ(x)), which is x more; far out |x| and 0 are as right."""
+    """Return (-log σ(x), -log(1 - σ(x))), without overflow.
+
+    For |x| > `SOFTPLUS_LINEAR` (20) the budget also accepts the asymptotes |x| and 0, as torch
+    documents for its softplus. The derivatives are -σ(-x) and σ(x). The first result is rounded,
+    and the second as x plus the first.
+
+    Args:
+        x: Logits of any shape.
+
+    Returns:
+        Two arrays of the shape of `x`.
+    """
     raw = getval(x)
     infinite = np.isinf(raw)
-    if _exactly() and infinite.any():  # x more than inf is nan
+    if _exactly() and infinite.any():  # x plus inf is nan for x = -inf
         finite = minus_log_sigmoid(_where(infinite, np.zeros_like(raw), x))
         limits = (softplus(-x), softplus(x))
         return _where(infinite, limits[0], finite[0]), _where(infinite, limits[1], finite[1])
     large = np.abs(raw) > SOFTPLUS_LINEAR
     minus_log_p = rounded(_softplus(-x))
-    # One of the two may be taken so and the other not.
+    # An implementation may use the asymptote for one of the two only.
     minus_log_q = rounded(_accept_either(x + minus_log_p, x * (raw > 0), large, some=True))
     minus_log_p = _accept_either(minus_log_p, -x * (raw < 0), large)
     return minus_log_p + _by_logarithm(-x), minus_log_q + _by_logarithm(x)
 
 
 def sigmoid(x: Array) -> Array:
-    """1 / (1 + e⁻ˣ), without overflow."""
+    """Return σ(x) = 1 / (1 + e⁻ˣ), without overflow, rounded, element by element.
+
+    Derivative: σ(x)·(1 - σ(x)), where 1 - σ(x) has the rounding error of σ(x).
+    """
     return rounded(_sigmoid(x))
 
 
@@ -429,10 +647,10 @@ def _sigmoid(x: Array) -> Array:
     return np.where(x >= 0, one / (one + small), small / (one + small))
 
 
-def _sigmoid_slope(ans: Array, x: Array) -> Array:
-    # σ (1 - σ), exactly, but for the roundings: there 1 - σ is off by what rounds σ.
+def _sigmoid_derivative(ans: Array, x: Array) -> Array:
+    # σ(-x) is the exact 1 - σ(x); the rounding error of σ(x) is subtracted from it.
     return ans * (_sigmoid(-x) - (rounded(ans) - ans))
 
 
-defvjp(_sigmoid, lambda ans, x: lambda g: g * _sigmoid_slope(ans, x))
+defvjp(_sigmoid, lambda ans, x: lambda g: g * _sigmoid_derivative(ans, x))
 PI = pi

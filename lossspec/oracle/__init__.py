@@ -1,1 +1,1 @@
-"""The right answer of a case, in extended precision, with an error budget."""
+"""The oracle: the right answer of a case, in extended precision, with an error budget."""

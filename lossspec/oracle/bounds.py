@@ -1,4 +1,4 @@
-"""Numbers with an error budget."""
+"""Numbers with error budgets: how far a correct result may be from the exact one."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from lossspec.dtypes import precision
 from lossspec.excuse import Excuse
 from lossspec.thresholds import INFORMATIVE, SLACK
 
-#: The count of the numbers that are asked for, beside the reasons of those that are not.
+#: The key that counts the judged numbers; the other keys are the reasons of the open ones.
 ASKED = "asked"
-#: Why nothing is asked of a number. The first one stands for all that is not known better; where a
-#: number is made of several, the last one of their reasons is its own.
+#: Why a number is open, which means that it is not judged and its budget is infinite. The first
+#: reason is the fallback. A number that is a sum takes the last reason among its terms.
 REASONS = (
     Excuse.UNDEFINED,
     Excuse.TOO_UNCERTAIN,
@@ -27,18 +27,32 @@ REASONS = (
 
 
 def why_open(excuse: Excuse, numbers: np.ndarray) -> np.ndarray:
-    """The place of a reason where it holds for numbers, and 0 elsewhere."""
+    """Return the index in `REASONS` of an excuse where `numbers` holds, and 0 elsewhere.
+
+    Args:
+        excuse: One of `REASONS`.
+        numbers: A mask of any shape.
+
+    Returns:
+        An array of int8, of the shape of `numbers`.
+    """
     return np.where(numbers, np.int8(REASONS.index(excuse)), np.int8(0))
 
 
 def roundings(terms: float, parts: int = 1) -> float:
-    """The roundings of a sum, to be multiplied by unit roundoff, Σ|term| and `SLACK`.
+    """Return how many roundings a sum accumulates.
 
-    A pairwise sum rounds log₂(terms) times. A sum that is taken in parts, one after the other,
-    rounds once more for each part behind the first; each of these roundings is at most
-    u·Σ|term| in whichever order the parts come, so `SLACK` does not multiply them.
+    A pairwise sum rounds log₂(terms) times. A sum of parts, added one after the other, rounds once
+    more for each part after the first. Each of these roundings is at most u·Σ|term|, whatever the
+    order of the parts, so `SLACK` does not multiply them.
 
-    terms : how many numbers are added. parts : how many parts the call's parameters ask for.
+    Args:
+        terms: How many numbers are added.
+        parts: How many parts the parameters of the call ask for.
+
+    Returns:
+        A factor. The error of the sum is at most this factor times `SLACK`, the unit roundoff u and
+        Σ|term|.
     """
     serial = max(min(parts, terms) - 1, 0)
     return float(np.log2(max(terms, 1))) + serial / SLACK
@@ -46,12 +60,20 @@ def roundings(terms: float, parts: int = 1) -> float:
 
 @dataclass(frozen=True)
 class Bounded:
-    """Numbers known to lie in `[low - budget, high + budget]`.
+    """Exact numbers and the interval in which a correct result lies.
 
-    `low` and `high` differ from `exact` only at a kink. An infinite budget is a number that the
-    textbook formula cannot compute in the dtype either: nothing is asked there. free_axis : the
-    axis along which a constant is left open; None where every number is asked for. why : for each
-    number with an infinite budget, the place of the reason in `REASONS`; None where all is finite.
+    The interval is `[low - budget, high + budget]`. A number whose budget is infinite is open: it
+    is not judged, for example because the plain formula overflows in the dtype too.
+
+    Attributes:
+        exact: The exact numbers, in extended precision.
+        budget: The largest error granted to each number, in the units of `exact`.
+        low: The lowest one-sided derivative at a kink; equal to `exact` elsewhere.
+        high: The highest one-sided derivative at a kink; equal to `exact` elsewhere.
+        dtype: The dtype in which a result is judged, such as `float32`.
+        free_axis: The axis along which a common constant may be added; None if there is none.
+        why: For each number with an infinite budget, the index of its reason in `REASONS`; None if
+            every budget is finite.
     """
 
     exact: np.ndarray
@@ -71,12 +93,27 @@ class Bounded:
         free_axis: int | None = None,
         why: np.ndarray | None = None,
     ) -> Bounded:
-        """Numbers known to lie within `budget` of the exact ones, at no kink."""
+        """Return numbers without a kink: a correct result lies within `budget` of `exact`.
+
+        Args:
+            exact: The exact numbers.
+            budget: The largest error granted, of the shape of `exact`.
+            dtype: The dtype in which a result is judged.
+            free_axis: As in the class.
+            why: As in the class.
+        """
         exact = np.asarray(exact)
         return cls(exact, np.asarray(budget), exact, exact, dtype, free_axis, why)
 
     def settled(self, got: np.ndarray) -> tuple[np.ndarray, Bounded]:
-        """Both sides less their mean along `free_axis`, the constant that is left open."""
+        """Remove the free constant: subtract the mean along `free_axis` on both sides.
+
+        Args:
+            got: The result to judge, of the shape of `exact`.
+
+        Returns:
+            The result and the exact numbers, both with a mean of 0 along `free_axis`.
+        """
         if self.free_axis is None:
             return got, self
         axis = self.free_axis
@@ -98,12 +135,19 @@ class Bounded:
             budget = np.where(known & np.isfinite(budget), budget, np.inf)
             why = self.why
             if why is not None:
-                # One number that nothing is asked of leaves the constant of its row unknown.
+                # One open number leaves the mean of its row unknown, so the whole row is open.
                 why = np.broadcast_to(why.max(axis, keepdims=True, initial=0), why.shape)
             return got - mean(got), Bounded(exact, budget, low, high, self.dtype, None, why)
 
     def error(self, got: np.ndarray) -> np.ndarray:
-        """Observed error ÷ budget, element by element: at most 1 conforms, inf is plainly wrong."""
+        """Return observed error ÷ budget for each element.
+
+        Args:
+            got: The result to judge, of the shape of `exact`.
+
+        Returns:
+            Ratios in float64. A ratio of at most 1 conforms; `inf` is wrong by any budget.
+        """
         if self.free_axis is not None:
             got, known = self.settled(got)
             return known.error(got)
@@ -112,8 +156,8 @@ class Bounded:
             beyond = np.maximum(self.low - got, got - self.high)
             ratio = np.where(beyond <= 0, 0, beyond / self.budget)
             if (np.abs(self.exact) + self.budget + np.abs(got) < largest).all():
-                return np.asarray(ratio, dtype=np.float64)  # numbers throughout
-            # Where rounding may overflow, infinity is as right as a number.
+                return np.asarray(ratio, dtype=np.float64)  # no infinity and no nan
+            # Near the largest number of the dtype rounding may overflow, so accept infinity.
             above = (got >= largest) & (self.high + self.budget >= largest)
             below = (got <= -largest) & (self.low - self.budget <= -largest)
             ratio = np.where((above | below) & np.isfinite(self.exact), 0, ratio)
@@ -124,7 +168,7 @@ class Bounded:
             return np.asarray(np.where(np.isnan(ratio), np.inf, ratio), dtype=np.float64)
 
     def rounded_to(self, dtype: str) -> Bounded:
-        """The same numbers, known after one more rounding to a narrower dtype."""
+        """Return the same numbers with a budget for one more rounding, to a narrower dtype."""
         narrow = precision(dtype)
         with np.errstate(all="ignore"):
             size = np.maximum(np.abs(self.low), np.abs(self.high)) + self.budget
@@ -132,10 +176,10 @@ class Bounded:
         return replace(self, budget=np.where(np.isnan(budget), np.inf, budget), dtype=dtype)
 
     def asked(self) -> Counter[str]:
-        """How many numbers are asked for, under `ASKED`, and how many are not, by reason.
+        """Count the judged numbers under `ASKED`, and the others by reason.
 
-        Numbers at a kink count apart though an interval is asked for, and so do those of which
-        rounding explains a tenth or more.
+        A number at a kink counts as `Excuse.KINK`, although its interval is judged. A number counts
+        as `Excuse.TOO_UNCERTAIN` if its budget is a tenth of its size or more (`INFORMATIVE`).
         """
         size, found = self.exact.size, Counter[str]()
         with np.errstate(all="ignore"):
@@ -161,7 +205,7 @@ class Bounded:
 
     @property
     def informative(self) -> bool:
-        """Whether some number is known well enough to tell a right result from 0 or a wrong one."""
+        """Whether some number's budget is small enough to tell a correct result from 0."""
         with np.errstate(all="ignore"):
             known = np.isfinite(self.exact) & (self.budget < INFORMATIVE * np.abs(self.exact))
         return bool(known.any())

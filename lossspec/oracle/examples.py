@@ -13,7 +13,12 @@ from lossspec.spec.loss import Loss
 
 
 def check_examples(loss: Loss) -> None:
-    """Raise SpecError where the definition does not give the value of an example."""
+    """Check that the definition gives the stated value of every example.
+
+    Raises:
+        SpecError: An example cannot be computed, or its value has another shape, or it differs from
+            the value of the definition by more than half of its last stated digit.
+    """
     for example in loss.examples:
         where = f"spec {loss.name!r}: its example ({example.source})"
         try:
@@ -31,11 +36,13 @@ def check_examples(loss: Loss) -> None:
         if want.shape != expected.exact.shape:
             raise SpecError(
                 f"{where} has a value of shape {list(want.shape)}; "
-                f"define gives shape {list(expected.exact.shape)}"
+                f"define gives shape {list(expected.exact.shape)}; correct one of them"
             )
-        # Its arguments were rounded to the dtype, and its value to the digits that are stated.
+        # The arguments are rounded to the dtype, and the value to the digits that it states.
         room = np.where(np.isfinite(expected.budget), expected.budget, 0)
         near = Bounded.around(want, room + 0.5 * 10.0**-example.digits, case.dtype)
         if (near.error(expected.exact) > 1).any():
             got = expected.exact.astype(np.float64).tolist()
-            raise SpecError(f"{where} states {example.value!r}; define gives {got!r}")
+            raise SpecError(
+                f"{where} states {example.value!r}; define gives {got!r}; correct one of them"
+            )

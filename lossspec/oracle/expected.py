@@ -1,4 +1,10 @@
-"""The right answer of a case: values, derivatives and their budgets."""
+"""The right answer of a case: values, gradients and their budgets, for any reduction.
+
+`lossspec.oracle.solver` fills an `Expected` with the unreduced losses, their derivatives and the
+error budget of each. This module derives the rest from them: the reduced value, and the gradient
+for a reduction and a cotangent. The budget of a sum grows with its roundings, and that of a mean
+with the error of its divisor.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +24,14 @@ from lossspec.thresholds import SLACK
 
 @dataclass(frozen=True)
 class Whole:
-    """What each part of a call needs to know of all of it, where it is solved in parts.
+    """Facts about a whole call that each part needs when the call is solved in parts.
 
-    counts, counted : as in `Expected`, of every element. parts : how many parts of the batch an
-    implementation adds up, one after the other.
+    Attributes:
+        case: The whole call.
+        counts: As in `Expected`, for every element of the whole call.
+        counted: As in `Expected`, for every element of the whole call.
+        precision: The properties of the case's dtype.
+        parts: How many parts of the batch an implementation adds up, one after the other.
     """
 
     case: Case
@@ -32,7 +42,7 @@ class Whole:
     _divisors: dict[str, tuple[Any, Any]] = field(default_factory=dict)
 
     def divisor(self, reduction: str) -> tuple[Any, Any]:
-        """Return what a reduction divides by, and its error."""
+        """Return the number that a reduction divides by, and the error bound of that number."""
         if reduction not in self._divisors:
             self._divisors[reduction] = self._divisor(reduction)
         return self._divisors[reduction]
@@ -44,15 +54,21 @@ class Whole:
         if reduction != "mean":
             return Extended(1), Extended(0)
         if np.all((self.counts == 1) | ~self.counted):
-            return self.counts.sum(), Extended(0)  # a whole number
+            return self.counts.sum(), Extended(0)  # a whole number is exact
         terms = roundings(self.counts.size, self.parts) + 1
         return self.counts.sum(), self.precision.unit * terms * np.abs(self.counts).sum()
 
     def too_small(self, array: np.ndarray) -> np.ndarray:
-        """Which numbers of a tensor are so near to 0 that nothing is asked of their gradient.
+        """Return which numbers of a tensor are too near to 0 for their gradient to be judged.
 
-        Logarithms of subnormal numbers are off by a few per cent where they come in vectors, and a
-        mean divides what is on its way back.
+        Vectorised kernels compute the logarithm of a subnormal number with an error of a few per
+        cent. A mean divides the cotangent, so that gradients become subnormal earlier.
+
+        Args:
+            array: A tensor of the case, in its own dtype.
+
+        Returns:
+            A mask of the shape of `array`.
         """
         mean = "mean" in self.case.reduction and self.precision.name != "float16"
         smallest = self.precision.negligible * (self.counts.size if mean else 1)
@@ -62,10 +78,18 @@ class Whole:
 
 @dataclass(frozen=True)
 class GradientTerms:
-    """The gradient of a tensor by some elements of the loss, before their sum is rounded.
+    """The sums that make the gradient of one tensor, before the rounding of a sum is budgeted.
 
-    exact, low, high, budget : as in `Bounded`, without `SLACK`. size : what the terms add up to
-    without their signs. terms : how many there are for each number.
+    Each element of the loss adds a term to the gradient of the numbers that it depends on. All
+    arrays have the shape of the tensor.
+
+    Attributes:
+        exact: As in `Bounded`.
+        low: As in `Bounded`.
+        high: As in `Bounded`.
+        budget: The sum of the error bounds of the terms, without the factor `SLACK`.
+        size: The sum of the absolute values of the terms.
+        terms: How many terms there are for each number.
     """
 
     exact: Any
@@ -76,7 +100,7 @@ class GradientTerms:
     terms: float
 
     def plus(self, other: GradientTerms) -> GradientTerms:
-        """Return the terms of both."""
+        """Return the sums over the terms of both."""
         return GradientTerms(
             *(getattr(self, one.name) + getattr(other, one.name) for one in fields(self))
         )
@@ -84,51 +108,53 @@ class GradientTerms:
 
 @dataclass(frozen=True)
 class Expected:
-    """What a case must give: the unreduced loss and its derivatives, element by element."""
+    """The right answer of a case: the unreduced loss and its derivatives, element by element."""
 
     case: Case
-    #: In the shape of the unreduced result, as all up to `counted` are.
+    #: The unreduced losses. This array and those up to `counted` have its shape.
     losses: np.ndarray
+    #: The error bound of each loss, without the factor `SLACK`.
     budget: np.ndarray
-    #: What each element counts for in the divisor of the mean, and what it is multiplied by there.
+    #: The summand of each element in the divisor of the mean, and the factor of its loss there.
     counts: np.ndarray
     shares: np.ndarray
-    #: Whether it counts at all, or is ignored.
+    #: False for an ignored element.
     counted: np.ndarray
-    #: For each differentiable tensor, the derivative of each loss element by the elements that it
-    #: depends on, exact and on each of the ensemble's sides (they differ at a kink); its budget.
+    #: For each differentiable tensor, the derivative of each loss by the numbers that it depends
+    #: on, and the error bound of that derivative, in the axes of `define`. Axis 0 of the derivative
+    #: holds the exact one, then one for each choice of one-sided derivatives at kinks.
     derivatives: Mapping[str, tuple[np.ndarray, np.ndarray]]
     placed: Mapping[str, Placed]
     precision: Precision
-    #: For tensors whose numbers sum to 1 along an axis, that axis.
+    #: For each tensor whose numbers sum to 1 along an axis, that axis.
     simplex: Mapping[str, int]
-    #: The call that it is the answer of, or of a part of.
+    #: The whole call, of which this may be a part.
     whole: Whole
-    #: Whether a nan was compared with a number, which may lose it.
+    #: Whether a comparison met a nan; an implementation may lose the nan there.
     compared: bool = False
-    #: Where the definition says itself that the loss is nan.
+    #: True if the definition declares the loss to be nan there, with `maths.by_convention`.
     stated: np.ndarray = field(default_factory=lambda: np.zeros((), bool))
-    #: Why a budget is infinite, as in `Bounded`: of each loss, and of each derivative.
+    #: The reason of each infinite budget, as in `Bounded.why`: for each loss, each derivative.
     why: np.ndarray = field(default_factory=lambda: np.zeros((), np.int8))
     why_derivative: Mapping[str, np.ndarray] = field(default_factory=dict)
     _known: dict[Any, Any] = field(default_factory=dict)
 
     @property
     def parts(self) -> int:
-        """How many parts of the batch are added up one after the other."""
+        """How many parts of the batch an implementation adds up, one after the other."""
         return self.whole.parts
 
     @property
     def plain(self) -> bool:
-        """Whether each element counts once in the mean."""
+        """Whether every element has weight 1 in the mean and in its divisor."""
         return bool((self.counts == 1).all() and (self.shares == 1).all())
 
     def value(self, reduction: str) -> Bounded:
-        """The result under one of the loss's reductions."""
+        """Return the result under one of the reductions of the loss, with its budget."""
         return self._once(("value", reduction), lambda: self._value(reduction))
 
     def _once(self, key: Any, make: Callable[[], Any]) -> Any:
-        """What many clauses ask for, computed when the first one does."""
+        """Return `make()`, computed once: many clauses ask for the same answer."""
         if key not in self._known:
             self._known[key] = make()
         return self._known[key]
@@ -146,7 +172,7 @@ class Expected:
         return self._bounded(exact, budget, why=_why_reduced(self, exact, budget, not usable))
 
     def divided(self, reduction: str) -> tuple[Any, Any, Any, Any]:
-        """The sum of the losses and its budget, then what a reduction divides by and its error."""
+        """Return the sum of the losses, its error bound, the divisor and its error bound."""
         return self._once(("divided", reduction), lambda: self._divided(reduction))
 
     def _divided(self, reduction: str) -> tuple[Any, Any, Any, Any]:
@@ -158,21 +184,29 @@ class Expected:
             exact, size = losses.sum(), np.abs(losses).sum()
             budget = (self.budget * np.abs(shares)).sum()
             if np.isinf(exact):
-                # Losses that are infinite by definition make the sum so, if no other is unknown.
+                # An infinite loss makes the sum exactly infinite, unless another loss is open.
                 size = np.abs(np.where(np.isinf(losses), 0, losses)).sum()
                 budget = np.where(np.isfinite(budget), 0, np.inf)
             else:
                 budget = budget + unit * terms * size
             if not size < self.precision.largest_sum:
-                budget = np.full_like(budget, np.inf)  # the textbook's sum overflows as well
+                budget = np.full_like(budget, np.inf)  # the plain sum overflows too
         return exact, budget, *self.divisor(reduction)
 
     def divisor(self, reduction: str) -> tuple[Any, Any]:
-        """What a reduction of the whole call divides by, and its error."""
+        """Return the divisor of a reduction of the whole call, and its error bound."""
         return self.whole.divisor(reduction)
 
     def scale(self, reduction: str, cotangent: np.ndarray) -> np.ndarray | None:
-        """What each element's derivative counts for in a gradient; None for a mean of nothing."""
+        """Return the factor of each element's derivative in a gradient.
+
+        Args:
+            reduction: One of the reductions of the loss.
+            cotangent: The cotangent of the result, of its shape.
+
+        Returns:
+            Factors that broadcast to the unreduced loss; None if the divisor is 0.
+        """
         scale = as_extended(np.asarray(cotangent))
         if reduction == "none":
             return scale
@@ -183,7 +217,16 @@ class Expected:
         return np.asarray(scale / divisor * shares)
 
     def gradient(self, name: str, reduction: str, cotangent: np.ndarray) -> Bounded | None:
-        """The gradient of one tensor for a cotangent of the result; None where the value is nan."""
+        """Return the gradient of one tensor.
+
+        Args:
+            name: The tensor.
+            reduction: One of the reductions of the loss.
+            cotangent: The cotangent of the result, of its shape.
+
+        Returns:
+            The gradient with its budget; None if the value is nan, because the mean divides by 0.
+        """
         key = "gradient", name, reduction, cotangent.dtype, cotangent.tobytes()
         return self._once(key, lambda: self._gradient(name, reduction, cotangent))
 
@@ -192,7 +235,7 @@ class Expected:
         return None if terms is None else self.summed(name, terms)
 
     def terms(self, name: str, reduction: str, cotangent: np.ndarray) -> GradientTerms | None:
-        """The gradient of one tensor before it is rounded; None where the value is nan."""
+        """Return the sums that make the gradient of one tensor; arguments as in `gradient`."""
         derivative, error = self.derivatives[name]
         unit, smallest = self.precision.unit, self.precision.smallest
         scale = self.scale(reduction, cotangent)
@@ -207,7 +250,7 @@ class Expected:
         scale = scale.reshape(scale.shape + (1,) * placed.core)
         with np.errstate(all="ignore"):
             terms = derivative * scale
-            # Slopes at a kink are rounded too, and each element may have its own.
+            # One-sided derivatives are rounded too, and each element may take another side.
             ends = SLACK * unit * (2 + relative) * np.abs(terms) * (terms != terms[0])
             exact, low, high = (
                 placed.leave(term, shape)
@@ -216,7 +259,7 @@ class Expected:
             size = np.abs(scale)
             budget = size * (error + unit * np.abs(derivative[0]) * (2 + relative))
             budget = budget + smallest * (np.abs(derivative[0]) + size)
-            # What is scaled down may come to lie where kernels take it for 0.
+            # A product may become so small that kernels flush it to 0.
             budget = budget + self.precision.negligible
             budget = np.where((size == 0) & np.isfinite(error), smallest, budget)
             summed = derivative[0].size / max(int(np.prod(shape)), 1)
@@ -224,38 +267,51 @@ class Expected:
         return GradientTerms(exact, low, high, budget, total, summed)
 
     def summed(self, name: str, terms: GradientTerms) -> Bounded:
-        """The gradient of one tensor that its terms add up to."""
+        """Return the gradient of one tensor from its sums, with a budget for rounding them."""
         budget = terms.budget
         if terms.terms > 1:
             serial = roundings(terms.terms, self.parts)
             with np.errstate(all="ignore"):
                 budget = budget + self.precision.unit * serial * terms.size
-        # How a loss changes when shares no longer sum to 1 is left open: it need not be defined.
+        # Probabilities that sum to 1 leave a common constant of their gradient undefined.
         axis = self.simplex.get(name)
         why = _why_gradient(self, name, terms.exact.shape, budget)
         return self._bounded(terms.exact, SLACK * budget, terms.low, terms.high, axis, why)
 
     def gradients(self) -> dict[str, Bounded]:
-        """The gradients that the case asks for, where there are any; of ignored rows nothing."""
+        """Return the gradient of each tensor in `requires_grad`, with ignored rows open.
+
+        Tensors are left out if their gradient is undefined (a mean of no elements).
+        """
         reduction = self.case.reduction
         upstream = self.case.upstream(reduction)
         found = {name: self.gradient(name, reduction, upstream) for name in self.case.requires_grad}
         return {name: self.counted_only(name, it) for name, it in found.items() if it is not None}
 
     def ignored(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        """Which elements of a tensor belong to ignored rows only."""
+        """Return which elements of a tensor matter to ignored elements of the loss only.
+
+        Args:
+            name: The tensor.
+            shape: Its shape in the call.
+        """
         placed = self.placed[name]
         view = self.counted.shape + placed.view[len(placed.view) - placed.core :]
         mask = self.counted.reshape(self.counted.shape + (1,) * placed.core)
         return placed.leave(np.broadcast_to(mask, view).astype(int), shape) == 0
 
     def reached(self, name: str, elements: np.ndarray) -> np.ndarray:
-        """Which elements of the loss are computed from the given ones of a tensor."""
+        """Return which elements of the loss depend on the given elements of a tensor.
+
+        Args:
+            name: The tensor.
+            elements: A mask of the tensor's shape.
+        """
         view = self.placed[name].enter(elements, self.counted.shape)
         return np.asarray(view.any(axis=tuple(range(self.counted.ndim, view.ndim))))
 
     def counted_only(self, name: str, bounded: Bounded) -> Bounded:
-        """The same gradient with nothing asked of ignored rows."""
+        """Return the gradient `bounded` of a tensor with ignored rows open: not judged."""
         if self.counted.all():
             return bounded
         ignored = self.ignored(name, bounded.exact.shape)
@@ -291,7 +347,7 @@ class Expected:
 def _why_reduced(
     expected: Expected, exact: Any, budget: Any, divides_by_nearly_0: bool
 ) -> np.ndarray | None:
-    """Why nothing is asked of a reduced value: because of some loss, or of the sum itself."""
+    """Return why a reduced value is open: the reason of one of its losses, or of the sum itself."""
     if np.isfinite(budget):
         return None
     why = np.asarray(np.max(expected.why, initial=0))
@@ -302,7 +358,7 @@ def _why_reduced(
 def _why_gradient(
     expected: Expected, name: str, shape: tuple[int, ...], budget: np.ndarray
 ) -> np.ndarray | None:
-    """Why nothing is asked of a gradient: the last of the reasons of its terms."""
+    """Return why each number of a gradient is open: the last reason among its terms."""
     if np.isfinite(budget).all():
         return None
     terms, why = expected.why_derivative[name], np.zeros(shape, np.int8)

@@ -1,4 +1,9 @@
-"""Solve a call in parts, so that a large one does not take more memory than the machine has."""
+"""Solve a large call in parts, so that the oracle does not exhaust the memory of the machine.
+
+The parts are slices along the axes of the unreduced loss, whose elements do not depend on one
+another. The divisor of a mean is computed for the whole call first. A gradient that several parts
+contribute to, such as that of a weight of the layer, is summed over them.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +27,11 @@ from lossspec.spec.loss import Loss
 
 Index = tuple[slice, ...]
 
-#: Bytes that one part may take, as measured on a small one.
+#: The most bytes that one part may take, estimated from a small part.
 PART_BYTES = 2**26
-#: Numbers of a definition, up to which a call is solved in one piece.
+#: A call is solved in one piece if its definition makes at most this many numbers.
 PIECE_NUMBERS = 2**21
-#: Numbers of a definition that a part may take which cannot be cut any further.
+#: The most numbers that the definition may make for a part that cannot be cut any further.
 LARGEST_NUMBERS = 2**26
 
 
@@ -34,8 +39,12 @@ LARGEST_NUMBERS = 2**26
 class GradientPart:
     """The gradient of a part of a tensor.
 
-    index : the part of the tensor. bounded : None where the loss is the mean of no elements.
-    ignored : which of the numbers belong to ignored rows only. whole : the call.
+    Attributes:
+        name: The tensor.
+        index: The slices of the tensor that make the part.
+        bounded: The gradient with its budget; None if the loss is a mean of no elements.
+        ignored: Which numbers of the part matter to ignored elements of the loss only.
+        whole: The call.
     """
 
     name: str
@@ -48,9 +57,13 @@ class GradientPart:
 class Solution:
     """The right answer of a call of any size: in one piece, or part by part.
 
-    A call that takes more than `PIECE_NUMBERS` is cut along the axes of its unreduced loss, whose
-    elements do not depend on one another. ArgumentError where it cannot be cut and takes more than
-    `LARGEST_NUMBERS`.
+    A call is cut into parts if its definition makes more than `PIECE_NUMBERS` numbers. Reading the
+    answer raises ArgumentError if even the smallest part makes more than `LARGEST_NUMBERS`.
+
+    Attributes:
+        loss: The spec.
+        case: The call.
+        sizes: The size of each axis by name.
     """
 
     def __init__(self, loss: Loss, case: Case) -> None:
@@ -60,7 +73,7 @@ class Solution:
 
     @property
     def expected(self) -> Expected:
-        """The answer; one that was solved in parts has no derivatives."""
+        """The answer; it has no derivatives if the call was solved in parts."""
         if self._answer is None:
             for _ in self.gradients(()):
                 pass
@@ -68,7 +81,14 @@ class Solution:
         return self._answer
 
     def gradients(self, names: Sequence[str]) -> Iterator[GradientPart]:
-        """Yield the gradients of tensors, part by part, while the values are solved as well."""
+        """Yield the gradients of tensors part by part, and solve the values on the way.
+
+        Args:
+            names: The tensors.
+
+        Raises:
+            ArgumentError: The call is too large to be solved.
+        """
         if not self.cut:
             self._answer = self._in_one_piece
             for name in names:
@@ -85,15 +105,15 @@ class Solution:
 
     @property
     def _axes(self) -> list[str]:
-        """The axes along which the call may be cut, the longest first."""
+        """The axes along which the call may be cut, the longest axis first."""
         axes = [axis for axis in self.case.shape.result if self.sizes[axis] > 1]
-        if self.loss.form(self.case.form).settle is not None:  # it may fit tensors along the others
+        if self.loss.form(self.case.form).settle is not None:  # it may couple the other axes
             axes = [a for a in axes if a == self.loss.batch and separable(self.loss, self.case)]
         return sorted(axes, key=lambda axis: -self.sizes[axis])
 
     @cached_property
     def cut(self) -> Mapping[str, int]:
-        """The axes that the call is cut along, with the length of a part; none in one piece."""
+        """For each axis that the call is cut along, the length of a part; empty for one piece."""
         try:
             _ = self._in_one_piece
         except OutOfRoom:
@@ -113,9 +133,15 @@ class Solution:
         raise ArgumentError(self._too_large())
 
     def _lengths(self, axes: list[str], piece: Case, taken: float) -> dict[str, int]:
-        """How long parts may be, given what the smallest one takes."""
+        """Return how long the parts may be along each axis.
+
+        Args:
+            axes: The axes that the call is cut along.
+            piece: A part of length 1 along each of these axes.
+            taken: The bytes that solving this part takes.
+        """
         last = axes[-1]
-        # What a call takes besides its numbers would weigh too much in so small a part.
+        # In so small a part the fixed cost of a call dominates, so measure a longer one.
         few = min(self.sizes[last], max(1, int(PART_BYTES / 8 // taken)))
         if few > 1:
             for axis in axes:
@@ -140,7 +166,7 @@ class Solution:
         )
         return (
             f"{self.loss.name} is too large for the oracle with {shapes}: {why} takes more than "
-            f"{least:.0f} GiB; pass smaller tensors"
+            f"{least:.0f} GiB of memory; pass smaller tensors"
         )
 
     def _parts(self) -> Iterator[tuple[dict[str, slice], Case]]:
@@ -193,7 +219,7 @@ class Solution:
         return axes_of(self.loss, form, self.case.shape, name, ndim)
 
     def _shared(self, name: str) -> bool:
-        """Whether several parts have the same numbers of a tensor."""
+        """Return whether several parts contain the same numbers of a tensor."""
         sizes = dict(zip(self._axes_of(name), self.case.tensors[name].shape, strict=True))
         return any(sizes.get(axis, 1) == 1 for axis in self.cut)
 
@@ -208,7 +234,7 @@ class Solution:
 
 
 class _Joined:
-    """The values of the parts, put together."""
+    """The values of the parts, joined to those of the whole call."""
 
     FIELDS = ("losses", "budget", "counts", "shares", "counted", "stated")
 
@@ -235,7 +261,7 @@ class _Joined:
 
 
 class _Sum:
-    """What the parts add to the gradient of a tensor that they share."""
+    """The sum over the parts of the gradient of a tensor that they share."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         zeros = [np.zeros(shape, Extended) for _ in range(5)]
@@ -257,12 +283,12 @@ class _Sum:
 
     @property
     def terms(self) -> GradientTerms | None:
-        """All terms; each number has as many of them as any other."""
+        """The sums over all parts, with the largest count of terms for every number."""
         return self.sums and replace(self.sums, terms=float(self.summed.max(initial=0)))
 
 
 def _measured(loss: Loss, case: Case) -> float:
-    """The bytes that solving a small part takes at the most."""
+    """Return the peak of memory, in bytes, of solving a small part."""
     traced = tracemalloc.is_tracing()
     if not traced:
         tracemalloc.start()
@@ -284,7 +310,7 @@ def _terms(expected: Expected, name: str) -> GradientTerms | None:
 
 
 def _part(expected: Expected, name: str, index: Index) -> GradientPart:
-    """The gradient of one tensor, with nothing asked of ignored rows."""
+    """Return the gradient of one tensor, with ignored rows open: not judged."""
     terms, ignored = _terms(expected, name), _ignored(expected, name)
     bounded = None if terms is None else _without(expected.summed(name, terms), ignored)
     return GradientPart(name, index, bounded, ignored, expected.whole)

@@ -11,19 +11,32 @@ from lossspec.spec.shapes import Shape
 
 @dataclass(frozen=True)
 class Placed:
-    """How a tensor of a call lies in the definition's view: loop axes first, core axes last."""
+    """How the axes of a call's tensor map to the axes that `define` sees.
 
-    order: tuple[int, ...]  # transposes the call's axes into loop order, then core order
-    view: tuple[int, ...]  # its shape there, with 1 for every loop axis that it lacks
+    `define` sees the *loop* axes, those of the unreduced loss, first and the *core* axes last.
+
+    Attributes:
+        order: The permutation of the call's axes: loop axes, then core axes, then axes of size 1.
+        view: The shape for `define`, with size 1 for each loop axis that the tensor lacks.
+        core: How many of the last axes are core axes.
+    """
+
+    order: tuple[int, ...]
+    view: tuple[int, ...]
     core: int
 
     def enter(self, array: np.ndarray, loop: tuple[int, ...]) -> np.ndarray:
-        """Return a tensor in the definition's view, broadcast over the loop axes."""
+        """Return a call's tensor in the axes of `define`, broadcast to the loop axes `loop`."""
         moved = array.transpose(self.order).reshape(self.view)
         return np.broadcast_to(moved, loop + self.view[len(self.view) - self.core :])
 
     def leave(self, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        """Back to the call's axes; what was spread over the loop is summed."""
+        """Return an array in the call's axes, summed over the axes that `enter` broadcast.
+
+        Args:
+            array: An array in the axes of `define`.
+            shape: The shape of the call's tensor.
+        """
         spread = tuple(
             i for i in range(len(self.view) - self.core) if self.view[i] == 1 != array.shape[i]
         )
@@ -33,7 +46,13 @@ class Placed:
 
 
 def placed_axes(array: np.ndarray, axes: tuple[str, ...], contract: Shape) -> Placed:
-    """Return how a tensor with these axes lies in the view of a definition."""
+    """Return how a tensor maps to the axes of `define`.
+
+    Args:
+        array: The tensor of the call.
+        axes: The name of each of its axes.
+        contract: The shape contract of the call.
+    """
     loop = [axes.index(name) for name in contract.result if name in axes]
     ones = [i for i, name in enumerate(axes) if name == "1"]
     core = [i for i, name in enumerate(axes) if name not in (*contract.result, "1")]

@@ -1,4 +1,34 @@
-"""Solve a case: evaluate its definition in extended precision, and bound rounding."""
+"""Solve a case: compute the right answer in extended precision, and bound the effect of rounding.
+
+The right answer comes with a *budget*: the largest error that a correct implementation may have
+because it rounds in the dtype of the case. For each loss and each derivative it is
+
+    budget = SLACK · (sensitivity + u · |number| + error of the plain formula + tiny).
+
+Here u is the unit roundoff of the dtype, and tiny the size below which kernels may return 0.
+
+The sensitivity is measured by a method that is known in the literature as Monte Carlo arithmetic
+(CESTAC, MCA). It runs the formula on perturbed copies of its inputs and sees how far the result
+moves. The copies are called *members*, and all of them together an *ensemble*
+(`lossspec.maths.ensemble`).
+Here the perturbations are fixed patterns, not random numbers, so a case always has the same budget.
+
+`solve` works in five steps:
+
+1. `_pose` transposes the tensors into the axis order that `define` expects, replaces ignored
+   elements by zeros, and plans the members.
+2. `_evaluated` runs and differentiates `define` in `numpy.longdouble`, in all members at once.
+   Member 0 is the case itself: its losses and derivatives are the right answer.
+3. `_sensitivity` adds up how far the results of the perturbed members are from that of the
+   unperturbed one. Scaled to one unit roundoff, this is what rounding may do to a correct
+   implementation.
+4. `_plain_formula_errors` runs `define` once more in the dtype of the case. The error of that run
+   is added to the budget, so a correct implementation may overflow where the plain formula does.
+5. `_budget_of_losses` and `_budget_of_derivative` combine these errors. They mark a number as open
+   (not judged, with an infinite budget) if the dtype cannot represent it.
+
+`solve_second` does the same for second derivatives.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +48,7 @@ from lossspec.dtypes import Extended, Precision, as_extended, precision
 from lossspec.errors import OutOfRoom, SpecError, blaming
 from lossspec.excuse import Excuse
 from lossspec.maths.ensemble import ROUNDING_MEMBERS, SIDES, Ensemble, ensemble, step_of
-from lossspec.maths.number import Number, plain
+from lossspec.maths.number import Number, array_of
 from lossspec.oracle.bounds import REASONS, Bounded, why_open
 from lossspec.oracle.expected import Expected, Whole
 from lossspec.oracle.placement import Placed, placed_axes
@@ -42,10 +72,13 @@ def _arguments(define: Definition) -> tuple[str, ...]:
 
 @dataclass
 class SolvedCase:
-    """A case with its right answer, which is computed when first asked for.
+    """A case with its right answer, which is computed on first access.
 
-    choices, dtypes : what Hypothesis drew it with, and the dtypes that it chose from, None for all;
-    no choices for a case that was not drawn.
+    Attributes:
+        loss: The spec.
+        case: The case.
+        choices: The choices with which Hypothesis drew the case; empty if it was not drawn.
+        dtypes: The dtypes that Hypothesis chose from; None for all.
     """
 
     loss: Loss
@@ -54,14 +87,15 @@ class SolvedCase:
     dtypes: tuple[str, ...] | None = None
 
     def changed(self, case: Case) -> SolvedCase:
-        """Another case that was made from this one, drawn with the same choices."""
+        """Return a case that was derived from this one, with the same choices."""
         return SolvedCase(self.loss, case, self.choices, self.dtypes)
 
     @cached_property
     def expected(self) -> Expected:
-        """The right answer, under any reduction and cotangent.
+        """The right answer, for any reduction and cotangent.
 
-        SpecError where the definition raises, or is nan for numbers that its roles allow.
+        Raises:
+            SpecError: The definition raises, or is nan for numbers that its roles allow.
         """
         expected = solve(self.loss, self.case)
         check_defined(self.loss, expected)
@@ -70,10 +104,23 @@ class SolvedCase:
 
 @dataclass(frozen=True)
 class _Posed:
-    """A case as its definition sees it: members, then loop axes, then core axes.
+    """A case in the axes that `define` sees: the member axis, then loop axes, then core axes.
 
-    exact : real tensors without the member axis. fixed : integers likewise. moves : the patterns by
-    which each of them is moved. wanted : the differentiable ones. counted : which elements count.
+    Attributes:
+        loss: The spec.
+        case: The case.
+        define: The definition of the case's form.
+        precision: The properties of the case's dtype.
+        sizes: The size of each axis by name.
+        loop: The sizes of the loop axes, which are those of the unreduced loss.
+        exact: The real tensors, in the case's dtype and without the member axis.
+        fixed: The integer tensors, without the member axis.
+        placed: How the axes of each tensor map to those of `define`.
+        counted: A mask of shape `loop`, False for ignored elements.
+        patterns: For each real tensor, its perturbations: one array over its core axes for each
+            member that perturbs it.
+        wanted: The names of the tensors to differentiate by.
+        ensemble: The members.
     """
 
     loss: Loss
@@ -86,13 +133,13 @@ class _Posed:
     fixed: Mapping[str, np.ndarray]
     placed: Mapping[str, Placed]
     counted: np.ndarray
-    moves: Mapping[str, list[np.ndarray]]
+    patterns: Mapping[str, list[np.ndarray]]
     wanted: tuple[str, ...]
     ensemble: Ensemble
     _members: dict[str, np.ndarray] = field(default_factory=dict)
 
     def members(self, name: str) -> np.ndarray:
-        """A real tensor in every member of `ensemble`."""
+        """Return a real tensor in every member, of shape (members, *loop, *core)."""
         if name not in self._members:
             view, ensemble = self.exact[name], self.ensemble
             ensemble.take(ensemble.size * view.size)
@@ -100,7 +147,7 @@ class _Posed:
                 view,
                 name,
                 self.placed[name].core,
-                self.moves,
+                self.patterns,
                 ensemble.size,
                 self.precision,
                 ensemble.step,
@@ -108,7 +155,13 @@ class _Posed:
         return self._members[name]
 
     def rest(self, real: type) -> dict[str, Any]:
-        """What a definition gets besides real tensors: defaults, indices and parameters."""
+        """Return the arguments of a definition that are not drawn real tensors.
+
+        These are the defaults of omitted tensors, the integer tensors and the parameters.
+
+        Args:
+            real: The floating type in which to give them.
+        """
         contract = self.case.shape
         roles = self.loss.roles(self.loss.form(self.case.form))
         given: dict[str, Any] = {}
@@ -121,7 +174,7 @@ class _Posed:
         for name, view in self.fixed.items():
             role = roles[name]
             if isinstance(role, ClassIndex) and role.one_hot:
-                given[name] = Number(_certain(view[None], self.sizes[role.classes], real))
+                given[name] = Number(_one_hot(view[None], self.sizes[role.classes], real))
             else:
                 given[name] = view[None]
         for name, value in self.case.parameters.items():
@@ -133,21 +186,29 @@ class _Posed:
         return self.rest(Extended)
 
     def evaluate(self, part: Definition, tensors: Any) -> Any:
-        """A function of the loss's arguments, for the differentiable tensors given."""
+        """Evaluate one of the spec's functions in every member.
+
+        Args:
+            part: `define`, `divisor` or `share`.
+            tensors: The values of the tensors in `wanted`, in that order.
+
+        Returns:
+            The result, which broadcasts to shape (members, *loop).
+        """
         given = {name: Number(tensors[i]) for i, name in enumerate(self.wanted)}
         for name in _arguments(part):
             if name not in given:
                 still = name in self._still
                 given[name] = self._still[name] if still else Number(self.members(name))
-        return plain(part(**{name: given[name] for name in _arguments(part)}))
+        return array_of(part(**{name: given[name] for name in _arguments(part)}))
 
     @property
     def differentiable(self) -> tuple[np.ndarray, ...]:
-        """The tensors that `evaluate` takes."""
+        """The tensors in `wanted` in every member: what `evaluate` takes."""
         return tuple(self.members(name) for name in self.wanted)
 
     def each(self, part: Definition | None) -> np.ndarray:
-        """The divisor or the share of each element of the loss."""
+        """Return the divisor or the share of each element of the loss, of shape `loop`."""
         if part is None:
             return np.ones(self.loop, Extended)
         form = self.loss.form(self.case.form)
@@ -157,12 +218,12 @@ class _Posed:
             return np.broadcast_to(made, (self.ensemble.size, *self.loop))[0]
 
     def mask(self, name: str) -> np.ndarray:
-        """Which elements of a tensor's view belong to loss elements that count."""
+        """Return `counted` in a shape that broadcasts to a tensor with its core axes."""
         return self.counted.reshape(self.counted.shape + (1,) * self.placed[name].core)
 
 
 def _check_room(case: Case, room: float) -> None:
-    """Raise OutOfRoom for tensors of so many numbers before any of them is copied."""
+    """Raise OutOfRoom if the tensors hold more than `room` numbers, before any is copied."""
     if sum(array.size for array in case.tensors.values()) > room:
         raise OutOfRoom(f"the tensors have more than {room:,.0f} numbers")
 
@@ -175,6 +236,15 @@ def _pose(
     gradients: bool = True,
     room: float = float("inf"),
 ) -> _Posed:
+    """Return a case in the axes of `define`, with its members planned.
+
+    Args:
+        loss: The spec.
+        case: The case.
+        free: As in `Ensemble.free`.
+        gradients: Whether derivatives are wanted.
+        room: The most numbers that may be made; OutOfRoom is raised beyond it.
+    """
     _check_room(case, room)
     form, contract = loss.form(case.form), case.shape
     dtype, roles = precision(case.dtype), loss.roles(form)
@@ -197,9 +267,10 @@ def _pose(
         fixed[name] = view.astype(np.int64)
     if not counted.all():
         exact = _without_ignored(exact, placed, counted)
-    moves = _moves(exact, placed)
-    size = 2 + sum(map(len, moves.values())) + ROUNDING_MEMBERS + SIDES
-    # Free members move by as much as rounding may, so that they meet the branches that it may.
+    patterns = _patterns(exact, placed)
+    size = 2 + sum(map(len, patterns.values())) + ROUNDING_MEMBERS + SIDES
+    # A free member is perturbed by as much as rounding may, so it takes the branches that a rounded
+    # computation may take.
     step = FREE_STEP * dtype.unit if free else step_of(dtype.unit)
     return _Posed(
         loss,
@@ -212,7 +283,7 @@ def _pose(
         fixed,
         placed,
         counted,
-        moves,
+        patterns,
         tuple(name for name in exact if gradients and roles[name].differentiable),
         Ensemble(size, dtype.unit, dtype.smallest, SLACK, free, step, room),
     )
@@ -221,13 +292,23 @@ def _pose(
 def _without_ignored(
     exact: Mapping[str, np.ndarray], placed: Mapping[str, Placed], counted: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Harmless numbers in place of those of ignored elements, which must not matter."""
+    """Replace the numbers of ignored elements, which must not matter, by zeros."""
     masks = {n: counted.reshape(counted.shape + (1,) * placed[n].core) for n in exact}
     return {n: np.where(masks[n], view, np.zeros_like(view)) for n, view in exact.items()}
 
 
 def counts(loss: Loss, case: Case, room: float = float("inf")) -> tuple[np.ndarray, np.ndarray]:
-    """What each element counts for in the divisor of the mean, and whether it counts at all."""
+    """Return the part of `solve` that the mean of a whole call needs.
+
+    Args:
+        loss: The spec.
+        case: The case.
+        room: The most numbers that may be made; OutOfRoom is raised beyond it.
+
+    Returns:
+        The summand of each element in the divisor of the mean, and a mask that is False for ignored
+        elements. Both have the shape of the unreduced loss.
+    """
     posed = _pose(loss, case, gradients=False, room=room)
     with np.errstate(all="ignore"), ensemble(posed.ensemble):
         each = posed.each(loss.form(case.form).divisor)
@@ -242,10 +323,18 @@ def solve(
     gradients: bool = True,
     room: float = float("inf"),
 ) -> Expected:
-    """Evaluate and differentiate a loss's definition for one case, in extended precision.
+    """Return the right answer of a case: evaluate and differentiate its definition.
 
-    whole : the call that the case is a part of. gradients : whether derivatives are wanted. room :
-    how many numbers may be made on the way, at least; OutOfRoom says that there are more.
+    Args:
+        loss: The spec.
+        case: The case.
+        whole: The call that the case is a part of; the case itself by default.
+        gradients: Whether derivatives are wanted.
+        room: The most numbers that may be made on the way.
+
+    Raises:
+        OutOfRoom: More numbers than `room` are needed.
+        SpecError: A function of the spec raises.
     """
     posed = _pose(loss, case, gradients=gradients, room=room)
     form, loop, dtype = loss.form(case.form), posed.loop, posed.precision
@@ -260,16 +349,18 @@ def solve(
 
     with np.errstate(all="ignore"):
         cotangents = _trial_cotangents(posed, whole, shares) if posed.wanted else []
-        textbook, slips = _textbook(posed, losses[:2], derivatives, cotangents)
-        budget = _spread(losses, posed.ensemble, dtype)
-        budget = budget + dtype.unit * np.abs(losses[0]) + textbook + dtype.negligible
-        budget, why = _weighed(losses, budget, textbook, overflows)
-        slopes = {
-            name: _slope(posed, whole, name, losses[0], why, derivative, slips[name])
+        plain, plain_back = _plain_formula_errors(posed, losses[:2], derivatives, cotangents)
+        budget = _sensitivity(losses, posed.ensemble, dtype)
+        budget = budget + dtype.unit * np.abs(losses[0]) + plain + dtype.negligible
+        budget, why = _budget_of_losses(losses, budget, plain, overflows)
+        bounded = {
+            name: _budget_of_derivative(
+                posed, whole, name, losses[0], why, derivative, plain_back[name]
+            )
             for name, derivative in derivatives.items()
         }
         for other in _equivalents(posed):
-            budget, slopes = _widened(other, whole, losses[0], why, budget, slopes, cotangents)
+            budget, bounded = _widened(other, whole, losses[0], why, budget, bounded, cotangents)
     return Expected(
         case,
         np.where(posed.counted, losses[0], 0),
@@ -277,7 +368,7 @@ def solve(
         counts,
         shares,
         posed.counted,
-        {name: (sides, error) for name, (sides, error, _) in slopes.items()},
+        {name: (sides, error) for name, (sides, error, _) in bounded.items()},
         posed.placed,
         dtype,
         simplex(loss, case),
@@ -285,11 +376,11 @@ def solve(
         posed.ensemble.compared,
         stated,
         np.where(posed.counted, why, 0).astype(np.int8),
-        {name: why_slope for name, (_, _, why_slope) in slopes.items()},
+        {name: why_derivative for name, (_, _, why_derivative) in bounded.items()},
     )
 
 
-_Slopes = dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]
+_Derivatives = dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 
 def _equivalents(posed: _Posed) -> Iterator[_Posed]:
@@ -307,51 +398,63 @@ def _widened(
     losses: np.ndarray,
     why: np.ndarray,
     budget: np.ndarray,
-    slopes: _Slopes,
+    bounded: _Derivatives,
     cotangents: Sequence[np.ndarray],
-) -> tuple[np.ndarray, _Slopes]:
+) -> tuple[np.ndarray, _Derivatives]:
     """Widen the budgets of a definition so that they cover those of an equivalent form."""
     with ensemble(posed.ensemble):
         own, derivatives, _ = _evaluated(posed)
     dtype = posed.precision
-    textbook, slips = _textbook(posed, own[:2], derivatives, cotangents)
-    error = _spread(own, posed.ensemble, dtype) + dtype.unit * np.abs(own[0]) + textbook
+    plain, plain_back = _plain_formula_errors(posed, own[:2], derivatives, cotangents)
+    error = _sensitivity(own, posed.ensemble, dtype) + dtype.unit * np.abs(own[0]) + plain
     apart = np.abs(own[0] - losses)
     error = error + np.where(np.isfinite(apart), apart, 0) / SLACK
     budget = np.where(np.isfinite(budget) & (budget > 0), np.fmax(budget, error), budget)
     widened = {}
-    for name, (sides, known, why_slope) in slopes.items():
-        others, error, _ = _slope(posed, whole, name, losses, why, derivatives[name], slips[name])
+    for name, (sides, known, reason) in bounded.items():
+        others, error, _ = _budget_of_derivative(
+            posed, whole, name, losses, why, derivatives[name], plain_back[name]
+        )
         apart = np.abs(others - sides[:1])
         # Two derivatives that differ by more than rounding are both right, as at a kink.
         equal = ~(apart > SLACK * np.maximum(known, error))
         error = np.fmax(known, error + np.where(equal, apart, 0).max(0) / SLACK)
         sides = np.concatenate([sides, np.where(equal, sides[:1], others)])
-        widened[name] = (sides, np.where(np.isfinite(known), error, known), why_slope)
+        widened[name] = (sides, np.where(np.isfinite(known), error, known), reason)
     return budget, widened
 
 
-def _weighed(
-    losses: np.ndarray, budget: np.ndarray, textbook: np.ndarray, overflows: bool
+def _budget_of_losses(
+    losses: np.ndarray, budget: np.ndarray, plain: np.ndarray, overflows: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The budget of each loss, which is 0 where it is infinite by definition, and why it is
-    infinite.
+    """Return the budget of each loss, and why it is infinite.
 
-    A loss is infinite by definition when rounding does not change that, nor the case's own dtype.
-    Nobody can tell where a number lies that is so large that extended precision overflows.
+    A loss that is infinite by definition must be reproduced exactly: its budget is 0. It is
+    infinite by definition if it is infinite in every member and in the dtype of the case. If
+    extended precision overflowed on the way, an infinite loss is open: its true size is unknown.
+
+    Args:
+        losses: The loss in every member.
+        budget: The error of each loss found so far.
+        plain: The error of the plain formula in the dtype of the case.
+        overflows: Whether extended precision overflowed.
     """
     infinite = np.isinf(losses[0])
-    why = np.where(infinite, 0, why_open(Excuse.OVERFLOW, np.isinf(textbook)))
+    why = np.where(infinite, 0, why_open(Excuse.OVERFLOW, np.isinf(plain)))
     if not infinite.any():
         return budget, why
-    certain = (losses == losses[:1]).all(0) & (textbook == 0) & (not overflows)
+    certain = (losses == losses[:1]).all(0) & (plain == 0) & (not overflows)
     reason = Excuse.OVERFLOW if overflows else Excuse.TOO_UNCERTAIN
     why = np.where(infinite & ~certain, why_open(reason, infinite), why)
     return np.where(infinite & certain, 0, budget), why
 
 
 def check_defined(loss: Loss, expected: Expected) -> None:
-    """Raise SpecError where the definition is nan for finite numbers that its roles allow."""
+    """Check that the definition is not nan for finite numbers that its roles allow.
+
+    Raises:
+        SpecError: It is nan there, and the definition does not declare it so.
+    """
     lost = np.isnan(expected.losses) & expected.counted & ~expected.stated
     if not lost.any():
         return
@@ -365,20 +468,20 @@ def check_defined(loss: Loss, expected: Expected) -> None:
     given += "".join(f", {name} = {value!r}" for name, value in case.parameters.items())
     raise SpecError(
         f"spec {loss.name!r}: define is nan at {at} for finite numbers that its roles allow: "
-        f"{given}; mend it, narrow a role's domain, or say with maths.by_convention where nan is "
-        "meant"
+        f"{given}; correct define, narrow the domain of a role, or declare the nan with "
+        "maths.by_convention"
     )
 
 
 def _brief(array: np.ndarray) -> str:
-    """The first numbers of a tensor, and its shape where they are not all."""
+    """Return the first twelve numbers of a tensor as text; if there are more, also its shape."""
     listed = as_extended(array) if array.dtype.kind not in "iub" else array
     first = ", ".join(f"{x:.9g}" for x in listed.ravel()[:12].tolist())
     return f"[{first}]" if array.size <= 12 else f"[{first}, ...] of shape {list(array.shape)}"
 
 
 def _outside(loss: Loss, case: Case) -> dict[str, np.ndarray]:
-    """Which numbers of each tensor are not finite, or none that its role allows."""
+    """Return which numbers of each tensor are not finite, or outside the domain of its role."""
     roles, sizes = loss.roles(loss.form(case.form)), case.axis_sizes(loss)
     found = {}
     for name, array in case.tensors.items():
@@ -392,8 +495,12 @@ def _outside(loss: Loss, case: Case) -> dict[str, np.ndarray]:
 
 
 def _evaluated(posed: _Posed) -> tuple[np.ndarray, dict[str, Any], bool]:
-    """The unreduced loss in every member of the ensemble, its derivatives by each tensor, and
-    whether extended precision has overflowed."""
+    """Evaluate and differentiate the definition in every member.
+
+    Returns:
+        The unreduced losses, of shape (members, *loop); the derivative by each tensor in `wanted`,
+        of shape (members, *loop, *core); whether extended precision overflowed.
+    """
     overflows: list[str] = []
     with blaming(posed.loss.name, "define", posed.case.tensors):
         with np.errstate(over="call", call=lambda kind, flag: overflows.append(kind)):
@@ -405,58 +512,69 @@ def _evaluated(posed: _Posed) -> tuple[np.ndarray, dict[str, Any], bool]:
 
 
 def _trial_cotangents(posed: _Posed, whole: Whole, shares: np.ndarray) -> list[np.ndarray]:
-    """What the plain formula is differentiated with, to see what is lost on the way back."""
-    # So many times over, lest it matter in which order a derivative's factors are multiplied.
+    """Return the cotangents, each of shape `loop`, for the backward pass of the plain formula."""
+    # A cotangent of `SLACK` instead of 1 leaves room for implementations that multiply the factors
+    # of a derivative in another order, and overflow earlier.
     cotangents = [np.full(posed.loop, SLACK)]
     halves = posed.precision.name == "float16" and posed.case.reduction == "mean"
     divisor = whole.divisor("mean")[0]
     if halves and divisor != 0:
-        # Divided first, what is on its way back may fall below the smallest numbers; how it is
-        # rounded there is luck, so try several.
+        # A mean divides the cotangent first, which may make it subnormal in float16. Its rounding
+        # error there depends on its digits, so try several values.
         share = posed.case.upstream("mean") / divisor * shares
-        cotangents += [share * luck for luck in LUCK_FACTORS]
+        cotangents += [share * factor for factor in LUCK_FACTORS]
     return cotangents
 
 
-#: In the order of the conditions in `_slope`; a loss or slope that is no number has its own open.
-_WHY_NO_SLOPE = [
+#: Why a derivative is open, in the order of the conditions in `_budget_of_derivative`.
+_WHY_DERIVATIVE = [
     np.int8(REASONS.index(excuse))
     for excuse in (Excuse.UNDEFINED, Excuse.OVERFLOW, Excuse.KINK, Excuse.SUBNORMAL)
 ]
 
 
-def _slope(
+def _budget_of_derivative(
     posed: _Posed,
     whole: Whole,
     name: str,
     loss: np.ndarray,
     why_loss: np.ndarray,
     derivative: np.ndarray,
-    slip: np.ndarray,
+    plain_error: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The derivative by a tensor, itself and on each side of its kinks, its error, and why that is
-    infinite.
+    """Return the derivative by one tensor, its error, and why that error is infinite.
 
-    why_loss : why nothing is asked of the loss itself.
+    Args:
+        posed: The case.
+        whole: The call that the case is a part of.
+        name: The tensor.
+        loss: The unreduced losses of member 0.
+        why_loss: Why each loss is open.
+        derivative: The derivative by the tensor in every member.
+        plain_error: The error of the derivative of the plain formula.
+
+    Returns:
+        The exact derivative followed by those of the members that choose sides at kinks, on axis 0;
+        its error; the index of the reason in `REASONS`. All are 0 for ignored elements.
     """
     dtype = posed.precision
-    error = _spread(derivative, posed.ensemble, dtype) + dtype.negligible
+    error = _sensitivity(derivative, posed.ensemble, dtype) + dtype.negligible
     sides = derivative[[0, *range(-SIDES, 0)]]
-    # Where the dtype cannot hold the loss or its derivative no gradient is asked for; where many
-    # kinks meet any is right that no one could list.
+    # The gradient is open if the dtype cannot hold the loss or the derivative, and if more kinks
+    # meet than `SIDES` members can tell apart.
     beyond, crowded = ~(np.abs(loss) < dtype.largest), posed.ensemble.crowded(posed.loop)
     core = posed.loop + (1,) * posed.placed[name].core
     beyond, crowded = beyond.reshape(core), crowded.reshape(core)
     tiny = whole.too_small(posed.exact[name])
     known = np.isfinite(sides[0])
-    error = np.where(known & ~(beyond | crowded | tiny), error + slip, np.inf)
+    error = np.where(known & ~(beyond | crowded | tiny), error + plain_error, np.inf)
     mask = posed.mask(name)
     if np.isfinite(error).all():
         why = np.zeros(error.shape, np.int8)
     else:
         lost = ~np.isfinite(loss).reshape(core)
-        conditions = [lost | ~known, beyond | np.isinf(slip), crowded, tiny]
-        why = np.select(conditions, _WHY_NO_SLOPE, np.int8(0))
+        conditions = [lost | ~known, beyond | np.isinf(plain_error), crowded, tiny]
+        why = np.select(conditions, _WHY_DERIVATIVE, np.int8(0))
         why = np.where(lost, why_loss.reshape(core), why)
     return np.where(mask, sides, 0), np.where(mask, error, 0), np.where(mask, why, 0)
 
@@ -464,10 +582,20 @@ def _slope(
 def solve_second(
     expected: Expected, loss: Loss, reduction: str, directions: Mapping[str, np.ndarray]
 ) -> dict[str, Bounded] | None:
-    """The derivative, by each tensor, of the gradient's product with `directions`.
+    """Return the derivative, by each tensor, of the gradient's product with `directions`.
 
-    The gradient is that of the reduced loss for the case's cotangent. Next to a kink or a branch
-    nothing is asked: there the budget is infinite, or as good as that. None where the value is nan.
+    The gradient is that of the reduced loss for the cotangent of the case. Numbers next to a kink
+    or a branch have an infinite or a large budget: they are not judged.
+
+    Args:
+        expected: The first-order answer of the case.
+        loss: The spec.
+        reduction: One of the reductions of the loss.
+        directions: For each differentiable tensor, an array of its shape.
+
+    Returns:
+        The Hessian-vector product by each tensor; None if the value is nan, because the mean
+        divides by 0.
     """
     case = expected.case
     posed = _pose(loss, case, free=True)
@@ -489,12 +617,13 @@ def solve_second(
             shape = case.tensors[name].shape
             curvature = np.sum(terms, axis=0)
             size = np.sum([np.abs(term[0]) for term in terms], axis=0)
-            error = sum(_spread(term, posed.ensemble, posed.precision) for term in terms)
+            error = sum(_sensitivity(term, posed.ensemble, posed.precision) for term in terms)
             exact = np.where(posed.mask(name), curvature[0], 0)
             error = error + SECOND_ORDER_ROUNDINGS * posed.precision.unit * size
             error = error + posed.precision.smallest * (1 + np.abs(scale).max(initial=0))
             sided = np.abs(curvature[-SIDES:] - curvature[:1]).max(0) > SLACK * error
-            # No accuracy is promised of second derivatives: half the digits, by the largest term.
+            # Torch promises no accuracy of second derivatives: grant half the digits of the dtype,
+            # relative to the largest term.
             error = error + second_order_error(posed.precision.unit) * _largest(size)
             pointed = posed.ensemble.pointed(loop)
             sided |= pointed.reshape(loop + (1,) * posed.placed[name].core)
@@ -534,59 +663,89 @@ def _curvatures(
         ]
 
 
-def _certain(index: np.ndarray, classes: int, real: type) -> np.ndarray:
+def _one_hot(index: np.ndarray, classes: int, real: type) -> np.ndarray:
+    """Return the one-hot encoding of class indices along a new last axis."""
     return np.asarray(index[..., None] == np.arange(classes)).astype(real)
 
 
-def _moves(
+def _patterns(
     exact: Mapping[str, np.ndarray], placed: Mapping[str, Placed]
 ) -> dict[str, list[np.ndarray]]:
-    """For each tensor, the patterns over its core elements by which it is moved, a member each."""
-    moves = {}
+    """Return for each tensor its perturbations over its core axes, one for each member.
+
+    A tensor of up to `OWN_MEMBERS` core elements has each element perturbed in a member of its own.
+    A larger one shares eight sign patterns among its elements.
+    """
+    patterns = {}
     for name, view in exact.items():
         core = int(np.prod(view.shape[view.ndim - placed[name].core :]))
         if core <= OWN_MEMBERS:
-            moves[name] = list(np.eye(core))
+            patterns[name] = list(np.eye(core))
         else:
-            # The bits of a number of its own for each: no two move alike, and no sum stays still.
+            # Each element takes its signs from the bits of a number of its own: two elements rarely
+            # have the same signs in all patterns, and the sum of all elements changes too.
             codes = np.random.default_rng(core).permutation(max(256, core))[:core]
-            moves[name] = [np.where((codes >> bit) & 1, -1.0, 1.0) for bit in range(8)]
-    return moves
+            patterns[name] = [np.where((codes >> bit) & 1, -1.0, 1.0) for bit in range(8)]
+    return patterns
 
 
 def _members(
     view: np.ndarray,
     name: str,
     axes: int,
-    moves: Mapping[str, list[np.ndarray]],
+    patterns: Mapping[str, list[np.ndarray]],
     size: int,
     dtype: Precision,
     step: float,
 ) -> np.ndarray:
-    """One tensor in every member of the ensemble; `axes` of its axes are core."""
+    """Return one tensor in every member of the ensemble.
+
+    Args:
+        view: The tensor, of shape (*loop, *core).
+        name: Its name.
+        axes: How many of its axes are core.
+        patterns: As in `_Posed`, for all tensors: their order gives the members of each.
+        size: How many members there are.
+        dtype: The properties of the case's dtype.
+        step: The relative size of a perturbation.
+
+    Returns:
+        An array of shape (size, *loop, *core) in extended precision.
+    """
     members = np.empty((size, *view.shape), Extended)
     members[:] = as_extended(view)
     with np.errstate(all="ignore"):
         inward = np.nextafter(view, np.zeros_like(view))
         members[1] = as_extended(np.where(np.isfinite(view), inward, view))
     first = 2
-    for other, patterns in moves.items():
+    for other, before in patterns.items():
         if other == name:
             break
-        first += len(patterns)
+        first += len(before)
     core = view.shape[view.ndim - axes :]
-    # A unit in the last place is relative, never less than the smallest subnormal; 0 is exact.
+    # A perturbation is relative to the number, and not below a subnormal's rounding; 0 is exact.
     large = np.maximum(np.abs(members[0]), dtype.smallest / dtype.unit)
     large = np.where((members[0] == 0) | ~np.isfinite(large), 0, large)
     place = Extended(step) * np.copysign(large, members[0])
-    for i, pattern in enumerate(moves[name]):
+    for i, pattern in enumerate(patterns[name]):
         members[first + i] += place * pattern.reshape(core)
     return members
 
 
-def _spread(results: np.ndarray, members: Ensemble, dtype: Precision) -> np.ndarray:
-    """What moving the inputs and rounding inside the words does to a result, in roundings."""
-    # The last member takes the same sides as those that move; only free ones take their own.
+def _sensitivity(results: np.ndarray, members: Ensemble, dtype: Precision) -> np.ndarray:
+    """Return how far a result moves under perturbations of one unit roundoff.
+
+    Args:
+        results: The result in every member, on axis 0.
+        members: The ensemble.
+        dtype: The properties of the case's dtype.
+
+    Returns:
+        The sum of the changes that each perturbed input makes, plus the largest change that rounded
+        operations make; of the shape of one member's result and in its units.
+    """
+    # Compare with the last member: at a kink it takes the same side as the perturbed members.
+    # Members of a free ensemble choose their own sides, so compare them with the case itself.
     change = np.abs(results - (results[:1] if members.free else results[-1:]))
     change[~np.isfinite(change)] = 0
     moved = change[2 : members.rounding.start].sum(0)
@@ -597,25 +756,34 @@ def _spread(results: np.ndarray, members: Ensemble, dtype: Precision) -> np.ndar
 def _traced(
     function: Callable[[Any], Any], tensors: tuple[np.ndarray, ...]
 ) -> tuple[Callable[[Any], Sequence[Any]], Any]:
-    """What leads from a cotangent of a function's value to its derivatives, and the value."""
+    """Return the vector-Jacobian product of a function at `tensors`, and the function's value."""
     if not tensors:
         return lambda cotangent: (), function(tensors)
     back, value = make_vjp(function)(tensors)
     return back, value
 
 
-def _textbook(
+def _plain_formula_errors(
     posed: _Posed,
     want: np.ndarray,
-    slopes: Mapping[str, np.ndarray],
+    want_derivatives: Mapping[str, np.ndarray],
     cotangents: Sequence[np.ndarray],
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """The definition itself, run in the case's own dtype, and back from each of the cotangents.
+    """Run the definition in the dtype of the case, forward and backward, and measure its errors.
 
-    Returns its error and those of its derivatives; inf where it overflows, in the loss or on the
-    way back. What the textbook loses, a right implementation may lose.
+    A correct implementation may lose what this plain formula loses, for example by overflow.
+
+    Args:
+        posed: The case.
+        want: The exact losses in members 0 and 1.
+        want_derivatives: The exact derivative by each tensor, in every member.
+        cotangents: The cotangents to run the backward pass with, each of shape `loop`.
+
+    Returns:
+        The error of each loss, and for each tensor the error of each derivative. An error is
+        infinite if the formula overflows, forward or backward.
     """
-    dtype, define, wanted = posed.precision, posed.define, list(slopes)
+    dtype, define, wanted = posed.precision, posed.define, list(want_derivatives)
     known = posed.rest(dtype.numpy)
     for name, view in posed.exact.items():
         with np.errstate(all="ignore"):
@@ -626,7 +794,7 @@ def _textbook(
 
     def evaluate(tensors: tuple[Any, ...]) -> Any:
         given = {**still, **dict(zip(wanted, map(Number, tensors), strict=True))}
-        return plain(define(**{name: given[name] for name in _arguments(define)}))
+        return array_of(define(**{name: given[name] for name in _arguments(define)}))
 
     blamed = f"define in {dtype.name}"
     with blaming(posed.loss.name, blamed, posed.case.tensors):
@@ -635,9 +803,9 @@ def _textbook(
     error = np.abs(got - want)
     hopeless = ~np.isfinite(got) & np.isfinite(want)
     error = np.where(hopeless, np.inf, np.where(np.isfinite(error), error, 0))
-    # Where the textbook loses an infinity, a right implementation may lose it too.
+    # If the plain formula loses an infinity, a correct implementation may lose it too.
     error[0] = np.where(np.isinf(want[0]) & (got[0] != want[0]), np.inf, error[0])
-    slips = {name: np.zeros(()) for name in wanted}
+    errors = {name: np.zeros(()) for name in wanted}
     for cotangent in cotangents:
         with blaming(posed.loss.name, blamed, posed.case.tensors):
             derivatives = back(np.broadcast_to(cotangent.astype(dtype.numpy), want.shape))
@@ -646,12 +814,13 @@ def _textbook(
             overflow, value, by = (
                 a.reshape(a.shape + core) for a in (hopeless[0], got[0], cotangent)
             )
-            slip = np.abs(as_extended(derivative[0]) / as_extended(by) - slopes[name][0])
-            lost = ~np.isfinite(slip) | (overflow & np.isnan(value))
-            slips[name] = np.maximum(
-                slips[name], np.where(by == 0, 0, np.where(lost, np.inf, slip))
+            got_derivative = as_extended(derivative[0]) / as_extended(by)
+            away = np.abs(got_derivative - want_derivatives[name][0])
+            lost = ~np.isfinite(away) | (overflow & np.isnan(value))
+            errors[name] = np.maximum(
+                errors[name], np.where(by == 0, 0, np.where(lost, np.inf, away))
             )
-    return np.asarray(error.max(0)), slips
+    return np.asarray(error.max(0)), errors
 
 
 def _largest(size: np.ndarray) -> Any:

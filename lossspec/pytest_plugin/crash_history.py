@@ -1,4 +1,4 @@
-"""What is known of a campaign that was given up: in which steps and at which call it ended."""
+"""The history of a campaign that was given up: the steps and the call that ended its processes."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ from lossspec.report.verdict import Verdict
 class CrashHistory:
     """How the processes of a campaign ended.
 
-    fields : of the record of each of its cells. script : shows the call in which the last process
-    ended; empty if it is not known.
+    Attributes:
+        fields: Fields for the record of each cell of the campaign.
+        script: A script that repeats the call in which the last process ended; empty if that call
+            is not known.
     """
 
     fields: Mapping[str, Any] = field(default_factory=dict)
@@ -30,10 +32,10 @@ class CrashHistory:
 
     @classmethod
     def read(cls, run: Run, cell: CellPlan) -> CrashHistory:
-        """Read what the processes of a cell's campaign have noted."""
+        """Read the crash checkpoints of a cell's campaign."""
         ended = crashes(run.places, cell.campaign)
         if not ended:
-            return cls({"reason": f"the test process ended in {cell.key}"})
+            return cls({"reason": f"the test process ended while it judged {cell.key}"})
         steps = ", ".join(dict.fromkeys(step for _, step in ended))
         reason = {"reason": f"the test process ended {len(ended)} times, in {steps}"}
         if cell.under_test is None:
@@ -57,6 +59,11 @@ class CrashHistory:
 
 
 def script_path(cell: CellPlan, what: str) -> str:
-    """Return where the script of a cell lies in its report, such as of a clause or a crash."""
+    """Return the path of a cell's reproduction script, relative to the folder of its report.
+
+    Args:
+        cell: The cell.
+        what: The name of a clause, or "crash".
+    """
     name = f"{cell.loss.name}-{what}-{cell.surface}-{cell.device}.py"
     return f"repro/{name.replace(':', '-')}"

@@ -1,6 +1,6 @@
-"""The pytest plugin: its options. What a run does is in `lossspec.pytest_plugin.session`.
+"""The hooks of the pytest plugin: options and collection; `session` has those of a run.
 
-PYTEST_DONT_REWRITE: nothing in it is a test.
+PYTEST_DONT_REWRITE: this module has no assert for pytest to rewrite.
 """
 
 from __future__ import annotations
@@ -22,35 +22,35 @@ from lossspec.pytest_plugin.judged import (  # noqa: F401  # hooks
 from lossspec.pytest_plugin.options import IMPL, OPTIONS, expanded, named, prefixed
 from lossspec.pytest_plugin.plain_import import importing_plainly
 
-#: What to say of short names of the command line that are somebody else's options.
+#: Notes for the header: short names on the command line that belong to other plugins.
 _FOREIGN = pytest.StashKey[list[str]]()
-#: The suites that were collected, the last first.
+#: The suites of lossspec that were collected, the latest first.
 _SUITES = pytest.StashKey[list[str]]()
-#: The fixtures that the items of a suite are made from.
+#: The fixtures of each test function of a suite, by which the function is recognised.
 _FIXTURES = {
     "conformance": ({"cell", "conformance"},),
     "timing": ({"timing_cell", "timed"}, {"timed_loss", "axis", "timed"}),
 }
-#: The constant that a test file of lossspec holds; other suites may use the same fixture names.
+#: A constant that marks a test file of lossspec, since other suites may use these fixture names.
 _SIGN = "LOSSSPEC_SUITE"
 
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
-    """Register the long names only: no other plugin and no conftest has an option of one."""
+    """Register the long names only, which cannot clash with options of other plugins."""
     config = pluginmanager.get_plugin("pytestconfig")
     if config is not None and {IMPL.short, IMPL.long} & named(config.invocation_params.args):
-        hint = "each of its options is also --lossspec-NAME, which nobody else has"
-        parser.extra_info["lossspec"] = hint  # shown where parsing fails
+        hint = "each option also exists as --lossspec-NAME, which no other plugin uses"
+        parser.extra_info["lossspec"] = hint  # pytest prints it below an error of parsing
     group = parser.getgroup("lossspec", "lossspec: conformance of loss functions")
     for option in OPTIONS:
         option.add(group.addoption, option.long)
 
 
 def add_short_names(parser: pytest.Parser) -> None:
-    """Register the short names that nobody has taken.
+    """Register the short names that no other plugin has registered.
 
-    For the conftest.py of a checkout that is not installed: a plugin that a conftest.py loads is
-    too late for `pytest_load_initial_conftests`.
+    The conftest.py of a checkout that is not installed calls this: a plugin that a conftest.py
+    loads is too late for `pytest_load_initial_conftests`.
     """
     group = parser.getgroup("lossspec")
     for option in OPTIONS:
@@ -62,14 +62,14 @@ def add_short_names(parser: pytest.Parser) -> None:
 def pytest_load_initial_conftests(
     early_config: pytest.Config, parser: pytest.Parser, args: list[str]
 ) -> Generator[None, object, object]:
-    """Replace the short names in a command line with `--impl` by the long ones.
+    """Replace the short names by the long ones, if `--impl` is on the command line.
 
-    They are not registered, because a conftest.py may register the same names at any time, also
-    one that pytest finds while it collects. A name that is taken by now keeps its meaning.
+    The short names are not registered, because any conftest.py may register the same names, even
+    during collection. A name that another plugin has registered by now keeps its meaning.
     """
     words = expanded(args)
     if IMPL.long in named(prefixed(words, _taken(parser))):
-        # The value of an option that is not registered would pass for a path to load from.
+        # pytest takes the value of an unregistered option for a path to load a conftest.py from.
         parsed = parser.parse_known_args(prefixed(words, _taken(parser)))
         early_config.known_args_namespace.file_or_dir = parsed.file_or_dir
     loaded = yield
@@ -78,17 +78,21 @@ def pytest_load_initial_conftests(
         args[:] = prefixed(words, taken)
         for option in OPTIONS:
             if option.short in named(words) & taken:
-                note = f"{option.short} is another plugin's or a conftest's; use {option.long}"
+                note = (
+                    f"{option.short} belongs to another plugin or a conftest.py; "
+                    f"for the option of lossspec use {option.long}"
+                )
                 early_config.stash.setdefault(_FOREIGN, []).append(note)
     else:
         for option in OPTIONS[1:]:
             if option.short in named(words) - taken:
-                parser.extra_info[option.short] = f"lossspec's option, beside {IMPL.short} NAME"
+                hint = f"an option of lossspec, which needs {IMPL.short} NAME as well"
+                parser.extra_info[option.short] = hint
     return loaded
 
 
 def _taken(parser: pytest.Parser) -> set[str]:
-    """The names of options that are not lossspec's."""
+    """Return the names of all registered options that are not lossspec's."""
     return {
         name
         for group in (*parser._groups, parser._anonymous)
@@ -99,13 +103,17 @@ def _taken(parser: pytest.Parser) -> set[str]:
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
-    """Say which short names of the command line are somebody else's options."""
+    """Report which short names on the command line belong to other plugins."""
     return [f"lossspec: {note}" for note in config.stash.get(_FOREIGN, [])]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Turn the options into a run; what cannot be one is a usage error."""
-    # `lossspec.parametrize` marks with it, also without xdist, which registers it itself.
+    """Make a run from the options.
+
+    Raises:
+        pytest.UsageError: An option has a value that is not allowed.
+    """
+    # `lossspec.parametrize` uses this marker, which pytest-xdist registers if it is installed.
     if not config.pluginmanager.hasplugin("xdist"):
         line = "xdist_group(name): tests for one worker of pytest-xdist"
         config.addinivalue_line("markers", line)
@@ -115,7 +123,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(ends_orderly())
     config.pluginmanager.register(_Interrupted(config), "lossspec-interrupted")
     if getattr(config.option, "tx", None) and not hasattr(config, "workerinput"):
-        if config.option.maxworkerrestart is None:  # each campaign may take a worker down
+        if config.option.maxworkerrestart is None:  # each campaign may crash several workers
             config.option.maxworkerrestart = "9999"
         config.pluginmanager.register(_WhileWorkersStart(), "lossspec-controller")
     else:
@@ -125,7 +133,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True, optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """Start no more workers than the memory allows; pytest-xdist counts the cores only."""
+    """Limit `-n auto` by memory as well, because pytest-xdist counts only the cores."""
     given = config.option.lossspec_impl
     if not given or os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS"):
         return None
@@ -141,7 +149,7 @@ def _start(config: pytest.Config, places: Path | None = None) -> None:
 
         conformance = session_of(config, places)
     except Exception:
-        stop_if_asked()  # an import that was interrupted fails in one way or another
+        stop_if_asked()  # an interrupted import can raise any exception
         raise
     config.pluginmanager.register(conformance, "lossspec-conformance")
     if config.option.lossspec_timing or any(_names_timing(config, word) for word in config.args):
@@ -151,28 +159,28 @@ def _start(config: pytest.Config, places: Path | None = None) -> None:
 
 
 class _Interrupted:
-    """Ends a run that was told to end, with a report of what was judged."""
+    """A plugin that ends a run after a signal, and reports the cells judged so far."""
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self) -> None:
-        """Interrupt again what has caught the interruption."""
+        """Raise the interruption again, in case the implementation under test has caught it."""
         stop_if_asked()
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
-        """Leave out what pytest cannot show: a place in a `with` block may have no line."""
+        """Remove traceback entries without a line number, which pytest cannot show."""
         reports_now()
         excinfo.value.__cause__, excinfo.value.__suppress_context__ = None, True
         excinfo.traceback = excinfo.traceback.filter(_has_line)
-        if not self.config.pluginmanager.hasplugin("terminalreporter"):  # which would tell
+        if not self.config.pluginmanager.hasplugin("terminalreporter"):  # else that one reports it
             sys.stderr.write("KeyboardInterrupt: nothing was judged\n")
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
-        """Let the reports be written, also when the signal comes now."""
+        """Write the reports completely even if the signal arrives during this hook."""
         reports_now()
         try:
             return (yield)
@@ -184,15 +192,15 @@ class _Interrupted:
 def _has_line(entry: Any) -> bool:
     try:
         return bool(entry.lineno >= 0)
-    except TypeError:  # of None
+    except TypeError:  # lineno is None
         return False
 
 
 class _WhileWorkersStart:
-    """Makes the run of a controller of pytest-xdist while its workers, too, import torch."""
+    """The plugin of an xdist controller, which makes its run while the workers import torch."""
 
     def __init__(self) -> None:
-        self.places = TemporaryDirectory(prefix="lossspec-")  # where workers note where they are
+        self.places = TemporaryDirectory(prefix="lossspec-")  # for the workers' crash checkpoints
 
     @pytest.hookimpl(wrapper=True)
     def pytest_sessionstart(self, session: pytest.Session) -> Generator[None, None, None]:
@@ -201,23 +209,26 @@ class _WhileWorkersStart:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
-        """Tell a worker, also one that takes over from another."""
+        """Send the folder of the crash checkpoints to each worker, replacements included."""
         node.workerinput["lossspec_places"] = self.places.name
 
     def pytest_unconfigure(self) -> None:
-        """Nobody takes over any more."""
+        """Delete the crash checkpoints at the end of the run."""
         self.places.cleanup()
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave the timing suite alone unless asked for; of a named path pytest asks nothing here."""
+    """Ignore the timing suite unless `--timing` or its path is given.
+
+    pytest does not call this hook for a path on the command line.
+    """
     if collection_path.name != "timing" or config.option.lossspec_timing:
         return None
     return True if _is_timing(collection_path.resolve()) else None
 
 
 def _is_timing(folder: Path) -> bool:
-    """Whether a folder is the timing suite: the package's, or that of any clone."""
+    """Tell whether a folder is the timing suite, in an installed package or in any clone."""
     if folder.name != "timing":
         return False
     try:
@@ -235,7 +246,7 @@ def _names_timing(config: pytest.Config, word: str) -> bool:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Note the suites; without `--impl` they have no cells."""
+    """Record which suites are collected; without `--impl`, give their functions no items."""
     suite = suite_of(metafunc)
     if suite is not None:
         metafunc.config.stash.setdefault(_SUITES, []).insert(0, suite)
@@ -245,14 +256,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def suite_of(metafunc: pytest.Metafunc) -> str | None:
-    """The suite of lossspec that a test function belongs to, if it belongs to one."""
+    """Return the suite of lossspec that a test function belongs to; None for any other test."""
     suite = getattr(metafunc.module, _SIGN, None)
     needs = _FIXTURES.get(suite, ()) if isinstance(suite, str) else ()
     return suite if any(names <= set(metafunc.fixturenames) for names in needs) else None
 
 
 def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config) -> None:
-    """Say what is missing; while it collects, pytest would take that for an error of the suite."""
+    """Raise a usage error if `--impl` or a suite is missing.
+
+    During collection, pytest would report it as an error of the suite instead.
+    """
     suites = config.stash.get(_SUITES, [])
     if suites and not config.option.lossspec_impl:
         raise pytest.UsageError(f"the {suites[0]} suite needs --impl NAME, such as --impl=torch.nn")
@@ -262,16 +276,19 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_node_collection_finished(node: Any, ids: Sequence[str]) -> None:
-    """Say the same where workers collect."""
+    """Raise a usage error on the controller if the workers have collected no suite."""
     if not any("::test_conformance[" in nodeid for nodeid in ids):
         _misses_suite(node.config)
 
 
 def _misses_suite(config: pytest.Config) -> None:
-    """A run that judges nothing must not look green; one that was narrowed down may be empty."""
+    """Raise a usage error for a run without a suite, unless `-k` or the like narrowed it down.
+
+    Otherwise a run that judges nothing would pass.
+    """
     narrow = ("keyword", "markexpr", "deselect", "lf", "stepwise")
     chosen = any(getattr(config.option, name, None) for name in narrow)
     if config.option.lossspec_impl and not chosen:
         raise pytest.UsageError(
-            "--impl was given, and no suite of lossspec was collected; add --pyargs lossspec.suites"
+            "--impl was given, but no suite of lossspec was collected; add --pyargs lossspec.suites"
         )

@@ -1,4 +1,4 @@
-"""The options of Hypothesis's own pytest plugin, as they hold for campaigns."""
+"""Support for the options of Hypothesis's own pytest plugin in campaigns."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from hypothesis.statistics import collector, describe_statistics
 
 
 def seed_given(config: pytest.Config) -> str | None:
-    """Return the seed of `--hypothesis-seed` as a number, None when it was not given.
+    """Return the value of `--hypothesis-seed` as digits, or None if it was not given.
 
-    Hypothesis takes any word for a seed.
+    Hypothesis accepts any text as a seed; text other than digits is hashed.
     """
     word = config.getoption("--hypothesis-seed", None)
     if word is None:
@@ -24,9 +24,12 @@ def seed_given(config: pytest.Config) -> str | None:
 
 @contextmanager
 def collecting(config: pytest.Config, what: str, lines: list[str]) -> Iterator[None]:
-    """Collect what Hypothesis says of its runs, where `--hypothesis-show-statistics` asks for it.
+    """Collect Hypothesis's statistics in this context if `--hypothesis-show-statistics` is given.
 
-    what : the campaign whose runs they are. lines : what is said of each run is added to it.
+    Args:
+        config: The configuration of pytest.
+        what: The campaign that runs in this context.
+        lines: A list to which the statistics of each run are appended.
     """
     if not config.getoption("--hypothesis-show-statistics", False):
         yield
@@ -35,6 +38,6 @@ def collecting(config: pytest.Config, what: str, lines: list[str]) -> Iterator[N
     def note(statistics: Any) -> None:
         lines.append(describe_statistics(statistics | {"nodeid": what}))
 
-    current: Any = collector  # Hypothesis declares that it always holds None
+    current: Any = collector  # Hypothesis annotates its value as None
     with current.with_value(note):
         yield

@@ -1,4 +1,4 @@
-"""The items of a run: judge one cell each, and put its record on pytest's report."""
+"""The items of a run: each judges one cell and adds its record to pytest's report."""
 
 from __future__ import annotations
 
@@ -25,11 +25,19 @@ from lossspec.safe_text import one_line
 
 
 class Items:
-    """Judges cells in the process that has their items.
+    """Judge of the cells whose items run in this process.
 
-    begins : called with a campaign before it runs. judging : the campaign at hand. printed : by
-    campaign, what was printed while it ran. spent : by cell, the seconds that the campaigns of its
-    item took, which judge other cells too. statistics : by campaign, what Hypothesis says of it.
+    Attributes:
+        config: The configuration of pytest.
+        run: The run that the items belong to.
+        recorder: The recorder of the records and scripts.
+        writer: The writer of the reports.
+        begins: A function that is called with the name of a campaign before it runs.
+        judging: The name of the campaign that runs now.
+        printed: The output of the implementation under test, by campaign.
+        spent: The seconds that the item of a cell spent on campaigns, by cell. A campaign judges
+            the cells of other items too.
+        statistics: Hypothesis's statistics, by campaign.
     """
 
     def __init__(
@@ -51,15 +59,21 @@ class Items:
         self.statistics: dict[str, list[str]] = {}
 
     def keep_printed(self, read: Callable[[], tuple[str, str]]) -> None:
-        """Keep the beginning of what campaigns print, which `read` returns and forgets."""
+        """Keep the beginning of the output of each campaign.
+
+        Args:
+            read: A function that returns the output on stdout and stderr since its last call.
+        """
         streams = Streams(read)
         self.run.after_step = streams.drain
         self.run.around = lambda name: streams.kept_in(self.printed.setdefault(name, Printed()))
 
     def judge(self, cell: CellPlan, here: Iterable[str]) -> None:
-        """Run the cell's campaign if that has not happened, and report its verdict to pytest.
+        """Run the campaign of a cell, unless it has run, and report the cell's verdict to pytest.
 
-        here : the keys of the cells that this process is to judge.
+        Args:
+            cell: The cell to judge.
+            here: The keys of all cells that this process judges.
         """
         cells = self.recorder.cells.values()
         beside = [c for c in cells if c.campaign == cell.campaign and c.key in here]
@@ -80,11 +94,11 @@ class Items:
         self._tell(cell, record)
 
     def _tell(self, cell: CellPlan, record: Cell) -> None:
-        """Raise what pytest takes a verdict for: skipped, failed as expected, or failed."""
+        """Raise the pytest outcome of a verdict: skipped, xfailed or failed; nothing if passed."""
         if record.verdict is Verdict.UNSUPPORTED:
             pytest.skip(one_line(record.reason or "unsupported"))
         if record.verdict is Verdict.KNOWN:
-            # Without a traceback, which pytest would read the sources for.
+            # A traceback would make pytest read the source files.
             raise pytest.xfail.Exception(one_line(record.reason or "known"), pytrace=False)
         if record.verdict.fails:
             if record.script:
@@ -93,7 +107,7 @@ class Items:
             pytest.fail(failure_text(record, self.run.shows_cause(cell, record)), pytrace=False)
 
     def carry(self, item: pytest.Item, report: pytest.TestReport, when: str) -> None:
-        """Put the record on a report: plain data, which is all that crosses from a worker."""
+        """Add the record of a cell to pytest's report, as plain data that xdist can serialise."""
         report.sections = [(title, shortened(text)) for title, text in report.sections]
         key = cell_key(item.nodeid)
         records, cells = self.recorder.records, self.recorder.cells
@@ -103,11 +117,11 @@ class Items:
                 "script": self.recorder.scripts[key],
             }
             report.lossspec = data  # type: ignore[attr-defined]  # pytest carries extra attributes
-            # The first item of a campaign runs it, and judges the cells of other items too.
+            # The first item of a campaign also judges the cells of the campaign's other items.
             report.duration += records[key].seconds - self.spent[key]
         if key in cells and when == "call":
             said = self.statistics.pop(cells[key].campaign, [])
-            if said:  # Hypothesis's own plugin prints it
+            if said:  # Hypothesis's own plugin prints this attribute
                 item.hypothesis_statistics = "\n".join(said)  # type: ignore[attr-defined]
         if key in cells and report.failed:
             printed = self.printed.pop(cells[key].campaign, Printed())

@@ -1,6 +1,6 @@
-"""Hooks for the tests that `lossspec.parametrize` makes: their time, and what is printed in them.
+"""Hooks for the tests made by `lossspec.parametrize`: their durations and captured output.
 
-The first test of a loss runs its campaign, which judges the clauses of other tests too.
+The first test of a loss runs its campaign, which judges the clauses of the other tests too.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ import pytest
 
 from lossspec.pytest_plugin.printed import Printed, Streams, shortened
 
-#: By campaign, what was printed while it ran.
+#: The output of the implementation under test, by campaign.
 _PRINTED = pytest.StashKey[dict[str, Printed]]()
-#: The seconds that campaigns took during a test.
+#: The seconds that a test spent on campaigns.
 _SPENT = pytest.StashKey[float]()
 
 
 def _judge(item: pytest.Item) -> Any:
-    """Return what `lossspec.parametrize` gave to a test, None for any other test."""
+    """Return the judge that `lossspec.parametrize` gave to a test; None for any other test."""
     judge = getattr(getattr(item, "callspec", None), "params", {}).get("judge")
     return judge if type(judge).__module__ == "lossspec.api" else None
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
-    """Keep the beginning of what is printed, and note how long campaigns took."""
+    """Keep the beginning of the output, and record how long the campaigns took."""
     judge = _judge(item)
     if judge is None:
         return (yield)
@@ -51,7 +51,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Give a test the time of its own clause, and show what was printed under a failure."""
+    """Set the duration of a test to the time of its clause, and add the output to a failure."""
     report = yield
     judge = _judge(item)
     if judge is not None and call.when == "call":

@@ -1,4 +1,4 @@
-"""Tell why nothing was judged of an implementation that a run was about."""
+"""Explanation for a run in which no clause of an implementation was judged."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ from lossspec.judging.plan import Plan
 from lossspec.pytest_plugin.recorder import Recorder
 from lossspec.report.verdict import Verdict
 
-#: What is known of a cell that was judged; NOT_RUN fails a run by itself.
+#: The verdicts of judged cells, and NOT_RUN, which fails the run without this explanation.
 _JUDGED = (Verdict.CONFORMS, Verdict.KNOWN, Verdict.DEVIATES, Verdict.CRASH, Verdict.NOT_RUN)
 
 
 def nothing_judged(plan: Plan, recorder: Recorder) -> tuple[list[str], bool]:
-    """Return why nothing was judged, for each implementation, and whether that is an error."""
+    """Return the implementations of which nothing was judged, and whether that is an error.
+
+    Returns:
+        A line for each such implementation, with the reasons; and True if nothing was judged of
+        any implementation of the run, nor in another shard.
+    """
     asked = [each for each in plan.implementations if _asked(plan, recorder, each)]
     reasons = [line for each in asked if (line := _reason(plan, recorder, each))]
     elsewhere = plan.shard is not None and bool(plan.judgeable())
@@ -22,9 +27,9 @@ def nothing_judged(plan: Plan, recorder: Recorder) -> tuple[list[str], bool]:
 
 
 def _asked(plan: Plan, recorder: Recorder, implementation: Implementation) -> bool:
-    """Whether the run was to judge an implementation.
+    """Tell whether this run should have judged an implementation.
 
-    A part of a run may have no cell of it, or none that can be judged, when another part may.
+    A shard is not at fault if another shard has cells of the implementation to judge.
     """
     if plan.shard is not None:
         return not plan.judgeable(implementation)
@@ -33,7 +38,7 @@ def _asked(plan: Plan, recorder: Recorder, implementation: Implementation) -> bo
 
 
 def _reason(plan: Plan, recorder: Recorder, implementation: Implementation) -> str:
-    """Why nothing was judged of an implementation; empty when something was."""
+    """Return why nothing was judged of an implementation; empty if something was."""
     cells = [
         (recorder.cells[key], record)
         for key, record in recorder.records.items()

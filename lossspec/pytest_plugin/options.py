@@ -1,4 +1,4 @@
-"""The pytest options of a run: their names, and which word of a command line is one of them."""
+"""The pytest options of a run: their names, help texts, and recognition on a command line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Option:
-    """An option with two names: `--lossspec-NAME` always, `--NAME` when nobody else has it."""
+    """An option with two names: always `--lossspec-NAME`, and `--NAME` unless that is taken.
+
+    Attributes:
+        name: The name without prefix, such as "profile".
+        help: The help text.
+        settings: Further keyword arguments of `add_argument`.
+    """
 
     name: str
     help: str
@@ -21,21 +27,21 @@ class Option:
 
     @property
     def short(self) -> str:
-        """The name that another plugin or a conftest may have taken."""
+        """The short name, which another plugin or a conftest.py may have registered."""
         return f"--{self.name}"
 
     @property
     def long(self) -> str:
-        """The name that is always this option's."""
+        """The long name, which always belongs to this option."""
         return f"--lossspec-{self.name}"
 
     @property
     def dest(self) -> str:
-        """Its attribute of `config.option`."""
+        """The name of its attribute of `config.option`."""
         return self.long.removeprefix("--").replace("-", "_")
 
     def add(self, addoption: Callable[..., Any], *names: str) -> None:
-        """Register it under the names with pytest or argparse."""
+        """Register the option under the given names with pytest or argparse."""
         text = self.help if self.short in names else f"{self.help}; short: {self.short}"
         addoption(*names, dest=self.dest, help=text, **self.settings)
 
@@ -45,25 +51,47 @@ def _many(name: str, text: str, metavar: str = "NAME") -> Option:
 
 
 OPTIONS = (
-    _many("impl", "implementation: an entry point, package.module or package.module:attribute"),
-    _many("loss", "judge these losses only (function or class name)"),
-    _many("clause", "judge these clauses only (name or loss/name)"),
-    _many("dtype", "draw these dtypes only"),
-    _many("device", "torch device type, such as cpu or cuda:1, or all (default: cpu)"),
-    _many("deviations", "a TOML file of known deviations", "FILE"),
-    Option("profile", "quick, standard (default) or deep", {"default": "standard"}),
+    _many(
+        "impl",
+        "implementation to judge: an entry point, package.module, package.module:attribute or a "
+        ".py file; repeatable",
+    ),
+    _many(
+        "loss", "judge only these losses: function or class names, separated by commas; repeatable"
+    ),
+    _many("clause", "judge only these clauses: NAME or LOSS/NAME, separated by commas; repeatable"),
+    _many("dtype", "draw only these dtypes, such as float32, separated by commas; repeatable"),
+    _many(
+        "device",
+        "torch device, such as cpu or cuda:1; `all` is every one (default: cpu); repeatable",
+    ),
+    _many("deviations", "TOML file of known deviations; repeatable", "FILE"),
+    Option(
+        "profile",
+        "number of cases: quick, standard or deep (default: standard)",
+        {"default": "standard"},
+    ),
     Option(
         "reports",
-        "where reports go (default: reports)",
+        "directory for the reports (default: reports)",
         {"default": "reports", "metavar": "DIR"},
     ),
-    Option("seed", "seed of the cases (default: --hypothesis-seed, or 0)", {"metavar": "N"}),
-    Option("shard", "judge one of N parts of the run, such as 1/4", {"metavar": "I/N"}),
-    Option("require-all", "a missing loss or parameter is a failure", {"action": "store_true"}),
-    Option("timing", "time too, where suites are collected", {"action": "store_true"}),
+    Option(
+        "seed",
+        "seed of the cases, a whole number (default: --hypothesis-seed, or 0)",
+        {"metavar": "N"},
+    ),
+    Option("shard", "judge only part I of N of the run, such as 1/4", {"metavar": "I/N"}),
+    Option(
+        "require-all",
+        "fail if the implementation lacks a loss or a parameter",
+        {"action": "store_true"},
+    ),
+    Option("timing", "also collect the timing suite", {"action": "store_true"}),
     Option(
         "timing-fail",
-        "fail what certainly takes more than so many times torch's time (default: nothing)",
+        "fail losses that take more than RATIO times torch's time, beyond the uncertainty of the "
+        "measurement (default: no limit)",
         {"metavar": "slower:RATIO"},
     ),
 )
@@ -71,17 +99,21 @@ IMPL = OPTIONS[0]
 
 
 def given(option: Any) -> SimpleNamespace:
-    """The values of `config.option`, by the short names."""
+    """Return the values of lossspec's options in `config.option`, by their short names."""
     return SimpleNamespace(
         **{known.name.replace("-", "_"): getattr(option, known.dest) for known in OPTIONS}
     )
 
 
 def prefixed(words: Sequence[str], taken: Collection[str] = ()) -> list[str]:
-    """The words with each short name replaced by the long one, unless it is taken.
+    """Replace each short name by the long one, unless it is taken.
 
-    argparse reads every word before `--` that starts with the name of an option as that option,
-    never as the value of another, so no other knowledge of the options is needed.
+    argparse reads each word before `--` that is the name of an option as that option, never as
+    the value of another one. So other options need not be known here.
+
+    Args:
+        words: A command line.
+        taken: Short names that belong to other plugins.
     """
     longs = {option.short: option.long for option in OPTIONS if option.short not in taken}
     end = words.index("--") if "--" in words else len(words)
@@ -93,14 +125,14 @@ def prefixed(words: Sequence[str], taken: Collection[str] = ()) -> list[str]:
 
 
 def named(words: Iterable[str | os.PathLike[str]]) -> set[str]:
-    """The names of options among the words, without their values."""
+    """Return the names of the options among the words, without their values."""
     texts = [os.fspath(word) for word in words]
     end = texts.index("--") if "--" in texts else len(texts)
     return {word.partition("=")[0] for word in texts[:end] if word.startswith("--")}
 
 
 def expanded(words: Iterable[str]) -> list[str]:
-    """The words with `@FILE` replaced by the lines of the file, as pytest's parser reads them."""
+    """Replace each word `@FILE` by the lines of the file, as pytest's parser does."""
     made: list[str] = []
     for word in words:
         if not word.startswith("@"):
@@ -109,7 +141,7 @@ def expanded(words: Iterable[str]) -> list[str]:
         try:
             encoding, errors = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
             text = Path(word[1:]).read_text(encoding, errors)
-        except OSError:  # the parser says so
+        except OSError:  # pytest's parser reports it
             made.append(word)
         else:
             made += expanded(text.splitlines())

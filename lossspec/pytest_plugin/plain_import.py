@@ -1,6 +1,6 @@
-"""Import packages as they are: pytest rewrites every module of a package that brings a plugin.
+"""Import without pytest's assertion rewriting, which covers each package that has a plugin.
 
-Rewriting its asserts makes the import of Hypothesis take nine times as long.
+With rewriting, the import of Hypothesis takes nine times as long.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pytest
 
 @contextmanager
 def importing_plainly(config: pytest.Config) -> Iterator[None]:
-    """Leave out pytest's rewriting of modules in it, where pytest rewrites any."""
+    """Turn off pytest's assertion rewriting for the modules imported in this context."""
     hook = getattr(config.pluginmanager, "rewrite_hook", None)
     if hook not in sys.meta_path:
         yield

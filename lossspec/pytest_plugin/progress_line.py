@@ -1,4 +1,4 @@
-"""A line that shows on a terminal how far a run of pytest is, in place of a dot for each item."""
+"""A progress line on the terminal, in place of pytest's character for each item."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import pytest
 
 from lossspec.judging.progress import LOOK, Line, Tally, notes, watched
 
-#: Seconds between two updates of the line.
+#: The time between two updates of the line, in seconds.
 EVERY = 0.2
 
 
 def wanted(config: pytest.Config) -> bool:
-    """Whether a line that is written again and again disturbs nothing else on the terminal."""
+    """Tell whether a progress line disturbs no other output on the terminal."""
     reporter = config.pluginmanager.getplugin("terminalreporter")
     return bool(
-        type(reporter) is pytest.TerminalReporter  # others, such as pytest-sugar's, show their own
+        type(reporter) is pytest.TerminalReporter  # pytest-sugar and others show their own progress
         and reporter.isatty
         and watched(1, os.environ)
         and config.get_verbosity() == 0
@@ -34,9 +34,15 @@ def wanted(config: pytest.Config) -> bool:
 
 
 class ProgressLine:
-    """Shows a `Tally` while items run; with workers, in a thread that reads what they note.
+    """A line that shows a `Tally` while items run.
 
-    campaign_of : returns the campaign of a node id, None for an item of another suite.
+    With workers, a thread reads the notes that they write.
+
+    Args:
+        config: The configuration of pytest.
+        campaign_of: A function that returns the campaign of a node id, or None for an item of
+            another suite.
+        places: The folder of the workers' notes; None without workers.
     """
 
     def __init__(
@@ -49,7 +55,7 @@ class ProgressLine:
         self.tally = Tally()
         self._campaign_of = campaign_of
         self._places = places
-        self._descriptor = os.dup(1)  # pytest puts a file in 1's place
+        self._descriptor = os.dup(1)  # pytest's capturing redirects descriptor 1
         config.add_cleanup(lambda: os.close(self._descriptor))
         self._line = Line(self._descriptor)
         self._began: float | None = None
@@ -58,17 +64,17 @@ class ProgressLine:
         self._over = threading.Event()
 
     def advance(self, campaign: str, done: int, total: int, found: int) -> None:
-        """Show how far a campaign is."""
+        """Show the progress of a campaign, in cases."""
         self.tally.advance(campaign, done, total, found)
         self.show()
 
     def judged(self, campaign: str, deviates: bool) -> None:
-        """Note that the verdict on one cell of a campaign has arrived."""
+        """Count the verdict on one cell of a campaign."""
         self.tally.judged(campaign, deviates)
         self.show()
 
     def show(self) -> None:
-        """Write the line, if there is anything to say and the last one is old enough."""
+        """Write the line if a campaign has begun, at most once in `EVERY` seconds."""
         with self._lock:
             now = time.monotonic()
             if self._over.is_set() or not self.tally.begun or now - self._shown < EVERY:
@@ -80,7 +86,7 @@ class ProgressLine:
             self._line.show(self.tally.text(now - self._began))
 
     def clear(self) -> None:
-        """Remove the line, for whatever else is to be written there."""
+        """Remove the line, so that other output can be written there."""
         with self._lock:
             self._line.clear()
 
@@ -99,7 +105,7 @@ class ProgressLine:
             self.clear()
 
     def _follow(self) -> None:
-        """Show what workers have written, until the run is over."""
+        """Show the workers' notes until the run is over."""
         assert self._places is not None
         while not self._over.wait(LOOK):
             for note in notes(self._places):
@@ -110,17 +116,17 @@ class ProgressLine:
     def pytest_report_teststatus(
         self, report: pytest.TestReport
     ) -> Generator[None, tuple[str, str, Any], tuple[str, str, Any]]:
-        """Write no letter for an item that the line counts."""
+        """Write no character for an item that the line counts."""
         status = yield
         return status if self._campaign_of(report.nodeid) is None else (status[0], "", "")
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logstart(self, nodeid: str) -> None:
-        """Make room for what pytest writes for items of other suites."""
+        """Remove the line before pytest writes about an item of another suite."""
         if self._campaign_of(nodeid) is None:
             self.clear()
 
     @pytest.hookimpl(tryfirst=True, optionalhook=True)
     def pytest_testnodedown(self) -> None:
-        """Make room for what pytest-xdist writes about a worker that died."""
+        """Remove the line before pytest-xdist writes about a crashed worker."""
         self.clear()

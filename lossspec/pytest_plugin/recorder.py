@@ -1,4 +1,4 @@
-"""The recorder: compare the cells that were planned with the verdicts that arrive."""
+"""The recorder of a run, which compares the planned cells with the verdicts that arrive."""
 
 from __future__ import annotations
 
@@ -15,11 +15,16 @@ from lossspec.report.verdict import Verdict
 
 
 class Recorder:
-    """Keeps the planned cells, and the records and scripts that have arrived, by key.
+    """The cells of a run, with the records and scripts that have arrived.
 
-    cells : all cells of the plan. planned : the keys of the cells that pytest was to judge.
-    missing : by campaign, the planned cells whose verdicts have not arrived. given_up : by
-    campaign, how its processes ended.
+    Attributes:
+        cells: All cells of the plan, by key.
+        run: The run.
+        planned: The keys of the cells that pytest has collected.
+        records: The records that have arrived, by key.
+        scripts: Their reproduction scripts, by key; "" for a cell without one.
+        missing: The keys of the planned cells without a verdict so far, by campaign.
+        given_up: How the processes of a given-up campaign ended, by campaign.
     """
 
     def __init__(self, cells: Iterable[CellPlan], run: Run) -> None:
@@ -33,7 +38,7 @@ class Recorder:
         self._blanks: dict[str, Cell] = {}
 
     def campaign_of(self, key: str | None) -> str | None:
-        """Return the campaign of a cell; None if the plan has no such cell."""
+        """Return the campaign of the cell with this key; None if the plan has no such cell."""
         cell = self.cells.get(key or "")
         return None if cell is None else cell.campaign
 
@@ -43,7 +48,7 @@ class Recorder:
             self.missing.setdefault(self.cells[key].campaign, set()).add(key)
 
     def shares(self) -> dict[str, Share]:
-        """Return what each campaign is of the run."""
+        """Return the share of each campaign in the run, for the progress line."""
         return {name: self._share(keys) for name, keys in self.missing.items()}
 
     def _share(self, keys: Set[str]) -> Share:
@@ -56,7 +61,12 @@ class Recorder:
         self.records[key], self.scripts[key] = record, script
 
     def receive(self, key: str, carried: Mapping[str, Any]) -> None:
-        """Keep what a report of pytest carries from the process that has judged a cell."""
+        """Keep the record and the script that pytest's report carries from a worker.
+
+        Args:
+            key: The key of the cell.
+            carried: The data that `Items.carry` has added to the report.
+        """
         self.keep(key, Cell.from_data(carried["record"]), carried["script"])
 
     def lose(self, key: str, reason: str) -> None:
@@ -76,9 +86,10 @@ class Recorder:
         return history.record(cell)
 
     def arrive(self, key: str) -> bool | None:
-        """Note that the verdict on a cell has arrived; return whether its campaign is complete.
+        """Count the verdict on a cell as arrived.
 
-        None if that verdict was not missing.
+        Returns:
+            Whether the campaign of the cell is complete now; None if the verdict was not missing.
         """
         campaign = self.cells[key].campaign
         missing = self.missing.get(campaign, set())
@@ -88,9 +99,11 @@ class Recorder:
         return not missing or campaign in self.given_up
 
     def all_records(self, under_way: str | None = None) -> dict[str, Cell]:
-        """Return a record for every cell, also for those that nothing came of.
+        """Return a record for every cell, including the cells without a verdict.
 
-        under_way : the campaign that begins; only a process that dies leaves its records so.
+        Args:
+            under_way: The campaign that begins now. Its cells get a record that stays in the
+                report only if the process dies during the campaign.
         """
         return dict(self._unjudged(under_way)) | self.records
 
@@ -99,23 +112,23 @@ class Recorder:
         for key, cell in self.cells.items():
             if not cell.applies and cell.campaign in touched:
                 if cell.clause.speaks_on(cell.device):
-                    reason = f"the spec of {cell.loss.name} gives this clause nothing to say"
+                    reason = f"the spec of {cell.loss.name} has nothing that this clause checks"
                 else:
-                    reason = f"this clause speaks on {cell.clause.only_on}s only"
+                    reason = f"this clause applies to {cell.clause.only_on}s only"
                 yield key, self._blank(cell, Verdict.NOT_APPLICABLE, reason)
             elif key in self.planned and cell.campaign in self.given_up:
                 yield key, self._dead(cell)
             elif key in self.planned and cell.campaign == under_way:
                 reason = (
-                    f"the process ended while {cell.loss.name} was judged; run it with `-n 1`, "
-                    "which goes on after a crash and shows the call"
+                    f"the test process ended while it judged {cell.loss.name}; run again with "
+                    "`-n 1` to continue after a crash and to see the call"
                 )
                 yield key, self._blank(cell, Verdict.NOT_RUN, reason)
             elif key in self.planned:
-                yield key, self._blank(cell, Verdict.NOT_RUN, "planned, and no verdict arrived")
+                yield key, self._blank(cell, Verdict.NOT_RUN, "planned, but no verdict arrived")
 
     def _blank(self, cell: CellPlan, verdict: Verdict, reason: str) -> Cell:
-        """Return the same record each time, which is written again for every loss."""
+        """Return a record without cases, cached because it is written again for every loss."""
         known = self._blanks.get(cell.key)
         if known is None or (known.verdict, known.reason) != (verdict, reason):
             known = self._blanks[cell.key] = blank(cell, verdict, reason)

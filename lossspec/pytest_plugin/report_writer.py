@@ -1,4 +1,4 @@
-"""Make the reports of a run and write them into their folders."""
+"""The writer of the reports of a run, one folder for each implementation."""
 
 from __future__ import annotations
 
@@ -16,9 +16,14 @@ from lossspec.report.records import Cell, Report, Selection, TestedImplementatio
 
 
 class ReportWriter:
-    """Makes and writes one report for each implementation.
+    """Writer of one report for each implementation.
 
-    directory : where the reports lie, a folder each. invoked_in : where the run was started.
+    Args:
+        plan: The plan of the run.
+        run: The run.
+        surroundings: The environment of the run.
+        directory: The directory that holds a folder for each report.
+        invoked_in: The directory in which the run was started.
     """
 
     def __init__(
@@ -30,15 +35,18 @@ class ReportWriter:
         self.directory = directory
         self.invoked_in = invoked_in
         self._folders = folders([implementation.name for implementation in plan.implementations])
-        #: The cells whose scripts were written since the folders were emptied.
+        #: The keys of the cells whose scripts have been written since the folders were emptied.
         self._scripted: set[str] = set()
 
     def reports(
         self, cells: Mapping[str, CellPlan], records: Mapping[str, Cell], empty: bool = False
     ) -> list[Report]:
-        """Return a report for each implementation with records, or also the empty ones.
+        """Return a report for each implementation that has records.
 
-        cells, records : by the key of a cell.
+        Args:
+            cells: The planned cells, by key.
+            records: The records, by the key of their cell.
+            empty: Also return reports of implementations without records.
         """
         plan, environment = self.plan, self.surroundings.environment(self.plan.devices)
         selection = Selection(plan.losses, plan.clauses, self.run.dtypes, plan.devices, plan.shard)
@@ -67,15 +75,23 @@ class ReportWriter:
         return reports
 
     def folder(self, name: str) -> Path:
-        """Return where an implementation's report lies, as seen from where the run started."""
+        """Return the folder of an implementation's report, relative to the directory of the run."""
         return Path(os.path.relpath(self.directory / self._folders[name], self.invoked_in))
 
     def problem(self, name: str, error: OSError) -> str:
-        """Return the message that the report of an implementation cannot be written."""
-        return f"--reports: {self.folder(name)} cannot be written: {error.strerror or error}"
+        """Return the error message for a report that cannot be written."""
+        return (
+            f"--reports: cannot write into {self.folder(name)} ({error.strerror or error}); "
+            "choose another directory"
+        )
 
     def write(self, report: Report, scripts: Mapping[str, str]) -> None:
-        """Replace the report of an implementation: artifact, scripts and pages."""
+        """Replace the report of an implementation: artifact, scripts and pages.
+
+        Args:
+            report: The report.
+            scripts: The reproduction scripts, by the key of their cell.
+        """
         folder = self.invoked_in / self.folder(report.implementation.name)
         for old in (folder / "repro").glob("*.py"):
             old.unlink()
@@ -84,7 +100,12 @@ class ReportWriter:
         render_all(report, folder)
 
     def write_artifact(self, report: Report, scripts: Mapping[str, str]) -> None:
-        """Write the artifact of an implementation, and the scripts that are new."""
+        """Write the artifact of an implementation and its new scripts, but no pages.
+
+        Args:
+            report: The report.
+            scripts: The reproduction scripts, by the key of their cell.
+        """
         name = report.implementation.name
         folder = self.invoked_in / self.folder(name)
         for cell in report.cells:

@@ -1,4 +1,4 @@
-"""The pytest session: the hooks that make the items, gather their verdicts and report."""
+"""The pytest session of a run: hooks that make items, collect verdicts and write reports."""
 
 from __future__ import annotations
 
@@ -27,10 +27,24 @@ from lossspec.safe_text import one_line, quoted
 
 
 class ConformanceSession:
-    """Makes the items, judges them on a worker, gathers and reports on the controller.
+    """The plugin of one run: it makes and judges items, and writes the reports.
 
-    here : the keys of the items of this process; empty on a controller. alone : whether no item of
-    another suite has run. unwritten, unjudged : lines for the summary.
+    With pytest-xdist, a worker judges the items and the controller writes the reports.
+
+    Attributes:
+        config: The configuration of pytest.
+        plan: The plan of the run.
+        run: The run.
+        surroundings: The environment of the run.
+        recorder: The recorder of the records and scripts.
+        writer: The writer of the reports.
+        items: The judge of the cells.
+        line: The progress line; None if no line is shown.
+        here: The keys of the items of this process; empty on a controller.
+        alone: Whether no item of another suite has run.
+        reports: The reports, once the run is over.
+        unwritten: Lines for the summary: why a report could not be written.
+        unjudged: Lines for the summary: why nothing was judged of an implementation.
     """
 
     def __init__(self, config: pytest.Config, plan: Plan, run: Run, directory: Path) -> None:
@@ -59,7 +73,7 @@ class ConformanceSession:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection(self) -> None:
-        """Prepare to show how far the run is, or to tell that to the process that shows it."""
+        """Set up the progress line, or on a worker the notes for the line of the controller."""
         shown: ProgressLine | Notes | None = None
         if hasattr(self.config, "workerinput"):
             if self.run.places is not None:
@@ -78,27 +92,27 @@ class ConformanceSession:
     # === items ============================================================================
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """One item for each cell about which the spec says something."""
+        """Make one item for each cell whose clause applies to the loss."""
         if suite_of(metafunc) == "conformance":
             cells = [cell for cell in self.recorder.cells.values() if cell.applies]
-            if hasattr(self.config, "workerinput"):  # the longest first, lest one worker end late
+            if hasattr(self.config, "workerinput"):  # longest first, so that workers end together
                 cells.sort(key=lambda cell: -cell.loss.breadth)
             metafunc.parametrize("cell", [pytest.param(cell, id=cell.key) for cell in cells])
 
     @pytest.fixture
     def conformance(self) -> ConformanceSession:
-        """What judges a cell."""
+        """Provide this session to the items, which call its `judge`."""
         return self
 
     def judge(self, cell: CellPlan) -> None:
-        """Run the cell's campaign if that has not happened, and report its verdict to pytest."""
+        """Run the campaign of a cell, unless it has run, and report the verdict to pytest."""
         self.items.judge(cell, self.here or self.recorder.cells)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Put the record on the report of an item."""
+        """Add the record of a cell to the report of its item."""
         report = yield
         if {"conformance", "timed"} & set(getattr(item, "fixturenames", ())):
             self.items.carry(item, report, call.when)
@@ -107,7 +121,7 @@ class ConformanceSession:
     # === the recorder =====================================================================
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Learn the plan where no worker does the collecting."""
+        """Record the collected cells, and begin the reports unless this is a worker."""
         self.here = [key for item in session.items if (key := cell_key(item.nodeid))]
         self.recorder.planned |= set(self.here)
         if self._writes():
@@ -115,7 +129,7 @@ class ConformanceSession:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
-        """Deal out whole campaigns, where nothing else than `-n` was asked for."""
+        """Return a scheduler that keeps campaigns whole; None if `--dist` asks for another one."""
         if config.getoption("dist") != "load":
             return None
         campaigns = {key: cell.campaign for key, cell in self.recorder.cells.items()}
@@ -123,14 +137,14 @@ class ConformanceSession:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, node: Any, ids: Sequence[str]) -> None:
-        """Learn the plan from a worker; the controller itself collects nothing."""
+        """Record the cells that a worker has collected, since the controller collects none."""
         begun = bool(self.recorder.planned)
         self.recorder.planned |= {key for nodeid in ids if (key := cell_key(nodeid))}
         if not begun:
             self._begin()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Keep what arrives; a cell that ended without a record has crashed."""
+        """Keep the record that a report carries; a failed item without one counts as a crash."""
         key = cell_key(report.nodeid)
         if key is None or hasattr(self.config, "workerinput"):
             self.alone = False
@@ -143,7 +157,7 @@ class ConformanceSession:
             if report.when in ("setup", "call", "teardown"):
                 lines = str(report.longrepr).strip().splitlines() or ["no message"]
                 recorder.lose(key, f"the test process ended or failed: {quoted(lines[-1])}")
-            else:  # xdist tells of a dead worker
+            else:  # a report of xdist about a crashed worker
                 recorder.give_up(key)
         if key in recorder.records:
             self._arrived(key)
@@ -156,7 +170,7 @@ class ConformanceSession:
         campaign = self.recorder.cells[key].campaign
         if self.line is not None:
             self.line.judged(campaign, self.recorder.records[key].verdict.fails)
-        # Where this process judges, the beginning of the next campaign writes this one too.
+        # A process that judges saves this campaign when the next one begins.
         if complete and not (self.here and any(self.recorder.missing.values())):
             self._save(ended=campaign)
 
@@ -166,9 +180,9 @@ class ConformanceSession:
         return not hasattr(self.config, "workerinput") and not self.config.option.collectonly
 
     def _begin(self) -> None:
-        """Replace the reports of an earlier run, which a process that dies must not leave behind.
+        """Replace the reports of an earlier run, so that a crash does not leave those behind.
 
-        Each campaign that ends is written to them: a process that dies loses one loss at most.
+        Later, the end of each campaign is saved in them: a crash loses one loss at most.
         """
         recorder = self.recorder
         recorder.expect()
@@ -178,14 +192,16 @@ class ConformanceSession:
             try:
                 self.writer.write(report, {})
             except OSError as error:
-                recorder.planned.clear()  # nothing of it will be judged
+                recorder.planned.clear()  # otherwise the end of the run would report them as lost
                 problem = self.writer.problem(report.implementation.name, error)
                 raise pytest.UsageError(problem) from None
 
     def _save(self, begins: str | None = None, ended: str | None = None) -> None:
-        """Write what is known while the run goes on: artifacts and scripts, not pages.
+        """Write artifacts and scripts, but no pages, during the run.
 
-        begins : the campaign that begins. ended : the campaign that has ended.
+        Args:
+            begins: The campaign that begins now, if any.
+            ended: The campaign that has just ended, if any.
         """
         if not self._writes():
             return
@@ -194,14 +210,14 @@ class ConformanceSession:
         about = {c.implementation.name for c in cells.values() if c.campaign == campaign}
         for report in self.writer.reports(cells, recorder.all_records(begins)):
             if begins or report.implementation.name in about:
-                with suppress(OSError):  # the end of the run tries again, and tells
+                with suppress(OSError):  # the end of the run tries again and reports a failure
                     self.writer.write_artifact(report, recorder.scripts)
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Write the reports; a planned cell that did not arrive fails the run."""
+        """Write the reports, and fail the run if the verdict on a planned cell is missing."""
         if not self._writes():
             return
-        # A part of a run without a cell is a part all the same, which `lossspec merge` asks for.
+        # `lossspec merge` needs the report of every shard, also of one without a cell.
         empty = self.plan.shard is not None and session.exitstatus == pytest.ExitCode.OK
         recorder = self.recorder
         self.reports = self.writer.reports(recorder.cells, recorder.all_records(), empty)
@@ -218,7 +234,12 @@ class ConformanceSession:
 
     @contextmanager
     def writing(self, session: pytest.Session, name: str) -> Iterator[None]:
-        """Keep what cannot be written of an implementation for the summary, which is not lost."""
+        """Turn an OSError in this context into a line of the summary and a failing exit status.
+
+        Args:
+            session: The session whose exit status is set.
+            name: The implementation whose report is written.
+        """
         try:
             yield
         except OSError as error:
@@ -227,11 +248,11 @@ class ConformanceSession:
                 session.exitstatus = pytest.ExitCode.USAGE_ERROR
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """One screen: the counts and the first deviations."""
+        """Print the summary of each report: the counts and the first deviations."""
         write_summary(terminalreporter, self.reports, self.unwritten, self.unjudged)
 
     def pytest_unconfigure(self) -> None:
-        """Name the page to open, one for each implementation, below all that pytest prints."""
+        """Print the path of each report's page, below all other output of pytest."""
         if not self.unwritten and self.config.pluginmanager.hasplugin("terminalreporter"):
             for report in self.reports:
                 page = self.writer.folder(report.implementation.name) / "index.html"

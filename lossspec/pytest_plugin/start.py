@@ -1,4 +1,4 @@
-"""Make the session of a run from its options."""
+"""The start of a run: its session is made from its options."""
 
 from __future__ import annotations
 
@@ -28,9 +28,14 @@ from lossspec.safe_text import one_line
 
 
 def session_of(config: pytest.Config, places: Path | None = None) -> ConformanceSession:
-    """Make a session; pytest.UsageError says which option is wrong and what is allowed.
+    """Return a session made from the options.
 
-    places : where campaigns note where they are, if anybody could take over.
+    Args:
+        config: The configuration of pytest.
+        places: The folder of the crash checkpoints; None in a run without workers.
+
+    Raises:
+        pytest.UsageError: An option has a value that is not allowed.
     """
     option = given(config.option)
     try:
@@ -60,15 +65,23 @@ def session_of(config: pytest.Config, places: Path | None = None) -> Conformance
     torch.set_num_threads(1)
     timeout.ends_process()
     if not gc.get_freeze_count():
-        gc.freeze()  # what is imported stays: torch alone is a million objects to walk
+        gc.freeze()  # otherwise each collection visits a million objects of torch
     return ConformanceSession(config, plan, run, reports)
 
 
 def split(option: str, values: Sequence[str]) -> tuple[str, ...] | None:
-    """Return what a repeatable, comma-separated option was given; None when it was not."""
+    """Return the names given to a repeatable, comma-separated option; None if it was not given.
+
+    Args:
+        option: The option as typed, for the error message.
+        values: The value of each occurrence.
+
+    Raises:
+        ArgumentError: The option was given without a name.
+    """
     words = tuple(w.strip() for value in values for w in value.split(",") if w.strip())
     if values and not words:
-        raise ArgumentError(f"{option} was given no name")
+        raise ArgumentError(f"{option} takes at least one name, got {','.join(values)!r}")
     return words or None
 
 
@@ -83,6 +96,6 @@ def _dtypes(values: Sequence[str]) -> tuple[str, ...] | None:
 def _seed(value: object) -> int:
     if not re.fullmatch(r"\d{1,18}", str(value)):
         raise ArgumentError(
-            f"--seed takes a whole number of 0 or more, of 18 digits at most, got {value!r}"
+            f"--seed takes a whole number of 0 or more with at most 18 digits, got {value!r}"
         )
     return int(str(value))

@@ -1,4 +1,4 @@
-"""What a run prints at its end."""
+"""The summary that a run prints at its end."""
 
 from __future__ import annotations
 
@@ -17,14 +17,18 @@ def write_summary(
     unwritten: Iterable[str],
     unjudged: Iterable[str],
 ) -> None:
-    """Print one screen for each report: the counts and the first deviations.
+    """Print at most one screen for each report: the counts and the first deviations.
 
-    unwritten : why a report could not be written. unjudged : why nothing was judged.
+    Args:
+        terminalreporter: The terminal reporter of pytest.
+        reports: The reports of the run.
+        unwritten: Messages: why a report could not be written.
+        unjudged: Messages: why nothing was judged of an implementation.
     """
     for report in reports:
         terminalreporter.ensure_newline()
         terminalreporter.section(f"lossspec: {one_line(report.implementation.name)}")
-        # Line by line: pytest escapes what the terminal cannot show, ends of lines as well.
+        # Line by line, because pytest escapes line ends in what it writes.
         for line in terminal.screen(report).splitlines():
             terminalreporter.write_line(line)
     for line in unwritten:

@@ -1,4 +1,4 @@
-"""A timing run under pytest: its items, and the artifact that it writes."""
+"""The timing suite under pytest: its items, artifacts and summary."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from lossspec.timing.table import table
 
 
 class TimingSession:
-    """Makes the items, times them, and writes what was found."""
+    """The plugin of a timing run: it makes and times the items, and writes the reports."""
 
     def __init__(
         self, config: pytest.Config, conformance: ConformanceSession, fail: float | None
@@ -41,12 +41,21 @@ class TimingSession:
 
     @classmethod
     def of(cls, config: pytest.Config, conformance: ConformanceSession) -> TimingSession:
-        """From the options; pytest.UsageError says which is wrong and what is allowed."""
+        """Return a timing session made from the options.
+
+        Args:
+            config: The configuration of pytest.
+            conformance: The session of the same run.
+
+        Raises:
+            pytest.UsageError: An option is not allowed here, or the implementations have none of
+                the losses.
+        """
         option = config.option
         if getattr(option, "dist", "no") != "no" or hasattr(config, "workerinput"):
             raise pytest.UsageError(
-                "the timing suite runs in one process: workers of pytest-xdist would disturb each "
-                "other's times; leave out -n"
+                "the timing suite runs in one process, because workers of pytest-xdist would "
+                "disturb each other's times; leave out -n"
             )
         if not config.pluginmanager.hasplugin("benchmark"):
             raise pytest.UsageError(
@@ -54,10 +63,12 @@ class TimingSession:
             )
         for switch in ("disable", "skip"):
             if getattr(option, f"benchmark_{switch}", False):
-                raise pytest.UsageError(f"the timing suite and --benchmark-{switch} do not mix")
+                raise pytest.UsageError(
+                    f"the timing suite cannot run with --benchmark-{switch}; leave it out"
+                )
         own = given(option)
         if own.shard is not None:
-            raise pytest.UsageError("the timing suite has no parts: leave out --shard")
+            raise pytest.UsageError("the timing suite has no shards; leave out --shard")
         try:
             fail = None if own.timing_fail is None else limit(own.timing_fail)
         except ValueError as error:
@@ -66,16 +77,16 @@ class TimingSession:
         if not made.entrants():
             names = ", ".join(i.name for i in conformance.plan.implementations)
             wanted = ", ".join(loss.name for loss in conformance.plan.chosen_losses())
-            raise pytest.UsageError(f"nothing to time: {names} has none of {wanted}")
+            raise pytest.UsageError(f"nothing to time: {names} has none of the losses {wanted}")
         return made
 
     def entrants(self) -> list[tuple[str, TimedLoss]]:
-        """What is timed, with names that are unique within the run: what there is, on a surface."""
+        """Return the losses to time, each with a name that is unique within the run."""
         plan = self.conformance.plan
         found = []
         for loss in plan.chosen_losses():
             for implementation in plan.implementations:
-                # A class only wraps the function, where there are both.
+                # The function comes first; a class would only wrap it.
                 under_test = next(iter(implementation.losses_under_test(loss)), None)
                 for device in plan.devices if under_test is not None else ():
                     for dtype in self.conformance.run.dtypes or ("float32",):
@@ -85,7 +96,7 @@ class TimingSession:
         return found
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """One item for each size and mode, and one for each axis that a loss grows along."""
+        """Make one item for each size and mode, and one for each axis whose growth is measured."""
         if suite_of(metafunc) != "timing":
             return
         if "timing_cell" in metafunc.fixturenames:
@@ -106,11 +117,11 @@ class TimingSession:
 
     @pytest.fixture
     def timed(self) -> TimingSession:
-        """What times a cell."""
+        """Provide this session to the items, which call `time` and `grow`."""
         return self
 
     def time(self, timing_cell: TimingCell, benchmark: Any) -> None:
-        """Time one cell, put it into pytest-benchmark's table, and report it to pytest."""
+        """Time one cell, add it to pytest-benchmark's results, and report it to pytest."""
         drive = paired(benchmark)
         benchmark.group = timing_cell.timed_loss.under_test.loss.name
         self.benchmarks.add(benchmark.fullname)
@@ -118,7 +129,7 @@ class TimingSession:
         self.cells.setdefault(timing_cell.timed_loss.implementation.name, []).append(cell)
         benchmark.extra_info["verdict"] = cell.verdict
         for arm in cell.arms[:1]:
-            # A block of several calls begins with one that warms up and is not in the artifact.
+            # A block of several calls begins with a warm-up call that the artifact leaves out.
             benchmark.extra_info["calls in a round"] = arm.calls + (arm.calls > 1)
         for found in cell.comparisons:
             benchmark.extra_info[f"time / {found.baseline}"] = found.own.to_data()
@@ -127,20 +138,21 @@ class TimingSession:
         slow = None if self.fail is None else beyond(cell, self.fail)
         if slow is not None:
             pytest.fail(
-                f"{cell.id}: {slow.deciding.ratio:.2f} times torch's time (at least "
-                f"{slow.deciding.low:.2f}), on the {slow.clock} clock; allowed: {self.fail}",
+                f"{cell.id}: takes {slow.deciding.ratio:.2f} times torch's time (at least "
+                f"{slow.deciding.low:.2f}), on the {slow.clock} clock; --timing-fail allows "
+                f"{self.fail}",
                 pytrace=False,
             )
 
     def grow(self, timed_loss: TimedLoss, axis: str) -> None:
-        """Measure the growth along one axis."""
+        """Measure how time and memory grow with the size of one axis."""
         curves = self.race.grow(timed_loss, axis)
         self.growth.setdefault(timed_loss.implementation.name, []).extend(curves)
         if not curves[0].sizes:
             pytest.skip(one_line(f"not-timed: {curves[0].reason}"))
 
     def reports(self) -> list[TimingReport]:
-        """One for each implementation that something was measured of."""
+        """Return a report for each implementation with a measurement."""
         made = []
         conformance = self.conformance
         environment = conformance.surroundings.environment(conformance.plan.devices)
@@ -174,7 +186,7 @@ class TimingSession:
         return Path(self.config.invocation_params.dir, folder)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Print the times, the counts, and where the page lies."""
+        """Print the times, the counts and the path of the page."""
         for report in self.reports():
             terminalreporter.ensure_newline()
             name = report.implementation.name
@@ -187,9 +199,9 @@ class TimingSession:
             terminalreporter.write_line(f"{report.headline}.\n{one_line(str(page))}")
 
     def _hide_benchmarks(self) -> None:
-        """Take the cells out of pytest-benchmark's table, of 190 columns, unless it is asked for.
+        """Remove the cells from pytest-benchmark's table unless an option asks for that table.
 
-        Other tests stay in it, and what it saves is complete.
+        The table is 190 columns wide. Other tests stay in it, and saved results are complete.
         """
         benchmarks: Any = getattr(self.config, "_benchmarksession", None)
         groups = getattr(benchmarks, "groups", None)
@@ -202,7 +214,7 @@ class TimingSession:
         benchmarks.groups = [(group, members) for group, members in others if members]
 
 
-#: The options of pytest-benchmark that are about its table.
+#: The options of pytest-benchmark that concern its table, without their prefix.
 _TABLE = (
     *("columns", "sort", "group-by", "name", "time-unit"),
     *("histogram", "verbose", "compare", "cprofile"),
@@ -210,7 +222,7 @@ _TABLE = (
 
 
 def _asks_for_table(config: pytest.Config) -> bool:
-    """Whether an option on the command line or in the configuration is about the table."""
+    """Tell whether the command line or the configuration has an option about the table."""
     words = [
         *map(str, config.invocation_params.args),
         *config.getini("addopts"),

@@ -1,19 +1,19 @@
-"""How many workers `-n auto` starts: as many as there are cores, and memory for."""
+"""The number of workers that `-n auto` starts, limited by the cores and by the memory."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-#: What a worker needs at most, in bytes: torch with its compiler, and a large batch of cases.
+#: The most memory that a worker needs, in bytes: torch with its compiler, and a large batch.
 NEEDS = 1 << 30
-#: Limits of a container that are no limits: kernels write huge numbers for "unlimited".
+#: Memory limits from this many bytes mean "unlimited": Linux writes a huge number for that.
 _NO_LIMIT = 1 << 60
 _CGROUPS, _MEMINFO = Path("/sys/fs/cgroup"), Path("/proc/meminfo")
 
 
 def automatic() -> int:
-    """Return the number of workers for this machine, or for the container that this is in."""
+    """Return the number of workers for this machine or container."""
     affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     quota, memory = _quota(_CGROUPS), _free_memory(_CGROUPS, _MEMINFO)
@@ -25,7 +25,7 @@ def automatic() -> int:
 
 
 def _quota(groups: Path) -> float | None:
-    """Return the cores that a container may use, of version 2 or 1 of control groups."""
+    """Return how many cores the container may use, from control groups of version 2 or 1."""
     words = _text(groups / "cpu.max").split()
     if len(words) == 2 and words[0] != "max":
         return int(words[0]) / int(words[1])
@@ -35,7 +35,7 @@ def _quota(groups: Path) -> float | None:
 
 
 def _free_memory(groups: Path, meminfo: Path) -> int | None:
-    """Return the bytes that are free, of the machine or of the container, whichever is less."""
+    """Return the free memory of the machine or of the container, the smaller one, in bytes."""
     free = []
     for line in _text(meminfo).splitlines():
         if line.startswith("MemAvailable:"):
@@ -48,7 +48,7 @@ def _free_memory(groups: Path, meminfo: Path) -> int | None:
         bound, taken = _number(folder / limit), _number(folder / used)
         if bound is not None and taken is not None and bound < _NO_LIMIT:
             counts = dict(line.split() for line in _text(folder / "memory.stat").splitlines())
-            # Pages of files that nobody uses are given up when memory is short.
+            # The kernel frees inactive pages of files when memory is short.
             free.append(max(0, bound - taken + int(counts.get(cache, 0))))
     return min(free) if free else None
 

@@ -1,9 +1,9 @@
-"""Workers of pytest-xdist: one worker for each campaign.
+"""Scheduling under pytest-xdist: each campaign runs on one worker.
 
 `WholeCampaigns` overrides and reads private names of `xdist.scheduler.LoadScopeScheduling`
-(`_split_scope`, `_reschedule`, `assigned_work`, `registered_collections`, `workqueue`), since xdist
-has no public way to deal out tests. Checked with pytest-xdist 3.8.0; tests/test_private_names.py
-fails where another version lacks one of them.
+(`_split_scope`, `_reschedule`, `assigned_work`, `registered_collections`, `workqueue`), because
+xdist has no public interface for this. Checked with pytest-xdist 3.8.0;
+tests/test_private_names.py fails if another version lacks one of the names.
 """
 
 from __future__ import annotations
@@ -21,10 +21,19 @@ _ITEM = re.compile(r"test_conformance\.py::test_conformance\[(.*?\[[^\[\]]*\])\]
 
 
 class WholeCampaigns:
-    """Mixed into xdist's scheduler: a campaign is one worker's, until it has killed it too often.
+    """A mixin for xdist's scheduler that gives whole campaigns to workers.
 
-    Whoever takes it over knows from its checkpoint what to leave out. xdist's own groups are not
-    used because they are spelled into node ids, in a way that pytest 9.2 no longer sees.
+    After a crash, another worker takes the campaign over and skips the case in its crash
+    checkpoint. After too many crashes, the campaign is given up. xdist's own groups are not used:
+    xdist appends them to node ids, where pytest 9.2 no longer finds them.
+
+    Attributes:
+        campaigns: The campaign of each cell, by key.
+        places: The folder of the crash checkpoints.
+        deaths: The number of crashes that have been handled, by campaign.
+        assigned_work: xdist's work of each worker.
+        registered_collections: xdist's collected node ids of each worker.
+        workqueue: xdist's work that no worker has.
     """
 
     campaigns: Mapping[str, str]
@@ -38,26 +47,30 @@ class WholeCampaigns:
         return self.campaigns.get(cell_key(nodeid) or "", nodeid)
 
     def remove_node(self, node: Any) -> str | None:
-        """Pass on the work of a dead worker; what has killed too many is lost."""
+        """Give the work of a crashed worker to others, unless its campaign crashed too many.
+
+        Returns:
+            The node id that xdist reports as crashed, or None if the campaign goes on.
+        """
         work = self.assigned_work.pop(node)
         units = {scope: unit for scope, unit in work.items() if not all(unit.values())}
         if not units:
             return None
         scope = next(iter(units))
         ended = crashes(self.places, scope)
-        told = len(ended)
-        # A process that an earlier campaign may have damaged is not held against this one.
-        accused = sum(number != SUSPECT for number, _ in ended)
-        goes_on = self.deaths.get(scope, 0) < told and accused <= MOST_CRASHES
+        crashed = len(ended)
+        # A crash does not count if an earlier campaign may have damaged the process.
+        own = sum(number != SUSPECT for number, _ in ended)
+        goes_on = self.deaths.get(scope, 0) < crashed and own <= MOST_CRASHES
         lost = {} if goes_on else units.pop(scope)
-        self.deaths[scope] = told
+        self.deaths[scope] = crashed
         self.workqueue.update(units)
         for other in self.assigned_work:
             self._reschedule(other)
         return next((item for item, done in lost.items() if not done), None)
 
     def _reschedule(self, node: Any) -> None:
-        # A worker that replaces a dead one is known before it has collected anything.
+        # xdist adds a replacement worker before that worker has collected anything.
         if node in self.registered_collections:
             super()._reschedule(node)  # type: ignore[misc]  # xdist's
 
@@ -65,9 +78,13 @@ class WholeCampaigns:
 def whole_campaigns(
     config: Any, log: Any, campaigns: Mapping[str, str], places: Path | None
 ) -> Any:
-    """Make a scheduler of xdist that deals out whole campaigns.
+    """Return a scheduler for xdist that gives whole campaigns to workers.
 
-    campaigns : of each cell, by key. places : where campaigns note where they are.
+    Args:
+        config: The configuration of pytest.
+        log: xdist's log.
+        campaigns: The campaign of each cell, by key.
+        places: The folder of the crash checkpoints.
     """
     xdist = importlib.import_module("xdist.scheduler").LoadScopeScheduling
     scheduling = type("CampaignScheduling", (WholeCampaigns, xdist), {})(config, log)
@@ -76,7 +93,7 @@ def whole_campaigns(
 
 
 def cell_key(nodeid: str) -> str | None:
-    """The cell of an item of the suite; None for any other test."""
+    """Return the key of the cell of an item; None for any other test."""
     match = _ITEM.search(nodeid)
-    # pytest writes what is not ASCII with escapes.
+    # pytest escapes characters outside ASCII in node ids.
     return match[1].encode("ascii", "backslashreplace").decode("unicode_escape") if match else None

@@ -9,7 +9,7 @@ from lossspec.report.records import Report
 
 
 def render_all(report: Report, directory: str | PathLike[str]) -> list[Path]:
-    """Write index.html, summary.md and badge.json into ``directory``; returns their paths."""
+    """Write index.html, summary.md and badge.json into a directory, and return their paths."""
     texts = {
         "index.html": html.page(report),
         "summary.md": markdown.summary(report),

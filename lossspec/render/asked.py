@@ -1,4 +1,4 @@
-"""How much was asked: by loss and dtype, the share of the numbers that had a right answer."""
+"""The share of the numbers with a right answer known to within a tenth, by loss and dtype."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 from lossspec.excuse import Excuse, word
 from lossspec.report.records import Cell, Report
 
-#: The key of a cell's `extra`, and of the count of the numbers that were asked for.
+#: The key in a cell's `extra`, and in its counts the key of the numbers with a known answer.
 KEY = "asked"
 _REASONS = {str(excuse): excuse for excuse in Excuse}
 
 
 def asked(cells: Iterable[Cell]) -> dict[str, Counter[str]]:
-    """Return how many numbers were asked for by dtype, and how many were not, by reason.
+    """Return the number of numbers by dtype: with a known answer, and without one by reason.
 
-    What a cell holds that is no such count is left out.
+    Entries that are no such count are skipped.
     """
     found: dict[str, Counter[str]] = {}
     for cell in cells:
@@ -29,7 +29,7 @@ def asked(cells: Iterable[Cell]) -> dict[str, Counter[str]]:
 
 
 def asked_by_loss(report: Report) -> dict[str, str]:
-    """Return, by loss, such as "float32 97 % (overflow 2 %, kink 1 %); float64 100 %"."""
+    """Return a text for each loss, such as "float32 97 % (overflow 2 %, kink 1 %)"."""
     cells: dict[str, list[Cell]] = {}
     for cell in report.present:
         cells.setdefault(cell.loss, []).append(cell)
@@ -38,7 +38,7 @@ def asked_by_loss(report: Report) -> dict[str, str]:
 
 
 def asked_text(counts: Mapping[str, Counter[str]]) -> str:
-    """Return the shares of one loss, on one line."""
+    """Return the shares of one loss for each dtype, on one line."""
     return "; ".join(f"{dtype} {_shares(each)}" for dtype, each in counts.items())
 
 
@@ -57,7 +57,7 @@ def _shares(counts: Counter[str]) -> str:
 
 
 def share(part: int, total: int) -> str:
-    """Return a share in whole per cent; "100 %" of all and "0 %" of none only."""
+    """Return a share in whole per cent; "100 %" means all and "0 %" means none."""
     if 0 < part * 100 < total:
         return "<1 %"
     return f"{part * 100 // total} %"

@@ -9,9 +9,9 @@ _PASS, _WARN, _FAIL, _NONE = "0b6b3a", "8a4b00", "b3261e", "57606a"
 
 
 def badge(report: Report) -> str:
-    """The badge as JSON text: what fails if anything does, else how many clauses conform.
+    """Return the badge as JSON text: the number of failing clauses, or of conforming ones.
 
-    It is grey when nothing was judged.
+    The badge is grey if no clause was judged.
     """
     counts = report.counts
     if failing := len(report.failing):

@@ -1,4 +1,4 @@
-"""The records that `lossspec.check` returns: a list that is shown in a few lines, or as a table."""
+"""The list of records that `lossspec.check` returns, shown as a summary or as a table."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from lossspec.report.records import Cell
 from lossspec.report.verdict import Verdict
 from lossspec.safe_text import clip, escaped, one_line
 
-#: The width of a line, and how many lines a `repr` has at most.
+#: The largest width of a line, and the largest number of lines of a `repr`.
 WIDTH, LINES = 100, 20
-#: The order in which verdicts are shown: first what asks for a look.
+#: The order in which verdicts are shown: failures first.
 _ORDER = (
     Verdict.CRASH,
     Verdict.DEVIATES,
@@ -44,7 +44,7 @@ class Cells(list[Cell]):
 
     @property
     def headline(self) -> str:
-        """Such as "mse_loss (function, cpu): 39 of 41 clauses conform, 2 deviate"."""
+        """The counts, such as "mse_loss (function, cpu): 39 of 41 clauses conform, 2 deviate"."""
         if not self:
             return "no clause was judged"
         about = dict.fromkeys(f"{cell.loss} ({cell.surface}, {cell.device})" for cell in self)
@@ -68,11 +68,11 @@ class Cells(list[Cell]):
         return "\n".join(lines)
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        """Print the summary in IPython, which prints any other list element by element."""
+        """Print the summary in IPython, which would print a list element by element."""
         printer.text("..." if cycle else repr(self))
 
     def _groups(self) -> Iterator[tuple[Verdict, str, list[str]]]:
-        """Yield the clauses that do not conform, by what they have in common, with a text."""
+        """Yield the clauses that do not conform, grouped by cause or by reason, with a text."""
         for block in _blocks(self):
             cell, cause = block.shown, block.shown.cause if block.others else None
             text = f"{cause}; {found(cell)}" if cause else found(cell)
@@ -85,14 +85,14 @@ class Cells(list[Cell]):
             yield verdict, text, names
 
     def _repr_html_(self) -> str:
-        """Return a table: a row for each cause of deviations, then one for each other clause."""
+        """Return a table with a row for each cause of deviations and for each other clause."""
         heads = "".join(
             f'<th style="{_CELL}"{title}>{name}</th>'
             for name, title in (
                 ("clause", ""),
                 ("verdict", ""),
-                ("what was found", ""),
-                ("worst", ' title="the largest error, divided by what rounding explains"'),
+                ("finding", ""),
+                ("worst", ' title="the largest error divided by its budget"'),
             )
         )
         others = [Block(cell) for cell in sorted(self, key=_place) if not cell.verdict.fails]
@@ -104,7 +104,7 @@ class Cells(list[Cell]):
 
 
 def found(cell: Cell) -> str:
-    """Return what was found about a clause, on one line."""
+    """Return the finding of a clause on one line: its numbers, or why it does not conform."""
     if cell.verdict is Verdict.CONFORMS:
         return cell.tally
     words = [cell.reason or ""]
@@ -125,7 +125,7 @@ def _blocks(cells: Iterable[Cell]) -> list[Block]:
 
 
 def _names(names: Iterable[str]) -> str:
-    """Return some names, the first three in full."""
+    """Return the first three names, with the number of the others."""
     first, more = list(names)[:3], len(list(names)) - 3
     return ", ".join(first) + (f" and {more} more" if more > 0 else "")
 
@@ -135,7 +135,7 @@ def _cut(line: str) -> str:
 
 
 def _row(block: Block) -> str:
-    """Return a row of the table; a failing clause is shown with its sentence and its call."""
+    """Return a row of the table; a failing clause has its sentence and its call."""
     cell = block.shown
     clause, what = f"<code>{_text(cell.clause)}</code>", _text(clip(found(cell), 300))
     if cell.verdict.fails:
@@ -163,5 +163,5 @@ def _row(block: Block) -> str:
 
 
 def _text(text: str) -> str:
-    """Return text for a page, with control characters escaped; spaces stay, as in a call."""
+    """Return text for a page, with control characters escaped and spaces kept."""
     return escape(escaped(text))

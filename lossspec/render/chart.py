@@ -1,4 +1,4 @@
-"""Charts of lines, in the units that a page draws them in."""
+"""Line charts, in the coordinates of an SVG image."""
 
 from dataclasses import dataclass, field
 
@@ -8,7 +8,13 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 12, 12, 34
 
 @dataclass
 class Line:
-    """One line in a chart: its class in the page, its points, and what each of them says."""
+    """A line in a chart.
+
+    Attributes:
+        kind: The CSS class of the line.
+        points: Its points, in coordinates of the image.
+        titles: The tooltip of each point.
+    """
 
     kind: str
     points: list[tuple[float, float]]
@@ -16,13 +22,27 @@ class Line:
 
     @property
     def path(self) -> str:
-        """The points as SVG wants them."""
+        """The points in the format of SVG."""
         return " ".join(f"{x},{y}" for x, y in self.points)
 
 
 @dataclass
 class Chart:
-    """Some lines over a grid. across, up : place and label of what is written along the axes."""
+    """Lines over a grid.
+
+    Attributes:
+        title: The title, in bold.
+        says: The description for screen readers.
+        caption: The text after the title.
+        across: The coordinate and the label of each tick of the horizontal axis.
+        up: The coordinate and the label of each tick of the vertical axis.
+        lines: The lines.
+        width: The width of the image.
+        height: The height of the image.
+        left: The left end of the horizontal axis.
+        floor: The lower end of the vertical axis.
+        end: The right end of the horizontal axis.
+    """
 
     title: str
     says: str
@@ -38,10 +58,10 @@ class Chart:
 
 
 def across(share: float) -> float:
-    """Where a share of the way along the lower axis lies."""
+    """Return the coordinate of a point on the horizontal axis, from 0 (left) to 1 (right)."""
     return round(_LEFT + (_WIDTH - _LEFT - _RIGHT) * share, 1)
 
 
 def up(share: float) -> float:
-    """Where a share of the way up from the lower axis lies."""
+    """Return the coordinate of a point on the vertical axis, from 0 (bottom) to 1 (top)."""
     return round(_TOP + (_HEIGHT - _TOP - _BOTTOM) * (1 - share), 1)

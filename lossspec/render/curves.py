@@ -1,4 +1,4 @@
-"""The curves of training runs, as charts: what the loss was at each step, and what it had to be."""
+"""Charts of training runs: the loss at each step, with the right answer in the tooltips."""
 
 import math
 from collections.abc import Sequence
@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from lossspec.render.chart import Chart, Line, across, up
 from lossspec.report.records import Cell
 
-#: The lines of a chart: their names in the artifact, and their classes in the page.
+#: The names of the lines in the artifact, and their CSS classes.
 LINES = {"training": "implementation", "validation": "other"}
 
 
 def curves(cells: Sequence[Cell]) -> list[Chart]:
-    """A chart for each cell whose clause trained a model."""
+    """Return a chart for each cell whose clause trained a model."""
     return [chart(cell) for cell in cells if "curves" in cell.extra]
 
 
 def chart(cell: Cell) -> Chart:
-    """Loss against steps, both linear."""
+    """Return a chart of the loss by step, on linear axes."""
     found = cell.extra["curves"]
     points = [point for name in LINES for point in found[name]]
     values = [float(value) for _, *pair in points for value in pair]
@@ -48,6 +48,6 @@ def chart(cell: Cell) -> Chart:
 
 
 def _step(span: float) -> float:
-    """A round number of which about four make the span."""
+    """Return a round number that divides the span into about four parts."""
     power = 10.0 ** math.floor(math.log10(max(span, 1e-9) / 4))
     return power * next(m for m in (1, 2, 5, 10) if m * power >= span / 4)

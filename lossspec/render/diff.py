@@ -1,4 +1,4 @@
-"""What changed between two reports: cells added, deleted, changed, unchanged."""
+"""The differences between two reports: cells added, deleted, changed and unchanged."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -11,7 +11,7 @@ from lossspec.safe_text import one_line
 
 
 class Kind(StrEnum):
-    """How the verdict of a cell in the new report relates to the old one's."""
+    """The kind of change of a cell from the old report to the new one."""
 
     ADDED = "A"
     DELETED = "D"
@@ -21,7 +21,13 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Change:
-    """One cell in both reports; None where a report does not hold it."""
+    """One cell in both reports.
+
+    Attributes:
+        id: The id of the cell.
+        old: Its record in the old report; None if that report does not have the cell.
+        new: Its record in the new report; None if that report does not have the cell.
+    """
 
     id: str
     old: Cell | None
@@ -29,7 +35,7 @@ class Change:
 
     @property
     def kind(self) -> Kind:
-        """Added, deleted, changed or unchanged; only the verdict counts."""
+        """The kind of change; a cell has changed if its verdict is another one."""
         if self.old is None:
             return Kind.ADDED
         if self.new is None:
@@ -38,14 +44,14 @@ class Change:
 
     @property
     def regression(self) -> bool:
-        """Whether a cell that did not fail now fails, or a cell vanished."""
+        """Whether the cell fails only in the new report, or is missing from it."""
         if self.old is None:
             return False
         return self.new is None or (self.new.verdict.fails and not self.old.verdict.fails)
 
     @property
     def other_reason(self) -> bool:
-        """Whether the cell is a known deviation in both reports, for two reasons."""
+        """Whether the cell is a known deviation in both reports, but with different reasons."""
         if self.old is None or self.new is None or self.old.reason == self.new.reason:
             return False
         return self.old.verdict is self.new.verdict is Verdict.KNOWN
@@ -53,7 +59,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Diff:
-    """Every cell of two reports, in the order of the artifact."""
+    """The changes of all cells between two reports, in the order of the artifact."""
 
     old: Report
     new: Report
@@ -61,20 +67,20 @@ class Diff:
 
     @property
     def regressions(self) -> tuple[Change, ...]:
-        """The changes for the worse."""
+        """The changes that are regressions."""
         return tuple(change for change in self.changes if change.regression)
 
     @property
     def exit_status(self) -> int:
-        """1 where anything got worse, else 0."""
+        """The exit status: 1 if there is a regression, else 0."""
         return 1 if self.regressions else 0
 
     def count(self, kind: Kind) -> int:
-        """The number of cells of one kind."""
+        """Return the number of cells with one kind of change."""
         return sum(change.kind is kind for change in self.changes)
 
     def to_data(self) -> dict[str, Any]:
-        """The diff as JSON data: the counts, and each change with its verdicts."""
+        """Return the diff as JSON data: the counts, and each change with its verdicts."""
         return {
             "counts": {str(kind): self.count(kind) for kind in Kind},
             "changes": [
@@ -91,12 +97,14 @@ class Diff:
         }
 
     def text(self) -> str:
-        """The diff for a terminal or a log, what got worse first."""
+        """Return the diff as text, with the regressions first."""
         lines = [f"old: {_run(self.old)}", f"new: {_run(self.new)}"]
         if self.old.selection != self.new.selection:
             lines.append("note: the runs selected different parts of the suite")
         elif self.count(Kind.DELETED):
-            lines.append("note: the new report lacks cells: -k, -m, --lf or -x leave some out")
+            lines.append(
+                "note: the new report lacks cells; options such as -k and -x leave cells out"
+            )
         counts = [f"{kind} {self.count(kind)} {kind.name.lower()}" for kind in Kind]
         lines += [", ".join(counts), ""]
         changed = [change for change in self.changes if change.kind is not Kind.UNCHANGED]
@@ -111,9 +119,9 @@ class Diff:
 
 
 def diff(old: Report, new: Report) -> Diff:
-    """The changes from ``old`` to ``new``; the reports may be of different implementations.
+    """Return the changes from an old report to a new one, also of another implementation.
 
-    A cell under a former id of its clause is the same cell; it is listed under the present id.
+    A cell with a former name of its clause is the same cell, listed under the present id.
     """
     present = {former: cell.id for cell in (*old.cells, *new.cells) for former in cell.former_ids}
     before = {present.get(cell.id, cell.id): cell for cell in old.cells}
@@ -133,7 +141,7 @@ def _line(change: Change) -> str:
 
 
 def _reasons(change: Change) -> str:
-    """The line of a cell that is a known deviation for another reason than before."""
+    """Return the line of a cell whose known deviation has another reason than before."""
     old, new = (cell.reason if cell else None for cell in (change.old, change.new))
     sign = f"{Verdict.KNOWN.sign} {Verdict.KNOWN}"
     return f'{change.kind} {change.id}: {sign}; the reason was "{old}" and is "{new}"'

@@ -1,4 +1,4 @@
-"""The excused cases of a report by reason: a legend with counts."""
+"""The excused cases of a report, counted by reason."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ _SENTENCES: Mapping[str, str] = {str(excuse): excuse.says for excuse in Excuse}
 
 @dataclass(frozen=True)
 class Reason:
-    """A reason for which cases are excused: its word, its sentence, how many cases and cells."""
+    """A reason for which cases are excused.
+
+    Attributes:
+        name: The reason, as in the artifact.
+        cases: The number of cases with this reason.
+        cells: The number of cells with such a case.
+    """
 
     name: str
     cases: int = 0
@@ -21,12 +27,12 @@ class Reason:
 
     @property
     def word(self) -> str:
-        """The word that cells count by."""
+        """The reason as reports print it."""
         return word(self.name)
 
     @property
     def says(self) -> str:
-        """The sentence of the reason; empty if this version of lossspec has no such reason."""
+        """The sentence of the reason; empty if this version of lossspec does not know it."""
         return _SENTENCES.get(self.name, "")
 
 

@@ -1,4 +1,4 @@
-"""The report as one HTML page: offline, readable without JavaScript, and turned back into data."""
+"""The report as one HTML page, which works offline and without JavaScript, and holds its data."""
 
 import base64
 import gzip
@@ -35,18 +35,18 @@ from lossspec.report.records import Cell, Report
 from lossspec.report.verdict import Verdict
 from lossspec.safe_text import clip, foreign_error, html_text, json_text
 
-# An artifact of more characters is embedded compressed: a page should open at once.
+# A longer artifact, in characters, is compressed so that the page opens fast.
 VERBATIM = 400_000
-# The articles on single cells stop here; the cells that are left out stand in the tables.
+# The largest number and size of articles on single cells; tables list the other cells.
 ARTICLES = 100
 ARTICLE_CHARACTERS = 200_000
-# Links to the other cells of one cause.
+# The largest number of links from one cause to its other cells.
 LINKS = 40
-_LONGEST = 4_000  # characters of one text in an article
+_LONGEST = 4_000  # the most characters of one text in an article
 
 
 def page(report: Report) -> str:
-    """The report as a page of HTML that needs no other file."""
+    """Return the report as an HTML page that needs no other file."""
     anchors = _anchors(report)
     causes = blocks(report.failing)
     known = [cell for cell in report.cells if cell.verdict is Verdict.KNOWN]
@@ -59,12 +59,12 @@ def page(report: Report) -> str:
         articles={cell.id for cells in shown for cell in cells},
         causes=causes,
         causes_shown=causes_shown,
-        # What a cell that has no article is explained by.
+        # The cell that shows the cause of each cell without an article.
         shown_by={other.id: block.shown for block in causes_shown for other in block.others},
         known=known,
         known_shown=shown[1],
         unjudged=unjudged(report),
-        # It holds words of ours and numbers only, which no escape may touch.
+        # It holds only numbers and fixed words; escaping would break the no-break spaces.
         headline=Markup(re.sub(r"([,;] \d+) ", "\\1\N{NO-BREAK SPACE}", report.headline)),
         tiles=[
             (verdict, count)
@@ -89,7 +89,11 @@ def page(report: Report) -> str:
 
 
 def artifact(html: str) -> Report:
-    """The report that a page was made from; ReportError where it holds none."""
+    """Return the report that a page was made from.
+
+    Raises:
+        ReportError: The page holds no report, or a damaged one.
+    """
     found = re.search(r'type="application/json" id="artifact"( data-gzip)?>(.*?)</script>', html)
     packed, text = found.groups() if found else (None, "null")
     if packed:
@@ -101,7 +105,7 @@ def artifact(html: str) -> Report:
 
 
 def _unpacked(data: bytes) -> bytes:
-    """What gzip packed; no more than a file may hold is unpacked."""
+    """Unpack gzip data, up to the size that a file may have."""
     with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
         text = file.read(LARGEST_FILE + 1)
     if len(text) > LARGEST_FILE:
@@ -113,13 +117,13 @@ def _embedded(report: Report) -> dict[str, Any]:
     text = report.to_json()
     if len(text) <= VERBATIM:
         return {"artifact": report.to_data(), "compressed": False}
-    # Without a time stamp, so that the same report is the same page.
+    # Without a time stamp, so that the same report gives the same page.
     packed = gzip.compress(text.encode("utf-8", "backslashreplace"), mtime=0)
     return {"artifact": base64.b64encode(packed).decode(), "compressed": True}
 
 
 def _anchors(report: Report) -> dict[str, str]:
-    """A readable and unique HTML id for each cell, so that a link to a cell lasts."""
+    """Return a readable and unique HTML id for each cell, which is the same in later reports."""
     taken: dict[str, int] = {}
     anchors = {}
     for cell in report.cells:
@@ -148,7 +152,7 @@ def _texts(cell: Cell) -> list[str | None]:
 
 
 def _sentences(report: Report) -> dict[str, dict[str, list[str]]]:
-    """What each clause says, by theme; more than one sentence where losses word it differently."""
+    """Return the sentences of each clause, by theme and clause; losses may have different ones."""
     found: dict[tuple[str, str], dict[str, None]] = {}
     for cell in report.cells:
         found.setdefault((cell.theme, cell.clause), {})[cell.says] = None
@@ -160,7 +164,7 @@ def _sentences(report: Report) -> dict[str, dict[str, list[str]]]:
 
 @dataclass
 class LossSummary:
-    """The cells of one loss and how many have each verdict."""
+    """The cells of one loss, counted by verdict."""
 
     name: str
     anchor: str
@@ -185,7 +189,13 @@ def _by_loss(report: Report) -> list[LossSummary]:
 
 @dataclass
 class Axis:
-    """A logarithmic axis for error ÷ budget that always holds 1, where the budget ends."""
+    """A logarithmic axis for error ÷ budget, which always contains 1.
+
+    Attributes:
+        low: The exponent of 10 at its start.
+        high: The exponent of 10 at its end.
+        clipped: Whether a value lies outside the axis.
+    """
 
     low: int
     high: int
@@ -193,7 +203,7 @@ class Axis:
 
     @classmethod
     def of(cls, values: Iterable[float | None]) -> "Axis":
-        """The decades that hold the values, of those that readers can tell apart at a glance."""
+        """Return an axis that contains the values, as far as they lie in 0.001 to 1000."""
         given = [value for value in values if value is not None]
         logs = [math.log10(value) for value in given if 0 < value < math.inf]
         low = max(-3, math.floor(min([*logs, -1])))
@@ -201,7 +211,7 @@ class Axis:
         return cls(low, high, clipped=any(not 10.0**low <= value <= 10.0**high for value in given))
 
     def place(self, value: float) -> float:
-        """Where the value stands, in per cent of the axis; zero at its start, NaN at its end."""
+        """Return the place of a value, in per cent of the axis; NaN is placed at its end."""
         if math.isnan(value):
             value = math.inf
         exponent = math.log10(min(max(value, 10.0**self.low), 10.0**self.high))
@@ -209,14 +219,20 @@ class Axis:
 
     @property
     def ticks(self) -> list[tuple[float, str]]:
-        """Place and label of each decade."""
+        """The place and the label of each decade."""
         decades = [10.0**exponent for exponent in range(self.low, self.high + 1)]
         return [(self.place(value), ratio(value)) for value in decades]
 
 
 @dataclass
 class Profile:
-    """The worst cell of each clause of a loss, the very worst one last."""
+    """The worst cell of each clause of a loss.
+
+    Attributes:
+        loss: The name of the loss.
+        anchor: The HTML id of the loss.
+        dots: The place on the axis and the cell of each clause, in the order of their errors.
+    """
 
     loss: str
     anchor: str
@@ -248,7 +264,7 @@ def _badness(cell: Cell) -> float:
 
 
 def environment() -> Environment:
-    """What templates of pages are rendered with: everything is escaped, nothing may be missing."""
+    """Return the Jinja environment, which escapes all texts and rejects undefined names."""
     made = Environment(
         loader=PackageLoader("lossspec.render", "."),
         autoescape=True,
@@ -267,7 +283,7 @@ def environment() -> Environment:
         "tone": _TONES.__getitem__,
     }
     made.tests["web"] = _is_web
-    # A script that is not a plain path below the report must not become a link.
+    # Only a path below the folder of the report may become a link.
     made.tests["below"] = lambda path: (
         re.fullmatch(r"(?!.*\.\.)[\w.-]+(/[\w.-]+)*", path or "", re.ASCII) is not None
     )
@@ -279,7 +295,7 @@ def environment() -> Environment:
 
 
 def _is_web(link: str | None) -> bool:
-    """Whether a text is a link that shows where it leads."""
+    """Tell whether a text is a printable link to a web page."""
     return link is not None and link.isprintable() and re.match(r"https?://", link) is not None
 
 
@@ -289,12 +305,12 @@ def _json(data: Any, **_: Any) -> str:
 
 
 def _pretty(data: Any) -> str:
-    """JSON with one entry a line, but each list of numbers on a single one."""
+    """Return JSON with one entry on each line; a list of numbers takes one line."""
     text = json_text(json.dumps(data, indent=2, ensure_ascii=False))
     return clip(re.sub(r"\[[^][{}]*\]", lambda found: " ".join(found[0].split()), text), _LONGEST)
 
 
-# The class of a verdict in the page: few colours, each with a sign and a word beside it.
+# The CSS class of a verdict; colours are shared, since each verdict also has a sign and a word.
 _TONES = {
     Verdict.CONFORMS: "pass",
     Verdict.DEVIATES: "fail",

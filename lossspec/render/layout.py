@@ -1,4 +1,4 @@
-"""What every rendering shares: the matrix of a report, its order, numbers and reasons."""
+"""Parts that the renderings share: the matrix, its order, and texts for numbers and reasons."""
 
 import math
 import re
@@ -27,7 +27,14 @@ THEMES = (
 
 @dataclass
 class Row:
-    """One line of the matrix: the cells of a loss on one surface and device, by column."""
+    """A row of the matrix: the cells of a loss on one surface and device.
+
+    Attributes:
+        loss: The name of the loss.
+        surface: "function" or "class".
+        device: The device.
+        cells: The cells, by theme and clause.
+    """
 
     loss: str
     surface: str
@@ -36,7 +43,7 @@ class Row:
 
 
 def columns(cells: Iterable[Cell]) -> dict[str, list[str]]:
-    """The clauses of each theme; themes in the order of the contract, unknown ones last."""
+    """Return the clauses of each theme, in the order of `THEMES`; unknown themes come last."""
     found: dict[str, set[str]] = {}
     for cell in cells:
         found.setdefault(cell.theme, set()).add(cell.clause)
@@ -46,7 +53,7 @@ def columns(cells: Iterable[Cell]) -> dict[str, list[str]]:
 
 
 def rows(report: Report) -> list[Row]:
-    """The lines of the matrix, in the order of the artifact, without absent losses."""
+    """Return the rows of the matrix, in the order of the artifact, without absent losses."""
     found: dict[tuple[str, str, str], Row] = {}
     for cell in report.present:
         key = (cell.loss, cell.surface, cell.device)
@@ -55,7 +62,7 @@ def rows(report: Report) -> list[Row]:
 
 
 def ratio(value: float | None) -> str:
-    """An error ÷ budget as readers want it: three digits, short exponents, "-" for none."""
+    """Return an error ÷ budget with three digits at most; "-" for None."""
     if value is None:
         return "-"
     if not math.isfinite(value) or 0.001 <= abs(value) < 10_000 or value == 0:
@@ -65,13 +72,25 @@ def ratio(value: float | None) -> str:
 
 
 def plural(count: int, word: str, words: str = "") -> str:
-    """Such as "1 case" and "2 cases"; `words` where the plural takes more than an s."""
+    """Return such as "1 case" or "2 cases".
+
+    Args:
+        count: The number.
+        word: The word in the singular.
+        words: The word in the plural, if it is not the singular with an s.
+    """
     return f"{count} {word if count == 1 else words or f'{word}s'}"
 
 
 @dataclass(frozen=True)
 class Unjudged:
-    """Cells that were not judged for one reason."""
+    """The cells that were not judged for one reason.
+
+    Attributes:
+        verdict: Their verdict.
+        reason: The reason.
+        cells: The cells.
+    """
 
     verdict: Verdict
     reason: str
@@ -84,7 +103,7 @@ class Unjudged:
 
     @property
     def where(self) -> str:
-        """The clauses by loss, such as "huber_loss (value, gradient); l1_loss (value)"."""
+        """The clauses of each loss, such as "huber_loss (value, gradient); l1_loss (value)"."""
         found: dict[str, dict[str, None]] = {}
         for cell in self.cells:
             found.setdefault(cell.loss, {})[cell.clause] = None
@@ -92,9 +111,10 @@ class Unjudged:
 
 
 def unjudged(report: Report) -> list[Unjudged]:
-    """Why cells of present losses were not judged: inconclusive first, then by number of cells.
+    """Return the reasons why cells of present losses were not judged.
 
-    Reasons that differ in numbers only are one; the first one stands for them.
+    Inconclusive cells come first, and then the reasons with the most cells. Reasons that differ
+    only in numbers are grouped under the first of them.
     """
     found: dict[tuple[Verdict, str], list[Cell]] = {}
     for cell in report.present:
@@ -104,13 +124,13 @@ def unjudged(report: Report) -> list[Unjudged]:
     groups = []
     for (verdict, _), cells in found.items():
         reasons = dict.fromkeys(cell.reason or "no reason was given" for cell in cells)
-        reason = next(iter(reasons)) + (" (other numbers elsewhere)" if len(reasons) > 1 else "")
+        reason = next(iter(reasons)) + (" (numbers vary by cell)" if len(reasons) > 1 else "")
         groups.append(Unjudged(verdict, reason, tuple(cells)))
     return sorted(groups, key=lambda group: (group.verdict, -len(group.cells)))
 
 
 def judged(report: Report) -> str:
-    """Return what was judged with which torch: "mylib 1.0, torch 2.13.0" or "torch.nn 2.13.0"."""
+    """Return implementation and torch, as "mylib 1.0, torch 2.13.0" or "torch.nn 2.13.0"."""
     implementation, own = report.implementation, report.environment.torch
     if implementation.version == own:  # torch itself
         return f"{implementation.name} {own}"
@@ -118,24 +138,24 @@ def judged(report: Report) -> str:
 
 
 def seed_text(seed: int | None) -> str:
-    """Return the seed, or that it is unknown."""
+    """Return the seed, or "unknown"."""
     return UNKNOWN if seed is None else str(seed)
 
 
 def threads_text(environment: Environment) -> str:
-    """Return how many threads there were, such as "1 thread"."""
+    """Return the number of threads, such as "1 thread"."""
     return plural(environment.threads, "thread") if environment.threads else "unknown threads"
 
 
 def oracle_text(environment: Environment) -> str:
-    """Return the arithmetic of the right answers, such as "longdouble with a mantissa of ..."."""
+    """Return the arithmetic of the oracle, such as "longdouble with a mantissa of 64 bits"."""
     oracle = environment.oracle
     bits = f" with a mantissa of {oracle.mantissa_bits} bits" if oracle.mantissa_bits else ""
     return f"{oracle.dtype}{bits}"
 
 
 def nothing(report: Report) -> str:
-    """What to say of a report without a cell."""
+    """Return the sentence for a report without cells."""
     if report.selection.shard is not None:
-        return f"Part {report.selection.shard} of this run holds no cell; other parts do."
-    return "No clause was run, which is an error in itself."
+        return f"Shard {report.selection.shard} of this run has no cell; other shards have."
+    return "No clause was run, so the run fails."

@@ -1,4 +1,4 @@
-"""The report as Markdown, for job summaries and pull requests, within a hard budget of bytes."""
+"""The report as Markdown for job summaries and pull requests, with a limited size."""
 
 from collections.abc import Iterable
 
@@ -21,20 +21,27 @@ from lossspec.report.records import UNKNOWN, Cell, Report
 from lossspec.report.verdict import Verdict
 from lossspec.safe_text import clip, markdown_code, markdown_line
 
-# Services refuse a whole comment of more than 64 kB; the budget leaves room for a frame.
+# GitHub rejects comments of more than 64 kB, and other text needs some room.
 BUDGET = 60_000
-_TEXT = 600
-_NAMES = 20  # cells that a cause explains
-_WHERE = 300  # characters of the clauses that one reason explains
-_CODE = 2_000
+# The most characters of a line of text, and of a block of code.
+_TEXT, _CODE = 600, 2_000
+# The most cells listed for one cause.
+_NAMES = 20
+# The most characters of the clauses listed for one reason.
+_WHERE = 300
 
 
 def summary(report: Report, budget: int = BUDGET) -> str:
-    """The report in at most ``budget`` bytes; sections that do not fit are left out whole."""
+    """Return the report as Markdown; sections that do not fit are left out.
+
+    Args:
+        report: The report.
+        budget: The largest size, in bytes.
+    """
     out = _Document(budget)
     out.section(_head(report))
     causes = blocks(report.failing)
-    out.items("## What deviates", [_deviation(block) for block in causes], "more that fail")
+    out.items("## Deviations", [_deviation(block) for block in causes], "more that fail")
     out.items("## Not judged", [_why(group) for group in unjudged(report)], "more reasons")
     out.items(
         "## Known deviations",
@@ -42,18 +49,18 @@ def summary(report: Report, budget: int = BUDGET) -> str:
         "more known",
     )
     out.section(_matrix(report))
-    out.items("## Numbers asked", _asked(report), "more lines")
+    out.items("## Numbers compared", _asked(report), "more lines")
     out.items("## Excused cases", _excused(report), "more reasons")
     out.section(_environment(report))
     return out.text()
 
 
 class _Document:
-    """Blocks of Markdown that together stay within a budget of bytes."""
+    """Blocks of Markdown with a limited total size."""
 
     def __init__(self, budget: int) -> None:
         self.blocks: list[str] = []
-        # The last line, which tells of what was left out, always has room.
+        # Keep room for the last line, which counts the sections that were left out.
         self.room = budget - 100
         self.omitted = 0
 
@@ -71,10 +78,10 @@ class _Document:
             self.omitted += 1
 
     def items(self, title: str, items: list[str], rest: str) -> None:
-        """A title and as many of the items as fit, then the number of those that do not."""
+        """Add a title, as many of the items as fit, and the number of the others."""
         if not items:
             return
-        spare = 60  # for the title's own last line
+        spare = 60  # for the line that counts the other items
         if not self.fits(f"{title}\n\n{items[0]}", spare):
             self.omitted += 1
             return
@@ -107,17 +114,17 @@ def _head(report: Report) -> str:
     elif not report.cells:
         lines += ["", nothing(report)]
     if report.cells and not report.judged:
-        lines += ["", "Nothing was judged, which is an error in itself."]
+        lines += ["", "No clause was judged, so the run fails."]
     if report.absent_losses:
         lines += [
             "",
-            f"Absent losses, which do not count: {_inline(', '.join(report.absent_losses))}",
+            f"Absent losses, which are not counted: {_inline(', '.join(report.absent_losses))}",
         ]
     return "\n".join(lines)
 
 
 def _why(group: Unjudged) -> str:
-    """Such as "- ○ 3 unsupported: it takes no weight", and which clauses below it."""
+    """Return such as "- ○ 3 unsupported: it takes no weight", with the clauses below it."""
     title = f"- {group.verdict.sign} {group.count} {group.verdict}: {_inline(group.reason)}"
     return f"{title}\n  {_inline(clip(group.where, _WHERE))}"
 
@@ -162,7 +169,7 @@ def _bullet(cell: Cell, text: str | None) -> str:
 
 
 def _matrix(report: Report) -> str:
-    """Losses by themes: the worst verdict of each theme and how many cells have it."""
+    """Return a table of losses by themes: the worst verdict, and how many cells have it."""
     themes = columns(report.cells)
     lines = [
         "## Losses by themes",
@@ -192,7 +199,7 @@ _SEVERITY = (
 
 
 def _tally(cells: list[Cell]) -> str:
-    """Such as "✓ 6", or "✗ 1 of 6" where not all cells share the worst verdict."""
+    """Return such as "✓ 6", or "✗ 1 of 6" if other cells have better verdicts."""
     if not cells:
         return ""
     worst = min((cell.verdict for cell in cells), key=_SEVERITY.index)
@@ -201,17 +208,20 @@ def _tally(cells: list[Cell]) -> str:
 
 
 def _asked(report: Report) -> list[str]:
-    """A line for each loss, with the sentences of the reasons before the first one."""
+    """Return an introduction with the meaning of each reason, and a line for each loss."""
     lines = [f"- {_inline(loss)}: {_inline(text)}" for loss, text in asked_by_loss(report).items()]
     reasons = "\n".join(f"- {word}: {_inline(says)}" for word, says in reasons_told(report))
-    note = "Share of the numbers in values and gradients whose right answer is known to a tenth."
+    note = (
+        "The share of the numbers in values and gradients that were compared with an answer known "
+        "to within a tenth."
+    )
     if not lines:
         return []
-    return [note + (f" Why the others are not:\n\n{reasons}" if reasons else ""), *lines]
+    return [note + (f" The others have these reasons:\n\n{reasons}" if reasons else ""), *lines]
 
 
 def _excused(report: Report) -> list[str]:
-    """A line for each reason."""
+    """Return a line for each reason of excused cases."""
     return [
         f"- {_inline(reason.word)}: {plural(reason.cases, 'case')} in "
         f"{plural(reason.cells, 'cell')}" + (f"; {_inline(reason.says)}" if reason.says else "")

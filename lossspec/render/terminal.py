@@ -1,4 +1,4 @@
-"""The report on one screen of a terminal."""
+"""The report as text for one screen of a terminal."""
 
 import textwrap
 from collections.abc import Iterator
@@ -12,23 +12,26 @@ from lossspec.safe_text import one_line
 
 WIDTH = 80
 HEIGHT = 24
-#: Reasons for not judging that are shown, on so many lines each: beside failures, and alone.
+#: The most reasons for cells not judged, and the most lines of each: with failures, and without.
 REASONS, LINES = (3, 4), (1, 2)
 _INDENT = "    "
 
 
 def screen(report: Report, path: str | PathLike[str] | None = None) -> str:
-    """
-    The counts, the first deviations, why cells were not judged, and where the report lies.
+    """Return the counts, the first deviations, and the reasons why cells were not judged.
 
-    At most 24 lines of 80 columns, whatever the size of the report.
+    The text has at most 24 lines of 80 columns.
+
+    Args:
+        report: The report.
+        path: The path of the report's page, for the last line.
     """
     head = [_cut(one_line(judged(report)))]
     head += [*textwrap.wrap(f"{report.headline}.", WIDTH), ""]
     why = _not_judged(report)
     foot = ["", _cut(f"report: {one_line(fspath(path))}")] if path is not None else []
     body: list[str] = []
-    # Two more lines may come: one that counts the other failures, and an empty one.
+    # Reserve two lines: the number of other failures, and an empty line.
     room = HEIGHT - len(head) - len(why) - len(foot) - 2
     left = len(report.failing)
     for block in _newsworthy(report):
@@ -45,7 +48,7 @@ def screen(report: Report, path: str | PathLike[str] | None = None) -> str:
 
 
 def _newsworthy(report: Report) -> list[Block]:
-    """The failing cells by cause, the largest block first, what a second surface repeats last."""
+    """Return the blocks of failing cells, the largest first; repeats on another surface last."""
     seen: dict[tuple[str, str], int] = {}
     places = []
     for block in blocks(report.failing):
@@ -72,7 +75,7 @@ def _lines(block: Block) -> Iterator[str]:
 
 
 def _also(block: Block) -> list[str]:
-    """The other cells of a block on two lines at most, which end with the number of the rest."""
+    """Return the other cells of a block, on at most two lines that end with a count of the rest."""
     cause = f"{block.shown.cause}; " if block.shown.cause else ""
     for most in range(min(len(block.others), 12), 0, -1):
         text = one_line(f"{cause}also breaks: {block.also(most)}")
@@ -83,10 +86,10 @@ def _also(block: Block) -> list[str]:
 
 
 def _not_judged(report: Report) -> list[str]:
-    """Reasons for cells without a judgement, and how many cells each explains."""
+    """Return the reasons why cells were not judged, each with its number of cells."""
     if not report.cells:
         return [nothing(report)]
-    lines = [] if report.judged else ["Nothing was judged, which is an error in itself."]
+    lines = [] if report.judged else ["No clause was judged, so the run fails."]
     alone = not report.failing
     groups, most = unjudged(report), REASONS[alone]
     for group in groups[:most]:
@@ -94,14 +97,14 @@ def _not_judged(report: Report) -> list[str]:
         lines += _wrapped(one_line(group.reason), start, _INDENT, LINES[alone])
     if len(groups) > most:
         left = sum(group.count for group in groups[most:])
-        lines.append(f"… and {left} more not judged; the report has every reason")
+        lines.append(f"… and {left} more not judged; the report lists every reason")
     if absent := report.absent_losses:
         lines.append(_cut(one_line(f"absent: {', '.join(absent)}")))
     return lines
 
 
 def _wrapped(text: str, first: str, rest: str, lines: int) -> list[str]:
-    """The text on at most so many lines."""
+    """Wrap a text into a limited number of lines."""
     return textwrap.wrap(
         text,
         WIDTH,
@@ -114,9 +117,9 @@ def _wrapped(text: str, first: str, rest: str, lines: int) -> list[str]:
 
 
 def _command(command: str) -> list[str]:
-    """A command that can be copied, on two lines at most; none where it takes more."""
+    """Return a command that can be copied, on at most two lines; nothing if it is longer."""
     if "'" in command and len(command) > WIDTH - 6:
-        return []  # an argument in quotes may hold the space at which a line would end
+        return []  # a line could end within an argument in quotes
     lines = textwrap.wrap(
         command,
         WIDTH - 2,
@@ -126,7 +129,7 @@ def _command(command: str) -> list[str]:
         break_on_hyphens=False,
     )
     if len(lines) > 2 or any(len(line) > WIDTH - 2 for line in lines):
-        return []  # half a command is worse than none
+        return []  # an incomplete command would not run
     return [f"{line} \\" for line in lines[:-1]] + lines[-1:]
 
 

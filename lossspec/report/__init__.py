@@ -1,4 +1,4 @@
-"""The artifact of a run."""
+"""The artifact of a run: its records, and how they are read, written and merged."""
 
 from lossspec.report.merge import merge
 from lossspec.report.records import Cell, Environment, Report, TestedImplementation

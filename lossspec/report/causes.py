@@ -1,4 +1,4 @@
-"""Group the failing cells of a report by cause: one block for each, with the cells it explains."""
+"""The failing cells of a report, grouped by cause into blocks."""
 
 from __future__ import annotations
 
@@ -9,15 +9,21 @@ from typing import Any
 from lossspec.report.records import Cell
 from lossspec.report.verdict import Verdict
 
-#: The clauses whose deviations tell most of a cause, before all others.
+#: The clauses whose deviations explain a cause best; a block shows one of these first.
 TELLING = ("accepts", "result-shape", "result-dtype", "value", "gradient")
 
 
 @dataclass(frozen=True)
 class OtherKind:
-    """A deviation of another kind than the one that a cell shows first.
+    """A further deviation of a cell, of another kind than the one that the cell shows first.
 
-    same_cause : whether both have one cause, which another kind of call shows.
+    Attributes:
+        reason: What deviates.
+        call: The failing call as text.
+        got: The result as text.
+        want: The right answer as text.
+        cause: The cause, if it is known.
+        same_cause: Whether the first deviation of the cell has the same cause.
     """
 
     reason: str
@@ -28,7 +34,7 @@ class OtherKind:
     same_cause: bool
 
     def told(self, with_call: bool = False) -> str:
-        """Return such as "another kind: the value with 'sum'; got 1; want 2"."""
+        """Return a sentence such as "another kind: the value with 'sum'; got 1; want 2"."""
         sides = (("got", self.got), ("want", self.want))
         told = "".join(f"; {name} {text}" for name, text in sides if text is not None)
         call = f"\n{self.call}" if with_call and self.call else ""
@@ -38,7 +44,12 @@ class OtherKind:
 
 @dataclass(frozen=True)
 class Block:
-    """Failing cells that have one cause: the one that is shown, and the others."""
+    """Failing cells with one cause.
+
+    Attributes:
+        shown: The cell that shows the cause best.
+        others: The other cells.
+    """
 
     shown: Cell
     others: tuple[Cell, ...] = ()
@@ -49,7 +60,7 @@ class Block:
         return 1 + len(self.others)
 
     def label(self, cell: Cell) -> str:
-        """Return the name of another cell, as far as it differs from the shown one."""
+        """Return the parts of another cell's name that differ from the shown cell."""
         name = cell.clause if cell.loss == self.shown.loss else f"{cell.loss}/{cell.clause}"
         where = [
             getattr(cell, field)
@@ -59,7 +70,11 @@ class Block:
         return name + (f" ({', '.join(where)})" if where else "")
 
     def also(self, most: int) -> str:
-        """Return such as "value, mean-divisor, ... (3 more cells)", with at most so many names."""
+        """Return the names of the other cells, such as "value, ... (3 more cells)".
+
+        Args:
+            most: The largest number of names.
+        """
         names = ", ".join(self.label(cell) for cell in self.others[:most])
         left = len(self.others) - most
         if left <= 0:
@@ -71,8 +86,8 @@ class Block:
 def blocks(cells: Iterable[Cell]) -> list[Block]:
     """Return the failing cells by cause, the largest block first.
 
-    A cell with deviations of other kinds is left to a block of another cell only if each of those
-    is shown somewhere too; otherwise it is a block of its own.
+    A cell with deviations of other kinds joins the block of another cell only if some block shows
+    each of these deviations. Otherwise it gets a block of its own.
     """
     groups: dict[Hashable, list[Cell]] = {}
     for cell in cells:
@@ -95,12 +110,12 @@ def blocks(cells: Iterable[Cell]) -> list[Block]:
 
 
 def telling(clause: str) -> int:
-    """Return the place of a clause among those that tell most of a cause."""
+    """Return the rank of a clause: the lower, the better its deviation explains a cause."""
     return TELLING.index(clause) if clause in TELLING else len(TELLING)
 
 
 def other_kinds(cell: Cell) -> list[OtherKind]:
-    """Return the deviations of other kinds that a cell holds; what is no such thing is left out."""
+    """Return the deviations of other kinds in a cell's record; skip entries of another form."""
     given = cell.extra.get("further")
     found = []
     for entry in given if isinstance(given, list) else ():
@@ -112,7 +127,7 @@ def other_kinds(cell: Cell) -> list[OtherKind]:
 
 
 def unlike(cell: Cell) -> list[OtherKind]:
-    """Return the deviations of other kinds, without those of the cause that the first one has."""
+    """Return the deviations of other kinds that have another cause than the first deviation."""
     return [other for other in other_kinds(cell) if not other.same_cause]
 
 
@@ -122,13 +137,13 @@ def _text(entry: Mapping[str, Any], name: str) -> str | None:
 
 
 def _keys(cell: Cell) -> set[Hashable]:
-    """What a cell shows first, and its deviations of other kinds."""
+    """Return the keys of a cell's first deviation and of its deviations of other kinds."""
     others = other_kinds(cell)
     return {_key(cell), *(_deviation(cell, o.cause, o.reason, o.got, o.want) for o in others)}
 
 
 def _key(cell: Cell) -> Hashable:
-    """Return what two cells with one cause share."""
+    """Return a key that is equal for cells with one cause."""
     verdict, loss, reason = cell.verdict, cell.loss, cell.reason
     if cell.cause is None and reason is None:
         return cell.id
@@ -142,7 +157,7 @@ def _key(cell: Cell) -> Hashable:
 def _deviation(
     cell: Cell, cause: str | None, reason: str | None, got: str | None, want: str | None
 ) -> Hashable:
-    """Return the cause of a deviation; without one, the clause and what it found."""
+    """Return a key for a deviation: its cause, or without one its clause and result."""
     if cause is not None:
         return Verdict.DEVIATES, cause
     return Verdict.DEVIATES, cell.loss, cell.clause, reason, got, want

@@ -1,18 +1,25 @@
-"""Write files so that a reader never sees half of one."""
+"""Files that are read up to a limit, and replaced as a whole."""
 
 import os
 from pathlib import Path
 
 from lossspec.errors import ReportError
 
-#: Bytes of a file that is read: 50 times the report on torch.nn (1,495 cells in 1.3 MB).
+#: The largest file that is read, in bytes: 50 times the report on torch.nn (1,495 cells, 1.3 MB).
 LARGEST_FILE = 64 * 2**20
 
 
 def read_file(path: str | os.PathLike[str], limit: int = LARGEST_FILE) -> bytes:
-    """Return the bytes of a file; ReportError when it cannot be read or holds more than `limit`.
+    """Return the bytes of a file.
 
-    No more than that is read, so that a device such as /dev/zero ends too.
+    At most one byte beyond the limit is read, so that reading a device such as /dev/zero ends.
+
+    Args:
+        path: The path of the file.
+        limit: The largest size that is allowed, in bytes.
+
+    Raises:
+        ReportError: The file cannot be read, or is larger than the limit.
     """
     try:
         with Path(path).open("rb") as file:
@@ -25,12 +32,12 @@ def read_file(path: str | os.PathLike[str], limit: int = LARGEST_FILE) -> bytes:
 
 
 def replace_file(path: str | os.PathLike[str], text: str) -> None:
-    """Write ``text`` to ``path`` in UTF-8, making its folder; a reader never sees half a file."""
+    """Write text to a file in UTF-8, and make its folder; no reader sees a half-written file."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        # A lone surrogate is not UTF-8; its backslash form is what JSON writes for it anyway.
+        # UTF-8 cannot encode a lone surrogate; JSON has the same backslash escape for it.
         temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
         temporary.replace(path)
     finally:

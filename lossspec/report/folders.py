@@ -1,4 +1,4 @@
-"""The folders below --reports: one for each implementation, whatever it is called."""
+"""The folders below --reports: one for each implementation, made from its name."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from pathlib import Path
 
 from lossspec.errors import ArgumentError
 
-#: File systems hold names of 255 bytes; a folder also is a part of longer paths.
+#: The longest name of a folder, in bytes: file systems allow 255, but limit whole paths as well.
 LONGEST = 120
-#: The artifact names its implementation in one of its first lines.
+#: The line of an artifact that names its implementation; it is among the first lines.
 _OWNER = re.compile(r'^"implementation": (\{.*\}),$', re.M)
 
 
 def folders(names: Sequence[str]) -> dict[str, str]:
-    """The folder of each name, no two alike on any file system.
+    """Return a folder for each name, so that no two are the same on any file system.
 
-    A colon or a slash becomes a dot, and leading dots go. A name that another one shares its
-    folder with, or that has other characters than a file name should, gets eight digits of its
-    own; the one that is spelled like its folder needs none.
+    Colons and slashes become dots, and leading dots are removed. Eight digits of a hash are added
+    to a name with other unusual characters, and to a name whose folder another name has too. A
+    name that equals its folder needs no digits.
     """
     plain = {name: _plain(name) for name in dict.fromkeys(names)}
     shared = Counter(map(_folded, plain.values()))
@@ -39,7 +39,17 @@ def folders(names: Sequence[str]) -> dict[str, str]:
 
 
 def directory(reports: str, start: Path, names: Sequence[str]) -> Path:
-    """The directory that --reports names; ArgumentError when the reports cannot go there."""
+    """Return the directory that --reports names.
+
+    Args:
+        reports: The value of --reports.
+        start: The directory that a relative path starts from.
+        names: The names of the implementations.
+
+    Raises:
+        ArgumentError: The value is no directory, the directory is not writable, or the folder of
+            an implementation holds the report of another one.
+    """
     if not reports.strip() or "\0" in reports:
         raise ArgumentError(f"--reports takes a directory, got {reports!r}")
     path = start / reports
@@ -48,21 +58,23 @@ def directory(reports: str, start: Path, names: Sequence[str]) -> Path:
     except OSError as error:
         raise ArgumentError(f"--reports {reports}: {error.strerror}") from None
     if not present.is_dir():
-        raise ArgumentError(f"--reports takes a directory, and {present} is a file")
+        raise ArgumentError(f"--reports takes a directory, but {present} is a file")
     if not os.access(present, os.W_OK):
-        raise ArgumentError(f"--reports {reports}: {present} cannot be written to")
+        raise ArgumentError(
+            f"--reports {reports}: {present} is not writable; choose another directory"
+        )
     for name, folder in folders(names).items():
         other = _owner(path / folder)
         if other is not None and os.path.normpath(other) != os.path.normpath(name):
             raise ArgumentError(
-                f"--reports {reports}: {folder} in it holds the report of {other}; choose another "
-                f"directory for {name}, or remove that report"
+                f"--reports {reports}: its folder {folder} holds the report of {other}; choose "
+                f"another directory for {name}, or remove that report"
             )
     return path
 
 
 def _owner(folder: Path) -> str | None:
-    """The implementation whose report lies in a folder; None where none can be read."""
+    """Return the implementation whose report is in a folder; None if no report can be read."""
     for artifact in ("conformance.json", "timing.json"):
         try:
             with (folder / artifact).open(encoding="utf-8", errors="replace") as file:
@@ -76,12 +88,12 @@ def _owner(folder: Path) -> str | None:
 
 
 def _dotted(name: str) -> str:
-    """The name with a dot for each colon and slash, but none at its ends."""
+    """Return the name with a dot for each colon and slash, and without dots at its ends."""
     return re.sub(r"[:/]", ".", name).strip(".")
 
 
 def _plain(name: str) -> str:
-    """A file name in which the name can be read."""
+    """Return a valid file name that resembles the name."""
     kept = re.sub(r"[^\w.+-]+", "-", _dotted(name)).strip(".-")
     while len(kept.encode("utf-8", "replace")) > LONGEST:
         kept = kept[:-1]
@@ -89,7 +101,7 @@ def _plain(name: str) -> str:
 
 
 def _folded(folder: str) -> str:
-    """The same for all names that some file system takes for the same."""
+    """Return a key that is equal for folders that some file system considers equal."""
     return unicodedata.normalize("NFKC", folder).casefold()
 
 

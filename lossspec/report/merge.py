@@ -1,4 +1,4 @@
-"""Merge the reports of several shards into one."""
+"""The merging of the reports of several shards into one."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -10,10 +10,10 @@ from lossspec.report.records import Environment, Report
 
 
 def merge(reports: Iterable[Report]) -> Report:
-    """
-    One report from the parts of one run: shards, or the same selection on several devices.
+    """Merge the reports of one run: its shards, or the same selection on several devices.
 
-    ReportError where the parts tell of different runs, hold the same cell twice, or lack a shard.
+    Raises:
+        ReportError: The reports are of different runs, hold a cell twice, or lack a shard.
     """
     parts = list(reports)
     if not parts:
@@ -22,13 +22,15 @@ def merge(reports: Iterable[Report]) -> Report:
     for part in parts[1:]:
         for name, here in _identity(part).items():
             if here != (there := _identity(first)[name]):
-                raise ReportError(f"cannot merge: {name} differs, got {here!r} and {there!r}")
+                raise ReportError(
+                    f"cannot merge reports that differ in {name}: got {here!r} and {there!r}"
+                )
     if len(parts) > 1 and not all(part.selection.known for part in parts):
-        raise ReportError("cannot merge: a report does not say which part of the suite it is of")
+        raise ReportError("cannot merge: a report does not say which part of the suite it covers")
     if twice := repeated_names(cell.id for part in parts for cell in part.cells):
-        raise ReportError(f"cannot merge: the same cell twice, {first_names(twice)}")
+        raise ReportError(f"cannot merge: more than one report has the cell {first_names(twice)}")
     if missing := _missing_shards(parts):
-        raise ReportError(f"cannot merge: the shards {', '.join(missing)} are missing")
+        raise ReportError(f"cannot merge: add the reports of the shards {', '.join(missing)}")
     devices = tuple(dict.fromkeys(name for part in parts for name in part.selection.devices))
     return replace(
         first,
@@ -39,7 +41,7 @@ def merge(reports: Iterable[Report]) -> Report:
 
 
 def _identity(report: Report) -> dict[str, Any]:
-    """What all parts of one run share."""
+    """Return the facts that all reports of one run share."""
     environment, selection = report.environment, report.selection
     return {
         "implementation": report.implementation.name,
@@ -58,7 +60,7 @@ def _identity(report: Report) -> dict[str, Any]:
 
 
 def _joined(parts: list[Environment]) -> Environment:
-    """The environment of a merged run: differing texts stand side by side."""
+    """Return the environment of a merged run; texts that differ are joined with " | "."""
 
     def texts(values: Iterable[str]) -> str:
         return " | ".join(dict.fromkeys(values))
@@ -82,7 +84,7 @@ def _joined(parts: list[Environment]) -> Environment:
 
 
 def _missing_shards(parts: list[Report]) -> list[str]:
-    """A shard left out would shrink the report to green, so every n/n set must be whole."""
+    """Return the shards that no report covers; without them, a failing cell could be missing."""
     shards: dict[tuple[str, ...], set[str]] = {}
     for part in parts:
         if part.selection.shard is not None:

@@ -1,4 +1,4 @@
-"""Read and write records as strict JSON."""
+"""Records that are read from strict JSON, checked, and written as strict JSON."""
 
 import dataclasses
 import json
@@ -15,20 +15,22 @@ from lossspec.errors import ReportError
 from lossspec.report.verdict import Verdict
 from lossspec.safe_text import json_text
 
-#: Levels of nesting in a report: one uses 15 (artifact, cells, cell, case, tensors, tensor, data
-#: and an axis of a tensor each, of which there are at most 8).
+#: The deepest nesting that is read. A report has 15 levels: artifact, cells, cell, case, tensors,
+#: tensor, data, and one for each of at most 8 axes of a tensor.
 DEEPEST = 64
-#: Says that a report without the key cannot be read.
+#: In place of a default: a report without the key cannot be read.
 REQUIRED: Any = object()
 
 
 @dataclass(frozen=True)
 class Key:
-    """What stands under a key of a report, and what the key counts as where a report lacks it.
+    """The meaning of a key of a report, and the default for reports without the key.
 
-    says : one or two sentences for the schema. missing : the value that means "not known"; a report
-    without a key that has none cannot be read. rules : further keywords of JSON schema; with `type`
-    among them they replace what follows from the annotation.
+    Attributes:
+        says: One or two sentences for the schema.
+        missing: The default, which means "not known"; `REQUIRED` if there is none.
+        rules: Further keywords of JSON schema. If `type` is among them, they replace the keywords
+            that follow from the annotation.
     """
 
     says: str = ""
@@ -38,7 +40,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Record:
-    """A frozen dataclass of JSON data: every field is checked and normalised when it is made."""
+    """A frozen dataclass of JSON data that checks and normalises each field when it is made."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -49,20 +51,23 @@ class Record:
             object.__setattr__(self, field.name, value)
 
     def to_data(self) -> dict[str, Any]:
-        """The record as strict JSON data: only dicts, lists, strings, finite numbers, None."""
+        """Return the record as JSON data: dicts, lists, strings, finite numbers, bools and None."""
         return {name: plain_data(getattr(self, name)) for name in field_names(self)}
 
     @cached_property
     def line(self) -> str:
-        """The record as one line of JSON; a run writes its artifact again for every loss."""
+        """The record as one line of JSON, cached because each loss writes the artifact again."""
         return dump_json(self.to_data())
 
     @classmethod
     def from_data(cls, data: Any) -> Self:
-        """The record that ``data`` holds; ReportError names keys that it cannot be without.
+        """Return the record that JSON data describes.
 
-        Other keys that are missing are "not known", and keys that it does not have are ignored:
-        reports of earlier and later versions of lossspec can be read.
+        Reports of earlier and later versions of lossspec can be read: a missing key takes its
+        default, and an unknown key is ignored.
+
+        Raises:
+            ReportError: A required key is missing, or a value has the wrong type.
         """
         if not isinstance(data, Mapping):
             raise ReportError(f"got {reprlib.repr(data)}, want an object")
@@ -78,12 +83,12 @@ def field_names(record: Record | type[Record]) -> list[str]:
 
 
 def keys(record: type[Record]) -> dict[str, Key]:
-    """Return what each field of a record says of its key."""
+    """Return the key of each field of a record, by the name of the field."""
     return {field.name: plain_kind(field.type)[1] for field in fields(record)}
 
 
 def plain_kind(kind: Any) -> tuple[Any, Key]:
-    """Return an annotation without its key, and its key; without one, a key that says nothing."""
+    """Return an annotation without its `Key`, and the key; an empty key if it has none."""
     if get_origin(kind) is not Annotated:
         return kind, Key()
     plain, *notes = get_args(kind)
@@ -91,7 +96,11 @@ def plain_kind(kind: Any) -> tuple[Any, Key]:
 
 
 def _decode(kind: Any, value: Any) -> Any:
-    """``value`` as the annotated ``kind``; ReportError where it is something else."""
+    """Return the value converted to an annotated type.
+
+    Raises:
+        ReportError: The value does not have that type.
+    """
     kind, _ = plain_kind(kind)
     if isinstance(kind, UnionType):
         if value is None:
@@ -143,10 +152,17 @@ def too_deep_error() -> ReportError:
 
 
 def plain_data(value: Any, level: int = 0) -> Any:
-    """
-    ``value`` as strict JSON data; a non-finite number becomes the string "inf", "-inf" or "nan".
+    """Return the value as strict JSON data.
 
-    NumPy scalars become Python numbers: one that leaks into an xdist report kills its worker.
+    A number that is not finite becomes the string "inf", "-inf" or "nan". NumPy scalars become
+    Python numbers, because pytest-xdist cannot serialise them and its worker crashes.
+
+    Args:
+        value: Any value.
+        level: The depth at which the value is nested.
+
+    Raises:
+        ReportError: The value cannot be written as JSON, or is nested too deep.
     """
     if level > DEEPEST:
         raise too_deep_error()
@@ -180,19 +196,23 @@ def refuse_constant(name: str) -> Any:
 
 
 def object_without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a JSON object; ReportError if a key stands in it twice."""
+    """Return a JSON object.
+
+    Raises:
+        ReportError: The object has a key twice.
+    """
     if twice := repeated_names(key for key, _ in pairs):
         raise ReportError(f"got the same key twice: {first_names(twice)}")
     return dict(pairs)
 
 
 def repeated_names(names: Iterable[str]) -> list[str]:
-    """Return the names that occur again."""
+    """Return each repeated occurrence of a name."""
     seen: set[str] = set()
     return [name for name in names if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
 
 
 def first_names(names: list[str]) -> str:
-    """Return the first few names, and how many more there are."""
+    """Return the first three names as text, with the number of the others."""
     shown = ", ".join(names[:3])
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"

@@ -1,4 +1,4 @@
-"""The artifact of a run: verdicts, cells, environment."""
+"""The records of the artifact of a run: report, cells, environment and selection."""
 
 import json
 import os
@@ -29,7 +29,7 @@ from lossspec.report.verdict import Verdict
 from lossspec.safe_text import foreign_error, one_line
 
 SCHEMA_VERSION = "1"
-#: The text that stands where a report does not say what it was.
+#: The text for a fact that a report does not have.
 UNKNOWN = "unknown"
 Text = Annotated[str, Key(missing=UNKNOWN)]
 MaybeText = Annotated[str | None, Key(missing=None)]
@@ -42,10 +42,10 @@ SCHEMA = Path(__file__).with_name("conformance.schema.json")  # of the artifact,
 
 @dataclass(frozen=True)
 class TestedImplementation(Record):
-    """What was tested: the name given, its version, and the import path it resolved to."""
+    """The implementation under test: the name given, the version, and the resolved import path."""
 
     name: Annotated[str, Key("The name given to --impl.")]
-    version: MaybeText
+    version: Annotated[str | None, Key("The version; null if it has none.", None)]
     target: Annotated[str, Key("The import path that the name resolved to.", UNKNOWN)]
 
 
@@ -54,14 +54,14 @@ class Oracle(Record):
     """The arithmetic in which the right answers were computed."""
 
     dtype: Text
-    mantissa_bits: Annotated[int, Key("0 where it is not known.", 0)]
+    mantissa_bits: Annotated[int, Key("0 if it is not known.", 0)]
 
 
 @dataclass(frozen=True)
 class Environment(Record):
-    """Where and when the run took place; ``devices`` maps each device to its hardware name."""
+    """The environment of a run: software, hardware, time and command."""
 
-    lossspec: Annotated[str, Key("Version of lossspec.", UNKNOWN)]
+    lossspec: Annotated[str, Key("The version of lossspec.", UNKNOWN)]
     python: Text
     platform: Text
     processor: Text
@@ -69,17 +69,22 @@ class Environment(Record):
     numpy: Text
     hypothesis: Text
     devices: Annotated[
-        dict[str, str], Key("Each device of the run with the name of its hardware.", {})
+        dict[str, str], Key("The name of the hardware of each device of the run.", {})
     ]
     threads: Annotated[
-        int, Key("CPU threads of the implementation; 0 where they are not known.", 0)
+        int, Key("The number of CPU threads of the implementation; 0 if it is not known.", 0)
     ]
     started: Annotated[
-        str, Key("ISO-8601 time in UTC.", UNKNOWN, {"pattern": f"^({_TIME}|{UNKNOWN})$"})
+        str,
+        Key(
+            "The time at which the run started, in UTC and ISO 8601.",
+            UNKNOWN,
+            {"pattern": f"^({_TIME}|{UNKNOWN})$"},
+        ),
     ]
     command: Annotated[str, Key("The command line of the run.", UNKNOWN)]
     oracle: Annotated[Oracle, Key("The arithmetic in which the right answers were computed.", {})]
-    git_commit: MaybeText
+    git_commit: Annotated[str | None, Key("The git commit, if the run was in a repository.", None)]
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -92,21 +97,22 @@ class Environment(Record):
 
 @dataclass(frozen=True)
 class Selection(Record):
-    """Which part of the suite was asked for; None is all of it. Shards count from 1.
+    """The part of the suite that was selected; null selects everything. Shards count from 1.
 
-    There is a device in every selection: without one, it is not known what was asked for.
+    Every run has a device. A selection without one belongs to a report that does not say what was
+    selected.
     """
 
     losses: Names
     clauses: Names
     dtypes: Names
     devices: Annotated[
-        tuple[str, ...], Key("None of them where it is not known what was asked for.", ())
+        tuple[str, ...], Key("Empty if the report does not say what was selected.", ())
     ]
     shard: Annotated[
         str | None,
         Key(
-            "i/n with 1 <= i <= n where the run was one shard of n.",
+            "i/n with 1 <= i <= n if the run was one shard of n.",
             None,
             {"pattern": f"^{_SHARD}$"},
         ),
@@ -114,7 +120,7 @@ class Selection(Record):
 
     @property
     def known(self) -> bool:
-        """Whether the report says what was asked for."""
+        """Whether the report says what was selected."""
         return bool(self.devices)
 
     def __post_init__(self) -> None:
@@ -127,71 +133,79 @@ class Selection(Record):
 
 @dataclass(frozen=True)
 class KnownEntry(Record):
-    """The entry of a deviations file that makes a failing cell a known one."""
+    """The entry of a deviations file that makes a failing cell a known deviation."""
 
-    reason: Annotated[str, Key(missing="")]
-    link: MaybeText
-    file: MaybeText
+    reason: Annotated[str, Key("Why the implementation deviates.", "")]
+    link: Annotated[str | None, Key("A link to an issue or to the documentation.", None)]
+    file: Annotated[str | None, Key("The path of the deviations file.", None)]
 
 
 @dataclass(frozen=True)
 class Cell(Record):
-    """One clause judged for one loss on one surface and device."""
+    """One clause judged for one loss on one surface and device.
+
+    The `Key` of each field says what the field holds; the JSON schema has the same texts.
+    """
 
     id: Annotated[str, Key("loss/clause[surface-device]")]
-    loss: str
+    loss: Annotated[str, Key("The name of the loss.")]
     surface: Annotated[
-        Literal["function", "class"], Key("Called as a function or as a module class.")
+        Literal["function", "class"], Key("Whether the loss is a function or a module class.")
     ]
-    clause: str
-    theme: Annotated[str, Key("The group of clauses it belongs to, such as gradient.", UNKNOWN)]
-    device: str
+    clause: Annotated[str, Key("The name of the clause.")]
+    theme: Annotated[str, Key("The group that the clause belongs to, such as gradient.", UNKNOWN)]
+    device: Annotated[str, Key("The torch device of the tensors.")]
     says: Annotated[str, Key("The clause in one sentence.", "")]
-    dtypes: Annotated[tuple[str, ...], Key("The dtypes judged.", ())]
-    verdict: Annotated[Verdict, Key("deviates, crash and not-run fail the run.")]
+    dtypes: Annotated[tuple[str, ...], Key("The dtypes of the cases.", ())]
+    verdict: Annotated[Verdict, Key("The verdicts deviates, crash and not-run fail the run.")]
     reason: Annotated[
-        str | None, Key("Why the verdict is not conforms; for deviates, what broke.", None)
+        str | None, Key("Why the clause deviates or was not judged; null if it conforms.", None)
     ]
-    examples: Annotated[int, Key("Cases run; 0 also where a report does not say.", 0, _AT_LEAST_0)]
-    informative: Annotated[int, Key("Cases that could have told right from wrong.", 0, _AT_LEAST_0)]
-    excused: Annotated[
-        dict[str, int], Key("Cases that say nothing against the implementation, by reason.", {})
+    examples: Annotated[
+        int, Key("The number of cases; 0 also if the report does not say.", 0, _AT_LEAST_0)
     ]
-    worst: Annotated[float | None, Key("Largest observed error divided by its budget.", None)]
+    informative: Annotated[
+        int, Key("The number of cases in which a wrong result would be noticed.", 0, _AT_LEAST_0)
+    ]
+    excused: Annotated[dict[str, int], Key("The number of cases that were excused, by reason.", {})]
+    worst: Annotated[float | None, Key("The largest error divided by its budget.", None)]
     case: Annotated[dict[str, Any] | None, Key("The shrunk failing case as data.", None)]
     call: Annotated[str | None, Key("The failing call as Python text.", None)]
-    got: MaybeText
-    want: MaybeText
-    budget: MaybeText
-    repeat: Annotated[str | None, Key("One shell command that repeats the failure.", None)]
+    got: Annotated[str | None, Key("The result of the failing call.", None)]
+    want: Annotated[str | None, Key("The right answer.", None)]
+    budget: Annotated[str | None, Key("The largest error that is allowed.", None)]
+    repeat: Annotated[str | None, Key("A shell command that repeats the failure.", None)]
     script: Annotated[
-        str | None, Key("Path of the standalone script, relative to the artifact.", None)
+        str | None, Key("The path of the reproduction script, relative to the artifact.", None)
     ]
     deviation: Annotated[
         KnownEntry | None, Key("The entry of a deviations file that matched.", None)
     ]
-    seconds: Annotated[float, Key("", 0.0, {"type": "number", **_AT_LEAST_0})]
-    extra: Annotated[dict[str, Any], Key("Anything else, by key.", {})]
+    seconds: Annotated[
+        float,
+        Key("The time that judging took, in seconds.", 0.0, {"type": "number", **_AT_LEAST_0}),
+    ]
+    extra: Annotated[dict[str, Any], Key("Further facts, by key.", {})]
     cause: Annotated[
         str | None,
-        Key("Why it deviates, where that is clear: the same text for cells with one cause.", None),
+        Key("The cause of the deviation, if known; the same text in cells with one cause.", None),
     ] = None
 
     @property
     def absent(self) -> bool:
-        """Whether the implementation lacks the loss, and nobody asked that it has all of them."""
+        """Whether the implementation lacks the loss, and the run did not require every loss."""
         return self.extra.get("absent") is True and not self.verdict.fails
 
     @property
     def tally(self) -> str:
-        """Such as "96 cases, 12 excused: 9 overflow, 3 same as torch"."""
+        """The numbers of cases, such as "96 cases, 12 excused: 9 overflow, 3 same as torch"."""
         cases = f"{self.examples} {'case' if self.examples == 1 else 'cases'}"
         excused = excused_text(self.excused)
         return f"{cases}, {excused}" if excused else cases
 
     @property
     def former_ids(self) -> tuple[str, ...]:
-        """The ids that the cell had when its clause was called otherwise."""
+        """The ids of the cell under former names of its clause."""
         names = self.extra.get("aliases")
         former = (
             [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
@@ -209,7 +223,7 @@ class Cell(Record):
                 raise ReportError(f"got {got}, want a finite number of at least 0", f".{name}")
 
     def __repr__(self) -> str:
-        """Return id, verdict, reason and numbers of cases, as far as there are any; on one line."""
+        """Return the id, the verdict, and any reason and numbers of cases, on one line."""
         text = f"{self.id}: {self.verdict}" + (f" ({self.reason})" if self.reason else "")
         if self.examples or self.excused:
             text += f", {self.tally}"
@@ -219,21 +233,27 @@ class Cell(Record):
 
 @dataclass(frozen=True)
 class Artifact(Record):
-    """What a run writes: one strict JSON file, which holds its cells one a line.
+    """A strict JSON file that a run writes, with one cell on each line.
 
-    KIND, TITLE : of the schema.
+    Attributes:
+        KIND: The kind of report, such as "conformance".
+        TITLE: The description of the schema.
     """
 
     KIND: ClassVar[str]
     TITLE: ClassVar[str]
 
     def to_data(self) -> dict[str, Any]:
-        """The artifact as strict JSON data."""
+        """Return the artifact as strict JSON data."""
         return {"schema_version": SCHEMA_VERSION, **super().to_data()}
 
     @classmethod
     def from_data(cls, data: Any) -> Self:
-        """The report that ``data`` holds; ReportError says where and how it breaks the schema."""
+        """Return the report that JSON data describes.
+
+        Raises:
+            ReportError: The data does not follow the schema; the message says where and how.
+        """
         if not isinstance(data, Mapping) or "schema_version" not in data:
             raise ReportError("is not a lossspec report: it has no schema_version")
         version = data["schema_version"]
@@ -247,7 +267,7 @@ class Artifact(Record):
         )
 
     def to_json(self) -> str:
-        """The artifact as text: one line per entry and per cell, so that grep and git diff work."""
+        """Return the artifact as JSON text, with one line for each key and each cell."""
         data = {"schema_version": SCHEMA_VERSION}
         data |= {
             name: plain_data(getattr(self, name)) for name in field_names(self) if name != "cells"
@@ -259,26 +279,34 @@ class Artifact(Record):
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
-        """The report written in ``text``; ReportError where it is not strict JSON or not ours."""
+        """Return the report that JSON text describes.
+
+        Raises:
+            ReportError: The text is not strict JSON, or the data does not follow the schema.
+        """
         try:
             data = json.loads(
                 text, parse_constant=refuse_constant, object_pairs_hook=object_without_repeats
             )
         except ReportError:
             raise
-        except RecursionError:  # of the parser, which stops later than we do
+        except RecursionError:  # the JSON parser allows more levels than a report
             raise too_deep_error() from None
         except ValueError as error:
             raise ReportError(f"is not complete JSON ({foreign_error(error)})") from None
         return cls.from_data(data)
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Write the artifact to ``path``, whole or not at all."""
+        """Write the artifact to a file, completely or not at all."""
         replace_file(path, self.to_json())
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Self:
-        """The report in the file ``path``; ReportError names the file and what is wrong with it."""
+        """Return the report in a file.
+
+        Raises:
+            ReportError: The file cannot be read or holds no report; the message names the file.
+        """
         try:
             return cls.from_json(read_file(path))
         except ReportError as error:
@@ -287,24 +315,22 @@ class Artifact(Record):
 
 @dataclass(frozen=True)
 class Report(Artifact):
-    """The artifact: everything a run found, with its cells in one stable order."""
+    """The report of one run on one implementation, with its cells in a fixed order."""
 
     KIND = "conformance"
-    TITLE = "What one run of lossspec found about one implementation."
+    TITLE = "The results of one run of lossspec for one implementation."
 
-    implementation: Annotated[TestedImplementation, Key("What was tested.")]
-    environment: Annotated[Environment, Key("Where and when the run took place.", {})]
+    implementation: Annotated[TestedImplementation, Key("The implementation under test.")]
+    environment: Annotated[Environment, Key("The software, the hardware and the time.", {})]
     profile: Annotated[
         Literal["quick", "standard", "deep", "unknown"],
-        Key("No run writes `unknown`, which stands for a missing profile.", UNKNOWN),
+        Key("`unknown` if the report does not say; no run writes it.", UNKNOWN),
     ]
-    seed: Annotated[int | None, Key("null where it is not known.", None)]
-    selection: Annotated[
-        Selection, Key("The part of the suite that was asked for; null is all of it.", {})
-    ]
+    seed: Annotated[int | None, Key("null if it is not known.", None)]
+    selection: Annotated[Selection, Key("The part of the suite that was selected.", {})]
     cells: Annotated[
         tuple[Cell, ...],
-        Key("Every planned cell, ordered by loss, surface, clause, device; ids are unique."),
+        Key("Every planned cell, ordered by loss, surface, clause and device; ids are unique."),
     ]
 
     def __post_init__(self) -> None:
@@ -316,7 +342,7 @@ class Report(Artifact):
 
     @property
     def present(self) -> tuple[Cell, ...]:
-        """The cells of losses that the implementation has: what every count is about."""
+        """The cells of losses that the implementation has; every count is about these."""
         return tuple(cell for cell in self.cells if not cell.absent)
 
     @property
@@ -328,7 +354,7 @@ class Report(Artifact):
 
     @property
     def counts(self) -> dict[Verdict, int]:
-        """The number of cells per verdict, zeros included; cells of absent losses do not count."""
+        """The number of cells with each verdict, without the cells of absent losses."""
         counts = dict.fromkeys(Verdict, 0)
         for cell in self.present:
             counts[cell.verdict] += 1
@@ -336,7 +362,7 @@ class Report(Artifact):
 
     @property
     def total(self) -> int:
-        """The number of clauses that the counts are out of."""
+        """The number of cells that are counted: present and applicable."""
         return len(self.present) - self.counts[Verdict.NOT_APPLICABLE]
 
     @property
@@ -346,17 +372,17 @@ class Report(Artifact):
 
     @property
     def judged(self) -> bool:
-        """Whether any cell was judged; a report in which none was must not look green."""
+        """Whether any cell was judged; otherwise the run must not count as passed."""
         return any(cell.verdict.judges for cell in self.cells)
 
     @property
     def exit_status(self) -> int:
-        """0: something was judged and nothing fails; 1: a cell fails; 4: nothing was judged."""
+        """The exit status: 1 if a cell fails, 4 if no cell was judged, else 0."""
         return 1 if self.failing else 0 if self.judged else 4
 
     @property
     def headline(self) -> str:
-        """Such as "412 of 418 clauses conform, 4 known, 2 deviate": counts, never percentages."""
+        """The counts as text, such as "412 of 418 clauses conform, 4 known, 2 deviate"."""
         counts = self.counts
         text = f"{counts[Verdict.CONFORMS]} of {self.total} clauses conform"
         words = {Verdict.DEVIATES: ("deviates", "deviate"), Verdict.CRASH: ("crashes", "crash")}
@@ -382,7 +408,7 @@ _IN_HEADLINE = (
 
 
 def own_version() -> str:
-    """The version of lossspec, or `checkout` where it is not installed."""
+    """Return the version of lossspec, or "checkout" if it is not installed."""
     try:
         return version("lossspec")
     except PackageNotFoundError:
@@ -390,5 +416,5 @@ def own_version() -> str:
 
 
 def cell_id(loss: str, clause: str, surface: str, device: str) -> str:
-    """The id of a cell, such as ``cross_entropy/value[function-cpu]``."""
+    """Return the id of a cell, such as ``cross_entropy/value[function-cpu]``."""
     return f"{loss}/{clause}[{surface}-{device}]"

@@ -1,4 +1,4 @@
-"""The JSON schema of an artifact, made from its records; run as a module it writes both files."""
+"""The JSON schema of an artifact, made from its records; run as a module, it writes both files."""
 
 import importlib
 import json
@@ -17,8 +17,8 @@ from lossspec.report.verdict import Verdict
 __all__ = ["schema", "text", "write"]
 
 COMMAND = "python -m lossspec.report.schema"
-#: The modules that hold an artifact and the path of its schema; timing is imported by name since
-#: it stands on top of this package.
+#: The module and the class of each artifact. They are imported late, because the timing package
+#: imports this one.
 _ARTIFACTS = (
     ("lossspec.report.records", "Report"),
     ("lossspec.timing.results", "TimingReport"),
@@ -27,10 +27,10 @@ _PLAIN = {str: "string", int: "integer"}
 
 
 def schema(artifact: type[Artifact]) -> dict[str, Any]:
-    """Return the JSON schema of an artifact: what a reader may rely on.
+    """Return the JSON schema of an artifact.
 
-    A key is required where a report cannot be read without it. A run writes every key; a report of
-    another version of lossspec may lack the others, and may have further ones.
+    A run writes every key. A report of another version of lossspec may lack keys that are not
+    required, and may have further ones.
     """
     definitions: dict[str, Any] = {}
     described = _described(artifact, definitions)
@@ -55,7 +55,7 @@ def text(artifact: type[Artifact]) -> str:
 
 
 def artifacts() -> Iterator[tuple[Path, type[Artifact]]]:
-    """Each kind of artifact with the file of its schema."""
+    """Yield the file of the schema and the class of each artifact."""
     for name, artifact in _ARTIFACTS:
         module = importlib.import_module(name)
         yield module.SCHEMA, getattr(module, artifact)
@@ -71,7 +71,7 @@ def write() -> list[Path]:
 
 
 def _described(record: type[Record], definitions: dict[str, Any]) -> dict[str, Any]:
-    """The object that a record is stored as."""
+    """Return the schema of a record."""
     noted = keys(record)
     return {
         "type": "object",
@@ -81,7 +81,7 @@ def _described(record: type[Record], definitions: dict[str, Any]) -> dict[str, A
 
 
 def _of(annotation: Any, definitions: dict[str, Any]) -> dict[str, Any]:
-    """The schema of what a field holds."""
+    """Return the schema of a field with this annotation."""
     kind, key = plain_kind(annotation)
     inferred = {} if "type" in key.rules else _of_kind(kind, definitions)
     told = {"description": key.says} if key.says else {}
@@ -105,7 +105,7 @@ def _of_kind(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
     if isinstance(kind, type) and issubclass(kind, Record):
         name = kind.__name__
         if name not in definitions:
-            definitions[name] = {}  # its place, before those of its parts
+            definitions[name] = {}  # reserves the place before the definitions of its parts
             first = (kind.__doc__ or "").strip().splitlines()[0]
             definitions[name] = {"description": first, **_described(kind, definitions)}
         return {"$ref": f"#/$defs/{name}"}
@@ -121,9 +121,9 @@ def _or_null(some: dict[str, Any]) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write the schemas; it takes no argument."""
+    """Write the schemas and print their paths; return the exit status."""
     if arguments:
-        print(f"want no argument, as in `{COMMAND}`", file=sys.stderr)
+        print(f"takes no argument, got {arguments[0]!r}; run `{COMMAND}`", file=sys.stderr)
         return 4
     for path in write():
         print(path)

@@ -1,4 +1,4 @@
-"""The text of a failure."""
+"""The failure message of a cell."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from lossspec.safe_text import block
 
 
 def failure_text(record: Cell, shown_by: str | None = None) -> str:
-    """What a person needs to know of a deviation: sentence, call, numbers, command.
+    """Return the failure message of a cell: clause, cause, call, numbers and commands.
 
-    shown_by : the id of the cell that a report shows for the cause.
+    Args:
+        record: The record of a failing cell.
+        shown_by: The id of the cell that the report shows for the same cause.
     """
     lines = [f"{record.loss}/{record.clause} on {record.device} ({record.surface}) deviates:"]
     lines += [f"  {record.says}", ""]

@@ -4,7 +4,7 @@ from enum import StrEnum
 
 
 class Verdict(StrEnum):
-    """What a run says about one cell; eight words, the same in every rendering."""
+    """The result of a cell: one of eight words, the same in every rendering."""
 
     CONFORMS = "conforms"
     DEVIATES = "deviates"
@@ -17,21 +17,21 @@ class Verdict(StrEnum):
 
     @property
     def fails(self) -> bool:
-        """Whether one such cell fails the run."""
+        """Whether a cell with this verdict fails the run."""
         return self in (Verdict.DEVIATES, Verdict.CRASH, Verdict.NOT_RUN)
 
     @property
     def judges(self) -> bool:
-        """Whether such a cell was judged at all: the others say why it was not."""
+        """Whether a cell with this verdict counts as judged: it conforms, is known, or fails."""
         return self.fails or self in (Verdict.CONFORMS, Verdict.KNOWN)
 
     @property
     def sign(self) -> str:
-        """One character that tells the verdict without colour."""
+        """One character that shows the verdict without colour."""
         return _SIGNS[self]
 
 
-# None of these has an emoji form, so that fonts render them alike.
+# No character with an emoji form, because fonts render those differently.
 _SIGNS = {
     Verdict.CONFORMS: "✓",
     Verdict.DEVIATES: "✗",

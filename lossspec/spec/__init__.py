@@ -1,4 +1,4 @@
-"""What a loss is: tensors with roles, shapes, parameters, a definition, refusals."""
+"""The specification of a loss: tensors with roles, shapes, parameters, a definition, refusals."""
 
 from lossspec.spec.catalogue import catalogue, find
 from lossspec.spec.loss import (

@@ -1,4 +1,4 @@
-"""The catalogue: every specified loss, shipped or from an entry point."""
+"""The catalogue: every loss with a spec, shipped or from an entry point."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from importlib.metadata import EntryPoint, entry_points
 from lossspec.errors import UnknownName, warn_of_left_out
 from lossspec.spec.loss import Loss, names_of
 
-#: The package with a file for each shipped loss, loaded by name as plug-ins are.
+#: The package with a module for each shipped loss. It is imported by name, as plug-ins are.
 SHIPPED = "lossspec.specs"
 ENTRY_POINTS = "lossspec.specs"
 
 
 @cache
 def catalogue() -> Mapping[str, Loss]:
-    """Every specified loss by name: the files of `lossspec.specs`, then entry points."""
+    """Return every loss with a spec, by function name and in alphabetical order.
+
+    A spec from an entry point that cannot be loaded is left out with a warning.
+    """
     specs = importlib.import_module(SHIPPED)
     losses = [
         importlib.import_module(f"{SHIPPED}.{module.name}").spec
@@ -28,7 +31,7 @@ def catalogue() -> Mapping[str, Loss]:
     for entry in entry_points(group=ENTRY_POINTS):
         try:
             loss = _loaded(entry, known)
-        except (Exception, SystemExit) as error:  # what somebody else installed stops nobody
+        except (Exception, SystemExit) as error:  # another package's error must not stop a run
             warn_of_left_out("spec", entry, error)
         else:
             known[loss.name] = loss
@@ -36,18 +39,26 @@ def catalogue() -> Mapping[str, Loss]:
 
 
 def _loaded(entry: EntryPoint, known: Collection[str]) -> Loss:
+    """Return the spec of an entry point, after checking its type, name and examples."""
     loss = entry.load()
     if not isinstance(loss, Loss):
         raise TypeError(f"group {ENTRY_POINTS!r} must give a Loss, got {loss!r}")
     if loss.name in known:
         raise ValueError(f"another spec is named {loss.name!r}")
-    # By name: the oracle builds on this package, and only specs from outside need it here.
+    # Imported by name, since the oracle imports this package. Shipped specs do not need the check.
     importlib.import_module("lossspec.oracle.examples").check_examples(loss)
     return loss
 
 
 def find(name: str) -> Loss:
-    """The spec of one loss, by function or class name; UnknownName lists the known ones."""
+    """Return the spec of one loss.
+
+    Args:
+        name: The name of its function or of its class.
+
+    Raises:
+        UnknownName: No loss has this name; the message lists the known names.
+    """
     for loss in catalogue().values():
         if name in (loss.name, loss.module):
             return loss

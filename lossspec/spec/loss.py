@@ -1,4 +1,4 @@
-"""The specification of a loss: forms, definition, refusals, symmetries, examples."""
+"""The specification of a loss: forms, definition, refusals, symmetries and examples."""
 
 from __future__ import annotations
 
@@ -16,64 +16,67 @@ from lossspec.spec.parameters import Parameter
 from lossspec.spec.roles import ClassIndex, Distribution, Role, Surface
 from lossspec.spec.shapes import Shape
 
-#: A function of tensors and parameters by name.
+#: A function whose arguments are tensors and parameters by name.
 Definition = Callable[..., Any]
+#: A function of the sizes of the other axes and of the parameters, both by name.
 SizeRule = Callable[[Mapping[str, int], Mapping[str, Any]], int]
 
 
 class AnySize(tuple[int, ...]):
-    """Sizes worth drawing of an axis that may have any size."""
+    """The sizes to draw for an axis that may have any size."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Form:
-    """One way to call a loss."""
+    """One of several signatures of a loss, such as class indices or probabilities as the target."""
 
-    #: The shapes that its tensors take, as `Shape.parse` reads them.
+    #: The shape contracts of its tensors, each a line that `Shape.parse` reads.
     shapes: tuple[str, ...]
-    #: The roles of its tensors, in call order.
+    #: The roles of its tensors, in the order of the call.
     tensors: Mapping[str, Role]
     name: str = ""
-    #: Whether an implementation in which no such call ever works is taken to have no such form.
+    #: Whether an implementation may lack the form. If no such call ever works, it is taken to lack
+    #: it.
     optional: bool = False
-    #: What each element counts for in the divisor of the mean, from the same arguments as `define`;
-    #: 1 when it is left out.
+    #: The summand of each element in the divisor of the mean: a function of the same arguments as
+    #: `define`. The default is 1 for each element.
     divisor: Definition | None = None
-    #: What each element is multiplied by in the mean, likewise.
+    #: The factor of each element in the mean, likewise.
     share: Definition | None = None
-    #: Parameters that make it this form.
+    #: The parameters whose values select this form.
     fixed: Mapping[str, Any] = field(default_factory=dict)
-    #: Makes freshly drawn tensors fit each other, where roles cannot say how: given a random
-    #: generator, it may change the tensors and parameters by name, but no tensor's dtype.
+    #: A function that makes drawn tensors fit each other, if roles cannot express how. It takes a
+    #: random generator, the tensors and the parameters, and changes them in place. It must keep the
+    #: dtype of each tensor.
     settle: Callable[[np.random.Generator, dict[str, np.ndarray], dict[str, Any]], None] | None = (
         None
     )
-    #: For an axis that not every size suits: the only ones allowed, or the one that follows from
-    #: the other sizes and the parameters. `AnySize` lists the ones worth drawing of all sizes.
+    #: For an axis with restricted sizes: a tuple of the allowed sizes, or a function that computes
+    #: the size from the other sizes and the parameters. `AnySize` restricts what is drawn only.
     sizes: Mapping[str, Sequence[int] | SizeRule] = field(default_factory=dict)
-    #: The most classes worth drawing: more than a byte counts or, where that has fused kernels,
-    #: than one of their blocks holds.
+    #: The largest number of classes to draw. It should exceed the largest int8 or, if the loss has
+    #: fused kernels, the size of one of their blocks.
     widest: int = 131
-    #: The loss's definition in terms of these tensors, where they are other ones.
+    #: The definition for this form, if it differs from that of the loss.
     define: Definition | None = None
     #: Equivalent forms of that definition.
     equivalents: tuple[Definition, ...] = ()
 
     @cached_property
     def contracts(self) -> tuple[Shape, ...]:
-        """Its shapes, parsed."""
+        """The shape contracts in `shapes`, parsed."""
         return tuple(Shape.parse(text) for text in self.shapes)
 
     @property
     def ignores(self) -> bool:
-        """Whether some elements may be marked as ones that do not count."""
+        """Whether a call may mark some elements as ignored."""
         return any(
             isinstance(role, ClassIndex) and role.ignored_by is not None
             for role in self.tensors.values()
         )
 
     def lists_classes(self, shape: Shape) -> bool:
-        """Whether class indices are a list with an entry for each class, padded where shorter."""
+        """Return whether a tensor lists class indices along the class axis, padded at the end."""
         return any(
             isinstance(role, ClassIndex) and role.classes in axes
             for role, axes in zip(self.tensors.values(), shape.inputs, strict=True)
@@ -84,9 +87,10 @@ class Form:
 class Refusal:
     """A call that must raise.
 
-    says : what is wrong with the call. breaks : turns the arguments of a valid call (`tensors` by
-    name as numpy arrays, `parameters` by name) into the invalid one, in place, or returns False
-    where this call cannot be made invalid that way.
+    Attributes:
+        says: The error in the call, as a clause without a full stop.
+        breaks: A function of the tensors, as numpy arrays by name, and of the parameters by name.
+            It makes a valid call invalid in place, or returns False if it cannot.
     """
 
     says: str
@@ -95,7 +99,17 @@ class Refusal:
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """An example: a call in plain numbers, its value, and where that comes from."""
+    """An example: a call in Python numbers, its value and the source of that value.
+
+    Attributes:
+        arguments: The tensors by name, as numbers or nested lists.
+        value: The value, as a number or nested list.
+        source: The publication or the calculation that gives the value.
+        parameters: The parameters by name that differ from the default.
+        reduction: The reduction of the call.
+        form: The name of the form.
+        digits: How many decimal places of the value are stated.
+    """
 
     arguments: Mapping[str, Any]
     value: Any
@@ -108,11 +122,13 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True)
 class Symmetry:
-    """A change of the tensors that leaves the loss exactly as it is.
+    """A change of the tensors that does not change the loss.
 
-    maps : for each tensor that changes, the one it is made from, a factor and an offset:
-    `{"input": ("target", 1, 0), "target": ("input", 1, 0)}` swaps two. without : optional tensors
-    that break it.
+    Attributes:
+        says: The change, as a clause without a full stop.
+        maps: For each tensor that changes: the tensor that it is computed from, a factor and an
+            offset. `{"input": ("target", 1, 0), "target": ("input", 1, 0)}` swaps two tensors.
+        without: Optional tensors with which the symmetry does not hold.
     """
 
     says: str
@@ -120,7 +136,7 @@ class Symmetry:
     without: tuple[str, ...] = ()
 
 
-#: Of losses of the difference of two tensors: it does not matter which comes first, or both signs.
+#: The symmetries of a loss of |input - target|.
 OF_DIFFERENCE = (
     Symmetry(
         says="input and target swapped",
@@ -135,50 +151,53 @@ OF_DIFFERENCE = (
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Loss:
-    """The specification of one loss."""
+    """The specification of one loss: all that the suite knows about it."""
 
-    #: The function's name, as in `torch.nn.functional`, and the class's, as in `torch.nn`.
+    #: The name of the function, as in `torch.nn.functional`, and that of the class, as in
+    #: `torch.nn`; None if there is no class.
     name: str
     module: str | None
-    #: What it is: in a sentence, in LaTeX, and where that is said.
+    #: The loss in a sentence, in LaTeX, and the address that defines it.
     summary: str
     formula: str
     source: str
-    #: The unreduced loss, from the tensors and parameters by name. Core axes come last.
+    #: The unreduced loss: a function of the tensors and parameters by name. It sees the core axes
+    #: last, and uses the words of `lossspec.maths`.
     define: Definition
     #: Other right formulations of `define`, which round differently or have another subgradient at
     #: a kink. The budget covers each of them.
     equivalents: tuple[Definition, ...] = ()
     forms: tuple[Form, ...]
-    #: Optional tensors.
+    #: The roles of the optional tensors by name.
     options: Mapping[str, Role] = field(default_factory=dict)
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
-    #: The axes that shapes call the batch and the classes; the defaults are torch's convention.
+    #: The names of the batch axis and of the class axis in shape contracts, by torch's convention.
     batch: str = "N"
     classes: str = "C"
-    #: By name, the first being the default.
+    #: The names of its reductions, the default first.
     reductions: tuple[str, ...] = ("mean", "sum", "none")
-    #: What the class takes beyond parameters, from the sizes of the axes and the names of the
-    #: tensors.
+    #: A function that returns the arguments of the class besides parameters, from the sizes of the
+    #: axes and the names of the tensors.
     constructor: Callable[[Mapping[str, int], Collection[str]], dict[str, Any]] | None = None
-    #: How many parts of the batch the parameters of a call have an implementation add up, one after
-    #: the other, from the sizes of the axes and the parameters; 1 when it is left out. The budget
-    #: of a sum allows for so many.
+    #: A function that returns how many parts of the batch an implementation adds up, one after the
+    #: other, from the sizes of the axes and the parameters. The budget of a sum grows with their
+    #: number. The default is one part.
     parts: SizeRule | None = None
-    #: What to read from the class's result, by reduction, where it has none to choose.
+    #: For each reduction, the field of the class's result that holds it, if the class takes no
+    #: `reduction`.
     results: Mapping[str, str] = field(default_factory=dict)
     dtypes: tuple[str, ...] = REAL_DTYPES
     refusals: tuple[Refusal, ...] = ()
     symmetries: tuple[Symmetry, ...] = ()
-    #: Whether classes may be renumbered.
+    #: Whether renumbering the classes leaves the loss unchanged.
     exchangeable: bool = True
-    #: Whether the class is documented to take torch's deprecated `size_average` and `reduce`.
+    #: Whether torch documents the deprecated `size_average` and `reduce` for the class.
     deprecated_reductions: bool = False
-    #: Whether complex inputs are documented.
+    #: Whether torch documents complex inputs.
     complex: bool = False
-    #: Whether a common offset of all logits of a row changes nothing.
+    #: Whether adding a number to all logits of a row leaves the loss unchanged.
     shift_invariant: bool = False
-    #: Whether the class has torch's `log_prob` and `predict`, about every class of each row.
+    #: Whether the class has torch's methods `log_prob` and `predict`.
     ranks: bool = False
     examples: tuple[Example, ...] = ()
     notes: tuple[str, ...] = ()
@@ -191,27 +210,27 @@ class Loss:
 
     @property
     def breadth(self) -> int:
-        """In how many ways calls differ in kind: shapes, parameters and optional tensors."""
+        """How many ways calls can vary: shape contracts, parameters and optional tensors."""
         shapes = sum(len(form.contracts) for form in self.forms)
         return shapes + len(self.parameters) + len(self.options)
 
     @property
     def ignores(self) -> bool:
-        """Whether some elements of a call may be marked as ones that do not count."""
+        """Whether a call in some form may mark elements as ignored."""
         return any(form.ignores for form in self.forms)
 
     def batched(self, shape: Shape) -> bool:
-        """Whether a shape contract is about a batch of samples."""
+        """Return whether the result of a shape contract has the batch axis."""
         return self.batch in shape.result
 
     def stateful(self, surface: Surface) -> bool:
-        """Whether the class keeps some of the call's tensors as its own parameters."""
+        """Return whether the surface is a class that keeps some tensors as its own parameters."""
         return surface == "class" and any(
             role.state for form in self.forms for role in self.roles(form).values()
         )
 
     def form(self, name: str) -> Form:
-        """The form of a name."""
+        """Return the form with this name."""
         return self._forms[name]
 
     @cached_property
@@ -219,7 +238,16 @@ class Loss:
         return {form.name: form for form in self.forms}
 
     def allows(self, form: Form, sizes: Mapping[str, int], parameters: Mapping[str, Any]) -> bool:
-        """Whether axes may have these sizes together."""
+        """Return whether the axes of a call may have these sizes together.
+
+        Args:
+            form: The form of the call.
+            sizes: The size of each axis by name.
+            parameters: The parameters of the call by name.
+
+        Raises:
+            SpecError: A size function of the spec raises.
+        """
         for axis, rule in form.sizes.items():
             if axis not in sizes or isinstance(rule, AnySize):
                 continue
@@ -237,7 +265,7 @@ class Loss:
         return form.equivalents if form.define else self.equivalents
 
     def roles(self, form: Form) -> dict[str, Role]:
-        """Every tensor of a call by name, the optional ones last."""
+        """Return the role of every tensor of a form by name, those of optional tensors last."""
         return self._roles[form.name]
 
     @cached_property
@@ -245,7 +273,7 @@ class Loss:
         return {form.name: {**form.tensors, **self.options} for form in self.forms}
 
     def parameters_of(self, form: Form) -> dict[str, Parameter]:
-        """The parameters that this form knows; a fixed one has only its value."""
+        """Return the parameters that a form takes; a fixed one has its fixed value only."""
         return self._parameters[form.name]
 
     @cached_property
@@ -263,7 +291,7 @@ class Loss:
 
 
 def _counting_along(form: Form, classes: str) -> Form:
-    """The form with a class axis for each tensor of class indices that names none."""
+    """Return a form in which every tensor of class indices names its class axis."""
     named = {
         name: replace(role, classes=classes)
         for name, role in form.tensors.items()
@@ -273,10 +301,10 @@ def _counting_along(form: Form, classes: str) -> Form:
 
 
 def _problems(loss: Loss) -> Iterator[str]:
-    """What keeps a spec from being judged by; the parts are looked at in an order that is safe."""
+    """Yield the errors in a spec. Each check relies on those before it."""
     for name in (loss.name, loss.module):
         if name is not None and not name.isidentifier():
-            yield f"a loss is named like a function or class of Python, got {name!r}"
+            yield f"the names of a loss are Python identifiers, got {name!r}"
     for kind, named, of in (
         *(("tensors", form.tensors, Role) for form in loss.forms),
         ("options", loss.options, Role),
@@ -286,10 +314,10 @@ def _problems(loss: Loss) -> Iterator[str]:
             if not isinstance(given, of):
                 yield f"{kind} takes a {of.__name__} for {name!r}, got {given!r}"
     if not loss.forms:
-        yield "it needs a form"
+        yield "forms is empty; give at least one Form"
     forms = [form.name for form in loss.forms]
     if len(set(forms)) < len(forms):
-        yield f"forms need names of their own, got {', '.join(map(repr, forms))}"
+        yield f"each form needs a name of its own, got {', '.join(map(repr, forms))}"
     for parameter, declared in loss.parameters.items():
         yield from _unknown(f"forms of {parameter!r}", declared.forms, forms)
     for form in loss.forms:
@@ -305,20 +333,24 @@ def _problems(loss: Loss) -> Iterator[str]:
         yield from _unknown("parameters of an example", example.parameters, takes)
         yield from _unknown("reduction of an example", [example.reduction], loss.reductions)
         if missing := ", ".join(form.tensors.keys() - example.arguments.keys()):
-            yield f"an example lacks {missing}"
+            yield f"an example lacks values for {missing}"
 
 
 def _problems_of_form(loss: Loss, form: Form) -> Iterator[str]:
+    """Yield the errors in a form."""
     shapes: Any = form.shapes
     if isinstance(shapes, str) or not shapes:
-        yield f"shapes takes a tuple of lines, got {shapes!r}"
+        yield f"shapes takes a tuple of shape contracts, got {shapes!r}"
     for axis, rule in form.sizes.items():
         if not callable(rule):
             yield from _problems_of_sizes(axis, rule)
     for shape in form.contracts:
         if len(shape.inputs) != len(form.tensors):
             names = ", ".join(form.tensors) or "none"
-            yield f"the shape contract {shape.text!r} does not fit the tensors: {names}"
+            yield (
+                f"the shape contract {shape.text!r} needs one group of axes for each tensor; the "
+                f"tensors are: {names}"
+            )
         yield from _problems_of_classes(loss, form, shape)
     yield from _unknown("fixed", form.fixed, loss.parameters)
     known = [*loss.roles(form), *loss.parameters_of(form)]
@@ -331,20 +363,20 @@ def _problems_of_form(loss: Loss, form: Form) -> Iterator[str]:
 
 
 def _problems_of_classes(loss: Loss, form: Form, shape: Shape) -> Iterator[str]:
-    """Say which tensors are about classes along an axis that a shape contract lacks."""
+    """Yield an error for each tensor whose class axis a shape contract lacks."""
     every = {*form.sizes, *(axis for axes in shape.inputs for axis in axes)}
     for (name, role), axes in zip(form.tensors.items(), shape.inputs, strict=False):
         counted = isinstance(role, ClassIndex) and role.classes not in every
         if counted or (isinstance(role, Distribution) and loss.classes not in axes):
             axis = role.classes if isinstance(role, ClassIndex) else loss.classes
             yield (
-                f"{name!r} is about classes, and the shape contract {shape.text!r} has no axis "
-                f"{axis!r} for them; Loss(classes=...) names their axis"
+                f"{name!r} refers to classes, but the shape contract {shape.text!r} has no axis "
+                f"{axis!r} for them; name their axis with Loss(classes=...)"
             )
 
 
 def _problems_of_sizes(axis: str, rule: Any) -> Iterator[str]:
-    """What keeps a list of sizes from being one: a size is drawn from it."""
+    """Yield the errors in a list of sizes, from which a size is drawn."""
     if isinstance(rule, str) or not isinstance(rule, Sequence) or not rule:
         yield f"sizes of {axis!r} takes a tuple of sizes or a function, got {rule!r}"
     elif any(not isinstance(size, int) or size < 0 for size in rule):
@@ -352,11 +384,12 @@ def _problems_of_sizes(axis: str, rule: Any) -> Iterator[str]:
 
 
 def _unknown(place: str, given: Collection[str], known: Collection[str]) -> Iterator[str]:
+    """Yield an error for each given name that is not known."""
     for name in given:
         if name not in known:
             yield f"{place}: unknown {name!r}; known: {', '.join(map(repr, known)) or 'none'}"
 
 
 def names_of(losses: Iterable[Loss]) -> list[str]:
-    """The names of losses, of functions and of classes."""
+    """Return the names of the functions and of the classes of losses."""
     return [name for loss in losses for name in (loss.name, loss.module) if name is not None]

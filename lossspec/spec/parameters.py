@@ -1,4 +1,4 @@
-"""Parameters: arguments of a loss that are plain numbers, switches or words."""
+"""Parameters: arguments of a loss that are Python numbers, switches or strings."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Parameter:
-    """An argument that is a plain number, switch or word."""
+    """An argument of a loss that is a Python number, switch or string."""
 
     default: Any
-    #: Valid ones worth drawing, the default first.
+    #: The valid values that are drawn, the default first.
     values: tuple[Any, ...]
-    #: Ones that must raise.
+    #: Values that must raise.
     refused: tuple[Any, ...] = ()
-    #: The names of the forms that know it; all of them when empty.
+    #: The names of the forms that take it; all forms if empty.
     forms: tuple[str, ...] = ()
-    #: Whether a value is a Python expression in torch; a call gets what it stands for.
+    #: Whether a value is the source of a Python expression. A call gets the evaluated expression.
     code: bool = False
-    #: Values with which only plain backward is documented to work, once.
+    #: Values with which torch documents only a single first-order backward to work.
     limited: tuple[Any, ...] = ()
-    #: What it may be as well where a signature lacks it, such as an epsilon of 0.
+    #: Another value that an implementation without the parameter may use, such as an epsilon of 0.
     absent: Any = None
-    #: Whether a value other than 0 gives every class a share of the target, as the smoothing of
-    #: labels does: then no class may have a score of -inf.
+    #: Whether a value other than 0 gives every class a share of the target, as label smoothing
+    #: does. Then no class may have a score of -inf.
     smooths: bool = False
-    #: What a reader should know.
+    #: The explanation that is printed on the page of the loss.
     doc: str = ""
 
     @property
     def exact(self) -> bool:
-        """Whether rounding cannot move it, as an integer or a switch."""
+        """Whether every dtype represents it exactly, as an integer or a switch."""
         return self.code or isinstance(self.default, (bool, int, str))
 
 
@@ -45,10 +45,20 @@ def number(
     smooths: bool = False,
     doc: str = "",
 ) -> Parameter:
-    """A real parameter with its default, other values worth drawing, and refused ones.
+    """Return a real parameter.
 
-    What not every dtype holds exactly, such as 0.3 or an epsilon of 1e-8, `define` passes through
-    `maths.constant`: it shows whether a parameter is kept in a narrower dtype than the tensors'.
+    `define` passes a value that not every dtype represents exactly, such as 0.3 or 1e-8, through
+    `maths.constant`. Such values show whether an implementation keeps the parameter in a narrower
+    dtype than that of the tensors.
+
+    Args:
+        default: The default.
+        *also: Other valid values to draw.
+        refused: Values that must raise.
+        forms: The names of the forms that take it; all forms if empty.
+        absent: As in `Parameter.absent`.
+        smooths: As in `Parameter.smooths`.
+        doc: The explanation that is printed on the page of the loss.
     """
     return Parameter(
         default=float(default),
@@ -62,12 +72,23 @@ def number(
 
 
 def switch(default: bool, *, forms: Sequence[str] = (), doc: str = "") -> Parameter:
-    """A parameter that is on or off."""
+    """Return a parameter that is on or off.
+
+    Args:
+        default: The default.
+        forms: The names of the forms that take it; all forms if empty.
+        doc: The explanation that is printed on the page of the loss.
+    """
     return Parameter(default=default, values=(default, not default), forms=tuple(forms), doc=doc)
 
 
 def ignore_index(*, forms: Sequence[str] = (), doc: str = "") -> Parameter:
-    """The target value that does not count; it need not be a class."""
+    """Return the parameter for the target value that is ignored; it need not be a class.
+
+    Args:
+        forms: The names of the forms that take it; all forms if empty.
+        doc: The explanation that is printed on the page of the loss, in place of the standard one.
+    """
     return Parameter(
         default=-100,
         values=(-100, -1, 255, 0, 1, -3),

@@ -1,4 +1,4 @@
-"""Roles: what the numbers of a tensor mean, and which ones a valid call may hold."""
+"""Roles: the meaning of the numbers in a tensor, and which numbers a valid call may hold."""
 
 from __future__ import annotations
 
@@ -13,46 +13,46 @@ Surface = Literal["function", "class"]
 
 @dataclass(frozen=True, kw_only=True)
 class Role:
-    """What the numbers of a tensor mean, and therefore which ones a valid call may hold."""
+    """The meaning of the numbers in a tensor, and so which numbers a valid call may hold."""
 
-    #: The domain, ends included.
+    #: The ends of the domain, which belong to it.
     low: float = float("-inf")
     high: float = float("inf")
     #: Whether the documentation promises a gradient.
     differentiable: bool = True
-    #: Of an optional tensor: its own shape, such as `(C)`; `like input` for the shape of that
-    #: tensor; `broadcasts with input` for any shape that expands to it.
+    #: For an optional tensor: its shape, such as `(C)`. `like input` stands for the shape of the
+    #: tensor `input`, and `broadcasts with input` for any shape that broadcasts to it.
     shape: str | None = None
-    #: Of an optional tensor: the number that `define` gets when it is left out.
+    #: For an optional tensor: the number that `define` gets if the call omits the tensor.
     default: float | None = None
-    #: Of an optional tensor: where it may be given.
+    #: For an optional tensor: the surfaces that take it.
     surfaces: tuple[Surface, ...] = ("function", "class")
-    #: Whether it is passed as a Python number, or as a tuple of them.
+    #: Whether a call passes it as a Python number, or as a tuple of Python numbers.
     scalar: bool = False
-    #: The name of a torch function, applied along the class axis, whose result the call gets in
-    #: place of the tensor itself; gradients are judged in front of it.
+    #: The name of a torch function that is applied along the class axis before the call. Gradients
+    #: are judged with respect to its input.
     through: str | None = None
-    #: The name of the parameter as which the class owns it, with the same numbers in any shape: it
-    #: is loaded after construction.
+    #: The name of the parameter of the class that holds these numbers, in any shape. The numbers
+    #: are loaded into it after construction.
     state: str | None = None
-    #: Whether training adjusts it, or what it is computed from. A target is data: `learned=False`.
-    #: Timing takes the gradients of learned tensors only.
+    #: Whether training adjusts it, or the weights it is computed from. False for a target, which
+    #: is data. The timing suite takes gradients of learned tensors only.
     learned: bool = True
-    #: What a reader should know beside the role.
+    #: The explanation that is printed on the page of the loss after that of the role.
     doc: str = ""
 
-    #: How `lossspec.cases` draws dense values for it.
+    #: The name of the strategy with which `lossspec.cases` draws its numbers.
     style = "real"
-    #: Integers are indices, signs, lengths: exact, and without a gradient.
+    #: Whether it holds integers, such as indices or lengths: exact and without a gradient.
     integer = False
 
     @property
     def optional(self) -> bool:
-        """Whether a call may leave it out."""
+        """Whether a call may omit it."""
         return self.default is not None
 
     def contains(self, numbers: np.ndarray) -> np.ndarray:
-        """Which numbers lie in the domain; nan lies in none."""
+        """Return a mask of the numbers that lie in the domain; nan does not."""
         return np.asarray((numbers >= self.low) & (numbers <= self.high))
 
 
@@ -63,9 +63,9 @@ class Real(Role):
 
 @dataclass(frozen=True, kw_only=True)
 class Factor(Real):
-    """A factor that a layer multiplies with others and sums, `count` of them to a product.
+    """A real number that a layer multiplies with others before it sums the products.
 
-    Its size is such that the dtype still resolves the sums.
+    Each product has `count` factors. They are drawn small enough for the dtype to resolve the sums.
     """
 
     count: int = 2
@@ -74,7 +74,7 @@ class Factor(Real):
 
 @dataclass(frozen=True, kw_only=True)
 class Logit(Role):
-    """An unnormalised score: any real number, also large ones with a common offset."""
+    """An unnormalised score: any real number, also a large one with an offset common to its row."""
 
     style = "logit"
 
@@ -111,7 +111,7 @@ class Positive(Role):
     style = "positive"
 
     def contains(self, numbers: np.ndarray) -> np.ndarray:
-        """Which numbers lie in the domain."""
+        """Return a mask of the numbers that lie in the domain; nan does not."""
         return np.asarray((numbers > self.low) & (numbers <= self.high))
 
 
@@ -125,7 +125,7 @@ class NonNegative(Role):
 
 @dataclass(frozen=True, kw_only=True)
 class Count(Role):
-    """An observed count: 0, 1, 2, ... in a floating dtype, so that numbers in between are valid."""
+    """An observed count: 0, 1, 2, ... in a floating dtype; numbers in between are valid too."""
 
     low: float = 0.0
     style = "count"
@@ -141,7 +141,7 @@ class Sign(Role):
     style = "sign"
 
     def contains(self, numbers: np.ndarray) -> np.ndarray:
-        """Which numbers are -1 or 1."""
+        """Return a mask of the numbers that are -1 or 1."""
         return np.asarray((numbers == -1) | (numbers == 1))
 
 
@@ -155,7 +155,7 @@ class Binary(Role):
     style = "binary"
 
     def contains(self, numbers: np.ndarray) -> np.ndarray:
-        """Which numbers are 0 or 1."""
+        """Return a mask of the numbers that are 0 or 1."""
         return np.asarray((numbers == 0) | (numbers == 1))
 
 
@@ -175,24 +175,31 @@ class ClassIndex(Role):
 
     low: float = 0.0
     differentiable: bool = False
-    #: Whether `define` gets the certain distribution instead.
+    #: Whether `define` gets its one-hot encoding instead.
     one_hot: bool = False
-    #: The parameter whose value marks elements that do not count.
+    #: The parameter whose value marks ignored elements.
     ignored_by: str | None = None
-    #: The documented dtypes, and those that may raise, but must be right when they do not.
+    #: The documented dtypes, and further dtypes: a call with one of these may raise, but its result
+    #: must be correct if it does not.
     dtypes: tuple[str, ...] = ("int64",)
     tolerated: tuple[str, ...] = ("uint8",)
-    #: What ends a list of classes: what follows it in its row is no part of the list.
+    #: The number that ends a list of classes; later numbers in its row do not belong to the list.
     ends: int | None = None
-    #: Whether another integer, or a floating dtype, must raise.
+    #: Whether an integer that is no class, or a floating dtype, must raise.
     checked: bool = True
-    #: The axis that it counts along; the class axis of its loss when empty.
+    #: The axis of the classes; the class axis of the loss if empty.
     classes: str = ""
     style = "class_index"
     integer = True
 
     def allows(self, index: np.ndarray, classes: int, parameters: Mapping[str, Any]) -> np.ndarray:
-        """Which numbers are classes, or stand for something else by the contract."""
+        """Return a mask of the numbers that are classes, ignored, or the end of a list.
+
+        Args:
+            index: Class indices of any shape.
+            classes: The number of classes.
+            parameters: The parameters of the call by name.
+        """
         allowed = (index >= 0) & (index < classes)
         if self.ignored_by is not None:
             allowed |= index == parameters[self.ignored_by]
@@ -203,7 +210,7 @@ class ClassIndex(Role):
 
 @dataclass(frozen=True, kw_only=True)
 class Length(Role):
-    """How much of an axis counts: an integer from 0 to the size of axis `of`."""
+    """The length of a sequence: an integer from 0 to the size of axis `of`."""
 
     low: float = 0.0
     differentiable: bool = False

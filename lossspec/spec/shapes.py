@@ -1,4 +1,4 @@
-"""Shape contracts, written as in the documentation."""
+"""Shape contracts, written as in the documentation of torch: `(N, C), (N) -> (N)`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import cache
 
 from lossspec.errors import SpecError
 
-#: `(N, C, d1, ..., dk)`: any number of further axes, one at least.
+#: As in `(N, C, d1, ..., dk)`: one or more further axes.
 _SPREAD = re.compile(r"d1, \.\.\., dk")
 _AXES = r"\s*\([^()]*\)\s*"
 _CONTRACT = re.compile(rf"({_AXES}(?:,{_AXES})*)->({_AXES})")
@@ -19,8 +19,14 @@ class Shape:
     """One line of a shape contract, such as `(N, C), (N) -> (N)`.
 
     `*` stands for any number of axes, `d1, ..., dk` for one or more, `1` for an axis of size 1.
-    Axes of the inputs that the result lacks are the *core*: `define` sees them last, in the order
-    written.
+    These are the wildcard axes. Axes of the inputs that the result lacks are the *core* axes:
+    `define` sees them last, in the order in which they are written.
+
+    Attributes:
+        text: The line.
+        inputs: The names of the axes of each input.
+        result: The names of the axes of the result.
+        spread: How many axes the wildcard is expanded to; 0 before `expand`.
     """
 
     text: str
@@ -30,10 +36,17 @@ class Shape:
 
     @classmethod
     def parse(cls, text: str) -> Shape:
-        """Read one line; SpecError names the line when it is not of the form `(..) -> (..)`."""
+        """Return one line of a shape contract, parsed.
+
+        Raises:
+            SpecError: The line is not of the form `(..), (..) -> (..)`.
+        """
         match = _CONTRACT.fullmatch(text)
         if match is None:
-            raise SpecError(f"a shape contract reads like '(N, C), (N) -> (N)', got {text!r}")
+            raise SpecError(
+                "a shape contract reads like '(N, C), (N) -> (N)', got "
+                f"{text!r}; write the axes of each input and of the result in brackets"
+            )
 
         def axes(group: str) -> tuple[str, ...]:
             group = _SPREAD.sub("d*", group)
@@ -44,12 +57,12 @@ class Shape:
 
     @property
     def core(self) -> tuple[str, ...]:
-        """The axes that the result lacks."""
+        """The core axes: those that the result lacks."""
         names = [a for axes in self.inputs for a in axes if a not in (*self.result, "1")]
         return tuple(dict.fromkeys(names))
 
     def expand(self, spread: int) -> Shape:
-        """The contract with `*` and `d1, ..., dk` written out as `spread` axes."""
+        """Return the contract with `*` and `d1, ..., dk` written out as `spread` axes."""
 
         def out(axes: tuple[str, ...]) -> tuple[str, ...]:
             written: list[str] = []
@@ -63,12 +76,12 @@ class Shape:
         return Shape(self.text, tuple(map(out, self.inputs)), out(self.result), spread)
 
     def axes(self, shape: str) -> tuple[str, ...]:
-        """The axes of one more tensor, whose shape is written like `(C)` or `(C, *)`."""
+        """Return the axes of another tensor, whose shape is written like `(C)` or `(C, *)`."""
         return written_out(f"{shape} -> ()", self.spread).inputs[0]
 
     @property
     def spreads(self) -> range:
-        """How many axes `*` (from none) or `d1, ..., dk` (from one) may stand for."""
+        """The numbers of axes that `*` (0 or more) or `d1, ..., dk` (1 or more) is expanded to."""
         axes = {axis for group in self.inputs for axis in group}
         if "*" in axes:
             return range(6)
@@ -76,16 +89,16 @@ class Shape:
 
 
 def further_axes(count: int) -> list[str]:
-    """The names of the axes that `*` and `d1, ..., dk` stand for."""
+    """Return the names of the axes that `*` or `d1, ..., dk` stands for: `d1`, `d2` and so on."""
     return [f"d{i + 1}" for i in range(count)]
 
 
 def is_further(axis: str) -> bool:
-    """Whether an axis is one that `*` or `d1, ..., dk` stands for."""
+    """Return whether `*` or `d1, ..., dk` stands for an axis of this name."""
     return re.fullmatch(r"d\d+", axis) is not None
 
 
 @cache
 def written_out(contract: str, spread: int) -> Shape:
-    """A line of a shape contract, parsed and expanded."""
+    """Return a line of a shape contract, parsed and expanded to `spread` wildcard axes."""
     return Shape.parse(contract).expand(spread)

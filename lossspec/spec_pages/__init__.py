@@ -1,1 +1,1 @@
-"""Pages that show a spec: `lossspec show` and the docs."""
+"""The pages of a spec: `lossspec show` in a terminal, and Markdown for the docs."""

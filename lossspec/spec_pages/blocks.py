@@ -1,4 +1,4 @@
-"""The blocks of a page, each laid out as Markdown and as lines of a terminal."""
+"""The blocks of a page: each is rendered as Markdown and as lines of a terminal."""
 
 from __future__ import annotations
 
@@ -13,48 +13,48 @@ INDENT = "  "
 
 @dataclass(frozen=True)
 class Prose:
-    """A paragraph. In every block, words in backticks are code."""
+    """A paragraph; in every block, words in backticks are code."""
 
     words: str
 
     def markdown(self) -> str:
-        """As GitHub's Markdown, like `markdown` of every block."""
+        """Return the paragraph as GitHub's Markdown."""
         return escaped(self.words)
 
     def lines(self, width: int) -> list[str]:
-        """As lines of a terminal, like `lines` of every block."""
+        """Return the paragraph as lines of a terminal, at most `width` columns wide."""
         return wrapped(self.words, width, INDENT)
 
 
 @dataclass(frozen=True)
 class Formula:
-    """A formula, in LaTeX."""
+    """A formula in LaTeX."""
 
     latex: str
 
     def markdown(self) -> str:
-        """As a block of mathematics."""
-        # Between $$ GitHub takes backslashes for Markdown's; in this block it does not.
+        """Return the formula as a block of mathematics."""
+        # Inside $$ GitHub reads backslashes as Markdown escapes; inside this block it does not.
         return f"```math\n{self.latex}\n```"
 
     def lines(self, width: int) -> list[str]:
-        """In Unicode signs."""
+        """Return the formula in Unicode signs, as lines of a terminal."""
         return _verbatim(plain(self.latex), width)
 
 
 @dataclass(frozen=True)
 class Code:
-    """Lines that stand as they are."""
+    """Lines of code, printed unchanged."""
 
     code: str
     language: str = "text"
 
     def markdown(self) -> str:
-        """As a fenced block."""
+        """Return the code as a fenced block."""
         return f"```{self.language}\n{self.code}\n```"
 
     def lines(self, width: int) -> list[str]:
-        """Indented, where there is room."""
+        """Return the lines, indented if `width` allows."""
         return _verbatim(self.code, width)
 
 
@@ -65,11 +65,11 @@ class Bullets:
     items: tuple[str, ...]
 
     def markdown(self) -> str:
-        """As a list."""
+        """Return the items as a Markdown list."""
         return "\n".join(f"- {escaped(item)}" for item in self.items)
 
     def lines(self, width: int) -> list[str]:
-        """One behind another, further lines of a sentence indented."""
+        """Return the items as lines, with the second and later lines of an item indented."""
         return [
             line for item in self.items for line in wrapped(f"- {item}", width, INDENT, INDENT * 2)
         ]
@@ -77,20 +77,20 @@ class Bullets:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under their headings; the last column holds the sentences."""
+    """Rows under headings; the last column holds sentences."""
 
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
 
     def markdown(self) -> str:
-        """As a table."""
+        """Return the rows as a Markdown table."""
         rule = f"|{'---|' * len(self.head)}"
         lines = [f"| {' | '.join(map(_cell, row))} |" for row in (self.head, *self.rows)]
         return "\n".join([lines[0], rule, *lines[1:]])
 
     def lines(self, width: int) -> list[str]:
-        """In columns, the last one wrapped."""
-        # In a column of their own names need no quotes.
+        """Return the rows in columns, with the last column wrapped."""
+        # Names in a column of their own need no backticks.
         rows = [
             (*(c.replace("`", "") for c in row[:-1]), row[-1]) for row in (self.head, *self.rows)
         ]
@@ -108,7 +108,14 @@ Block = Prose | Formula | Code | Bullets | Table
 
 
 def wrapped(words: str, width: int, first: str = "", rest: str | None = None) -> list[str]:
-    """The words in lines of at most `width` columns, `first` and `rest` in front of them."""
+    """Return words wrapped to lines.
+
+    Args:
+        words: The text.
+        width: The most columns of a line.
+        first: The indentation of the first line.
+        rest: The indentation of the other lines; `first` by default.
+    """
     rest = first if rest is None else rest
     return textwrap.wrap(
         words, width, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False
@@ -116,14 +123,14 @@ def wrapped(words: str, width: int, first: str = "", rest: str | None = None) ->
 
 
 def _verbatim(text: str, width: int) -> list[str]:
-    """The lines as they are, indented twice if there is room."""
+    """Return the lines unchanged, indented by up to four columns as far as `width` allows."""
     lines = text.splitlines()
     indent = min(2 * len(INDENT), max(0, width - max(map(len, lines), default=0)))
     return [f"{' ' * indent}{line}".rstrip() for line in lines]
 
 
 def escaped(words: str) -> str:
-    """Markdown that shows the words as they are; code in backticks and links stay."""
+    """Return Markdown that shows the words literally; code in backticks and links stay."""
     parts = re.split(r"(`[^`]*`|https?://[^\s;,]+|\[[^]]*\]\([^)]*\))", " ".join(words.split()))
     for i, part in enumerate(parts):
         if i % 2 == 0:

@@ -1,20 +1,21 @@
-"""A formula written in LaTeX, as lines of plain text for a terminal."""
+"""Convert a formula from LaTeX to lines of plain text for a terminal."""
 
 from __future__ import annotations
 
 import re
 
-#: Commands and the signs that they stand for.
-_TABLE = """
-alpha α beta β gamma γ delta δ epsilon ε varepsilon ε zeta ζ eta η theta θ vartheta ϑ iota ι kappa κ
-lambda λ mu μ nu ν xi ξ pi π rho ρ sigma σ tau τ phi φ varphi φ chi χ psi ψ omega ω
-Gamma Γ Delta Δ Theta Θ Lambda Λ Xi Ξ Pi Π Sigma Σ Phi Φ Psi Ψ Omega Ω ell ℓ partial ∂ infty ∞
-cdot · times × odot ⊙ circ ∘ pm ± sum Σ prod Π prime ' top ᵀ dots … ldots … cdots …
-le ≤ leq ≤ ge ≥ geq ≥ ne ≠ neq ≠ in ∈ notin ∉ subset ⊂ sim ~ approx ≈ to → mapsto ↦ mid | vert |
-Vert ‖ | ‖
+#: LaTeX commands and their signs.
+_TABLE = r"""
+\alpha α \beta β \gamma γ \delta δ \epsilon ε \varepsilon ε \zeta ζ \eta η \theta θ \vartheta ϑ
+\iota ι \kappa κ \lambda λ \mu μ \nu ν \xi ξ \pi π \rho ρ \sigma σ \tau τ \phi φ \varphi φ
+\chi χ \psi ψ \omega ω \Gamma Γ \Delta Δ \Theta Θ \Lambda Λ \Xi Ξ \Pi Π \Sigma Σ \Phi Φ \Psi Ψ
+\Omega Ω \ell ℓ \partial ∂ \infty ∞ \cdot · \times × \odot ⊙ \circ ∘ \pm ± \sum Σ \prod Π
+\prime ' \top ᵀ \dots … \ldots … \cdots … \le ≤ \leq ≤ \ge ≥ \geq ≥ \ne ≠ \neq ≠ \in ∈ \notin ∉
+\subset ⊂ \sim ~ \approx ≈ \to → \mapsto ↦ \mid | \vert | \Vert ‖ \| ‖
 """
-_SIGNS = dict(zip(_TABLE.split()[::2], _TABLE.split()[1::2], strict=True))
-#: Brackets, with a mark on their inner side, where no space belongs.
+_COMMANDS = [command.removeprefix("\\") for command in _TABLE.split()[::2]]
+_SIGNS = dict(zip(_COMMANDS, _TABLE.split()[1::2], strict=True))
+#: Brackets, with a mark on the inner side, where spaces are removed.
 _SIGNS |= {"lVert": "‖\x01", "rVert": "\x02‖", "lvert": "|\x01", "rvert": "\x02|"}
 _SIGNS |= {"langle": "⟨\x01", "rangle": "\x02⟩", "lfloor": "⌊\x01", "rfloor": "\x02⌋"}
 _SIGNS |= {"lceil": "⌈\x01", "rceil": "\x02⌉"}
@@ -28,24 +29,25 @@ _LOWERED = dict(zip("0123456789+-ijknpt", "₀₁₂₃₄₅₆₇₈₉₊₋�
 _TOKEN = re.compile(r"\\[A-Za-z]+|\\.|[{}^_&']|\s+|.", re.DOTALL)
 _CASES = re.compile(r"\\begin\{(cases|aligned)\}(.*?)\\end\{\1\}", re.DOTALL)
 _QUAD = re.compile(r"\\q?quad\b")
-#: Stands for a space that is only there to keep two words apart.
+#: Marks a space that is needed only between two words.
 _SEAM = "\0"
 
 
 def plain(latex: str) -> str:
-    """The formula in Unicode signs; what `\\quad` sets apart gets a line of its own.
+    r"""Return a formula in Unicode signs, as lines of text.
 
-    Words that are not known stay as they are, without their backslash.
+    Parts that `\quad` separates get a line each. An unknown command is kept without its backslash.
 
-    >>> plain(r"\\ell(x, y) = w\\,(x - y)^2")
-    'ℓ(x, y) = w (x - y)²'
+    Example:
+        >>> plain(r"\ell(x, y) = w\,(x - y)^2")
+        'ℓ(x, y) = w (x - y)²'
     """
     hidden = _CASES.sub(lambda found: found[0].replace(r"\quad", r"\;"), latex)
     return "\n".join("\n".join(_block(part)) for part in _QUAD.split(hidden) if part.strip())
 
 
 def _block(latex: str) -> list[str]:
-    """The lines of one statement; a choice of cases is set with a brace of several lines."""
+    """Return the lines of one statement; a choice of cases gets a brace of several lines."""
     found = _CASES.search(latex)
     if found is None:
         return [_line(latex)]
@@ -72,25 +74,25 @@ def _line(latex: str) -> str:
     text = _Reader(_TOKEN.findall(latex)).read()
     text = re.sub(r"\s+", " ", re.sub(f"{_SEAM}+", _seam, text))
     text = re.sub(r"\x01 ?| ?\x02|(?<=[(\[]) | (?=[)\],;])", "", text).strip()
-    # A fraction that is all of a side needs no brackets.
+    # A fraction that is a whole side of an equation needs no brackets.
     return re.sub(r"(?<== )\(((?:[^()]|\([^()]*\))*)\)$", r"\1", text)
 
 
 def _seam(found: re.Match[str]) -> str:
-    """A space, unless there is one, a bracket, or a function that is called."""
+    """Return a space, unless a space or bracket is there already, or a function is called."""
     before, after = found.string[: found.start()], found.string[found.end() :]
     called = after.startswith("(") and re.search(r"[^\W\d_]{2,}$", before)
     return "" if called or not before or before[-1] in " ([-\x01" or not after else " "
 
 
 class _Reader:
-    """Reads tokens one after another into text."""
+    """A reader that turns tokens into text, one after the other."""
 
     def __init__(self, tokens: list[str]) -> None:
         self.tokens = tokens[::-1]
 
     def read(self, until: str = "") -> str:
-        """Everything up to a token, or to the end."""
+        """Return the text up to the token `until`, or to the end."""
         out: list[str] = []
         while self.tokens:
             token = self.tokens.pop()
@@ -100,7 +102,7 @@ class _Reader:
         return "".join(out)
 
     def _argument(self) -> str:
-        """What follows a command: a group in braces, or a single sign."""
+        """Return the argument of a command: a group in braces or a single sign."""
         while self.tokens and self.tokens[-1].isspace():
             self.tokens.pop()
         if not self.tokens:
@@ -156,7 +158,7 @@ class _Reader:
 
 
 def _whole(text: str, splits: str) -> str:
-    """In brackets, if one of the signs that split it stands outside of brackets."""
+    """Return text in brackets if one of the signs `splits` occurs outside of brackets."""
     depth = 0
     for char in text:
         depth += (char in "([") - (char in ")]")

@@ -1,4 +1,4 @@
-"""One file for each loss; only baselines and known deviations also know losses by name."""
+"""The shipped specs, one module for each loss."""
 
 import pkgutil
 

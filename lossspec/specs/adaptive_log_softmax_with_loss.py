@@ -1,4 +1,4 @@
-"""Adaptive softmax: frequent classes in a head, rare ones in clusters that the head chooses."""
+"""Adaptive softmax: a head scores frequent classes and clusters, each cluster its rare classes."""
 
 from lossspec.maths import joined, log_softmax, matvec, pick
 from lossspec.spec.loss import AnySize, Example, Form, Loss, Refusal
@@ -7,6 +7,7 @@ from lossspec.spec.roles import ClassIndex, Factor
 
 
 def log_probability(input, target, head, bias, *tails):
+    """Return log p(t | x); each of `tails` holds the matrices D and O of one cluster."""
     log_p = log_softmax(matvec(head, input) + bias)
     frequent = log_p.shape[-1] - len(tails)
     clusters = [
@@ -17,19 +18,26 @@ def log_probability(input, target, head, bias, *tails):
 
 
 def define(input, target, head, bias, down_1, out_1):
+    """Return log p(t | x) with one cluster of rare classes."""
     return log_probability(input, target, head, bias, (down_1, out_1))
 
 
 def define_two(input, target, head, bias, down_1, out_1, down_2, out_2):
+    """Return log p(t | x) with two clusters of rare classes."""
     return log_probability(input, target, head, bias, (down_1, out_1), (down_2, out_2))
 
 
 def share(input):
+    """Return -1: the result under `mean` is minus the mean of the log-probabilities."""
     return -1
 
 
 def form(name, clusters, define):
-    """The head and its clusters: `A` classes and a cluster each; then down to `Hi`, out to `Bi`."""
+    """Return the form of a call with these clusters.
+
+    The head maps `H` features to `A` scores: its frequent classes and one for each cluster. Cluster
+    i maps the features to `Hi` of its own and these to the scores of its `Bi` classes.
+    """
     layers = ["(A, H)", *(f"(H{i}, H), (B{i}, H{i})" for i in clusters)]
     tails = {}
     sizes = {
@@ -61,7 +69,7 @@ def form(name, clusters, define):
 
 
 def cutoffs(size):
-    """The first class behind the head and behind each cluster."""
+    """Return the number of classes up to the end of the head and of each cluster."""
     clusters = [size[axis] for axis in ("B1", "B2") if axis in size]
     ends = [size["A"] - len(clusters)]
     for classes in clusters:
@@ -70,6 +78,7 @@ def cutoffs(size):
 
 
 def constructor(size, tensors):
+    """Return the arguments of the class, from the sizes of the axes and the tensors given."""
     *inner, classes = cutoffs(size)
     return {
         "in_features": size["H"],
@@ -80,6 +89,8 @@ def constructor(size, tensors):
 
 
 def refused(*given):
+    """Return a change of a valid call that passes these cutoffs."""
+
     def breaks(tensors, parameters):
         parameters["cutoffs"] = list(given)
         return True
@@ -90,8 +101,9 @@ def refused(*given):
 spec = Loss(
     name="adaptive_log_softmax_with_loss",
     module="AdaptiveLogSoftmaxWithLoss",
-    summary="The log-probability of class t: in the head, or of its cluster in the head and of t in"
-    " the cluster. The loss is minus the mean.",
+    summary="The log-probability of class t. The head scores a frequent class directly. For a rare"
+    " class, the head's log-probability of its cluster and that of t in the cluster are added. The"
+    " loss is minus the mean.",
     formula=r"\log p(t \mid x) = \begin{cases} \log\operatorname{softmax}(A x + b)_t & t < k_0 \\"
     r" \log\operatorname{softmax}(A x + b)_{k_0 + i - 1} +"
     r" \log\operatorname{softmax}(O_i D_i x)_{t - k_{i-1}} & k_{i-1} \le t < k_i \end{cases}",
@@ -107,7 +119,11 @@ spec = Loss(
     },
     parameters={
         "div_value": number(
-            4.0, 2.0, 1.0, 1.5, doc="Cluster i has ⌊H / divⁱ⌋ features of its own, D_i x."
+            4.0,
+            2.0,
+            1.0,
+            1.5,
+            doc="Cluster i maps the H features to ⌊H / div_valueⁱ⌋ features D_i x.",
         ),
     },
     constructor=constructor,
@@ -115,10 +131,12 @@ spec = Loss(
     results={"mean": "loss", "none": "output"},
     refusals=(
         Refusal(says="no cutoff is given", breaks=refused()),
-        Refusal(says="the cutoffs fall", breaks=refused(2, 1)),
+        Refusal(says="the cutoffs decrease", breaks=refused(2, 1)),
         Refusal(says="two cutoffs are equal", breaks=refused(1, 1)),
         Refusal(says="the first cutoff is 0", breaks=refused(0, 1)),
-        Refusal(says="the last cutoff leaves the last cluster no class", breaks=refused(1, 1000)),
+        Refusal(
+            says="the last cutoff leaves no class for the last cluster", breaks=refused(1, 1000)
+        ),
     ),
     examples=(
         Example(

@@ -1,4 +1,4 @@
-"""Binary cross entropy between the input, a probability, and the target."""
+"""Binary cross entropy between a predicted probability and the target."""
 
 import numpy as np
 
@@ -6,11 +6,12 @@ from lossspec.maths import clamped_log, complement
 from lossspec.spec.loss import Example, Form, Loss, Refusal
 from lossspec.spec.roles import Probability, Weight
 
-LOWEST = -100.0  # of a logarithm
-EDGE = 1e-12  # of x (1 - x): how close to 0 or 1 the gradient may be held back to stay finite
+LOWEST = -100.0  # the lower bound of each logarithm
+EDGE = 1e-12  # x (1 - x) below which the gradient may be limited to keep it finite
 
 
 def define(input, target, weight):
+    """Return -w (y log x + (1 - y) log(1 - x)), with each logarithm at least -100."""
     at_edge = input * (1 - input) < EDGE
     log_p = clamped_log(input, LOWEST, held=at_edge)
     log_q = clamped_log(complement(input), LOWEST, held=at_edge)
@@ -18,7 +19,7 @@ def define(input, target, weight):
 
 
 def beyond(name, end, way):
-    """Put one element of a tensor beyond an end of [0, 1], as near to it as can be."""
+    """Return a change of a valid call: move one element just beyond an end of [0, 1]."""
 
     def breaks(tensors, parameters):
         x = tensors[name]
@@ -33,7 +34,7 @@ def beyond(name, end, way):
 spec = Loss(
     name="binary_cross_entropy",
     module="BCELoss",
-    summary="Binary cross entropy of the probability x relative to the target y, each logarithm"
+    summary="Binary cross entropy of the probability x relative to the target y. Each logarithm is"
     " at least -100.",
     formula=r"\ell(x, y) = -w\,[\,y \max(\log x, -100) + (1 - y) \max(\log(1 - x), -100)\,]",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.BCELoss.html",
@@ -68,8 +69,8 @@ spec = Loss(
         ),
     ),
     notes=(
-        "The documentation promises a finite gradient at 0 and 1, linear in x, but not how close to"
-        " them it departs from the formula's. Where x (1 - x) < 1e-12, as in torch, anything finite"
-        " from 0 to the formula's is right.",
+        "The documentation promises a gradient that stays finite at x = 0 and x = 1. It does not"
+        " say how close to them the gradient departs from that of the formula. If x (1 - x) <"
+        " 1e-12, the bound of torch, any finite gradient from 0 to that of the formula is correct.",
     ),
 )

@@ -6,6 +6,7 @@ from lossspec.spec.roles import Logit, Probability, Weight
 
 
 def define(input, target, weight, pos_weight):
+    """Return -w (p y log σ(x) + (1 - y) log(1 - σ(x)))."""
     minus_log_p, minus_log_q = minus_log_sigmoid(input)  # -log σ(x), -log (1 - σ(x))
     return weight * (pos_weight * target * minus_log_p + (1 - target) * minus_log_q)
 
@@ -26,7 +27,10 @@ spec = Loss(
     ),
     options={
         "weight": Weight(shape="broadcasts with input", doc="Factor for each element."),
-        "pos_weight": Weight(shape="broadcasts with input", doc="Factor for the positive part."),
+        "pos_weight": Weight(
+            shape="broadcasts with input",
+            doc="Factor p for the term of the positive class, y log σ(x).",
+        ),
     },
     examples=(
         Example(

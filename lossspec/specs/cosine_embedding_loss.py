@@ -1,4 +1,4 @@
-"""Cosine embedding loss: like pairs should point the same way, unlike ones should not."""
+"""Cosine embedding loss: the cosine of similar vectors should be 1, that of others small."""
 
 import numpy as np
 
@@ -7,19 +7,20 @@ from lossspec.spec.loss import Example, Form, Loss, Symmetry
 from lossspec.spec.parameters import number
 from lossspec.spec.roles import Real, Sign
 
-#: The documentation writes cos; torch's cosine similarity, which that may mean, has an epsilon of
-#: 1e-8 for the product of two lengths or for each. Shorter vectors would depend on the reading.
+#: No case has a shorter vector other than 0. The documentation writes cos, which may mean torch's
+#: cosine similarity, and that bounds the lengths, or their product, from below by 1e-8.
 SHORTEST = 1e-4
 
 
 def define(input1, input2, target, margin):
+    """Return 1 - cos(a, b) for y = 1, and max(0, cos(a, b) - m) for y = -1."""
     lengths = norm(input1, 2) * norm(input2, 2)
     cos = by_convention(over(total(input1 * input2), lengths), 0.0, lengths == 0)
     return where(target > 0, 1 - cos, positive_part(cos - constant(margin, like=cos)))
 
 
 def settle(rng, tensors, parameters):
-    """Lengthen the vectors that are too short, but not zero; some cases get one that is."""
+    """Lengthen vectors that are too short but not zero; give one case in ten a zero vector."""
     for name in ("input1", "input2"):
         x = tensors[name].astype(np.float64)
         if x.size and rng.random() < 0.1:
@@ -32,8 +33,8 @@ def settle(rng, tensors, parameters):
 spec = Loss(
     name="cosine_embedding_loss",
     module="CosineEmbeddingLoss",
-    summary="One minus the cosine of the angle between a and b for a like pair (y = 1); for an"
-    " unlike one (y = -1) the cosine, as far as it is above the margin m.",
+    summary="One minus the cosine of the angle between a and b for a similar pair (y = 1). For a"
+    " dissimilar pair (y = -1), how far the cosine exceeds the margin m.",
     formula=r"\ell(a, b, y) = \begin{cases} 1 - \cos(a, b) & y = 1 \\"
     r" \max(0, \cos(a, b) - m) & y = -1 \end{cases},\quad"
     r" \cos(a, b) = \frac{a \cdot b}{\lVert a \rVert\,\lVert b \rVert}",
@@ -48,7 +49,9 @@ spec = Loss(
         ),
     ),
     parameters={
-        "margin": number(0.0, 0.3, -0.5, 1.0, -1.0, doc="Cosine from which an unlike pair costs.")
+        "margin": number(
+            0.0, 0.3, -0.5, 1.0, -1.0, doc="The cosine up to which a dissimilar pair has loss 0."
+        )
     },
     symmetries=(
         Symmetry(
@@ -70,7 +73,7 @@ spec = Loss(
         ),
     ),
     notes=(
-        "The cosine of a zero vector is 0, as in torch.nn.CosineSimilarity, which divides by its"
-        " eps at least; no gradient is asked there.",
+        "The cosine of a zero vector is 0, as in torch.nn.CosineSimilarity, which divides by at"
+        " least its eps. The gradient of a zero vector is not judged.",
     ),
 )

@@ -1,4 +1,4 @@
-"""Cross entropy between the softmax of the input and a class, or a distribution over classes."""
+"""Cross entropy of the softmax of the input with a class, or with a distribution over classes."""
 
 from lossspec.maths import any_slope, constant, log_softmax, times, total
 from lossspec.spec.loss import Example, Form, Loss
@@ -7,15 +7,17 @@ from lossspec.spec.roles import ClassIndex, Distribution, Logit, Weight
 
 
 def define(input, target, weight, label_smoothing):
+    """Return -Σ w p' log softmax(x) over the classes, with p' = (1 - ε) p + ε / C."""
     classes = input.shape[-1]
     share = constant(label_smoothing, like=target)
     p = (1 - share) * target + share / max(classes, 1)
-    # Where p is 0 the term is 0; an implementation may leave it out, and with it its slope by p.
+    # A term with p = 0 is 0. An implementation may skip it; then its derivative by p is 0 too.
     p = any_slope(p, p == 0)
     return -total(weight * times(p, log_softmax(input)))
 
 
 def divisor(target, weight):
+    """Return Σ w p over the classes: the weight of the target class."""
     return total(weight * target)
 
 
@@ -28,8 +30,8 @@ SOFT = [
 spec = Loss(
     name="cross_entropy",
     module="CrossEntropyLoss",
-    summary="Cross entropy of the softmax of the input x relative to the target p; a class index t"
-    " is the distribution that is certain of t.",
+    summary="Cross entropy of the softmax of the input x relative to the target distribution p. A"
+    " class index t stands for the distribution that gives t the probability 1.",
     formula=r"\ell(x, p) = -\sum_c w_c\,p'_c \log\frac{e^{x_c}}{\sum_j e^{x_j}},\quad"
     r" p' = (1 - \varepsilon)\,p + \varepsilon / C",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.CrossEntropyLoss.html",
@@ -66,8 +68,9 @@ spec = Loss(
     options={
         "weight": Weight(
             shape="(C)",
-            doc="Factor for each class. With class indices its sum over the targets that count"
-            " divides the mean; with class probabilities the mean divides by their number.",
+            doc="Factor for each class. With class indices, the mean divides by the sum of the"
+            " weights of the targets that are not ignored; with class probabilities, by the number"
+            " of targets.",
         )
     },
     parameters={
@@ -79,7 +82,7 @@ spec = Loss(
             1.0,
             refused=(-0.1, 1.5),
             smooths=True,
-            doc="Share ε of the uniform distribution.",
+            doc="Share ε of the uniform distribution in the smoothed target.",
         ),
     },
     examples=(
@@ -117,7 +120,7 @@ spec = Loss(
         ),
     ),
     notes=(
-        "The score of a class that is not the target may be -inf, which rules the class out. The"
-        " row of an ignored element may hold anything, nan too.",
+        "The score of a class that is not the target may be -inf, which makes the class impossible."
+        " The row of an ignored element may hold any number, including nan.",
     ),
 )

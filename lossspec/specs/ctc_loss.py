@@ -1,4 +1,4 @@
-"""Connectionist temporal classification: all the ways in which frames can spell a sequence."""
+"""Connectionist temporal classification: the probability that frames spell a target sequence."""
 
 from math import log
 
@@ -11,28 +11,31 @@ from lossspec.spec.roles import ClassIndex, Length, Logit
 
 
 def define(log_probs, targets, input_lengths, target_lengths, blank, zero_infinity):
-    # A path runs through the labels with a blank before, between and behind them: _ a _ b _
+    """Return -log Σ Π p over the paths that spell the target, by the forward algorithm."""
+    # The states of a path are the labels with a blank before, between and after them: _ a _ b _
     states = np.full((*targets.shape[:-1], 2 * targets.shape[-1] + 1), blank)
     states[..., 1::2] = targets
     place = np.broadcast_to(np.arange(states.shape[-1]), states.shape)
-    # With each frame it stays, goes on, or leaves out a blank between two different labels.
+    # A frame keeps the state, or advances by one, or by two to skip a blank between other labels.
     steps = place[..., :, None] - place[..., None, :]
     differ = states[..., :, None] != states[..., None, :]
     follows = (steps == 0) | (steps == 1) | ((steps == 2) & differ)
 
-    log_p = pick(log_softmax(log_probs)[..., None, :], states[..., None, :])  # by frame and state
+    # The log-probability of each state in each frame.
+    log_p = pick(log_softmax(log_probs)[..., None, :], states[..., None, :])
     never = constant(-np.inf, log_p[..., 0, :])
-    paths = where(place == 0, constant(0.0, never), never)  # log Σ p of those that end in a state
+    paths = where(place == 0, constant(0.0, never), never)  # log Σ p, by last state
     for t in range(log_p.shape[-2]):
         onward = where(follows, paths[..., None, :], never[..., None, :])
         paths = where(t < input_lengths[..., None], log_sum_exp(onward) + log_p[..., t, :], paths)
 
-    end = 2 * target_lengths[..., None]  # the blank behind the last label, which may be left out
+    end = 2 * target_lengths[..., None]  # the blank after the last label; a path may omit it
     loss = -log_sum_exp(where((place == end) | (place == end - 1), paths, never))
     return where(loss < np.inf, loss, constant(0.0, loss)) if zero_infinity else loss
 
 
 def define_concatenated(log_probs, targets, input_lengths, target_lengths, blank, zero_infinity):
+    """Return `define` of the padded targets; `targets` holds them one after the other."""
     start = np.cumsum(target_lengths, axis=-1) - target_lengths
     place = start[..., None] + np.arange(target_lengths.max(initial=0))
     targets = np.take_along_axis(targets, np.minimum(place, targets.shape[-1] - 1), axis=-1)
@@ -40,27 +43,29 @@ def define_concatenated(log_probs, targets, input_lengths, target_lengths, blank
 
 
 def share(target_lengths):
+    """Return 1 / max(length, 1): the mean divides each loss by the length of its target."""
     return np.longdouble(1) / np.maximum(target_lengths, 1)
 
 
 def settle(rng, tensors, parameters):
+    """Make the targets fit their lengths, and replace labels that equal the blank."""
     targets, lengths = tensors["targets"], tensors["target_lengths"]
     classes = tensors["log_probs"].shape[-1]
     blank = parameters["blank"] = parameters["blank"] % classes
-    if classes == 1:  # all are blank
+    if classes == 1:  # every label is the blank
         lengths[...] = 0
     if targets.ndim == 2:
         counts = np.arange(targets.shape[1]) < lengths[:, None]
     else:
         targets = np.resize(targets, lengths.sum())
         counts = np.ones(targets.shape, bool)
-    # A label is never the blank; what follows the last one need not be a label.
+    # A label is never the blank. Padding after the last label need not be a class.
     other = np.where(counts, (blank + 1) % classes, -1)
     tensors["targets"] = np.where(targets == blank, other, targets).astype(targets.dtype)
 
 
 def breaks(name, value, where=lambda tensors: True):
-    """Put a wrong number, which may depend on the tensors, in front of one of them."""
+    """Return a change of a valid call: put a wrong number into the first element of a tensor."""
 
     def put(tensors, parameters):
         if not tensors[name].size or not where(tensors):
@@ -72,6 +77,7 @@ def breaks(name, value, where=lambda tensors: True):
 
 
 def forms():
+    """Yield the forms: padded or concatenated targets, lengths as tensors or as tuples."""
     for name, targets, more, definition, unbatched in (
         ("padded", "(N, S)", "S", define, ()),
         ("concatenated", "(L)", "L", define_concatenated, ("(T, C), (L), (), () -> ()",)),
@@ -104,8 +110,9 @@ def forms():
 spec = Loss(
     name="ctc_loss",
     module="CTCLoss",
-    summary="Minus the logarithm of the probability that a sequence of frames spells the target t:"
-    " that equal labels in a row are written once and blanks are left out.",
+    summary="Minus the logarithm of the probability that a sequence of frames spells the target t."
+    " A path π, one label for each frame, spells t if merging equal neighbours and then removing"
+    " blanks gives t.",
     formula=r"\ell(x, t) = -\log \sum_{\pi \,:\, \mathcal{B}(\pi) = t} \prod_{i=1}^{T}"
     r" p_i(\pi_i),\quad \log p_i = x_i",
     source="https://www.cs.toronto.edu/~graves/icml_2006.pdf",
@@ -118,10 +125,11 @@ spec = Loss(
             default=0,
             values=(0, 1, 2, 3, 5),
             refused=(-1, 100),
-            doc="The class that stands for no label; no target holds it.",
+            doc="The class that stands for no label; no target contains it.",
         ),
         "zero_infinity": switch(
-            False, doc="Give 0 for a target that no path spells, and no gradient, in place of inf."
+            False,
+            doc="Whether a target that no path spells has loss 0 and gradient 0 instead of inf.",
         ),
     },
     refusals=(
@@ -189,8 +197,9 @@ spec = Loss(
         ),
     ),
     notes=(
-        "A gradient is that of the numbers in front of log_softmax: the documentation takes its"
-        " result as the input, and implementations use that it sums to 1.",
-        "A target that no path spells costs inf; without zero_infinity it has no gradient.",
+        "Gradients are judged with respect to the input of log_softmax. The documentation expects"
+        " its result as `log_probs`, and implementations rely on probabilities that sum to 1.",
+        "A target that no path spells has the loss inf. Without zero_infinity its gradient is"
+        " undefined.",
     ),
 )

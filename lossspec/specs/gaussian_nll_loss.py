@@ -1,4 +1,4 @@
-"""Gaussian negative log likelihood of a target, given the mean and the variance."""
+"""Gaussian negative log-likelihood of a target, given the mean and the variance."""
 
 from math import log as exact_log
 
@@ -9,12 +9,14 @@ from lossspec.spec.roles import NonNegative, Real
 
 
 def define(input, target, var, full, eps):
+    """Return (log v' + (x - y)² / v') / 2 with v' = max(v, ε); with `full`, plus (log 2π) / 2."""
     v = clamped(var, constant(eps, var))
     loss = (log(v) + (input - target) ** 2 / v) / 2
     return loss + constant(exact_log(2 * PI) / 2, loss) if full else loss
 
 
 def negative_variance(tensors, parameters):
+    """Make one variance of a valid call negative."""
     var = tensors["var"]
     if not var.size:
         return False
@@ -60,13 +62,13 @@ spec = Loss(
         ),
     ),
     parameters={
-        "full": switch(False, doc="Add the constant term."),
+        "full": switch(False, doc="Whether to add the constant term, (log 2π) / 2."),
         "eps": number(
             1e-6,
             2.0**-10,
             0.5,
-            doc="The smallest variance. The gradient is that of the smallest variance where it"
-            " takes its place, for autograd does not know of the clamp.",
+            doc="The lower bound of the variance. A smaller variance is replaced by it and gets the"
+            " gradient at the bound, since autograd does not see the replacement.",
         ),
     },
     refusals=(Refusal(says="a variance is negative", breaks=negative_variance),),
@@ -92,9 +94,9 @@ spec = Loss(
         ),
     ),
     notes=(
-        "The page of the function calls ε a number added to the variance, and refers to that of the"
-        " class, where it is the variance's lower bound: the bound is right.",
-        "Of a target or variance that broadcasts, one axis has size 1; more than one is not"
-        " documented.",
+        "The page of the function says that ε is added to the variance, and refers to the page of"
+        " the class, where ε is the lower bound of the variance. This spec follows the class.",
+        "A target or variance may broadcast along one axis of size 1. Broadcasting along several"
+        " axes is not documented.",
     ),
 )

@@ -1,4 +1,4 @@
-"""Hinge embedding loss: a distance for what is alike, what it lacks of the margin otherwise."""
+"""Hinge embedding loss: the distance of a similar pair, the missing margin of a dissimilar one."""
 
 from lossspec.maths import constant, positive_part, where
 from lossspec.spec.loss import Example, Form, Loss
@@ -7,14 +7,15 @@ from lossspec.spec.roles import Real, Sign
 
 
 def define(input, target, margin):
+    """Return x for y = 1, and max(0, m - x) for y = -1."""
     return where(target == 1, input, positive_part(constant(margin, like=input) - input))
 
 
 spec = Loss(
     name="hinge_embedding_loss",
     module="HingeEmbeddingLoss",
-    summary="The distance x for a similar pair (y = 1); how far x falls below the margin m for a"
-    " dissimilar one (y = -1).",
+    summary="The distance x for a similar pair (y = 1). For a dissimilar pair (y = -1), how far x"
+    " falls below the margin m.",
     formula=r"\ell(x, y) = \begin{cases} x & y = 1 \\ \max(0, m - x) & y = -1 \end{cases}",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.HingeEmbeddingLoss.html",
     define=define,
@@ -22,7 +23,7 @@ spec = Loss(
     forms=(Form(shapes=("(*), (*) -> (*)",), tensors={"input": Real(), "target": Sign()}),),
     parameters={
         "margin": number(
-            1.0, 0.0, 0.3, 3.0, -0.5, doc="The distance from which on y = -1 costs nothing."
+            1.0, 0.0, 0.3, 3.0, -0.5, doc="The distance from which on a dissimilar pair has loss 0."
         )
     },
     examples=(

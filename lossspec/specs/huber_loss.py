@@ -7,17 +7,19 @@ from lossspec.spec.roles import Real, Weight
 
 
 def define(input, target, delta, weight):
-    # Of the square of r no second derivative is asked at 0, where |x| has one of 0.
+    """Return w r² / 2 for r < δ, and w δ (r - δ / 2) otherwise, with r = |x - y|."""
+    # The second derivative is not judged at r = 0, where `absolute` has a kink.
     r = absolute(input - target)
     delta = constant(delta, like=r)
-    # `cancelled` adds 0: it allows the rounding of the equal form q²/2 + δ(r - q), q = min(r, δ).
+    # `cancelled` is 0. It grants the rounding of the equal form q²/2 + δ(r - q), q = min(r, δ).
     return weight * where(r < delta, r**2 / 2 + delta * cancelled(r), delta * (r - delta / 2))
 
 
 spec = Loss(
     name="huber_loss",
     module="HuberLoss",
-    summary="Half the squared error where it falls below δ, else linear with slope δ.",
+    summary="Half the squared error if the absolute error is below δ. From δ on, the loss is linear"
+    " in the absolute error, with gradient δ.",
     formula=r"\ell(x, y) = w \begin{cases} (x - y)^2 / 2 & |x - y| < \delta \\"
     r" \delta\,(|x - y| - \delta / 2) & \text{otherwise} \end{cases}",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.HuberLoss.html",
@@ -33,7 +35,15 @@ spec = Loss(
             doc="Factor for each element; the mean still divides by the number of elements.",
         )
     },
-    parameters={"delta": number(1.0, 0.3, 3.0, refused=(-1.0, 0.0), doc="Where the square ends.")},
+    parameters={
+        "delta": number(
+            1.0,
+            0.3,
+            3.0,
+            refused=(-1.0, 0.0),
+            doc="The absolute error from which on the loss is linear.",
+        )
+    },
     examples=(
         Example(
             arguments={"input": [1.0, 2.5, 4.0, 0.5], "target": [2.0, 2.5, 2.0, 1.0]},

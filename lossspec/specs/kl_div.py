@@ -1,4 +1,4 @@
-"""Kullback-Leibler divergence of the input, in logarithms, from the target."""
+"""Kullback-Leibler divergence of target probabilities from predicted log-probabilities."""
 
 from lossspec.maths import exp, times, x_log_x
 from lossspec.spec.loss import Example, Form, Loss
@@ -7,6 +7,7 @@ from lossspec.spec.roles import LogProbability, Probability
 
 
 def define(input, target, log_target):
+    """Return y (log y - x), where y is the target, or its exponential with `log_target`."""
     if log_target:
         return exp(target) * (target - input)
     return x_log_x(target) - times(target, input)
@@ -17,7 +18,8 @@ SHAPES = ("(*), (*) -> (*)",)
 spec = Loss(
     name="kl_div",
     module="KLDivLoss",
-    summary="The pointwise divergence of log-probabilities x from target probabilities y.",
+    summary="The pointwise Kullback-Leibler divergence of the target probability y from the"
+    " log-probability x.",
     formula=r"\ell(x, y) = y\,(\log y - x)",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.KLDivLoss.html",
     define=define,
@@ -36,7 +38,11 @@ spec = Loss(
             tensors={"input": LogProbability(), "target": LogProbability(learned=False)},
         ),
     ),
-    parameters={"log_target": switch(False, doc="The target is in logarithms too.")},
+    parameters={
+        "log_target": switch(
+            False, doc="Whether the target holds log-probabilities instead of probabilities."
+        )
+    },
     reductions=("mean", "sum", "none", "batchmean"),
     examples=(
         Example(

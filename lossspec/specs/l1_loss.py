@@ -6,10 +6,12 @@ from lossspec.spec.roles import Real, Weight
 
 
 def define(input, target, weight):
+    """Return w |x - y|."""
     return weight * absolute(input - target)
 
 
 def divisor(weight):
+    """Return w: the mean divides by the sum of the weights."""
     return weight
 
 

@@ -1,4 +1,4 @@
-"""Cross entropy of the scores that a linear layer gives to the input."""
+"""Cross entropy of the softmax of a linear layer's scores."""
 
 import math
 
@@ -15,11 +15,13 @@ CHUNKED = (AUTO, BY_TWO)
 
 
 def define(input, linear_weight, target, linear_bias, weight, label_smoothing):
+    """Return `cross_entropy` of the scores A x + b."""
     scores = matvec(linear_weight, input) + linear_bias
     return cross_entropy(scores, target, weight, label_smoothing)
 
 
 def constructor(size, tensors):
+    """Return the arguments of the class, from the sizes of the axes and the tensors given."""
     return {
         "in_features": size["H"],
         "num_classes": size["C"],
@@ -29,19 +31,21 @@ def constructor(size, tensors):
 
 
 def parts(size, parameters):
+    """Return how many chunks of the batch torch adds up with these options."""
     rows = size.get("N", 1)
     if parameters["options"] == BY_TWO:
         return math.ceil(rows / 2)
     if parameters["options"] == AUTO:
-        # `chunking_method` "auto" is documented to take as many chunks as the classes are times the
-        # features, or as keep their scores in a quarter of the room of the features. Torch rounds
-        # the rows of a chunk to a power of two, and 2.13 halves them, so double the larger number.
+        # Torch documents C / H chunks for `chunking_method` "auto", with C classes and H features.
+        # Torch 2.14 may make 4 H / C to save memory. Torch rounds the rows of a chunk to a power of
+        # two, and torch 2.13 halves them, so allow for twice the larger number.
         features, classes = max(size["H"], 1), max(size["C"], 1)
         return min(rows, 2 * math.ceil(4 * max(features / classes, classes / features)))
     return 1
 
 
 def layer(target):
+    """Return the roles of the tensors, with the role of the target."""
     return {
         "input": Factor(),
         "linear_weight": Factor(state="linear.weight"),
@@ -50,6 +54,7 @@ def layer(target):
 
 
 def narrower(tensors, parameters):
+    """Remove a feature from the input of a valid call."""
     if tensors["input"].shape[-1] < 2:
         return False
     tensors["input"] = tensors["input"][..., 1:].copy()
@@ -57,6 +62,7 @@ def narrower(tensors, parameters):
 
 
 def unbatched(tensors, parameters):
+    """Remove the batch from a valid call whose layer has further axes."""
     if tensors["linear_weight"].ndim == 2 or not tensors["input"].size:
         return False
     tensors["input"] = tensors["input"][0].copy()
@@ -67,8 +73,8 @@ def unbatched(tensors, parameters):
 spec = Loss(
     name="linear_cross_entropy",
     module="LinearCrossEntropyLoss",
-    summary="Cross entropy of the softmax of Ax + b relative to the target p; a class index t is"
-    " the distribution that is certain of t.",
+    summary="Cross entropy of the softmax of A x + b relative to the target distribution p. A class"
+    " index t stands for the distribution that gives t the probability 1.",
     formula=r"\ell(x, p) = -\sum_c w_c\,p'_c \log\frac{e^{z_c}}{\sum_j e^{z_j}},\quad"
     r" z = A x + b,\quad p' = (1 - \varepsilon)\,p + \varepsilon / C",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.LinearCrossEntropyLoss.html",
@@ -106,8 +112,9 @@ spec = Loss(
         ),
         "weight": Weight(
             shape="(C)",
-            doc="Factor for each class. With class indices its sum over the targets that count"
-            " divides the mean; with class probabilities the mean divides by their number.",
+            doc="Factor for each class. With class indices, the mean divides by the sum of the"
+            " weights of the targets that are not ignored; with class probabilities, by the number"
+            " of targets.",
         ),
     },
     parameters={
@@ -119,17 +126,17 @@ spec = Loss(
             1.0,
             refused=(-0.1, 1.5),
             smooths=True,
-            doc="Share ε of the uniform distribution.",
+            doc="Share ε of the uniform distribution in the smoothed target.",
         ),
         "options": Parameter(
             default=None,
             values=(None, *CHUNKED),
             code=True,
             limited=CHUNKED,
-            doc="How to work through the batch in pieces. It changes no result beyond the rounding"
-            " of a sum over the pieces, taken one after the other. With label smoothing or further"
-            " axes, and in torch 2.13 with probabilities, it does not apply: the call warns and"
-            " goes on.",
+            doc="How to cut the batch into chunks, which saves memory. The result changes only by"
+            " the rounding of a sum over the chunks, added one after the other. Options do not"
+            " apply with label smoothing or further axes, nor in torch 2.13 with class"
+            " probabilities: the call warns and ignores them.",
         ),
     },
     constructor=constructor,
@@ -154,11 +161,11 @@ spec = Loss(
             },
             value=7.9744,
             digits=3,
-            source="the cross entropy of the same numbers: the layer changes nothing",
+            source="cross_entropy of the same numbers; the weight of the layer is the identity",
         ),
     ),
     notes=(
-        "With options, a second backward after one that did not ask for it, higher derivatives and"
-        " forward mode are documented not to work.",
+        "With options, torch documents that higher derivatives and forward mode do not work, nor a"
+        " second backward, unless the options allow it.",
     ),
 )

@@ -1,4 +1,4 @@
-"""Margin ranking loss: what the right one of two scores lacks to lead by the margin."""
+"""Margin ranking loss: one of two scores should exceed the other by a margin."""
 
 from lossspec.maths import constant, positive_part
 from lossspec.spec.loss import Example, Form, Loss, Symmetry
@@ -7,14 +7,15 @@ from lossspec.spec.roles import Real, Sign
 
 
 def define(input1, input2, target, margin):
+    """Return max(0, -y (x₁ - x₂) + m)."""
     return positive_part(-target * (input1 - input2) + constant(margin, like=input1))
 
 
 spec = Loss(
     name="margin_ranking_loss",
     module="MarginRankingLoss",
-    summary="How far the lead of the first score over the second falls below the margin m (y = 1),"
-    " or that of the second over the first (y = -1).",
+    summary="How far the first score falls short of exceeding the second by the margin m (y = 1),"
+    " or the second of exceeding the first (y = -1).",
     formula=r"\ell(x_1, x_2, y) = \max(0, -y\,(x_1 - x_2) + m)",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.MarginRankingLoss.html",
     define=define,
@@ -25,7 +26,9 @@ spec = Loss(
             tensors={"input1": Real(), "input2": Real(), "target": Sign()},
         ),
     ),
-    parameters={"margin": number(0.0, 0.3, 1.0, 3.0, -0.5, doc="The lead that is enough.")},
+    parameters={
+        "margin": number(0.0, 0.3, 1.0, 3.0, -0.5, doc="The lead from which on the loss is 0.")
+    },
     symmetries=(
         Symmetry(
             says="the inputs swapped, and the target negated",

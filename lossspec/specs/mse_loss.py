@@ -1,14 +1,16 @@
-"""Squared error, whose mean is the mean squared error."""
+"""MSE loss: the squared error."""
 
 from lossspec.spec.loss import OF_DIFFERENCE, Example, Form, Loss
 from lossspec.spec.roles import Real, Weight
 
 
 def define(input, target, weight):
+    """Return w (x - y)²."""
     return weight * (input - target) ** 2
 
 
 def divisor(weight):
+    """Return w: the mean divides by the sum of the weights."""
     return weight
 
 

@@ -1,4 +1,4 @@
-"""Multi-class margin loss: the right class should score higher than every other, by a margin."""
+"""Multi-class margin loss: the target class should lead every other class by a margin."""
 
 from lossspec.maths import one_hot, pick, positive_part, repeated, total
 from lossspec.spec.loss import Example, Form, Loss, Refusal
@@ -7,6 +7,7 @@ from lossspec.spec.roles import ClassIndex, Logit, Weight
 
 
 def define(input, target, p, margin, weight):
+    """Return (w_t / C) Σ max(0, m - x_t + x_i)^p over the classes i other than t."""
     classes = input.shape[-1]
     others = 1 - one_hot(target, classes, like=input)
     gap = positive_part(margin - repeated(pick(input, target), classes) + input)
@@ -14,6 +15,7 @@ def define(input, target, p, margin, weight):
 
 
 def two_dimensional(tensors, parameters):
+    """Give the weight of a valid call a second axis."""
     if "weight" not in tensors:
         return False
     tensors["weight"] = tensors["weight"][None]
@@ -41,8 +43,12 @@ spec = Loss(
         )
     },
     parameters={
-        "p": Parameter(default=1, values=(1, 2), refused=(0, 3, -1), doc="Power: 1 or 2."),
-        "margin": number(1.0, 0.0, 0.25, 3.0, -0.5, doc="By how much the class should lead."),
+        "p": Parameter(
+            default=1, values=(1, 2), refused=(0, 3, -1), doc="The power of each term: 1 or 2."
+        ),
+        "margin": number(
+            1.0, 0.0, 0.25, 3.0, -0.5, doc="The lead over a class from which on its term is 0."
+        ),
     },
     shift_invariant=True,
     refusals=(Refusal(says="the weight has two axes", breaks=two_dimensional),),

@@ -1,4 +1,4 @@
-"""Multi-label margin loss: the sample's classes should score higher than all others, by 1."""
+"""Multi-label margin loss: the classes of a sample should lead all other classes by 1."""
 
 import numpy as np
 
@@ -8,8 +8,9 @@ from lossspec.spec.roles import ClassIndex, Logit
 
 
 def define(input, target):
+    """Return (1 / C) Σ max(0, 1 - (x_j - x_i)) over listed classes j and other classes i."""
     classes = input.shape[-1]
-    listed = np.logical_and.accumulate(target >= 0, axis=-1)  # up to the first -1
+    listed = np.logical_and.accumulate(target >= 0, axis=-1)  # the entries before the first -1
     label = listed[..., None] & (target[..., None] == np.arange(classes))  # entry j is class i
     other = ~label.any(axis=-2, keepdims=True)
     x = input[..., None, :]
@@ -18,7 +19,7 @@ def define(input, target):
 
 
 def settle(rng, tensors, parameters):
-    """End the lists: anywhere from before the first entry to behind the last, some twice."""
+    """End each list with -1 at a random place, and put more -1 after some of the ends."""
     target = tensors["target"]
     column = np.arange(target.shape[-1])
     end = rng.integers(0, target.shape[-1] + 1, (2, *target.shape[:-1], 1))
@@ -26,6 +27,7 @@ def settle(rng, tensors, parameters):
 
 
 def shorter(tensors, parameters):
+    """Remove the last entry of each list of a valid call."""
     if tensors["target"].shape[-1] < 2:
         return False
     tensors["target"] = tensors["target"][..., :-1]
@@ -35,8 +37,8 @@ def shorter(tensors, parameters):
 spec = Loss(
     name="multilabel_margin_loss",
     module="MultiLabelMarginLoss",
-    summary="For each class listed in y and each class not listed, how far the lead of the former"
-    " falls below 1, summed and divided by the number of classes. The list ends at the first -1.",
+    summary="How far the lead of each class listed in y over each class not listed falls below 1,"
+    " summed and divided by the number of classes. The list ends at the first -1.",
     formula=r"\ell(x, y) = \frac{1}{C} \sum_{j} \sum_{i \notin y} \max(0,\; 1 - (x_{y_j} - x_i))",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.MultiLabelMarginLoss.html",
     define=define,
@@ -46,7 +48,7 @@ spec = Loss(
             shapes=("(N, C), (N, C) -> (N)", "(C), (C) -> ()"),
             tensors={"input": Logit(), "target": ClassIndex(ends=-1, tolerated=())},
             settle=settle,
-            # No more than a few classes, since the definition looks at pairs of them.
+            # Few classes, since the definition makes an array of all pairs of them.
             sizes={"C": AnySize((3, 4, 2, 1, 5, 7, 33))},
         ),
     ),

@@ -6,6 +6,7 @@ from lossspec.spec.roles import Binary, Logit, Weight
 
 
 def define(input, target, weight):
+    """Return -(1 / C) Σ w (y log σ(x) + (1 - y) log(1 - σ(x))) over the classes."""
     classes = input.shape[-1]
     minus_log_p, minus_log_q = minus_log_sigmoid(input)  # -log σ(x), -log (1 - σ(x))
     return total(weight * (target * minus_log_p + (1 - target) * minus_log_q)) / classes
@@ -26,7 +27,8 @@ spec = Loss(
     ),
     options={
         "weight": Weight(
-            shape="(C)", doc="Factor for each class; the average still divides by their number."
+            shape="(C)",
+            doc="Factor for each class; the average still divides by the number of classes.",
         )
     },
     examples=(

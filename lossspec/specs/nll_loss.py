@@ -1,4 +1,4 @@
-"""Negative log likelihood: minus the log-probability of the right class."""
+"""Negative log-likelihood loss: minus the log-probability of the target class."""
 
 from lossspec.maths import pick
 from lossspec.spec.loss import Example, Form, Loss
@@ -7,17 +7,19 @@ from lossspec.spec.roles import ClassIndex, LogProbability, Weight
 
 
 def define(input, target, weight):
+    """Return -w_t x_t, where t is the target class."""
     return -pick(weight, target) * pick(input, target)
 
 
 def divisor(target, weight):
+    """Return w_t: the mean divides by the sum of the weights of the targets."""
     return pick(weight, target)
 
 
 spec = Loss(
     name="nll_loss",
     module="NLLLoss",
-    summary="Minus the log-probability x that the input gives to class t, times its weight.",
+    summary="Minus the log-probability x of class t, times the weight of the class.",
     formula=r"\ell(x, t) = -w_t\,x_t",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.NLLLoss.html",
     define=define,
@@ -40,7 +42,8 @@ spec = Loss(
     options={
         "weight": Weight(
             shape="(C)",
-            doc="Factor for each class; its sum over the targets that count divides the mean.",
+            doc="Factor for each class; the mean divides by the sum of the weights of the targets"
+            " that are not ignored.",
         )
     },
     parameters={"ignore_index": ignore_index()},
@@ -67,11 +70,11 @@ spec = Loss(
                 "target": [1, 0, 4],
             },
             value=-0.4325,
-            source="raw scores in place of log-probabilities: no error, and no likelihood either",
+            source="worked by hand from raw scores: -(0.7051 + 0.3464 + 0.2461) / 3",
         ),
     ),
     notes=(
-        "The log-probability of a class that is not the target may be -inf, which rules the class"
-        " out. The row of an ignored element may hold anything, nan too.",
+        "The log-probability of a class that is not the target may be -inf, which makes the class"
+        " impossible. The row of an ignored element may hold any number, including nan.",
     ),
 )

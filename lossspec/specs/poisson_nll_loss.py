@@ -1,4 +1,4 @@
-"""Poisson negative log likelihood of a count, given the rate or its logarithm."""
+"""Poisson negative log-likelihood of a count, given the rate or its logarithm."""
 
 from lossspec.maths import PI, constant, exp, log, where, x_log_x
 from lossspec.spec.loss import Example, Form, Loss
@@ -7,6 +7,7 @@ from lossspec.spec.roles import Count, NonNegative, Real
 
 
 def define(input, target, log_input, full, eps):
+    """Return λ - y log λ, where x is log λ, or λ; with `full`, plus approximately log y!."""
     if log_input:
         loss = exp(input) - target * input
     else:
@@ -15,7 +16,7 @@ def define(input, target, log_input, full, eps):
 
 
 def log_factorial(n):
-    """Stirling's approximation where n is above 1; 0 elsewhere."""
+    """Return Stirling's approximation of log n! for n > 1, and 0 otherwise."""
     many = where(n > 1, n, 2)
     return where(n > 1, x_log_x(many) - many + log(2 * constant(PI, like=many) * many) / 2, 0)
 
@@ -25,8 +26,8 @@ SHAPES = ("(*), (*) -> (*)",)
 spec = Loss(
     name="poisson_nll_loss",
     module="PoissonNLLLoss",
-    summary="Minus the log-likelihood of the count y under a Poisson distribution of rate λ, where"
-    " the input x is log λ, or λ itself.",
+    summary="Minus the log-likelihood of the count y under a Poisson distribution of rate λ. The"
+    " input x is log λ, or λ itself.",
     formula=r"\ell(x, y) = \lambda - y \log\lambda + [\,\text{full}, y > 1\,]\,"
     r"\left(y \log y - y + \tfrac12 \log 2\pi y\right),\quad"
     r" \lambda = e^x \text{ or } \lambda = x,\ \log\lambda = \log(x + \epsilon)",
@@ -48,14 +49,14 @@ spec = Loss(
         ),
     ),
     parameters={
-        "log_input": switch(True, doc="The input is the logarithm of the rate."),
-        "full": switch(False, doc="Add Stirling's approximation of log y! where y is above 1."),
+        "log_input": switch(True, doc="Whether the input is the logarithm of the rate."),
+        "full": switch(False, doc="Whether to add Stirling's approximation of log y! if y > 1."),
         "eps": number(
             1e-8,
             2.0**-10,
             0.5,
-            doc="Added to the rate under the logarithm, so that a rate of 0 is no error; of no"
-            " effect where the input is a logarithm.",
+            doc="Added to the rate inside the logarithm, so that a rate of 0 has a finite loss. It"
+            " has no effect if the input is the logarithm of the rate.",
         ),
     },
     examples=(

@@ -7,19 +7,21 @@ from lossspec.spec.roles import Real
 
 
 def define(input, target, beta):
-    # Of the square of r no second derivative is asked at 0, where |x| has one of 0.
+    """Return r² / 2β for r < β, and r - β / 2 otherwise, with r = |x - y|."""
+    # The second derivative is not judged at r = 0, where `absolute` has a kink.
     r = absolute(input - target)
     if beta == 0:
         return r
     beta = constant(beta, like=r)
-    # `cancelled` adds 0: it allows the rounding of the equal form q²/2β + r - q, q = min(r, β).
+    # `cancelled` is 0. It grants the rounding of the equal form q²/2β + r - q, q = min(r, β).
     return where(r < beta, r**2 / (2 * beta) + cancelled(r), r - beta / 2)
 
 
 spec = Loss(
     name="smooth_l1_loss",
     module="SmoothL1Loss",
-    summary="The squared error over 2β where it falls below β, else the absolute error less β/2.",
+    summary="The squared error divided by 2β if the absolute error is below β; otherwise the"
+    " absolute error minus β/2.",
     formula=r"\ell(x, y) = \begin{cases} (x - y)^2 / 2\beta & |x - y| < \beta \\"
     r" |x - y| - \beta / 2 & \text{otherwise} \end{cases}",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.SmoothL1Loss.html",
@@ -33,7 +35,7 @@ spec = Loss(
         "beta": number(
             *(1.0, 0.0, 0.3, 3.0, 2.0**-20),
             refused=(-1.0,),
-            doc="Where the square ends; 0 is the L1 loss.",
+            doc="The absolute error from which on the loss is linear; 0 gives the L1 loss.",
         )
     },
     examples=(

@@ -1,4 +1,4 @@
-"""Soft margin loss: the logistic loss of a score against a sign."""
+"""Soft margin loss: the logistic loss of a score for a label of -1 or 1."""
 
 from lossspec.maths import minus_log_sigmoid
 from lossspec.spec.loss import Example, Form, Loss, Symmetry
@@ -6,15 +6,16 @@ from lossspec.spec.roles import Logit, Sign
 
 
 def define(input, target):
-    # As a binary cross entropy, which implementations use: its roundings belong to the budget.
+    """Return log(1 + e^(-y x)), written as a binary cross entropy."""
+    # Implementations use this form too, so its roundings belong to the budget.
     minus_log_p, minus_log_q = minus_log_sigmoid(input)  # -log σ(x), -log (1 - σ(x))
-    return (1 + target) / 2 * minus_log_p + (1 - target) / 2 * minus_log_q  # the sign picks one
+    return (1 + target) / 2 * minus_log_p + (1 - target) / 2 * minus_log_q  # y selects one
 
 
 spec = Loss(
     name="soft_margin_loss",
     module="SoftMarginLoss",
-    summary="The logistic loss of the score x of a sign y.",
+    summary="The logistic loss of the score x for the label y, which is -1 or 1.",
     formula=r"\ell(x, y) = \log(1 + e^{-y x})",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.SoftMarginLoss.html",
     define=define,

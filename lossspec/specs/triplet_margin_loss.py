@@ -7,6 +7,8 @@ from lossspec.spec.roles import Real
 
 
 def define(anchor, positive, negative, margin, p, eps, swap):
+    """Return max(0, d(a, x) - d(a, y) + m) with d(u, v) = ‖u - v + ε‖ₚ."""
+
     def d(x, y):
         return norm(minus(x, y) + constant(eps, like=x), p)
 
@@ -23,8 +25,8 @@ PAPER = "https://bmva-archive.org.uk/bmvc/2016/papers/paper119/index.html"
 spec = Loss(
     name="triplet_margin_loss",
     module="TripletMarginLoss",
-    summary="How far the anchor a is from being nearer to the positive x than to the negative y by"
-    " the margin m, in p-norm distance.",
+    summary="How far the anchor a falls short of being nearer to the positive x than to the"
+    " negative y by the margin m, in p-norm distance.",
     formula=r"\ell(a, x, y) = \max(0,\; d(a, x) - d(a, y) + m),\quad"
     r" d(u, v) = \lVert u - v + \varepsilon \rVert_p;"
     r"\quad\text{with swap } \min(d(a, y), d(x, y)) \text{ for } d(a, y)",
@@ -34,15 +36,17 @@ spec = Loss(
     deprecated_reductions=True,
     forms=(Form(shapes=("(N, D), (N, D), (N, D) -> (N)", "(D), (D), (D) -> ()"), tensors=TENSORS),),
     parameters={
-        "margin": number(1.0, 0.3, 3.0, 20.0, refused=(0.0, -1.0), doc="How much nearer; above 0."),
-        "p": number(2.0, 1.0, 1.5, 3.0, doc="Degree of the norm."),
+        "margin": number(
+            1.0, 0.3, 3.0, 20.0, refused=(0.0, -1.0), doc="By how much nearer; above 0."
+        ),
+        "p": number(2.0, 1.0, 1.5, 3.0, doc="The degree of the norm."),
         "eps": number(
             *(1e-6, 0.0, 2.0**-10, 0.25), absent=0.0, doc="Added to each difference of coordinates."
         ),
         "swap": switch(
             False,
-            doc="Take the negative's distance from the anchor or the positive,"
-            " whichever is nearer to it.",
+            doc="Whether to take the smaller of the negative's distances from the anchor and from"
+            " the positive.",
         ),
     },
     symmetries=(

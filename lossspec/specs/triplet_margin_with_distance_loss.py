@@ -1,4 +1,4 @@
-"""Triplet margin loss with a distance of one's own."""
+"""Triplet margin loss with a distance function of the caller's choice."""
 
 from numpy import inf
 
@@ -11,13 +11,14 @@ SQUARED = "lambda x, y: (x - y).square().flatten(1).sum(1)"
 
 
 def squared(x, y):
+    """Return ‖x - y‖² over all axes but the batch."""
     z = minus(x, y) ** 2
     while z.ndim > 2:
         z = total(z)
     return z
 
 
-#: Distances by what a call passes, which is code in torch, or None for the default distance.
+#: For each value of `distance_function`, which is Python code or None, the distance in our words.
 DISTANCES = {
     None: lambda x, y: norm(minus(x, y) + constant(1e-6, like=x), 2),
     "torch.nn.PairwiseDistance(p=1.0, eps=0.25)": lambda x, y: norm(
@@ -29,6 +30,7 @@ DISTANCES = {
 
 
 def define(anchor, positive, negative, distance_function, margin, swap):
+    """Return max(0, d(a, x) - d(a, y) + m) for the distance d that is given."""
     d = DISTANCES[distance_function]
     away = d(anchor, negative)
     if swap:
@@ -42,8 +44,8 @@ CORNERS = {"anchor": [[0.0, 0.0]], "positive": [[3.0, 4.0]], "negative": [[0.0, 
 spec = Loss(
     name="triplet_margin_with_distance_loss",
     module="TripletMarginWithDistanceLoss",
-    summary="How far the anchor a is from being nearer to the positive x than to the negative y by"
-    " the margin m.",
+    summary="How far the anchor a falls short of being nearer to the positive x than to the"
+    " negative y by the margin m.",
     formula=r"\ell(a, x, y) = \max(0,\; d(a, x) - d(a, y) + m);"
     r"\quad\text{with swap } \min(d(a, y), d(x, y)) \text{ for } d(a, y)",
     source="https://docs.pytorch.org/docs/stable/generated/"
@@ -63,16 +65,16 @@ spec = Loss(
             default=None,
             values=tuple(DISTANCES),
             code=True,
-            doc="The distance d, from two batches to a number for each sample; Euclidean, with 1e-6"
-            " added to each difference of coordinates, when left out.",
+            doc="The distance d: a function of two batches that returns a number for each sample."
+            " The default is Euclidean, with 1e-6 added to each difference of coordinates.",
         ),
         "margin": number(
-            1.0, 0.3, 0.0, 3.0, 20.0, refused=(-1.0,), doc="How much nearer; not below 0."
+            1.0, 0.3, 0.0, 3.0, 20.0, refused=(-1.0,), doc="By how much nearer; 0 or more."
         ),
         "swap": switch(
             False,
-            doc="Take the negative's distance from the anchor or the positive, whichever is nearer"
-            " to it.",
+            doc="Whether to take the smaller of the negative's distances from the anchor and from"
+            " the positive.",
         ),
     },
     symmetries=(

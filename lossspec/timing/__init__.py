@@ -1,1 +1,1 @@
-"""Timing comparisons: speed, growth and memory against torch."""
+"""Comparisons of speed, memory and growth with torch."""

@@ -1,4 +1,4 @@
-"""Clocks that time a block of calls."""
+"""Clocks that time blocks of calls."""
 
 from __future__ import annotations
 
@@ -15,36 +15,51 @@ Own = Literal["cpu", "device", "wall"]
 
 
 class Clock(Protocol):
-    """What times a block of calls. own : what its first reading counts."""
+    """A clock that times a block of calls.
+
+    Attributes:
+        own: The kind of time that the clock's own reading counts.
+    """
 
     own: Own
 
     def measure(self, steps: Sequence[Step]) -> tuple[int, int, list[Any]]:
-        """Nanoseconds on the own clock and on the wall, and what the calls returned."""
+        """Call each step once.
+
+        Args:
+            steps: The calls.
+
+        Returns:
+            The own reading and the wall time, in nanoseconds, and the results of the calls.
+        """
 
     def rate(self) -> float | None:
-        """The device's present clock rate, None where it cannot be read."""
+        """Return the device's current clock rate in MHz; None if it cannot be read."""
 
 
 class HostClock:
-    """The CPU time of this process beside the time on the wall."""
+    """A clock whose own reading is the CPU time of this process."""
 
     own: Own = "cpu"
 
     def measure(self, steps: Sequence[Step]) -> tuple[int, int, list[Any]]:
-        """All calls in a row."""
+        """Time all calls in sequence."""
         wall, own = time.perf_counter_ns(), time.process_time_ns()
         results = [step() for step in steps]
         own = time.process_time_ns() - own
         return own, time.perf_counter_ns() - wall, results
 
     def rate(self) -> float | None:
-        """Of no use: CPU time does not tell of a slower clock, but both arms of a pair share it."""
+        """Return None; a change of the processor's clock rate affects both arms of a pair."""
         return None
 
 
 class WaitingClock:
-    """The wall, for a device without events: until the device has nothing left to do."""
+    """A clock for a device without events: the wall time until the device is idle.
+
+    Args:
+        synchronize: A function that waits until the device is idle.
+    """
 
     own: Own = "wall"
 
@@ -52,7 +67,7 @@ class WaitingClock:
         self.synchronize = synchronize
 
     def measure(self, steps: Sequence[Step]) -> tuple[int, int, list[Any]]:
-        """All calls in a row, and what they left to do."""
+        """Time all calls in sequence, including the work that they left on the device."""
         self.synchronize()
         wall = time.perf_counter_ns()
         results = [step() for step in steps]
@@ -61,19 +76,27 @@ class WaitingClock:
         return wall, wall, results
 
     def rate(self) -> float | None:
-        """Not known in general."""
+        """Return None; not every device reports its clock rate."""
         return None
 
 
 class CudaClock:
-    """CUDA events around each call, with the L2 cache flushed before it.
+    """A clock with CUDA events around each call; it flushes the L2 cache before each call.
 
-    The wall reading adds what the device still had to do when the second event was over: work on
-    another stream, which the events do not see. cuda : torch's module, or a stand-in.
+    The events do not see work on another stream. The wall reading therefore adds the time from the
+    second event until the device is idle.
+
+    Args:
+        device: The CUDA device.
+        cuda: The module `torch.cuda`, or a stand-in for tests.
+
+    Attributes:
+        own: The kind of time that the clock's own reading counts.
+        spin: The cycles for which the device is kept busy before a call, so that the time of
+            launching kernels does not count.
     """
 
     own: Own = "device"
-    #: Cycles for which the device is kept busy, so that launching does not count.
     spin = 100_000
 
     def __init__(self, device: str, cuda: Any = torch.cuda) -> None:
@@ -83,7 +106,7 @@ class CudaClock:
         self.flushed = torch.empty(max(2 * cache, 1), dtype=torch.int8, device=device)
 
     def measure(self, steps: Sequence[Step]) -> tuple[int, int, list[Any]]:
-        """Each call by itself."""
+        """Time each call by itself, and add the times."""
         own = hidden = 0
         results = []
         for step in steps:
@@ -102,7 +125,7 @@ class CudaClock:
         return own, own + hidden, results
 
     def rate(self) -> float | None:
-        """In MHz, where the driver's library is installed."""
+        """Return the clock rate in MHz; None unless the driver's Python library is installed."""
         try:
             return float(self.cuda.clock_rate(self.device))
         except (ImportError, RuntimeError):
@@ -110,7 +133,7 @@ class CudaClock:
 
 
 def clock_of(device: str) -> Clock:
-    """The clock for a device."""
+    """Return the clock for a device."""
     kind = device.partition(":")[0]
     if kind == "cpu":
         return HostClock()

@@ -1,4 +1,4 @@
-"""Fit the sizes of timing cells to the machine, and leave out arms that are too costly."""
+"""The sizes of timing cells that fit the machine, and the arms that are too costly for it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from lossspec.timing.plan import TimingCell
 
 @dataclass
 class Fitting:
-    """What fits the machine, found once for all modes of a size.
+    """The sizes and arms that fit the machine, determined once for all modes of a size.
 
-    clock : returns the clock of a device.
+    Attributes:
+        clock: A function that returns the clock of a device.
     """
 
     clock: Callable[[str], Clock]
@@ -27,7 +28,15 @@ class Fitting:
     def axes(
         self, timing_cell: TimingCell, losses_under_test: Iterable[LossUnderTest]
     ) -> dict[str, int]:
-        """Return the sizes of all axes, fitted to what every loss needs; TooLarge if none fits."""
+        """Return the sizes of all axes, with a batch that every loss can process.
+
+        Args:
+            timing_cell: The cell.
+            losses_under_test: The losses that the cell times.
+
+        Raises:
+            TooLarge: If a batch of one sample is too large.
+        """
         timed_loss, loss = timing_cell.timed_loss, timing_cell.timed_loss.under_test.loss
         key = _key(timing_cell)
         if key not in self._sizes:
@@ -51,10 +60,13 @@ class Fitting:
     ) -> str | None:
         """Return why a textbook composition is left out at a size; None if it fits.
 
-        known : the sizes of all axes.
+        Args:
+            timing_cell: The cell.
+            known: The sizes of all axes by name.
+            under_test: The textbook composition.
         """
         timed_loss, key = timing_cell.timed_loss, _key(timing_cell)
-        if key not in self._costly:  # once for all modes, so that they have the same arms
+        if key not in self._costly:  # decided once, so that all modes have the same arms
             self._costly[key] = None
             if timing_cell.size.elements >= BEYOND_MACHINE:
                 clock = self.clock(timed_loss.device)

@@ -1,4 +1,4 @@
-"""The gate of a timing run: only a loss that conforms is timed."""
+"""The gate of a timing run: a loss is timed only if it conforms."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from lossspec.judging.run import Run
 from lossspec.report.verdict import Verdict
 from lossspec.timing.plan import TimedLoss
 
-#: What must hold before a loss is timed.
+#: The clauses that a loss must satisfy before it is timed.
 GATE = ("accepts", "value", "gradient", "inputs-untouched")
 
 
 def reason_not_timed(timed_loss: TimedLoss, seed: int) -> str | None:
-    """Return why a loss is not timed: it does not conform, in this very process."""
+    """Return why a loss is not timed, after judging it in this process; None if it conforms."""
     loss, surface = timed_loss.under_test.loss, timed_loss.under_test.surface
     if timed_loss.dtype not in loss.dtypes:
-        return f"the spec has no {timed_loss.dtype}; it has {', '.join(loss.dtypes)}"
+        return f"the spec of {loss.name} has no {timed_loss.dtype}; it has {', '.join(loss.dtypes)}"
     run = Run(PROFILES["quick"], seed, (timed_loss.dtype,))
     cells = [
         CellPlan(
@@ -33,7 +33,7 @@ def reason_not_timed(timed_loss: TimedLoss, seed: int) -> str | None:
     ]
     for cell in cells:
         record, _ = run.judge(cell, cells)
-        # A listed deviation is one that its owner has looked into.
+        # Time a loss with known deviations too: its maintainers have examined them.
         if record.verdict not in (Verdict.CONFORMS, Verdict.KNOWN):
             return f"{cell.clause.name}: {record.verdict} ({record.reason})"
     return None

@@ -1,4 +1,4 @@
-"""How the time and memory of a loss grow along an axis."""
+"""The growth of the time and memory of a loss along an axis."""
 
 from __future__ import annotations
 
@@ -17,9 +17,15 @@ from lossspec.timing.statistics import exponent, foreseen
 def growth_of(
     timed_loss: TimedLoss, axis: str, name: str, under_test: LossUnderTest, clock: Clock, seed: int
 ) -> Growth:
-    """Measure how a full step of one arm grows along an axis, until a point is too large.
+    """Measure full steps of one arm at growing sizes of an axis, until a size is too large.
 
-    name : of the arm. under_test : what the arm calls.
+    Args:
+        timed_loss: The loss.
+        axis: The name of the axis.
+        name: The name of the arm.
+        under_test: The implementation that the arm calls.
+        clock: The clock of the device.
+        seed: The seed of the inputs.
     """
     done: list[int] = []
     seconds: list[float] = []
@@ -32,14 +38,14 @@ def growth_of(
                 foreseen(done, [1e9 * s for s in seconds], size) / 1e9,
             )
             if excess(wanted, timed_loss.device, GROWTH_POINT_SECONDS) > 1:
-                reason = f"from {size} on {too_large(wanted)}"
+                reason = f"from size {size} on, {too_large(wanted)}"
                 break
         try:
             case = workload(under_test.loss, known, timed_loss.dtype, seed)
             top = weighed(under_test, case, timed_loss.device)[0]
             taken = clocked(under_test, case, timed_loss.device, clock, times=5)
-        except Exception as error:  # of the implementation, for which it is the end
-            reason = f"at {size}: {foreign_error(error)}"
+        except Exception as error:  # raised by the implementation; ends its curve
+            reason = f"at size {size}: {foreign_error(error)}"
             break
         done.append(size)
         bytes_.append(top)
@@ -58,8 +64,14 @@ def curve(
 ) -> Growth:
     """Return the record of a curve.
 
-    done, seconds, bytes_ : the sizes that were measured, and the cost of each. reason : why there
-    are no more.
+    Args:
+        timed_loss: The loss.
+        axis: The name of the axis.
+        arm: The name of the arm.
+        done: The sizes that were measured.
+        seconds: The time of a step at each size, in seconds.
+        bytes_: The peak memory of a step at each size, in bytes.
+        reason: The reason why larger sizes were not measured; None if all were.
     """
     return Growth(
         loss=timed_loss.under_test.loss.name,

@@ -1,4 +1,4 @@
-"""Time one cell: a loss that conforms, against torch and the textbook."""
+"""The timing of one cell: a loss against torch and against the textbook composition."""
 
 from __future__ import annotations
 
@@ -32,9 +32,11 @@ MINE, TORCH, TEXTBOOK = "implementation", "torch", "composite"
 
 @dataclass
 class TimingRun:
-    """The settings of a timing run, and what it has found about its timed losses.
+    """The settings of a timing run, with caches of its clocks and of the losses it does not time.
 
-    budget : seconds for the rounds of one cell.
+    Attributes:
+        seed: The seed of the inputs.
+        budget: The time for the rounds of one cell, in seconds.
     """
 
     seed: int = 0
@@ -46,13 +48,13 @@ class TimingRun:
         self._fitting = Fitting(self.clock)
 
     def clock(self, device: str) -> Clock:
-        """The clock of a device, made once."""
+        """Return the clock of a device, made once."""
         if device not in self._clocks:
             self._clocks[device] = clock_of(device)
         return self._clocks[device]
 
     def barred(self, timed_loss: TimedLoss) -> str | None:
-        """Why a loss is not timed, found out once."""
+        """Return why a loss is not timed, determined once; None if it is timed."""
         key = (timed_loss.implementation.name, timed_loss.name)
         if key not in self._barred:
             self._barred[key] = reason_not_timed(timed_loss, self.seed)
@@ -61,7 +63,12 @@ class TimingRun:
     def run(
         self, timing_cell: TimingCell, drive: Callable[[PairedTiming], None] = PairedTiming.run
     ) -> Timing:
-        """Time a cell. drive : goes through the rounds of a contest."""
+        """Time a cell.
+
+        Args:
+            timing_cell: The cell.
+            drive: A function that runs the rounds of a paired timing.
+        """
         started = time.perf_counter()
         barred = self.barred(timing_cell.timed_loss)
         facts: dict[str, Any] = {
@@ -75,13 +82,13 @@ class TimingRun:
         }
         if barred is None:
             try:
-                # What an implementation warns of would only fill the screen.
+                # The implementation's warnings would hide the results of the run.
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
                     facts |= self._timed(timing_cell, drive)
             except TooLarge as error:
                 facts["reason"] = str(error)
-            except Exception as error:  # of the implementation: it belongs in its report
+            except Exception as error:  # raised by the implementation; the report records it
                 facts["reason"] = foreign_error(error)
         return Timing(
             id=timing_cell.id,
@@ -102,7 +109,7 @@ class TimingRun:
         loss, device = timed_loss.under_test.loss, timed_loss.device
         torchs = _torchs(timed_loss)
         if torchs is None:
-            raise TooLarge(f"torch has no {loss.name} to compare with")
+            raise TooLarge(f"torch has no counterpart of {loss.name} to compare with")
         arms = {MINE: timed_loss.under_test, TORCH: torchs}
         known = self._fitting.axes(timing_cell, arms.values())
         case = workload(loss, known, timed_loss.dtype, self.seed)
@@ -112,9 +119,9 @@ class TimingRun:
                 raise TooLarge(f"{under_test.implementation} takes no {missing}")
         absent = self._add_textbook(timing_cell, known, arms)
         clock = self.clock(device)
-        contest = PairedTiming(arms, case, timing_cell.mode, device, clock, self.budget)
-        drive(contest)
-        found, dropped = kept(contest.readings(), contest.rates)
+        timing = PairedTiming(arms, case, timing_cell.mode, device, clock, self.budget)
+        drive(timing)
+        found, dropped = kept(timing.readings(), timing.rates)
         full = timing_cell.mode == "full"
         facts = {
             "shapes": {name: array.shape for name, array in case.tensors.items()},
@@ -124,10 +131,13 @@ class TimingRun:
         }
         mine, *baselines = found
         if len(mine.own) < FEWEST_ROUNDS:
-            reason = f"throttled in {dropped} rounds of {dropped + len(mine.own)}"
+            reason = (
+                f"the device was throttled in {dropped} of {dropped + len(mine.own)} rounds; "
+                f"a verdict needs {FEWEST_ROUNDS} rounds without throttling"
+            )
             return facts | {"reason": reason}
         comparisons = [compared(mine, baseline, clock.own) for baseline in baselines]
-        first, problem = comparisons[0], contest.problem()
+        first, problem = comparisons[0], timing.problem()
         return facts | {
             "verdict": first.verdict if problem is None else "suspicious",
             "reason": problem or first.reason,
@@ -137,11 +147,17 @@ class TimingRun:
     def _add_textbook(
         self, timing_cell: TimingCell, known: Mapping[str, int], arms: dict[str, LossUnderTest]
     ) -> str | None:
-        """Add the textbook composition where there is one; otherwise say why there is none."""
+        """Add the textbook composition to the arms; return the reason if it is left out.
+
+        Args:
+            timing_cell: The cell.
+            known: The sizes of all axes by name.
+            arms: The arms by name; the composition is added to them.
+        """
         loss = timing_cell.timed_loss.under_test.loss
         composition = textbook(loss.name)
         if composition is None:
-            return "no textbook composition of this loss ships"
+            return "lossspec has no textbook composition of this loss"
         under_test = LossUnderTest(TEXTBOOK, loss, "function", composition)
         reason = self._fitting.too_costly(timing_cell, known, under_test)
         if reason is None:
@@ -149,7 +165,7 @@ class TimingRun:
         return reason
 
     def grow(self, timed_loss: TimedLoss, axis: str) -> list[Growth]:
-        """How a full step grows along an axis, of the implementation and of torch."""
+        """Return the growth of a full step along an axis, for the implementation and for torch."""
         reason = self.barred(timed_loss)
         torchs = _torchs(timed_loss)
         arms = {MINE: timed_loss.under_test} | ({TORCH: torchs} if torchs is not None else {})
@@ -165,7 +181,7 @@ class TimingRun:
 
 
 def _torchs(timed_loss: TimedLoss) -> LossUnderTest | None:
-    """What torch has to compare with: on the same surface, or else the function."""
+    """Return the torch counterpart on the same surface, or else the function; None without one."""
     loss, surface = timed_loss.under_test.loss, timed_loss.under_test.surface
     return torch_counterpart(loss, surface) or torch_counterpart(loss, "function")
 
@@ -176,7 +192,14 @@ def _peaks(
     absent: str | None,
     device: str,
 ) -> list[Peak]:
-    """The memory that each arm needs; absent : why there is no textbook composition."""
+    """Measure the peak memory of each arm.
+
+    Args:
+        arms: The arms by name.
+        case: The call.
+        absent: The reason why there is no textbook composition; None if there is one.
+        device: The device.
+    """
     peaks = []
     for name, under_test in arms.items():
         top, size = weighed(under_test, case, device)
@@ -187,15 +210,21 @@ def _peaks(
 
 
 def paired(benchmark: Any) -> Callable[[PairedTiming], None]:
-    """What drives a contest inside pytest-benchmark: the baselines are timed beside its rounds."""
+    """Return a function that runs a paired timing as rounds of pytest-benchmark.
 
-    def drive(contest: PairedTiming) -> None:
-        with contest.quiet():
+    The baselines are timed in the setup and the teardown of each round.
+
+    Args:
+        benchmark: The fixture of pytest-benchmark.
+    """
+
+    def drive(timing: PairedTiming) -> None:
+        with timing.quiet():
             benchmark.pedantic(
-                contest.during,
-                setup=contest.before,
-                teardown=contest.after,
-                rounds=contest.rounds,
+                timing.during,
+                setup=timing.before,
+                teardown=timing.after,
+                rounds=timing.rounds,
             )
 
     return drive

@@ -1,4 +1,4 @@
-"""Memory and time that a call needs, predicted from smaller calls."""
+"""The memory and time that a call needs, predicted from smaller calls."""
 
 from __future__ import annotations
 
@@ -22,13 +22,21 @@ from lossspec.timing.statistics import foreseen
 
 
 class TooLarge(Exception):
-    """A call that this machine has not the memory or the patience for; says what it would take."""
+    """A cell that cannot be timed, such as a call that needs too much memory or time."""
 
 
 def clocked(
     under_test: LossUnderTest, case: Case, device: str, clock: Clock, times: int = 3
 ) -> float:
-    """The median seconds of a few full steps, on the clock's own reading."""
+    """Return the median time of some full steps by the clock's own reading, in seconds.
+
+    Args:
+        under_test: The implementation.
+        case: The call.
+        device: The device.
+        clock: The clock of the device.
+        times: The number of steps, after one that warms up.
+    """
     inputs = Inputs(under_test.loss, case, device, under_test)
     work = step(inputs.call(under_test), "full")
     taken = []
@@ -39,7 +47,7 @@ def clocked(
 
 
 def free_memory(device: str) -> int:
-    """Bytes that a device, or the machine, has to spare."""
+    """Return the free memory of a CUDA device, or of the machine, in bytes."""
     if device.startswith("cuda"):
         return int(torch.cuda.mem_get_info(device)[0])
     try:
@@ -51,7 +59,12 @@ def free_memory(device: str) -> int:
 
 @dataclass(frozen=True)
 class Need:
-    """What a full step is expected to take: bytes beyond its inputs, and seconds."""
+    """The predicted cost of a full step.
+
+    Attributes:
+        bytes: The peak memory in excess of the inputs, in bytes.
+        seconds: The time in seconds.
+    """
 
     bytes: float
     seconds: float
@@ -60,11 +73,21 @@ class Need:
 def need(
     under_test: LossUnderTest, axes: Mapping[str, int], dtype: str, device: str, clock: Clock
 ) -> Need:
-    """What a step at these sizes will take, going by smaller ones.
+    """Predict the cost of a full step from steps at smaller sizes.
 
-    They grow up to half, or until a step takes too long: going far on from short steps, in which
-    the cost of a call still counts, would foresee too little. TooLarge if it lacks what
-    the call passes.
+    The smaller sizes double up to half of the wanted sizes, or until the next step would be too
+    costly. In short steps the fixed cost of a call dominates, so a prediction from them alone would
+    be too small.
+
+    Args:
+        under_test: The implementation.
+        axes: The wanted sizes of the axes by name.
+        dtype: The dtype of the real tensors.
+        device: The device.
+        clock: The clock of the device.
+
+    Raises:
+        TooLarge: If the implementation does not accept an argument of the call.
     """
     sizes: list[float] = []
     bytes_: list[float] = []
@@ -86,13 +109,19 @@ def need(
     return Need(foreseen(sizes, bytes_, 1.0), foreseen(sizes, taken, 1.0) / 1e9)
 
 
-def excess(needed: Need, device: str, patience: float = LONGEST_CALL) -> float:
-    """How many times over a need is what the device has to spare; at most 1 will do."""
-    return max(needed.bytes / (MEMORY_SHARE * free_memory(device)), needed.seconds / patience)
+def excess(needed: Need, device: str, longest: float = LONGEST_CALL) -> float:
+    """Return the ratio of a cost to what the device allows; a call with at most 1 fits.
+
+    Args:
+        needed: The cost.
+        device: The device.
+        longest: The longest time of a call, in seconds.
+    """
+    return max(needed.bytes / (MEMORY_SHARE * free_memory(device)), needed.seconds / longest)
 
 
 def too_large(needed: Need) -> TooLarge:
-    """The error that says what is needed."""
+    """Return the error for a call that needs too much memory or time."""
     return TooLarge(
         f"not run: a call needs about {needed.bytes / 2**30:.2g} GiB and {needed.seconds:.2g} s"
     )
@@ -106,9 +135,18 @@ def fitted(
     device: str,
     clock: Clock,
 ) -> dict[str, int]:
-    """Halve the batch as often as it takes for every implementation to be affordable.
+    """Return the sizes of the axes, with the batch halved until every implementation fits.
 
-    TooLarge where that leaves less than one sample.
+    Args:
+        losses_under_test: The implementations.
+        axes: The wanted sizes of the axes by name.
+        batch: The name of the batch axis.
+        dtype: The dtype of the real tensors.
+        device: The device.
+        clock: The clock of the device.
+
+    Raises:
+        TooLarge: If a batch of one sample does not fit.
     """
     found = dict(axes)
     for under_test in losses_under_test:

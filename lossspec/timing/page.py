@@ -1,4 +1,4 @@
-"""The page of a timing run: intervals on one axis, memory, and growth as charts of lines."""
+"""The HTML page of a timing run: intervals on one axis, memory, and line charts of growth."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -9,7 +9,7 @@ from lossspec.render.html import environment
 from lossspec.timing.results import Growth, Interval, Speed, Timing, TimingReport
 from lossspec.timing.statistics import said
 
-#: The class of a verdict in the page. Colour is for what differs, beside a sign and a word.
+#: The CSS class of a verdict. Only verdicts that report a difference are coloured.
 _TONES: dict[Speed, str] = {
     "faster": "pass",
     "same": "none",
@@ -29,7 +29,7 @@ _SIGNS: dict[Speed, str] = {
 
 
 def page(report: TimingReport) -> str:
-    """The artifact as a page of HTML that needs no other file."""
+    """Return a timing report as an HTML page that needs no other file."""
     axis = Axis.of(found.own for cell in report.cells for found in cell.comparisons)
     return _ENVIRONMENT.get_template("timing.html.j2").render(
         report=report,
@@ -45,18 +45,22 @@ def page(report: TimingReport) -> str:
 
 @dataclass
 class Axis:
-    """A logarithmic axis of ratios, as wide one way as the other: 1 is in its middle."""
+    """A logarithmic axis of ratios with 1 in the middle.
+
+    Attributes:
+        reach: The binary logarithm of the largest ratio on the axis.
+    """
 
     reach: float
 
     @classmethod
     def of(cls, intervals: Iterable[Interval]) -> "Axis":
-        """Wide enough for every ratio, up to a factor of 32."""
+        """Return an axis that is wide enough for every ratio, up to 32."""
         far = [abs(math.log2(found.ratio)) for found in intervals if 0 < found.ratio < math.inf]
         return cls(float(min(5, max(1, math.ceil(max(far, default=1) + 0.1)))))
 
     def place(self, ratio: float) -> float:
-        """Where a ratio stands, in per cent of the axis; what is beyond it, at its end."""
+        """Return the position of a ratio in per cent of the axis, at an end if it lies beyond."""
         power = (
             math.log2(ratio) if 0 < ratio < math.inf else (-math.inf if ratio == 0 else math.inf)
         )
@@ -64,7 +68,7 @@ class Axis:
 
     @property
     def ticks(self) -> list[tuple[float, str]]:
-        """Place and label of each power of two."""
+        """Return the position and the label of each power of two."""
         reach = int(self.reach)
         powers = [2.0**k for k in range(-reach, reach + 1)]
         return [(self.place(p), f"{p:.0f}×" if p >= 1 else f"1/{1 / p:.0f}") for p in powers]
@@ -72,7 +76,7 @@ class Axis:
 
 @dataclass
 class LossTimes:
-    """The cells of one loss."""
+    """The timing cells of one loss."""
 
     name: str
     anchor: str
@@ -158,7 +162,7 @@ def _power(power: float | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Such as "12.3 µs"."""
+    """Return a duration with its unit, such as "12.3 µs"."""
     for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
         if seconds >= size:
             return f"{seconds / size:.3g} {unit}"
@@ -166,7 +170,7 @@ def duration(seconds: float) -> str:
 
 
 def amount(number: float) -> str:
-    """Such as "1.5 MB", in powers of ten, as the axis of a chart has them."""
+    """Return a number of bytes with its decimal unit, such as "1.5 MB"."""
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if number >= size:
             return f"{number / size:.3g} {unit}"
@@ -174,7 +178,7 @@ def amount(number: float) -> str:
 
 
 def count(size: int) -> str:
-    """Such as "128k", in powers of two where it is one."""
+    """Return a size as text; multiples of 2¹⁰ or 2²⁰ are abbreviated, such as "128k"."""
     for unit, power in (("M", 20), ("k", 10)):
         if size >= 2**power and size % 2**power == 0:
             return f"{size >> power}{unit}"
@@ -182,7 +186,7 @@ def count(size: int) -> str:
 
 
 def times(ratio: float) -> str:
-    """Such as "0.53"; an infinite end of an interval is a sign."""
+    """Return a ratio as text, such as "0.53"; an infinite one is "∞"."""
     return "∞" if ratio == math.inf else f"{ratio:.3g}" if ratio < 100 else f"{ratio:.0f}"
 
 

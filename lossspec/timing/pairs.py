@@ -1,4 +1,4 @@
-"""Paired timing: calls of several implementations in turn, on the same inputs."""
+"""Paired timing: calls of several implementations in alternation, on the same inputs."""
 
 from __future__ import annotations
 
@@ -23,12 +23,20 @@ from lossspec.timing.statistics import rounds
 
 
 class PairedTiming:
-    """The arms of one cell, timed in turn: the first one is judged against each of the others.
+    """The alternating timing of the arms of one cell; the first arm is compared with the others.
 
-    A round is `before`, `during`, `after`. The rounds go through all orders of the arms (ABBA, for
-    two), so that neither a drift of the machine nor what another arm leaves in the caches favours
-    one. Each block gets fresh inputs in the same memory; what the other arms returned stays alive
-    meanwhile, so that no memory which they freed holds the answer. budget : seconds.
+    A round consists of `before`, `during` and `after`. The rounds use all orders of the arms (ABBA
+    for two arms). So neither a drift of the machine nor the state of the caches favours an arm.
+    Before each block the inputs are written into the same memory again. The results of the other
+    arms stay alive, so that an arm cannot read their values from memory that they freed.
+
+    Args:
+        arms: The implementations by the name of the arm.
+        case: The call.
+        mode: What a call includes, one of `MODES`.
+        device: The device.
+        clock: The clock of the device; chosen for the device by default.
+        budget: The time for all rounds, in seconds.
     """
 
     def __init__(
@@ -65,11 +73,11 @@ class PairedTiming:
                 self._steps[name].append(step(inputs.call(under_test), self.mode))
 
     def _calibrate(self, budget: float) -> None:
-        """How many calls make a block, and how many rounds fit the budget in seconds."""
+        """Set the number of calls in a block, and the number of rounds that fit the budget."""
         taken = {}
         for name in self.arms:
             walls = []
-            for _ in range(3):  # the first one warms up
+            for _ in range(3):  # the first block warms up
                 self._prepare()
                 walls.append(self._block(name)[1] / 1e9)
             taken[name] = min(walls[1:])
@@ -86,7 +94,7 @@ class PairedTiming:
 
     @contextmanager
     def quiet(self) -> Iterator[None]:
-        """Without the garbage collector, for every arm alike."""
+        """Disable the garbage collector, so that its runs are not counted for any arm."""
         gc.collect()
         enabled = gc.isenabled()
         gc.disable()
@@ -97,25 +105,25 @@ class PairedTiming:
                 gc.enable()
 
     def before(self) -> None:
-        """The baselines in front; then everything is ready for the judged arm."""
+        """Time the baselines that precede the judged arm in this round, and prepare that arm."""
         for name in self._turn(front=True):
             self._take(name)
         self._results.pop(self.first, None)
         self._prepare()
 
     def during(self) -> None:
-        """The judged arm's block."""
+        """Time a block of the judged arm."""
         self._readings[self.first].append(self._block(self.first))
 
     def after(self) -> None:
-        """The baselines behind."""
+        """Time the baselines that follow the judged arm in this round, and end the round."""
         for name in self._turn(front=False):
             self._take(name)
         self.rates.append(self.clock.rate())
         self.round += 1
 
     def run(self) -> None:
-        """All rounds."""
+        """Run all rounds."""
         with self.quiet():
             for _ in range(self.rounds):
                 self.before()
@@ -123,22 +131,22 @@ class PairedTiming:
                 self.after()
 
     def readings(self) -> list[Arm]:
-        """What was read so far, the judged arm first."""
+        """Return the readings of each arm so far, the judged arm first."""
         return [
             Arm(name, self.calls, [own for own, _ in pairs], [wall for _, wall in pairs])  # type: ignore[arg-type]  # the record makes tuples
             for name, pairs in self._readings.items()
         ]
 
     def problem(self) -> str | None:
-        """Why the timed calls cannot have been the same work as torch's, if so."""
+        """Return why the timed calls did not do the same work as torch's; None if they did."""
         for inputs in self.inputs:
             if not inputs.untouched():
-                return "after the timed calls the inputs were no longer what they had been"
+                return "the timed calls changed their inputs"
         mine, base = (self._results[name][-1] for name in (self.first, self.baselines[0]))
         if not alike([mine], [base]):
-            return f"the timed call returned another value than {self.baselines[0]} at this size"
+            return f"at this size, the value differs from that of {self.baselines[0]}"
         if self.mode == "full" and not alike(*(self._gradients(n) for n in self._two)):
-            return f"the gradient is another one than that of {self.baselines[0]} at this size"
+            return f"at this size, the gradient differs from that of {self.baselines[0]}"
         return None
 
     @property
@@ -171,7 +179,7 @@ class PairedTiming:
         steps = self._steps[name]
         try:
             with torch.set_grad_enabled(self.mode != "infer"):
-                if len(steps) > 1:  # short calls feel what another arm left in the caches
+                if len(steps) > 1:  # the caches left by another arm would affect a short call
                     steps[-1]()
                     steps = steps[:-1]
                 own, wall, self._results[name] = self.clock.measure(steps)
@@ -181,7 +189,7 @@ class PairedTiming:
 
 
 def alike(got: Sequence[torch.Tensor], want: Sequence[torch.Tensor]) -> bool:
-    """Whether tensors are the same but for what rounding and summing may do at any size."""
+    """Return whether two lists of tensors are equal, up to the rounding errors of long sums."""
     if len(got) != len(want):
         return False
     for x, y in zip(got, want, strict=True):

@@ -1,4 +1,4 @@
-"""What a timing run measures: losses, sizes, modes, and the axes along which losses grow."""
+"""The plan of a timing run: losses, sizes, modes, and the axes along which growth is measured."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class TimedLoss:
 
     @property
     def name(self) -> str:
-        """Unique within the implementation's report."""
+        """Return a name that is unique within the implementation's report."""
         loss, surface = self.under_test.loss.name, self.under_test.surface
         return f"{loss}[{surface}-{self.device}-{self.dtype}]"
 
 
 @dataclass(frozen=True)
 class TimingCell:
-    """A timed loss at one size in one mode: what one test times."""
+    """A timed loss at one size in one mode; one test times it."""
 
     timed_loss: TimedLoss
     size: Size
@@ -35,7 +35,7 @@ class TimingCell:
 
     @property
     def id(self) -> str:
-        """Unique within the implementation's report."""
+        """Return an id that is unique within the implementation's report."""
         under_test = self.timed_loss.under_test
         return timing_id(
             under_test.loss.name,
@@ -48,7 +48,7 @@ class TimingCell:
 
 
 def timing_cells(timed_loss: TimedLoss, modes: tuple[Mode, ...]) -> list[TimingCell]:
-    """Every size in every mode."""
+    """Return the cells of a loss: every size in every mode."""
     return [
         TimingCell(timed_loss, size, mode)
         for size in sizes(timed_loss.under_test.loss, timed_loss.device)
@@ -57,13 +57,13 @@ def timing_cells(timed_loss: TimedLoss, modes: tuple[Mode, ...]) -> list[TimingC
 
 
 def growing(timed_loss: TimedLoss) -> list[str]:
-    """The axes along which growth is measured: the batch, and the classes where there are any."""
+    """Return the axes along which growth is measured: the batch, and the classes if any."""
     loss = timed_loss.under_test.loss
     return [loss.batch, *([loss.classes] if has_classes(loss) else [])]
 
 
 def points(timed_loss: TimedLoss, axis: str) -> list[tuple[int, dict[str, int]]]:
-    """The sizes along an axis, and all axes at each."""
+    """Return each size along an axis, with the sizes of all axes at that point."""
     loss = timed_loss.under_test.loss
     scale = 1 if timed_loss.device == "cpu" else 8
     if axis == loss.classes:

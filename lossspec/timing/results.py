@@ -1,4 +1,4 @@
-"""The artifact of a timing run."""
+"""The report of a timing run, as a JSON artifact."""
 
 import math
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from lossspec.thresholds import BAND, CONFIDENCE, DISAGREE, INCREDIBLE
 
 _AT_LEAST_0 = {"minimum": 0}
 Readings = Annotated[tuple[int, ...], Key(rules={"items": {"type": "integer", "minimum": 0}})]
-SCHEMA = Path(__file__).with_name("timing.schema.json")  # of the artifact, for other tools
+SCHEMA = Path(__file__).with_name("timing.schema.json")  # describes the artifact to other tools
 
 Speed = Literal["faster", "same", "slower", "unclear", "suspicious", "not-timed"]
 Mode = Literal["infer", "forward", "full"]
@@ -23,7 +23,13 @@ SPEEDS: tuple[Speed, ...] = get_args(Speed)
 
 @dataclass(frozen=True)
 class Interval(Record):
-    """A ratio of times with the ends of its confidence interval; infinite where pairs are few."""
+    """A ratio of times with its confidence interval, which is unbounded if there are few pairs.
+
+    Attributes:
+        ratio: The median of the ratios of the pairs.
+        low: The lower end of the interval.
+        high: The upper end of the interval.
+    """
 
     ratio: float
     low: float
@@ -31,13 +37,13 @@ class Interval(Record):
 
 
 def furthest_from_one(measured: Interval) -> float:
-    """Return the factor by which the times differ at most, whichever is the longer."""
+    """Return the largest factor, at least 1, by which the times may differ in either direction."""
     return max(measured.high, 1 / measured.low if measured.low > 0 else math.inf)
 
 
 def rounded_up(factor: float) -> str:
     """Return a factor of 1 or more as a difference, rounded up: "5.1 %", "12 %", "2.1×"."""
-    per_cent = 100 * (factor - 1) - 1e-9  # what a division left over rounds nothing up
+    per_cent = 100 * (factor - 1) - 1e-9  # the rounding error of a division must not round up
     if per_cent < 10:
         return f"{math.ceil(10 * per_cent) / 10:.1f} %"
     return f"{math.ceil(per_cent)} %" if per_cent < 100 else f"{math.ceil(10 * factor) / 10:.1f}×"
@@ -45,36 +51,52 @@ def rounded_up(factor: float) -> str:
 
 @dataclass(frozen=True)
 class Arm(Record):
-    """The readings of one arm, a block of calls each, in ns and in the order of the rounds.
+    """The readings of one arm in ns, one for each block of calls, in the order of the rounds.
 
-    own : on the clock that counts this work alone: the process's CPU time, or a device's events.
-    wall : on the wall; for a device, until it had nothing left to do.
+    Attributes:
+        name: The name of the arm.
+        calls: The number of calls in a block.
+        own: The readings of the own clock: the CPU time of the process, or the events of a device.
+        wall: The readings of the wall clock; for a device, until it is idle.
     """
 
     name: str
-    calls: Annotated[int, Key("Calls in a reading.", rules={"minimum": 1})]
+    calls: Annotated[int, Key("The number of calls in a reading.", rules={"minimum": 1})]
     own: Readings
     wall: Readings
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.calls < 1 or len(self.own) != len(self.wall) or min(*self.own, *self.wall, 1) < 0:
-            raise ReportError("want as many readings on one clock as on the other, none below 0")
+            raise ReportError(
+                f"got {self.calls} calls, {len(self.own)} own and {len(self.wall)} wall readings; "
+                "want at least 1 call, as many readings on both clocks, and none below 0"
+            )
 
     def seconds(self, clock: str) -> float:
-        """The median time of a call; on a clock of `Comparison`."""
+        """Return the median time of a call by a clock, in seconds.
+
+        Args:
+            clock: The clock, as in `Comparison`.
+        """
         return median(self.times(clock)) / self.calls / 1e9
 
     def times(self, clock: str) -> tuple[int, ...]:
-        """The readings of a clock."""
+        """Return the readings of a clock in ns."""
         return self.wall if clock == "wall" else self.own
 
 
 @dataclass(frozen=True)
 class Comparison(Record):
-    """The implementation against one baseline: the time of a call, divided by the baseline's.
+    """The comparison of the implementation with one baseline, as ratios of the time of a call.
 
-    clock : the one that decided; `wall` is the interval on the wall in any case.
+    Attributes:
+        baseline: The name of the baseline.
+        verdict: The verdict.
+        clock: The clock that decides the verdict.
+        own: The ratio by the own clock.
+        wall: The ratio by the wall clock.
+        reason: The reason of the verdict; None if the interval alone decides it.
     """
 
     baseline: str
@@ -86,15 +108,19 @@ class Comparison(Record):
 
     @property
     def deciding(self) -> Interval:
-        """The interval that the verdict rests on."""
+        """Return the interval that decides the verdict."""
         return self.wall if self.clock == "wall" else self.own
 
 
 @dataclass(frozen=True)
 class Peak(Record):
-    """The most memory that one call held at once, beyond its inputs, in bytes; a multiple of them.
+    """The peak memory of one call in excess of its inputs, or the reason why it was not measured.
 
-    `bytes` is None where it was not measured, for the reason given.
+    Attributes:
+        arm: The name of the arm.
+        bytes: The peak memory in bytes; None if it was not measured.
+        ratio: The peak memory divided by the memory of the inputs; None if it was not measured.
+        reason: The reason why it was not measured; None if it was.
     """
 
     arm: str
@@ -105,7 +131,7 @@ class Peak(Record):
 
 @dataclass(frozen=True)
 class Timing(Record):
-    """One loss at one size, in one mode, on one device; its verdict is the one against torch."""
+    """The timing of one loss at one size, in one mode, on one device, with its verdict."""
 
     id: str
     loss: str
@@ -114,18 +140,22 @@ class Timing(Record):
     mode: Mode
     device: str
     dtype: str
-    shapes: Annotated[dict[str, tuple[int, ...]], Key("Of the tensors.", {})]
+    shapes: Annotated[dict[str, tuple[int, ...]], Key("The shape of each tensor.", {})]
     verdict: Speed
     reason: MaybeText
-    comparisons: Annotated[tuple[Comparison, ...], Key("Against torch first.")]
+    comparisons: Annotated[
+        tuple[Comparison, ...],
+        Key("The first one is with torch; it decides the verdict of the cell."),
+    ]
     arms: Annotated[
-        tuple[Arm, ...], Key("Every reading in ns; the i-th of each arm are from one round.")
+        tuple[Arm, ...],
+        Key("All readings in ns; the i-th readings of all arms are from the same round."),
     ]
     peaks: Annotated[tuple[Peak, ...], Key("", ())]
     dropped: Annotated[
         int, Key("Rounds left out because the device was throttled.", 0, _AT_LEAST_0)
     ]
-    seconds: Annotated[float, Key("How long it took to time.", 0.0)]
+    seconds: Annotated[float, Key("The time that the cell took, in seconds.", 0.0)]
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -136,9 +166,21 @@ class Timing(Record):
 
 @dataclass(frozen=True)
 class Growth(Record):
-    """How the time and memory of a full step grow along one axis, the others being fixed.
+    """The growth of the time and memory of a full step along one axis, with the others fixed.
 
-    seconds : the median of a call. bytes : the peak. The powers are fitted over all points.
+    Attributes:
+        loss: The name of the loss.
+        surface: The surface that is called.
+        device: The device.
+        dtype: The dtype of the real tensors.
+        axis: The name of the axis.
+        arm: The name of the arm.
+        sizes: The sizes of the axis.
+        seconds: The median time of a step at each size, in seconds.
+        bytes: The peak memory of a step at each size, in bytes.
+        time_power: The exponent of the time as a power of the size, fitted over all points.
+        memory_power: The exponent of the memory as a power of the size, fitted over all points.
+        reason: The reason why larger sizes were not measured; None if all were.
     """
 
     loss: str
@@ -157,7 +199,7 @@ class Growth(Record):
 
 @dataclass(frozen=True)
 class Rules(Record):
-    """What the verdicts rest on, so that they can be computed again from the readings."""
+    """The limits that decide the verdicts, so that they can be recomputed from the readings."""
 
     confidence: float = CONFIDENCE
     band: float = BAND
@@ -167,16 +209,19 @@ class Rules(Record):
 
 @dataclass(frozen=True)
 class TimingReport(Artifact):
-    """The artifact of a timing run: every reading, and what follows from it."""
+    """The artifact of a timing run: all readings, and the verdicts computed from them."""
 
     KIND = "timing"
-    TITLE = "What one timing run of lossspec found about one implementation."
+    TITLE = "The result of timing one implementation in one run of lossspec."
 
-    implementation: Annotated[TestedImplementation, Key("What was tested.")]
-    environment: Annotated[Environment, Key("Where and when the run took place.", {})]
-    seed: Annotated[int | None, Key("null where it is not known.", None)]
-    rules: Annotated[Rules, Key("What the verdicts rest on.")]
-    load: Annotated[tuple[float, ...], Key("Load averages at the start.", ())]
+    implementation: Annotated[TestedImplementation, Key("The implementation that was timed.")]
+    environment: Annotated[Environment, Key("The machine, the versions and the time.", {})]
+    seed: Annotated[int | None, Key("The seed of the inputs; null if it is unknown.", None)]
+    rules: Annotated[Rules, Key("The limits that decide the verdicts.")]
+    load: Annotated[
+        tuple[float, ...],
+        Key("The load averages of the machine at the start of the run.", ()),
+    ]
     cells: tuple[Timing, ...]
     growth: Annotated[tuple[Growth, ...], Key("", ())]
 
@@ -188,12 +233,16 @@ class TimingReport(Artifact):
 
     @property
     def counts(self) -> dict[Speed, int]:
-        """The number of cells per verdict, zeros included."""
+        """Return the number of cells of each verdict, including zeros."""
         return {word: sum(cell.verdict == word for cell in self.cells) for word in SPEEDS}
 
     @property
     def headline(self) -> str:
-        """Such as "9 cells against torch: 1 faster, 8 with no difference above 5.6 % to 12 %"."""
+        """Return the counts of the verdicts in one line.
+
+        Example:
+            9 cells against torch: 1 faster, 8 with no difference above 5.6 % to 12 %
+        """
         told = []
         for word, count in self.counts.items():
             bounds = self._bounds() if word == "unclear" else []
@@ -206,12 +255,12 @@ class TimingReport(Artifact):
         return f"{cells} against torch: {', '.join(told) or 'none'}"
 
     def _bounds(self) -> list[float]:
-        """Return how far the times of unclear cells differ at most, where 1 is in the interval."""
+        """Return the largest factor of each unclear cell whose interval contains 1."""
         found = [c.comparisons[0].deciding for c in self.cells if c.verdict == "unclear"]
         bounds = [furthest_from_one(ratio) for ratio in found if ratio.low <= 1 <= ratio.high]
         return [bound for bound in bounds if bound < math.inf]
 
 
 def timing_id(loss: str, size: str, mode: str, surface: str, device: str, dtype: str) -> str:
-    """The id of a cell, such as ``cross_entropy/large/full[function-cpu-float32]``."""
+    """Return the id of a cell, such as `cross_entropy/large/full[function-cpu-float32]`."""
     return f"{loss}/{size}/{mode}[{surface}-{device}-{dtype}]"

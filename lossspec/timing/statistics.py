@@ -1,4 +1,4 @@
-"""Statistics of paired timings."""
+"""The statistics of paired timings."""
 
 import math
 from collections.abc import Sequence
@@ -30,12 +30,20 @@ from lossspec.timing.results import (
 
 
 def interval(ratios: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
-    """The median of paired ratios and its exact interval, by the order statistics of a sign test.
+    """Return the median of paired ratios with its exact interval, by the sign test.
 
-    It assumes nothing of how times are distributed. ValueError for no ratio, or one not above 0.
+    The interval does not assume any distribution of the times. Its ends are order statistics; they
+    are 0 and infinity if there are too few ratios.
+
+    Args:
+        ratios: The ratio of each pair.
+        confidence: The confidence of the interval.
+
+    Raises:
+        ValueError: If there is no ratio, or one that is not above 0 and finite.
     """
     if not ratios or not all(0 < ratio < math.inf for ratio in ratios):
-        raise ValueError(f"want ratios above 0, at least one, got {list(ratios)}")
+        raise ValueError(f"got the ratios {list(ratios)}, want at least one, all finite and > 0")
     logs = sorted(map(math.log, ratios))
     n = len(logs)
     tail, rank = 2.0**-n, 0
@@ -47,7 +55,12 @@ def interval(ratios: Sequence[float], confidence: float = CONFIDENCE) -> Interva
 
 
 def speed(measured: Interval, band: float = BAND) -> Speed:
-    """The verdict that an interval allows: three where it is certain, `unclear` otherwise."""
+    """Return `faster`, `slower` or `same` if the whole interval allows it, and `unclear` otherwise.
+
+    Args:
+        measured: The ratio of the times with its interval.
+        band: The ratio up to which times count as the same.
+    """
     if measured.high < 1 / band:
         return "faster"
     if measured.low > band:
@@ -56,10 +69,14 @@ def speed(measured: Interval, band: float = BAND) -> Speed:
 
 
 def said(measured: Interval, band: float = BAND) -> str:
-    """Return the verdict of an interval in words: how large a difference it leaves possible.
+    """Return the verdict of an interval in words, with a bound of the difference.
 
-    Where the verdict would be `unclear`, the interval still bounds the difference: from above where
-    1 lies in it, and from both sides where it does not.
+    An `unclear` interval still bounds the difference: from above if it contains 1, and from both
+    sides otherwise.
+
+    Args:
+        measured: The ratio of the times with its interval.
+        band: The ratio up to which times count as the same.
     """
     verdict, furthest = speed(measured, band), furthest_from_one(measured)
     if furthest == math.inf:
@@ -79,15 +96,25 @@ def said(measured: Interval, band: float = BAND) -> str:
 
 
 def rounds(seconds: float, budget: float) -> int:
-    """How many rounds of some seconds a budget in seconds pays for: whole cycles, within bounds."""
+    """Return the number of rounds that fit a budget: whole cycles, within the limits.
+
+    Args:
+        seconds: The time of one round, in seconds.
+        budget: The time of all rounds, in seconds.
+    """
     paid = int(budget / max(seconds, 1e-9))
     return max(FEWEST_ROUNDS, min(MOST_ROUNDS, paid - paid % ROUND_CYCLE))
 
 
 def exponent(sizes: Sequence[float], amounts: Sequence[float]) -> float | None:
-    """The power of the size that the amounts grow with: least squares on logarithms.
+    """Return the exponent of amounts as a power of the size, by least squares on logarithms.
 
-    None where there are fewer than three points, or an amount is not above 0.
+    Args:
+        sizes: The sizes.
+        amounts: The amount at each size, such as seconds.
+
+    Returns:
+        The exponent; None if there are fewer than three points, or an amount is not above 0.
     """
     if len(sizes) < 3 or min(*sizes, *amounts) <= 0:
         return None
@@ -98,9 +125,15 @@ def exponent(sizes: Sequence[float], amounts: Sequence[float]) -> float | None:
 
 
 def foreseen(sizes: Sequence[float], amounts: Sequence[float], size: float) -> float:
-    """The amount at a larger size, going on from the last two points as a power does.
+    """Return the predicted amount at a larger size.
 
-    From a single point it is in proportion to the size.
+    The amount is extrapolated from the last two points as a power of the size, or from a single
+    point in proportion to the size.
+
+    Args:
+        sizes: The sizes that were measured.
+        amounts: The amount at each size, such as bytes.
+        size: The larger size.
     """
     here, high = sizes[-1], amounts[-1]
     power = 1.0
@@ -110,12 +143,17 @@ def foreseen(sizes: Sequence[float], amounts: Sequence[float], size: float) -> f
 
 
 def compared(mine: Arm, baseline: Arm, own: Literal["cpu", "device", "wall"]) -> Comparison:
-    """The verdict on two arms whose readings are pairs: the i-th of each from the same round.
+    """Compare two arms whose i-th readings are from the same round.
 
-    own : what the arms' own clock is. The wall decides where an arm's CPU time is far from it: more
-    of it is work in parallel. A great difference between the two clocks is suspicious: work that
-    the own clock did not see. Their intervals must tell it, since on a busy machine one arm may
-    wait longer by chance.
+    The own clock decides, unless CPU time far exceeds wall time: then an arm works in parallel, and
+    the wall clock decides. If the wall ratio is much larger than the own ratio, the verdict is
+    `suspicious`: the own clock may have missed work. The intervals of both ratios must be apart,
+    because on a busy machine one arm may wait longer by chance.
+
+    Args:
+        mine: The arm of the implementation.
+        baseline: The arm to compare with.
+        own: The kind of the own clock of both arms.
     """
     on_wall = _ratio(mine, baseline, "wall")
     on_own = _ratio(mine, baseline, own)
@@ -126,19 +164,20 @@ def compared(mine: Arm, baseline: Arm, own: Literal["cpu", "device", "wall"]) ->
     if not parallel and on_wall.low > DISAGREE * on_own.high:
         verdict = "suspicious"
         reason = (
-            f"{on_own.ratio:.2g} times the baseline on the {own} clock but {on_wall.ratio:.2g} "
-            "times on the wall: it waits, or works where that clock does not look"
+            f"{on_own.ratio:.2g} times as long as the baseline by the {own} clock, but "
+            f"{on_wall.ratio:.2g} times by the wall clock: it may wait, or work where the {own} "
+            "clock does not count"
         )
     elif deciding.ratio < 1 / INCREDIBLE and baseline.name == "torch":
         verdict = "suspicious"
-        reason = f"{1 / deciding.ratio:.0f} times as fast as torch: does it do the work?"
+        reason = f"{1 / deciding.ratio:.0f} times as fast as torch: it may not do the same work"
     return Comparison(baseline.name, verdict, clock, on_own, on_wall, reason)
 
 
 def _ratio(mine: Arm, baseline: Arm, clock: str) -> Interval:
     scale = baseline.calls / mine.calls
     times = zip(mine.times(clock), baseline.times(clock), strict=True)
-    # A clock that did not move has no logarithm; it has not seen more than a tick.
+    # A reading of 0 has no logarithm; replace it by 1 ns.
     return interval([scale * max(a, 1) / max(b, 1) for a, b in times])
 
 
@@ -147,9 +186,14 @@ def _busy(arm: Arm) -> float:
 
 
 def kept(arms: Sequence[Arm], rates: Sequence[float | None]) -> tuple[list[Arm], int]:
-    """The arms without the rounds in which the device was throttled, and how many those were.
+    """Return the arms without the rounds in which the device was throttled.
 
-    rates : the device's clock rate after each round, None where it cannot be read.
+    Args:
+        arms: The arms.
+        rates: The device's clock rate after each round, in MHz; None if it cannot be read.
+
+    Returns:
+        The arms, and the number of rounds left out.
     """
     best = max((rate for rate in rates if rate is not None), default=0.0)
     good = [i for i, rate in enumerate(rates) if rate is None or rate >= THROTTLED * best]
@@ -163,7 +207,14 @@ def kept(arms: Sequence[Arm], rates: Sequence[float | None]) -> tuple[list[Arm],
 
 
 def limit(text: str) -> float:
-    """The ratio of `--timing-fail=slower:RATIO`; ArgumentError where it is none of 1 or more."""
+    """Return the ratio of the option `--timing-fail=slower:RATIO`.
+
+    Args:
+        text: The value of the option.
+
+    Raises:
+        ArgumentError: If the value has another form, or the ratio is below 1.
+    """
     word, _, number = text.partition(":")
     try:
         ratio = float(number)
@@ -178,7 +229,7 @@ def limit(text: str) -> float:
 
 
 def beyond(cell: Timing, ratio: float) -> Comparison | None:
-    """The comparison with torch, where its whole interval lies above a ratio."""
+    """Return the comparison with torch if its whole interval is above a ratio; None otherwise."""
     for found in cell.comparisons:
         if found.baseline == "torch" and found.deciding.low > ratio:
             return found

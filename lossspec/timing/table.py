@@ -1,4 +1,4 @@
-"""The times of a run as a table for a terminal of 80 columns."""
+"""The times of a run, as a table for a terminal of 80 columns."""
 
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -13,9 +13,12 @@ _HEAD = " size        mode      a call  ratio  interval        against torch"
 
 
 def table(cells: Sequence[Timing], confidence: float, band: float) -> list[str]:
-    """Return a line for each size and mode, grouped by loss, and the reasons that cells give.
+    """Return a line for each size and mode, grouped by loss, followed by its reason if any.
 
-    confidence : of the intervals. band : the ratio up to which times count as the same.
+    Args:
+        cells: The timing cells.
+        confidence: The confidence of the intervals.
+        band: The ratio up to which times count as the same.
     """
     groups: dict[str, list[Timing]] = {}
     for cell in cells:
@@ -38,7 +41,7 @@ def _title(cell: Timing) -> str:
 
 
 def _rows(group: Sequence[Timing], band: float) -> Iterator[str]:
-    """Return the lines of one loss; a size is named once."""
+    """Yield the lines of one loss; a size is named in its first line only."""
     size = None
     for cell in group:
         named = "" if cell.size == size else cell.size
@@ -70,7 +73,7 @@ def _verdict(cell: Timing, band: float) -> str:
 
 
 def _reason(before: str, reason: str | None) -> list[str]:
-    """Return why a cell has the verdict that it has, indented, in three lines at most."""
+    """Return the reason of a verdict as at most three indented lines."""
     first_line = (reason or "no reason was given").strip().partition("\n")[0]
     text = before + one_line(clip(first_line, 200))
     return textwrap.wrap(

@@ -1,1 +1,1 @@
-"""Conformance: one test for each cell."""
+"""The conformance suite: one test for each cell."""

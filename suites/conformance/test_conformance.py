@@ -1,8 +1,8 @@
-"""One item for each cell: an implementation's loss, judged by one clause on one device."""
+"""The conformance suite: one pytest item for each cell."""
 
-LOSSSPEC_SUITE = "conformance"  # the plugin makes items of this file's tests, and of no other's
+LOSSSPEC_SUITE = "conformance"  # tells the plugin to parametrize the tests of this file
 
 
 def test_conformance(cell, conformance):
-    """The clause holds for this loss."""
+    """Judge one loss by one clause on one device."""
     conformance.judge(cell)

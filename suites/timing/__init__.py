@@ -1,1 +1,1 @@
-"""Timing: one test for each cell, and for each axis that a loss grows along."""
+"""The timing suite: one test for each timing cell, and one for each axis of a loss."""

@@ -1,13 +1,13 @@
-"""One item for each loss, size and mode, and one for each axis that a loss grows along."""
+"""The timing suite: one pytest item for each timing cell, and one for each axis of a loss."""
 
-LOSSSPEC_SUITE = "timing"  # the plugin makes items of this file's tests, and of no other's
+LOSSSPEC_SUITE = "timing"  # tells the plugin to parametrize the tests of this file
 
 
 def test_timing(timing_cell, timed, benchmark):
-    """The time of a call against torch's, in pairs."""
+    """Time a call in pairs with that of the torch counterpart."""
     timed.time(timing_cell, benchmark)
 
 
 def test_growth(timed_loss, axis, timed):
-    """The time and the memory of a full step against the size of one axis."""
+    """Measure the time and memory of a full step for increasing sizes of one axis."""
     timed.grow(timed_loss, axis)
