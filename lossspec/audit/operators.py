@@ -31,7 +31,7 @@ APART = 1000
 TRIED = 150
 #: The maths words whose call may be replaced by its first argument.
 WORDS = (
-    *("absolute", "any_slope", "clamped", "clamped_log", "complement", "exp", "log"),
+    *("absolute", "clamped", "clamped_log", "exp", "log"),
     *("log_softmax", "norm", "positive_part", "sigmoid", "softplus", "sqrt", "x_log_x"),
 )
 SWAPPED = {"minimum": "maximum", "maximum": "minimum"}

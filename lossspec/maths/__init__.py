@@ -5,12 +5,9 @@ from lossspec.maths.number import word
 
 PI = words.PI
 absolute = word(words.absolute)
-any_slope = word(words.any_slope)
 by_convention = word(words.by_convention)
-cancelled = word(words.cancelled)
 clamped = word(words.clamped)
 clamped_log = word(words.clamped_log)
-complement = word(words.complement)
 constant = word(words.constant)
 exp = word(words.exp)
 joined = word(words.joined)
@@ -21,11 +18,9 @@ log_sum_exp = word(words.log_sum_exp)
 matvec = word(words.matvec)
 maximum = word(words.maximum)
 minimum = word(words.minimum)
-minus = word(words.minus)
 minus_log_sigmoid = word(words.minus_log_sigmoid)
 norm = word(words.norm)
 one_hot = word(words.one_hot)
-over = word(words.over)
 pick = word(words.pick)
 positive_part = word(words.positive_part)
 repeated = word(words.repeated)
@@ -40,12 +35,9 @@ x_log_x = word(words.x_log_x)
 __all__ = [
     "PI",
     "absolute",
-    "any_slope",
     "by_convention",
-    "cancelled",
     "clamped",
     "clamped_log",
-    "complement",
     "constant",
     "exp",
     "joined",
@@ -56,11 +48,9 @@ __all__ = [
     "matvec",
     "maximum",
     "minimum",
-    "minus",
     "minus_log_sigmoid",
     "norm",
     "one_hot",
-    "over",
     "pick",
     "positive_part",
     "repeated",

@@ -17,7 +17,7 @@ from lossspec.maths.ensemble import Array, current, rounded
 
 @primitive
 def _rounding(x: Array) -> Array:
-    """x after one rounding; the cotangent is rounded on the way back as well."""
+    """Return the result of an operation rounded once; round the cotangent in backward too."""
     return rounded(x, known_zero=True, apart=True)
 
 
@@ -134,11 +134,11 @@ def _operand(x: Any, like: Array) -> Any:
 
 
 def _exact(operation: Callable[[Any, Any], Any], x: Any, y: Any) -> bool:
-    """Whether an operation only changes the exponent of a number, which rounds nothing."""
+    """Return whether an operation adds 0 or changes the exponent only, which rounds nothing."""
     if operation is operator.pow:
         return np.ndim(y) == 0 and not isinstance(y, Number) and y == 1
-    if operation not in (operator.mul, operator.truediv):
-        return False
+    if operation in (operator.add, operator.sub):
+        return any(not isinstance(term, Number) and np.all(getval(term) == 0) for term in (x, y))
     factor = y if isinstance(x, Number) else x
     if isinstance(factor, Number) or (operation is operator.truediv and factor is x):
         return False

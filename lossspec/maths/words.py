@@ -59,6 +59,11 @@ def _unbroadcast(g: Array, shape: tuple[int, ...]) -> Array:
     return g
 
 
+def _array(x: Array, like: Array) -> Array:
+    """Return a number in the shape of `like`, with the rounding of `constant`; arrays as they are."""
+    return x if isbox(x) or np.ndim(x) else constant(float(x), like)
+
+
 def where(condition: Array, yes: Array, no: Array) -> Array:
     """Return `yes` where `condition` holds and `no` elsewhere.
 
@@ -71,6 +76,8 @@ def where(condition: Array, yes: Array, no: Array) -> Array:
         no: Numbers, of a shape that broadcasts with `condition`.
     """
     condition = kept(np.asarray(getval(condition)))
+    like = yes if np.ndim(getval(yes)) else no
+    yes, no = _array(yes, like), _array(no, like)
     compared(np.isnan(getval(yes)) != np.isnan(getval(no)))
     return _where(condition, yes, no)
 
@@ -120,6 +127,7 @@ def minimum(x: Array, y: Array) -> Array:
     Derivative: 1 for the smaller one. Equal elements are a kink: any split of the derivative
     between them is correct. If either element is nan, so is the result. There is no rounding.
     """
+    x, y = _array(x, y), _array(y, x)
     return _where(_first(_lead(getval(y), getval(x))) | np.isnan(getval(x)), x, y)
 
 
@@ -129,6 +137,7 @@ def maximum(x: Array, y: Array) -> Array:
     Derivative: 1 for the larger one. Equal elements are a kink: any split of the derivative
     between them is correct. If either element is nan, so is the result. There is no rounding.
     """
+    x, y = _array(x, y), _array(y, x)
     return _where(_first(_lead(getval(x), getval(y))) | np.isnan(getval(x)), x, y)
 
 
@@ -186,11 +195,11 @@ def clamped(x: Array, lowest: Array) -> Array:
         x: Numbers of any shape.
         lowest: A lower bound, of the shape of `x`.
     """
-    raw, floor = getval(x), getval(lowest)
+    raw, floor = getval(x), getval(_array(lowest, x))
     return _standing_for(x, np.where(kept(raw < floor), floor, raw), np.ones_like(raw))
 
 
-def any_slope(x: Array, undecided: Array) -> Array:
+def _any_derivative(x: Array, undecided: Array) -> Array:
     """Return `x`, and accept any derivative in [0, 1] where `undecided` holds.
 
     Elsewhere the derivative is 1. There is no rounding.
@@ -224,19 +233,6 @@ def by_convention(x: Array, value: float, undefined: np.ndarray) -> Array:
         current.ensemble.stated.append(np.broadcast_to(undefined, raw.shape)[0])
     agreed = np.where(undefined, np.full_like(raw, value), raw)
     return _standing_for(x, agreed, np.where(undefined, np.full_like(raw, np.nan), 1))
-
-
-def cancelled(x: Array) -> Array:
-    """Return 0 as the sum of x and -x.
-
-    The exact derivative is 0, with the rounding error of a derivative of 1: an implementation that
-    computes `x - x` rounds each of the two derivatives.
-
-    Args:
-        x: Numbers of any shape.
-    """
-    ones = np.ones_like(getval(x))
-    return _standing_for(x, np.zeros_like(ones), rounded(ones) - ones)
 
 
 def pick(x: Array, index: np.ndarray) -> Array:
@@ -507,22 +503,6 @@ def _x_log_x(x: Array) -> Array:
 defvjp(_x_log_x, lambda ans, x: lambda g: g * (rounded(anp.log(x)) + 1))
 
 
-def minus(x: Array, y: Array) -> Array:
-    """Return x - y, rounded; the operator `-` in a definition is not rounded.
-
-    Derivative: 1 by `x` and -1 by `y`.
-    """
-    return rounded(x - y)
-
-
-def over(x: Array, y: Array) -> Array:
-    """Return x / y, rounded; the operator `/` in a definition is not rounded.
-
-    Derivative: 1/y by `x` and -x/y² by `y`. Division by 0 gives inf or nan, as in numpy.
-    """
-    return rounded(x / y)
-
-
 def constant(value: float, like: Array) -> Array:
     """Return a parameter as an array.
 
@@ -560,15 +540,10 @@ def clamped_log(x: Array, lowest: float, held: Array) -> Array:
     raw = getval(x)
     cut = kept(np.log(raw) < lowest)
     zero, one = np.zeros_like(raw), np.ones_like(raw)
-    x = any_slope(x, getval(held) & ~cut)
+    x = _any_derivative(x, getval(held) & ~cut)
     slope = kinked(np.where(cut, zero, one), zero, ANY_FINITE_SLOPE, 0.0)
     floor = _standing_for(x, np.full_like(raw, lowest), slope)
     return _where(cut, floor, log(_where(cut, one, x)))
-
-
-def complement(p: Array) -> Array:
-    """Return 1 - p, the probability of the other outcome, rounded."""
-    return rounded(1 - p)
 
 
 def sqrt(x: Array) -> Array:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lossspec.maths import clamped_log, complement
+from lossspec.maths import clamped_log
 from lossspec.spec.loss import Example, Form, Loss, Refusal
 from lossspec.spec.roles import Probability, Weight
 
@@ -14,7 +14,7 @@ def define(input, target, weight):
     """Return -w (y log x + (1 - y) log(1 - x)), with each logarithm at least -100."""
     at_edge = input * (1 - input) < EDGE
     log_p = clamped_log(input, LOWEST, held=at_edge)
-    log_q = clamped_log(complement(input), LOWEST, held=at_edge)
+    log_q = clamped_log(1 - input, LOWEST, held=at_edge)
     return -weight * (target * log_p + (1 - target) * log_q)
 
 

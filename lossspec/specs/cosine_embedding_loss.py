@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lossspec.maths import by_convention, constant, norm, over, positive_part, total, where
+from lossspec.maths import by_convention, norm, positive_part, total, where
 from lossspec.spec.loss import Example, Form, Loss, Symmetry
 from lossspec.spec.parameters import number
 from lossspec.spec.roles import Real, Sign
@@ -15,8 +15,8 @@ SHORTEST = 1e-4
 def define(input1, input2, target, margin):
     """Return 1 - cos(a, b) for y = 1, and max(0, cos(a, b) - m) for y = -1."""
     lengths = norm(input1, 2) * norm(input2, 2)
-    cos = by_convention(over(total(input1 * input2), lengths), 0.0, lengths == 0)
-    return where(target > 0, 1 - cos, positive_part(cos - constant(margin, like=cos)))
+    cos = by_convention(total(input1 * input2) / lengths, 0.0, lengths == 0)
+    return where(target > 0, 1 - cos, positive_part(cos - margin))
 
 
 def settle(rng, tensors, parameters):

@@ -1,6 +1,6 @@
 """Cross entropy of the softmax of the input with a class, or with a distribution over classes."""
 
-from lossspec.maths import any_slope, constant, log_softmax, times, total
+from lossspec.maths import log_softmax, times, total, where
 from lossspec.spec.loss import Example, Form, Loss
 from lossspec.spec.parameters import ignore_index, number
 from lossspec.spec.roles import ClassIndex, Distribution, Logit, Weight
@@ -8,12 +8,20 @@ from lossspec.spec.roles import ClassIndex, Distribution, Logit, Weight
 
 def define(input, target, weight, label_smoothing):
     """Return -Σ w p' log softmax(x) over the classes, with p' = (1 - ε) p + ε / C."""
-    classes = input.shape[-1]
-    share = constant(label_smoothing, like=target)
-    p = (1 - share) * target + share / max(classes, 1)
-    # A term with p = 0 is 0. An implementation may skip it; then its derivative by p is 0 too.
-    p = any_slope(p, p == 0)
+    p = smoothed(target, label_smoothing)
     return -total(weight * times(p, log_softmax(input)))
+
+
+def skipping_zeros(input, target, weight, label_smoothing):
+    """Return the same sum without the terms with p' = 0, whose derivative by p is then 0."""
+    p = smoothed(target, label_smoothing)
+    return -total(where(p == 0, 0, weight * times(p, log_softmax(input))))
+
+
+def smoothed(target, label_smoothing):
+    """Return (1 - ε) p + ε / C."""
+    classes = target.shape[-1]
+    return (1 - label_smoothing) * target + label_smoothing / max(classes, 1)
 
 
 def divisor(target, weight):
@@ -36,6 +44,7 @@ spec = Loss(
     r" p' = (1 - \varepsilon)\,p + \varepsilon / C",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.CrossEntropyLoss.html",
     define=define,
+    equivalents=(skipping_zeros,),
     shift_invariant=True,
     deprecated_reductions=True,
     forms=(

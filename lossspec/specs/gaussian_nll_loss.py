@@ -2,7 +2,7 @@
 
 from math import log as exact_log
 
-from lossspec.maths import PI, clamped, constant, log
+from lossspec.maths import PI, clamped, log
 from lossspec.spec.loss import Example, Form, Loss, Refusal, Symmetry
 from lossspec.spec.parameters import number, switch
 from lossspec.spec.roles import NonNegative, Real
@@ -10,9 +10,9 @@ from lossspec.spec.roles import NonNegative, Real
 
 def define(input, target, var, full, eps):
     """Return (log v' + (x - y)² / v') / 2 with v' = max(v, ε); with `full`, plus (log 2π) / 2."""
-    v = clamped(var, constant(eps, var))
+    v = clamped(var, eps)
     loss = (log(v) + (input - target) ** 2 / v) / 2
-    return loss + constant(exact_log(2 * PI) / 2, loss) if full else loss
+    return loss + exact_log(2 * PI) / 2 if full else loss
 
 
 def negative_variance(tensors, parameters):

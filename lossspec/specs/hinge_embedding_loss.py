@@ -1,6 +1,6 @@
 """Hinge embedding loss: the distance of a similar pair, the missing margin of a dissimilar one."""
 
-from lossspec.maths import constant, positive_part, where
+from lossspec.maths import positive_part, where
 from lossspec.spec.loss import Example, Form, Loss
 from lossspec.spec.parameters import number
 from lossspec.spec.roles import Real, Sign
@@ -8,7 +8,7 @@ from lossspec.spec.roles import Real, Sign
 
 def define(input, target, margin):
     """Return x for y = 1, and max(0, m - x) for y = -1."""
-    return where(target == 1, input, positive_part(constant(margin, like=input) - input))
+    return where(target == 1, input, positive_part(margin - input))
 
 
 spec = Loss(

@@ -1,6 +1,6 @@
 """Huber loss: quadratic within delta of the target, linear beyond."""
 
-from lossspec.maths import absolute, cancelled, constant, where
+from lossspec.maths import absolute, minimum, where
 from lossspec.spec.loss import OF_DIFFERENCE, Example, Form, Loss
 from lossspec.spec.parameters import number
 from lossspec.spec.roles import Real, Weight
@@ -10,9 +10,14 @@ def define(input, target, delta, weight):
     """Return w r² / 2 for r < δ, and w δ (r - δ / 2) otherwise, with r = |x - y|."""
     # The second derivative is not judged at r = 0, where `absolute` has a kink.
     r = absolute(input - target)
-    delta = constant(delta, like=r)
-    # `cancelled` is 0. It grants the rounding of the equal form q²/2 + δ(r - q), q = min(r, δ).
-    return weight * where(r < delta, r**2 / 2 + delta * cancelled(r), delta * (r - delta / 2))
+    return weight * where(r < delta, r**2 / 2, delta * (r - delta / 2))
+
+
+def without_branches(input, target, delta, weight):
+    """Return w (q² / 2 + δ (r - q)), with q = min(r, δ)."""
+    r = absolute(input - target)
+    q = minimum(r, delta)
+    return weight * (q**2 / 2 + delta * (r - q))
 
 
 spec = Loss(
@@ -24,6 +29,7 @@ spec = Loss(
     r" \delta\,(|x - y| - \delta / 2) & \text{otherwise} \end{cases}",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.HuberLoss.html",
     define=define,
+    equivalents=(without_branches,),
     symmetries=OF_DIFFERENCE,
     forms=(
         Form(shapes=("(*), (*) -> (*)",), tensors={"input": Real(), "target": Real(learned=False)}),

@@ -7,7 +7,7 @@ from lossspec.spec.loss import Example, Form, Loss, Refusal
 from lossspec.spec.parameters import Parameter, ignore_index, number
 from lossspec.spec.roles import ClassIndex, Distribution, Factor, Weight
 from lossspec.specs.cross_entropy import define as cross_entropy
-from lossspec.specs.cross_entropy import divisor
+from lossspec.specs.cross_entropy import divisor, skipping_zeros
 
 AUTO = "torch.nn.LinearCrossEntropyOptions()"
 BY_TWO = "torch.nn.LinearCrossEntropyOptions(batch_chunk_size=2, acc_policy='accurate')"
@@ -18,6 +18,12 @@ def define(input, linear_weight, target, linear_bias, weight, label_smoothing):
     """Return `cross_entropy` of the scores A x + b."""
     scores = matvec(linear_weight, input) + linear_bias
     return cross_entropy(scores, target, weight, label_smoothing)
+
+
+def define_skipping_zeros(input, linear_weight, target, linear_bias, weight, label_smoothing):
+    """Return `cross_entropy` of the scores without the terms with p' = 0."""
+    scores = matvec(linear_weight, input) + linear_bias
+    return skipping_zeros(scores, target, weight, label_smoothing)
 
 
 def constructor(size, tensors):
@@ -79,6 +85,7 @@ spec = Loss(
     r" z = A x + b,\quad p' = (1 - \varepsilon)\,p + \varepsilon / C",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.LinearCrossEntropyLoss.html",
     define=define,
+    equivalents=(define_skipping_zeros,),
     forms=(
         Form(
             name="class indices",

@@ -1,6 +1,6 @@
 """Margin ranking loss: one of two scores should exceed the other by a margin."""
 
-from lossspec.maths import constant, positive_part
+from lossspec.maths import positive_part
 from lossspec.spec.loss import Example, Form, Loss, Symmetry
 from lossspec.spec.parameters import number
 from lossspec.spec.roles import Real, Sign
@@ -8,7 +8,7 @@ from lossspec.spec.roles import Real, Sign
 
 def define(input1, input2, target, margin):
     """Return max(0, -y (x₁ - x₂) + m)."""
-    return positive_part(-target * (input1 - input2) + constant(margin, like=input1))
+    return positive_part(-target * (input1 - input2) + margin)
 
 
 spec = Loss(

@@ -1,6 +1,6 @@
 """Poisson negative log-likelihood of a count, given the rate or its logarithm."""
 
-from lossspec.maths import PI, constant, exp, log, where, x_log_x
+from lossspec.maths import PI, exp, log, where, x_log_x
 from lossspec.spec.loss import Example, Form, Loss
 from lossspec.spec.parameters import number, switch
 from lossspec.spec.roles import Count, NonNegative, Real
@@ -11,14 +11,14 @@ def define(input, target, log_input, full, eps):
     if log_input:
         loss = exp(input) - target * input
     else:
-        loss = input - target * log(input + constant(eps, input))
+        loss = input - target * log(input + eps)
     return loss + log_factorial(target) if full else loss
 
 
 def log_factorial(n):
     """Return Stirling's approximation of log n! for n > 1, and 0 otherwise."""
     many = where(n > 1, n, 2)
-    return where(n > 1, x_log_x(many) - many + log(2 * constant(PI, like=many) * many) / 2, 0)
+    return where(n > 1, x_log_x(many) - many + log(2 * PI * many) / 2, 0)
 
 
 SHAPES = ("(*), (*) -> (*)",)

@@ -1,6 +1,6 @@
 """Smooth L1 loss: quadratic within beta of the target, absolute beyond."""
 
-from lossspec.maths import absolute, cancelled, constant, where
+from lossspec.maths import absolute, minimum, where
 from lossspec.spec.loss import OF_DIFFERENCE, Example, Form, Loss
 from lossspec.spec.parameters import number
 from lossspec.spec.roles import Real
@@ -12,9 +12,16 @@ def define(input, target, beta):
     r = absolute(input - target)
     if beta == 0:
         return r
-    beta = constant(beta, like=r)
-    # `cancelled` is 0. It grants the rounding of the equal form q²/2β + r - q, q = min(r, β).
-    return where(r < beta, r**2 / (2 * beta) + cancelled(r), r - beta / 2)
+    return where(r < beta, r**2 / (2 * beta), r - beta / 2)
+
+
+def without_branches(input, target, beta):
+    """Return q² / 2β + r - q, with q = min(r, β)."""
+    r = absolute(input - target)
+    if beta == 0:
+        return r
+    q = minimum(r, beta)
+    return q**2 / (2 * beta) + (r - q)
 
 
 spec = Loss(
@@ -26,6 +33,7 @@ spec = Loss(
     r" |x - y| - \beta / 2 & \text{otherwise} \end{cases}",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.SmoothL1Loss.html",
     define=define,
+    equivalents=(without_branches,),
     symmetries=OF_DIFFERENCE,
     deprecated_reductions=True,
     forms=(

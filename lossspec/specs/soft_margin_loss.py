@@ -1,13 +1,17 @@
 """Soft margin loss: the logistic loss of a score for a label of -1 or 1."""
 
-from lossspec.maths import minus_log_sigmoid
+from lossspec.maths import minus_log_sigmoid, softplus
 from lossspec.spec.loss import Example, Form, Loss, Symmetry
 from lossspec.spec.roles import Logit, Sign
 
 
 def define(input, target):
-    """Return log(1 + e^(-y x)), written as a binary cross entropy."""
-    # Implementations use this form too, so its roundings belong to the budget.
+    """Return log(1 + e^(-y x))."""
+    return softplus(-target * input)
+
+
+def as_binary_cross_entropy(input, target):
+    """Return -p log σ(x) - (1 - p) log(1 - σ(x)), with p = (1 + y) / 2."""
     minus_log_p, minus_log_q = minus_log_sigmoid(input)  # -log σ(x), -log (1 - σ(x))
     return (1 + target) / 2 * minus_log_p + (1 - target) / 2 * minus_log_q  # y selects one
 
@@ -19,6 +23,7 @@ spec = Loss(
     formula=r"\ell(x, y) = \log(1 + e^{-y x})",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.SoftMarginLoss.html",
     define=define,
+    equivalents=(as_binary_cross_entropy,),
     deprecated_reductions=True,
     forms=(Form(shapes=("(*), (*) -> (*)",), tensors={"input": Logit(), "target": Sign()}),),
     symmetries=(

@@ -1,6 +1,6 @@
 """Triplet margin loss: the anchor should be nearer to the positive than to the negative."""
 
-from lossspec.maths import constant, minimum, minus, norm, positive_part
+from lossspec.maths import minimum, norm, positive_part
 from lossspec.spec.loss import Example, Form, Loss, Symmetry
 from lossspec.spec.parameters import number, switch
 from lossspec.spec.roles import Real
@@ -10,12 +10,12 @@ def define(anchor, positive, negative, margin, p, eps, swap):
     """Return max(0, d(a, x) - d(a, y) + m) with d(u, v) = ‖u - v + ε‖ₚ."""
 
     def d(x, y):
-        return norm(minus(x, y) + constant(eps, like=x), p)
+        return norm(x - y + eps, p)
 
     away = d(anchor, negative)
     if swap:
         away = minimum(away, d(positive, negative))
-    return positive_part(d(anchor, positive) - away + constant(margin, like=away))
+    return positive_part(d(anchor, positive) - away + margin)
 
 
 TENSORS = {"anchor": Real(), "positive": Real(), "negative": Real()}

@@ -2,7 +2,7 @@
 
 from numpy import inf
 
-from lossspec.maths import constant, minimum, minus, norm, positive_part, total
+from lossspec.maths import minimum, norm, positive_part, total
 from lossspec.spec.loss import Example, Form, Loss, Symmetry
 from lossspec.spec.parameters import Parameter, number, switch
 from lossspec.spec.roles import Real
@@ -12,7 +12,7 @@ SQUARED = "lambda x, y: (x - y).square().flatten(1).sum(1)"
 
 def squared(x, y):
     """Return ‖x - y‖² over all axes but the batch."""
-    z = minus(x, y) ** 2
+    z = (x - y) ** 2
     while z.ndim > 2:
         z = total(z)
     return z
@@ -20,11 +20,9 @@ def squared(x, y):
 
 #: For each value of `distance_function`, which is Python code or None, the distance in our words.
 DISTANCES = {
-    None: lambda x, y: norm(minus(x, y) + constant(1e-6, like=x), 2),
-    "torch.nn.PairwiseDistance(p=1.0, eps=0.25)": lambda x, y: norm(
-        minus(x, y) + constant(0.25, like=x), 1
-    ),
-    "lambda x, y: torch.max(torch.abs(x - y), dim=1).values": lambda x, y: norm(minus(x, y), inf),
+    None: lambda x, y: norm(x - y + 1e-6, 2),
+    "torch.nn.PairwiseDistance(p=1.0, eps=0.25)": lambda x, y: norm(x - y + 0.25, 1),
+    "lambda x, y: torch.max(torch.abs(x - y), dim=1).values": lambda x, y: norm(x - y, inf),
     SQUARED: squared,
 }
 
@@ -35,7 +33,7 @@ def define(anchor, positive, negative, distance_function, margin, swap):
     away = d(anchor, negative)
     if swap:
         away = minimum(away, d(positive, negative))
-    return positive_part(d(anchor, positive) - away + constant(margin, like=away))
+    return positive_part(d(anchor, positive) - away + margin)
 
 
 TENSORS = {"anchor": Real(), "positive": Real(), "negative": Real()}
