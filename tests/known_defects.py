@@ -345,9 +345,9 @@ def page() -> str:
         "# Known deviations of torch",
         "",
         "lossspec ships these [known deviations](reading-a-report.md#known-deviations). Each covers"
-        " the calls that its condition describes, as far as they show its symptom, and nothing"
-        " else. The last column names a defect that was planted in torch's own function or class:"
-        " its clause deviates, with all known deviations listed (`tests/test_known_defects.py`)."
+        " only the calls that its condition describes and that show its symptom. The last column"
+        " names a defect that was planted in the function or class of torch. The clause deviates"
+        " for it, although the known deviation is listed (`tests/test_known_defects.py`)."
         " `python tests/known_defects.py docs/known-deviations.md` writes this page.",
     ]
     for name in NAMES:
