@@ -90,11 +90,15 @@ def findings(path: Path) -> list[tuple[int, str, str]]:
     }
     found = []
     for passage in passages:
-        for result in LintFile(path.name, passage.text).lint(config):
-            if path == GLOSSARY and result.check_result.check_path == "lossspec.glossary":
+        text = LintFile(path.name, passage.text)
+        for result, _ in text.lint(config):
+            if path == GLOSSARY and result.check_path == "lossspec.glossary":
                 continue  # the page that lists the words
-            line = passage.line + result.pos[0] - 2  # LintFile puts a line before the text
-            found.append((line, result.check_result.check_path, result.check_result.message))
+            before = text.content[: result.span[0]]
+            space = re.match(r"\s*", text.content[result.span[0] :])
+            breaks = before.count("\n") + (space.group().count("\n") if space else 0)
+            line = passage.line + breaks - 1  # proselint puts an empty line before the text
+            found.append((line, result.check_path, result.message))
     return sorted(found)
 
 
@@ -136,15 +140,18 @@ def of_strings(source: str) -> list[Passage]:
     """Return the docstrings and the strings that are long enough to be messages."""
     passages = []
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            if len(re.findall(r"[A-Za-z]{2,}", node.value)) >= MESSAGE and not is_code(node.value):
-                passages.append(Passage(node.lineno, without_code(node.value)))
+        text = node.value if isinstance(node, ast.Constant) else None
+        if isinstance(text, str) and is_message(text):
+            passages.append(Passage(node.lineno, without_code(text)))
     return passages
 
 
-def is_code(text: str) -> bool:
-    """Return whether a string is a program, a page or a formula rather than a message."""
-    return bool(re.search(r"^\s*(import|from|def|class) \w|</\w+>|\\frac|\\ell", text, re.MULTILINE))
+def is_message(text: str) -> bool:
+    """Return whether a string is prose rather than a name, a program, a page or a formula."""
+    long = len(re.findall(r"[A-Za-z]{2,}", text)) >= MESSAGE
+    return long and not (
+        re.search(r"^\s*(import|from|def|class) \w|</\w+>|\\frac|\\ell", text, re.MULTILINE)
+    )
 
 
 def without_code(text: str) -> str:
