@@ -143,7 +143,7 @@ def test_a_reason_for_not_timing_is_printed_once_and_cut():
     got = lines(*(untimed(reason, size=size) for size in ("small", "large")))
     assert got[2:4] == [
         "l1_loss (function, cpu, float32)",
-        "    not timed: value: deviates (a word a word a word a word a word a word a word",
+        "    not timed: value: deviates (" + " ".join(["a word"] * 7),
     ]
     assert len(got) <= 6
     assert not any("call:" in line for line in got)

@@ -1,5 +1,5 @@
-// A simulated device: it uses memory of the host, and the CPU computes. It implements everything that
-// torch requires of an accelerator.
+// A simulated device: it uses memory of the host, and the CPU computes. It implements what torch
+// requires of an accelerator.
 #include <ATen/EmptyTensor.h>
 #include <ATen/autocast_mode.h>
 #include <ATen/core/Tensor.h>
@@ -176,8 +176,8 @@ Tensor taken_over(const Tensor& made) {
   return own;
 }
 
-// The CPU kernels get each argument in place, so that they see the same strides. An argument that is
-// written to is passed as a copy, which may be resized, and is then written back.
+// The CPU kernels get each argument in place, so that they see the same strides. An argument that
+// is written to is passed as a copy, which may be resized, and is then written back.
 void compute(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   check_devices(op, *stack);
   const auto& schema = op.schema();
