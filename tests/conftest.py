@@ -11,7 +11,28 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
-from hypothesis import settings
+
+#: Variables of CI services, and one in which tox records CI. With them Hypothesis stores no
+#: failures, and pytest prints more.
+CI_VARIABLES = (
+    "CI",
+    "__TOX_ENVIRONMENT_VARIABLE_ORIGINAL_CI",
+    "BUILDKITE",
+    "BUILD_NUMBER",
+    "CIRCLECI",
+    "CIRRUS_CI",
+    "CODEBUILD_BUILD_ID",
+    "GITHUB_ACTIONS",
+    "GITLAB_CI",
+    "HEROKU_TEST_RUN_ID",
+    "TEAMCITY_VERSION",
+    "TF_BUILD",
+    "bamboo.buildKey",
+)
+for name in CI_VARIABLES:  # the tests see the same environment everywhere
+    os.environ.pop(name, None)
+
+from hypothesis import settings  # noqa: E402  # it reads these variables when it is imported
 
 # A test must not replay failing cases that an earlier test stored.
 settings.register_profile("without memory", settings.default, database=None)

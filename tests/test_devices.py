@@ -345,5 +345,5 @@ def test_a_composition_of_torch_operations_conforms_on_the_device(place):
     assert done.status == 0, done.out
     verdicts = place.verdicts("losses.composite")
     assert deviating(verdicts) == set()
-    spared = [n for n, v in verdicts.items() if v == "conforms" and n.split("/")[1][:-18] in HERE]
-    assert len(spared) == 6 * len(HERE)
+    conform = [n for n, v in verdicts.items() if v == "conforms" and n.split("/")[1][:-18] in HERE]
+    assert len(conform) == 6 * len(HERE)

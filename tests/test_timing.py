@@ -203,11 +203,11 @@ def test_every_loss_has_workloads_that_torch_accepts(loss: Loss):
     assert {"small", "cache", "large"} <= {size.name for size in sizes(loss, "cpu")}
     for size in sizes(loss, "cpu")[:2]:
         case = workload(loss, axes(loss, size), "float32", 0)
-        contest = PairedTiming({MINE: under_test, TORCH: under_test}, case, "full", "cpu", Ticks())
-        contest.before()
-        contest.during()
-        contest.after()
-        assert contest.problem() is None
+        timing = PairedTiming({MINE: under_test, TORCH: under_test}, case, "full", "cpu", Ticks())
+        timing.before()
+        timing.during()
+        timing.after()
+        assert timing.problem() is None
         assert case.requires_grad
         # Scores computed by a layer count as elements, although no argument holds them.
         elements = next(iter(case.tensors.values())).size
@@ -233,7 +233,7 @@ def test_a_workload_is_the_same_for_the_same_seed():
 
 
 def test_the_number_of_classes_grows_to_a_large_vocabulary():
-    timed_loss = entrant_of("cross_entropy", functional.cross_entropy)
+    timed_loss = timed_loss_of("cross_entropy", functional.cross_entropy)
     assert growing(timed_loss) == ["N", "C"]
     assert [size for size, _ in points(timed_loss, "C")][-1] == 2**17
     assert len({known["N"] for _, known in points(timed_loss, "C")}) == 1
@@ -260,13 +260,13 @@ class Ticks:
         return self.rates.pop(0) if self.rates else None
 
 
-def entrant_of(name, function):
+def timed_loss_of(name, function):
     implementation = Implementation("mine", functions={name: function})
     (under_test,) = implementation.losses_under_test(find(name))
     return TimedLoss(implementation, under_test, "cpu", "float32")
 
 
-def contest(*functions, mode="full", loss="mse_loss"):
+def paired_timing(*functions, mode="full", loss="mse_loss"):
     spec = find(loss)
     case = workload(spec, axes(spec, sizes(spec, "cpu")[0]), "float32", 0)
     names = (MINE, TORCH, TEXTBOOK)
@@ -287,7 +287,7 @@ def test_the_arms_run_in_every_order():
 
         return mse_loss
 
-    made = contest(named("a"), named("b"), named("c"))
+    made = paired_timing(named("a"), named("b"), named("c"))
     assert made.calls == 1
     made.rounds = 6
     called.clear()
@@ -307,20 +307,20 @@ def test_every_call_gets_fresh_inputs_and_no_old_gradient():
             target += 1
         return value
 
-    made = contest(greedy, functional.mse_loss, mode="infer")
+    made = paired_timing(greedy, functional.mse_loss, mode="infer")
     made.run()
     assert len(set(seen)) == 1
-    assert "the inputs were no longer" in contest_problem(made)
+    assert "the inputs were no longer" in problem_of(made)
 
 
-def contest_problem(made):
+def problem_of(made):
     made.before()
     made.during()
     return made.problem()
 
 
 def test_a_timed_call_with_another_value_is_found():
-    made = contest(
+    made = paired_timing(
         lambda x, y, reduction="mean": 1.1 * functional.mse_loss(x, y), functional.mse_loss
     )
     made.run()
@@ -332,7 +332,7 @@ def test_a_timed_call_with_another_gradient_is_found():
         right = functional.mse_loss(x, y)
         return 2 * right - right.detach()
 
-    made = contest(mse_loss, functional.mse_loss)
+    made = paired_timing(mse_loss, functional.mse_loss)
     made.run()
     assert made.problem() == "the gradient is another one than that of torch at this size"
 
@@ -346,7 +346,7 @@ def test_a_mode_determines_whether_gradients_are_recorded(mode, learns):
         recorded.append((torch.is_grad_enabled(), value.requires_grad, x.grad is not None))
         return value
 
-    made = contest(mse_loss, functional.mse_loss, mode=mode)
+    made = paired_timing(mse_loss, functional.mse_loss, mode=mode)
     made.run()
     assert set(recorded) == {(learns, learns, False)}
     assert mode in MODES
@@ -359,7 +359,7 @@ def test_the_garbage_collector_is_off_for_every_arm():
         states.append(gc.isenabled())
         return functional.mse_loss(x, y)
 
-    made = contest(mse_loss, mse_loss)
+    made = paired_timing(mse_loss, mse_loss)
     states.clear()
     made.run()
     assert set(states) == {False}
@@ -367,7 +367,7 @@ def test_the_garbage_collector_is_off_for_every_arm():
 
 
 def test_the_arguments_of_a_call_are_made_outside_the_timing():
-    made = contest(functional.ctc_loss, functional.ctc_loss, loss="ctc_loss")
+    made = paired_timing(functional.ctc_loss, functional.ctc_loss, loss="ctc_loss")
     log_probs = made.inputs[0].given["log_probs"]
     assert log_probs.is_leaf
     assert log_probs.exp().sum(-1).detach() == pytest.approx(torch.ones(4, 8))
@@ -477,16 +477,16 @@ def test_results_are_compared_as_whole_tensors(got, want, same):
 # === timing cells ==========================================================================
 
 
-def race():
+def timing_run():
     made = TimingRun(budget=0.0)
     made._clocks["cpu"] = Ticks()
     return made
 
 
 def run(function, name="mse_loss", mode="full"):
-    timed_loss = entrant_of(name, function)
+    timed_loss = timed_loss_of(name, function)
     size = Size("small", 128, 4, None, "")
-    return race().run(TimingCell(timed_loss, size, mode))
+    return timing_run().run(TimingCell(timed_loss, size, mode))
 
 
 def test_a_loss_that_conforms_is_timed_against_torch_and_the_textbook():
@@ -522,7 +522,7 @@ def test_growth_ends_at_the_largest_size_that_works():
             raise MemoryError("enough")
         return functional.mse_loss(input, target, reduction=reduction)
 
-    mine, torchs = race().grow(entrant_of("mse_loss", mse_loss), "N")
+    mine, torchs = timing_run().grow(timed_loss_of("mse_loss", mse_loss), "N")
     assert (mine.arm, mine.sizes) == (MINE, (4096, 16384))
     assert mine.reason == "at 65536: MemoryError: “enough”"
     assert (torchs.arm, torchs.reason, len(torchs.sizes)) == (TORCH, None, 5)
@@ -534,7 +534,7 @@ def test_growth_ends_at_the_largest_size_that_works():
 
 @pytest.fixture(scope="module")
 def report():
-    curve = race().grow(entrant_of("mse_loss", functional.mse_loss), "N")
+    curve = timing_run().grow(timed_loss_of("mse_loss", functional.mse_loss), "N")
     slow = run(functional.mse_loss)
     slow = replace(
         slow,
