@@ -31,16 +31,16 @@ FILE = f"""\
 
 # A weight adds 1.
 {as_toml(STAYS)}
-# This one is mended.
+# This one is fixed.
 # It took a while.
 {as_toml(GOES)}
-# Seen by somebody else.
+# Seen by another user.
 {as_toml(ELSEWHERE).replace("reason", "  reason").replace("{ version", "{   version")}# The end.
 """
 
 
 def test_a_stale_entry_is_removed_with_its_comment_and_other_bytes_are_kept(tmp_path):
-    gone = f"# This one is mended.\n# It took a while.\n{as_toml(GOES)}\n"
+    gone = f"# This one is fixed.\n# It took a while.\n{as_toml(GOES)}\n"
     assert FILE.count(gone) == 1
     assert edited(tmp_path, FILE, dropped=[1]) == FILE.replace(gone, "")
 
@@ -178,7 +178,7 @@ def test_an_update_keeps_comments_and_order(workplace):
     path.write_text(FILE, "utf-8")
     assert ", 1 no longer fail" in update(workplace).out[-1]
     new = path.read_text("utf-8")
-    gone = f"# This one is mended.\n# It took a while.\n{as_toml(GOES)}\n"
+    gone = f"# This one is fixed.\n# It took a while.\n{as_toml(GOES)}\n"
     assert new.startswith(FILE.replace(gone, ""))
     words = ("--impl=wrong", "--profile=quick", "--loss=l1_loss", "--deviations=known.toml")
     assert workplace.run(*words).status == 0

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from tests.defects.catalogue import right, wrong
 from tests.defects.composition import Composition, Noisy, PartsInFloat64
-from tests.defects.numerics import with_slope_of
+from tests.defects.numerics import with_gradient_of
 
 Lengths: TypeAlias = Tensor | Sequence[int] | int
 
@@ -133,7 +133,7 @@ class BackwardRunsToTheEnd(CTC):
     ) -> Tensor:
         right = super().rows(lp, targets, frames, lengths, blank)
         whole = super().rows(lp, targets, torch.full_like(frames, lp.shape[0]), lengths, blank)
-        return with_slope_of(right, whole)
+        return with_gradient_of(right, whole)
 
 
 class EmptyTargetHasNoGradient(CTC):
@@ -153,7 +153,7 @@ class BackwardOfFirstBlock(CTC):
         self, lp: Tensor, targets: Tensor, frames: Tensor, lengths: Tensor, blank: int
     ) -> Tensor:
         right = super().rows(lp, targets, frames, lengths, blank)
-        return with_slope_of(
+        return with_gradient_of(
             right, super().rows(lp, targets[:, :2], frames, lengths.clamp(max=2), blank)
         )
 
@@ -163,7 +163,7 @@ class GradientOfInfinity(CTC):
 
     def finish(self, losses: Tensor, zero_infinity: bool) -> Tensor:
         right = super().finish(losses, zero_infinity)
-        return with_slope_of(right, losses) if zero_infinity else right
+        return with_gradient_of(right, losses) if zero_infinity else right
 
 
 class NegativeLengthIsZero(CTC):

@@ -13,7 +13,7 @@ from tests.defects.composition import (
     PartsInFloat64,
     UnknownReductionIsNone,
 )
-from tests.defects.numerics import dense_reading, shares_memory, with_slope_of
+from tests.defects.numerics import dense_reading, shares_memory, with_gradient_of
 
 
 class HingeEmbedding(Composition):
@@ -54,7 +54,7 @@ class MaskOfFirstColumn(HingeEmbedding):
         right = super().element(x, y, margin)
         if y.ndim < 2 or not y.numel():
             return right
-        return with_slope_of(right, super().element(x, y[..., :1].expand_as(y), margin))
+        return with_gradient_of(right, super().element(x, y[..., :1].expand_as(y), margin))
 
 
 WRONG = (

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from lossspec.baselines.reduction import wide
 from tests.defects.catalogue import right, wrong
 from tests.defects.composition import Composition, InOwnDtype, PartsInFloat64, UpstreamIgnored
-from tests.defects.numerics import dense_reading, with_slope_of
+from tests.defects.numerics import dense_reading, with_gradient_of
 
 #: Rows in a chunk, for losses that work in chunks.
 CHUNK = 4
@@ -116,7 +116,7 @@ class WeightNotInGradient(_Weighted):
     """Backward ignores the weight."""
 
     def times(self, losses: Tensor, weight: Tensor, p: int) -> Tensor:
-        return with_slope_of(losses * weight, losses)
+        return with_gradient_of(losses * weight, losses)
 
 
 class WeightRaised(_Weighted):

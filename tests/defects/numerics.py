@@ -76,6 +76,6 @@ def second_gradient(loss: Any, *tensors: Tensor) -> Tensor:
     return second
 
 
-def with_slope_of(value: Tensor, other: Tensor) -> Tensor:
+def with_gradient_of(value: Tensor, other: Tensor) -> Tensor:
     """Return the value of one tensor with the gradient of another."""
     return value.detach() + (other - other.detach())
