@@ -1,4 +1,4 @@
-"""Files of known deviations: what they may say, and how `lossspec deviations` edits them."""
+"""Files of known deviations: their contents, and their editing by `lossspec deviations`."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ from lossspec.judging.stream import stream
 from lossspec.spec.catalogue import catalogue
 
 
-def test_a_file_comes_back_as_it_was(tmp_path):
+def test_a_file_survives_writing_and_reading(tmp_path):
     odd = known(
         reason='it\'s "odd": \\ \x7f \n é 🌀',
         link="https://example.org",
@@ -45,12 +45,12 @@ def test_a_file_comes_back_as_it_was(tmp_path):
     ("path", "text", "message"),
     [
         ("/dev/zero", None, "is larger than 8 MiB, which is the limit"),
-        ("deep.toml", f"a = {'[' * 900}{']' * 900}", ""),  # a newer parser may well read it
+        ("deep.toml", f"a = {'[' * 900}{']' * 900}", ""),  # a newer parser may read it
         ("deeper.toml", f"a = {'[' * 9_999}", "not TOML"),
         ("odd.toml", "\x1b = 1", "not TOML (TOMLDecodeError: “"),
     ],
 )
-def test_a_file_without_bounds_is_one_error(tmp_path, path, text, message):
+def test_an_excessive_file_raises_a_clear_error(tmp_path, path, text, message):
     if text is not None:
         path = tmp_path / path
         path.write_text(text)
@@ -61,7 +61,7 @@ def test_a_file_without_bounds_is_one_error(tmp_path, path, text, message):
 
 
 @pytest.mark.parametrize("name", ["torch.nn", "torch.nn.functional"])
-def test_the_shipped_files_give_reasons(name):
+def test_every_shipped_known_deviation_has_a_reason(name):
     entries = known_deviations.shipped(name)
     assert entries
     assert all(len(entry.reason) > 40 for entry in entries)
@@ -150,7 +150,7 @@ GOOD = {
         ({"when": {"version": ["2"]}}, "a version range reads like '>=2.4, <2.14', got ['2']"),
     ],
 )
-def test_a_wrong_entry_is_told_with_its_place(tmp_path, changes, message):
+def test_an_invalid_entry_is_reported_with_its_number(tmp_path, changes, message):
     entry = {key: value for key, value in (GOOD | changes).items() if value is not None}
     lines = [f"{key} = {inline(value)}" for key, value in entry.items()]
     path = tmp_path / "known.toml"
@@ -161,7 +161,7 @@ def test_a_wrong_entry_is_told_with_its_place(tmp_path, changes, message):
 
 
 @pytest.mark.parametrize("name", catalogue())
-def test_every_feature_of_a_case_can_be_listed(name):
+def test_every_feature_of_a_case_is_accepted_in_a_condition(name):
     loss = catalogue()[name]
     for solved in stream(loss, PROFILES["quick"], 0):
         assert features(solved.case) <= {*known_features(loss)}
@@ -184,7 +184,7 @@ def inline(value) -> str:
         ("\udcff", "not TOML ("),
     ],
 )
-def test_a_file_of_another_kind_is_told_as_such(tmp_path, text, message):
+def test_a_file_of_another_format_raises_a_clear_error(tmp_path, text, message):
     path = tmp_path / "known.toml"
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(DeviationsError) as caught:
@@ -200,7 +200,7 @@ def update(workplace, *words: str):
     return workplace.within(lambda: main(command))
 
 
-def test_an_update_adds_keeps_and_drops(workplace):
+def test_an_update_adds_keeps_and_drops_entries(workplace):
     workplace.write(wrong=WRONG)
     assert update(workplace, "wrong", "--update").out[-1].startswith("known.toml: 0 kept, ")
     added = known_deviations.read(workplace.path / "known.toml")
@@ -226,7 +226,7 @@ def test_an_update_adds_keeps_and_drops(workplace):
     (workplace.path / "wrong.py").touch()
     assert ", 0 added, " in update(workplace, "wrong", "--update").out[-1]
     left = known_deviations.read(workplace.path / "known.toml")
-    # What is mended goes; what torch itself breaks, and is listed for it, stays.
+    # The fixed entry is dropped. The entry of a deviation of torch itself is kept.
     shipped = known_deviations.shipped("torch.nn.functional")
     torchs = {entry.clause for entry in shipped if entry.loss == "l1_loss"}
     assert any(entry.when == {"version": ">9"} for entry in left)
@@ -235,7 +235,7 @@ def test_an_update_adds_keeps_and_drops(workplace):
 
 
 @pytest.mark.parametrize("version", ["2.14.1+cu130", "2.15.0.dev20261101"])
-def test_an_update_keeps_what_is_about_another_version(workplace, version):
+def test_an_update_keeps_entries_of_another_version(workplace, version):
     workplace.write(mine=f"__version__ = {version!r}\n{RIGHT}")
     before = known(when={"version": "<2.14"}, link="https://example.org/1")
     here = known(PLAIN, when={"version": ">=2.14"})
@@ -248,8 +248,8 @@ def test_an_update_keeps_what_is_about_another_version(workplace, version):
 
 
 @pytest.mark.parametrize("name", ["torch.nn", "torch.nn.functional"])
-def test_what_a_shipped_entry_is_about_fails_on_this_torch_and_nothing_else(name):
-    # Clauses that trace take seconds each; these are the entries with a version condition.
+def test_a_shipped_entry_with_a_version_fails_exactly_in_that_version(name):
+    # All entries with a version condition; clauses that trace would take seconds each.
     implementation = load(name)
     cells = {(cell.loss.name, cell.clause.name): cell for cell in Plan([implementation]).cells()}
     asked = [entry for entry in known_deviations.shipped(name) if "version" in entry.when]
@@ -260,7 +260,7 @@ def test_what_a_shipped_entry_is_about_fails_on_this_torch_and_nothing_else(name
         assert still_fails(entry, cell) == holds, (entry.loss, entry.clause, entry.when)
 
 
-def test_an_update_tells_the_surfaces_apart(workplace):
+def test_an_update_keeps_the_surfaces_apart(workplace):
     workplace.write(
         wrong="""
             from torch.nn import L1Loss
@@ -286,7 +286,7 @@ def test_an_update_tells_the_surfaces_apart(workplace):
         (["mine", "--update", "--file=f.toml", "--profile=x"], "unknown profile 'x'; known: quick"),
     ],
 )
-def test_what_cannot_be_updated_is_one_message(workplace, words, message):
+def test_a_failed_update_is_a_one_line_error(workplace, words, message):
     workplace.write(mine=RIGHT)
     result = workplace.within(lambda: main(["deviations", *words]))
     assert result.status == 4
@@ -294,7 +294,7 @@ def test_what_cannot_be_updated_is_one_message(workplace, words, message):
     assert said.startswith(f"lossspec deviations: {message}")
 
 
-def test_the_listed_are_printed(workplace):
+def test_the_command_prints_the_shipped_known_deviations(workplace):
     result = workplace.within(lambda: main(["deviations", "torch.nn"]))
     names = {line.partition(":")[0] for line in result.out}
     assert {
