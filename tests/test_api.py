@@ -127,7 +127,7 @@ def test_dtypes_and_seed_are_as_asked_for():
             ("l1_loss", halved),
             {"clauses": ["ignored-gradient"]},
             ValueError,
-            "nothing to judge: ignored-gradient says nothing about l1_loss",
+            "nothing to judge: no selected clause (ignored-gradient) applies to l1_loss",
         ),
     ],
 )

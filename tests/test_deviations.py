@@ -65,7 +65,7 @@ def test_what_is_listed_is_known_and_what_is_not_deviates(workplace):
     [
         (known(), "its stored case no longer fails; remove it"),
         (known(PLAIN, when={"surface": "function"}), "its stored case no longer fails"),
-        (known(WEIGHTED), "nothing here takes weight; remove it"),
+        (known(WEIGHTED), "the implementation does not take weight; remove it"),
     ],
 )
 def test_an_entry_that_matches_nothing_fails_the_run(workplace, entry, why):
@@ -81,7 +81,7 @@ def test_an_entry_that_matches_nothing_fails_the_run(workplace, entry, why):
     assert workplace.run("--impl=right", *QUICK, listed(workplace, entry)).status == 1
     cell = workplace.cells("right")["l1_loss/value[function-cpu]"]
     assert cell["verdict"] == "deviates"
-    assert cell["reason"].startswith("the deviation listed in known.toml matches nothing: ")
+    assert cell["reason"].startswith("the known deviation in known.toml does not apply: ")
     assert why in cell["reason"]
 
 
@@ -90,7 +90,7 @@ def test_an_entry_about_a_loss_that_is_not_there_fails_the_run(workplace):
     entry = listed(workplace, known())
     assert workplace.run("--impl=right", *QUICK, entry).status == 1
     assert {cell["reason"] for cell in workplace.cells("right").values()} == {
-        "the deviation listed in known.toml matches nothing: right has no l1_loss; remove it",
+        "the known deviation in known.toml does not apply: right has no l1_loss; remove it",
         "right has no l1_loss",
     }
 

@@ -342,11 +342,11 @@ def test_a_terminal_of_few_characters_gets_the_summary_line_by_line(workplace, m
         ("--impl=mine --clause=l2_loss/value", "unknown loss 'l2_loss'; did you mean l1_loss, "),
         (
             "--impl=mine --loss=l1_loss --clause=nll_loss/value",
-            "nothing to judge: nll_loss/value says nothing about l1_loss",
+            "nothing to judge: no selected clause (nll_loss/value) applies to l1_loss",
         ),
         (
             "--impl=mine --loss=l1_loss,mse_loss --clause=ignored-gradient",
-            "nothing to judge: ignored-gradient says nothing about l1_loss, mse_loss",
+            "nothing to judge: no selected clause (ignored-gradient) applies to l1_loss, mse_loss",
         ),
         ("--impl=mine --dtype=int8", "unknown dtype 'int8'; known: float32, float64, float16, "),
         (
