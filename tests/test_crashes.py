@@ -108,7 +108,7 @@ def test_no_clause_but_the_one_that_made_the_fatal_call_is_blamed(dead):
 def test_the_call_shown_for_a_crash_has_the_argument_that_killed(dead):
     _, cells = dead
     cell = cells["nll_loss", "refuses-classes"]
-    assert cell["reason"] == "the process ended while this was judged"
+    assert cell["reason"] == "the process ended while this clause was judged"
     assert str(2**40) in cell["call"]
 
 

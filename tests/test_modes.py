@@ -99,7 +99,7 @@ def test_a_mixed_call_may_be_refused_but_not_on_the_way_back():
     for target, torchs in ((F.huber_loss, "torch.nn.functional"), (torch.nn.HuberLoss, "torch.nn")):
         cell = verdict("huber_loss", target, "mixed-dtypes")
         assert cell.verdict is Verdict.KNOWN  # torch's own bug
-        assert cell.reason == f"inherited: {torchs} does the same on the same call"
+        assert cell.reason == f"inherited: {torchs} deviates in the same way on the same call"
         assert cell.got.startswith("RuntimeError: Found dtype")
 
 

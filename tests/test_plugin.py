@@ -195,7 +195,7 @@ def test_what_is_lacking_is_a_failure_when_all_is_required(workplace, mine):
     reasons = {cell["loss"]: cell["reason"] for cell in workplace.artifact("mine")["cells"]}
     assert reasons == {
         "huber_loss": "mine has no huber_loss",
-        "l1_loss": "--require-all, and it takes no weight",
+        "l1_loss": "a deviation because of --require-all: it takes no weight",
     }
 
 
@@ -368,7 +368,7 @@ def test_a_terminal_of_few_characters_gets_the_summary_line_by_line(workplace, m
         ("--impl=mine --reports=mine.py/deep", "--reports takes a directory, and "),
         ("--impl=mine --deviations=none.toml", "none.toml: cannot be read (No such file or dir"),
         ("--impl=mine --deviations=mine.py", "mine.py: not TOML ("),
-        ("--impl=mine --deviations=odd.toml", "odd.toml: it holds [[deviation]] tables only, got"),
+        ("--impl=mine --deviations=odd.toml", "odd.toml: only [[deviation]] tables are allowed, "),
     ],
 )
 def test_what_cannot_be_is_one_message_that_names_it(workplace, mine, words, wanted):

@@ -129,7 +129,7 @@ def test_what_kills_a_worker_is_named_and_the_rest_is_judged(workplace):
         ("mse_loss", "value"): "conforms",
     }
     killed = cells["mse_loss", "accepts"]
-    assert killed["reason"] == "the process ended while this was judged"
+    assert killed["reason"] == "the process ended while this clause was judged"
     assert "input = tensor([]" in killed["call"]
     assert "l1_loss(input, target" in cells["l1_loss", "threads"]["call"]
 

@@ -138,7 +138,7 @@ def _facts(
         reasons.lacking(cell.under_test, campaign.support),
         reasons.call_fails(campaign.clause_records),
         _outdated(cell, campaign, clause_record),
-        f"it did not end within {timeout.LIMIT:g} s" if endless else None,
+        f"a call did not end within {timeout.LIMIT:g} s" if endless else None,
         require_all,
     )
 

@@ -181,7 +181,7 @@ def check_condition(place: str, loss: Loss, when: Mapping[str, Any]) -> None:
     known = sorted(KEYS)
     if wrong := sorted(set(when) - {*KEYS}):
         near = suggestion(wrong[0], known)
-        raise DeviationsError(f"{place}: unknown keys in when {', '.join(wrong)}{near}")
+        raise DeviationsError(f"{place}: unknown keys in when: {', '.join(wrong)}{near}")
     for key, value in when.items():
         if key != "parameters" and not all(isinstance(word, str) for word in in_list(value)):
             raise DeviationsError(
@@ -201,7 +201,8 @@ def check_condition(place: str, loss: Loss, when: Mapping[str, Any]) -> None:
     for key, allowed in words.items():
         for word in in_list(when.get(key, [])):
             if word not in allowed:
-                raise DeviationsError(f"{place}: no {key} {word!r}{suggestion(word, allowed)}")
+                near = suggestion(word, allowed)
+                raise DeviationsError(f"{place}: unknown value {word!r} in when.{key}{near}")
     _check_parameters(place, loss, when.get("parameters", {}))
     if "version" in when:
         try:
@@ -219,7 +220,7 @@ def _check_parameters(place: str, loss: Loss, parameters: Any) -> None:
     for name, wanted in parameters.items():
         if name not in loss.parameters:
             near = suggestion(name, list(loss.parameters))
-            raise DeviationsError(f"{place}: no parameter {name!r}{near}")
+            raise DeviationsError(f"{place}: the loss has no parameter {name!r}{near}")
         check_comparison(f"{place}: when.parameters.{name}", wanted)
 
 
