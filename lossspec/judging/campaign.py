@@ -274,8 +274,8 @@ class Campaign:
 
         An invalid call must raise an error. If it does not, it may damage memory, and the process
         may crash later. These clauses run last, so that such a crash interrupts no other clause and
-        can be attributed to the invalid call. Each invalid call changes a valid call that was made
-        before, so that no valid call runs in damaged memory.
+        can be attributed to the invalid call. The invalid calls are made from valid calls that were
+        kept before, so that no valid call has to run in damaged memory.
         """
         self._steps.endanger()
         self._steps.number = REPLAYED

@@ -19,12 +19,12 @@ from lossspec.spec.loss import Loss
 
 #: The significant bits of a number in each dtype, the widest first.
 _BITS = {"float64": 53, "float32": 24, "float16": 11, "bfloat16": 8}
-#: A number shows in which dtype it was computed only if it uses more than this share of the bits.
-#: Numbers such as 0.5 are equally common in wider dtypes.
+#: A number shows that it was computed in a dtype only if it uses more than this share of the
+#: dtype's significant bits. Simpler numbers, such as 0.5, are common in wider dtypes too.
 _SIMPLE = 0.5
 #: The largest relative error that a computation in a narrower dtype explains, the narrowest first.
 _NARROW_ERROR = {"bfloat16": 2.0**-5, "float16": 2.0**-8, "float32": 2.0**-12}
-#: A factor is a cause if budget ÷ number is at most the first, and it differs from 1 by the second.
+#: The largest budget ÷ number, and the smallest distance from 1, with which a factor is a cause.
 _FACTOR_KNOWN, _FACTOR_AWAY = 2e-4, 5e-3
 #: Different bugs may share a whole factor up to this one, or its reciprocal.
 _LARGEST_WHOLE = 1000

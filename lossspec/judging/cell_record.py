@@ -144,7 +144,7 @@ def _facts(
 
 
 def _outdated(cell: CellPlan, campaign: Campaign, clause_record: ClauseRecord) -> str | None:
-    """Return why a known deviation no longer applies, if there is such a one."""
+    """Return the reason if a known deviation no longer applies."""
     shipped = known_deviations.shipped(cell.implementation.name)
     # Shipped known deviations were observed on CPUs and may not occur on accelerators.
     elsewhere = accelerates(cell.device) and clause_record.stale in shipped

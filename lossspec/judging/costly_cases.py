@@ -264,7 +264,7 @@ def shows(solved: SolvedCase, name: str) -> bool:
     """Return whether the right value of a case changes plainly without one of its options."""
     loss, case = solved.loss, solved.case
     other = lost(loss, case, name)
-    # An invalid class index may raise, which would look like a call that is not supported.
+    # An invalid class index may raise an error, which would count as an unsupported call.
     if other is None or not _valid(loss, other):
         return False
     want = solved.expected.value(case.reduction)

@@ -120,7 +120,7 @@ class Plan:
         """Return the selected losses in the order of the catalogue.
 
         Raises:
-            UnknownName: No loss has a selected name.
+            UnknownName: A selected name is not the name of a loss.
         """
         known = self._known()
         if self.losses is None:

@@ -3,7 +3,7 @@
 The table has exactly one of these keys:
 
 - `is`: the returned number, as a word of `NUMBERS`.
-- `off`: the largest error, |got - want| ÷ max(1, |want|).
+- `off`: the upper limit of the error |got - want| ÷ max(1, |want|).
 - `factor`: got ÷ want is between 1/factor and factor.
 - `shape`: the returned shape, such as `(1)`. `wrong` stands for any wrong shape.
 - `raises`: the type of the error that is raised.

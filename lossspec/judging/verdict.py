@@ -21,8 +21,8 @@ class Facts:
         profile: How much evidence a verdict needs.
         lacks: A phrase for each feature that the implementation lacks.
         call_fails: The reason if no call was right, which names the clause that shows it.
-        outdated: Why a known deviation no longer applies, if there is such a one.
-        endless: Why the judging of the clause did not end, if a call reached its timeout.
+        outdated: The reason if a known deviation no longer applies.
+        endless: The reason if the judging did not end because a call reached its timeout.
         require_all: Whether a missing parameter is a deviation.
     """
 
