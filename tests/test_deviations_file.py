@@ -108,7 +108,7 @@ GOOD = {
         ({"loss": "mse_loss"}, "the stored case must be a call of mse_loss that meets `when`"),
         ({"when": {"dtype": "float64"}}, "the stored case must be a call of l1_loss that meets"),
         ({"when": {"features": ["8-d"]}}, "the stored case must be a call of l1_loss that meets"),
-        ({"when": {"features": ["4-D"]}}, "unknown value '4-D' in when.features; did you mean 4-d, "),
+        ({"when": {"features": ["4-D"]}}, "unknown value '4-D' in when.features; did you mean 4-d"),
         (
             {"when": {"dtype": "float31"}},
             "unknown value 'float31' in when.dtype; did you mean float32, float16 or bfloat16? ",
