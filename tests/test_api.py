@@ -127,7 +127,7 @@ def test_check_uses_the_given_dtypes_and_seed():
             ("l1_loss", halved),
             {"clauses": ["ignored-gradient"]},
             ValueError,
-            "nothing to judge: ignored-gradient says nothing about l1_loss",
+            "nothing to judge: no selected clause (ignored-gradient) applies to l1_loss",
         ),
     ],
 )

@@ -108,7 +108,7 @@ def test_a_crash_is_blamed_only_on_the_clause_that_made_the_call(dead):
 def test_the_call_text_of_a_crash_has_the_fatal_argument(dead):
     _, cells = dead
     cell = cells["nll_loss", "refuses-classes"]
-    assert cell["reason"] == "the process ended while this was judged"
+    assert cell["reason"] == "the process ended while this clause was judged"
     assert str(2**40) in cell["call"]
 
 

@@ -65,7 +65,7 @@ def test_a_known_deviation_is_known_and_an_unlisted_one_deviates(workplace):
     [
         (known(), "its stored case no longer fails; remove it"),
         (known(PLAIN, when={"surface": "function"}), "its stored case no longer fails"),
-        (known(WEIGHTED), "nothing here takes weight; remove it"),
+        (known(WEIGHTED), "the implementation does not take weight; remove it"),
     ],
 )
 def test_a_known_deviation_that_matches_nothing_fails_the_run(workplace, entry, why):
@@ -81,7 +81,7 @@ def test_a_known_deviation_that_matches_nothing_fails_the_run(workplace, entry, 
     assert workplace.run("--impl=right", *QUICK, listed(workplace, entry)).status == 1
     cell = workplace.cells("right")["l1_loss/value[function-cpu]"]
     assert cell["verdict"] == "deviates"
-    assert cell["reason"].startswith("the deviation listed in known.toml matches nothing: ")
+    assert cell["reason"].startswith("the known deviation in known.toml does not apply: ")
     assert why in cell["reason"]
 
 
@@ -90,7 +90,7 @@ def test_a_known_deviation_of_an_absent_loss_fails_the_run(workplace):
     entry = listed(workplace, known())
     assert workplace.run("--impl=right", *QUICK, entry).status == 1
     assert {cell["reason"] for cell in workplace.cells("right").values()} == {
-        "the deviation listed in known.toml matches nothing: right has no l1_loss; remove it",
+        "the known deviation in known.toml does not apply: right has no l1_loss; remove it",
         "right has no l1_loss",
     }
 
@@ -246,7 +246,7 @@ def test_a_known_deviation_of_torch_is_inherited_by_losses_built_on_it(workplace
     cells = workplace.cells("mine")
     inherited = cells["cross_entropy/refuses-parameters[function-cpu]"]
     assert inherited["verdict"] == "known"
-    assert inherited["reason"].startswith("inherited: torch.nn.functional does the same")
+    assert inherited["reason"].startswith("inherited: torch.nn.functional deviates in the same way")
     own = cells["cross_entropy/value[function-cpu]"]
     assert own["verdict"] == "deviates"
     assert own["case"]["parameters"]["label_smoothing"] == 0.5

@@ -89,7 +89,7 @@ def test_a_condition_in_a_subtable_belongs_to_its_entry(tmp_path):
 
 
 def test_entries_in_an_inline_array_raise_a_clear_error(tmp_path):
-    with pytest.raises(DeviationsError, match="write each entry as a table of its own, below"):
+    with pytest.raises(DeviationsError, match="write each entry as a table that begins"):
         edited(tmp_path, "deviation = [{ loss = 'l1_loss' }]", dropped=[0])
 
 
@@ -151,7 +151,7 @@ def test_a_file_that_tomlkit_would_reformat_raises_a_clear_error(tmp_path):
         edited(tmp_path, text, dropped=[0])
     assert str(caught.value) == (
         f"{tmp_path / 'known.toml'}: cannot be edited in place: tomlkit would write line {line}, "
-        "'[[ deviation ]]', as '[[deviation]]'; write it like that"
+        "'[[ deviation ]]', as '[[deviation]]'; change the line to that"
     )
 
 
@@ -193,7 +193,7 @@ def test_an_update_adds_symptoms_to_entries_of_older_files(workplace):
     words = ("--impl=wrong", "--profile=quick", "--loss=l1_loss", "--deviations=known.toml")
     refused = workplace.run(*words)
     assert refused.status == 4
-    assert "missing keys shows; `lossspec deviations NAME --file FILE --update` writes it" in (
+    assert "missing keys: shows; `lossspec deviations NAME --file FILE --update` writes it" in (
         " ".join(refused.err + refused.out)
     )
     assert "1 without `shows` cannot be judged here" in update(workplace).out[-1]
@@ -256,9 +256,9 @@ def test_a_read_only_folder_is_refused(tmp_path):
 def test_a_file_changed_during_the_run_is_not_overwritten(tmp_path):
     path = tmp_path / "known.toml"
     path.write_text("# theirs\n", "utf-8")
-    with pytest.raises(DeviationsError, match="was changed while the run was under way"):
+    with pytest.raises(DeviationsError, match="was changed during the run"):
         known_file.replace(path, "# mine\n", "# new\n")
-    with pytest.raises(DeviationsError, match="was changed while the run was under way"):
+    with pytest.raises(DeviationsError, match="was changed during the run"):
         known_file.replace(path, None, "# new\n")
     assert path.read_text("utf-8") == "# theirs\n"
     known_file.replace(path, "# theirs\n", "# new\n")

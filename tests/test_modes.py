@@ -98,8 +98,8 @@ def test_a_mixed_dtype_call_may_be_refused_but_not_in_backward():
     assert cell.reason == "inferred: it does not take target in another dtype than the rest"
     for target, torchs in ((F.huber_loss, "torch.nn.functional"), (torch.nn.HuberLoss, "torch.nn")):
         cell = verdict("huber_loss", target, "mixed-dtypes")
-        assert cell.verdict is Verdict.KNOWN  # a bug of torch itself
-        assert cell.reason == f"inherited: {torchs} does the same on the same call"
+        assert cell.verdict is Verdict.KNOWN  # torch's own bug
+        assert cell.reason == f"inherited: {torchs} deviates in the same way on the same call"
         assert cell.got.startswith("RuntimeError: Found dtype")
 
 

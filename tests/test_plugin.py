@@ -195,7 +195,7 @@ def test_require_all_makes_absent_losses_and_options_failures(workplace, mine):
     reasons = {cell["loss"]: cell["reason"] for cell in workplace.artifact("mine")["cells"]}
     assert reasons == {
         "huber_loss": "mine has no huber_loss",
-        "l1_loss": "--require-all, and it takes no weight",
+        "l1_loss": "a deviation because of --require-all: it takes no weight",
     }
 
 
@@ -345,11 +345,11 @@ def test_an_ascii_terminal_gets_the_summary_with_escapes(workplace, monkeypatch)
         ("--impl=mine --clause=l2_loss/value", "unknown loss 'l2_loss'; did you mean l1_loss, "),
         (
             "--impl=mine --loss=l1_loss --clause=nll_loss/value",
-            "nothing to judge: nll_loss/value says nothing about l1_loss",
+            "nothing to judge: no selected clause (nll_loss/value) applies to l1_loss",
         ),
         (
             "--impl=mine --loss=l1_loss,mse_loss --clause=ignored-gradient",
-            "nothing to judge: ignored-gradient says nothing about l1_loss, mse_loss",
+            "nothing to judge: no selected clause (ignored-gradient) applies to l1_loss, mse_loss",
         ),
         ("--impl=mine --dtype=int8", "unknown dtype 'int8'; known: float32, float64, float16, "),
         (
@@ -371,7 +371,7 @@ def test_an_ascii_terminal_gets_the_summary_with_escapes(workplace, monkeypatch)
         ("--impl=mine --reports=mine.py/deep", "--reports takes a directory, but "),
         ("--impl=mine --deviations=none.toml", "none.toml: cannot be read (No such file or dir"),
         ("--impl=mine --deviations=mine.py", "mine.py: not TOML ("),
-        ("--impl=mine --deviations=odd.toml", "odd.toml: it holds [[deviation]] tables only, got"),
+        ("--impl=mine --deviations=odd.toml", "odd.toml: only [[deviation]] tables are allowed, "),
     ],
 )
 def test_invalid_options_give_one_clear_message(workplace, mine, words, wanted):

@@ -129,7 +129,7 @@ def test_the_fatal_call_is_reported_and_other_cells_are_judged(workplace):
         ("mse_loss", "value"): "conforms",
     }
     killed = cells["mse_loss", "accepts"]
-    assert killed["reason"] == "the process ended while this was judged"
+    assert killed["reason"] == "the process ended while this clause was judged"
     assert "input = tensor([]" in killed["call"]
     assert "l1_loss(input, target" in cells["l1_loss", "threads"]["call"]
 

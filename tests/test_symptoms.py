@@ -269,7 +269,7 @@ def test_a_symptom_other_than_the_known_one_deviates(workplace):
     assert workplace.run(*words, listed(workplace, *entries)).status == 1
     cell = workplace.cells("wrong")["l1_loss/value[function-cpu]"]
     assert cell["verdict"] == "deviates"
-    assert "its stored case fails otherwise (the value with " in cell["reason"]
+    assert "its stored case fails in another way (the value with " in cell["reason"]
     assert "correct its `shows`, or remove it" in cell["reason"]
     entries[1] = replace(entries[1], shows={"off": 1.0, "of": "value"})
     # The error is added to the result, so a sum is off by 1 as well.
