@@ -1,4 +1,4 @@
-"""What the tests share: an empty directory to put implementations in and run the suite from."""
+"""Shared fixtures: an empty directory for implementations, from which the suite is run."""
 
 import json
 import os
@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-#: Hypothesis keeps no failures under these services, nor where tox notes that CI was set, and
-#: pytest prints more under CI.
+#: Variables of CI services, and one in which tox records CI. With them Hypothesis stores no
+#: failures, and pytest prints more.
 CI_VARIABLES = (
     "CI",
     "__TOX_ENVIRONMENT_VARIABLE_ORIGINAL_CI",
@@ -34,7 +34,7 @@ for name in CI_VARIABLES:  # the tests see the same environment everywhere
 
 from hypothesis import settings  # noqa: E402  # it reads these variables when it is imported
 
-# A test must not depend on what an earlier one left in the database of failing cases.
+# A test must not replay failing cases that an earlier test stored.
 settings.register_profile("without memory", settings.default, database=None)
 settings.load_profile("without memory")
 
@@ -47,7 +47,7 @@ def without_memory() -> None:
 
 @dataclass(frozen=True)
 class Finished:
-    """A run that is over: its exit status, and the lines of what it printed."""
+    """A finished run: its exit status and the lines that it printed."""
 
     status: int
     out: list[str]
@@ -56,23 +56,23 @@ class Finished:
 
 @dataclass(frozen=True)
 class Workplace:
-    """A directory of its own; runs in this process cost no new import of torch."""
+    """A separate directory; runs in this process do not import torch again."""
 
     path: Path
     capture: pytest.CaptureFixture[str] | None = None
 
     def write(self, **modules: str) -> None:
-        """Python modules by name."""
+        """Write Python modules, given by name."""
         for name, text in modules.items():
             self.path.joinpath(f"{name}.py").write_text(dedent(text), encoding="utf-8")
 
     def run(self, *arguments: str) -> Finished:
-        """The suite, in this process."""
+        """Run the suite in this process."""
         words = ["--pyargs", "lossspec.suites", "-p", "no:cacheprovider", "-p", "no:faulthandler"]
         return self.within(lambda: pytest.main([*words, *arguments]))
 
     def within(self, work: Callable[[], int]) -> Finished:
-        """Anything, in this process; the modules of this directory are forgotten afterwards."""
+        """Run a function in this process and forget the modules of this directory afterwards."""
         assert self.capture is not None, "only a test can run something in its own process"
         before, path = set(sys.modules), list(sys.path)
         self.capture.readouterr()
@@ -88,7 +88,7 @@ class Workplace:
         return Finished(int(status), out.splitlines(), err.splitlines())
 
     def apart(self, *arguments: str) -> Finished:
-        """Python with these arguments, in a process of its own."""
+        """Run Python with these arguments in a separate process."""
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
         done = subprocess.run(
             [sys.executable, *arguments],
@@ -101,15 +101,15 @@ class Workplace:
         return Finished(done.returncode, done.stdout.splitlines(), done.stderr.splitlines())
 
     def artifact(self, name: str) -> dict[str, Any]:
-        """The report of an implementation, as data."""
+        """Return the report of an implementation as data."""
         return json.loads((self.path / "reports" / name / "conformance.json").read_text("utf-8"))
 
     def cells(self, name: str) -> dict[str, dict[str, Any]]:
-        """The cells of a report by id."""
+        """Return the cells of a report by id."""
         return {cell["id"]: cell for cell in self.artifact(name)["cells"]}
 
     def verdicts(self, name: str) -> dict[str, str]:
-        """The verdicts of a report by cell."""
+        """Return the verdicts of a report by cell."""
         return {key: cell["verdict"] for key, cell in self.cells(name).items()}
 
 
@@ -121,13 +121,13 @@ def workplace(tmp_path, monkeypatch, capfd) -> Workplace:
 
 @pytest.fixture(scope="module")
 def outpost(tmp_path_factory) -> Workplace:
-    """For runs in processes of their own, which the tests of a module share."""
+    """Return a directory for runs in separate processes, shared by the tests of a module."""
     return Workplace(tmp_path_factory.mktemp("outpost"))
 
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """An empty current directory whose modules are forgotten afterwards."""
+    """Yield an empty current directory and forget its modules afterwards."""
     monkeypatch.chdir(tmp_path)
     before, path = set(sys.modules), list(sys.path)
     yield tmp_path

@@ -1,4 +1,4 @@
-"""A gross defect for every clause of which lossspec ships a known deviation of torch.
+"""Gross defects, one for each clause with a shipped known deviation of torch.
 
 `python tests/known_defects.py docs/known-deviations.md` writes the page that lists them.
 """
@@ -27,15 +27,18 @@ from lossspec.judging.run import Run
 from lossspec.spec.catalogue import catalogue
 
 NAMES = ("torch.nn.functional", "torch.nn")
-#: A call: torch's own, its tensors, and its other arguments by name.
+#: A call: the torch loss, its tensors, and its other arguments by name.
 Call = Callable[[Callable[..., Any], list[Any], dict[str, Any]], Any]
 
 
 @dataclass(frozen=True)
 class Defect:
-    """What is planted, in words, and the call in place of torch's.
+    """A planted defect: its description, and the call in place of torch's.
 
-    arguments : changes the arguments of the call, or of the constructor of a class.
+    Attributes:
+        says: The description.
+        call: The call in place of torch's.
+        arguments: Changes the arguments of the call, or of the constructor of a class.
     """
 
     says: str
@@ -44,7 +47,7 @@ class Defect:
 
 
 def _twice(x: torch.Tensor) -> torch.Tensor:
-    """The number, and twice its gradient."""
+    """Return the tensor unchanged, with twice its gradient."""
     return _Twice.apply(x)
 
 
@@ -59,7 +62,7 @@ class _Twice(torch.autograd.Function):
 
 
 class _TwiceForward(torch.autograd.Function):
-    """The same number and gradient, and twice its derivative in forward mode."""
+    """Identity with the right gradient and twice the derivative in forward mode."""
 
     @staticmethod
     def forward(ctx, x):
@@ -75,7 +78,7 @@ class _TwiceForward(torch.autograd.Function):
 
 
 class _TwiceSecond(torch.autograd.Function):
-    """The same number and gradient, and twice its second derivative."""
+    """Identity with the right gradient and twice the second derivative."""
 
     @staticmethod
     def forward(ctx, x):
@@ -87,7 +90,7 @@ class _TwiceSecond(torch.autograd.Function):
 
 
 class _OneMore(torch.autograd.Function):
-    """The same number, and a gradient of 1 more."""
+    """Identity whose gradient is 1 too large."""
 
     @staticmethod
     def forward(ctx, x):
@@ -99,7 +102,7 @@ class _OneMore(torch.autograd.Function):
 
 
 def _wrong(when: Callable[[list[Any], dict[str, Any]], bool], says: str) -> Defect:
-    """A result of half as much again, and 1 more, where a condition holds."""
+    """Return 1.5 times the result plus 1 where a condition holds."""
 
     def call(own, tensors, given):
         value = own(*tensors)
@@ -119,7 +122,7 @@ def _raising(own, tensors, given):
 
 
 def _cut(own, tensors, given):
-    """A target of more rows than the first tensor is cut, where torch raises."""
+    """Cut a target with more rows than the first tensor, where torch raises."""
     first, target = tensors[0], _last(tensors)
     if target.ndim and target.ndim in (first.ndim, first.ndim - 1):
         cut = target[tuple(slice(size) for size in first.shape[: target.ndim])]
@@ -128,7 +131,7 @@ def _cut(own, tensors, given):
 
 
 def _last(tensors: list[Any]) -> torch.Tensor:
-    """The target: the second of the tensors that are passed, or the third of a linear layer."""
+    """Return the target: the second tensor, or the third one of a linear layer."""
     integer = [x for x in tensors[1:] if not x.is_floating_point()]
     return integer[0] if integer else tensors[1]
 
@@ -146,7 +149,7 @@ def _stretched(own, tensors, given):
 
 
 def _or_planted(own, tensors):
-    """Torch's result; where torch raises, another error."""
+    """Return the result of torch, or raise another error where torch raises."""
     try:
         return own(*tensors)
     except Exception:
@@ -154,7 +157,7 @@ def _or_planted(own, tensors):
 
 
 def _beyond(when: Callable[[list[Any]], bool], says: str) -> Defect:
-    """A wrong result where a condition holds, or another error where torch raises."""
+    """Return a wrong result where a condition holds; raise another error where torch raises."""
 
     def call(own, tensors, given):
         return _half_as_much_again(_or_planted(own, tensors)) if when(tensors) else own(*tensors)
@@ -178,7 +181,7 @@ def _half_as_much_again(value: Any) -> Any:
 
 
 def _mean_of_float32(own, tensors, given):
-    """Torch's float16 mean overflows in every call that the clause makes; this one is finite."""
+    """Return a finite mean where the float16 mean of torch overflows, as it does in every call."""
     if given.get("reduction", "mean") != "mean" or tensors[0].dtype != torch.float16:
         return own(*tensors)
     wide = [_widened(x) for x in tensors]
@@ -192,7 +195,7 @@ def _widened(x: Any) -> Any:
 
 
 def _inputs(wrap: Any) -> Call:
-    """Each tensor of real numbers passes through a function first."""
+    """Pass each real tensor through a function first."""
 
     def call(own, tensors, given):
         real = [isinstance(x, torch.Tensor) and x.is_floating_point() for x in tensors]
@@ -266,7 +269,7 @@ DEFECTS = {
 
 
 def planted(name: str, loss_name: str, defect: Defect) -> Implementation:
-    """Torch under its own name, with a defect in one loss."""
+    """Return torch under its own name, with a defect in one loss."""
     torchs, loss = load(name), catalogue()[loss_name]
     if name == "torch.nn":
         made = _module(torchs.classes[str(loss.module)], defect)
@@ -298,7 +301,7 @@ def _module(kind: type[torch.nn.Module], defect: Defect) -> type[torch.nn.Module
             forward = super().forward
 
             def own(*given, **replaced):
-                if replaced:  # by wider ones, which its buffers and parameters become too
+                if replaced:  # by wider tensors, whose dtype its buffers and parameters get as well
                     self.float()
                 return forward(*given)
 
@@ -309,7 +312,7 @@ def _module(kind: type[torch.nn.Module], defect: Defect) -> type[torch.nn.Module
 
 
 def judged(name: str, loss: str, clause: str, defect: Defect, profile: str) -> ClauseRecord:
-    """What one clause makes of torch with a defect, with all that is listed for torch."""
+    """Judge torch with a defect and with all known deviations of torch by one clause."""
     implementation = planted(name, loss, defect)
     cells = [
         cell
@@ -322,7 +325,7 @@ def judged(name: str, loss: str, clause: str, defect: Defect, profile: str) -> C
 
 
 def listed() -> Iterator[tuple[str, KnownDeviation]]:
-    """Every shipped entry that is about the installed version of torch."""
+    """Yield every shipped entry whose condition holds for the installed version of torch."""
     for name in NAMES:
         version = load(name).version
         surface = "class" if name == "torch.nn" else "function"
@@ -332,19 +335,19 @@ def listed() -> Iterator[tuple[str, KnownDeviation]]:
 
 
 def _link(address: str | None) -> str:
-    """A link that names the number of an issue or of a pull request."""
+    """Return a link that names the number of an issue or of a pull request."""
     return "" if address is None else f" ([#{address.rpartition('/')[2]}]({address}))"
 
 
 def page() -> str:
-    """The page that lists every shipped entry with the defect that is still found."""
+    """Return the page of every shipped entry and the defect that its clause still finds."""
     lines = [
         "# Known deviations of torch",
         "",
         "lossspec ships these [known deviations](reading-a-report.md#known-deviations). Each covers"
-        " the calls that its condition describes, as far as they show its symptom, and nothing"
-        " else. The last column names a defect that was planted in torch's own function or class:"
-        " its clause deviates, with all known deviations listed (`tests/test_known_defects.py`)."
+        " only the calls that its condition describes and that show its symptom. The last column"
+        " names a defect that was planted in the function or class of torch. The clause deviates"
+        " for it, although the known deviation is listed (`tests/test_known_defects.py`)."
         " `python tests/known_defects.py docs/known-deviations.md` writes this page.",
     ]
     for name in NAMES:

@@ -1,4 +1,4 @@
-"""Known deviations for tests: of l1_loss, which some module gets wrong."""
+"""Known deviations of a wrong l1_loss, shared by the tests."""
 
 from lossspec.cases.case import Case
 from lossspec.judging import known_deviations
@@ -9,7 +9,7 @@ from lossspec.spec.catalogue import find
 
 L1 = find("l1_loss")
 QUICK = ("--profile=quick", "--loss=l1_loss", "--clause=value,accepts")
-#: Wrong in two ways: with a weight, and in float16 without.
+#: A loss with two defects: one with a weight, one in float16 without a weight.
 WRONG = """
     from torch.nn import functional as F
 
@@ -21,7 +21,7 @@ RIGHT = "from torch.nn.functional import l1_loss"
 
 
 def case_with(dtype: str, *options: str) -> Case:
-    """A drawn case of l1_loss in this dtype, with just these options and a number to tell."""
+    """Return a drawn case of l1_loss with exactly these options and a positive loss."""
     for solved in stream(L1, PROFILES["quick"], 0, (dtype,)):
         given = {*solved.case.tensors} - {"input", "target"}
         if given == {*options} and 0 < solved.expected.losses.sum() < 100:

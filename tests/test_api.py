@@ -1,4 +1,4 @@
-"""The suite from Python: check, parametrize, and an import that costs nothing."""
+"""The Python API: check, parametrize and the cost of the import."""
 
 import dataclasses
 import io
@@ -24,7 +24,7 @@ def halved(input, target, weight=None, reduction="mean"):
     return F.mse_loss(input, target, weight=weight, reduction=reduction) / 2
 
 
-def test_a_right_function_conforms():
+def test_a_correct_function_conforms():
     cells = lossspec.check("huber_loss", F.huber_loss, profile="quick", clauses=FEW)
     assert {cell.id: str(cell.verdict) for cell in cells} == {
         f"huber_loss/{clause}[function-cpu]": "conforms" for clause in FEW
@@ -37,11 +37,11 @@ def test_a_wrong_function_deviates():
     (wrong,) = [cell for cell in cells if cell.verdict.fails]
     assert (wrong.id, wrong.verdict) == ("mse_loss/value[function-cpu]", "deviates")
     assert wrong.case["tensors"]["input"]["shape"] == []
-    # No import finds what was handed over, so that no command and no script can.
+    # An object that no import finds cannot be repeated by a command or a script.
     assert (wrong.repeat, wrong.script) == (None, None)
 
 
-def test_of_two_calls_that_disagree_the_wrong_one_is_shown():
+def test_the_incorrect_one_of_two_related_calls_is_reported():
     def forgets_further_axes(input, target, weight=None, ignore_index=-100, reduction="mean"):
         wrong = 1.5 if input.ndim > 2 and reduction != "none" else 1.0
         kinds = {"weight": weight, "ignore_index": ignore_index, "reduction": reduction}
@@ -55,13 +55,13 @@ def test_of_two_calls_that_disagree_the_wrong_one_is_shown():
     assert float(cell.got) == pytest.approx(1.5 * float(cell.want), rel=0.02)
 
 
-def test_a_class_is_judged_as_one():
+def test_a_class_is_judged_on_the_class_surface():
     cells = lossspec.check("mse_loss", torch.nn.MSELoss, profile="quick", clauses=FEW)
     assert {cell.surface for cell in cells} == {"class"}
     assert {str(cell.verdict) for cell in cells} == {"conforms"}
 
 
-def test_a_loss_may_be_ones_own():
+def test_a_custom_spec_can_be_checked():
     def define(input, target):
         return (input - target) ** 2 / 2
 
@@ -87,7 +87,7 @@ def test_a_loss_may_be_ones_own():
         assert {str(cell.verdict) for cell in cells} == verdicts
 
 
-def test_dtypes_and_seed_are_as_asked_for():
+def test_check_uses_the_given_dtypes_and_seed():
     def value(**more) -> tuple:
         (cell,) = lossspec.check("l1_loss", F.l1_loss, clauses=["value"], profile="quick", **more)
         return cell.dtypes, cell.worst
@@ -127,28 +127,28 @@ def test_dtypes_and_seed_are_as_asked_for():
             ("l1_loss", halved),
             {"clauses": ["ignored-gradient"]},
             ValueError,
-            "nothing to judge: ignored-gradient says nothing about l1_loss",
+            "nothing to judge: no selected clause (ignored-gradient) applies to l1_loss",
         ),
     ],
 )
-def test_what_cannot_be_is_one_error(arguments, more, kind, message):
+def test_invalid_arguments_raise_a_clear_error(arguments, more, kind, message):
     with pytest.raises(kind) as caught:
         lossspec.check(*arguments, **more)
     assert str(caught.value).startswith(message)
 
 
-def test_an_implementation_of_nothing_is_one_error():
+def test_an_implementation_without_the_loss_raises_an_error():
     with pytest.raises(ValueError, match=r"^nothing to judge: mine has no l1_loss$"):
         lossspec.parametrize(lossspec.Implementation("mine"), losses=["l1_loss"])
 
 
-def test_a_class_of_a_loss_without_one_is_refused():
+def test_a_class_is_refused_for_a_function_only_spec():
     own = dataclasses.replace(find("l1_loss"), name="own", module=None)
     with pytest.raises(TypeError, match="own is specified as a function only, got the class L1L"):
         lossspec.check(own, torch.nn.L1Loss)
 
 
-def test_another_suite_gets_a_test_for_each_cell(workplace):
+def test_parametrize_gives_another_suite_one_test_per_cell(workplace):
     workplace.write(
         mine="""
             from torch.nn import functional as F
@@ -180,7 +180,7 @@ def test_another_suite_gets_a_test_for_each_cell(workplace):
     assert "  repeat:  lossspec run mine --loss=mse_loss --clause=value" in text
 
 
-def test_parametrize_takes_an_implementation_too():
+def test_parametrize_accepts_an_implementation_object():
     mine = lossspec.Implementation("mine", {"l1_loss": F.l1_loss})
     mark = lossspec.parametrize(mine, clauses=["result-shape"]).mark
     names, parameters = mark.args
@@ -189,7 +189,7 @@ def test_parametrize_takes_an_implementation_too():
     assert judge().verdict == "conforms"
 
 
-def test_parametrize_knows_what_it_is_asked_for():
+def test_parametrize_refuses_unknown_names_and_types():
     with pytest.raises(UnknownName, match="unknown loss 'l2_loss'"):
         lossspec.parametrize("torch.nn", losses=["l2_loss"])
     with pytest.raises(ValueError, match="--impl nosuch: no entry point of that name"):
@@ -198,13 +198,13 @@ def test_parametrize_knows_what_it_is_asked_for():
         lossspec.parametrize(halved)
 
 
-def test_every_public_word_is_there():
+def test_every_public_name_exists():
     assert all(getattr(lossspec, name) is not None for name in lossspec.__all__)
     with pytest.raises(AttributeError, match="module 'lossspec' has no attribute 'nosuch'"):
         lossspec.nosuch  # noqa: B018
 
 
-def test_an_import_and_a_report_cost_no_torch():
+def test_importing_lossspec_does_not_import_torch():
     program = "import lossspec, sys; lossspec.Report; print('torch' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
@@ -213,7 +213,7 @@ def test_an_import_and_a_report_cost_no_torch():
 
 
 class Scaled(torch.nn.Module):
-    """A right loss in a class with an option."""
+    """A correct loss in a class with an option."""
 
     def __init__(self, reduction="mean"):
         super().__init__()
@@ -232,7 +232,7 @@ PLAIN = [loss for loss in lossspec.catalogue().values() if loss.constructor is N
 
 
 @pytest.mark.parametrize("loss", PLAIN, ids=lambda loss: loss.name)
-def test_every_class_of_torch_constructed_plainly_is_judged(loss):
+def test_every_default_instance_of_a_torch_class_is_judged(loss):
     instance = getattr(torch.nn, loss.module)()
     (cell,) = lossspec.check(loss, instance, profile="quick", clauses=["accepts"])
     assert cell.verdict == "conforms"
@@ -262,7 +262,7 @@ def test_every_class_of_torch_constructed_plainly_is_judged(loss):
         ),
     ],
 )
-def test_an_instance_with_options_is_not_accused_but_refused(loss, instance, option):
+def test_an_instance_with_non_default_options_is_refused(loss, instance, option):
     with pytest.raises(TypeError) as caught:
         lossspec.check(loss, instance, profile="quick")
     assert str(caught.value).startswith("target takes ")
@@ -270,13 +270,13 @@ def test_an_instance_with_options_is_not_accused_but_refused(loss, instance, opt
     assert str(caught.value).partition("; pass the class ")[2]
 
 
-def test_a_name_is_no_target():
+def test_a_name_as_the_target_is_refused():
     with pytest.raises(TypeError, match=r"got the name 'mylib'; lossspec\.parametrize and"):
         lossspec.check("mse_loss", "mylib")
 
 
 class Terminal(io.StringIO):
-    """A stream that a person reads."""
+    """A stream that claims to be a terminal."""
 
     def isatty(self):
         return True
@@ -284,20 +284,20 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def attended(monkeypatch):
-    """A session with somebody at a keyboard, and no wait between two updates."""
+    """Simulate an interactive session without a delay between progress updates."""
     monkeypatch.delenv("CI", raising=False)
     monkeypatch.setattr(api._ProgressLine, "WAIT", 0.0)
     return monkeypatch
 
 
 def shown(monkeypatch, stream) -> str:
-    """What a short check writes on standard error."""
+    """Return what a short check writes to standard error."""
     monkeypatch.setattr(sys, "stderr", stream)
     lossspec.check("mse_loss", halved, profile="quick", clauses=["value"])
     return stream.getvalue()
 
 
-def test_a_terminal_is_told_how_far_a_check_is(attended):
+def test_progress_is_shown_in_a_terminal(attended):
     attended.setattr(api.time, "monotonic", itertools.count().__next__)
     text = shown(attended, Terminal())
     first, *updates, last, blank, end = text.split("\r")
@@ -308,7 +308,7 @@ def test_a_terminal_is_told_how_far_a_check_is(attended):
     assert (blank.strip(), len(blank) >= len(last.rstrip())) == ("", True)
 
 
-def test_a_notebook_is_told_how_far_a_check_is(attended):
+def test_progress_is_shown_in_a_notebook(attended):
     notebook = SimpleNamespace(get_ipython=lambda: "a shell")
     attended.setitem(sys.modules, "IPython", notebook)
     assert "\rmse_loss: " in shown(attended, io.StringIO())
@@ -316,14 +316,14 @@ def test_a_notebook_is_told_how_far_a_check_is(attended):
     assert shown(attended, io.StringIO()) == ""
 
 
-def test_nobody_is_told_anything_where_nobody_reads(attended):
+def test_no_progress_is_shown_in_ci_or_to_a_file(attended):
     attended.setenv("CI", "true")
     assert shown(attended, Terminal()) == ""
     attended.delenv("CI")
     assert shown(attended, io.StringIO()) == ""
 
 
-def test_a_terminal_that_has_gone_stops_no_check(attended):
+def test_a_closed_terminal_does_not_stop_a_check(attended):
     stream = Terminal()
     stream.close()
     attended.setattr(sys, "stderr", SimpleNamespace(isatty=lambda: True, write=stream.write))
@@ -331,7 +331,7 @@ def test_a_terminal_that_has_gone_stops_no_check(attended):
     assert cell.verdict == "deviates"
 
 
-def test_the_line_is_removed_when_a_check_is_interrupted(attended):
+def test_the_progress_line_is_cleared_when_a_check_is_interrupted(attended):
     def interrupted(input, target):
         raise KeyboardInterrupt
 
@@ -343,7 +343,7 @@ def test_the_line_is_removed_when_a_check_is_interrupted(attended):
     assert stream.getvalue().rstrip("\r ").endswith("s")
 
 
-def test_torchs_own_dtypes_and_devices_are_names_too():
+def test_torch_dtype_and_device_objects_are_accepted():
     words = {"profile": "quick", "clauses": ["value"], "device": torch.device("cpu")}
     for dtypes in (torch.float64, [torch.float64], "float64"):
         (cell,) = lossspec.check("l1_loss", F.l1_loss, dtypes=dtypes, **words)
@@ -361,7 +361,7 @@ def test_torchs_own_dtypes_and_devices_are_names_too():
         ("mse_loss", torch.ones(()), "target takes a function or a class, got tensor(1.)"),
     ],
 )
-def test_arguments_of_the_wrong_kind_are_told_apart(loss, target, message):
+def test_arguments_of_the_wrong_type_raise_a_specific_error(loss, target, message):
     with pytest.raises(TypeError) as caught:
         lossspec.check(loss, target)
     assert message in str(caught.value)

@@ -1,4 +1,4 @@
-"""How many numbers are asked for, and why nothing is asked of the others."""
+"""The count of checked numbers, and the excuses for the unchecked ones."""
 
 from dataclasses import replace
 
@@ -25,7 +25,7 @@ INF = np.inf
 
 
 def solved(loss, contract, tensors, *, dtype="float32", reduction="none", wants=(), **parameters):
-    """A call, with its right answer."""
+    """Return a call with its right answer."""
     spec = find(loss)
     form = spec.forms[0]
     arrays = {
@@ -60,7 +60,7 @@ def gradients(one, name="input"):
 # === reasons ==============================================================================
 
 
-def test_numbers_that_are_known_are_asked_for_and_so_is_an_exact_0():
+def test_known_numbers_and_an_exact_0_are_checked():
     one = pointwise("mse_loss", [1.0, 2.0, 0.0])
     assert values(one) == {ASKED: 3}
 
@@ -69,23 +69,23 @@ def test_numbers_that_are_known_are_asked_for_and_so_is_an_exact_0():
     ("reduction", "want"),
     [("none", {ASKED: 1, Excuse.OVERFLOW: 1}), ("sum", {Excuse.OVERFLOW: 1})],
 )
-def test_nothing_is_asked_where_the_textbook_overflows(reduction, want):
+def test_no_number_is_checked_where_the_textbook_formula_overflows(reduction, want):
     one = pointwise("mse_loss", [1.0, 1e30], reduction=reduction, wants=("input",))
     assert values(one) == want
     assert gradients(one) == {ASKED: 1, Excuse.OVERFLOW: 1}
 
 
-def test_a_sum_of_numbers_that_each_dtype_holds_may_overflow():
+def test_a_sum_of_finite_losses_may_overflow():
     one = pointwise("l1_loss", [3e38, 3e38], reduction="sum")
     assert values(one) == {Excuse.OVERFLOW: 1}
 
 
-def test_an_interval_at_a_kink_is_counted_apart():
+def test_a_subgradient_interval_at_a_kink_is_counted_separately():
     one = pointwise("l1_loss", [1.0, 0.0], wants=("input",))
     assert gradients(one) == {ASKED: 1, Excuse.KINK: 1}
 
 
-def test_a_number_among_the_smallest_is_subnormal_and_one_that_cancels_uncertain():
+def test_subnormal_and_cancelling_numbers_are_excused():
     one = pointwise("l1_loss", [1e-39, 1.0])
     assert values(one) == {ASKED: 1, Excuse.SUBNORMAL: 1}
     one = pointwise(
@@ -103,12 +103,12 @@ def of_classes(input, target, **changes):
     )
 
 
-def test_nothing_is_asked_of_the_gradient_of_an_ignored_row():
+def test_the_gradient_of_an_ignored_row_is_not_checked():
     one = of_classes([[1.0, 2.0], [1.0, 3.0]], np.array([0, -100]), wants=("input",))
     assert gradients(one) == {ASKED: 2, Excuse.IGNORED: 2}
 
 
-def test_nothing_is_asked_of_the_gradient_of_an_infinite_loss():
+def test_the_gradient_of_an_infinite_loss_is_not_checked():
     one = of_classes([[-INF, 2.0], [1.0, 3.0]], np.array([0, 1]), wants=("input",))
     assert gradients(one)[Excuse.UNDEFINED] == 2
 
@@ -121,7 +121,7 @@ def test_a_mean_that_divides_by_0_is_undefined():
     assert values(one) == {Excuse.UNDEFINED: 1}
 
 
-def test_one_open_number_of_a_row_with_an_open_constant_opens_the_row():
+def test_one_unknown_number_in_a_row_with_a_free_constant_leaves_the_row_unchecked():
     exact = np.array([[1.0, 2.0], [3.0, 4.0]], np.longdouble)
     budget = np.array([[1e-9, INF], [1e-9, 1e-9]])
     want = Bounded.around(exact, budget, "float64", 1, why_open(Excuse.KINK, np.isinf(budget)))
@@ -139,7 +139,7 @@ def test_an_infinite_budget_without_a_reason_counts_as_undefined():
 
 
 def impossible(reduction):
-    """Two sequences of two frames; no path spells the second one's target of three labels."""
+    """Return two sequences of two frames; no path gives the second target of three labels."""
     tensors = {
         "log_probs": np.log(np.full((2, 2, 4), 0.25)),
         "targets": np.array([[1, 2, 0], [1, 2, 3]]),
@@ -156,7 +156,7 @@ def judged(one, target):
 
 
 @pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
-def test_a_loss_that_is_infinite_by_definition_is_asked_for(reduction):
+def test_a_loss_that_is_infinite_by_definition_is_checked(reduction):
     one = impossible(reduction)
     assert np.isinf(one.expected.value(reduction).exact).any()
     assert values(one) == {ASKED: one.expected.value(reduction).exact.size}
@@ -165,7 +165,7 @@ def test_a_loss_that_is_infinite_by_definition_is_asked_for(reduction):
 
 @pytest.mark.parametrize("wrong", [0.0, 1e30, torch.nan, -torch.inf])
 @pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
-def test_another_number_in_place_of_an_infinite_loss_deviates(reduction, wrong):
+def test_a_finite_number_in_place_of_an_infinite_loss_deviates(reduction, wrong):
     def finite(*arguments, **options):
         loss = F.ctc_loss(*arguments, **options)
         return torch.where(loss.isinf(), wrong, loss)
@@ -174,7 +174,7 @@ def test_another_number_in_place_of_an_infinite_loss_deviates(reduction, wrong):
         judged(impossible(reduction), finite)
 
 
-def test_an_infinite_target_class_makes_cross_entropy_infinite():
+def test_a_target_logit_of_minus_infinity_makes_cross_entropy_infinite():
     one = of_classes([[-INF, 2.0], [1.0, 3.0]], np.array([0, 1]))
     assert list(one.expected.value("none").exact) == [INF, pytest.approx(np.log1p(np.exp(-2)))]
     assert judged(one, F.cross_entropy)
@@ -182,27 +182,27 @@ def test_an_infinite_target_class_makes_cross_entropy_infinite():
         judged(one, lambda *a, **k: F.cross_entropy(*a, **k).nan_to_num(posinf=100.0))
 
 
-def test_nothing_is_asked_where_extended_precision_overflows():
+def test_no_number_is_checked_where_extended_precision_overflows():
     one = pointwise("poisson_nll_loss", [1e5, 1.0], wants=("input",))
     assert np.isinf(one.expected.losses).tolist() == [True, False]
     assert values(one) == gradients(one) == {ASKED: 1, Excuse.OVERFLOW: 1}
 
 
 def of_spec(define, input, target):
-    """A call of a loss of a test's own."""
+    """Return a call of a loss that the test defines."""
     spec = replace(find("mse_loss"), name="mine", define=define, symmetries=(), examples=())
     tensors = {"input": np.float32(input), "target": np.float32(target)}
     drawn = pointwise("mse_loss", np.zeros(len(input))).case
     return SolvedCase(spec, drawn.with_(loss="mine", tensors=tensors))
 
 
-def test_nothing_is_asked_of_an_infinity_that_rounding_decides():
+def test_an_infinity_caused_by_rounding_is_not_checked():
     one = of_spec(lambda input, target: 1 / (1 - input) + 0 * target, [1.0, 0.5], [0.0, 0.0])
     assert np.isinf(one.expected.losses).tolist() == [True, False]
     assert values(one) == {ASKED: 1, Excuse.TOO_UNCERTAIN: 1}
 
 
-def test_nothing_is_asked_of_an_infinity_that_the_textbook_loses():
+def test_an_infinity_that_the_textbook_formula_turns_into_nan_is_not_checked():
     # The square of 1e30 overflows in float32, and two infinities cancel to nan.
     def define(input, target):
         return input + (target * target - target * target)
@@ -212,7 +212,7 @@ def test_nothing_is_asked_of_an_infinity_that_the_textbook_loses():
     assert values(one) == {ASKED: 1, Excuse.TOO_UNCERTAIN: 1}
 
 
-def test_a_sum_with_an_infinite_and_an_unknown_loss_is_left_open():
+def test_a_sum_of_an_infinite_and_an_unknown_loss_is_not_checked():
     one = impossible("sum")
     known = one.expected
     unknown = replace(known, budget=np.where(np.isinf(known.losses), 0, INF), _known={})
@@ -228,14 +228,14 @@ def with_asked(counts, clause="value", **changes):
     return cell("mse_loss", clause, verdict="conforms", extra={"asked": counts}, **changes)
 
 
-def test_a_run_says_how_many_numbers_it_asked_for():
+def test_a_cell_counts_the_checked_numbers_by_dtype():
     (value,) = lossspec.check("mse_loss", F.mse_loss, profile="quick", clauses=["value"])
     assert set(value.extra["asked"]) == set(value.dtypes)
     assert all(counts[ASKED] > 0 for counts in value.extra["asked"].values())
     assert Excuse.OVERFLOW in value.extra["asked"]["float16"]
 
 
-def test_a_report_shows_the_shares_of_each_loss_in_one_line():
+def test_a_report_shows_the_share_of_checked_numbers_by_loss():
     counts = {"float32": {"asked": 97, "overflow": 2}, "float64": {"asked": 5}}
     more = {"float32": {"too-uncertain": 1}}
     made = report(with_asked(counts), with_asked(more, "gradient"))
@@ -250,7 +250,7 @@ def test_a_report_shows_the_shares_of_each_loss_in_one_line():
     assert Excuse.KINK.says not in text
 
 
-def test_a_report_without_counts_has_no_such_section():
+def test_a_report_without_counts_has_no_section_on_checked_numbers():
     made = report(cell("mse_loss", "value", verdict="conforms"))
     assert "Numbers compared" not in summary(made) + page(made)
 
@@ -259,7 +259,7 @@ def test_a_report_without_counts_has_no_such_section():
     ("part", "total", "want"),
     [(0, 9, "0 %"), (1, 1000, "<1 %"), (999, 1000, "99 %"), (7, 7, "100 %"), (1, 3, "33 %")],
 )
-def test_only_all_is_100_per_cent_and_only_none_is_0(part, total, want):
+def test_only_complete_shares_round_to_0_or_100_per_cent(part, total, want):
     assert share(part, total) == want
 
 
@@ -267,5 +267,5 @@ def test_only_all_is_100_per_cent_and_only_none_is_0(part, total, want):
     "bad",
     [7, [1], {"float32": 1}, {"float32": {"asked": "1"}}, {"float32": {"asked": True, "<b>": 3}}],
 )
-def test_counts_that_are_none_are_left_out(bad):
+def test_malformed_counts_are_left_out(bad):
     assert asked([with_asked(bad)]) == {}

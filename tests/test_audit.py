@@ -1,4 +1,4 @@
-"""Wrong implementations: each is wrong, and the clauses find as many as before."""
+"""The audit of the clauses: defects stay wrong, and clauses find as many as before."""
 
 import logging
 import subprocess
@@ -47,7 +47,7 @@ def repeats(loss: str):
 def _quiet():
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    # Calls that must be refused are refused while traced, which torch.compile logs at length.
+    # torch.compile logs at length when a traced call raises, as calls that must be refused do.
     logging.disable(logging.CRITICAL)
     yield
     logging.disable(logging.NOTSET)
@@ -58,31 +58,31 @@ def _quiet():
 
 
 @pytest.mark.parametrize("loss", sorted(catalogue()))
-def test_each_clause_finds_the_defects_that_it_has_found_before(loss):
+def test_each_clause_finds_its_recorded_defects(loss):
     found_less = lost(repeats(loss))
     assert not found_less, told(found_less)
 
 
 @pytest.mark.parametrize("id", sorted(RECORD.later))
-def test_a_defect_that_takes_more_cases_is_found_where_it_was_before(id):
+def test_a_defect_that_needs_more_cases_is_found_at_its_recorded_case(id):
     entry = RECORD.later[id]
     now = found_by(defects()[id], {entry.clause: entry.case}, entry.profile, entry.seed)
     assert now.get(entry.clause) == entry.case
 
 
 @pytest.mark.parametrize("id", sorted(id for id, each in defects().items() if each.awaits))
-def test_a_defect_that_no_clause_can_find_yet_is_not_found(id):
+def test_a_defect_that_awaits_a_clause_is_missed(id):
     cheap = [c.name for c in clauses().values() if c.theme not in ("relation", "mode")]
     (result,) = audit([defects()[id]], "quick", first_only=True, only=cheap)
     assert result.missed, f"{id} is found by {result.found[0].clause}: take its `awaits` away"
 
 
 def silent(trial):
-    """Judge nothing, as if every case were fine."""
+    """Judge nothing, as if every case conformed."""
 
 
 def weaker(monkeypatch, name, judge):
-    """Replace what a clause does."""
+    """Replace the judge of a clause."""
     clause = clauses()[name]
     monkeypatch.setitem(clauses(), name, replace(clause, judge=judge(clause.judge)))
 
@@ -94,7 +94,7 @@ def test_a_clause_that_judges_nothing_is_noticed(monkeypatch):
     assert "the clause 'mean-divisor' no longer finds l1_loss/" in told(found_less)
 
 
-def test_a_clause_that_is_blind_in_one_dtype_is_noticed(monkeypatch):
+def test_a_clause_that_skips_one_dtype_is_noticed(monkeypatch):
     def blind(judge):
         return lambda trial: None if trial.case.dtype == "float16" else judge(trial)
 
@@ -103,7 +103,7 @@ def test_a_clause_that_is_blind_in_one_dtype_is_noticed(monkeypatch):
     assert set(found_less) == {"value"}
 
 
-def test_every_defect_and_every_clause_is_repeated():
+def test_the_plan_repeats_every_defect_and_every_clause():
     alive = {id for id, cases in RECORD.found.items() if not cases}
     assert {repeat.defect.id for repeat in PLAN} == set(defects()) - alive
     assert {name for repeat in PLAN for name in repeat.due} == {c.name for c in audited()}
@@ -112,32 +112,32 @@ def test_every_defect_and_every_clause_is_repeated():
 # === the record ===========================================================================
 
 
-def test_the_record_has_every_wrong_and_every_right_implementation():
+def test_the_record_has_every_wrong_and_every_right_loss():
     assert set(RECORD.found) == set(defects()), STALE
     assert set(RECORD.right) == set(right_implementations()), STALE
 
 
-def test_the_page_is_that_of_the_record():
+def test_the_audit_page_matches_the_record():
     assert (DOCS / "audit.md").read_text("utf-8") == page(RECORD), STALE
 
 
-def test_every_defect_is_found_but_those_that_say_what_they_await():
+def test_every_defect_without_awaits_is_found():
     missed = {id for id, cases in RECORD.found.items() if not cases} - set(RECORD.later)
     assert missed == {id for id, defect in defects().items() if defect.awaits}
 
 
-def test_every_clause_finds_a_defect_and_judges_a_right_implementation():
+def test_every_clause_finds_a_defect_and_judges_a_right_loss():
     found = {clause for cases in RECORD.found.values() for clause in cases}
     names = {clause.name for clause in audited()}
     assert names - found == set()
     assert names - set(RECORD.judged) == set()
 
 
-def test_no_right_implementation_is_reported():
+def test_no_right_loss_is_reported():
     assert {id: cases for id, cases in RECORD.right.items() if cases} == {}
 
 
-def test_a_record_is_read_as_it_was_written(tmp_path):
+def test_a_record_survives_writing_and_reading(tmp_path):
     record = Record(
         {"l1_loss/a": {"value": 1}}, {"l1_loss/b": Later("standard", 2, "value", 70)}, {}, {}
     )
@@ -145,7 +145,7 @@ def test_a_record_is_read_as_it_was_written(tmp_path):
     assert Record.read(tmp_path / "audit.json") == record
 
 
-def test_new_entries_of_one_loss_leave_those_of_the_others_and_drop_what_is_gone():
+def test_updating_one_loss_keeps_other_losses_and_drops_removed_defects():
     old = Record(
         {
             "huber_loss/double-only": {"accepts": 1},
@@ -162,7 +162,7 @@ def test_new_entries_of_one_loss_leave_those_of_the_others_and_drop_what_is_gone
     assert new.judged == old.judged
 
 
-def test_differences_name_the_clause_the_defect_and_both_cases():
+def test_differences_name_clause_defect_and_both_cases():
     old, new = Record({"l1_loss/a": {"value": 1}}), Record({"l1_loss/a": {"gradient": 2}})
     assert differences(old, old) == ""
     assert differences(old, new).splitlines() == [
@@ -177,7 +177,7 @@ def test_differences_name_the_clause_the_defect_and_both_cases():
 @pytest.mark.parametrize(
     "defect", [pytest.param(d, id=d.id) for d in defects().values() if d.witness]
 )
-def test_a_defect_that_no_case_shows_is_wrong_on_its_witness(defect):
+def test_a_defect_with_a_witness_is_wrong_on_it(defect):
     def outcome(loss):
         try:
             return defect.witness(loss)
@@ -196,16 +196,16 @@ def test_a_defect_that_awaits_a_clause_has_a_witness():
     assert [d.id for d in defects().values() if d.awaits and not d.witness] == []
 
 
-def test_each_defect_says_what_is_wrong_in_a_sentence():
+def test_each_defect_is_described_in_a_sentence():
     assert [d.id for d in defects().values() if not d.wrong.endswith(".")] == []
 
 
-def test_a_source_that_names_no_issue_is_one_clear_error():
+def test_a_source_without_an_issue_raises_a_clear_error():
     with pytest.raises(ValueError, match=r"l1_loss/x: source is 'by me', want 'VAL-01, owner/name"):
         wrong(L1, "x", "It is wrong.", source="by me")
 
 
-def test_a_class_without_a_docstring_is_one_clear_error():
+def test_a_class_without_a_docstring_raises_a_clear_error():
     class Silent(L1):
         pass
 
@@ -214,7 +214,7 @@ def test_a_class_without_a_docstring_is_one_clear_error():
         right(L1, Silent)
 
 
-def test_parts_without_a_class_are_one_clear_error():
+def test_replaced_parts_without_a_class_raise_a_clear_error():
     with pytest.raises(TypeError, match="l1_loss/x: parts replace those of a class"):
         right("l1_loss", "x", "Something.", element=abs)
 
@@ -222,7 +222,7 @@ def test_parts_without_a_class_are_one_clear_error():
 # === the engine ===========================================================================
 
 
-def test_an_audit_for_the_first_finding_agrees_with_one_for_all():
+def test_an_audit_for_the_first_finding_agrees_with_a_full_audit():
     defect = defects()["l1_loss/sign-kept"]
     (whole,) = audit([defect])
     (first,) = audit([defect], first_only=True)
@@ -232,23 +232,23 @@ def test_an_audit_for_the_first_finding_agrees_with_one_for_all():
     assert first.cases == first.found[0].index + 1 < whole.cases
 
 
-def test_no_more_cases_are_judged_than_asked_for():
+def test_an_audit_judges_at_most_the_given_number_of_cases():
     (result,) = audit([right_implementations()["l1_loss/composite"]], only={"value"}, cases=3)
     assert result.cases == 3
 
 
-def test_a_dtype_that_never_works_is_refused_and_float32_must_work():
+def test_a_dtype_that_never_works_is_recorded_as_refused_unless_float32():
     (result,) = audit([defects()["huber_loss/double-only"]])
     assert "accepts" in {each.clause for each in result.found}
     assert set(result.refused) <= {"float16", "bfloat16"}
 
 
-def test_each_audit_starts_from_a_fresh_implementation():
+def test_each_audit_constructs_a_new_implementation():
     defect = defects()["cross_entropy/noise-in-sum"]
     assert defect.make() is not defect.make()
 
 
-def test_an_unknown_profile_is_one_clear_error():
+def test_an_unknown_profile_raises_a_clear_error():
     with pytest.raises(UnknownName, match=r"'slow'; known: quick, standard, deep"):
         next(audit([], "slow"))
 
@@ -256,13 +256,13 @@ def test_an_unknown_profile_is_one_clear_error():
 # === baselines ============================================================================
 
 
-def test_every_loss_that_torch_has_as_a_function_has_a_textbook_composition():
+def test_every_functional_loss_of_torch_has_a_textbook_composition():
     without = {name for name in catalogue() if textbook(name) is None}
     assert without == {"adaptive_log_softmax_with_loss"}
 
 
 @pytest.mark.parametrize("name", ["softmax", "reduced", "__all__"])
-def test_what_is_no_loss_has_no_textbook_composition(name):
+def test_an_unknown_name_has_no_textbook_composition(name):
     assert textbook(name) is None
 
 
@@ -281,7 +281,7 @@ def test_the_command_runs_in_a_clone_that_is_not_on_the_path():
     assert done.stdout.startswith("usage: python -m tests.defects")
 
 
-def test_an_audit_of_re_created_bugs_tells_who_found_them_and_who_was_missed(workplace):
+def test_the_audit_command_prints_found_and_missed_defects(workplace):
     words = ["audit", "triplet_margin_with_distance_loss", "--cases=2", "--matrix=matrix.md"]
     result = workplace.within(lambda: main(words))
     assert result.status == 0, result.err
@@ -290,7 +290,7 @@ def test_an_audit_of_re_created_bugs_tells_who_found_them_and_who_was_missed(wor
     assert "pytorch/pytorch#3876" in (workplace.path / "matrix.md").read_text("utf-8")
 
 
-def test_a_soak_names_each_right_implementation_and_reports_none(workplace):
+def test_a_soak_lists_each_right_loss_without_reports(workplace):
     result = workplace.within(lambda: main(["soak", "l1_loss", "--cases=3", "--seed=5"]))
     assert result.status == 0, result.out
     *lines, last = result.out
@@ -299,9 +299,7 @@ def test_a_soak_names_each_right_implementation_and_reports_none(workplace):
     assert last == f"profile quick, seed 5: {3 * len(lines)} cases, nothing reported"
 
 
-def test_a_right_implementation_in_which_something_is_found_is_told_with_the_clause(
-    workplace, monkeypatch
-):
+def test_a_soak_names_the_clause_of_a_false_positive(workplace, monkeypatch):
     broken = right(L1, "wrong", "Not right at all.", element=lambda self, c: c.residual)
     monkeypatch.setattr("tests.defects.__main__.right_implementations", lambda: {"": broken})
     result = workplace.within(lambda: main(["soak", "l1_loss", "--cases=9"]))
@@ -311,7 +309,7 @@ def test_a_right_implementation_in_which_something_is_found_is_told_with_the_cla
     assert result.out[-1].endswith("1 reported")
 
 
-def test_a_check_of_the_record_tells_what_differs_and_writes_nothing(workplace, monkeypatch):
+def test_record_check_prints_differences_and_writes_nothing(workplace, monkeypatch):
     old = Record({"l1_loss/sign-kept": {"value": 1}})
     new = Record({"l1_loss/sign-kept": {"value": 2}})
     old.write(workplace.path / "audit.json")
@@ -340,7 +338,7 @@ def test_a_new_record_is_written_with_its_page(workplace, monkeypatch):
         (["audit", "--cases=0"], "--cases takes a whole number of 1 or more, got 0"),
     ],
 )
-def test_a_wrong_call_is_one_line(workplace, words, problem):
+def test_bad_usage_of_the_command_is_a_one_line_error(workplace, words, problem):
     result = workplace.within(lambda: main(words))
     assert (result.status, result.out, len(result.err)) == (4, [], 1)
     assert problem in result.err[0]

@@ -1,4 +1,4 @@
-"""The page in a real browser: its script runs, nothing overflows, it draws."""
+"""The report page in a real browser: its script, its width and its drawing."""
 
 import shutil
 import subprocess
@@ -57,13 +57,13 @@ def browse(tmp_path):
 
 
 def facts(browse, script, **options):
-    """What the script leaves on the root element of the page, by name."""
+    """Return the data attributes that a script leaves on the root element of the page."""
     seen = Page(browse("--dump-dom", script=script, **options))
     (root,) = seen.all("html")
     return {name.removeprefix("data-"): value for name, value in root.items()}, seen
 
 
-def test_the_page_comes_alive_and_still_says_what_it_said(browse):
+def test_the_script_runs_and_keeps_the_text_of_the_page(browse):
     got, seen = facts(browse, "document.documentElement.dataset.done = 'yes'")
     assert got["done"] == "yes"
     assert "144 of 154 clauses conform" in seen.text.replace("\N{NO-BREAK SPACE}", " ")
@@ -71,7 +71,7 @@ def test_the_page_comes_alive_and_still_says_what_it_said(browse):
 
 
 def unbroken():
-    """The sample with names and texts that offer no place to break a line."""
+    """Return the sample report with names and texts that offer no place to break a line."""
     long = "x" * 150
     cells = [
         replace(
@@ -97,21 +97,21 @@ TEXTS = ("says", "reason", "call", "got", "want", "budget", "repeat")
 
 @pytest.mark.parametrize("width", [320, 400, 800, 1280])
 @pytest.mark.parametrize("report", [SAMPLE, unbroken()], ids=["sample", "unbroken"])
-def test_the_page_is_never_wider_than_its_window(browse, report, width):
+def test_the_page_is_never_wider_than_the_window(browse, report, width):
     script = """
         const root = document.documentElement, told = parent.document.documentElement.dataset;
         told.window = innerWidth;
         told.room = root.clientWidth;
         told.page = Math.max(root.scrollWidth, document.body.scrollWidth);
     """
-    # A browser's own window has a least width, a frame has none.
+    # A browser window has a minimum width; a frame has none.
     framed = escape(page(report).replace("</body>", f"<script>{script}</script></body>"))
     frame = f'<iframe width="{width}" height="900" style="border: 0" srcdoc="{framed}"></iframe>'
     got, _ = facts(browse, "", html=f"<!DOCTYPE html><html><body>{frame}</body></html>")
     assert (got["window"], got["page"]) == (str(width), got["room"])
 
 
-def test_the_filter_leaves_the_rows_that_hold_its_words(browse):
+def test_the_filter_keeps_the_rows_that_contain_its_words(browse):
     script = """
         const box = document.getElementById("filter");
         dispatchEvent(new KeyboardEvent("keydown", {key: "/", cancelable: true}));
@@ -130,7 +130,7 @@ def test_the_filter_leaves_the_rows_that_hold_its_words(browse):
     assert got["open"] == "huber_loss true"
 
 
-def test_the_keys_walk_from_deviation_to_deviation(browse):
+def test_the_j_and_k_keys_move_between_deviations(browse):
     script = """
         const seen = [];
         for (const key of "jjjk") {
@@ -140,7 +140,7 @@ def test_the_keys_walk_from_deviation_to_deviation(browse):
         document.documentElement.dataset.seen = seen.join();
     """
     got, _ = facts(browse, script)
-    # The first one explains its twin on the other surface, which has no place of its own here.
+    # The first deviation explains its twin on the other surface, so the twin is not listed here.
     first, second = "cross_entropy-mean-divisor-class-cpu", "huber_loss-half-range-function-cpu"
     assert got["seen"].split(",") == [first, second, "kl_div-empty-class-cpu", second]
 
@@ -157,7 +157,7 @@ def test_a_link_to_a_cell_opens_its_table(browse):
 
 
 @pytest.mark.parametrize("large", [False, True], ids=["as-it-is", "compressed"])
-def test_the_page_saves_the_artifact_it_was_made_from(browse, large, monkeypatch):
+def test_the_page_saves_its_artifact(browse, large, monkeypatch):
     monkeypatch.setattr("lossspec.render.html.VERBATIM", 0 if large else 10**9)
     script = """
         URL.createObjectURL = blob => {
@@ -170,13 +170,13 @@ def test_the_page_saves_the_artifact_it_was_made_from(browse, large, monkeypatch
         HTMLAnchorElement.prototype.click = () => {};
         document.getElementById("save").click();
     """
-    # The button works asynchronously; virtual time runs until it is done.
+    # The button works asynchronously, so virtual time runs until it has finished.
     seen = Page(browse("--dump-dom", "--virtual-time-budget=3000", script=script))
     assert int(seen.all("html")[0]["data-cells"]) == len(SAMPLE.cells)
 
 
 @pytest.mark.parametrize("scheme", [[], ["--force-dark-mode"]], ids=["light", "dark"])
-def test_the_page_can_be_drawn(browse, tmp_path, scheme):
+def test_the_page_renders_as_a_picture(browse, tmp_path, scheme):
     browse(f"--screenshot={tmp_path / 'page.png'}", *scheme)
     picture = (tmp_path / "page.png").read_bytes()
     assert picture.startswith(b"\x89PNG")

@@ -1,4 +1,4 @@
-"""What counts as within rounding, and what is left open."""
+"""Budgets: which errors count as rounding, and which numbers are not checked."""
 
 from itertools import product
 
@@ -29,18 +29,18 @@ def known(exact, free_axis=None):
     return Bounded.around(exact, np.full_like(exact, 0.1), "float64", free_axis)
 
 
-def test_an_error_is_counted_in_budgets():
+def test_an_error_is_measured_in_budgets():
     assert known([1.0, 2.0]).error(np.array([1.05, 2.2])) == pytest.approx([0.5, 2.0])
 
 
-def test_infinity_is_right_where_a_right_slope_rounds_to_it():
+def test_infinity_is_accepted_where_a_valid_subgradient_rounds_to_it():
     exact, high = np.zeros(2, np.longdouble), np.array([np.longdouble(1e30), 10.0])
     either = Bounded(exact, exact + 1e-3, exact, high, "float16")
     assert (either.error(np.array([np.inf, np.inf])) == [0, np.inf]).all()
     assert (either.error(np.array([-np.inf, 5.0])) == [np.inf, 0]).all()
 
 
-def test_along_an_open_axis_a_constant_costs_nothing():
+def test_a_constant_offset_along_a_free_axis_is_no_error():
     want = known([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], free_axis=1)
     assert (want.error(want.exact + np.array([[10.0], [-20.0]])) == 0).all()
     assert (want.error(want.exact + np.array([0.0, 0.0, 0.5])) > 1).any()
@@ -48,7 +48,7 @@ def test_along_an_open_axis_a_constant_costs_nothing():
     assert (want.error(want.exact[:, ::-1]) > 1).any()
 
 
-def test_where_one_number_of_an_open_axis_is_unknown_nothing_is_asked_of_its_row():
+def test_one_unknown_number_along_a_free_axis_leaves_its_row_unchecked():
     want = known([[1.0, np.inf], [4.0, 5.0]], free_axis=1)
     error = want.error(np.array([[7.0, -7.0], [4.0, 6.0]]))
     assert (error[0] == 0).all()
@@ -56,7 +56,7 @@ def test_where_one_number_of_an_open_axis_is_unknown_nothing_is_asked_of_its_row
 
 
 @pytest.mark.parametrize("before", [0, 8, 24])
-def test_roundings_never_cancel_in_every_member(before):
+def test_roundings_never_cancel_in_every_perturbation(before):
     members = Ensemble(size=20, unit=2.0**-53, smallest=0.0, slack=8.0)
     with ensemble(members):
         for _ in range(before):
@@ -67,7 +67,7 @@ def test_roundings_never_cancel_in_every_member(before):
         assert np.abs(combined).max() >= 0.99 * np.sqrt(8) * members.step
 
 
-def test_roundings_apart_never_cancel_each_other_nor_those_of_a_word():
+def test_separate_roundings_do_not_cancel_each_other_or_shared_ones():
     members = Ensemble(size=20, unit=2.0**-53, smallest=0.0, slack=8.0)
     with ensemble(members):
         apart, word, later = (
@@ -82,7 +82,7 @@ def test_roundings_apart_never_cancel_each_other_nor_those_of_a_word():
 
 
 @pytest.mark.parametrize("rows", [2, 3, 131])
-def test_equal_scores_of_a_layer_may_differ_by_their_roundings(rows):
+def test_equal_scores_of_a_layer_may_differ_by_rounding(rows):
     members = Ensemble(size=20, unit=2.0**-53, smallest=0.0, slack=8.0)
     with ensemble(members):
         scores = matvec(np.ones((20, rows, 4)), np.full((20, 4), 25.0))
@@ -91,13 +91,13 @@ def test_equal_scores_of_a_layer_may_differ_by_their_roundings(rows):
 
 
 def gradient_ratio(name, parameters, slope, **tensors):
-    """The largest error ÷ budget of a gradient of the sum, by the first tensor."""
+    """Return the largest error ÷ budget of the gradient of the sum by the first tensor."""
     case = bind(find(name), tensors, parameters, "sum")
     want = solve(find(name), case).gradient(next(iter(tensors)), "sum", np.ones(()))
     return float(want.error(to_extended(slope)).max())
 
 
-def test_a_sigmoid_may_be_taken_from_the_logarithm():
+def test_a_sigmoid_computed_from_its_logarithm_is_within_the_budget():
     x = torch.linspace(2, 40, 2000, dtype=torch.float64)
     slope = torch.exp(x - torch.logaddexp(x, torch.zeros_like(x)))
     zeros = torch.zeros_like(x)
@@ -106,7 +106,7 @@ def test_a_sigmoid_may_be_taken_from_the_logarithm():
     assert gradient_ratio(name, {}, slope.float().double(), input=x, target=zeros) > 10
 
 
-def test_what_a_kernel_takes_for_0_is_0_also_where_it_was_scaled_down():
+def test_a_gradient_flushed_to_0_before_scaling_is_within_the_budget():
     x = torch.tensor([-80.0, -60.0])
     target = torch.tensor([2.0**-126 * 3, 0.5])
     slope = -target * 0.25
@@ -119,7 +119,7 @@ def test_what_a_kernel_takes_for_0_is_0_also_where_it_was_scaled_down():
 
 
 @pytest.mark.parametrize("offset", [1e3, 1e9, 1e12, 1e17])
-def test_probabilities_of_enormous_logits_are_known_as_well_as_these_are(offset):
+def test_the_budget_of_probabilities_grows_with_the_size_of_the_logits(offset):
     x = torch.full((1, 2), offset, dtype=torch.float64, requires_grad=True)
     target, parameters = torch.tensor([0]), {"ignore_index": -100, "label_smoothing": 0.0}
     (torch.logsumexp(x, 1) - x[0, 0]).sum().backward()
@@ -145,7 +145,7 @@ def relies_on_their_sum(input, target, label_smoothing=0.0, reduction="mean", sc
 
 
 @pytest.mark.parametrize(("scores", "verdict"), [(1.0, "conforms"), (0.9, "deviates")])
-def test_a_gradient_of_probabilities_is_judged_as_long_as_they_sum_to_1(scores, verdict):
+def test_a_gradient_that_assumes_probabilities_summing_to_1_is_judged(scores, verdict):
     def loss(input, target, label_smoothing=0.0, reduction="mean"):
         return relies_on_their_sum(input, target, label_smoothing, reduction, scores)
 
@@ -156,7 +156,7 @@ def test_a_gradient_of_probabilities_is_judged_as_long_as_they_sum_to_1(scores, 
 @pytest.mark.parametrize(
     ("kinks", "listed"), [((0, 1), True), ((1, 3), True), ((0, 1, 2), False), ((4, 5), False)]
 )
-def test_where_kinks_meet_whose_sides_are_not_all_tried_no_gradient_is_asked(kinks, listed):
+def test_a_gradient_is_not_checked_where_too_many_kinks_meet(kinks, listed):
     members = Ensemble(2 + ROUNDING_MEMBERS + SIDES, 2.0**-53, 5e-324, 4.0)
     tried = []
     for kink in range(6):
@@ -169,13 +169,13 @@ def test_where_kinks_meet_whose_sides_are_not_all_tried_no_gradient_is_asked(kin
     assert members.crowded(()) != listed
 
 
-# === sums that the call's own options take in parts =========================================
+# === sums that the options of the call divide into parts ===================================
 
 LINEAR = find("linear_cross_entropy")
 
 
 def layered(rows, options, dtype="float64", reduction="sum"):
-    """The right answer of a call whose rows all have the same loss, log 2."""
+    """Return the right answer of a call in which every row has the loss log 2."""
     tensors = {
         "input": torch.ones(rows, 1, dtype=getattr(torch, dtype)),
         "linear_weight": torch.zeros(2, 1, dtype=getattr(torch, dtype)),
@@ -186,7 +186,7 @@ def layered(rows, options, dtype="float64", reduction="sum"):
 
 
 def serial(numbers, dtype):
-    """The sum of some numbers, one after the other in their dtype."""
+    """Return the sum of numbers, added serially in their dtype."""
     total = np.zeros(numbers.shape[1:], dtype)
     for number in numbers.astype(dtype):
         total = (total + number).astype(dtype)
@@ -215,7 +215,7 @@ def test_a_serial_gradient_of_the_parts_is_within_the_budget(dtype):
 
 
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
-def test_a_defect_of_three_budgets_of_many_parts_is_found_in_few(reduction):
+def test_a_defect_hidden_by_the_budget_of_many_parts_is_found_with_few(reduction):
     many = layered(2048, BY_TWO, "float64", reduction).value(reduction)
     relative = 3 * float(many.budget / many.exact)
     assert relative < 1e-12
@@ -224,14 +224,14 @@ def test_a_defect_of_three_budgets_of_many_parts_is_found_in_few(reduction):
         assert few.error(few.exact * (1 + relative)).max() > 1, (rows, options)
 
 
-def test_the_wider_budget_is_only_where_the_options_make_parts():
+def test_the_budget_is_wider_only_where_the_options_divide_the_sum():
     plain, by_two = (layered(2048, options) for options in (None, BY_TWO))
     assert (plain.parts, by_two.parts) == (1, 1024)
     assert (plain.value("none").budget == by_two.value("none").budget).all()
     size = np.log(np.longdouble(2)) * 2048
     wider = by_two.value("sum").budget - plain.value("sum").budget
     assert float(wider / size) == pytest.approx(1023 * precision("float64").unit)
-    # The gradient of a tensor with a row for each sample adds up nothing.
+    # A gradient with a row for each sample sums nothing over the parts.
     upstream = np.ones(())
     mine, other = (x.gradient("input", "sum", upstream).budget for x in (plain, by_two))
     assert (mine == other).all()
@@ -241,7 +241,7 @@ def test_the_wider_budget_is_only_where_the_options_make_parts():
     assert [name for name, loss in catalogue().items() if loss.parts] == ["linear_cross_entropy"]
 
 
-def test_a_sum_in_parts_counts_a_rounding_for_each_part_behind_the_first():
+def test_a_divided_sum_counts_one_rounding_per_further_part():
     assert roundings(1024) == 10
     assert roundings(1024, 1) == 10
     assert roundings(1024, 9) == 10 + 8 / SLACK
@@ -250,7 +250,7 @@ def test_a_sum_in_parts_counts_a_rounding_for_each_part_behind_the_first():
 
 
 @pytest.mark.parametrize("options", [AUTO, BY_TWO])
-def test_a_spec_allows_for_as_many_parts_as_torch_makes(options):
+def test_a_spec_allows_at_least_as_many_parts_as_torch_makes(options):
     made = eval(options, {"torch": torch})
     sizes = (1, 2, 3, 5, 67, 131, 4099)
     for rows, features, classes in product(sizes, (1, 2, 3, 7, 131), (1, 2, 3, 7, 131)):
@@ -271,7 +271,7 @@ def by_turns(
     label_smoothing=0.0,
     options=None,
 ):
-    """A right loss that adds the chunks of a batch up one after the other."""
+    """Compute a correct loss that adds the chunks of a batch serially."""
 
     def of(x, y):
         return F.linear_cross_entropy(
@@ -294,7 +294,7 @@ def by_turns(
     return total
 
 
-def test_a_right_loss_that_adds_its_parts_up_in_turn_is_spared_and_a_wrong_one_is_not():
+def test_a_serial_sum_conforms_and_a_wrong_one_deviates():
     def wrong(*tensors, options=None, **more):
         return by_turns(*tensors, options=options, **more) * (1 + 4e-13 * (options is not None))
 
@@ -306,7 +306,7 @@ def test_a_right_loss_that_adds_its_parts_up_in_turn_is_spared_and_a_wrong_one_i
     assert verdicts(wrong, "value") == {"deviates"}
 
 
-def test_two_calls_that_add_up_different_numbers_of_parts_have_each_their_own_budget():
+def test_related_calls_with_different_part_counts_have_separate_budgets():
     rows = 4096
     target = torch.full((rows,), -100)
     target[:2] = 0  # all other rows are ignored: without them, a single part is left

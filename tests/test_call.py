@@ -1,4 +1,4 @@
-"""One value for a call: what it executes, what it prints and what its script does agree."""
+"""Calls: execution, call text and reproduction script agree."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from lossspec.spec.catalogue import catalogue, find
 
 
 def calls(loss, name):
-    """Calls of a loss, on the surface of a module of torch."""
+    """Yield calls of a loss on the surface of a torch module."""
     for under_test in load(name).losses_under_test(find(loss)):
         for solved in stream(under_test.loss, Profile("quick", 16, 1), 0):
             if unsupported_argument(under_test, solved.case) is None:
@@ -35,14 +35,14 @@ def calls(loss, name):
 
 @pytest.mark.parametrize("name", ["torch.nn", "torch.nn.functional"])
 @pytest.mark.parametrize("loss", list(catalogue()))
-def test_a_call_has_each_tensor_in_one_place(loss, name):
+def test_a_call_passes_each_tensor_once(loss, name):
     for call in calls(loss, name):
         places = [*(one.name for one in call.positional), *call.tensor_keywords, *call.owned]
         assert sorted(places) == sorted(call.case.tensors)
         assert not set(call.keywords) & set(places)
 
 
-def test_a_tensor_goes_through_a_function_of_torch_along_its_classes():
+def test_a_tensor_passes_through_a_torch_function_along_its_class_axis():
     through = {one for call in calls("ctc_loss", "torch.nn") for one in call.positional}
     assert {one.through for one in through} == {"log_softmax", None}
     logits = torch.tensor([[0.0, 1.0], [2.0, 4.0]])
@@ -52,7 +52,7 @@ def test_a_tensor_goes_through_a_function_of_torch_along_its_classes():
     assert Positional("input").passed(logits) is logits
 
 
-def test_what_a_class_owns_is_neither_positional_nor_keyword():
+def test_tensors_owned_by_a_class_are_not_passed_as_arguments():
     call = next(calls("linear_cross_entropy", "torch.nn"))
     assert call.owned["linear_weight"] == "linear.weight"
     function = next(calls("linear_cross_entropy", "torch.nn.functional"))
@@ -61,7 +61,7 @@ def test_what_a_class_owns_is_neither_positional_nor_keyword():
     assert "linear_weight" in [one.name for one in function.positional]
 
 
-def test_a_replaced_tensor_is_none_of_the_case_s_own():
+def test_a_replaced_tensor_is_not_differentiated():
     (under_test,) = load("torch.nn.functional").losses_under_test(find("mse_loss"))
     case = next(
         solved.case
@@ -77,7 +77,7 @@ def test_a_replaced_tensor_is_none_of_the_case_s_own():
 
 
 @pytest.mark.parametrize("surface", ["function", "class"])
-def test_a_replaced_keyword_is_executed_printed_and_scripted(surface):
+def test_a_replaced_keyword_is_in_call_text_and_script(surface):
     seen = []
 
     class Recorder(torch.nn.Module):
@@ -107,7 +107,7 @@ def test_a_replaced_keyword_is_executed_printed_and_scripted(surface):
     assert "reduction='avg'" in script
 
 
-def test_the_result_of_a_class_is_read_in_text_and_script():
+def test_call_text_and_script_read_the_result_of_a_class():
     (under_test,) = load("torch.nn").losses_under_test(find("adaptive_log_softmax_with_loss"))
     case = stream(under_test.loss, Profile("quick", 1, 1), 0)[0].case
     call = Call.of(under_test, case)
@@ -118,11 +118,11 @@ def test_the_result_of_a_class_is_read_in_text_and_script():
     assert f").{call.result}\n" in call_text(under_test, case) + "\n"
 
 
-# === what a script carries of lossspec =====================================================
+# === code of lossspec in a script ===========================================================
 
 
 def script_of(layout):
-    """A script whose input is stored in a layout."""
+    """Return a script whose input is stored in the given layout."""
     (under_test,) = load("torch.nn.functional").losses_under_test(find("mse_loss"))
     case = stream(under_test.loss, Profile("quick", 1, 1), 0)[0].case
     case = case.with_(layouts={"target": layout})
@@ -131,13 +131,13 @@ def script_of(layout):
 
 
 def functions(script):
-    """The names that a script defines before it makes its tensors."""
+    """Return the names that a script defines before it makes its tensors."""
     names: dict = {}
     exec(compile(script.partition("\ninputs = {")[0], "script.py", "exec"), names)
     return names
 
 
-def test_a_script_carries_the_code_of_the_layouts_and_nothing_that_needs_lossspec():
+def test_a_script_contains_the_layout_code_and_does_not_import_lossspec():
     script = script_of("sliced")
     for function in layouts.SCRIPTED:
         assert inspect.getsource(function).rstrip() in script
@@ -152,7 +152,7 @@ def test_a_script_carries_the_code_of_the_layouts_and_nothing_that_needs_lossspe
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("shape", [(), (0, 3), (5,), (2, 3), (2, 3, 4, 5), (1, 2, 2, 3, 2)])
-def test_a_tensor_of_a_script_is_stored_as_that_of_the_run(shape, layout):
+def test_a_script_stores_a_tensor_in_the_same_layout_as_the_run(shape, layout):
     array = np.broadcast_to(np.arange(math.prod(shape[1:])).reshape(1, *shape[1:])[0], shape)
     array = array.astype(np.float32)  # rows that are equal, as an expanded tensor has them
     made = functions(script_of(layout))["tensor"]
@@ -164,7 +164,7 @@ def test_a_tensor_of_a_script_is_stored_as_that_of_the_run(shape, layout):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64, torch.complex128, torch.bool])
-def test_a_script_compares_the_bits_of_a_tensor_with_gaps(dtype):
+def test_a_script_compares_the_bits_of_a_strided_tensor(dtype):
     same = functions(script_of("sliced"))["same_bits"]
     x = torch.ones(10, dtype=dtype)[::2]
     assert x.stride() == (2,)
@@ -174,7 +174,7 @@ def test_a_script_compares_the_bits_of_a_tensor_with_gaps(dtype):
     assert not same(x, other)
 
 
-def test_a_script_names_the_kind_of_a_tensor_without_numbers():
+def test_a_script_names_the_kind_of_a_tensor_without_data():
     kind = functions(script_of("sliced"))["without_numbers"]
     assert kind(torch.eye(2).to_sparse()) == "sparse_coo"
     assert kind(torch.empty(2, device="meta")) == "meta"

@@ -1,4 +1,4 @@
-"""What is added in one place is judged everywhere; what a campaign learns is what it tells."""
+"""Campaigns: extension by one spec or clause, support, excuses and global state."""
 
 import itertools
 import random
@@ -81,7 +81,7 @@ WORDS = ("--impl=mine", "--profile=quick")
 
 @pytest.fixture
 def known_anew():
-    """What is known is found once in a process: have it found before the test and after."""
+    """Clear the cached catalogue and clauses before and after the test."""
     catalogue.cache_clear()
     clauses.cache_clear()
     yield
@@ -107,7 +107,7 @@ def new_loss(request, tmp_path_factory, monkeypatch, known_anew):
 
 
 @pytest.mark.usefixtures("new_loss")
-def test_a_loss_is_added_by_its_spec_alone(workplace):
+def test_a_spec_is_enough_to_add_a_loss(workplace):
     workplace.write(mine=MINE)
     assert "half_squared_error" in catalogue()
     result = workplace.run(*WORDS, "--loss=HalfSquaredError")
@@ -120,7 +120,9 @@ def test_a_loss_is_added_by_its_spec_alone(workplace):
     assert "half_squared_error" in page
 
 
-def test_a_clause_is_added_by_one_function(workplace, tmp_path_factory, monkeypatch, known_anew):
+def test_one_function_is_enough_to_add_a_clause(
+    workplace, tmp_path_factory, monkeypatch, known_anew
+):
     folder = tmp_path_factory.mktemp("added")
     folder.joinpath("numerology.py").write_text(CLAUSE)
     monkeypatch.setattr(lossspec.clauses, "__path__", [*lossspec.clauses.__path__, str(folder)])
@@ -152,7 +154,7 @@ def test_a_clause_is_added_by_one_function(workplace, tmp_path_factory, monkeypa
         ),
     ],
 )
-def test_a_spec_that_cannot_be_had_is_named_and_left_out(
+def test_a_spec_that_fails_to_load_is_left_out_with_a_warning(
     tmp_path, monkeypatch, known_anew, spec, why
 ):
     tmp_path.joinpath("dead_specs.py").write_text(spec)
@@ -167,12 +169,12 @@ def test_a_spec_that_cannot_be_had_is_named_and_left_out(
         assert "l1_loss" in catalogue()
 
 
-def test_what_was_added_is_gone_again():
+def test_added_losses_and_clauses_are_removed_after_the_test():
     assert "half_squared_error" not in catalogue()
     assert "never-seven" not in clauses()
 
 
-# === what a campaign learns ================================================================
+# === what a campaign learns about the implementation =======================================
 
 
 def clause_records(target, loss="l1_loss", names=("accepts", "value"), profile=None, **more):
@@ -185,7 +187,7 @@ def clause_records(target, loss="l1_loss", names=("accepts", "value"), profile=N
     return campaign, campaign.run()
 
 
-def test_a_loss_with_more_to_choose_is_judged_on_more_cases():
+def test_a_loss_with_more_parameters_is_judged_on_more_cases():
     simple, rich = find("soft_margin_loss"), find("cross_entropy")
     assert (simple.breadth, rich.breadth) == (1, 9)
     standard = PROFILES["standard"]
@@ -194,11 +196,11 @@ def test_a_loss_with_more_to_choose_is_judged_on_more_cases():
     assert even.cases(simple) == even.cases(rich) == standard.examples
 
 
-def test_what_a_subject_lacks_is_left_out_of_a_call_which_is_judged_all_the_same():
+def test_unsupported_arguments_are_left_out_and_the_call_is_still_judged():
     def plain(input, target, reduction="mean"):
         return F.cross_entropy(input, target, reduction=reduction)
 
-    # In float16 torch's own mean may overflow.
+    # In float16 the mean of torch itself may overflow.
     given = {"names": ("value", "gradient"), "dtypes": ("float32", "float64", "bfloat16")}
     campaign, found = clause_records(plain, loss="cross_entropy", **given)
     assert campaign.support.unsupported == {"ignore_index", "label_smoothing", "weight"}
@@ -206,7 +208,7 @@ def test_what_a_subject_lacks_is_left_out_of_a_call_which_is_judged_all_the_same
     assert (found["value"].found, found["gradient"].found) == (None, None)
 
 
-def test_who_knows_of_no_ignored_targets_is_given_none():
+def test_an_implementation_without_ignore_index_gets_no_ignored_targets():
     seen = set()
 
     def strict(input, target, weight=None, label_smoothing=0.0, reduction="mean"):
@@ -221,7 +223,7 @@ def test_who_knows_of_no_ignored_targets_is_given_none():
     assert (found["accepts"].found, found["value"].found) == (None, None)
 
 
-def test_a_campaign_ends_when_no_clause_has_anything_left_to_learn():
+def test_a_campaign_ends_when_every_clause_has_enough_cases():
     calls = []
 
     def counted(input, target, reduction="mean"):
@@ -233,19 +235,19 @@ def test_a_campaign_ends_when_no_clause_has_anything_left_to_learn():
     assert len(calls) < 40
 
 
-def test_a_clause_counts_its_cases_and_those_that_could_tell():
+def test_a_clause_counts_its_cases_and_the_informative_ones():
     _, found = clause_records(F.l1_loss, names=("value", "gradient"), dtypes=("float64",))
     value, gradient = found["value"], found["gradient"]
     assert 15 < value.examples <= PROFILES["quick"].cases(find("l1_loss"))
     assert 0 < value.informative <= value.examples
-    # Where no gradient is asked for there is nothing to say.
+    # Cases that require no gradient are skipped by the clause about gradients.
     assert 0 < gradient.examples < value.examples
     assert (value.found, value.dtypes) == (None, {"float64"})
     assert 0 < value.worst < 1
     assert value.worst_case is not None
 
 
-def test_a_dtype_that_never_works_is_one_that_it_does_not_have():
+def test_a_dtype_that_never_works_is_unsupported():
     def narrow(input, target, weight=None, reduction="mean"):
         if input.dtype.itemsize == 2:
             raise TypeError("float32 or float64")
@@ -259,7 +261,7 @@ def test_a_dtype_that_never_works_is_one_that_it_does_not_have():
     }
 
 
-def test_a_dtype_that_works_at_times_deviates_when_it_does_not():
+def test_a_dtype_that_works_only_sometimes_deviates():
     calls = itertools.count()
 
     def moody(input, target, weight=None, reduction="mean"):
@@ -271,7 +273,7 @@ def test_a_dtype_that_works_at_times_deviates_when_it_does_not():
     assert found["accepts"].found is not None
 
 
-def test_class_probabilities_that_never_work_are_a_form_that_it_does_not_have():
+def test_a_form_that_never_works_is_unsupported():
     def of_indices(input, target, weight=None, ignore_index=-100, reduction="mean"):
         if target.is_floating_point():
             raise TypeError("class indices only")
@@ -290,7 +292,7 @@ def test_class_probabilities_that_never_work_are_a_form_that_it_does_not_have():
     assert "class probabilities" in campaign.support.unsupported
 
 
-def test_class_probabilities_that_work_at_times_deviate_when_they_do_not():
+def test_a_form_that_works_only_sometimes_deviates():
     def moody(input, target, weight=None, ignore_index=-100, reduction="mean"):
         if target.is_floating_point() and input.ndim > 2:
             raise TypeError("two axes")
@@ -313,7 +315,7 @@ def test_an_unknown_reduction_may_raise_any_error(error):
     assert found["refuses-reductions"].found is None
 
 
-def test_an_assert_without_a_word_refuses_a_parameter_but_no_call_that_the_contract_rules_out():
+def test_a_bare_assert_refuses_parameters_but_not_shapes():
     def terse(input, target, p=1, margin=1.0, weight=None, reduction="mean"):
         if p not in (1, 2) or (weight is not None and weight.ndim != 1):
             raise AssertionError
@@ -326,7 +328,7 @@ def test_an_assert_without_a_word_refuses_a_parameter_but_no_call_that_the_contr
     assert "an assert without a message" in found["refuses-calls"].found.deviation.what
 
 
-def test_a_parameter_that_torch_takes_too_hides_no_other():
+def test_a_value_that_torch_also_accepts_does_not_hide_others():
     def lenient(
         input, target, weight=None, ignore_index=-100, reduction="mean", label_smoothing=0.0
     ):
@@ -358,7 +360,7 @@ def test_a_missing_gradient_does_not_hide_a_wrong_one():
     assert found["gradient"].found.deviation.what == "no gradient of target"
 
 
-def test_cases_in_dtypes_that_do_not_work_are_made_up_for_in_others():
+def test_cases_in_unsupported_dtypes_are_replaced_by_cases_in_other_dtypes():
     seen = []
 
     def single(input, target, weight=None, reduction="mean"):
@@ -373,7 +375,7 @@ def test_cases_in_dtypes_that_do_not_work_are_made_up_for_in_others():
     assert found["accepts"].found is None
 
 
-def test_a_result_of_the_wrong_shape_fails_as_such_and_not_in_backward():
+def test_a_result_of_the_wrong_shape_fails_only_result_shape():
     def column(input, target, weight=None, reduction="mean"):
         loss = F.l1_loss(input, target, weight=weight, reduction=reduction)
         return loss[None] if reduction == "none" else loss
@@ -383,7 +385,7 @@ def test_a_result_of_the_wrong_shape_fails_as_such_and_not_in_backward():
     assert found["result-shape"].found is not None
 
 
-def test_of_a_mean_of_nothing_no_gradient_is_asked_and_of_a_sum_of_nothing_0():
+def test_an_empty_mean_has_no_checked_gradient_and_an_empty_sum_has_gradient_0():
     def masked(input, target, weight=None, ignore_index=-100, reduction="mean"):
         counts = target != ignore_index
         kept = torch.where(counts, target, 0)
@@ -406,7 +408,7 @@ def test_of_a_mean_of_nothing_no_gradient_is_asked_and_of_a_sum_of_nothing_0():
     assert found["ignored-gradient"].found is not None
 
 
-def test_where_numpy_has_no_such_dtype_nothing_is_asked_of_arrays():
+def test_arrays_are_not_checked_in_a_dtype_that_numpy_lacks():
     def tensors_only(input, target, weight=None, reduction="mean"):
         if not isinstance(input, torch.Tensor):
             raise TypeError("tensors only")
@@ -438,7 +440,7 @@ def test_a_zero_may_have_either_sign_in_a_second_backward():
     assert found["second-backward"].informative
 
 
-def test_what_is_made_simpler_still_fails_plainly():
+def test_a_shrunk_case_still_exceeds_the_budget_by_far():
     def drifts(input, target, weight=None, reduction="mean"):
         loss = F.mse_loss(input, target, weight=weight, reduction=reduction)
         return loss * (1 + 1e-6 * input.abs().max()) if input.numel() else loss
@@ -449,7 +451,7 @@ def test_what_is_made_simpler_still_fails_plainly():
     assert abs(got - want) > 10 * budget
 
 
-def test_float32_is_no_option():
+def test_float32_support_is_mandatory():
     def wide(input, target, weight=None, reduction="mean"):
         if input.dtype.itemsize < 8:
             raise TypeError("float64 only")
@@ -486,7 +488,7 @@ class NoLicence(torch.nn.L1Loss):
         (NoLicence, "RuntimeError: no licence"),
     ],
 )
-def test_every_clause_deviates_of_a_loss_that_never_works(loss, got):
+def test_every_clause_deviates_if_the_loss_never_works(loss, got):
     chosen = ["value", "gradient", "inputs-untouched", "published-examples", "refuses-shapes"]
     cells = lossspec.check("l1_loss", loss, profile="quick", clauses=chosen)
     assert len(cells) == 5
@@ -504,7 +506,7 @@ class Onward(torch.autograd.Function):
         raise RuntimeError("no backward")
 
 
-def test_the_gradient_of_a_loss_whose_backward_never_works_deviates():
+def test_the_gradient_deviates_if_backward_never_works():
     def loss(input, target, reduction="mean"):
         return Onward.apply(F.l1_loss(input, target, reduction=reduction))
 
@@ -515,7 +517,7 @@ def test_the_gradient_of_a_loss_whose_backward_never_works_deviates():
 
 
 class Panic(BaseException):
-    """What extensions raise that are not written in Python."""
+    """An error as extensions raise it that are not written in Python."""
 
 
 class Unprintable(Exception):
@@ -532,7 +534,7 @@ class Unprintable(Exception):
         (Unprintable(), "Unprintable: its message cannot be read: ValueError"),
     ],
 )
-def test_whatever_a_call_raises_is_an_error_of_that_call(error, got):
+def test_any_exception_of_a_call_is_a_deviation_of_that_call(error, got):
     def loss(input, target, reduction="mean"):
         if input.numel():
             raise error
@@ -548,7 +550,7 @@ def test_whatever_a_call_raises_is_an_error_of_that_call(error, got):
     assert value.verdict in ("deviates", "inconclusive", "unsupported")
 
 
-def test_the_users_interruption_is_none():
+def test_a_keyboard_interrupt_is_not_a_deviation():
     def loss(input, target, reduction="mean"):
         raise KeyboardInterrupt
 
@@ -565,7 +567,7 @@ def test_the_users_interruption_is_none():
     ],
     ids=["sparse", "meta", "nested"],
 )
-def test_a_tensor_without_plain_numbers_is_no_result(made, kind):
+def test_a_sparse_or_meta_tensor_is_not_a_result(made, kind):
     def loss(input, target, reduction="mean"):
         return made(F.l1_loss(input, target, reduction=reduction).detach())
 
@@ -576,7 +578,7 @@ def test_a_tensor_without_plain_numbers_is_no_result(made, kind):
             assert cell.got == f"a {kind} tensor, without plain numbers"
 
 
-def test_what_is_listed_of_a_loss_that_never_works_is_what_accepts_says():
+def test_a_loss_that_never_works_gets_one_known_deviation_under_accepts():
     run = Run(PROFILES["quick"])
     broken = lossspec.Implementation("broken", functions={"l1_loss": never})
     plan = Plan([broken], losses=("l1_loss",), clauses=("accepts", "value"))
@@ -584,7 +586,7 @@ def test_what_is_listed_of_a_loss_that_never_works_is_what_accepts_says():
     assert [entry.clause for entry in added] == ["accepts"]
 
 
-def test_what_is_not_implemented_is_unsupported():
+def test_an_argument_that_is_not_implemented_is_unsupported():
     def partial(input, target, weight=None, reduction="mean"):
         if weight is not None:
             raise NotImplementedError("weight")
@@ -597,7 +599,7 @@ def test_what_is_not_implemented_is_unsupported():
     assert (found["accepts"].found, found["value"].found) == (None, None)
 
 
-def test_a_keyword_that_is_handed_on_to_what_does_not_take_it_is_unsupported():
+def test_a_keyword_that_an_inner_function_refuses_is_unsupported():
     def plain(input, target, reduction="mean"):
         return F.l1_loss(input, target, reduction=reduction)
 
@@ -611,7 +613,7 @@ def test_a_keyword_that_is_handed_on_to_what_does_not_take_it_is_unsupported():
 
 
 @pytest.mark.parametrize("epsilon", [0.0, 1e-6, 1e-3])
-def test_a_signature_without_an_epsilon_may_have_none_or_the_default(epsilon):
+def test_a_signature_without_eps_may_use_zero_or_the_default(epsilon):
     def triplet(anchor, positive, negative, margin=1.0, reduction="mean"):
         near, far = (
             torch.linalg.vector_norm(anchor - x + epsilon, dim=-1) for x in (positive, negative)
@@ -625,7 +627,7 @@ def test_a_signature_without_an_epsilon_may_have_none_or_the_default(epsilon):
     assert [cell.verdict.fails for cell in cells] == [epsilon == 1e-3]
 
 
-def test_a_misspelt_parameter_is_named_where_the_right_one_is_missing():
+def test_a_misspelt_parameter_is_named():
     def misspelt(input, target, reductoin="mean"):
         return F.l1_loss(input, target, reduction=reductoin)
 
@@ -638,7 +640,7 @@ def to_script(input: torch.Tensor, target: torch.Tensor, reduction: str = "mean"
     return F.l1_loss(input, target, reduction=reduction)
 
 
-def test_what_a_scripted_function_does_not_take_is_unsupported():
+def test_an_argument_that_a_scripted_function_lacks_is_unsupported():
     with pytest.deprecated_call():
         scripted = torch.jit.script(to_script)
     campaign, found = clause_records(scripted)
@@ -656,12 +658,12 @@ def test_what_a_scripted_function_does_not_take_is_unsupported():
         (None, 0.5, (None, "0.5")),
     ],
 )
-def test_numbers_that_differ_are_printed_with_digits_that_do(got, want, texts):
+def test_different_numbers_are_printed_with_different_digits(got, want, texts):
     deviation = Deviation("the value", got, want, check=None)
     assert (deviation.got, deviation.want) == texts
 
 
-def test_a_keyword_that_the_loss_does_not_have_is_no_excuse():
+def test_an_error_about_a_foreign_keyword_is_no_excuse():
     def wrapped(input, target, **options):
         return F.l1_loss(input, target, axis=0)
 
@@ -669,7 +671,7 @@ def test_a_keyword_that_the_loss_does_not_have_is_no_excuse():
     assert "unexpected keyword argument 'axis'" in found["accepts"].found.deviation.got
 
 
-def test_a_dtype_in_which_nothing_is_implemented_is_one_that_it_lacks():
+def test_a_dtype_that_always_raises_not_implemented_error_is_refused():
     def partial(input, target, weight=None, reduction="mean"):
         if input.dtype == torch.float16:
             raise NotImplementedError("not for Half")
@@ -684,7 +686,7 @@ def test_a_dtype_in_which_nothing_is_implemented_is_one_that_it_lacks():
 
 
 @pytest.mark.parametrize(("informative", "verdict"), [(1, "conforms"), (10_000, "inconclusive")])
-def test_too_few_cases_that_can_tell_are_no_pass(monkeypatch, informative, verdict):
+def test_too_few_informative_cases_are_inconclusive(monkeypatch, informative, verdict):
     monkeypatch.setitem(PROFILES, "quick", Profile("quick", 60, informative))
     (cell,) = lossspec.check("l1_loss", F.l1_loss, profile="quick", clauses=["result-shape"])
     assert cell.verdict == verdict
@@ -692,9 +694,9 @@ def test_too_few_cases_that_can_tell_are_no_pass(monkeypatch, informative, verdi
         assert "profile quick asks for 10000" in cell.reason
 
 
-def test_the_search_goes_where_the_error_is_largest():
+def test_the_search_finds_larger_errors():
     def rough(input, target, reduction="mean"):
-        # Wrong by as much as the number of axes: something to climb.
+        # The error grows with the number of axes, so that the search has something to follow.
         value = F.mse_loss(input, target, reduction=reduction)
         return value * (1 + 2.0**-24 * input.ndim) if input.dtype == torch.float32 else value
 
@@ -711,7 +713,7 @@ def test_the_search_goes_where_the_error_is_largest():
     assert after > before
 
 
-def test_what_an_implementation_lacks_is_told_once_nothing_else_was():
+def test_a_missing_ability_is_recorded_if_no_case_was_judged():
     def lacks(trial):
         raise Unsupported("it has no wings")
 
@@ -721,7 +723,7 @@ def test_what_an_implementation_lacks_is_told_once_nothing_else_was():
     assert (clause_record.lacks, clause_record.examples) == ("it has no wings", 0)
 
 
-def test_a_patient_profile_asks_for_all_that_a_clause_calls_enough():
+def test_patience_scales_the_informative_cases_of_a_clause():
     under_test = LossUnderTest("mine", find("mse_loss"), "function", F.mse_loss)
     informative = [
         Campaign(under_test, [clauses()["random-state"]], Profile("x", 60, 1, patience)).run()
@@ -730,7 +732,7 @@ def test_a_patient_profile_asks_for_all_that_a_clause_calls_enough():
     assert [run["random-state"].informative for run in informative] == [12, 40]
 
 
-def test_what_never_has_a_gradient_is_taken_for_a_library_without_them():
+def test_a_loss_that_never_has_a_gradient_is_unsupported():
     def of_arrays(input, target, reduction="mean"):
         if reduction not in ("none", "mean", "sum"):
             raise ValueError(reduction)
@@ -754,7 +756,7 @@ def test_a_composition_of_torch_that_cuts_the_graph_deviates():
     assert cell.reason in ("no gradient of input", "no gradient of target")
 
 
-def test_what_lacks_a_gradient_at_times_deviates():
+def test_a_gradient_that_is_only_sometimes_missing_deviates():
     def at_times(input, target, reduction="mean"):
         if input.numel() % 2:
             input, target = input.detach(), target.detach()
@@ -765,7 +767,7 @@ def test_what_lacks_a_gradient_at_times_deviates():
     assert cell.reason in ("no gradient of input", "no gradient of target")
 
 
-def test_a_way_that_never_works_is_given_up():
+def test_a_clause_that_is_always_unsupported_is_given_up():
     tried = []
 
     def lacks(trial):
@@ -778,10 +780,10 @@ def test_a_way_that_never_works_is_given_up():
     assert len(tried) == FRUITLESS_CASES
 
 
-# === what torch does too ===================================================================
+# === deviations that torch shares ==========================================================
 
 
-def test_what_torch_refuses_may_be_refused_in_other_words():
+def test_a_call_that_torch_refuses_may_be_refused_with_another_error():
     def triplet(anchor, positive, negative, *, margin=1.0, reduction="mean", **more):
         if margin <= 0:
             raise RuntimeError("there must be a margin")
@@ -795,8 +797,8 @@ def test_what_torch_refuses_may_be_refused_in_other_words():
     assert "torch.nn.functional" in cell.reason
 
 
-def test_a_warning_of_something_else_is_none_of_sizes():
-    """Torch's kl_div warns of its mean; of sizes that broadcast it does not."""
+def test_an_unrelated_warning_is_not_a_warning_about_shapes():
+    """Check that the warning of kl_div about its mean is not one about broadcast shapes."""
 
     def divergence(input, target, reduction="mean", log_target=False):
         losses = F.kl_div(input, target, reduction="none", log_target=log_target)
@@ -808,11 +810,11 @@ def test_a_warning_of_something_else_is_none_of_sizes():
     assert cell.verdict == "known", (cell.reason, cell.call)
 
 
-# === calls after others ====================================================================
+# === related calls =========================================================================
 
 
 class OfOneSize(torch.nn.MSELoss):
-    """Takes calls of the size of the first one only."""
+    """A loss that accepts only calls of the size of the first one."""
 
     size = None
 
@@ -823,13 +825,13 @@ class OfOneSize(torch.nn.MSELoss):
         return super().forward(input, target)
 
 
-def test_what_refuses_a_call_because_of_another_one_deviates():
+def test_a_call_refused_because_of_an_earlier_call_deviates():
     (cell,) = lossspec.check("mse_loss", OfOneSize, profile="quick", clauses=["other-calls"])
     assert (cell.verdict, cell.reason) == ("deviates", "the call after other calls raised")
     assert "another size" in cell.got
 
 
-# === what a call leaves behind =============================================================
+# === global state ===========================================================================
 
 
 def leaving(change):
@@ -856,7 +858,7 @@ def leaving(change):
         (lambda: torch.set_autocast_enabled("cpu", True), "autocast on cpu", "True"),
     ],
 )
-def test_a_switch_that_a_call_leaves_changed_deviates_and_is_put_back(change, what, got):
+def test_a_changed_global_setting_deviates_and_is_restored(change, what, got):
     before = [switch.read() for switch in settings()]
     cells = lossspec.check("l1_loss", leaving(change), profile="quick")
     (wrong,) = (cell for cell in cells if cell.verdict.fails)
@@ -872,7 +874,7 @@ def test_a_switch_that_a_call_leaves_changed_deviates_and_is_put_back(change, wh
         (lambda: torch._C._set_deterministic_algorithms(False), "the deterministic flag", "False"),
     ],
 )
-def test_a_switch_that_is_set_back_to_what_it_usually_is_deviates(usual, what, got):
+def test_a_global_setting_reset_to_its_default_deviates(usual, what, got):
     before = [switch.read() for switch in settings()]
     given = {"profile": "quick", "clauses": ["random-state"]}
     (cell,) = lossspec.check("l1_loss", leaving(usual), **given)
@@ -882,13 +884,13 @@ def test_a_switch_that_is_set_back_to_what_it_usually_is_deviates(usual, what, g
 
 
 @pytest.mark.parametrize("clause", ["gradient", "second-call", "other-calls"])
-def test_a_switch_that_is_left_changed_excuses_nothing(clause):
+def test_a_changed_global_setting_does_not_affect_other_clauses(clause):
     loss = leaving(lambda: torch.set_grad_enabled(False))
     (cell,) = lossspec.check("l1_loss", loss, profile="quick", clauses=[clause])
     assert cell.verdict == "conforms", (cell.reason, cell.got)
 
 
-def test_switches_that_a_call_puts_back_are_its_own_affair():
+def test_global_settings_that_a_call_restores_conform():
     def loss(input, target, reduction="mean"):
         before = torch.get_default_dtype()
         torch.set_default_dtype(torch.float64)
@@ -911,13 +913,13 @@ def test_switches_that_a_call_puts_back_are_its_own_affair():
     ],
     ids=["seeds torch", "seeds numpy", "seeds Python", "draws"],
 )
-def test_a_loss_that_seeds_or_draws_on_each_call_deviates(whose, change):
+def test_a_loss_that_changes_a_random_generator_deviates(whose, change):
     given = {"profile": "quick", "clauses": ["random-state"]}
     (cell,) = lossspec.check("l1_loss", leaving(change), **given)
     assert (cell.verdict, cell.reason) == ("deviates", f"{whose} random generator was changed")
 
 
-def test_who_draws_random_numbers_and_hides_it_conforms():
+def test_a_loss_that_restores_the_random_generator_conforms():
     def loss(input, target, reduction="mean"):
         with torch.random.fork_rng(devices=[]):
             torch.rand(3)
@@ -927,7 +929,7 @@ def test_who_draws_random_numbers_and_hides_it_conforms():
     assert cell.verdict == "conforms"
 
 
-# === other ways to be wrong on a derived call ==============================================
+# === other deviations of a derived call ====================================================
 
 
 def test_a_derived_call_of_another_shape_deviates():
@@ -944,7 +946,7 @@ def test_a_derived_call_of_another_shape_deviates():
 
 
 class Flattening(torch.autograd.Function):
-    """Squares, whose backward needs an upstream gradient without gaps."""
+    """Squares whose backward needs a contiguous cotangent."""
 
     @staticmethod
     def forward(ctx, residual):
@@ -957,7 +959,7 @@ class Flattening(torch.autograd.Function):
         return (2 * upstream.view(-1) * residual.reshape(-1)).reshape(residual.shape)
 
 
-def test_an_upstream_gradient_may_lie_in_memory_in_any_way():
+def test_a_cotangent_may_have_any_memory_layout():
     def squares(input, target, reduction="mean"):
         losses = Flattening.apply(input - target)
         return losses if reduction == "none" else getattr(losses, reduction)()
@@ -967,7 +969,7 @@ def test_an_upstream_gradient_may_lie_in_memory_in_any_way():
     assert "view" in cell.got
 
 
-def test_an_epsilon_that_torch_adds_too_is_inherited():
+def test_the_budget_covers_an_epsilon_that_torch_also_adds():
     def normalised(input1, input2, target, margin=0.0, reduction="mean", eps=1e-12):
         a, b = (
             x.double() * (x.double().square().sum(-1, keepdim=True) + eps).rsqrt()
@@ -986,12 +988,12 @@ def test_an_epsilon_that_torch_adds_too_is_inherited():
     assert (verdict(1e-12), verdict(1e-9)) == ("known", "deviates")
 
 
-def test_a_mean_behind_torchs_unreduced_loss_inherits_the_roundings_of_its_parts():
+def test_a_mean_of_the_unreduced_torch_loss_inherits_its_rounding():
     def mean_behind(input, target, scale=1.0, weight=None, reduction="mean"):
         losses = F.binary_cross_entropy(input, target, weight, reduction="none")
         return losses if reduction == "none" else scale * getattr(losses, reduction)()
 
-    def verdict(scale):  # torch's backward multiplies the small share by what it then divides by
+    def verdict(scale):  # torch's backward multiplies by the number that it then divides by
         given = {"dtypes": ("float16",), "clauses": ["gradient"]}
         loss = partial(mean_behind, scale=scale)
         (cell,) = lossspec.check("binary_cross_entropy", loss, profile="quick", **given)
@@ -1001,7 +1003,7 @@ def test_a_mean_behind_torchs_unreduced_loss_inherits_the_roundings_of_its_parts
 
 
 @pytest.mark.parametrize("says", ["unexpected arguments: {}", "Unknown option {}"])
-def test_an_option_that_keywords_are_said_not_to_hold_is_unsupported(says):
+def test_an_option_refused_as_an_unexpected_keyword_is_unsupported(says):
     def strict(input, target, reduction="mean", **more):
         if more:
             raise TypeError(says.format(", ".join(more)))
@@ -1011,7 +1013,7 @@ def test_an_option_that_keywords_are_said_not_to_hold_is_unsupported(says):
     assert [cell.verdict for cell in cells] == ["conforms"] * 2
 
 
-def test_an_option_whose_type_is_unexpected_is_taken_and_fails():
+def test_an_option_refused_for_its_type_deviates():
     def strict(input, target, reduction="mean", **more):
         if more.get("weight") is not None:
             raise TypeError("unexpected dtype of weight")
@@ -1035,7 +1037,7 @@ def rows_of(loss, slow=False, pairs=False):
 
 
 @pytest.mark.parametrize(("slow", "pairs"), [(True, False), (False, True)])
-def test_who_is_too_slow_or_too_large_for_a_million_numbers_is_not_accused(slow, pairs):
+def test_an_implementation_too_slow_or_large_for_a_large_batch_is_excused(slow, pairs):
     target = rows_of(F.nll_loss, slow, pairs)
     profile = PROFILES["standard"]
     _, found = clause_records(target, "nll_loss", names=("large-batch",), profile=profile)
@@ -1043,7 +1045,7 @@ def test_who_is_too_slow_or_too_large_for_a_million_numbers_is_not_accused(slow,
     assert found["large-batch"].lacks
 
 
-def test_an_illegal_access_among_a_million_numbers_is_no_lack_of_memory():
+def test_an_illegal_access_in_a_large_batch_is_not_excused_as_lack_of_memory():
     def wild(input, target, weight=None, ignore_index=-100, reduction="mean"):
         if input.numel() > 2**19:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
@@ -1055,7 +1057,7 @@ def test_an_illegal_access_among_a_million_numbers_is_no_lack_of_memory():
     assert "rows raised" in found["large-batch"].found.deviation.what
 
 
-def test_what_changes_among_a_million_numbers_deviates():
+def test_a_loss_that_differs_in_a_large_batch_deviates():
     def far(input, target, weight=None, ignore_index=-100, reduction="mean"):
         loss = F.nll_loss(input, target, weight, ignore_index=ignore_index, reduction=reduction)
         return loss.clone() * 2 if input.numel() > 2**19 else loss

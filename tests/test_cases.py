@@ -1,4 +1,4 @@
-"""Cases: the same call again, bit for bit, from a file, from a seed and in any memory layout."""
+"""Cases: the same call, bit for bit, from JSON, from a seed and in any memory layout."""
 
 import json
 import re
@@ -34,7 +34,7 @@ def bits(array: np.ndarray) -> tuple:
 
 
 def as_bits(case: Case) -> dict:
-    """All of a case, its numbers as bytes: nan is then equal to itself, and -0 is not 0."""
+    """Return a case with its numbers as bytes, so that NaN equals itself and -0 is not 0."""
     return {
         **vars(case),
         "tensors": {name: bits(array) for name, array in case.tensors.items()},
@@ -72,18 +72,18 @@ def nll_case(input, target, **more) -> Case:
     return l1_case(input, **{**given, **more})
 
 
-# === in a file =============================================================================
+# === JSON ==================================================================================
 
 
 @pytest.mark.parametrize("name", catalogue())
-def test_a_drawn_case_comes_back_from_json_bit_for_bit(name):
+def test_a_drawn_case_survives_json_bit_for_bit(name):
     for case in drawn(name):
         text = json.dumps(case.to_json(), allow_nan=False)
         assert as_bits(Case.from_json(json.loads(text))) == as_bits(case)
 
 
 @pytest.mark.parametrize("dtype", REAL_DTYPES)
-def test_odd_numbers_come_back_from_json_bit_for_bit(dtype):
+def test_special_numbers_survive_json_bit_for_bit(dtype):
     info = ml_dtypes.finfo(NUMPY[dtype])
     odd = [
         *(np.nan, np.inf, -np.inf, 0.0, -0.0),
@@ -98,7 +98,7 @@ def test_odd_numbers_come_back_from_json_bit_for_bit(dtype):
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (2, 0), (0, 3), (1, 2, 3)])
-def test_every_shape_comes_back_from_json(shape):
+def test_every_shape_survives_json(shape):
     case = l1_case(np.zeros(shape, np.float32), layouts={"target": "sliced"})
     again = Case.from_json(json.loads(json.dumps(case.to_json())))
     assert as_bits(again) == as_bits(case)
@@ -137,7 +137,7 @@ def nested(levels):
         ({"layout": "tiled"}, "tensor input: got layout 'tiled', want one of "),
     ],
 )
-def test_stored_data_that_are_no_case_are_one_error(changes, message):
+def test_malformed_stored_cases_raise_a_clear_error(changes, message):
     data = l1_case(np.ones(2, np.float32)).to_json()
     if changes == []:
         data = []
@@ -154,13 +154,13 @@ def test_stored_data_that_are_no_case_are_one_error(changes, message):
     assert len(str(caught.value)) < 300
 
 
-# === from a seed ===========================================================================
+# === streams ================================================================================
 
 
 @pytest.mark.parametrize("name", ["l1_loss", "cross_entropy"])
-def test_a_stream_depends_on_spec_profile_and_seed_alone(name):
+def test_a_stream_depends_only_on_spec_profile_and_seed(name):
     first = list(map(as_bits, drawn(name)))
-    stream(find("mse_loss"), FEW, 0)  # forgets what was solved
+    stream(find("mse_loss"), FEW, 0)  # drops the cached solutions
     np.random.seed(99)  # the global state must not matter
     torch.manual_seed(99)
     assert list(map(as_bits, drawn(name))) == first
@@ -168,20 +168,20 @@ def test_a_stream_depends_on_spec_profile_and_seed_alone(name):
     assert len(first) == FEW.examples
 
 
-def test_a_stream_holds_the_dtypes_asked_for():
+def test_a_stream_contains_only_the_given_dtypes():
     assert {case.dtype for case in drawn("l1_loss", 0, ("float64",))} == {"float64"}
     assert {case.dtype for case in drawn("l1_loss")} == set(REAL_DTYPES)
 
 
 @pytest.mark.parametrize("name", ["mse_loss", "nll_loss", "cross_entropy", "kl_div"])
-def test_what_is_drawn_is_valid(name):
+def test_drawn_cases_are_valid(name):
     loss = find(name)
     for case in drawn(name, seed=3):
         form = loss.form(case.form)
         assert list(form.tensors) == list(case.tensors)[: len(form.tensors)]
         assert solve(loss, case).losses.shape == case.cotangent.shape
         if {"some ignored", "all ignored"} & features(case):
-            continue  # what an ignored row holds is nothing in particular
+            continue  # an ignored row may hold any number
         for tensor, role in loss.roles(form).items():
             if tensor in case.tensors and not role.integer:
                 numbers = case.tensors[tensor].astype(np.float64)
@@ -189,7 +189,7 @@ def test_what_is_drawn_is_valid(name):
                 assert ((finite >= role.low) & (finite <= role.high)).all()
 
 
-# === in memory =============================================================================
+# === memory layouts =========================================================================
 
 
 @pytest.mark.parametrize("dtype", [*REAL_DTYPES, "int64", "uint8"])
@@ -206,7 +206,7 @@ def test_a_layout_holds_the_same_numbers(shape, layout, dtype):
     assert np.array_equal(to_extended(tensor), array.astype(np.longdouble))
 
 
-def test_a_layout_is_what_its_name_says():
+def test_a_layout_has_the_strides_that_its_name_says():
     array = np.arange(120, dtype=np.float32).reshape(2, 3, 4, 5)
     plain, permuted, sliced, pitched, offset, expanded, last = (
         to_torch(array, name) for name in LAYOUTS
@@ -223,7 +223,7 @@ def test_a_layout_is_what_its_name_says():
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_layout_that_the_shape_rules_out_is_contiguous(layout):
+def test_a_layout_that_the_shape_does_not_allow_is_contiguous(layout):
     assert to_torch(np.float32(1.5).reshape(()), layout).stride() == ()
     assert to_torch(np.zeros((2, 0), np.float32), layout).is_contiguous()
     if layout == "channels_last":
@@ -232,7 +232,7 @@ def test_a_layout_that_the_shape_rules_out_is_contiguous(layout):
 
 @pytest.mark.parametrize("dtype", REAL_DTYPES)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_odd_numbers_reach_torch_bit_for_bit(layout, dtype):
+def test_special_numbers_reach_torch_bit_for_bit(layout, dtype):
     info = ml_dtypes.finfo(NUMPY[dtype])
     odd = [np.nan, -np.inf, -0.0, float(info.smallest_subnormal), float(info.max)]
     array = np.array([odd], np.float64).astype(NUMPY[dtype])
@@ -243,7 +243,7 @@ def test_odd_numbers_reach_torch_bit_for_bit(layout, dtype):
     assert tensor.view(kind).tolist() == want.tolist()
 
 
-# === what a case shows =====================================================================
+# === features of a case ====================================================================
 
 
 @pytest.mark.parametrize(
@@ -290,14 +290,14 @@ def test_odd_numbers_reach_torch_bit_for_bit(layout, dtype):
         ),
     ],
 )
-def test_what_a_case_has_is_told_in_words(case, words):
-    # What is special about the numbers is told in words too, which tests of deviations ask for.
+def test_the_features_of_a_case_are_named(case, words):
+    # Features of the numbers are left out: the tests of deviations check them.
     numbers = re.compile("holds|near 0|at an end|below|ends early|norms|exponentials|contiguous")
     assert {word for word in features(case) if not numbers.search(word)} == words
 
 
 @pytest.mark.parametrize("name", ["cross_entropy", "linear_cross_entropy"])
-def test_class_probabilities_sum_to_1_and_still_do_when_a_case_is_made_simpler(name):
+def test_class_probabilities_sum_to_1_also_in_shrunk_cases(name):
     loss = find(name)
 
     def off(case):
@@ -317,9 +317,9 @@ def test_class_probabilities_sum_to_1_and_still_do_when_a_case_is_made_simpler(n
 
 
 @pytest.mark.parametrize("name", catalogue())
-def test_a_definition_stays_in_the_dtype_that_it_is_given(name):
+def test_a_definition_computes_in_the_dtype_of_its_inputs(name):
     loss = find(name)
-    # As the plain formula in the case's dtype, what it loses a right implementation may lose.
+    # The budget covers what the definition loses when it is computed in the case's dtype.
     for solved in stream(loss, FEW, 0):
         posed = _pose(loss, solved.case)
         given = {

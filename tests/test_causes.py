@@ -1,4 +1,4 @@
-"""One block for each cause: what has one cause is told once, and nothing else is hidden by it."""
+"""Causes: cells with one cause form one block, and a block hides no other cause."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +39,7 @@ def causes(cells):
 
 
 def in_float32(function):
-    """A loss that computes float64 in float32, and returns float64."""
+    """Wrap a loss so that float64 is computed in float32 and returned as float64."""
 
     def computed(input, target, reduction="mean", **parameters):
         wide = input.dtype == torch.float64
@@ -51,10 +51,10 @@ def in_float32(function):
     return computed
 
 
-# === causes that implementations show =========================================================
+# === causes in implementations ================================================================
 
 
-def test_one_error_in_every_call_is_one_block_that_shows_accepts():
+def test_an_error_in_every_call_is_one_block_shown_by_accepts():
     def broken(input, target, reduction="mean", delta=1.0):
         return functional.huber_loss(input, target, reduction=reduction, size=3)
 
@@ -78,19 +78,19 @@ def test_a_float16_mean_that_overflows_is_one_block():
     assert causes(cells) == {MEANT: ["mean-divisor", "mean-of-many"]}
 
 
-def test_float64_that_is_computed_in_float32_is_one_block():
+def test_float64_computed_in_float32_is_one_block():
     cells = checked(in_float32(functional.huber_loss), "value", "gradient", "sum-of-none")
     assert causes(cells) == {NARROW: ["gradient", "sum-of-none", "value"]}
 
 
-def test_float64_that_is_computed_in_float32_is_one_block_for_all_losses():
+def test_float64_computed_in_float32_is_one_block_for_all_losses():
     names = ("huber_loss", "mse_loss")
     cells = [c for n in names for c in checked(in_float32(getattr(functional, n)), "value", loss=n)]
     (block,) = blocks(cells)
     assert [cell.loss for cell in (block.shown, *block.others)] == [*names]
 
 
-def test_a_result_in_a_narrower_dtype_has_the_cause_of_its_wrong_numbers():
+def test_a_narrower_result_dtype_and_its_wrong_numbers_share_a_cause():
     def narrow(input, target, reduction="mean", delta=1.0):
         call = functional.huber_loss(input.float(), target.float(), reduction, delta=delta)
         return call if input.dtype == torch.float64 else call.to(input.dtype)
@@ -99,7 +99,7 @@ def test_a_result_in_a_narrower_dtype_has_the_cause_of_its_wrong_numbers():
     assert causes(cells)[NARROW] == ["result-dtype", "value"]
 
 
-def test_a_factor_of_value_sum_mean_and_gradient_is_one_block():
+def test_a_common_factor_of_value_and_gradient_is_one_block():
     def scaled(input, target, reduction="mean", delta=1.0):
         return 1.01 * functional.huber_loss(input, target, reduction=reduction, delta=delta)
 
@@ -108,7 +108,7 @@ def test_a_factor_of_value_sum_mean_and_gradient_is_one_block():
     assert causes(cells) == want
 
 
-def test_a_missing_gradient_names_its_tensor():
+def test_the_cause_of_a_missing_gradient_names_the_tensor():
     def detached(input, target, reduction="mean", delta=1.0):
         return functional.huber_loss(input, target.detach(), reduction, delta=delta)
 
@@ -116,8 +116,8 @@ def test_a_missing_gradient_names_its_tensor():
     assert causes(cells) == {"huber_loss: the gradient of target is missing": ["gradient"]}
 
 
-def test_two_bugs_are_two_blocks_though_they_share_dtypes():
-    """A factor in every dtype but float64, which is computed in float32."""
+def test_two_bugs_with_common_dtypes_are_two_blocks():
+    """Check a factor in every dtype but float64, which is computed in float32."""
 
     def two(input, target, reduction="mean", delta=1.0):
         if input.dtype == torch.float64:
@@ -185,7 +185,7 @@ def raised(text, kind="ValueError"):
         ("first line\n  detail 1", "first line\n  another detail"),
     ],
 )
-def test_an_error_is_the_same_without_its_numbers_and_shapes(one, other):
+def test_errors_that_differ_in_numbers_or_shapes_share_a_cause(one, other):
     assert cause(raised(one)) == cause(raised(other)) is not None
 
 
@@ -197,21 +197,21 @@ def test_an_error_is_the_same_without_its_numbers_and_shapes(one, other):
         ("compiling failed:\nno cat", "compiling failed:\nno where"),
     ],
 )
-def test_errors_with_other_words_are_not_the_same(one, other):
+def test_errors_with_different_words_have_different_causes(one, other):
     assert cause(raised(one)) != cause(raised(other))
 
 
-def test_an_error_of_another_type_or_without_a_text_is_not_the_same():
+def test_an_error_of_another_type_or_without_text_has_another_cause():
     assert cause(raised("a")) != cause(raised("a", "TypeError"))
     assert cause(raised("")) is None
 
 
-def test_numbers_of_float32_show_that_float64_was_computed_in_it():
+def test_float32_numbers_show_that_float64_was_computed_in_float32():
     third = float(np.float32(1) / np.float32(3))
     assert cause(off(third, 1 / 3, 1e-16), dtype="float64") == NARROW
-    # As near, but no number of float32: an epsilon that was added, for example.
+    # As near, but not a float32 number; an added epsilon gives it.
     assert cause(off(1 / 3 + 1e-8, 1 / 3, 1e-16), dtype="float64") is None
-    # A number of any dtype, which an epsilon that is left out gives too.
+    # A number that every dtype holds; a missing epsilon gives it too.
     assert cause(off(0.5, 0.5 + 1e-8, 1e-16), dtype="float64") is None
     assert cause(off(0.5, 0.5 + 1e-8, 1e-16), dtype="float64", beside=NARROW) == NARROW
     assert cause(off(0.5, 0.5 + 1e-4, 1e-16), dtype="float64", beside=NARROW) is None
@@ -222,13 +222,13 @@ def test_whole_numbers_do_not_show_a_narrower_dtype():
     assert cause(off(101.0, 100.0, 1e-4)) == want
 
 
-def test_float32_that_is_computed_in_bfloat16_is_told_by_its_numbers():
+def test_float32_computed_in_bfloat16_is_recognised_by_its_numbers():
     third = float(torch.tensor(1 / 3, dtype=torch.bfloat16))
     assert cause(off(third, 1 / 3)) == "float32: as if computed in bfloat16"
 
 
-def test_a_whole_factor_is_the_same_only_in_calls_of_one_kind():
-    """Twice the loss may be a sum in place of a mean, and twice the gradient something else."""
+def test_an_integer_factor_is_one_cause_only_in_calls_of_one_reduction():
+    """Check that twice the loss under `none` and under `mean` have different causes."""
     one, other = (cause(off(2.0, 1.0), reduction=reduction) for reduction in ("none", "mean"))
     assert one == "huber_loss: off by the factor 2"
     assert other == "huber_loss: off by the factor 2 ('mean')"
@@ -237,19 +237,19 @@ def test_a_whole_factor_is_the_same_only_in_calls_of_one_kind():
 @pytest.mark.parametrize(
     "deviation",
     [
-        off(1.001, 1.0),  # too near 1 to tell a factor from an error
+        off(1.001, 1.0),  # too near 1 to distinguish a factor from an error
         off(1.01, 1.0, 1e-2),  # a budget in which many factors fit
         off(0.0, 1.0),
         off(1.0, 0.0),
         off(1.0, np.nan),
-        off(1.01, 1.0, None),  # not a number that rounding could explain
+        off(1.01, 1.0, None),  # a number that rounding cannot explain
     ],
 )
-def test_a_number_that_tells_no_cause_has_none(deviation):
+def test_an_ambiguous_number_has_no_cause(deviation):
     assert cause(deviation) is None
 
 
-def test_nan_in_unlike_calls_has_unlike_causes():
+def test_nan_in_different_calls_has_different_causes():
     found = {
         cause(off(np.nan, 1.0)),
         cause(off(np.nan, 1.0), delta=2.0),
@@ -287,7 +287,7 @@ def ids(found):
     return [(b.shown.clause, [b.label(other) for other in b.others]) for b in found]
 
 
-def test_the_largest_block_comes_first_and_shows_its_most_telling_cell():
+def test_the_largest_block_comes_first_and_shows_its_clearest_cell():
     cells = [
         cell("autocast", "a"),
         cell("threads", "b"),
@@ -298,12 +298,12 @@ def test_the_largest_block_comes_first_and_shows_its_most_telling_cell():
     assert ids(blocks(cells)) == [("value", ["gradient", "threads"]), ("autocast", [])]
 
 
-def test_cells_without_a_cause_are_blocks_of_their_own():
+def test_each_cell_without_a_cause_is_a_separate_block():
     cells = [cell("value"), cell("gradient"), cell("value", loss="l1_loss")]
     assert [block.count for block in blocks(cells)] == [1, 1, 1]
 
 
-def test_both_surfaces_are_one_block_if_they_show_the_same():
+def test_both_surfaces_are_one_block_if_they_deviate_alike():
     same = [cell("value", surface=surface) for surface in ("class", "function")]
     assert ids(blocks(same)) == [("value", ["value (function)"])]
     assert len(blocks([same[0], replace(same[1], got="1.5")])) == 2
@@ -314,40 +314,40 @@ def test_a_cell_of_another_loss_is_named_with_its_loss():
     assert block.label(block.others[0]) == "l1_loss/value (class)"
 
 
-def test_a_deviation_of_another_kind_is_never_left_to_another_cell():
+def test_a_further_deviation_without_another_cell_is_shown():
     hidden = cell("gradient", "c", further=[kind("unseen")])
     assert ids(blocks([cell("value", "c"), hidden])) == [("value", []), ("gradient", [])]
-    # Shown elsewhere: first in a cell, or behind what a cell shows first.
+    # The further deviation is shown by another cell, as its first or a further one.
     elsewhere = cell("arrays", "unseen")
     assert ids(blocks([cell("value", "c"), hidden, elsewhere]))[0] == ("value", ["gradient"])
     behind = cell("value", "c", further=[kind("unseen")])
     assert ids(blocks([behind, hidden])) == [("value", ["gradient"])]
 
 
-def test_a_deviation_of_another_kind_without_a_cause_is_shown_too():
+def test_a_further_deviation_without_a_cause_is_shown():
     hidden = cell("gradient", "c", further=[kind()])
     assert len(blocks([cell("value", "c"), hidden])) == 2
 
 
-def test_a_call_that_does_not_end_is_one_block_of_its_loss():
+def test_a_timeout_is_one_block_per_loss():
     ended = {"verdict": "crash", "reason": "it did not end within 60 s", "got": None, "want": None}
     cells = [cell(clause, **ended) for clause in ("value", "gradient", "arrays")]
     assert [b.count for b in blocks([*cells, cell("value", loss="l1_loss", **ended)])] == [3, 1]
 
 
-def test_what_no_verdict_arrived_for_is_one_block():
+def test_cells_without_a_verdict_are_one_block():
     lost = {"verdict": "not-run", "reason": "planned, but no verdict arrived", "call": None}
     cells = [cell(loss=loss, **lost) for loss in ("huber_loss", "l1_loss")]
     assert [block.count for block in blocks(cells)] == [2]
 
 
 @pytest.mark.parametrize("further", ["text", [1, {"reason": 2}, {}], {"reason": "x"}, None])
-def test_data_that_is_no_deviation_is_left_out(further):
+def test_malformed_further_deviations_are_left_out(further):
     odd = replace(cell("value", "c"), extra={"further": further})
     assert ids(blocks([odd, cell("gradient", "c")])) == [("value", ["gradient"])]
 
 
-def test_every_failing_cell_is_in_one_block():
+def test_every_failing_cell_is_in_exactly_one_block():
     cells = [cell(f"c{i}", f"cause {i % 3}", further=[kind(f"cause {i % 5}")]) for i in range(30)]
     found = [c.id for block in blocks(cells) for c in (block.shown, *block.others)]
     assert sorted(found) == sorted(c.id for c in cells)
@@ -368,13 +368,13 @@ def test_a_long_list_of_cells_is_shortened(most, want):
     assert Block(first, tuple(others)).also(most) == want
 
 
-def test_a_report_without_causes_is_read():
+def test_a_report_without_causes_can_be_read():
     data = cell("value", "c").to_data()
     assert data.pop("cause") == "c"
     assert Cell.from_data(data).cause is None
 
 
-# === what pytest prints =======================================================================
+# === output of pytest =========================================================================
 
 SCALED = """
     import torch
@@ -384,7 +384,7 @@ SCALED = """
 """
 
 
-def test_each_test_fails_and_names_the_cell_that_shows_its_cause(workplace):
+def test_each_failing_test_names_the_cell_that_shows_its_cause(workplace):
     workplace.write(mine=SCALED)
     done = workplace.run("--impl=mine", "--clause=gradient,value", "--profile=quick")
     text = "\n".join(done.out)
@@ -396,7 +396,7 @@ def test_each_test_fails_and_names_the_cell_that_shows_its_cause(workplace):
     assert "also breaks: gradient" in text.partition("clauses conform")[2]
 
 
-def test_a_test_of_another_suite_names_the_cell_that_shows_its_cause(workplace):
+def test_a_failing_test_of_another_suite_names_the_cell_that_shows_its_cause(workplace):
     workplace.write(
         mine=SCALED,
         test_mine="""

@@ -1,4 +1,4 @@
-"""What a person sees of the records that `lossspec.check` returns."""
+"""The display of the records that `lossspec.check` returns."""
 
 import copy
 import pickle
@@ -63,12 +63,12 @@ class Table(HTMLParser):
             self.rows[-1][-1] += data
 
 
-def test_what_all_conforms_is_one_line():
+def test_conforming_cells_are_summarised_in_one_line():
     cells = Cells([cell("value"), cell("gradient")])
     assert repr(cells) == "mse_loss (function, cpu): 2 of 2 clauses conform"
 
 
-def test_each_clause_that_does_not_conform_is_one_line_the_failing_ones_first():
+def test_each_clause_that_does_not_conform_has_a_line_failures_first():
     lost = cell("threads", "inconclusive", reason="no case was about this clause")
     assert repr(Cells([lost, cell("gradient"), WRONG])).splitlines() == [
         "mse_loss (function, cpu): 1 of 3 clauses conform, 1 deviates, 1 inconclusive",
@@ -77,7 +77,7 @@ def test_each_clause_that_does_not_conform_is_one_line_the_failing_ones_first():
     ]
 
 
-def test_what_several_clauses_found_is_said_once_and_a_long_text_has_a_line_of_its_own():
+def test_a_common_reason_is_printed_once_on_its_own_line_if_long():
     names = ("value", "gradient", "threads", "accepts", "arrays")
     cells = Cells(cell(name, "deviates", reason="x" * 200) for name in names)
     head, clauses, text = repr(cells).splitlines()
@@ -86,7 +86,7 @@ def test_what_several_clauses_found_is_said_once_and_a_long_text_has_a_line_of_i
     assert (text[:8], text[-1], len(text)) == ("      xx", "…", WIDTH)
 
 
-def test_a_repr_never_fills_a_screen():
+def test_a_repr_has_a_limited_number_of_lines():
     cells = Cells(cell(f"c{i}", "deviates", reason=f"reason {i}") for i in range(60))
     lines = repr(cells).splitlines()
     assert len(lines) == LINES
@@ -94,7 +94,7 @@ def test_a_repr_never_fills_a_screen():
     assert lines[-2].startswith("  ✗ deviates: c17: ")
 
 
-def test_it_is_a_list_as_ever():
+def test_cells_are_a_list():
     cells = Cells([WRONG, cell("gradient")])
     assert cells == [WRONG, cell("gradient")]
     assert (len(cells), cells[0], cells[-1].clause) == (2, WRONG, "gradient")
@@ -122,7 +122,7 @@ def test_a_notebook_shows_a_table_with_a_row_for_each_clause():
     ]
 
 
-def test_text_from_outside_steers_neither_a_page_nor_a_terminal():
+def test_foreign_text_is_escaped_in_pages_and_terminals():
     bad = "<script>alert(1)</script>\x1b[31m\a\nred"
     found = cell("value", "deviates", reason=bad, got=bad, call=f"x = 1\n{bad}")
     html = Cells([found])._repr_html_()
@@ -134,7 +134,7 @@ def test_text_from_outside_steers_neither_a_page_nor_a_terminal():
 
 
 @pytest.mark.parametrize("length", [10, 10_000])
-def test_a_cell_is_short(length):
+def test_the_repr_of_a_cell_is_short(length):
     found = cell("value", "deviates", reason="y" * length, call="z" * 10_000)
     assert repr(found).startswith("<Cell mse_loss/value[function-cpu]: deviates (yyyyyyyyyy")
     assert len(repr(found)) < 160
@@ -152,7 +152,7 @@ def test_a_cell_counts_its_excused_cases_by_reason():
     assert [told in row[2] for row in Table(html._repr_html_()).rows[1:]] == [True, True]
 
 
-def test_one_cause_is_one_line_and_one_row():
+def test_cells_with_one_cause_share_a_line_and_a_row():
     cause = "mse_loss: off by the factor 2"
     wrong = [cell(c, "deviates", cause=cause, reason=f"the {c}") for c in ("threads", "value")]
     cells = Cells([*wrong, WRONG])
@@ -165,7 +165,7 @@ def test_one_cause_is_one_line_and_one_row():
     assert f"{cause}; also breaks: threads" in rows[0][2]
 
 
-def test_another_kind_of_deviation_is_told_below_the_first():
+def test_a_further_deviation_is_shown_below_the_first():
     other = {"reason": "the loss of a nan", "got": "0", "want": "nan", "call": "f(x)"}
     cells = Cells([cell("value", "deviates", reason="the value", extra={"further": [other]})])
     row = Table(cells._repr_html_()).rows[1]

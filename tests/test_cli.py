@@ -1,4 +1,4 @@
-"""The command lossspec: each verb does its work, and bad input is one line and status 4."""
+"""The command `lossspec`: its subcommands, its exit status and its one-line errors."""
 
 import json
 import subprocess
@@ -29,7 +29,7 @@ def test_run_judges_several_implementations(workplace):
     assert set(workplace.verdicts("torch.nn").values()) == {"conforms"}
 
 
-def test_run_gives_pytests_status(workplace):
+def test_run_exits_with_the_status_of_pytest(workplace):
     workplace.write(mine="def l1_loss(input, target, reduction='mean'): return input\n")
     words = ("--loss=l1_loss", "--clause=result-shape", "--profile=quick", "-p", "no:faulthandler")
     assert lossspec(workplace, "run", "mine", *words).status == 1
@@ -46,7 +46,7 @@ def test_run_needs_an_implementation(workplace, words):
     assert said.startswith("lossspec run: no implementation was named; names come first, such as ")
 
 
-def test_a_name_behind_an_option_is_not_passed_over(workplace):
+def test_an_implementation_after_an_option_is_refused(workplace):
     workplace.write(mine="from torch.nn.functional import l1_loss\n")
     words = ("-p", "no:faulthandler", "--loss", "l1_loss")
     result = lossspec(workplace, "run", "torch.nn", *words, "mine")
@@ -58,19 +58,19 @@ def test_a_name_behind_an_option_is_not_passed_over(workplace):
 
 
 @pytest.mark.parametrize("words", [["--help"], ["torch.nn", "-h"]])
-def test_the_help_of_run_has_its_options(workplace, words):
+def test_the_help_of_run_lists_its_options(workplace, words):
     result = lossspec(workplace, "run", *words)
     assert result.status == 0
     assert {"--loss", "--deviations", "--shard"} <= set("\n".join(result.out).split())
 
 
-def test_it_is_a_module_too_and_tells_its_version(workplace):
+def test_python_m_lossspec_prints_its_version(workplace):
     result = workplace.apart("-m", "lossspec", "--version")
     assert (result.status, result.out[0].split()[0]) == (0, "lossspec")
 
 
 def reader_leaves(workplace, *words):
-    """The command with a reader of one line; what it says on standard error."""
+    """Run the command, close its output after one line, and return standard error."""
     process = subprocess.Popen(
         [sys.executable, "-m", "lossspec", *words],
         cwd=workplace.path,
@@ -87,18 +87,18 @@ def reader_leaves(workplace, *words):
 @pytest.mark.parametrize(
     "words", [("list", "losses"), ("run", "torch.nn", "--loss=l1_loss", "--profile=quick")]
 )
-def test_a_reader_that_leaves_is_no_traceback(workplace, words):
+def test_a_closed_output_pipe_causes_no_traceback(workplace, words):
     assert reader_leaves(workplace, *words) in ((0, ""), (1, ""))
 
 
-def test_a_terminal_of_few_characters_is_no_error(workplace, monkeypatch):
+def test_an_ascii_terminal_causes_no_error(workplace, monkeypatch):
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
     result = workplace.apart("-m", "lossspec", "show", "huber_loss")
     assert (result.status, result.err) == (0, [])
     assert any("\\u" in line for line in result.out)
 
 
-def test_list_prints_what_is_known(workplace):
+def test_list_prints_losses_clauses_and_implementations(workplace):
     losses = lossspec(workplace, "list", "losses").out
     assert [line.split()[0] for line in losses] == list(catalogue())
     printed = "\n".join(lossspec(workplace, "list", "clauses").out)
@@ -116,7 +116,7 @@ def test_show_prints_a_spec(workplace, name):
     assert catalogue()["cross_entropy"].source in text
 
 
-def test_diff_tells_a_regression_by_its_status(workplace):
+def test_diff_exits_with_a_status_for_a_regression(workplace):
     report = Report.read(SAMPLE)
     right = [cell for cell in report.cells if cell.verdict == "conforms"][:1]
     data = [cell.to_data() for cell in right]
@@ -130,7 +130,7 @@ def test_diff_tells_a_regression_by_its_status(workplace):
     assert right[0].id in "\n".join(result.out)
 
 
-def test_merge_joins_the_parts_of_a_run(workplace):
+def test_merge_joins_the_shards_of_a_run(workplace):
     words = ("--loss=l1_loss,mse_loss,huber_loss,kl_div", "--clause=result-shape")
     words += ("--profile=quick", "-p", "no:faulthandler")
     for i in (1, 2):
@@ -146,7 +146,7 @@ def test_merge_joins_the_parts_of_a_run(workplace):
     assert result.err == ["lossspec merge: cannot merge: add the reports of the shards 2/2"]
 
 
-def test_render_writes_the_pages_again(workplace):
+def test_render_writes_the_pages_of_a_report(workplace):
     result = lossspec(workplace, "render", str(SAMPLE), "-o", "pages")
     assert result.status == 0
     assert {Path(line).name for line in result.out} >= {"index.html", "summary.md", "badge.json"}
@@ -180,7 +180,7 @@ def test_render_writes_the_pages_again(workplace):
         ),
     ],
 )
-def test_bad_input_is_one_line(workplace, words, message):
+def test_bad_input_is_a_one_line_error(workplace, words, message):
     (workplace.path / "bad.json").write_text("{")
     whole = SAMPLE.read_text("utf-8")
     deep = whole.replace('"extra":{}', f'"extra":{{"x":{"[" * 900}{"]" * 900}}}', 1)
@@ -194,7 +194,7 @@ def test_bad_input_is_one_line(workplace, words, message):
 @pytest.mark.parametrize(
     "words", [[], ["fly"], ["list", "birds"], ["show"], ["merge", "x.json"], ["deviations"]]
 )
-def test_bad_usage_ends_with_what_is_wrong(workplace, words):
+def test_bad_usage_prints_the_usage_and_then_the_error(workplace, words):
     def work() -> int:
         with pytest.raises(SystemExit) as caught:
             main(words)

@@ -1,4 +1,4 @@
-"""Right implementations in other formulations, in which no clause may find anything."""
+"""Right losses in other formulations, for which every clause must conform."""
 
 import json
 import logging
@@ -27,7 +27,7 @@ RIGHT = right_implementations()
 def _one_thread():
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    # Calls that must be refused are refused while traced, which torch.compile logs at length.
+    # torch.compile logs at length when a traced call raises, as calls that must be refused do.
     logging.disable(logging.CRITICAL)
     yield
     logging.disable(logging.NOTSET)
@@ -35,23 +35,23 @@ def _one_thread():
 
 
 @pytest.mark.parametrize("right", [pytest.param(r, id=r.id) for r in RIGHT.values()])
-def test_nothing_is_found_in_a_right_implementation(right):
+def test_no_clause_deviates_for_a_right_loss(right):
     only = [name for name in judges_of(right) if not clauses()[name].slow]
     (result,) = audit([right], "quick", only=only)
     assert [(each.clause, each.what, each.got, each.want) for each in result.found] == []
     assert result.crashed == {}
 
 
-def test_almost_every_loss_has_several_right_implementations():
+def test_every_loss_without_own_weights_has_four_right_losses():
     counts = dict.fromkeys(catalogue(), 0)
     for right in RIGHT.values():
         counts[right.loss] += 1
-    # Those two own their weights: whoever writes them again writes torch's.
+    # These two own their weights, so a rewrite would repeat the code of torch.
     rewritten = counts.keys() - {"adaptive_log_softmax_with_loss", "linear_cross_entropy"}
     assert {name: counts[name] for name in rewritten if counts[name] < 4} == {}
 
 
-def test_a_textbook_composition_makes_no_tensor_on_another_device():
+def test_a_textbook_composition_stays_on_the_device_of_its_inputs():
     x, t = torch.ones(3, 4, device="meta"), torch.ones(3, device="meta", dtype=torch.int64)
     lengths = torch.full((3,), 2, device="meta")
     calls = {
@@ -69,8 +69,9 @@ def test_a_textbook_composition_makes_no_tensor_on_another_device():
     } == dict.fromkeys(calls, "meta")
 
 
-def test_a_share_of_nearly_everything_is_rounded_like_any_other():
-    # 1 less a share of 1 - 7e-12: of four sign patterns all made share and posterior move alike.
+def test_a_ctc_posterior_near_1_is_rounded_independently_of_its_share():
+    # The gradient is 1 minus a share of 1 - 7e-12. Each of four sign patterns of the roundings
+    # moved share and posterior alike.
     stored = Path(__file__).parent / "data" / "ctc-softmax-share-near-1.json"
     case = Case.from_json(json.loads(stored.read_text("utf-8")))
     loss = find("ctc_loss")
@@ -81,7 +82,7 @@ def test_a_share_of_nearly_everything_is_rounded_like_any_other():
 
 
 def of_target(tiny, dtype, reduction, count=2):
-    """The gradient of kl_div by a target whose first number is tiny."""
+    """Return the gradient of kl_div by a target whose first number is tiny."""
     loss, target = find("kl_div"), np.full(count, 0.5, dtype)
     target[0] = tiny
     case = Case(
@@ -102,13 +103,13 @@ def of_target(tiny, dtype, reduction, count=2):
     return solve(loss, case).gradient("target", reduction, case.upstream(reduction))
 
 
-def test_no_slope_is_asked_at_a_subnormal_number_but_in_float16():
+def test_a_gradient_at_a_subnormal_number_is_checked_only_in_float16():
     for dtype, tiny, asked in (("float32", 2.0**-139, False), ("float16", 2.0**-20, True)):
         assert list(np.isfinite(of_target(tiny, dtype, "sum").budget)) == [asked, True]
 
 
-def test_no_slope_is_asked_at_a_number_whose_share_of_a_mean_is_subnormal():
-    # y (log y - x) goes back by (g y) / y: of 4,000 numbers g y keeps 11 bits of 24.
+def test_a_gradient_is_not_checked_where_the_share_of_the_mean_is_subnormal():
+    # The gradient of y (log y - x) contains (g y) / y. With 4,000 numbers g y keeps 11 of 24 bits.
     for reduction, asked in (("sum", True), ("mean", False), ("batchmean", False)):
         budget = of_target(2.0**-126, "float32", reduction, 4_000).budget
         assert list(np.isfinite(budget[:2])) == [asked, True]

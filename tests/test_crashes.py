@@ -1,4 +1,4 @@
-"""A process that dies: the call that ended it is shown, and no innocent clause is blamed."""
+"""Crashes: the report shows the fatal call and blames only the clause that made it."""
 
 import json
 import subprocess
@@ -95,24 +95,24 @@ def dead(outpost):
     return outpost, {(c["loss"], c["clause"]): c for c in outpost.artifact("dies")["cells"]}
 
 
-def test_no_clause_but_the_one_that_made_the_fatal_call_is_blamed(dead):
+def test_a_crash_is_blamed_only_on_the_clause_that_made_the_call(dead):
     _, cells = dead
     verdicts = {key: cell["verdict"] for key, cell in cells.items()}
-    innocent = {key for key in verdicts if key[1] != "refuses-classes"}
-    assert {verdicts[key] for key in innocent} <= {"conforms", "known"}
-    assert len(innocent) == 12
+    others = {key for key in verdicts if key[1] != "refuses-classes"}
+    assert {verdicts[key] for key in others} <= {"conforms", "known"}
+    assert len(others) == 12
     assert verdicts["nll_loss", "refuses-classes"] == "crash"
     assert verdicts["cross_entropy", "refuses-classes"] in ("crash", "deviates")
 
 
-def test_the_call_shown_for_a_crash_has_the_argument_that_killed(dead):
+def test_the_call_text_of_a_crash_has_the_fatal_argument(dead):
     _, cells = dead
     cell = cells["nll_loss", "refuses-classes"]
-    assert cell["reason"] == "the process ended while this was judged"
+    assert cell["reason"] == "the process ended while this clause was judged"
     assert str(2**40) in cell["call"]
 
 
-def test_the_script_of_a_crash_ends_its_process_too(dead):
+def test_the_reproduction_script_of_a_crash_crashes(dead):
     place, cells = dead
     script = place.path / "reports" / "dies" / cells["nll_loss", "refuses-classes"]["script"]
     done = subprocess.run(
@@ -122,14 +122,14 @@ def test_the_script_of_a_crash_ends_its_process_too(dead):
     assert str(2**40) in script.read_text()
 
 
-def test_a_call_that_must_raise_goes_forward_only(dead):
+def test_a_call_that_must_raise_runs_only_forward(dead):
     _, cells = dead
     cell = cells["multi_margin_loss", "refuses-classes"]
     assert cell["verdict"] == "deviates"
     assert cell["reason"].endswith("yet nothing was raised")
 
 
-def test_a_campaign_that_is_given_up_has_a_script(outpost):
+def test_an_abandoned_campaign_has_a_reproduction_script(outpost):
     outpost.write(
         gone="""
             import os
@@ -151,7 +151,7 @@ def test_a_campaign_that_is_given_up_has_a_script(outpost):
     assert json.dumps(cells[0]["case"]["tensors"]["input"]["shape"]) in script.read_text()
 
 
-# === the checkpoint =======================================================================
+# === the crash checkpoint =================================================================
 
 
 @pytest.fixture
@@ -164,7 +164,7 @@ def sound_process(monkeypatch):
     monkeypatch.setattr(checkpoint, "_process", {"suspect": False})
 
 
-def test_the_call_under_way_is_kept_for_each_death(tmp_path, case):
+def test_the_crash_checkpoint_keeps_the_call_of_each_crash(tmp_path, case):
     first = CrashCheckpoint(tmp_path, "mine")
     with noting(first):
         assert first.enter(3, "value")
@@ -180,7 +180,7 @@ def test_the_call_under_way_is_kept_for_each_death(tmp_path, case):
     assert dict(fatal_call(tmp_path, "mine", 1).replaced) == {}
 
 
-def test_a_call_that_cannot_be_kept_leaves_the_step_known(tmp_path, case):
+def test_the_crash_checkpoint_keeps_the_step_if_the_call_cannot_be_stored(tmp_path, case):
     checkpoint = CrashCheckpoint(tmp_path, "mine")
     checkpoint.enter(3, "value")
     checkpoint.note(Underway(case, {"target": lambda: None}))
@@ -188,14 +188,14 @@ def test_a_call_that_cannot_be_kept_leaves_the_step_known(tmp_path, case):
     assert fatal_call(tmp_path, "mine", 0) is None
 
 
-def test_no_death_is_left_of_a_campaign_that_ends(tmp_path):
+def test_a_finished_campaign_leaves_no_crash_checkpoint(tmp_path):
     checkpoint = CrashCheckpoint(tmp_path, "mine")
     checkpoint.enter(3, "value")
     checkpoint.leave()
     assert crashes(tmp_path, "mine") == []
 
 
-def test_whom_a_campaign_blames_is_held_responsible_until_its_process_ends(tmp_path, case):
+def test_a_blamed_step_stays_recorded_after_the_campaign(tmp_path, case):
     checkpoint = CrashCheckpoint(tmp_path, "mine")
     checkpoint.blame(3, "refuses-classes", Underway(case, {"target": 7}))
     assert checkpoint.enter(4, "value")
@@ -205,7 +205,7 @@ def test_whom_a_campaign_blames_is_held_responsible_until_its_process_ends(tmp_p
     assert fatal_call(tmp_path, "mine", 0).replaced == {"target": 7}
 
 
-def test_a_process_that_may_be_damaged_is_not_held_against_a_later_campaign(tmp_path):
+def test_a_crash_of_a_damaged_process_is_not_blamed_on_a_later_campaign(tmp_path):
     CrashCheckpoint(tmp_path, "mine").endanger()
     later = CrashCheckpoint(tmp_path, "other")
     later.enter(3, "value")

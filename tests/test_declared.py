@@ -1,4 +1,4 @@
-"""What an implementation declares: it is held to that, and the rest is inferred and told."""
+"""Declared abilities: a declared one is mandatory, an undeclared one is inferred and reported."""
 
 import sys
 from dataclasses import replace
@@ -41,7 +41,7 @@ def verdict(loss, target, clause, **more):
     return cell
 
 
-# === a loss that fails in one way only ====================================================
+# === losses that lack one ability =========================================================
 
 
 def squared(input, target, reduction="mean"):
@@ -52,7 +52,7 @@ def squared(input, target, reduction="mean"):
 
 
 def failing(wrong):
-    """A right loss that raises where `wrong` is true of one of its tensors."""
+    """Wrap a correct loss so that it raises where `wrong` holds for one of its tensors."""
 
     def loss(input, target, reduction="mean"):
         if wrong(input) or wrong(target):
@@ -92,7 +92,7 @@ def is_wrapped(tensor):
     return torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
-#: By ability: the clause that asks for it, and a loss that lacks it and nothing else.
+#: By ability: the clause that checks it, and a loss that lacks only this ability.
 LACKING = {
     "autocast": ("autocast", failing(lambda x: torch.is_autocast_enabled("cpu"))),
     "compile": ("compiled", failing(lambda x: torch.compiler.is_compiling())),
@@ -111,7 +111,7 @@ LACKING = {
 
 
 @pytest.mark.parametrize("ability", LACKING)
-def test_a_loss_that_lacks_only_what_it_declares_is_found(ability):
+def test_a_loss_that_lacks_a_declared_ability_deviates(ability):
     clause, loss = LACKING[ability]
     cell = verdict("mse_loss", loss, clause, supports={ability})
     assert cell.verdict is Verdict.DEVIATES
@@ -122,7 +122,7 @@ def test_a_loss_that_lacks_only_what_it_declares_is_found(ability):
 
 
 @pytest.mark.parametrize("ability", sorted(set(LACKING) - {"autocast"}))
-def test_a_loss_that_lacks_what_it_does_not_declare_is_unsupported_and_says_so(ability):
+def test_a_loss_that_lacks_an_undeclared_ability_is_unsupported_with_a_reason(ability):
     clause, loss = LACKING[ability]
     cell = verdict("mse_loss", loss, clause)
     assert cell.verdict is Verdict.UNSUPPORTED
@@ -135,7 +135,7 @@ def test_a_loss_that_lacks_what_it_does_not_declare_is_unsupported_and_says_so(a
     assert excluded.reason == cell.reason.replace("inferred", "declared", 1)
 
 
-def test_what_is_not_supported_is_counted_also_where_other_cases_conform():
+def test_unsupported_cases_are_counted_beside_conforming_cases():
     def narrow(input, target, reduction="mean"):
         if input.ndim > 1 and is_wrapped(input):
             raise RuntimeError("not this way")
@@ -155,12 +155,12 @@ def test_what_is_not_supported_is_counted_also_where_other_cases_conform():
     ("ability", "clause"),
     [(ability, clause) for ability, (clause, _) in LACKING.items()],
 )
-def test_a_right_loss_that_declares_everything_conforms(ability, clause):
+def test_a_correct_loss_that_declares_every_ability_conforms(ability, clause):
     cell = verdict("mse_loss", squared, clause, supports=set(Ability) - {Ability.COMPLEX})
     assert cell.verdict is Verdict.CONFORMS
 
 
-def test_refusing_autocast_in_so_many_words_is_unsupported_unless_it_is_declared():
+def test_refusing_autocast_is_unsupported_unless_autocast_is_declared():
     def unsafe(input, target, reduction="mean"):
         if torch.is_autocast_enabled("cpu"):
             raise RuntimeError("this loss is unsafe to autocast")
@@ -173,7 +173,7 @@ def test_refusing_autocast_in_so_many_words_is_unsupported_unless_it_is_declared
     assert cell.verdict is Verdict.DEVIATES
 
 
-def test_declared_complex_numbers_must_be_taken():
+def test_declared_complex_inputs_are_mandatory():
     def real(input, target, reduction="mean"):
         if input.is_complex():
             raise TypeError("real numbers only")
@@ -187,7 +187,7 @@ def test_declared_complex_numbers_must_be_taken():
 
 
 @pytest.mark.parametrize("error", [TypeError, NotImplementedError])
-def test_a_declared_dtype_must_be_taken(error):
+def test_a_declared_dtype_is_mandatory(error):
     def single(input, target, reduction="mean"):
         if input.dtype is torch.float16:
             raise error("no float16")
@@ -219,7 +219,7 @@ def test_forward_mode_is_judged_where_elements_share_memory():
 
 
 def judged(name, surface, themes):
-    """What the clauses of some themes return for torch, and the preconditions that blocked them."""
+    """Return what the clauses of some themes find for torch, and the failed preconditions."""
     under_test = torch_counterpart(find(name), surface)
     returned = {}
 
@@ -244,7 +244,7 @@ def judged(name, surface, themes):
 
 
 @pytest.mark.parametrize("surface", ["function", "class"])
-def test_what_a_clause_cannot_judge_is_a_precondition_and_not_an_answer(surface):
+def test_a_case_that_a_clause_cannot_judge_is_skipped_by_a_precondition(surface):
     returned, blocked = judged("nll_loss", surface, {"mode", "dtype", "gradient", "module"})
     assert {type(got) for each in returned.values() for got in each} == {bool}
     assert blocked["mixed-dtypes"]["has-a-wider-dtype"] > 0
@@ -266,7 +266,7 @@ def of_arrays(input, target, reduction="mean"):
     return torch.from_numpy(np.asarray(losses)).to(input.dtype)
 
 
-def test_a_declared_gradient_must_be_there():
+def test_a_declared_gradient_is_mandatory():
     cell = verdict("mse_loss", of_arrays, "gradient")
     assert cell.verdict is Verdict.UNSUPPORTED
     assert cell.reason == "inferred: its results have no gradient"
@@ -277,7 +277,7 @@ def test_a_declared_gradient_must_be_there():
     assert (cell.verdict, cell.got) == (Verdict.DEVIATES, "None")
 
 
-def test_a_wrong_gradient_is_found_though_none_is_declared():
+def test_a_wrong_gradient_deviates_if_none_is_declared():
     def other(input, target, reduction="mean"):
         losses = squared(input, target, "none") + (input - input.detach())
         return losses if reduction == "none" else getattr(losses, reduction)()
@@ -337,13 +337,13 @@ def filled(input, target, reduction="mean"):
         (squared, False),
     ],
 )
-def test_numbers_that_leave_torch_are_told_from_those_that_lose_their_graph(loss, leaves):
+def test_leaving_torch_is_distinguished_from_detaching_the_graph(loss, leaves):
     spec = find("mse_loss")
     case = published(spec, spec.examples[0]).with_(requires_grad=("input", "target"))
     assert leaves_torch(LossUnderTest("mine", spec, "function", loss), case) is leaves
 
 
-def test_a_look_at_a_number_does_not_excuse_a_result_without_a_graph():
+def test_reading_one_number_does_not_excuse_a_detached_result():
     def looks(input, target, reduction="mean"):
         if input.numel() and input.detach().abs().max().item() > 1e30:
             return squared(input, target, reduction)
@@ -352,11 +352,11 @@ def test_a_look_at_a_number_does_not_excuse_a_result_without_a_graph():
     assert verdict("mse_loss", looks, "gradient").verdict is Verdict.DEVIATES
 
 
-@pytest.mark.filterwarnings("ignore")  # of torch's compiler
+@pytest.mark.filterwarnings("ignore")  # of the compiler of torch
 @pytest.mark.parametrize(
     ("abilities", "error"), [({}, Unsupported), ({Ability.SECOND_DERIVATIVES: True}, Deviation)]
 )
-def test_a_compiled_gradient_without_a_derivative_is_a_lack_and_not_a_zero(abilities, error):
+def test_a_compiled_gradient_without_a_derivative_is_unsupported_and_not_zero(abilities, error):
     loss = find("cross_entropy")
     right = right_implementations()["cross_entropy/compiled"]
     under_test = LossUnderTest("mine", loss, "function", right.make(), abilities=abilities)
@@ -398,7 +398,7 @@ def test_a_compiled_gradient_without_a_derivative_is_a_lack_and_not_a_zero(abili
         ),
     ],
 )
-def test_a_declaration_of_nothing_known_is_one_error(declared, error, says):
+def test_an_invalid_declaration_raises_a_clear_error(declared, error, says):
     with pytest.raises(error) as caught:
         Implementation("mine", {"mse_loss": squared}, **declared)
     assert says in str(caught.value)
@@ -410,7 +410,7 @@ def abilities(implementation, loss):
     return {ability.value: holds for ability, holds in under_test.abilities.items()}
 
 
-def test_an_ability_is_declared_of_all_losses_or_of_some():
+def test_an_ability_is_declared_for_all_losses_or_for_some():
     functions = {"mse_loss": F.mse_loss, "ctc_loss": F.ctc_loss}
     implementation = Implementation(
         "mine",
@@ -427,7 +427,7 @@ def test_an_ability_is_declared_of_all_losses_or_of_some():
 
 @pytest.fixture
 def module(tmp_path, monkeypatch):
-    """Write a module with a declaration, and give its name."""
+    """Yield a function that writes a module with a declaration and returns its name."""
     monkeypatch.syspath_prepend(tmp_path)
 
     def written(declaration):
@@ -455,7 +455,7 @@ def module(tmp_path, monkeypatch):
     ("rest", "word"),
     [("", "vmap"), (":space", "vmap"), (":l1_loss", "vmap"), (":other", "export")],
 )
-def test_a_module_carries_its_declaration(module, rest, word):
+def test_a_declaration_is_read_from_its_module(module, rest, word):
     name = module('lossspec.Declaration(supports="vmap")')
     assert abilities(load(name + rest), "l1_loss") == {word: True}
 
@@ -468,7 +468,7 @@ def test_a_module_carries_its_declaration(module, rest, word):
         ('lossspec.Declaration(supports={"vmap": ["l1_los"]})', "did you mean l1_loss"),
     ],
 )
-def test_a_module_with_a_wrong_declaration_is_one_error(module, declaration, says):
+def test_a_module_with_an_invalid_declaration_raises_a_clear_error(module, declaration, says):
     with pytest.raises(ImplementationError) as caught:
         load(module(declaration))
     assert says in str(caught.value)
@@ -478,7 +478,7 @@ def test_a_module_with_a_wrong_declaration_is_one_error(module, declaration, say
 
 
 def triplet(eps):
-    """The loss without a parameter for the epsilon, which is this one."""
+    """Return a triplet loss that has no parameter `eps` and uses this value."""
 
     def loss(anchor, positive, negative, margin=1.0, p=2.0, swap=False, reduction="mean"):
         return F.triplet_margin_loss(
@@ -488,13 +488,13 @@ def triplet(eps):
     return loss
 
 
-def test_a_declared_convention_is_what_a_parameter_means_that_the_signature_lacks():
+def test_a_declared_convention_is_the_value_of_a_missing_parameter():
     def judged(eps, **more):
         return verdict("triplet_margin_loss", triplet(eps), "value", dtypes=["float64"], **more)
 
     assert judged(0.25, conventions={"eps": 0.25}).verdict is Verdict.CONFORMS
     assert judged(0.25).verdict is Verdict.DEVIATES
-    assert judged(0.0).verdict is Verdict.CONFORMS  # either is documented
+    assert judged(0.0).verdict is Verdict.CONFORMS  # both values are documented
     assert judged(0.0, conventions={"eps": 1e-6}).verdict is Verdict.DEVIATES
 
 
@@ -510,7 +510,7 @@ def test_torch_declares_every_ability():
     assert all(mse.abilities.values())
 
 
-def test_torch_leaves_out_only_what_its_documentation_does_not_promise():
+def test_torch_lacks_only_abilities_that_it_does_not_document():
     lacks = {
         (loss.name, ability.value)
         for loss in catalogue().values()
@@ -533,7 +533,7 @@ def test_torch_leaves_out_only_what_its_documentation_does_not_promise():
 
 
 @pytest.mark.parametrize("name", ["ctc_loss", "multi_margin_loss", "multilabel_margin_loss"])
-def test_what_torch_leaves_out_of_second_derivatives_raises(name):
+def test_second_derivatives_that_torch_does_not_declare_raise(name):
     under_test = torch_counterpart(find(name), "function")
     clause = clauses()["second-order"]
     clause_record = Campaign(under_test, [clause], Profile("few", 40, 1)).run()["second-order"]

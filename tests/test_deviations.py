@@ -1,4 +1,4 @@
-"""Known deviations: named with a reason, replayed first, and strict in both directions."""
+"""Known deviations in a run: a reason is mandatory, stored cases are replayed, stale ones fail."""
 
 import dataclasses
 from textwrap import dedent
@@ -14,14 +14,14 @@ from lossspec.judging.plan import Plan
 from lossspec.judging.profiles import PROFILES
 from lossspec.judging.run import Run
 
-# === on a device ===
+# === on a device ==========================================================================
 
 
 @pytest.mark.parametrize(
     ("accelerator", "shipped", "verdict"),
     [(False, True, "deviates"), (True, True, "conforms"), (True, False, "deviates")],
 )
-def test_a_shipped_entry_need_not_hold_on_an_accelerator(
+def test_a_stale_shipped_entry_is_accepted_on_an_accelerator(
     monkeypatch, accelerator, shipped, verdict
 ):
     entry = known(PLAIN)
@@ -38,7 +38,7 @@ def test_a_shipped_entry_need_not_hold_on_an_accelerator(
 # === in a run ==============================================================================
 
 
-def test_what_is_listed_is_known_and_what_is_not_deviates(workplace):
+def test_a_known_deviation_is_known_and_an_unlisted_one_deviates(workplace):
     workplace.write(wrong=WRONG)
     assert workplace.run("--impl=wrong", *QUICK).status == 1
     result = workplace.run("--impl=wrong", *QUICK, listed(workplace, *BOTH))
@@ -50,7 +50,7 @@ def test_what_is_listed_is_known_and_what_is_not_deviates(workplace):
         "link": "https://example.org/1",
         "file": "known.toml",
     }
-    # The stored case comes first, before any that is drawn.
+    # The stored case is replayed before any case is drawn.
     assert cell["case"] == HALF.to_json()
     result = workplace.run("--impl=wrong", *QUICK, listed(workplace, BOTH[0]))
     assert result.status == 1
@@ -65,10 +65,10 @@ def test_what_is_listed_is_known_and_what_is_not_deviates(workplace):
     [
         (known(), "its stored case no longer fails; remove it"),
         (known(PLAIN, when={"surface": "function"}), "its stored case no longer fails"),
-        (known(WEIGHTED), "nothing here takes weight; remove it"),
+        (known(WEIGHTED), "the implementation does not take weight; remove it"),
     ],
 )
-def test_an_entry_that_matches_nothing_fails_the_run(workplace, entry, why):
+def test_a_known_deviation_that_matches_nothing_fails_the_run(workplace, entry, why):
     body = "F.l1_loss(input, target, reduction=reduction)"
     workplace.write(
         right=f"""
@@ -81,16 +81,16 @@ def test_an_entry_that_matches_nothing_fails_the_run(workplace, entry, why):
     assert workplace.run("--impl=right", *QUICK, listed(workplace, entry)).status == 1
     cell = workplace.cells("right")["l1_loss/value[function-cpu]"]
     assert cell["verdict"] == "deviates"
-    assert cell["reason"].startswith("the deviation listed in known.toml matches nothing: ")
+    assert cell["reason"].startswith("the known deviation in known.toml does not apply: ")
     assert why in cell["reason"]
 
 
-def test_an_entry_about_a_loss_that_is_not_there_fails_the_run(workplace):
+def test_a_known_deviation_of_an_absent_loss_fails_the_run(workplace):
     workplace.write(right="from torch.nn.functional import mse_loss")
     entry = listed(workplace, known())
     assert workplace.run("--impl=right", *QUICK, entry).status == 1
     assert {cell["reason"] for cell in workplace.cells("right").values()} == {
-        "the deviation listed in known.toml matches nothing: right has no l1_loss; remove it",
+        "the known deviation in known.toml does not apply: right has no l1_loss; remove it",
         "right has no l1_loss",
     }
 
@@ -100,7 +100,7 @@ def test_an_entry_about_a_loss_that_is_not_there_fails_the_run(workplace):
     [{"version": "<1"}, {"device": "cuda"}, {"surface": "class"}],
     ids=lambda when: next(iter(when)),
 )
-def test_an_entry_about_something_else_is_not_asked_for(workplace, when):
+def test_a_known_deviation_whose_condition_does_not_hold_is_not_replayed(workplace, when):
     workplace.write(right=f"__version__ = '1.0'\n{RIGHT}")
     entry = listed(workplace, known(when=when))
     assert workplace.run("--impl=right", *QUICK, entry).status == 0
@@ -116,7 +116,7 @@ def test_an_entry_about_something_else_is_not_asked_for(workplace, when):
         ("2.15.0.dev20261101", 0),
     ],
 )
-def test_a_mended_entry_is_stale_only_where_its_version_condition_holds(workplace, version, status):
+def test_a_fixed_known_deviation_is_stale_only_in_its_versions(workplace, version, status):
     workplace.write(right=f"__version__ = {version!r}\n{RIGHT}")
     entry = listed(workplace, known(when={"version": "<2.14"}))
     assert workplace.run("--impl=right", *QUICK, entry).status == status
@@ -125,7 +125,7 @@ def test_a_mended_entry_is_stale_only_where_its_version_condition_holds(workplac
     assert ("its stored case no longer fails" in (cell["reason"] or "")) == bool(status)
 
 
-def test_an_entry_of_another_version_excuses_nothing(workplace):
+def test_a_known_deviation_of_another_version_covers_no_deviation(workplace):
     workplace.write(wrong=f"__version__ = '2.14.1+cu130'\n{dedent(WRONG)}")
     entries = [dataclasses.replace(entry, when={"version": "<2.14"}) for entry in BOTH]
     assert workplace.run("--impl=wrong", *QUICK, listed(workplace, *entries)).status == 1
@@ -133,7 +133,7 @@ def test_an_entry_of_another_version_excuses_nothing(workplace):
     assert workplace.run("--impl=wrong", *QUICK, listed(workplace, *entries)).status == 0
 
 
-def test_an_entry_about_an_absent_loss_is_not_asked_for_in_another_version(workplace):
+def test_a_known_deviation_of_an_absent_loss_is_ignored_in_another_version(workplace):
     workplace.write(right="__version__ = '2.14.1'\nfrom torch.nn.functional import mse_loss")
     entry = listed(
         workplace, known(when={"version": "<2.14"}), known(PLAIN, when={"version": "<2"})
@@ -145,7 +145,7 @@ def test_an_entry_about_an_absent_loss_is_not_asked_for_in_another_version(workp
     assert run.status == 4  # nothing was judged
 
 
-def test_an_entry_counts_in_every_dtype_that_it_is_about(workplace):
+def test_a_known_deviation_covers_every_dtype_of_its_condition(workplace):
     workplace.write(wrong=WRONG)
     assert WEIGHTED.dtype == "float64"
     words = ("--impl=wrong", *QUICK, "--dtype=float32")
@@ -154,7 +154,7 @@ def test_an_entry_counts_in_every_dtype_that_it_is_about(workplace):
     assert result.status == 0, result.out
 
 
-def test_an_entry_outside_of_the_selection_is_not_asked_for(workplace):
+def test_a_known_deviation_outside_the_selection_is_not_replayed(workplace):
     workplace.write(right=RIGHT)
     entry = listed(workplace, known())
     for words in (("--clause=accepts",), ("--clause=value", "--dtype=float64")):
@@ -162,7 +162,7 @@ def test_an_entry_outside_of_the_selection_is_not_asked_for(workplace):
         assert result.status == 0
 
 
-# === what an entry is about ================================================================
+# === conditions of an entry ================================================================
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_an_entry_outside_of_the_selection_is_not_asked_for(workplace):
         ("2.14.1+cu130", "<2.14", False),
         ("2.14.1+cu130", "==2.14.1", True),
         ("2.13.0+cu130", "<2.14", True),
-        # A pre-release or a nightly counts as the release that it leads to.
+        # A pre-release or a nightly counts as its release.
         ("2.15.0.dev20261101", ">=2.15", True),
         ("2.15.0.dev20261101+cpu", "<2.15", False),
         ("2.15.dev20261101", "==2.15.0", True),
@@ -190,7 +190,7 @@ def test_an_entry_outside_of_the_selection_is_not_asked_for(workplace):
         (None, "<1", True),
     ],
 )
-def test_a_version_meets_a_range(version, wanted, holds):
+def test_a_version_condition_accepts_a_range(version, wanted, holds):
     assert known(when={"version": wanted}).holds(version, "cpu", "function") is holds
 
 
@@ -204,7 +204,7 @@ def test_a_version_meets_a_range(version, wanted, holds):
         ({"surface": "class"}, False),
     ],
 )
-def test_a_device_and_a_surface_are_as_listed(when, holds):
+def test_a_condition_matches_device_and_surface(when, holds):
     assert known(when=when).holds("1", "cuda:1", "function") is holds
 
 
@@ -224,14 +224,14 @@ def test_a_device_and_a_surface_are_as_listed(when, holds):
         ({"features": ["with weight", "empty"]}, "empty" in features(WEIGHTED)),
     ],
 )
-def test_a_case_is_of_the_kind_described(when, covers):
+def test_a_condition_describes_a_case(when, covers):
     assert describes(when, WEIGHTED) is covers
 
 
 # === inherited =============================================================================
 
 
-def test_what_torch_itself_does_wrong_is_not_held_against_who_builds_on_it(workplace):
+def test_a_known_deviation_of_torch_is_inherited_by_losses_built_on_it(workplace):
     workplace.write(
         mine="""
             from torch.nn import functional as F
@@ -246,7 +246,7 @@ def test_what_torch_itself_does_wrong_is_not_held_against_who_builds_on_it(workp
     cells = workplace.cells("mine")
     inherited = cells["cross_entropy/refuses-parameters[function-cpu]"]
     assert inherited["verdict"] == "known"
-    assert inherited["reason"].startswith("inherited: torch.nn.functional does the same")
+    assert inherited["reason"].startswith("inherited: torch.nn.functional deviates in the same way")
     own = cells["cross_entropy/value[function-cpu]"]
     assert own["verdict"] == "deviates"
     assert own["case"]["parameters"]["label_smoothing"] == 0.5

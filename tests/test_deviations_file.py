@@ -1,4 +1,4 @@
-"""Files of known deviations: what they may say, and how `lossspec deviations` edits them."""
+"""Files of known deviations: their contents, and their editing by `lossspec deviations`."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ from lossspec.judging.stream import stream
 from lossspec.spec.catalogue import catalogue
 
 
-def test_a_file_comes_back_as_it_was(tmp_path):
+def test_a_file_survives_writing_and_reading(tmp_path):
     odd = known(
         reason='it\'s "odd": \\ \x7f \n é 🌀',
         link="https://example.org",
@@ -45,12 +45,12 @@ def test_a_file_comes_back_as_it_was(tmp_path):
     ("path", "text", "message"),
     [
         ("/dev/zero", None, "is larger than 8 MiB, which is the limit"),
-        ("deep.toml", f"a = {'[' * 900}{']' * 900}", ""),  # a newer parser may well read it
+        ("deep.toml", f"a = {'[' * 900}{']' * 900}", ""),  # a newer parser may read it
         ("deeper.toml", f"a = {'[' * 9_999}", "not TOML"),
         ("odd.toml", "\x1b = 1", "not TOML (TOMLDecodeError: “"),
     ],
 )
-def test_a_file_without_bounds_is_one_error(tmp_path, path, text, message):
+def test_an_excessive_file_raises_a_clear_error(tmp_path, path, text, message):
     if text is not None:
         path = tmp_path / path
         path.write_text(text)
@@ -61,7 +61,7 @@ def test_a_file_without_bounds_is_one_error(tmp_path, path, text, message):
 
 
 @pytest.mark.parametrize("name", ["torch.nn", "torch.nn.functional"])
-def test_the_shipped_files_give_reasons(name):
+def test_every_shipped_known_deviation_has_a_reason(name):
     entries = known_deviations.shipped(name)
     assert entries
     assert all(len(entry.reason) > 40 for entry in entries)
@@ -90,67 +90,73 @@ GOOD = {
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"losses": "l1_loss"}, "unknown keys losses; known: case, clause, link, loss, reason, s"),
-        ({"reason": None}, "missing keys reason"),
-        ({"reason": " "}, "a reason is required"),
-        ({"reason": 3}, "not text reason"),
-        ({"link": ["https://example.org"]}, "not text link"),
-        ({"loss": "l2_loss"}, "no loss 'l2_loss'; did you mean l1_loss, nll_loss or "),
-        ({"clause": "nice"}, "no clause 'nice'; the nearest of "),
-        ({"clause": "ignored-gradient"}, "clause 'ignored-gradient' says nothing about l1_loss"),
+        ({"losses": "l1_loss"}, "unknown keys: losses; known: case, clause, link, loss, reason, s"),
+        ({"reason": None}, "missing keys: reason"),
+        ({"reason": " "}, "`reason` must not be empty"),
+        ({"reason": 3}, "these keys must be text: reason"),
+        ({"link": ["https://example.org"]}, "these keys must be text: link"),
+        ({"loss": "l2_loss"}, "unknown loss 'l2_loss'; did you mean l1_loss, nll_loss or "),
+        ({"clause": "nice"}, "unknown clause 'nice'; the nearest of "),
+        ({"clause": "ignored-gradient"}, "clause 'ignored-gradient' does not apply to l1_loss"),
         ({"case": "{}"}, "the stored case: lacks the keys loss, form, contract, spread, "),
         ({"case": "not JSON"}, "the stored case cannot be read (JSONDecodeError: “Expecting"),
         ({"case": "[" * 900 + "]" * 900}, "the stored case: got [[[[[[[...]]]]]]], want an object"),
         ({"case": "[" * 9_999}, "the stored case is nested too deep"),
-        ({"case": stored(form="other")}, "the stored case: no form 'other'; known: "),
-        ({"case": stored(parameters={"p": 1})}, "the stored case: no parameter 'p'; known: none"),
+        ({"case": stored(form="other")}, "the stored case: the loss has no form 'other'; known: "),
+        ({"case": stored(parameters={"p": 1})}, "the stored case: the loss has no parameter "),
         ({"case": stored(tensors={})}, "the stored case: "),
-        ({"loss": "mse_loss"}, "the stored case is none of those that the entry is about"),
-        ({"when": {"dtype": "float64"}}, "the stored case is none of those that the entry is ab"),
-        ({"when": {"features": ["8-d"]}}, "the stored case is none of those that the entry is ab"),
-        ({"when": {"features": ["4-D"]}}, "no features '4-D'; did you mean 4-d, k-d or "),
+        ({"loss": "mse_loss"}, "the stored case must be a call of mse_loss that meets `when`"),
+        ({"when": {"dtype": "float64"}}, "the stored case must be a call of l1_loss that meets"),
+        ({"when": {"features": ["8-d"]}}, "the stored case must be a call of l1_loss that meets"),
+        ({"when": {"features": ["4-D"]}}, "unknown value '4-D' in when.features; did you mean 4-d"),
         (
             {"when": {"dtype": "float31"}},
-            "no dtype 'float31'; did you mean float32, float16 or bfloat16? known: float32, ",
+            "unknown value 'float31' in when.dtype; did you mean float32, float16 or bfloat16? ",
         ),
-        ({"when": {"reduction": "max"}}, "no reduction 'max'; known: mean, sum, none"),
-        ({"when": {"options": ["bias"]}}, "no options 'bias'; known: weight"),
-        ({"when": {"form": "other"}}, "no form 'other'; known: "),
-        ({"case": None}, "missing keys case; `lossspec deviations NAME --file FILE --update` "),
-        ({"when": "always"}, "it must be a table, and so must its `when`"),
-        ({"shows": None}, "missing keys shows; `lossspec deviations NAME --file FILE --update` "),
-        ({"shows": "nan"}, "shows takes a table such as { is = 'nan' }, got 'nan'"),
+        ({"when": {"reduction": "max"}}, "unknown value 'max' in when.reduction; known: mean, "),
+        ({"when": {"options": ["bias"]}}, "unknown value 'bias' in when.options; known: weight"),
+        ({"when": {"form": "other"}}, "unknown value 'other' in when.form; known: "),
+        ({"case": None}, "missing keys: case; `lossspec deviations NAME --file FILE --update` "),
+        ({"when": "always"}, "the entry and its `when` must be tables"),
+        ({"shows": None}, "missing keys: shows; `lossspec deviations NAME --file FILE --update` "),
+        ({"shows": "nan"}, "shows must be a table such as { is = 'nan' }, got 'nan'"),
         (
             {"shows": {}},
-            "shows takes one of is, off, factor, shape, raises, accepts, breach, got",
+            "shows must have exactly one of is, off, factor, shape, raises, accepts, breach, got ",
         ),
-        ({"shows": {"is": "nan", "off": 1}}, "shows takes one of is, off, factor, shape, raises, "),
-        ({"shows": {"shown": "nan"}}, "no key 'shown' in shows; the nearest of 10 are "),
-        ({"shows": {"is": "infinity"}}, "no is 'infinity'; did you mean infinite or finite? known"),
-        ({"shows": {"is": 3}}, "shows.is takes text or a list of it, got 3"),
-        ({"shows": {"is": []}}, "shows.is takes text or a list of it, got []"),
-        ({"shows": {"off": "1e-3"}}, "shows.off takes a number above 0, got '1e-3'"),
-        ({"shows": {"factor": 1}}, "shows.factor takes a number above 1, got 1"),
-        ({"shows": {"off": True}}, "shows.off takes a number above 0, got True"),
-        ({"shows": {"raises": 3}}, "shows.raises takes text, got 3"),
-        ({"shows": {"is": "nan", "of": "gradient of x"}}, "no of 'gradient of x'; did you mean g"),
-        ({"shows": {"is": "nan", "says": "x"}}, "shows.says does not go with is"),
-        ({"shows": {"accepts": "inputs"}}, "no accepts 'inputs'; did you mean input? known: inpu"),
-        ({"shows": {"accepts": "input", "given": "<0"}}, "no given '<0'; known: longer, more axe"),
-        ({"shows": {"accepts": ["input", "target"], "given": "longer"}}, "shows.given takes one "),
-        ({"shows": {"accepts": "reduction", "given": "<x"}}, "shows.given: a comparison reads li"),
-        ({"when": {"parameters": "p"}}, "when.parameters takes a table such as { NAME = '>0' }, "),
-        ({"when": {"parameters": {"p": 1}}}, "no parameter 'p'; known: none"),
-        ({"when": {"absent": ["bias"]}}, "no absent 'bias'; known: weight"),
-        ({"when": {"gradients": ["inputs"]}}, "no gradients 'inputs'; did you mean input? known"),
-        ({"when": {"dtypes": "float16"}}, "unknown keys in when dtypes; did you mean dtype?"),
-        ({"when": {"dtype": 16}}, "when.dtype takes text or a list of it, got 16"),
-        ({"when": {"surface": "both"}}, "no surface 'both'; known: function, class"),
-        ({"when": {"version": "2"}}, "a version range reads like '>=2.4, <2.14', got '2'"),
-        ({"when": {"version": ["2"]}}, "a version range reads like '>=2.4, <2.14', got ['2']"),
+        ({"shows": {"is": "nan", "off": 1}}, "shows must have exactly one of is, off, factor, "),
+        ({"shows": {"shown": "nan"}}, "unknown key 'shown' in shows; the nearest of 10 are "),
+        ({"shows": {"is": "infinity"}}, "unknown value 'infinity' in shows.is; did you mean infi"),
+        ({"shows": {"is": 3}}, "shows.is must be text or a list of texts, got 3"),
+        ({"shows": {"is": []}}, "shows.is must be text or a list of texts, got []"),
+        ({"shows": {"off": "1e-3"}}, "shows.off must be a number above 0, got '1e-3'"),
+        ({"shows": {"factor": 1}}, "shows.factor must be a number above 1, got 1"),
+        ({"shows": {"off": True}}, "shows.off must be a number above 0, got True"),
+        ({"shows": {"raises": 3}}, "shows.raises must be text, got 3"),
+        ({"shows": {"is": "nan", "of": "gradient of x"}}, "unknown value 'gradient of x' in shows"),
+        ({"shows": {"is": "nan", "says": "x"}}, "shows.says is not allowed together with shows.is"),
+        ({"shows": {"accepts": "inputs"}}, "unknown value 'inputs' in shows.accepts; did you me"),
+        ({"shows": {"accepts": "input", "given": "<0"}}, "unknown value '<0' in shows.given; know"),
+        ({"shows": {"accepts": ["input", "target"], "given": "longer"}}, "shows.given needs exac"),
+        ({"shows": {"accepts": "reduction", "given": "<x"}}, "shows.given: expected a comparison"),
+        ({"when": {"parameters": "p"}}, "when.parameters must be a table such as { NAME = '>0' },"),
+        ({"when": {"parameters": {"p": 1}}}, "the loss has no parameter 'p'; known: none"),
+        ({"when": {"absent": ["bias"]}}, "unknown value 'bias' in when.absent; known: weight"),
+        ({"when": {"gradients": ["inputs"]}}, "unknown value 'inputs' in when.gradients; did you"),
+        ({"when": {"dtypes": "float16"}}, "unknown keys in when: dtypes; did you mean dtype?"),
+        ({"when": {"dtype": 16}}, "when.dtype must be text or a list of texts, got 16"),
+        ({"when": {"surface": "both"}}, "unknown value 'both' in when.surface; known: function, "),
+        (
+            {"when": {"version": "2"}},
+            "when.version: expected a range such as '>=2.4, <2.14', got '2'",
+        ),
+        (
+            {"when": {"version": ["2"]}},
+            "when.version: expected a range such as '>=2.4, <2.14', got ",
+        ),
     ],
 )
-def test_a_wrong_entry_is_told_with_its_place(tmp_path, changes, message):
+def test_an_invalid_entry_is_reported_with_its_number(tmp_path, changes, message):
     entry = {key: value for key, value in (GOOD | changes).items() if value is not None}
     lines = [f"{key} = {inline(value)}" for key, value in entry.items()]
     path = tmp_path / "known.toml"
@@ -161,7 +167,7 @@ def test_a_wrong_entry_is_told_with_its_place(tmp_path, changes, message):
 
 
 @pytest.mark.parametrize("name", catalogue())
-def test_every_feature_of_a_case_can_be_listed(name):
+def test_every_feature_of_a_case_is_accepted_in_a_condition(name):
     loss = catalogue()[name]
     for solved in stream(loss, PROFILES["quick"], 0):
         assert features(solved.case) <= {*known_features(loss)}
@@ -176,15 +182,15 @@ def inline(value) -> str:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("deviation = 3", "it holds [[deviation]] tables only, got ['deviation']"),
-        ("deviation = [3]", "deviation 1: it must be a table"),
-        ("[deviation]", "[deviation] takes two brackets: [[deviation]]"),
-        ("[known]", "it holds [[deviation]] tables only, got ['known']"),
+        ("deviation = 3", "only [[deviation]] tables are allowed, got ['deviation']"),
+        ("deviation = [3]", "deviation 1: the entry and its `when` must be tables"),
+        ("[deviation]", "write [[deviation]] with two brackets, got [deviation]"),
+        ("[known]", "only [[deviation]] tables are allowed, got ['known']"),
         ("=", "not TOML ("),
         ("\udcff", "not TOML ("),
     ],
 )
-def test_a_file_of_another_kind_is_told_as_such(tmp_path, text, message):
+def test_a_file_of_another_format_raises_a_clear_error(tmp_path, text, message):
     path = tmp_path / "known.toml"
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(DeviationsError) as caught:
@@ -200,7 +206,7 @@ def update(workplace, *words: str):
     return workplace.within(lambda: main(command))
 
 
-def test_an_update_adds_keeps_and_drops(workplace):
+def test_an_update_adds_keeps_and_drops_entries(workplace):
     workplace.write(wrong=WRONG)
     assert update(workplace, "wrong", "--update").out[-1].startswith("known.toml: 0 kept, ")
     added = known_deviations.read(workplace.path / "known.toml")
@@ -226,7 +232,7 @@ def test_an_update_adds_keeps_and_drops(workplace):
     (workplace.path / "wrong.py").touch()
     assert ", 0 added, " in update(workplace, "wrong", "--update").out[-1]
     left = known_deviations.read(workplace.path / "known.toml")
-    # What is mended goes; what torch itself breaks, and is listed for it, stays.
+    # The fixed entry is dropped. The entry of a deviation of torch itself is kept.
     shipped = known_deviations.shipped("torch.nn.functional")
     torchs = {entry.clause for entry in shipped if entry.loss == "l1_loss"}
     assert any(entry.when == {"version": ">9"} for entry in left)
@@ -235,7 +241,7 @@ def test_an_update_adds_keeps_and_drops(workplace):
 
 
 @pytest.mark.parametrize("version", ["2.14.1+cu130", "2.15.0.dev20261101"])
-def test_an_update_keeps_what_is_about_another_version(workplace, version):
+def test_an_update_keeps_entries_of_another_version(workplace, version):
     workplace.write(mine=f"__version__ = {version!r}\n{RIGHT}")
     before = known(when={"version": "<2.14"}, link="https://example.org/1")
     here = known(PLAIN, when={"version": ">=2.14"})
@@ -248,8 +254,8 @@ def test_an_update_keeps_what_is_about_another_version(workplace, version):
 
 
 @pytest.mark.parametrize("name", ["torch.nn", "torch.nn.functional"])
-def test_what_a_shipped_entry_is_about_fails_on_this_torch_and_nothing_else(name):
-    # Clauses that trace take seconds each; these are the entries with a version condition.
+def test_a_shipped_entry_with_a_version_fails_exactly_in_that_version(name):
+    # All entries with a version condition; clauses that trace would take seconds each.
     implementation = load(name)
     cells = {(cell.loss.name, cell.clause.name): cell for cell in Plan([implementation]).cells()}
     asked = [entry for entry in known_deviations.shipped(name) if "version" in entry.when]
@@ -260,7 +266,7 @@ def test_what_a_shipped_entry_is_about_fails_on_this_torch_and_nothing_else(name
         assert still_fails(entry, cell) == holds, (entry.loss, entry.clause, entry.when)
 
 
-def test_an_update_tells_the_surfaces_apart(workplace):
+def test_an_update_keeps_the_surfaces_apart(workplace):
     workplace.write(
         wrong="""
             from torch.nn import L1Loss
@@ -286,7 +292,7 @@ def test_an_update_tells_the_surfaces_apart(workplace):
         (["mine", "--update", "--file=f.toml", "--profile=x"], "unknown profile 'x'; known: quick"),
     ],
 )
-def test_what_cannot_be_updated_is_one_message(workplace, words, message):
+def test_a_failed_update_is_a_one_line_error(workplace, words, message):
     workplace.write(mine=RIGHT)
     result = workplace.within(lambda: main(["deviations", *words]))
     assert result.status == 4
@@ -294,7 +300,7 @@ def test_what_cannot_be_updated_is_one_message(workplace, words, message):
     assert said.startswith(f"lossspec deviations: {message}")
 
 
-def test_the_listed_are_printed(workplace):
+def test_the_command_prints_the_shipped_known_deviations(workplace):
     result = workplace.within(lambda: main(["deviations", "torch.nn"]))
     names = {line.partition(":")[0] for line in result.out}
     assert {

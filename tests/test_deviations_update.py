@@ -1,4 +1,4 @@
-"""`lossspec deviations --update` edits a file in place and leaves the rest byte for byte."""
+"""In-place updates by `lossspec deviations --update`, which keep all other bytes."""
 
 import os
 import tomllib
@@ -31,34 +31,34 @@ FILE = f"""\
 
 # A weight adds 1.
 {as_toml(STAYS)}
-# This one is mended.
+# This one is fixed.
 # It took a while.
 {as_toml(GOES)}
-# Seen by somebody else.
+# Seen by another user.
 {as_toml(ELSEWHERE).replace("reason", "  reason").replace("{ version", "{   version")}# The end.
 """
 
 
-def test_a_stale_entry_goes_with_its_comment_and_the_rest_stays_byte_for_byte(tmp_path):
-    gone = f"# This one is mended.\n# It took a while.\n{as_toml(GOES)}\n"
+def test_a_stale_entry_is_removed_with_its_comment_and_other_bytes_are_kept(tmp_path):
+    gone = f"# This one is fixed.\n# It took a while.\n{as_toml(GOES)}\n"
     assert FILE.count(gone) == 1
     assert edited(tmp_path, FILE, dropped=[1]) == FILE.replace(gone, "")
 
 
-def test_a_new_entry_comes_at_the_end(tmp_path):
+def test_a_new_entry_is_appended(tmp_path):
     assert edited(tmp_path, FILE, added=[NEW, NEW]) == f"{FILE}\n{NEW}\n{NEW}"
     assert edited(tmp_path, "", added=[NEW]) == NEW
     assert edited(tmp_path, "# none yet", added=[NEW]) == f"# none yet\n\n{NEW}"
 
 
-def test_an_entry_without_a_symptom_gets_a_line_in_front_of_its_case(tmp_path):
+def test_a_missing_symptom_is_inserted_before_the_case(tmp_path):
     line = "shows = { is = 'finite' }"
     old = FILE.replace('shows = { is = "finite" }\n', "", 1)
     new = edited(tmp_path, old, signed={0: line})
     assert new == FILE.replace('shows = { is = "finite" }', line, 1)
 
 
-def test_lines_keep_their_ends(tmp_path):
+def test_line_endings_are_kept(tmp_path):
     text = FILE.replace("\n", "\r\n")
     new = edited(tmp_path, text, dropped=[1], added=[NEW])
     assert "\n" not in new.replace("\r\n", "")
@@ -67,12 +67,12 @@ def test_lines_keep_their_ends(tmp_path):
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 @pytest.mark.parametrize("text", ["# One.\n# Two.", f"# One.\n{as_toml(STAYS)}# Last."])
-def test_an_entry_after_a_line_without_an_end_starts_on_its_own(tmp_path, text, end):
+def test_a_new_entry_after_an_unfinished_line_starts_a_new_line(tmp_path, text, end):
     new = edited(tmp_path, text.replace("\n", end), added=[NEW])
     assert new == f"{text}\n\n{NEW}".replace("\n", end)
 
 
-def test_text_that_looks_like_the_start_of_an_entry_is_none(tmp_path):
+def test_a_table_header_inside_a_string_does_not_start_an_entry(tmp_path):
     odd = as_toml(STAYS).replace('"it stays"', '"""\n[[deviation]]\n[[deviation]]\n"""')
     text = f"{odd}\n{as_toml(GOES)}"
     assert len(known_deviations.entries_of(tmp_path / "x", text, complete=True)) == 2
@@ -80,7 +80,7 @@ def test_text_that_looks_like_the_start_of_an_entry_is_none(tmp_path):
     assert edited(tmp_path, text, dropped=[0]) == as_toml(GOES)
 
 
-def test_a_condition_in_a_table_of_its_own_belongs_to_its_entry(tmp_path):
+def test_a_condition_in_a_subtable_belongs_to_its_entry(tmp_path):
     table = as_toml(STAYS).replace('when = { options = ["weight"] }\n', "")
     text = f"{table}[deviation.when]\noptions = ['weight']\n\n{as_toml(GOES)}"
     assert edited(tmp_path, text, dropped=[0]) == as_toml(GOES)
@@ -88,8 +88,8 @@ def test_a_condition_in_a_table_of_its_own_belongs_to_its_entry(tmp_path):
     assert edited(tmp_path, unsigned, signed={0: 'shows = { is = "finite" }'}) == text
 
 
-def test_entries_in_an_array_are_one_clear_error(tmp_path):
-    with pytest.raises(DeviationsError, match="write each entry as a table of its own, below"):
+def test_entries_in_an_inline_array_raise_a_clear_error(tmp_path):
+    with pytest.raises(DeviationsError, match="write each entry as a table that begins"):
         edited(tmp_path, "deviation = [{ loss = 'l1_loss' }]", dropped=[0])
 
 
@@ -113,7 +113,7 @@ ODD = {
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 @pytest.mark.parametrize("odd", ODD)
-def test_odd_spelling_stays_byte_for_byte(tmp_path, odd, end):
+def test_unusual_toml_spelling_is_kept_byte_for_byte(tmp_path, odd, end):
     first, goes, last = map(ODD[odd], (as_toml(STAYS), as_toml(GOES), as_toml(ELSEWHERE)))
     blank = ODD[odd]("\n\n")[1:]
     head, above, below = "# Head.\n" + blank, "# Above.\n  # This.\n", "# After.\n"
@@ -127,13 +127,13 @@ def test_odd_spelling_stays_byte_for_byte(tmp_path, odd, end):
     assert tomllib.loads(got.removeprefix(stays)) == tomllib.loads(NEW)
 
 
-def test_what_needs_no_change_is_not_read_again(tmp_path):
+def test_a_file_without_changes_is_not_parsed(tmp_path):
     text = "deviation = [ {loss = 'l1_loss'},\n]  # odd"
     assert edited(tmp_path, text) == text
 
 
 @pytest.mark.parametrize("dropped", [[0], [2], [0, 1], [1, 2], [0, 1, 2]])
-def test_comments_go_with_the_entry_below_them(tmp_path, dropped):
+def test_comments_are_removed_with_the_entry_below_them(tmp_path, dropped):
     tables = [
         f"# {i}\n{as_toml(entry)}[deviation.{part}]\n# in\nof = 'value'\n\n# apart\n\n"
         for i, (entry, part) in enumerate([(STAYS, "more"), (GOES, "more"), (ELSEWHERE, "more")])
@@ -144,18 +144,18 @@ def test_comments_go_with_the_entry_below_them(tmp_path, dropped):
     assert new == f"# Head.\n\n{kept}{NEW}"
 
 
-def test_a_file_that_tomlkit_would_change_is_one_clear_error(tmp_path):
+def test_a_file_that_tomlkit_would_reformat_raises_a_clear_error(tmp_path):
     text = f"{as_toml(STAYS)}\n{as_toml(GOES).replace('[[deviation]]', '[[ deviation ]]')}"
     line = 2 + as_toml(STAYS).count("\n")
     with pytest.raises(DeviationsError) as caught:
         edited(tmp_path, text, dropped=[0])
     assert str(caught.value) == (
         f"{tmp_path / 'known.toml'}: cannot be edited in place: tomlkit would write line {line}, "
-        "'[[ deviation ]]', as '[[deviation]]'; write it like that"
+        "'[[ deviation ]]', as '[[deviation]]'; change the line to that"
     )
 
 
-def test_a_file_that_tomlkit_cannot_read_is_one_clear_error(tmp_path, monkeypatch):
+def test_a_file_that_tomlkit_cannot_read_raises_a_clear_error(tmp_path, monkeypatch):
     def fails(text):
         raise RecursionError("too deep")
 
@@ -166,19 +166,19 @@ def test_a_file_that_tomlkit_cannot_read_is_one_clear_error(tmp_path, monkeypatc
         edited(tmp_path, FILE, dropped=[0])
 
 
-def test_an_edit_that_loses_an_entry_is_one_clear_error(tmp_path, monkeypatch):
+def test_an_edit_that_loses_an_entry_raises_a_clear_error(tmp_path, monkeypatch):
     monkeypatch.setattr(known_file, "_append", lambda document, table, end: None)
     with pytest.raises(DeviationsError, match="tomlkit would change other entries too; write the"):
         edited(tmp_path, FILE, added=[NEW])
 
 
-def test_an_update_leaves_comments_and_order(workplace):
+def test_an_update_keeps_comments_and_order(workplace):
     workplace.write(wrong=WRONG)
     path = workplace.path / "known.toml"
     path.write_text(FILE, "utf-8")
     assert ", 1 no longer fail" in update(workplace).out[-1]
     new = path.read_text("utf-8")
-    gone = f"# This one is mended.\n# It took a while.\n{as_toml(GOES)}\n"
+    gone = f"# This one is fixed.\n# It took a while.\n{as_toml(GOES)}\n"
     assert new.startswith(FILE.replace(gone, ""))
     words = ("--impl=wrong", "--profile=quick", "--loss=l1_loss", "--deviations=known.toml")
     assert workplace.run(*words).status == 0
@@ -186,14 +186,14 @@ def test_an_update_leaves_comments_and_order(workplace):
     assert path.read_text("utf-8") == new
 
 
-def test_an_update_gives_a_symptom_to_entries_of_older_files(workplace):
+def test_an_update_adds_symptoms_to_entries_of_older_files(workplace):
     workplace.write(wrong=WRONG)
     path = workplace.path / "known.toml"
     path.write_text(FILE.replace('shows = { is = "finite" }\n', ""), "utf-8")
     words = ("--impl=wrong", "--profile=quick", "--loss=l1_loss", "--deviations=known.toml")
     refused = workplace.run(*words)
     assert refused.status == 4
-    assert "missing keys shows; `lossspec deviations NAME --file FILE --update` writes it" in (
+    assert "missing keys: shows; `lossspec deviations NAME --file FILE --update` writes it" in (
         " ".join(refused.err + refused.out)
     )
     assert "1 without `shows` cannot be judged here" in update(workplace).out[-1]
@@ -202,7 +202,7 @@ def test_an_update_gives_a_symptom_to_entries_of_older_files(workplace):
     assert "# A weight adds 1.\n[[deviation]]" in path.read_text("utf-8")
 
 
-def test_a_new_entry_names_its_dtypes_and_covers_nothing_more(workplace):
+def test_a_new_entry_covers_only_the_dtypes_that_deviate(workplace):
     workplace.write(
         wrong="""
             from torch.nn import functional as F
@@ -219,7 +219,7 @@ def test_a_new_entry_names_its_dtypes_and_covers_nothing_more(workplace):
     assert dict(entry.shows) == {"is": "finite", "of": "value"}
 
 
-def test_a_link_to_a_file_stays_one(workplace):
+def test_a_symbolic_link_is_kept(workplace):
     workplace.write(wrong=WRONG)
     (workplace.path / "shared").mkdir()
     real = workplace.path / "shared" / "real.toml"
@@ -233,12 +233,12 @@ def test_a_link_to_a_file_stays_one(workplace):
     assert real.stat().st_mode & 0o777 == 0o640
 
 
-def test_a_read_only_file_is_one_error_before_the_run(workplace, monkeypatch):
+def test_a_read_only_file_is_refused_before_the_run(workplace, monkeypatch):
     workplace.write(wrong=WRONG)
     path = workplace.path / "known.toml"
     path.write_text(as_toml(GOES), "utf-8")
     path.chmod(0o444)
-    monkeypatch.setattr("lossspec.judging.known_update.updated", None)  # a run would fail
+    monkeypatch.setattr("lossspec.judging.known_update.updated", None)  # any run fails here
     result = update(workplace)
     assert result.status == 4
     assert result.err == ["lossspec deviations: known.toml: cannot be written (it is read-only)"]
@@ -247,25 +247,25 @@ def test_a_read_only_file_is_one_error_before_the_run(workplace, monkeypatch):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write to any folder")
-def test_a_read_only_folder_is_one_error(tmp_path):
+def test_a_read_only_folder_is_refused(tmp_path):
     tmp_path.chmod(0o555)
     with pytest.raises(DeviationsError, match=r"the folder .* is read-only"):
         known_file.check_writable(tmp_path / "new" / "known.toml")
 
 
-def test_a_file_that_was_changed_meanwhile_is_not_overwritten(tmp_path):
+def test_a_file_changed_during_the_run_is_not_overwritten(tmp_path):
     path = tmp_path / "known.toml"
     path.write_text("# theirs\n", "utf-8")
-    with pytest.raises(DeviationsError, match="was changed while the run was under way"):
+    with pytest.raises(DeviationsError, match="was changed during the run"):
         known_file.replace(path, "# mine\n", "# new\n")
-    with pytest.raises(DeviationsError, match="was changed while the run was under way"):
+    with pytest.raises(DeviationsError, match="was changed during the run"):
         known_file.replace(path, None, "# new\n")
     assert path.read_text("utf-8") == "# theirs\n"
     known_file.replace(path, "# theirs\n", "# new\n")
     assert path.read_text("utf-8") == "# new\n"
 
 
-def test_a_failed_write_loses_nothing(tmp_path, monkeypatch):
+def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "known.toml"
     path.write_text("# theirs\n", "utf-8")
 
@@ -278,7 +278,7 @@ def test_a_failed_write_loses_nothing(tmp_path, monkeypatch):
     assert path.read_text("utf-8") == "# theirs\n"
 
 
-def test_a_right_implementation_leaves_an_empty_list(workplace):
+def test_updating_a_correct_implementation_removes_every_entry(workplace):
     workplace.write(wrong=RIGHT)
     path = workplace.path / "known.toml"
     path.write_text(f"# Header.\n\n{as_toml(GOES)}", "utf-8")

@@ -1,4 +1,4 @@
-"""Another device than the processor: a stand-in, on which the suite runs as on any accelerator."""
+"""A stand-in accelerator, on which the suite runs as on any other accelerator."""
 
 from pathlib import Path
 from textwrap import dedent
@@ -9,7 +9,7 @@ import standin
 CLONE = Path(__file__).parents[1]
 HERE = ("result-device", "no-host-copy", "refuses-mixed-devices")
 SEEN = (*HERE, "accepts", "value", "gradient", "random-state")
-#: Written where the clone is not on the path.
+#: This module is written to a file because the clone is not on the path there.
 LOSSES = """
     import sys
     sys.path.insert(0, CLONE)
@@ -117,7 +117,7 @@ RIGHT = ("FlagRead", "ParameterRead")
 
 @pytest.fixture(scope="module")
 def place(outpost):
-    """Where processes run that know the device: once it is known, a process never forgets it."""
+    """Return a directory for processes that register the device, which a process cannot undo."""
     if standin.compiler() is None:
         pytest.skip("there is no C++ compiler to build the stand-in device with")
     library = standin.build(outpost.path)
@@ -146,7 +146,7 @@ def run(place, *arguments, plugin="accelerator"):
 
 
 def told(place, script):
-    """What a script prints in a process that knows the device."""
+    """Return the output of a script in a process that registers the device."""
     done = place.apart("-c", "from accelerator import library\n" + dedent(script))
     assert done.status == 0, done.err
     return done.out
@@ -160,10 +160,10 @@ def deviating(verdicts):
     }
 
 
-# === the stand-in =========================================================================
+# === the stand-in device ==================================================================
 
 
-def test_torch_takes_the_stand_in_for_an_accelerator(place):
+def test_torch_recognises_the_stand_in_as_an_accelerator(place):
     assert told(
         place,
         """
@@ -184,7 +184,7 @@ def test_torch_takes_the_stand_in_for_an_accelerator(place):
     ]
 
 
-def test_only_what_is_asked_for_is_copied_to_the_host(place):
+def test_a_loss_on_the_device_copies_nothing_to_the_host(place):
     assert told(
         place,
         """
@@ -201,7 +201,7 @@ def test_only_what_is_asked_for_is_copied_to_the_host(place):
     ) == ["standin:0 0", "2"]
 
 
-def test_strides_and_lazy_conjugates_survive_the_way_there_and_back(place):
+def test_strides_and_lazy_conjugates_survive_a_round_trip_to_the_device(place):
     assert (
         told(
             place,
@@ -221,25 +221,25 @@ def test_strides_and_lazy_conjugates_survive_the_way_there_and_back(place):
     )
 
 
-# === a run on it ==========================================================================
+# === runs on the device ===================================================================
 
 
 @pytest.fixture(scope="module")
 def torchs(place):
-    """Torch's own losses on the device, those that ask most of one."""
+    """Run the suite on the device for the torch losses that use most of its features."""
     losses = "l1_loss,cross_entropy,ctc_loss,gaussian_nll_loss,AdaptiveLogSoftmaxWithLoss"
     done = run(place, "--impl=torch.nn,torch.nn.functional", f"--loss={losses}")
     return done, {**place.cells("torch.nn"), **place.cells("torch.nn.functional")}
 
 
-def test_torch_deviates_nowhere_that_it_does_not_on_the_processor(torchs):
+def test_torch_has_no_deviation_only_on_the_device(torchs):
     done, cells = torchs
     assert done.status == 0, done.out
     assert deviating({name: cell["verdict"] for name, cell in cells.items()}) == set()
     assert {cell["device"] for cell in cells.values()} == {"standin"}
 
 
-def test_the_clauses_on_devices_speak_of_every_loss_that_they_apply_to(torchs):
+def test_every_device_clause_conforms_for_torch(torchs):
     _, cells = torchs
     got = {
         (cell["loss"], cell["clause"]): cell["verdict"]
@@ -251,12 +251,12 @@ def test_the_clauses_on_devices_speak_of_every_loss_that_they_apply_to(torchs):
     assert set(got.values()) == {"conforms"}
 
 
-def test_what_may_take_a_device_down_is_not_asked_of_it(torchs):
+def test_calls_that_may_crash_a_device_are_not_made(torchs):
     _, cells = torchs
     assert cells["cross_entropy/refuses-classes[function-standin]"]["verdict"] == "not-applicable"
 
 
-def test_on_the_processor_the_clauses_on_devices_do_not_apply(workplace):
+def test_device_clauses_do_not_apply_on_the_cpu(workplace):
     workplace.write(mine="from torch.nn.functional import l1_loss\n")
     done = workplace.run("--impl=mine", "--loss=l1_loss", f"--clause={','.join(HERE)},accepts")
     assert done.status == 0
@@ -265,14 +265,15 @@ def test_on_the_processor_the_clauses_on_devices_do_not_apply(workplace):
     assert got == {("not-applicable", "this clause applies to accelerators only")}
 
 
-def test_a_clause_that_has_nothing_to_say_on_a_device_is_no_run(workplace):
+def test_a_run_with_only_inapplicable_clauses_is_an_error(workplace):
     workplace.write(mine="from torch.nn.functional import l1_loss\n")
     done = workplace.run("--impl=mine", "--clause=no-host-copy")
     assert done.status == 4
-    assert "nothing to judge: no-host-copy says nothing about any loss on cpu" in done.err[0]
+    want = "nothing to judge: no selected clause (no-host-copy) applies to any loss on cpu"
+    assert want in done.err[0]
 
 
-def test_a_dtype_that_the_device_cannot_hold_is_not_asked_of_a_loss(place):
+def test_a_dtype_that_the_device_lacks_is_not_judged(place):
     done = run(
         place,
         "--impl=torch.nn",
@@ -285,7 +286,7 @@ def test_a_dtype_that_the_device_cannot_hold_is_not_asked_of_a_loss(place):
     assert "TypeError: “this device holds no float64”" in report
 
 
-def test_a_function_is_checked_on_a_device_from_python(place):
+def test_check_runs_on_a_device(place):
     assert told(
         place,
         """
@@ -303,30 +304,30 @@ def test_a_function_is_checked_on_a_device_from_python(place):
     ]
 
 
-# === what the clauses on devices find, and what they spare ================================
+# === wrong losses and right losses on the device ==========================================
 
 
 @pytest.fixture(scope="module")
 def judged(place):
-    """Each wrong loss, and each right one beside it, judged by the clauses on devices."""
+    """Return the verdicts of the device clauses for each wrong loss and its right counterpart."""
     names = ",".join(f"losses:{name}" for name in (*WRONG, *RIGHT))
     run(place, f"--impl={names}", f"--clause={','.join(SEEN)}", "--loss=l1_loss,huber_loss")
     return {name: place.verdicts(f"losses.{name}") for name in (*WRONG, *RIGHT)}
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_a_loss_that_is_wrong_on_a_device_only_is_found(judged, name):
+def test_a_loss_that_is_wrong_only_on_a_device_deviates(judged, name):
     assert deviating(judged[name]) == WRONG[name]
 
 
 @pytest.mark.parametrize("name", RIGHT)
-def test_a_single_number_may_be_read_on_the_host(judged, name):
+def test_copying_a_single_number_to_the_host_conforms(judged, name):
     assert deviating(judged[name]) == set()
     conform = [key for key, verdict in judged[name].items() if verdict == "conforms"]
     assert len(conform) == len(SEEN)
 
 
-def test_a_script_moves_a_module_to_the_device_too(place):
+def test_a_reproduction_script_moves_a_module_to_the_device(place):
     words = ("--loss=AdaptiveLogSoftmaxWithLoss", "--clause=result-device,value")
     assert run(place, "--impl=moved", *words).status == 1
     (cell,) = [cell for cell in place.cells("moved").values() if cell["script"]]
@@ -336,14 +337,14 @@ def test_a_script_moves_a_module_to_the_device_too(place):
     assert "error here: None" in done.out
 
 
-def test_every_clause_on_devices_finds_a_wrong_loss():
+def test_every_device_clause_finds_a_wrong_loss():
     assert set(HERE) <= set().union(*WRONG.values())
 
 
-def test_a_composition_of_torchs_operations_is_spared(place):
+def test_a_composition_of_torch_operations_conforms_on_the_device(place):
     done = run(place, "--impl=losses:composite")
     assert done.status == 0, done.out
     verdicts = place.verdicts("losses.composite")
     assert deviating(verdicts) == set()
-    spared = [n for n, v in verdicts.items() if v == "conforms" and n.split("/")[1][:-18] in HERE]
-    assert len(spared) == 6 * len(HERE)
+    conform = [n for n, v in verdicts.items() if v == "conforms" and n.split("/")[1][:-18] in HERE]
+    assert len(conform) == 6 * len(HERE)

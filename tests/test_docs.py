@@ -1,4 +1,4 @@
-"""The guides: their code runs, their output is what they show, their names and links exist."""
+"""The guides: their code runs, their output is current, their names and links exist."""
 
 import argparse
 import importlib
@@ -28,23 +28,23 @@ GENERATED = {DOCS / "clauses.md", DOCS / "audit.md"}
 GUIDES = [ROOT / "README.md", *sorted({*DOCS.glob("*.md")} - GENERATED)]
 TEXTS = [*GUIDES, ROOT / "CONTRIBUTING.md"]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-#: What installs something; the environments that tox is asked for are looked up instead.
+#: Commands that install something. The environments of tox are looked up instead.
 INSTALLS = ("python -m pip install", "python -m tox")
-#: What the README calls `mylib` and `reports`.
+#: The module and the folder that the README calls `mylib` and `reports`.
 MYLIB = "from torch.nn.functional import mse_loss\n"
 
 named = pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.stem)
 
 
 def blocks(path):
-    """The code of a page in order: its language, the file that it is, its text."""
+    """Yield the code blocks of a page in order, each as language, file name and text."""
     for language, code in BLOCK.findall(path.read_text("utf-8")):
         file = re.match(r"# ([\w.]+\.\w+)\n", code)
         yield language, file[1] if file else None, code
 
 
 def commands(code):
-    """Each command of a console block, with the exit status and the output that it shows."""
+    """Yield each command of a console block with its exit status and its output."""
     for part in re.split(r"^\$ ", code, flags=re.MULTILINE)[1:]:
         line, _, output = part.partition("\n")
         command, _, status = line.partition("  # exit status ")
@@ -52,17 +52,17 @@ def commands(code):
 
 
 class Shell:
-    """A folder in which a guide is followed."""
+    """A folder in which the commands of a guide are executed."""
 
     def __init__(self, folder):
         self.folder = folder
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-        # The pytest around this one must not steer the one inside.
+        # The pytest around this one must not configure the one inside.
         self.environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
         self.environment |= {"PATH": path, "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
 
     def write(self, file, code):
-        """A file that the guide shows; a pyproject.toml also declares its entry points."""
+        """Write a file that the guide shows; install the entry points of a pyproject.toml."""
         (self.folder / file).write_text(code, "utf-8")
         if file == "pyproject.toml":
             project = tomllib.loads(code)["project"]
@@ -90,7 +90,7 @@ class Shell:
 
 
 def shown(output):
-    """What a block shows as a pattern; three dots stand for anything."""
+    """Return the output of a block as a pattern in which three dots match any text."""
     return re.escape(output.strip("\n")).replace(re.escape("..."), ".*?")
 
 
@@ -124,7 +124,7 @@ def test_a_block_has_a_language_that_is_checked_here(path):
 
 
 @named
-def test_what_installs_asks_for_environments_that_exist(path):
+def test_every_tox_environment_that_is_named_exists(path):
     tox = (ROOT / "tox.ini").read_text("utf-8")
     for _, environments in re.findall(r"tox run( -q)? -e ([\w,-]+)", path.read_text("utf-8")):
         known = [name for name in environments.split(",") if f"[testenv:{name}]" in tox]
@@ -147,7 +147,7 @@ def test_toml_parses_and_its_keys_are_known(path):
 
 
 @named
-def test_every_link_inside_the_project_leads_somewhere(path):
+def test_every_link_inside_the_project_has_a_target(path):
     text = BLOCK.sub("", path.read_text("utf-8"))
     links = re.findall(r"\]\(([^)\s]+)\)", text)
     inside = [link for link in links if "://" not in link]
@@ -175,7 +175,7 @@ def test_every_path_and_module_that_is_named_exists(path):
 
 
 def resolves(dotted):
-    """Whether a dotted name leads to something: a module, or an attribute of one."""
+    """Return whether a dotted name is a module, or an attribute of one."""
     words = dotted.split(".")
     for i in range(len(words), 0, -1):
         try:
@@ -205,18 +205,18 @@ def test_every_option_that_is_named_exists(path):
 
 
 def subcommands():
-    """The parsers of the command line by command."""
+    """Return the parsers of the command line by command."""
     (commands,) = [a for a in cli._parser()._actions if isinstance(a.choices, dict)]
     return commands.choices
 
 
 def conformance_options():
-    """A parser with the options that the plugin gives pytest."""
+    """Return a parser with the options that the plugin adds to pytest."""
     parser = argparse.ArgumentParser()
     for option in OPTIONS:
         option.add(parser.add_argument, option.short)
         option.add(parser.add_argument, option.long)
-    parser.add_argument("--lossspec-NAME")  # stands for each of them
+    parser.add_argument("--lossspec-NAME")  # stands for each such option
     return parser
 
 
@@ -230,13 +230,13 @@ def test_every_command_of_lossspec_exists(path):
     assert set(used) <= set(subcommands())
 
 
-def test_the_table_of_verdicts_is_that_of_the_package():
+def test_the_table_of_verdicts_matches_the_package():
     text = (DOCS / "reading-a-report.md").read_text("utf-8")
     rows = re.findall(r"^\| (\S) \| ([\w-]+) \|.*\| (yes|no) \|$", text, re.MULTILINE)
     assert rows == [(v.sign, str(v), "yes" if v.fails else "no") for v in Verdict]
 
 
-def test_the_table_of_profiles_says_how_many_cases_there_are():
+def test_the_table_of_profiles_gives_the_number_of_cases():
     text = (ROOT / "docs" / "getting-started.md").read_text("utf-8")
     told = re.findall(r"^\| `(\w+)` \|[^|]*\| (\d+) to (\d+) \|", text, re.MULTILINE)
     losses = catalogue().values()
@@ -244,7 +244,7 @@ def test_the_table_of_profiles_says_how_many_cases_there_are():
     assert told == [(name, str(min(c)), str(max(c))) for name, c in counts.items()]
 
 
-def test_the_table_of_abilities_is_that_of_the_package():
+def test_the_table_of_abilities_matches_the_package():
     text = (DOCS / "getting-started.md").read_text("utf-8")
     table = text.partition("| ability |")[2].partition("\n\n")[0]
     rows = [row.split("|") for row in table.splitlines()[2:]]
@@ -254,12 +254,12 @@ def test_the_table_of_abilities_is_that_of_the_package():
     assert [name for name in named if name not in clauses()] == []
 
 
-def test_the_guide_to_deviations_names_every_condition_and_symptom():
+def test_the_guide_to_known_deviations_names_every_condition_and_symptom():
     text = (DOCS / "reading-a-report.md").read_text("utf-8")
     assert [name for name in conditions.KEYS + symptoms.KEYS if f"`{name}`" not in text] == []
 
 
-def test_the_table_of_budgets_has_a_number_for_each_loss_and_dtype():
+def test_the_table_of_worst_ratios_has_a_number_for_each_loss_and_dtype():
     text = (DOCS / "budget.md").read_text("utf-8")
     table = text.partition("<!-- worst ratios:")[2].partition("<!-- end of worst ratios -->")[0]
     head, rule, *rows = re.findall(r"^\|.*\|$", table, re.MULTILINE)
@@ -284,14 +284,14 @@ def test_the_picture_is_small_enough_to_commit():
     assert "docs/report.png" in (ROOT / "README.md").read_text("utf-8")
 
 
-def test_the_readme_shows_what_it_does_before_how():
+def test_the_readme_shows_the_result_before_the_usage():
     text = (ROOT / "README.md").read_text("utf-8")
     parts = ("lossspec judges", "```text", "$ python", "![", "```python")
     places = [text.index(part) for part in parts]
     assert places == sorted(places)
 
 
-def test_the_readme_asks_for_the_python_that_the_package_asks_for():
+def test_the_readme_names_the_python_version_of_the_package():
     wanted = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     (version,) = re.findall(r"Python ([\d.]+) or newer", (ROOT / "README.md").read_text("utf-8"))
     assert wanted["requires-python"] == f">={version}"

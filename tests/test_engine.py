@@ -1,4 +1,4 @@
-"""Hypothesis drives every campaign: its backend, its streams, its database and its options."""
+"""Hypothesis as the engine of a campaign: backend, streams, database and options."""
 
 import hashlib
 import json
@@ -37,9 +37,9 @@ from lossspec.spec.catalogue import catalogue, find
 
 F = torch.nn.functional
 
-#: SHA-256 of the first 40 cases of a loss, as JSON. They change with the spec, with what a case is
-#: drawn from, and with a Hypothesis that draws otherwise: then say so in the changelog, since runs
-#: with the same seed judge other cases.
+#: SHA-256 of the first 40 cases of a loss, as JSON. They change with the spec, with the drawing
+#: of cases and with Hypothesis. Record a change in the changelog: runs with the same seed then
+#: judge other cases.
 GOLDEN = {
     "cross_entropy": "ed8ff5206b0a7fb2",
     "ctc_loss": "6ad02f7a6cb22b89",
@@ -60,14 +60,14 @@ def digest(drawn):
 # === the backend ===========================================================================
 
 
-def test_the_backend_is_registered_through_hypothesiss_entry_point():
+def test_the_backend_is_registered_through_the_entry_point_of_hypothesis():
     (entry,) = [e for e in entry_points(group="hypothesis") if e.name == "lossspec"]
     AVAILABLE_PROVIDERS.pop("lossspec")
     entry.load()()
     assert AVAILABLE_PROVIDERS["lossspec"] == "lossspec.cases.backend.StratifiedProvider"
 
 
-def test_the_backend_conforms_to_hypothesiss_own_test_of_backends():
+def test_the_backend_passes_the_conformance_test_of_hypothesis():
     run_conformance_test(
         StratifiedProvider,
         settings=settings(max_examples=20, stateful_step_count=20, database=None, deadline=None),
@@ -75,17 +75,17 @@ def test_the_backend_conforms_to_hypothesiss_own_test_of_backends():
 
 
 @pytest.mark.parametrize("name", GOLDEN)
-def test_a_stream_is_the_one_that_was_stored(name):
+def test_a_stream_matches_its_stored_digest(name):
     assert digest(first(name)) == GOLDEN[name]
 
 
 @pytest.mark.parametrize("name", ["cross_entropy", "mse_loss", "triplet_margin_loss"])
-def test_no_case_comes_twice(name):
+def test_no_case_is_drawn_twice(name):
     seen = [json.dumps(solved.case.to_json()) for solved in first(name, 320)]
     assert (len(seen), len(set(seen))) == (320, 320)
 
 
-def test_every_option_comes_once_in_as_many_choices_of_its_kind():
+def test_every_reduction_is_drawn_equally_often():
     loss = find("cross_entropy")
     drawn = [solved.case for solved in first("cross_entropy", 60)]
     for reduction in loss.reductions:
@@ -93,7 +93,7 @@ def test_every_option_comes_once_in_as_many_choices_of_its_kind():
         assert share == pytest.approx(1 / len(loss.reductions), abs=0.05)
 
 
-def test_a_property_of_ones_own_may_use_the_backend():
+def test_a_custom_property_may_use_the_backend():
     seen = []
 
     @settings(backend="lossspec", max_examples=30, database=None, deadline=None)
@@ -106,11 +106,11 @@ def test_a_property_of_ones_own_may_use_the_backend():
     assert len({text for _, text, _ in seen}) > 3
 
 
-def test_global_generators_change_no_stream():
+def test_global_random_generators_do_not_change_a_stream():
     want = digest(first("l1_loss"))
     np.random.seed(3)
     torch.manual_seed(3)
-    first("mse_loss", 1)  # forgets what was solved
+    first("mse_loss", 1)  # drops the cached solutions
     assert digest(first("l1_loss")) == want
     assert digest(first("l1_loss", seed=1)) != want
 
@@ -119,7 +119,7 @@ def test_global_generators_change_no_stream():
 
 
 def counted(campaign):
-    """How many test cases Hypothesis says it generated in a campaign, and in how many runs."""
+    """Return the number of test cases and of runs that Hypothesis reports for a campaign."""
     found = []
     with collector.with_value(found.append):
         campaign.run()
@@ -137,7 +137,7 @@ def test_hypothesis_runs_every_case_of_a_quick_campaign(name):
     campaign = Campaign(under_test, wanted[:2], PROFILES["quick"])
     generated, runs = counted(campaign)
     assert campaign._done >= PROFILES["quick"].cases(loss)
-    # Beside the cases that are judged the simplest one, which Hypothesis tries first in each run.
+    # Hypothesis also tries the simplest case first in each run.
     assert generated == campaign._done + runs
 
 
@@ -149,7 +149,7 @@ def made(loss, surface):
     return None
 
 
-def test_a_run_ends_when_no_case_is_wanted_any_more():
+def test_a_run_ends_when_enough_is_raised():
     seen = []
 
     def look(value):
@@ -162,7 +162,7 @@ def test_a_run_ends_when_no_case_is_wanted_any_more():
 
 
 @pytest.mark.parametrize("error", [KeyError, SystemExit, KeyboardInterrupt, AssertionError])
-def test_an_exception_comes_out_of_a_run_as_it_went_in(error):
+def test_a_run_propagates_an_exception_unchanged(error):
     def look(value):
         raise error("ours")
 
@@ -170,7 +170,7 @@ def test_an_exception_comes_out_of_a_run_as_it_went_in(error):
         generate(st.integers(), "any", 5, look)
 
 
-def test_a_search_sets_out_from_given_cases_and_finds_higher_scores():
+def test_a_search_starts_from_given_cases_and_finds_higher_scores():
     strategy = drawn_cases(find("l1_loss"))
     drawn: list[DrawnCase] = []
     generate(strategy, "any", 20, drawn.append)
@@ -203,7 +203,7 @@ def test_shrinking_ends_at_the_simplest_choices_that_fail():
     assert max(map(plans.count, plans)) <= MOST_SEEDS
 
 
-def test_what_fails_only_once_is_shrunk_to_itself_or_nothing():
+def test_a_case_that_fails_only_once_is_not_shrunk():
     strategy = drawn_cases(find("l1_loss"))
     drawn: list[DrawnCase] = []
     generate(strategy, "any", 3, drawn.append)
@@ -217,7 +217,7 @@ def test_what_fails_only_once_is_shrunk_to_itself_or_nothing():
     assert got is None or got.choices == drawn[2].choices
 
 
-def test_an_expected_failure_is_strict_both_ways():
+def test_an_expected_failure_is_strict():
     def fails(value):
         raise ZeroDivisionError
 
@@ -227,7 +227,7 @@ def test_an_expected_failure_is_strict_both_ways():
         expected_failure("stored", {}.__getitem__, ZeroDivisionError, "why")
 
 
-def test_a_failed_assertion_of_ours_is_not_taken_for_a_case_that_no_longer_fails():
+def test_an_internal_assertion_error_is_not_a_stale_expected_failure():
     def asserts(value):
         raise AssertionError("ours")
 
@@ -249,7 +249,7 @@ def campaign_of(target, database, name="mine"):
     return Campaign(under_test, wanted, PROFILES["quick"], name=name, database=database)
 
 
-def test_a_failure_is_tried_first_next_time():
+def test_a_stored_failure_is_tried_first():
     database = InMemoryExampleDatabase()
     campaign_of(wrong_in_half, database).run()
     seen = []
@@ -263,7 +263,7 @@ def test_a_failure_is_tried_first_next_time():
     assert next(iter(first("mse_loss", 1))).case.dtype != "float16"
 
 
-def test_a_failure_of_another_campaign_is_not_tried():
+def test_a_stored_failure_of_another_campaign_is_not_tried():
     database = InMemoryExampleDatabase()
     campaign_of(wrong_in_half, database).run()
     assert len(list(database.fetch(b"mine"))) == 1
@@ -272,7 +272,7 @@ def test_a_failure_of_another_campaign_is_not_tried():
     assert [*database.fetch(b"mine")] == before
 
 
-def test_a_failure_in_some_dtypes_is_kept_apart_from_those_in_others():
+def test_stored_failures_are_kept_apart_by_dtypes():
     database = InMemoryExampleDatabase()
     campaign = campaign_of(wrong_in_half, database)
     campaign.dtypes = ("float16", "float32")
@@ -283,7 +283,7 @@ def test_a_failure_in_some_dtypes_is_kept_apart_from_those_in_others():
     assert [*database.fetch(b"mine float16 float32")] == before
 
 
-def test_a_failure_that_is_mended_is_forgotten():
+def test_a_fixed_failure_is_removed_from_the_database():
     database = InMemoryExampleDatabase()
     campaign_of(wrong_in_half, database).run()
     records = campaign_of(F.mse_loss, database).run()
@@ -291,7 +291,7 @@ def test_a_failure_that_is_mended_is_forgotten():
     assert [*database.fetch(b"mine")] == []
 
 
-def test_what_is_stored_and_no_case_is_forgotten():
+def test_a_malformed_stored_failure_is_removed_from_the_database():
     database = InMemoryExampleDatabase()
     database.save(b"mine", b"\xff\xff nonsense")
     remember(database, "mine", (10**9,) * 50)
@@ -300,12 +300,12 @@ def test_what_is_stored_and_no_case_is_forgotten():
     assert [*database.fetch(b"mine")] == []
 
 
-def test_without_a_database_nothing_is_tried_again():
+def test_no_failure_is_stored_without_a_database():
     try_again(st.nothing(), None, "mine", lambda value: True)
     remember(None, "mine", (1, 2))
 
 
-def test_the_database_is_that_of_hypothesiss_profile_in_force(monkeypatch):
+def test_the_database_is_that_of_the_current_hypothesis_profile(monkeypatch):
     database = InMemoryExampleDatabase()
     before = settings.get_current_profile_name()
     settings.register_profile("mine", database=database)
@@ -328,7 +328,7 @@ MODULE = """
 FEW = ("--impl=mine", "--loss=mse_loss", "--clause=value", "--profile=quick")
 
 
-def test_hypothesis_show_statistics_tells_of_every_campaign(workplace):
+def test_hypothesis_show_statistics_covers_every_campaign(workplace):
     workplace.write(mine=MODULE)
     ran = workplace.run(*FEW, "--hypothesis-show-statistics")
     text = "\n".join(ran.out)
@@ -338,7 +338,7 @@ def test_hypothesis_show_statistics_tells_of_every_campaign(workplace):
     assert re.search(r"during shrink phase", text)
 
 
-def test_hypothesis_seed_is_the_seed_where_no_other_is_given(workplace):
+def test_hypothesis_seed_is_the_default_seed(workplace):
     workplace.write(mine=MODULE)
 
     def seed(*words):
@@ -352,7 +352,7 @@ def test_hypothesis_seed_is_the_seed_where_no_other_is_given(workplace):
     assert seed("--hypothesis-seed=a-word") == seed("--hypothesis-seed=a-word") > 0
 
 
-def test_failures_are_kept_in_hypothesiss_folder_but_not_under_ci(workplace, monkeypatch):
+def test_failures_are_stored_in_the_hypothesis_folder_but_not_in_ci(workplace, monkeypatch):
     workplace.write(mine=MODULE)
     monkeypatch.setenv("HYPOTHESIS_STORAGE_DIRECTORY", str(workplace.path / "kept"))
     monkeypatch.setenv("CI", "true")

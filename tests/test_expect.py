@@ -1,4 +1,4 @@
-"""The oracle on somebody's own tensors: right results pass, wrong ones are found and shown."""
+"""The oracle for a user's own tensors: correct results pass, wrong ones fail and are shown."""
 
 import re
 import tomllib
@@ -33,22 +33,22 @@ def scores(rows=6, classes=5, dtype=torch.float32):
 
 
 def expected_of(call):
-    """The answer of `lossspec.expect` for the same tensors, as a user passes them."""
+    """Return the answer of `lossspec.expect` for the same tensors, as a user passes them."""
     leaves = [call.tensors[name] for name in call.loss.form(call.case.form).tensors]
     return lossspec.expect(call.loss, *leaves, upstream=call.cotangent, **keywords(call))
 
 
-# === right results ========================================================================
+# === correct results ======================================================================
 
 
 def keywords(call):
-    """The keywords of a call, code as the text that a spec knows it by."""
+    """Return the keywords of a call, with code as the text that the spec knows."""
     code = {n for n, parameter in call.loss.parameters.items() if parameter.code}
     return {n: call.case.parameters[n] if n in code else x for n, x in call.kwargs.items()}
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_the_exact_result_rounded_once_is_right(name):
+def test_the_correctly_rounded_result_is_right(name):
     exact, compared = function(catalogue()[name]), []
 
     @several
@@ -65,13 +65,13 @@ def test_the_exact_result_rounded_once_is_right(name):
 
 
 def listed(name):
-    """Whether torch is known to deviate from the contract of a loss in some call."""
+    """Return whether torch has a known deviation for some call of a loss."""
     entries = tomllib.loads(DEVIATIONS.read_text("utf-8"))["deviation"]
     return any(entry["loss"] == name for entry in entries)
 
 
 @pytest.mark.parametrize("name", [n for n in LOSSES if hasattr(functional, n)])
-def test_the_result_of_torch_is_right_unless_it_is_a_known_deviation(name):
+def test_the_result_of_torch_is_right_or_a_known_deviation(name):
     torchs, found = getattr(functional, name), []
 
     @several
@@ -109,7 +109,7 @@ def test_cross_entropy_of_torch_is_right_in_every_dtype(dtype):
     assert (inside <= answer.gradient_budgets["input"]).all()
 
 
-def test_classes_that_are_masked_with_minus_infinity_are_compared():
+def test_classes_masked_with_minus_infinity_are_compared():
     logits, target = scores()
     with torch.no_grad():
         logits[0, (target[0] + 1) % 5] = -torch.inf
@@ -120,7 +120,7 @@ def test_classes_that_are_masked_with_minus_infinity_are_compared():
     assert not answer.check(value, {"input": logits.grad * 1.01})
 
 
-def test_a_nan_in_a_row_is_not_asked_and_the_others_are():
+def test_a_row_with_nan_is_not_checked_and_other_rows_are():
     logits, target = scores()
     with torch.no_grad():
         logits[1, 0] = torch.nan
@@ -140,7 +140,7 @@ def test_the_mean_of_no_elements_is_nan():
     assert answer.check(torch.tensor(torch.nan), {"input": torch.zeros(6, 5)})
 
 
-def test_the_cotangent_is_that_of_upstream():
+def test_the_upstream_argument_is_the_cotangent():
     logits, target = scores()
     upstream = torch.linspace(-1, 2, 6)
     value = functional.cross_entropy(logits, target, reduction="none")
@@ -155,7 +155,7 @@ def test_the_cotangent_is_that_of_upstream():
     assert torch.allclose(scaled.gradients["input"], 3 * ones, rtol=1e-12)
 
 
-def test_tensors_may_be_passed_by_name_and_as_arrays_of_numpy():
+def test_tensors_may_be_passed_by_name_and_as_numpy_arrays():
     logits, target = scores()
     by_position = lossspec.expect("cross_entropy", logits, target, weight=torch.ones(5))
     by_name = lossspec.expect(
@@ -167,7 +167,7 @@ def test_tensors_may_be_passed_by_name_and_as_arrays_of_numpy():
     assert by_name.value == by_position.value
 
 
-def test_a_budget_of_a_wider_dtype_finds_what_the_narrow_one_allows():
+def test_computed_in_a_wider_dtype_gives_a_smaller_budget():
     logits, target = scores(rows=64, dtype=torch.bfloat16)
     wide = logits.detach().float().requires_grad_()
     value = functional.cross_entropy(wide, target)
@@ -185,7 +185,7 @@ def test_a_budget_of_a_wider_dtype_finds_what_the_narrow_one_allows():
 
 
 def planted(kind):
-    """A right value and gradient, and the same with something wrong in it."""
+    """Return a correct value and gradient with a defect of the given kind."""
     logits, target = scores()
     value = functional.cross_entropy(logits, target, reduction="none")
     value.sum().backward()
@@ -219,13 +219,13 @@ def planted(kind):
         ("nan in the gradient", r"<wrong: gradient of input at \[5, 0\] is nan, want .*; 1 of 30"),
     ],
 )
-def test_a_wrong_number_is_found_and_shown_with_its_place(kind, shown):
+def test_a_wrong_number_is_shown_with_its_index(kind, shown):
     logits, target, value, gradient = planted(kind)
     answer = lossspec.expect("cross_entropy", logits, target, reduction="none")
     agreement = answer.check(value, {"input": gradient})
     assert not agreement
     assert re.match(shown, repr(agreement))
-    assert len(repr(agreement)) < 240  # pytest shows so much of it
+    assert len(repr(agreement)) < 240  # pytest shows at most this many characters
     assert str(agreement).splitlines()[0] == "wrong"
     _, _, value, gradient = planted("nothing")
     assert answer.check(value, {"input": gradient})
@@ -250,7 +250,7 @@ def test_a_result_without_numbers_to_compare_is_wrong(result, problem):
     assert re.fullmatch(f"<wrong: value: {problem}>", repr(agreement))
 
 
-def test_a_gradient_that_is_missing_is_wrong():
+def test_a_missing_gradient_is_wrong():
     logits, target = scores()
     value = functional.cross_entropy(logits, target)
     answer = lossspec.expect("cross_entropy", logits, target)
@@ -258,18 +258,18 @@ def test_a_gradient_that_is_missing_is_wrong():
     assert repr(agreement) == "<wrong: gradient of input: got None, want a tensor>"
 
 
-def test_a_result_in_float32_of_a_narrower_call_is_compared():
+def test_a_float32_result_of_a_narrower_call_is_compared():
     logits, target = scores(dtype=torch.bfloat16)
     value = functional.cross_entropy(logits.float(), target)
     assert lossspec.expect("cross_entropy", logits, target).check(value)
     assert lossspec.expect("cross_entropy", logits, target).check(value.item())
 
 
-# === in parts =============================================================================
+# === large calls in parts =================================================================
 
 
 def both(call, monkeypatch, part_bytes):
-    """The answers in one piece and in parts."""
+    """Return the answers to a call, computed at once and in parts."""
     whole = Answer(call.loss, call.case)
     _ = whole.value, whole.gradients
     with monkeypatch.context() as patch:
@@ -281,7 +281,7 @@ def both(call, monkeypatch, part_bytes):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_an_answer_in_parts_is_that_in_one_piece(name, monkeypatch):
+def test_an_answer_in_parts_equals_the_whole_answer(name, monkeypatch):
     lengths = []
 
     @settings(max_examples=15, deadline=None, derandomize=True, database=None)
@@ -290,7 +290,7 @@ def test_an_answer_in_parts_is_that_in_one_piece(name, monkeypatch):
         whole, cut = both(call, monkeypatch, 2**18)
         lengths.append(len(cut._solution.cut))
         tight = {"rtol": 1e-13, "atol": 0.0, "equal_nan": True}
-        # The terms cancel, so that each is right to its own size.
+        # The terms cancel, so the tolerance is relative to the size of the terms.
         torch.testing.assert_close(cut.value, whole.value, rtol=1e-12, atol=1e-12, equal_nan=True)
         torch.testing.assert_close(cut.budget, whole.budget, **tight)
         for tensor, want in whole.gradients.items():
@@ -303,7 +303,7 @@ def test_an_answer_in_parts_is_that_in_one_piece(name, monkeypatch):
     assert sum(lengths) > 3
 
 
-def test_a_large_call_takes_no_more_memory_than_is_stated():
+def test_a_large_call_stays_within_the_documented_memory():
     logits, target = scores(rows=2000, classes=128)
     value = functional.cross_entropy(logits, target, label_smoothing=0.1)
     value.backward()
@@ -316,12 +316,12 @@ def test_a_large_call_takes_no_more_memory_than_is_stated():
         tracemalloc.stop()
     assert agreement
     assert agreement.comparisons[1].compared == logits.numel()
-    # In one piece it would be 2,700 bytes for each number: 660 MiB.
+    # Computed at once, it would take 2,700 bytes for each number: 660 MiB.
     stated = 64 * 2**20 + logits.nbytes + 100 * len(target)
     assert peak < 1.25 * stated
 
 
-def test_a_wrong_number_in_a_later_part_is_shown_with_its_place(monkeypatch):
+def test_a_wrong_number_in_a_later_part_is_shown_with_its_index(monkeypatch):
     monkeypatch.setattr(parts, "PIECE_NUMBERS", 0)
     monkeypatch.setattr(parts, "PART_BYTES", 2**18)
     logits, target = scores(rows=50)
@@ -334,7 +334,7 @@ def test_a_wrong_number_in_a_later_part_is_shown_with_its_place(monkeypatch):
     assert "gradient of input at [41, 3] is" in repr(agreement)
 
 
-def test_a_call_that_cannot_be_cut_is_refused_beyond_a_size(monkeypatch):
+def test_a_large_call_that_cannot_be_divided_is_refused(monkeypatch):
     monkeypatch.setattr(parts, "LARGEST_NUMBERS", 1000)
     lengths = torch.tensor([2, 2]), torch.tensor([1, 2])
     answer = lossspec.expect("ctc_loss", torch.randn(4, 2, 3), torch.tensor([1, 2, 1]), *lengths)
@@ -346,7 +346,7 @@ def test_a_call_that_cannot_be_cut_is_refused_beyond_a_size(monkeypatch):
         lossspec.expect("cross_entropy", logits, target).check(torch.tensor(0.0))
 
 
-# === input that is none ===================================================================
+# === invalid input ========================================================================
 
 
 def wrong_calls():
@@ -385,14 +385,14 @@ WRONG = list(wrong_calls())
 @pytest.mark.parametrize(
     ("given", "named", "said"), [w[1:] for w in WRONG], ids=[w[0] for w in WRONG]
 )
-def test_a_call_that_the_spec_does_not_know_is_one_clear_error(given, named, said):
+def test_a_call_outside_the_spec_raises_a_clear_error(given, named, said):
     with pytest.raises(LossspecError, match=said) as caught:
         lossspec.expect(*given, **named)
     assert isinstance(caught.value, ValueError | TypeError)
     assert "\n" not in str(caught.value)
 
 
-def test_an_ignored_row_may_hold_anything():
+def test_an_ignored_row_may_hold_any_number():
     logits, target = scores()
     target[1] = -100
     poisoned = -logits.detach().abs()
@@ -401,7 +401,7 @@ def test_an_ignored_row_may_hold_anything():
     assert lossspec.expect("nll_loss", poisoned, target).check(value)
 
 
-def test_what_pads_a_list_may_be_anything():
+def test_padding_may_hold_any_number():
     scores_, targets = torch.randn(5, 2, 4).log_softmax(2), torch.tensor([[1, 2, 0], [3, 0, 99]])
     lengths = torch.tensor([5, 4]), torch.tensor([2, 1])
     harmless = functional.ctc_loss(scores_, targets.clamp(max=3), *lengths)
@@ -410,7 +410,7 @@ def test_what_pads_a_list_may_be_anything():
         lossspec.expect("ctc_loss", scores_, targets, lengths[0], torch.tensor([3, 1]))
 
 
-def test_gradients_of_an_unknown_tensor_are_an_error():
+def test_gradients_of_an_unknown_tensor_raise_an_error():
     answer = lossspec.expect("cross_entropy", *scores())
     with pytest.raises(UnknownName, match="did you mean input"):
         answer.check(torch.tensor(1.0), {"inputs": torch.zeros(6, 5)})
@@ -462,7 +462,7 @@ SMOOTH = "--param label_smoothing=0.1"
         (f"logits.pt target.pt --against logits.pt {SMOOTH}", 1),
     ],
 )
-def test_the_command_says_right_or_wrong(dump, capsys, words, status):
+def test_the_command_prints_right_or_wrong(dump, capsys, words, status):
     assert cli.main(["expect", "cross_entropy", *words.split()]) == status
     out = capsys.readouterr().out.splitlines()
     assert out[0].startswith("cross_entropy: ")
@@ -491,14 +491,14 @@ def test_the_command_says_right_or_wrong(dump, capsys, words, status):
         ("target.pt logits.pt", "input has dtype int64; allowed: float32, float64, float16"),
     ],
 )
-def test_the_command_refuses_bad_input_in_one_line(dump, capsys, words, said):
+def test_bad_input_of_the_command_is_a_one_line_error(dump, capsys, words, said):
     assert cli.main(["expect", "cross_entropy", *words.split()]) == 4
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert said in err
 
 
-def test_a_file_that_holds_too_much_is_refused_before_it_is_read(dump, capsys, monkeypatch):
+def test_an_oversized_file_is_refused_before_it_is_read(dump, capsys, monkeypatch):
     monkeypatch.setattr("lossspec.expectation.files.LARGEST", 300)
     assert cli.main(["expect", "cross_entropy", "logits.pt", "target.pt"]) == 4
     assert "logits.pt: the file holds" in capsys.readouterr().err

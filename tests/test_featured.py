@@ -1,4 +1,4 @@
-"""Costly clauses are judged on cases that show every option."""
+"""Cases of costly clauses, which together show every option."""
 
 import inspect
 from functools import wraps
@@ -16,12 +16,12 @@ from lossspec.judging.profiles import PROFILES
 from lossspec.report.verdict import Verdict
 from lossspec.spec.catalogue import catalogue, find
 
-#: Options that no value shows: how to work through a batch, and how large a class's layers are.
+#: Options that no value shows: the chunk size of a batch, and the sizes of the layers of a class.
 HIDDEN = {"linear_cross_entropy": {"options"}, "adaptive_log_softmax_with_loss": {"div_value"}}
 
 
 def losing(name, option, way=torch.compiler.is_compiling):
-    """Torch's function, which loses one of its options in one way of calling it."""
+    """Return the torch function without one of its options in one mode of calling it."""
     function, loss = getattr(F, name), find(name)
     default = loss.parameters[option].default if option in loss.parameters else None
 
@@ -36,7 +36,7 @@ def losing(name, option, way=torch.compiler.is_compiling):
 
 
 def found(name, target, seed, clause="compiled"):
-    """The first deviation as it was judged, with no excuse sought and before it is shrunk."""
+    """Return the first deviation as judged, without looking for an excuse and before shrinking."""
     implementation = Implementation("mine", functions={name: target})
     (under_test,) = implementation.losses_under_test(find(name))
     campaign = Campaign(under_test, [clauses()[clause]], PROFILES["standard"], seed, shrinks=False)
@@ -44,7 +44,7 @@ def found(name, target, seed, clause="compiled"):
 
 
 def walked(choice, came):
-    """The cases that are chosen when the same comes of each."""
+    """Return the chosen cases when each gives the same result."""
     taken = [next(choice)]
     try:
         while True:
@@ -54,7 +54,7 @@ def walked(choice, came):
 
 
 @pytest.mark.parametrize("name", list(catalogue()))
-def test_the_cases_to_choose_from_have_every_option_or_none(name):
+def test_the_candidate_cases_have_every_option_or_none(name):
     loss = find(name)
     hidden = {n for n, p in loss.parameters.items() if p.limited}
     whole = 0
@@ -67,7 +67,7 @@ def test_the_cases_to_choose_from_have_every_option_or_none(name):
             known = {*loss.options, *loss.parameters_of(form)} - hidden - {*form.fixed}
             assert on <= known
             whole += on == known
-    assert whole > MEANS / 2  # `settle` may turn a parameter back
+    assert whole > MEANS / 2  # `settle` may reset a parameter to its default
 
 
 @pytest.mark.parametrize("seed", [0, 7])
@@ -82,7 +82,7 @@ def test_the_chosen_cases_show_every_option_and_one_has_none(name, seed):
     assert 2 <= len(taken) <= 6
 
 
-def test_what_never_works_is_given_up_after_a_few_cases():
+def test_a_mode_that_never_works_is_given_up_after_a_few_cases():
     loss = find("cross_entropy")
     candidates = [Candidate(n, solved) for n, solved in enumerate(drawn_for(loss, 0))]
     assert len(walked(chosen(candidates, 2), False)) <= 12
@@ -99,16 +99,16 @@ def test_what_never_works_is_given_up_after_a_few_cases():
         ("poisson_nll_loss", "log_input"),
     ],
 )
-def test_an_option_that_compiling_loses_is_found_with_any_seed(name, option, seed):
+def test_an_option_lost_by_compiling_is_found_with_any_seed(name, option, seed):
     assert found(name, losing(name, option), seed) is not None
 
 
-def test_an_option_that_exporting_loses_is_found():
+def test_an_option_lost_by_exporting_is_found():
     target = losing("nll_loss", "weight", torch.compiler.is_exporting)
     assert found("nll_loss", target, 0, "exported") is not None
 
 
-def test_a_failing_case_is_shrunk_to_the_option_that_is_lost(monkeypatch):
+def test_a_failing_case_is_shrunk_to_the_lost_option(monkeypatch):
     compiles, compiled = [], mode._compiled
     monkeypatch.setattr(mode, "_compiled", lambda call: compiles.append(1) or compiled(call))
     target = losing("cross_entropy", "weight")
@@ -118,7 +118,7 @@ def test_a_failing_case_is_shrunk_to_the_option_that_is_lost(monkeypatch):
     assert len(compiles) < 30
 
 
-def test_a_composition_that_loses_nothing_conforms():
+def test_a_composition_that_keeps_every_option_conforms():
     (cell,) = lossspec.check("cross_entropy", F.cross_entropy, clauses=["compiled"])
     assert cell.verdict is Verdict.CONFORMS
     assert cell.informative >= 2

@@ -1,4 +1,4 @@
-"""Implementations named by the path of a file: what is found, where it runs, what is refused."""
+"""Implementations named by a file path: discovery, workers, scripts and errors."""
 
 import pickle
 import shlex
@@ -37,7 +37,7 @@ def write(path: Path, text: str = "") -> Path:
 
 
 def problem(name: str, losses: tuple[str, ...] = ()) -> str:
-    """What is said of a name that leads nowhere."""
+    """Return the error message about a name that cannot be loaded."""
     with pytest.raises(ImplementationError) as caught:
         load(name, losses)
     (line,) = str(caught.value).splitlines()
@@ -46,7 +46,7 @@ def problem(name: str, losses: tuple[str, ...] = ()) -> str:
 
 
 @pytest.mark.parametrize("path", ["mine.py", "./mine.py", "to/my losses.py", "a.b-c.py"])
-def test_a_file_is_an_implementation_and_imports_what_lies_beside_it(here, path):
+def test_a_file_is_an_implementation_and_imports_its_neighbours(here, path):
     write(here / path, LOSSES)
     write((here / path).with_name("beside.py"), BESIDE)
     got = load(path)
@@ -54,7 +54,7 @@ def test_a_file_is_an_implementation_and_imports_what_lies_beside_it(here, path)
     assert got.found == {"mse_loss": f"{path}:mse_loss", "MSELoss": f"{path}:MSELoss"}
 
 
-def test_an_attribute_of_a_file_is_an_implementation_too(here):
+def test_an_attribute_of_a_file_is_an_implementation(here):
     write(here / "mine.py", LOSSES)
     write(here / "beside.py", BESIDE)
     got = load("mine.py:squared", ("mse_loss",))
@@ -69,14 +69,14 @@ def test_a_path_may_be_absolute_or_start_at_home(here, monkeypatch):
     assert load("~/mine.py").version == load(f"{here}/mine.py").version == "3.1"
 
 
-def test_files_of_one_name_are_kept_apart(here):
+def test_files_with_the_same_name_are_kept_apart(here):
     for folder in ("a", "b"):
         write(here / folder / "mine.py", f"def l1_loss(input, target): return {folder!r}\n")
     got = [load(f"{folder}/mine.py").functions["l1_loss"](0, 0) for folder in "aba"]
     assert got == ["a", "b", "a"]
 
 
-def test_a_file_named_like_a_module_in_use_replaces_it_nowhere(here):
+def test_a_file_does_not_replace_an_imported_module_of_the_same_name(here):
     write(here / "torch.py", "def l1_loss(input, target): return 1\n")
     import torch
 
@@ -111,7 +111,7 @@ def test_a_class_in_a_file_can_be_pickled(here):
         ("empty.py", "nothing in it is named like a loss"),
     ],
 )
-def test_a_path_that_leads_nowhere_is_one_line_with_the_nearest(here, name, want):
+def test_a_missing_path_is_a_one_line_error_with_the_nearest_name(here, name, want):
     for path in ("mine.py", "to/inner.py", "folder.py/x.py", "a,b.py"):
         write(here / path, "def l1_loss(input, target): ...\n")
     write(here / "empty.py")
@@ -119,7 +119,7 @@ def test_a_path_that_leads_nowhere_is_one_line_with_the_nearest(here, name, want
     assert got.startswith(want), got
 
 
-def test_the_first_part_of_a_name_with_a_comma_is_told_so(here):
+def test_a_name_with_a_comma_is_explained_in_the_error(here):
     write(here / "a,b.py")
     assert problem("a").endswith(
         "; commas separate implementations, so 'a,b.py' needs another name"
@@ -134,7 +134,7 @@ def test_the_first_part_of_a_name_with_a_comma_is_told_so(here):
         ("x = 1\nx / 0\n", "ZeroDivisionError: “division by zero” (to/mine.py, line 2)"),
         ("import sys\nsys.exit(3)\n", "SystemExit: “3” (to/mine.py, line 2)"),
         (
-            # raised in a library: the line of the file that led there is shown
+            # raised in a library: the message shows the line of the file that called it
             "import json\n\njson.loads('{')\n",
             "JSONDecodeError: “Expecting property name enclosed in double quotes: line 1 column 2 "
             "(char 1)” (to/mine.py, line 3)",
@@ -146,13 +146,13 @@ def test_the_first_part_of_a_name_with_a_comma_is_told_so(here):
         ),
     ],
 )
-def test_a_file_that_cannot_be_imported_is_one_line_with_its_place(here, text, want):
+def test_a_failing_import_is_a_one_line_error_with_file_and_line(here, text, want):
     write(here / "to/mine.py", text)
     assert problem("to/mine.py") == want
     assert "mine" not in sys.modules
 
 
-def test_a_file_of_a_package_is_told_the_name_of_its_module(here):
+def test_the_error_about_a_file_in_a_package_names_its_module(here):
     write(here / "pack/inner/__init__.py")
     write(here / "pack/__init__.py")
     write(here / "pack/inner/mine.py", "from . import other\n")
@@ -161,7 +161,7 @@ def test_a_file_of_a_package_is_told_the_name_of_its_module(here):
     assert got.endswith(want)
 
 
-def test_a_file_named_like_the_library_that_it_imports_is_told_so(here):
+def test_a_file_that_shadows_a_library_is_explained_in_the_error(here):
     write(here / "no_such_library.py", "from no_such_library import l1_loss\n")
     got = problem("no_such_library.py")
     assert "this file hides the module 'no_such_library': rename the file" in got
@@ -177,7 +177,7 @@ WRONG = """
 FEW = ("--loss=mse_loss", "--clause=value,result-shape", "--profile=quick")
 
 
-def test_workers_judge_a_file_too(outpost):
+def test_workers_judge_a_file(outpost):
     write(outpost.path / "some folder/parallel.py", WRONG)
     write(outpost.path / "some folder/beside.py", BESIDE)
     words = ("some folder/parallel.py", *FEW, "-n2", "--reports=workers")
@@ -186,7 +186,7 @@ def test_workers_judge_a_file_too(outpost):
     assert "1 of 2 clauses conform, 1 deviates." in done.out
 
 
-def test_a_file_is_judged_and_its_repeat_and_script_work(outpost):
+def test_repeat_command_and_script_of_a_file_work(outpost):
     path = "some folder/my-losses.py"
     write(outpost.path / path, WRONG)
     write(outpost.path / "some folder/beside.py", BESIDE)
@@ -213,7 +213,7 @@ def test_a_file_is_judged_and_its_repeat_and_script_work(outpost):
     )
 
 
-def test_a_path_that_leads_nowhere_ends_a_run_in_one_line(outpost):
+def test_a_missing_path_ends_a_run_with_a_one_line_error(outpost):
     done = outpost.apart("-m", "lossspec", "run", "nowhere.py", *FEW)
     said = [line for line in (*done.out, *done.err) if line.strip()]
     assert done.status == pytest.ExitCode.USAGE_ERROR

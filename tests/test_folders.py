@@ -1,4 +1,4 @@
-"""Where reports lie: a folder for each implementation, below the directory that was named."""
+"""Report folders: one for each implementation, below the given directory."""
 
 import json
 from textwrap import dedent
@@ -21,12 +21,12 @@ QUICK = ("--loss=l1_loss", "--clause=result-shape", "--profile=quick")
 
 
 @pytest.mark.parametrize(("name", "want"), HARMLESS.items())
-def test_a_name_of_plain_characters_is_its_folder(name, want):
+def test_a_name_of_safe_characters_is_its_folder(name, want):
     assert folders([name]) == {name: want}
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_any_name_gets_a_folder_of_its_own_below_the_reports(name, tmp_path):
+def test_any_name_gets_a_folder_below_the_reports(name, tmp_path):
     (folder,) = folders([name]).values()
     place = (tmp_path / folder).resolve()
     assert place.parent == tmp_path.resolve()
@@ -49,20 +49,20 @@ def test_any_name_gets_a_folder_of_its_own_below_the_reports(name, tmp_path):
         ("..", "...", "."),
     ],
 )
-def test_names_that_are_alike_get_folders_that_no_file_system_takes_for_one(names):
+def test_similar_names_get_folders_that_differ_beyond_case(names):
     made = folders(names)
     assert list(made) == list(names)
     assert len({folder.casefold() for folder in made.values()}) == len(names)
     assert folders(names[::-1]) == made
 
 
-def test_the_folder_that_is_spelled_like_one_of_two_names_is_its():
+def test_the_name_that_needs_no_escaping_keeps_its_folder():
     made = folders(["torch.nn:functional", "torch.nn.functional"])
     assert made["torch.nn.functional"] == "torch.nn.functional"
     assert made["torch.nn:functional"].startswith("torch.nn.functional-")
 
 
-def test_two_names_of_one_thing_write_two_reports(workplace):
+def test_two_names_of_one_implementation_write_two_reports(workplace):
     names = ("torch.nn:functional", "torch.nn.functional")
     result = workplace.run(f"--impl={','.join(names)}", *QUICK)
     assert result.status == 0, result.out
@@ -75,7 +75,7 @@ def test_two_names_of_one_thing_write_two_reports(workplace):
         assert f"report: reports/{folder}/index.html" in result.out
 
 
-def test_an_entry_point_of_dots_writes_below_the_reports(workplace, monkeypatch):
+def test_an_entry_point_named_with_dots_writes_below_the_reports(workplace, monkeypatch):
     monkeypatch.syspath_prepend(workplace.path)
     about = workplace.path / "evil-1.dist-info"
     about.mkdir()
@@ -114,7 +114,7 @@ def test_the_report_of_another_implementation_is_not_overwritten(workplace):
         ("x" * 300, f"--reports {'x' * 300}: File name too long"),
     ],
 )
-def test_reports_that_are_no_directory_are_refused_before_anything_runs(workplace, given, wanted):
+def test_a_reports_path_that_is_no_directory_is_refused_before_the_run(workplace, given, wanted):
     result = workplace.run("--impl=torch.nn", f"--reports={given}", *QUICK)
     assert result.status == pytest.ExitCode.USAGE_ERROR
     assert [line for line in result.err if line] == [f"ERROR: {wanted}"]
@@ -122,7 +122,7 @@ def test_reports_that_are_no_directory_are_refused_before_anything_runs(workplac
 
 
 @pytest.mark.parametrize("name", ["../../../evil", "x" * 300, "\0", ".."])
-def test_a_name_reads_no_other_file_of_deviations(name, tmp_path, monkeypatch):
+def test_a_name_cannot_read_another_file_of_known_deviations(name, tmp_path, monkeypatch):
     shipped = tmp_path / "a" / "b" / "c"
     shipped.mkdir(parents=True)
     (tmp_path / "evil.toml").write_text(dedent("[[deviation]]"))

@@ -1,4 +1,4 @@
-"""A loss is one file and a clause is one function: both are in the report with no other edit."""
+"""Extension: a loss is one file and a clause is one function, without other edits."""
 
 import os
 import shutil
@@ -58,7 +58,7 @@ def squared_hinge_loss(input, target, reduction="mean"):
 """
 
 
-def test_a_spec_file_and_a_clause_function_are_all_it_takes(tmp_path):
+def test_a_spec_file_and_a_clause_function_need_no_other_edit(tmp_path):
     site = tmp_path / "site"
     for folder, place in (("lossspec", "lossspec"), ("suites", "lossspec/suites")):
         shutil.copytree(

@@ -1,4 +1,4 @@
-"""The rules of the house: the order of packages, and names that say something."""
+"""Rules for the code: the order of packages, and module names with a meaning."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ LINTER = Path(sys.executable).with_name("lint-imports")
 
 
 def lint_imports(root: Path) -> subprocess.CompletedProcess[str]:
-    """Check the contracts of a project's pyproject.toml."""
+    """Check the contracts of the pyproject.toml of a project."""
     return subprocess.run(
         [LINTER, "--no-cache", "pyproject.toml"],
         cwd=root,
@@ -23,20 +23,20 @@ def lint_imports(root: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_packages_import_only_what_stands_above_them():
+def test_packages_import_only_lower_packages():
     got = lint_imports(ROOT)
     assert got.returncode == 0, got.stdout + got.stderr
 
 
 def copied(root: Path) -> None:
-    """Copy the package's sources and its contracts."""
+    """Copy the sources of the package and its contracts."""
     for path in (*(ROOT / "lossspec").rglob("*.py"), ROOT / "pyproject.toml"):
         copy = root / path.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes(path.read_bytes())
 
 
-def test_a_package_without_a_place_in_the_order_is_found(tmp_path):
+def test_a_package_outside_the_layers_is_found(tmp_path):
     copied(tmp_path)
     (tmp_path / "lossspec" / "further").mkdir()
     (tmp_path / "lossspec" / "further" / "__init__.py").write_text('"""New."""\n', "utf-8")
@@ -53,7 +53,7 @@ def test_a_package_without_a_place_in_the_order_is_found(tmp_path):
         ("clauses/shape.py", "import pytest", "specs and clauses do not know pytest"),
     ],
 )
-def test_an_import_against_the_order_is_found(tmp_path, module, line, broken):
+def test_an_import_from_a_higher_layer_is_found(tmp_path, module, line, broken):
     copied(tmp_path)
     changed = tmp_path / "lossspec" / module
     changed.write_text(f"{changed.read_text('utf-8')}\n{line}\n", "utf-8")
@@ -62,7 +62,7 @@ def test_an_import_against_the_order_is_found(tmp_path, module, line, broken):
     assert f"{broken} BROKEN" in got.stdout
 
 
-def test_reports_are_read_without_torch():
+def test_reading_reports_does_not_import_torch():
     modules = "lossspec.report, lossspec.report.merge, lossspec.render, lossspec.render.diff"
     got = subprocess.run(
         [sys.executable, "-c", f"import {modules}, sys; print('torch' in sys.modules)"],
@@ -74,7 +74,7 @@ def test_reports_are_read_without_torch():
     assert (got.stdout, got.stderr) == ("False\n", "")
 
 
-def test_no_module_has_a_name_that_says_nothing():
+def test_no_module_has_a_vague_name():
     paths = [path for top in ("lossspec", "suites", "tests") for path in (ROOT / top).rglob("*.py")]
     assert len(paths) > 1
     assert [str(path) for path in paths if {path.stem, *path.parts} & VAGUE] == []

@@ -1,4 +1,4 @@
-"""From a name to an implementation: what is found, where it was, and what its signature takes."""
+"""Implementations: loading by name, the record of where a loss was found, and signatures."""
 
 import dataclasses
 import functools
@@ -20,7 +20,7 @@ L1 = find("l1_loss")
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """A package that holds a loss in every way that one can be held."""
+    """Yield the name of a package that holds a loss in every supported way."""
     folder = tmp_path / "losses_of_mine"
     folder.mkdir()
     folder.joinpath("__init__.py").write_text("__version__ = '1.2'\n")
@@ -65,7 +65,7 @@ def package(tmp_path, monkeypatch):
         (":wrapped", (), {"mse_loss": ":wrapped.functions['mse_loss']"}),
     ],
 )
-def test_a_name_leads_to_losses_and_tells_where_each_was(package, rest, losses, found):
+def test_a_name_is_loaded_with_the_location_of_each_loss(package, rest, losses, found):
     got = load(package + rest, losses)
     assert {*got.functions, *got.classes} == set(found)
     assert got.found == {name: package + where for name, where in found.items()}
@@ -76,13 +76,13 @@ def test_a_name_leads_to_losses_and_tells_where_each_was(package, rest, losses, 
 @pytest.mark.parametrize(
     ("name", "module"), [("torch.nn", "torch.nn"), ("torch.nn.functional", "torch.nn.functional")]
 )
-def test_the_shipped_ones_are_torchs_own(name, module):
+def test_the_shipped_implementations_are_those_of_torch(name, module):
     got = load(name)
     assert got.version == torch.__version__
     assert {*got.found.values()} == {f"{module}:{loss}" for loss in (*got.functions, *got.classes)}
 
 
-def test_an_installed_package_brings_its_name_along(package, tmp_path, monkeypatch):
+def test_an_entry_point_names_an_implementation(package, tmp_path, monkeypatch):
     info = tmp_path / "losses_of_mine-1.2.dist-info"
     info.mkdir()
     info.joinpath("METADATA").write_text("Metadata-Version: 2.1\nName: losses-of-mine\n")
@@ -106,7 +106,7 @@ def test_an_installed_package_brings_its_name_along(package, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("loss", ["l1_loss", "mse_loss"])
-def test_a_loss_is_the_one_that_it_is_named_after_whatever_comes_first_in_the_catalogue(loss):
+def test_a_loss_is_matched_by_its_name_in_any_order_of_losses(loss):
     (other,) = {"l1_loss", "mse_loss"} - {loss}
     name = f"torch.nn.functional:{loss}"
     assert list(load(name, (loss, other)).functions) == [loss]
@@ -124,7 +124,7 @@ def test_a_loss_is_the_one_that_it_is_named_after_whatever_comes_first_in_the_ca
         ("{}.inner::squared", "{}.inner:squared"),
     ],
 )
-def test_a_name_that_is_nearly_right_is_told_what_it_may_mean(package, typed, meant):
+def test_a_misspelt_name_gets_a_suggestion(package, typed, meant):
     package = package.removesuffix(".inner")
     with pytest.raises(ImplementationError) as caught:
         load(typed.format(package), ("mse_loss",))
@@ -157,12 +157,12 @@ def test_a_single_loss_of_another_name_needs_one_name(package, name, losses):
 
 
 @pytest.mark.parametrize("kind", ["functions", "classes"])
-def test_a_loss_that_is_not_specified_is_refused(kind):
+def test_a_loss_without_a_spec_is_refused(kind):
     with pytest.raises(UnknownName, match=r"unknown loss (function|class) 'own'; the nearest of 2"):
         Implementation("mine", **{kind: {"own": F.l1_loss}})
 
 
-def test_a_loss_that_it_specifies_itself_is_not():
+def test_a_loss_with_its_own_spec_is_accepted():
     own = dataclasses.replace(L1, name="own_loss", module=None)
     (under_test,) = Implementation("mine", {"own_loss": F.l1_loss}, own=(own,)).losses_under_test(
         own
@@ -185,15 +185,15 @@ class Module(torch.nn.Module):
         (Module(), {"weight"}),
         (torch.nn.L1Loss, {"reduction"}),
         (Module().forward, {"weight"}),
-        (torch.abs, {"weight", "reduction"}),  # it has no signature, so that only a call can tell
+        (torch.abs, {"weight", "reduction"}),  # has no signature; only a call shows what it accepts
     ],
 )
-def test_a_signature_tells_what_is_taken(target, takes):
+def test_a_signature_gives_the_accepted_options(target, takes):
     under_test = LossUnderTest("mine", L1, "function", target)
     assert {name for name in ("weight", "reduction") if under_test.takes(name)} == takes
 
 
-def test_a_tensor_named_like_an_option_is_not_the_option():
+def test_a_tensor_with_the_name_of_an_option_is_not_the_option():
     poisson = find("poisson_nll_loss")
     for target in (lambda log_input, target, full=False: 0, torch.nn.PoissonNLLLoss().forward):
         assert not LossUnderTest("mine", poisson, "function", target).takes("log_input")
@@ -204,18 +204,18 @@ def test_a_tensor_named_like_an_option_is_not_the_option():
     assert LossUnderTest("mine", poisson, "class", torch.nn.PoissonNLLLoss).takes("log_input")
 
 
-def test_only_what_can_be_called_is_a_loss():
+def test_only_callables_are_losses():
     space = SimpleNamespace(l1_loss=torch.nn, mse_loss=3, huber_loss=F.huber_loss, HuberLoss=None)
     got = Implementation.of("space", space)
     assert (list(got.functions), list(got.classes)) == (["huber_loss"], [])
 
 
 @pytest.mark.parametrize("name", ["torch.nn", "torch.nn.functional"])
-def test_torch_itself_is_declared_as_the_reference(name):
+def test_torch_is_declared_as_the_reference(name):
     assert load(name).reference
 
 
-def test_an_implementation_of_another_name_is_no_reference():
+def test_a_custom_implementation_is_not_the_reference():
     assert not Implementation(
         "torch.nn", functions={"mse_loss": torch.nn.functional.mse_loss}
     ).reference

@@ -1,4 +1,4 @@
-"""Ctrl-C at any moment: the run ends clean, with status 2 and a report of what was judged."""
+"""Ctrl-C at any moment: the run ends with status 2 and reports the judged cells."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from lossspec.execution import timeout
 
 @pytest.fixture(autouse=True)
 def _heeds_interruptions():
-    """Heed SIGINT, which a shell lets processes in the background ignore."""
+    """Restore the handling of SIGINT, which a shell lets background processes ignore."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -75,7 +75,7 @@ LOST = """
         Lost()
         return right(input, target, reduction=reduction)
 """
-# As at the end of a `with` block, where Python's own instructions belong to no line.
+# Python attributes instructions at the end of a `with` block to no line.
 NO_LINE = """
     def stop():
         raise KeyboardInterrupt
@@ -96,7 +96,7 @@ def press() -> None:
 
 
 def clean(result) -> bool:
-    """Whether a run ended with status 2 and without a traceback."""
+    """Return whether a run ended with status 2 and without a traceback."""
     text = "\n".join(result.out + result.err)
     assert result.status == pytest.ExitCode.INTERRUPTED, text
     assert "Traceback" not in text
@@ -105,10 +105,10 @@ def clean(result) -> bool:
 
 
 @pytest.mark.parametrize("body", [IN_CALL, IN_BACKWARD, TWICE, CAUGHT, LOST, NO_LINE])
-def test_a_run_that_is_interrupted_reports_what_it_has_judged(workplace, body):
+def test_an_interrupted_run_reports_the_judged_cells(workplace, body):
     workplace.write(mine=HEAD + body)
     result = workplace.apart(*APART, *WORDS)
-    if body is LOST:  # Python says that it has lost it
+    if body is LOST:  # Python itself prints that it dropped the exception
         result = type(result)(result.status, result.out, [])
         result.out[:] = [line for line in result.out if "Traceback" not in line]
     assert clean(result)
@@ -130,7 +130,7 @@ def test_a_run_that_is_interrupted_reports_what_it_has_judged(workplace, body):
         (("-m", "lossspec", "run", "mine"), ""),
     ],
 )
-def test_an_import_that_is_interrupted_ends_the_run_in_a_line(workplace, start, then):
+def test_an_interrupted_import_ends_the_run_with_one_line(workplace, start, then):
     workplace.write(mine=f"{HEAD}\n    try: press()\n    {then or 'finally: pass'}\n")
     words = WORDS if start is APART else WORDS[1:]
     result = workplace.apart(*start, *words)
@@ -149,7 +149,7 @@ def test_an_import_that_is_interrupted_ends_the_run_in_a_line(workplace, start, 
         "pytest_keyboard_interrupt(excinfo)",
     ],
 )
-def test_an_interruption_outside_of_calls_ends_clean_too(workplace, hook):
+def test_an_interruption_outside_of_a_call_ends_the_run_cleanly(workplace, hook):
     more = IN_CALL if "excinfo" in hook else "\n    l1_loss = right\n"
     workplace.write(
         mine=HEAD + more,
@@ -170,8 +170,8 @@ def test_an_interruption_outside_of_calls_ends_clean_too(workplace, hook):
 
 
 @pytest.mark.parametrize("who", ["os.getppid()", "0"])
-def test_workers_that_are_interrupted_end_clean(workplace, who):
-    """The controller alone is told, or, as by Ctrl-C on a terminal, each process of the group."""
+def test_interrupted_workers_end_cleanly(workplace, who):
+    """Send SIGINT to the controller alone, or to the whole group as Ctrl-C on a terminal does."""
     send = f"os.kill({who}, signal.SIGINT)" if who != "0" else "os.killpg(0, signal.SIGINT)"
     workplace.write(
         mine=f"""{HEAD}
@@ -188,7 +188,7 @@ def test_workers_that_are_interrupted_end_clean(workplace, who):
     assert workplace.verdicts("mine")["l1_loss/value[function-cpu]"] == "not-run"
 
 
-def test_any_command_that_is_interrupted_says_so_in_a_line(workplace, monkeypatch):
+def test_an_interrupted_command_prints_one_line(workplace, monkeypatch):
     def interrupted(options) -> int:
         raise KeyboardInterrupt
 
@@ -197,7 +197,7 @@ def test_any_command_that_is_interrupted_says_so_in_a_line(workplace, monkeypatc
     assert (result.status, result.out, result.err) == (2, [], ["lossspec list: interrupted"])
 
 
-def test_a_signal_that_the_process_ignores_stays_ignored_and_the_handlers_come_back(monkeypatch):
+def test_an_ignored_signal_stays_ignored_and_handlers_are_restored(monkeypatch):
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     undo = timeout.ends_orderly()
     try:
@@ -210,7 +210,7 @@ def test_a_signal_that_the_process_ignores_stays_ignored_and_the_handlers_come_b
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
-def test_what_comes_later_than_the_first_interruption_interrupts_again(monkeypatch):
+def test_a_second_interruption_interrupts_again(monkeypatch):
     monkeypatch.setattr(timeout, "AGAIN", 0.0)
     undo = timeout.ends_orderly()
     try:

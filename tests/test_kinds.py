@@ -1,4 +1,4 @@
-"""After its first deviation a clause looks for another kind, so that one does not hide another."""
+"""Further deviations: after its first deviation a clause looks for one of another kind."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def calls(cell):
         *(("cross_entropy", clause) for clause in ("value", "mean-divisor")),
     ],
 )
-def test_what_is_wrong_in_the_same_way_everywhere_is_one_kind(loss, clause):
+def test_a_uniform_defect_is_one_kind_of_deviation(loss, clause):
     right = getattr(F, loss)
 
     def wrong(*tensors, reduction="mean", **options):
@@ -34,7 +34,7 @@ def test_what_is_wrong_in_the_same_way_everywhere_is_one_kind(loss, clause):
 
     cell = judged(loss, wrong, clause)
     assert cell.verdict == "deviates"
-    # The gradients of two tensors are two things that are wrong.
+    # The gradients of two tensors are two kinds.
     assert len(calls(cell)) == (2 if clause == "gradient" else 1)
 
 
@@ -51,7 +51,7 @@ def test_a_documented_normalisation_does_not_hide_a_wrong_option():
     assert any("reduction='mean'" not in call and "delta=" in call for call in shown)
 
 
-def test_another_symptom_of_a_clause_is_another_kind():
+def test_another_symptom_in_a_clause_is_another_kind_of_deviation():
     def wrong(input, target, reduction="mean"):
         if input.dtype == torch.float16:
             return F.mse_loss(input, target, reduction=reduction) * 2
@@ -65,7 +65,7 @@ def test_another_symptom_of_a_clause_is_another_kind():
     assert {"the gradient of input", "no gradient of target"} <= reasons
 
 
-def test_a_second_kind_that_torch_shares_is_not_shown():
+def test_a_further_deviation_that_torch_shares_is_not_shown():
     def wrong(input, target, reduction="mean", **options):
         value = F.cross_entropy(input, target, reduction=reduction, **options)
         return value * 1.5 if reduction == "none" else value
@@ -89,7 +89,7 @@ def test_clauses_whose_calls_must_raise_stop_at_their_first_deviation():
     assert len(calls(cell)) == 1
 
 
-def test_findings_hold_no_answers_and_no_arrays_to_the_end_of_a_campaign():
+def test_findings_release_answers_and_arrays_during_a_campaign():
     from lossspec.clauses import clauses
     from lossspec.execution.implementation import LossUnderTest
     from lossspec.implementations.counterpart import torch_counterpart

@@ -1,4 +1,4 @@
-"""No known deviation of torch hides a gross defect in the same clause."""
+"""Known deviations of torch hide no gross defect in the same clause."""
 
 from pathlib import Path
 
@@ -18,12 +18,12 @@ def test_a_gross_defect_beside_a_known_deviation_deviates(cell):
     name, loss, clause = cell
     record = judged(name, loss, clause, DEFECTS[clause], "standard")
     assert record.broken is None
-    # An entry whose stored case fails in another way now would deviate as well: that is not asked.
+    # A stored case that now fails in another way would deviate as well; it is not tested here.
     assert record.found is not None, f"{DEFECTS[clause].says}: not found"
 
 
 @pytest.mark.parametrize("name", known_defects.NAMES)
-def test_a_planted_call_without_a_defect_does_not_deviate(name):
+def test_the_planted_wrapper_without_a_defect_does_not_deviate(name):
     record = judged(name, "soft_margin_loss", "value", Defect("nothing"), "quick")
     assert record.found is None
     assert record.stale is None
@@ -31,9 +31,9 @@ def test_a_planted_call_without_a_defect_does_not_deviate(name):
 
 
 @pytest.mark.parametrize("name", known_defects.NAMES)
-def test_every_shipped_entry_has_a_symptom(name):
+def test_every_shipped_known_deviation_has_a_symptom(name):
     assert [entry for entry in known_deviations.shipped(name) if not entry.shows] == []
 
 
-def test_the_page_lists_every_shipped_entry():
+def test_the_page_lists_every_shipped_known_deviation():
     assert PAGE.read_text("utf-8") == page()

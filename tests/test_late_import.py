@@ -1,4 +1,4 @@
-"""Commands that only read and print do not load torch, which takes seconds."""
+"""Late imports: commands that only read and print do not load torch, which takes seconds."""
 
 import shutil
 import subprocess
@@ -17,7 +17,7 @@ print(status, "torch._C" in sys.modules, file=sys.stderr)
 
 
 def python(code, *arguments, cwd):
-    """Run code in a process of its own; what it printed on both streams."""
+    """Run code in a separate process and return its standard output and standard error."""
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments],
         cwd=cwd,
@@ -49,7 +49,7 @@ def test_a_command_that_only_prints_does_not_load_torch(tmp_path, words, printed
     assert printed in out
 
 
-def test_show_prints_the_same_where_torch_is_loaded(tmp_path):
+def test_show_prints_the_same_with_torch_loaded(tmp_path):
     late, _ = python(COMMAND, "show", "cross_entropy", cwd=tmp_path)
     loaded, _ = python(f"import torch\n{COMMAND}", "show", "cross_entropy", cwd=tmp_path)
     assert late == loaded
@@ -83,7 +83,7 @@ assert "PACKAGE.part" not in sys.modules, "it is loaded too early"
 
 @pytest.fixture
 def package(tmp_path):
-    """A package that prints when its code runs, and when that of its part does."""
+    """Return code for a package that prints when it is executed and when its submodule is."""
     (tmp_path / "counted").mkdir()
     (tmp_path / "counted" / "__init__.py").write_text(
         "print('package')\nfrom counted.part import word\nother = 1\n"
@@ -107,17 +107,17 @@ def package(tmp_path):
         ),
     ],
 )
-def test_a_late_package_runs_once_and_when_it_is_used(tmp_path, package, use, printed):
+def test_a_late_package_is_executed_once_at_its_first_use(tmp_path, package, use, printed):
     assert python(package + use, cwd=tmp_path) == (printed, "")
 
 
-def test_a_late_package_that_cannot_be_loaded_says_why(tmp_path, package):
+def test_a_failing_late_import_raises_the_original_error(tmp_path, package):
     (tmp_path / "counted" / "__init__.py").write_text("raise OSError('no library')\n")
     out, err = python(package + "counted.word", cwd=tmp_path)
     assert (out, err.splitlines()[-1]) == ("", "OSError: no library")
 
 
-def test_a_package_that_is_not_there_stays_away(tmp_path):
+def test_a_late_import_of_an_absent_package_raises_as_usual(tmp_path):
     code = (
         "from lossspec.late_import import import_late\nimport_late('not_there')\nimport not_there"
     )
@@ -125,7 +125,7 @@ def test_a_package_that_is_not_there_stays_away(tmp_path):
     assert err.splitlines()[-1] == "ModuleNotFoundError: No module named 'not_there'"
 
 
-def test_torch_that_was_late_works(tmp_path):
+def test_torch_works_after_a_late_import(tmp_path):
     code = """
 from lossspec.late_import import import_late
 import_late("torch")

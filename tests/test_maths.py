@@ -1,4 +1,4 @@
-"""The words of `define` at ±inf: value and derivative are the limits that mathematics gives."""
+"""The functions of `lossspec.maths` at ±inf: value and derivative are the mathematical limits."""
 
 import inspect
 
@@ -14,8 +14,8 @@ from lossspec.thresholds import SLACK
 INF = np.inf
 NAN = np.nan
 
-#: Word, numbers along the last axis, value, and its derivative by each number; nan where the limit
-#: depends on the way to it. Several values have a row of derivatives each.
+#: Function, numbers along the last axis, value, and its derivative by each number; NaN where the
+#: limit depends on the direction. Several values have a row of derivatives each.
 LIMITS = {
     "absolute(inf)": (maths.absolute, [INF], [INF], [[1]]),
     "absolute(-inf)": (maths.absolute, [-INF], [INF], [[-1]]),
@@ -113,12 +113,12 @@ LIMITS = {
     "constant(-inf)": (lambda x: 0 * x + maths.constant(-INF, like=x), [1], [-INF], [[0]]),
     "one_hot": (lambda x: x * maths.one_hot(np.array(0), 1, like=x), [INF], [INF], [[1]]),
 }
-#: Words that no infinity can reach: they take none, or only hand on.
+#: Functions that accept no infinity, or only pass it on.
 WITHOUT = {"ensemble", "rounded", "step_of"}
 
 
 def derivatives(word, x, value):
-    """The derivative of each value by each number, one cotangent at a time."""
+    """Return the derivative of each value by each number, one cotangent at a time."""
     found = []
     for place in np.ndindex(np.shape(value)):
         back, got = make_vjp(word)(x)
@@ -128,7 +128,7 @@ def derivatives(word, x, value):
     return np.array(found).reshape(*np.shape(value), x.shape[-1])
 
 
-#: Where arithmetic in a dtype has no limit, as inf - inf has none.
+#: Arithmetic in a dtype has no limit here, as for inf - inf.
 LOST = {
     *("log_softmax, inf", "log_softmax, -inf and inf", "log_sum_exp, inf"),
     *("log_sum_exp, -inf and inf", "norm 2", "norm 2, -inf", "norm 3", "minus_log_sigmoid(-inf)"),
@@ -144,7 +144,7 @@ LOST = {
         if members or name not in LOST
     ],
 )
-def test_a_word_takes_its_limit_at_infinity(name, members):
+def test_a_maths_function_has_its_limit_at_infinity(name, members):
     word, numbers, value, slopes = LIMITS[name]
     x = np.array([numbers], Extended)
     with np.errstate(all="ignore"):
@@ -168,7 +168,7 @@ def test_a_word_takes_its_limit_at_infinity(name, members):
     np.testing.assert_allclose(slope.astype(float), slopes, rtol=1e-15, atol=1e-30)
 
 
-def test_every_word_is_tried_at_infinity():
+def test_every_maths_function_is_tested_at_infinity():
     words = {
         name
         for name, thing in vars(maths).items()
@@ -181,11 +181,11 @@ def test_every_word_is_tried_at_infinity():
 
 
 @pytest.mark.parametrize("word", [maths.largest, maths.log_sum_exp])
-def test_of_no_numbers_the_largest_and_the_log_of_their_sum_are_minus_infinity(word):
+def test_maximum_and_log_sum_exp_of_no_numbers_are_minus_infinity(word):
     assert word(np.zeros((2, 0))).tolist() == [-INF, -INF]
 
 
-def test_among_several_infinities_the_share_of_each_is_left_open():
+def test_the_softmax_of_several_infinities_has_no_checked_derivative():
     for word in (maths.log_softmax, maths.log_sum_exp):
         with np.errstate(all="ignore"):
             slope = derivatives(word, np.array([[INF, INF]]), word(np.zeros(2)))

@@ -1,4 +1,4 @@
-"""Torch and Python say what the verdicts depend on in the words that lossspec knows."""
+"""Messages of torch and Python that verdicts depend on: lossspec recognises their words."""
 
 import warnings
 
@@ -11,18 +11,18 @@ from lossspec.execution import messages
 
 
 def error_of(call):
-    """The error that a call raises."""
-    with pytest.raises(Exception) as raised:  # noqa: PT011  # each message is a test of its own
+    """Return the error that a call raises."""
+    with pytest.raises(Exception) as raised:  # noqa: PT011  # each message has a separate test
         call()
     return raised.value
 
 
-def test_a_processor_without_room_is_out_of_memory():
+def test_a_failed_cpu_allocation_is_out_of_memory():
     assert messages.out_of_memory(error_of(lambda: torch.empty(2**58)))
 
 
 @pytest.mark.parametrize("kind", [MemoryError, torch.OutOfMemoryError])
-def test_errors_of_memory_are_known_by_their_class(kind):
+def test_memory_errors_are_recognised_by_their_class(kind):
     assert messages.out_of_memory(kind("no words of it"))
 
 
@@ -44,7 +44,7 @@ def plain(input, target):
     ],
     ids=["python", "torch", "class"],
 )
-def test_unknown_keywords_are_read_from_what_python_says(call):
+def test_unknown_keywords_are_read_from_python_errors(call):
     error = error_of(call)
     known = messages.unknown_keywords(error, ["weight", "beta", "reduction"])
     assert len(known) == 1
@@ -57,16 +57,16 @@ def test_a_keyword_in_another_error_is_not_unknown():
 
 
 @pytest.mark.parametrize("kind", [RuntimeError, TypeError])
-def test_an_error_that_names_autocast_refuses_it(kind):
+def test_an_error_that_names_autocast_is_a_refusal_of_autocast(kind):
     assert messages.refuses_autocast(kind("this loss is unsafe to autocast"))
 
 
-def test_any_other_error_does_not_refuse_autocast():
+def test_another_error_is_not_a_refusal_of_autocast():
     assert not messages.refuses_autocast(RuntimeError("expected scalar type Float"))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_torchs_own_refusal_names_autocast():
+def test_the_refusal_of_torch_names_autocast():
     x = torch.rand(3, device="cuda")
     with torch.autocast("cuda"):
         error = error_of(lambda: functional.binary_cross_entropy(x, x))
@@ -83,7 +83,7 @@ def test_torchs_own_refusal_names_autocast():
     ],
     ids=["one", "two", "none", "no-graph"],
 )
-def test_the_losses_of_torch_in_a_graph_are_found(call, want):
+def test_torch_losses_in_an_autograd_graph_are_found(call, want):
     assert len(messages.loss_kernels(call(torch.ones(3, requires_grad=True)))) == want
 
 
@@ -96,7 +96,7 @@ def test_the_losses_of_torch_in_a_graph_are_found(call, want):
     ],
     ids=["to", "copy", "strided"],
 )
-def test_a_dropped_imaginary_part_is_known_by_the_warning(call):
+def test_a_dropped_imaginary_part_is_recognised_by_its_warning(call):
     torch.set_warn_always(True)
     try:
         with warnings.catch_warnings(record=True) as caught:

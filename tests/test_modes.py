@@ -1,4 +1,4 @@
-"""Other dtypes, containers and transformations: what is wrong there is found, what lacks is not."""
+"""Modes: other dtypes, containers and transformations, where defects are found."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def verdict(loss, target, clause, **more):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_the_oracle_gives_what_was_published(name):
+def test_the_oracle_gives_the_published_values(name):
     loss = find(name)
     assert loss.examples
     for example in loss.examples:
@@ -52,7 +52,7 @@ def test_a_loss_that_differs_from_a_published_example_names_its_source():
 # === nan ==================================================================================
 
 
-def test_a_nan_that_is_hidden_is_found():
+def test_a_hidden_nan_is_found():
     def hides(input, target, reduction="mean"):
         losses = F.mse_loss(input, target, reduction="none").nan_to_num(
             0, posinf=torch.inf, neginf=-torch.inf
@@ -76,7 +76,7 @@ def test_a_nan_that_spreads_to_other_rows_is_found():
 
 
 @pytest.mark.parametrize("loses", [torch.fmax, torch.maximum], ids=["lost", "kept"])
-def test_which_of_a_number_and_a_nan_is_larger_is_open(loses):
+def test_the_maximum_of_a_number_and_nan_is_not_checked(loses):
     def margin(input1, input2, target, margin=0.0, reduction="mean"):
         losses = loses(margin - target * (input1 - input2), torch.zeros_like(input1))
         return losses if reduction == "none" else getattr(losses, reduction)()
@@ -87,7 +87,7 @@ def test_which_of_a_number_and_a_nan_is_larger_is_open(loses):
 # === dtypes ===============================================================================
 
 
-def test_a_mixed_call_may_be_refused_but_not_on_the_way_back():
+def test_a_mixed_dtype_call_may_be_refused_but_not_in_backward():
     def refuses(input, target, reduction="mean"):
         if input.dtype != target.dtype:
             raise TypeError(f"{input.dtype} and {target.dtype}")
@@ -99,11 +99,11 @@ def test_a_mixed_call_may_be_refused_but_not_on_the_way_back():
     for target, torchs in ((F.huber_loss, "torch.nn.functional"), (torch.nn.HuberLoss, "torch.nn")):
         cell = verdict("huber_loss", target, "mixed-dtypes")
         assert cell.verdict is Verdict.KNOWN  # torch's own bug
-        assert cell.reason == f"inherited: {torchs} does the same on the same call"
+        assert cell.reason == f"inherited: {torchs} deviates in the same way on the same call"
         assert cell.got.startswith("RuntimeError: Found dtype")
 
 
-def test_what_a_composition_inherits_from_another_loss_of_torch_is_not_held_against_it():
+def test_a_composition_may_inherit_a_deviation_from_another_torch_loss():
     def smooth(input, target, reduction="mean", beta=1.0):
         if beta == 0:
             return F.l1_loss(input, target, reduction=reduction)
@@ -112,7 +112,7 @@ def test_what_a_composition_inherits_from_another_loss_of_torch_is_not_held_agai
     assert verdict("smooth_l1_loss", smooth, "mixed-dtypes").verdict is not Verdict.DEVIATES
 
 
-def test_autocast_may_lower_the_precision_and_not_raise():
+def test_a_loss_that_loses_precision_under_autocast_conforms():
     def product(input1, input2, target, margin=0.0, reduction="mean"):
         a, b = (F.normalize(x, dim=-1, eps=1e-8) for x in (input1, input2))
         cos = (a.unsqueeze(-2) @ b.unsqueeze(-1)).squeeze(-1).squeeze(-1)
@@ -122,7 +122,7 @@ def test_autocast_may_lower_the_precision_and_not_raise():
     assert verdict("cosine_embedding_loss", product, "autocast").verdict is Verdict.CONFORMS
 
 
-def test_complex_numbers_are_taken_by_those_who_say_so():
+def test_a_loss_that_warns_about_complex_inputs_is_unsupported():
     cell = verdict("l1_loss", F.l1_loss, "complex-inputs")
     assert cell.verdict is Verdict.CONFORMS
 
@@ -157,7 +157,7 @@ def test_from_numpy_gives_the_result_in_float64(name):
     assert (got.dtype, got.item()) == (torch.float64, example.value)
 
 
-def test_a_loss_of_arrays_that_rounds_them_is_found():
+def test_a_loss_that_rounds_numpy_arrays_is_found():
     def single(input, target, reduction="mean"):
         if isinstance(input, np.ndarray):
             input, target = torch.Tensor(input), torch.Tensor(target)
@@ -168,11 +168,11 @@ def test_a_loss_of_arrays_that_rounds_them_is_found():
     assert cell.reason == "the result's dtype for NumPy arrays"
 
 
-# === ways that do not work ================================================================
+# === unsupported modes ====================================================================
 
 
 class Halves(torch.autograd.Function):
-    """Half the squared error, forward and backward only."""
+    """Half the squared error, with forward and backward only."""
 
     @staticmethod
     def forward(ctx, x):
@@ -191,7 +191,7 @@ def plain(input, target, reduction="mean"):
 
 
 @pytest.mark.parametrize("clause", ["forward-mode", "vmap"])
-def test_a_way_that_does_not_work_is_unsupported(clause):
+def test_a_mode_that_does_not_work_is_unsupported(clause):
     (cell,) = lossspec.check("mse_loss", plain, clauses=[clause])
     assert cell.verdict is Verdict.UNSUPPORTED
     assert cell.reason
@@ -205,7 +205,7 @@ def squared(input, target, reduction, beside=0.0):
     return loss if reduction == "none" else getattr(loss, reduction)()
 
 
-def test_a_gradient_that_only_compiling_changes_is_found():
+def test_a_gradient_changed_only_by_compiling_is_found():
     def other_slope(input, target, reduction="mean"):
         compiling = torch.compiler.is_compiling()
         return squared(input, target, reduction, input - input.detach() if compiling else 0.0)
@@ -215,7 +215,7 @@ def test_a_gradient_that_only_compiling_changes_is_found():
     assert "the gradient of input, compiled" in cell.reason
 
 
-def test_a_gradient_that_compiling_loses_is_found():
+def test_a_gradient_lost_by_compiling_is_found():
     def cut(input, target, reduction="mean"):
         loss = squared(input, target, reduction)
         return loss.detach() if torch.compiler.is_compiling() else loss
@@ -225,7 +225,7 @@ def test_a_gradient_that_compiling_loses_is_found():
     assert cell.reason.startswith("no gradient of ")
 
 
-def test_a_check_that_compiling_drops_is_found():
+def test_a_check_dropped_by_compiling_is_found():
     def unchecked(input, target, reduction="mean", beta=1.0):
         if beta < 0 and torch.compiler.is_compiling():
             return F.smooth_l1_loss(input, target, reduction=reduction, beta=-beta)
@@ -237,7 +237,7 @@ def test_a_check_that_compiling_drops_is_found():
 
 
 def test_a_wrong_shape_of_one_element_on_fake_tensors_is_found():
-    # Torch 2.14 computes with the number of a fake tensor of one element, if it has been told it.
+    # Torch 2.14 computes with the number of a one-element fake tensor if it knows the number.
     case = published(find("l1_loss"), find("l1_loss").examples[0])
     one = {name: np.ones((), np.float32) for name in case.tensors}
     case = case.with_(
@@ -256,7 +256,7 @@ def test_a_wrong_shape_of_one_element_on_fake_tensors_is_found():
     assert (deviation.got, deviation.want) == ("torch.float32 [1]", "torch.float32 []")
 
 
-def test_another_value_when_exported_is_found():
+def test_a_value_changed_by_exporting_is_found():
     def exported_sum(input, target, reduction="mean"):
         exporting = torch.compiler.is_exporting() and reduction == "mean"
         return squared(input, target, "sum" if exporting else reduction)
@@ -264,7 +264,7 @@ def test_another_value_when_exported_is_found():
     assert verdict("mse_loss", exported_sum, "exported").verdict is Verdict.DEVIATES
 
 
-def test_what_cannot_be_exported_is_unsupported_and_fills_no_screen(capfd):
+def test_a_failed_export_is_unsupported_and_prints_nothing(capfd):
     def by_number(input, target, reduction="mean"):
         loss = squared(input, target, reduction)
         return loss if float(loss.detach().sum()) >= 0 else -loss
@@ -277,7 +277,7 @@ def test_what_cannot_be_exported_is_unsupported_and_fills_no_screen(capfd):
 
 
 @pytest.mark.parametrize("clause", ["compiled", "compiled-refusal", "exported"])
-def test_a_plain_composition_conforms_in_every_mode(clause):
+def test_a_composition_of_torch_operations_conforms_in_every_mode(clause):
     def plain(input, target, reduction="mean"):
         if reduction not in ("none", "mean", "sum"):
             raise ValueError(reduction)
@@ -289,7 +289,7 @@ def test_a_plain_composition_conforms_in_every_mode(clause):
 # === memory ===============================================================================
 
 
-def test_memory_that_grows_with_the_square_is_found_though_every_number_is_right():
+def test_quadratic_memory_is_found_for_correct_numbers():
     def all_pairs(input, target, reduction="mean"):
         x, y = torch.broadcast_tensors(input, target)
         pairs = (x.reshape(-1, 1) - y.reshape(1, -1)).diagonal().reshape(x.shape) ** 2
@@ -303,14 +303,14 @@ def test_memory_that_grows_with_the_square_is_found_though_every_number_is_right
     )
 
 
-def test_memory_of_a_loss_of_vectors_is_nobodys_business():
+def test_memory_is_not_checked_for_losses_of_vectors():
     assert not any(
         clauses()["memory-in-proportion"].applies(find(name), "function")
         for name in ("triplet_margin_loss", "cosine_embedding_loss", "cross_entropy", "ctc_loss")
     )
 
 
-# === modules, and what is around a call ===================================================
+# === modules, and related calls ===========================================================
 
 
 class Greedy(torch.nn.AdaptiveLogSoftmaxWithLoss):
@@ -318,7 +318,7 @@ class Greedy(torch.nn.AdaptiveLogSoftmaxWithLoss):
         return self.head(input).argmax(1)
 
 
-def test_a_prediction_that_takes_a_cluster_for_a_class_is_found():
+def test_a_prediction_that_confuses_cluster_and_class_is_found():
     name = "adaptive_log_softmax_with_loss"
     cell = verdict(name, Greedy, "every-class")
     assert cell.verdict is Verdict.DEVIATES
@@ -333,7 +333,7 @@ class Unpicklable(torch.nn.L1Loss):
         self.kept = lambda x: x
 
 
-def test_a_module_that_cannot_be_pickled_is_found_and_a_local_class_is_not():
+def test_an_unpicklable_module_deviates_and_a_local_class_conforms():
     class Local(torch.nn.L1Loss):
         pass
 
@@ -354,7 +354,7 @@ class _Scaled(torch.autograd.Function):
         return upstream.mul_(2 * x) if upstream.shape == x.shape else upstream * 2 * x
 
 
-def test_a_backward_that_writes_to_the_gradient_from_upstream_is_found():
+def test_a_backward_that_writes_to_the_cotangent_is_found():
     def loss(input, target, reduction="mean"):
         losses = _Scaled.apply(input - target)
         return losses if reduction == "none" else getattr(losses, reduction)()
@@ -374,21 +374,21 @@ class FirstClasses(torch.nn.CrossEntropyLoss):
         return value if same else value * 2
 
 
-def test_what_keeps_the_number_of_classes_of_its_first_call_is_found():
+def test_a_module_that_keeps_the_number_of_classes_is_found():
     cells = lossspec.check("cross_entropy", FirstClasses, clauses=["other-calls"])
     assert [cell.reason.partition(" at ")[0] for cell in cells] == ["the value after other calls"]
 
 
-def test_an_error_that_the_valid_call_raises_too_is_not_judged_as_a_refusal():
+def test_an_error_that_the_valid_call_also_raises_is_not_judged():
     def loss(input, target, ignore_index=-100, reduction="mean", label_smoothing=0.0):
-        assert label_smoothing < 1  # without a word, which would be no way to refuse a class
+        assert label_smoothing < 1  # a bare assertion, which is no valid refusal of a class
         options = {"ignore_index": ignore_index, "label_smoothing": label_smoothing}
         return F.cross_entropy(input, target, reduction=reduction, **options)
 
     assert verdict("cross_entropy", loss, "refuses-classes").verdict is Verdict.CONFORMS
 
 
-def test_a_target_longer_along_its_last_axis_must_be_refused():
+def test_a_target_with_a_longer_last_axis_must_be_refused():
     def cut(input, target, reduction="mean"):
         if input.shape[:1] != target.shape[:1] or input.ndim != target.ndim:
             raise ValueError("sizes differ")
@@ -400,7 +400,7 @@ def test_a_target_longer_along_its_last_axis_must_be_refused():
     assert (cell.verdict, "yet nothing was raised" in cell.reason) == (Verdict.DEVIATES, True)
 
 
-def test_a_cosine_that_divides_by_a_length_of_0_is_found():
+def test_a_cosine_that_divides_by_a_zero_norm_is_found():
     def loss(input1, input2, target, margin=0.0, reduction="mean"):
         unit = [x / torch.linalg.vector_norm(x, dim=-1, keepdim=True) for x in (input1, input2)]
         cos = (unit[0] * unit[1]).sum(-1)
@@ -411,7 +411,7 @@ def test_a_cosine_that_divides_by_a_length_of_0_is_found():
     assert (cell.verdict, cell.got) == (Verdict.DEVIATES, "nan")
 
 
-def test_any_other_cosine_of_a_zero_vector_is_found():
+def test_a_nonzero_cosine_of_a_zero_vector_is_found():
     def loss(input1, input2, target, margin=0.0, reduction="mean"):
         cos = F.cosine_similarity(input1, input2, dim=-1)
         zero = (input1 == 0).all(-1) | (input2 == 0).all(-1)
@@ -432,7 +432,7 @@ def test_a_parameter_kept_in_float32_is_found():
     assert (cell.verdict, "delta=0.3" in cell.call) == (Verdict.DEVIATES, True)
 
 
-def test_a_nan_that_torch_has_in_another_element_is_shared():
+def test_a_nan_that_torch_has_in_another_element_is_excused():
     def weighted(input, target, weight=None, reduction="mean"):
         losses = F.binary_cross_entropy(input, target, reduction="none")
         losses = losses if weight is None else losses * weight
@@ -442,7 +442,7 @@ def test_a_nan_that_torch_has_in_another_element_is_shared():
     assert cell.verdict is Verdict.KNOWN
 
 
-def test_torch_in_a_wrapper_shares_what_torch_does():
+def test_a_wrapper_of_torch_inherits_its_known_deviations():
     def wrapped(input1, input2, target, margin=0.0, reduction="mean"):
         return F.cosine_embedding_loss(input1, input2, target, margin=margin, reduction=reduction)
 
@@ -452,7 +452,7 @@ def test_torch_in_a_wrapper_shares_what_torch_does():
 
 
 class SavedSlope(torch.autograd.Function):
-    """Squares, whose backward takes its slope for a constant."""
+    """Squares whose backward treats its derivative as a constant."""
 
     @staticmethod
     def forward(ctx, x):
@@ -465,13 +465,13 @@ class SavedSlope(torch.autograd.Function):
 
 
 class MarkedSlope(SavedSlope):
-    """The same, and says so."""
+    """The same squares, with the derivative marked as not differentiable."""
 
     backward = staticmethod(torch.autograd.function.once_differentiable(SavedSlope.backward))
 
 
 class SlopeOfArrays(SavedSlope):
-    """The same, from a library of arrays."""
+    """The same squares, computed by an array library."""
 
     @staticmethod
     def forward(ctx, x):
@@ -484,7 +484,7 @@ class SlopeOfArrays(SavedSlope):
     ("slope", "want"),
     [(SavedSlope, "deviates"), (MarkedSlope, "unsupported"), (SlopeOfArrays, "unsupported")],
 )
-def test_a_slope_that_is_taken_for_a_constant_must_be_marked_as_such(slope, want):
+def test_a_derivative_treated_as_constant_must_be_marked(slope, want):
     def squares(input, target, reduction="mean"):
         losses = slope.apply(input - target)
         return losses if reduction == "none" else getattr(losses, reduction)()
@@ -495,11 +495,11 @@ def test_a_slope_that_is_taken_for_a_constant_must_be_marked_as_such(slope, want
 
 @torch.library.custom_op("lossspec_tests::square", mutates_args=())
 def square(x: torch.Tensor) -> torch.Tensor:
-    """An operation that says nothing of its result's shape, so that no call of it compiles."""
+    """Square a tensor by an operation without a fake kernel, so that no call of it compiles."""
     return x * x
 
 
-def test_a_loss_that_never_compiles_refuses_nothing_under_torch_compile():
+def test_a_loss_that_never_compiles_is_unsupported_under_compiled_refusal():
     def uncompilable(input, target, reduction="mean"):
         if reduction not in ("none", "mean", "sum"):
             raise ValueError(reduction)

@@ -1,4 +1,4 @@
-"""Names that are nearly right: what is asked for, and what is listed."""
+"""Suggestions for misspelt names, and the lists of known names."""
 
 import pytest
 import torch
@@ -23,15 +23,15 @@ FEW = ("quick", "standard", "deep")
         ("", "; known: quick, standard, deep"),
     ],
 )
-def test_a_short_list_is_written_out(given, want):
+def test_a_short_list_is_printed_completely(given, want):
     assert suggestion(given, FEW) == want
 
 
-def test_an_empty_list_has_no_name():
+def test_an_empty_list_is_reported_as_none():
     assert suggestion("x", []) == "; known: none"
 
 
-def test_of_a_long_list_the_nearest_are_named_and_the_command_that_prints_it():
+def test_a_long_list_is_cut_to_the_nearest_names_and_a_command():
     known = names_of(catalogue().values())
     assert len(known) > SHORT
     command = "lossspec list losses"
@@ -45,7 +45,7 @@ def test_of_a_long_list_the_nearest_are_named_and_the_command_that_prints_it():
 
 
 @pytest.mark.parametrize("name", sorted(catalogue()))
-def test_a_name_with_a_letter_less_is_recognised(name):
+def test_a_name_with_a_missing_letter_is_recognised(name):
     for typed in (name[1:], name[:-1], name.upper(), name.replace("_", "-")):
         assert alike(typed, list(catalogue()))[0] == name, typed
 
@@ -84,21 +84,21 @@ def test_a_part_of_a_name_is_recognised():
         (lambda: Implementation("x", {"mse_los": abs}), "unknown loss function 'mse_los'; did you"),
     ],
 )
-def test_an_unknown_name_is_answered_with_the_nearest(ask, want):
+def test_an_unknown_name_gets_the_nearest_name(ask, want):
     with pytest.raises(ValueError, match=r".") as caught:
         ask()
     assert str(caught.value).startswith(want)
     assert len(str(caught.value)) < 250
 
 
-def test_the_theme_in_front_of_a_clause_is_told_from_a_loss():
+def test_a_theme_before_a_clause_is_distinguished_from_a_loss():
     with pytest.raises(
         ValueError, match=r"value is the theme of clause value; did you mean value\?"
     ):
         lossspec.check("mse_loss", torch.nn.MSELoss, clauses=["value/value"])
 
 
-def test_an_unknown_name_of_the_library_is_still_of_one_kind():
+def test_an_unknown_loss_raises_unknown_name():
     with pytest.raises(UnknownName):
         find("mse_los")
 
@@ -112,14 +112,14 @@ def test_an_unknown_name_of_the_library_is_still_of_one_kind():
         ("show a b\x1b", "lossspec: show: unrecognized arguments: b\\x1b"),
     ],
 )
-def test_the_command_answers_with_the_nearest_word(words, want, capsys):
+def test_the_command_suggests_the_nearest_word(words, want, capsys):
     with pytest.raises(SystemExit) as caught:
         main(words.split(" "))
     assert caught.value.code == 4
     assert want in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_an_unknown_option_of_a_run_is_answered_with_the_nearest(workplace):
+def test_an_unknown_option_of_run_gets_the_nearest_option(workplace):
     result = workplace.within(lambda: main(["run", "torch.nn", "--los=l1_loss"]))
     assert result.status == 4
     text = "\n".join(result.err)
@@ -131,7 +131,7 @@ def test_an_unknown_option_of_a_run_is_answered_with_the_nearest(workplace):
 
 
 class Halved:
-    """A loss that is constructed, and no module."""
+    """A loss that is constructed, without being a module."""
 
     def __init__(self, reduction="mean"):
         self.reduction = reduction
@@ -141,7 +141,7 @@ class Halved:
 
 
 @pytest.mark.parametrize("made", [torch.nn.MSELoss(), Halved()], ids=["module", "other"])
-def test_an_instance_is_not_taken_for_a_class(made):
+def test_an_instance_in_place_of_a_class_is_refused(made):
     kind = type(made).__name__
     want = rf"is an instance of {kind}, not a class: pass the class, {kind} without parentheses, "
     with pytest.raises(ImplementationError, match=f"^mine: MSELoss {want}"):
@@ -149,7 +149,7 @@ def test_an_instance_is_not_taken_for_a_class(made):
 
 
 @pytest.mark.parametrize("name", ["mine:one", "mine:space"])
-def test_an_instance_that_a_name_leads_to_is_told(workplace, name):
+def test_a_name_of_an_instance_is_refused_with_a_reason(workplace, name):
     workplace.write(
         mine="""
             import types
@@ -178,12 +178,12 @@ class Whole(torch.nn.Module):
         torch.nn.L1Loss,
     ],
 )
-def test_an_object_that_takes_everything_in_its_call_is_a_function(target):
+def test_an_object_that_accepts_all_arguments_in_its_call_is_a_function(target):
     from lossspec.execution.implementation import unconstructed
 
     assert unconstructed(find("mse_loss"), target, "function") is None
 
 
-def test_a_factory_is_a_class():
+def test_a_factory_is_accepted_as_a_class():
     made = Implementation("mine", classes={"MSELoss": lambda reduction="mean": Halved(reduction)})
     assert list(made.classes) == ["MSELoss"]

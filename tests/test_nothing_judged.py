@@ -1,4 +1,4 @@
-"""A run in which nothing that was named could be judged ends with status 4 and says why."""
+"""Runs in which nothing was judged, which exit with status 4 and a reason."""
 
 import pytest
 
@@ -22,7 +22,7 @@ def errors(result) -> list[str]:
     return [line for line in (*result.out, *result.err) if line.startswith("ERROR: ")]
 
 
-def test_a_loss_that_is_not_there_is_an_error_that_names_what_is(workplace):
+def test_an_absent_loss_is_an_error_that_lists_the_present_ones(workplace):
     workplace.write(mylib=SPARSE)
     result = workplace.run("--impl=mylib", "--loss=huber_loss,HuberLoss", *QUICK)
     assert result.status == pytest.ExitCode.USAGE_ERROR
@@ -33,7 +33,7 @@ def test_a_loss_that_is_not_there_is_an_error_that_names_what_is(workplace):
     assert set(workplace.verdicts("mylib").values()) == {"unsupported"}
 
 
-def test_the_nearest_name_that_is_there_is_asked_for(workplace):
+def test_the_error_about_an_absent_loss_names_the_nearest_one(workplace):
     workplace.write(mylib="from torch.nn.functional import smooth_l1_loss, kl_div")
     result = workplace.run("--impl=mylib", "--loss=l1_loss", *QUICK)
     assert result.status == pytest.ExitCode.USAGE_ERROR
@@ -43,7 +43,7 @@ def test_the_nearest_name_that_is_there_is_asked_for(workplace):
     ]
 
 
-def test_one_implementation_of_two_that_has_the_loss_is_enough(workplace):
+def test_a_run_succeeds_if_one_of_two_implementations_has_the_loss(workplace):
     workplace.write(mylib=SPARSE)
     result = workplace.run("--impl=mylib,torch.nn.functional", "--loss=huber_loss", *QUICK)
     assert result.status == 0
@@ -56,7 +56,7 @@ def test_one_implementation_of_two_that_has_the_loss_is_enough(workplace):
     assert result.status == 0
 
 
-def test_no_implementation_of_two_that_has_the_loss_is_an_error_each(workplace):
+def test_each_implementation_without_the_loss_is_an_error(workplace):
     workplace.write(mylib=SPARSE, other=SPARSE)
     result = workplace.run("--impl=mylib,other", "--loss=huber_loss", *QUICK)
     assert result.status == pytest.ExitCode.USAGE_ERROR
@@ -75,7 +75,7 @@ def test_a_dtype_that_never_works_judges_nothing(workplace):
     assert workplace.run(*words, "--dtype=bfloat16,float32").status == 0
 
 
-def test_a_clause_that_cannot_run_here_judges_nothing(workplace, monkeypatch):
+def test_a_clause_that_cannot_run_judges_nothing(workplace, monkeypatch):
     from lossspec.clauses import Clause
 
     workplace.write(mylib=SPARSE)
@@ -98,14 +98,14 @@ def test_cells_that_are_all_inconclusive_judge_nothing(workplace):
     assert len(errors(result)) == 1
 
 
-def test_what_is_required_fails_when_it_is_not_there(workplace):
+def test_require_all_fails_for_an_absent_loss(workplace):
     workplace.write(mylib=SPARSE)
     result = workplace.run("--impl=mylib", "--loss=huber_loss", *QUICK, "--require-all")
     assert result.status == pytest.ExitCode.TESTS_FAILED
     assert errors(result) == []
 
 
-def test_workers_that_judge_nothing_are_told_of_too(workplace):
+def test_workers_report_that_nothing_was_judged(workplace):
     workplace.write(mylib=SPARSE)
     words = ("-m", "pytest", "--pyargs", "lossspec.suites", "-p", "no:cacheprovider", *QUICK)
     result = workplace.apart(*words, "--impl=mylib", "--loss=huber_loss,kl_div", "-n", "2")
@@ -113,7 +113,7 @@ def test_workers_that_judge_nothing_are_told_of_too(workplace):
     assert len(errors(result)) == 1
 
 
-def test_a_part_without_a_cell_is_an_error_only_when_no_part_can_judge(workplace):
+def test_an_empty_shard_is_an_error_only_if_every_shard_is_empty(workplace):
     workplace.write(mylib=SPARSE)
     for losses, status in (("l1_loss,huber_loss", 0), ("huber_loss", 4)):
         for part in (1, 2, 3):
@@ -123,7 +123,7 @@ def test_a_part_without_a_cell_is_an_error_only_when_no_part_can_judge(workplace
             assert len(errors(result)) == (status == 4)
 
 
-def test_a_part_is_no_error_when_another_implementation_of_the_run_can_be_judged(workplace):
+def test_an_empty_shard_is_no_error_beside_another_implementation(workplace):
     workplace.write(mylib=SPARSE)
     for part in (1, 2):
         words = ("--impl=mylib,torch.nn.functional", "--loss=huber_loss", f"--shard={part}/2")
@@ -131,14 +131,14 @@ def test_a_part_is_no_error_when_another_implementation_of_the_run_can_be_judged
         assert (result.status, errors(result)) == (0, []), result.out
 
 
-def test_a_run_of_no_item_keeps_pytests_status(workplace):
+def test_a_run_without_tests_keeps_the_status_of_pytest(workplace):
     workplace.write(mylib=SPARSE)
     words = ("--impl=mylib", "--loss=huber_loss", *QUICK)
     assert workplace.run(*words, "-k", "nosuch").status == pytest.ExitCode.NO_TESTS_COLLECTED
     assert workplace.run(*words, "--collect-only").status == 0
 
 
-def test_parametrize_refuses_losses_of_which_none_is_there():
+def test_parametrize_refuses_absent_losses():
     def mse_loss(input, target):
         raise AssertionError("not called")
 
@@ -150,7 +150,7 @@ def test_parametrize_refuses_losses_of_which_none_is_there():
     )
 
 
-def test_a_test_of_parametrize_that_judges_nothing_is_skipped(workplace):
+def test_a_parametrized_test_that_judges_nothing_is_skipped(workplace):
     workplace.write(
         mine="""
             def l1_loss(input, target):

@@ -1,4 +1,4 @@
-"""Wrong versions of a spec: one place changed, shown to be wrong, and found by the suite."""
+"""Wrong versions of a spec: one changed place each, proven wrong, and found by the suite."""
 
 import re
 from dataclasses import replace
@@ -26,7 +26,7 @@ def margin_ranking():
     return list(variants(find("margin_ranking_loss")))
 
 
-def test_terms_factors_and_words_of_a_definition_are_changed(margin_ranking):
+def test_operators_change_terms_factors_and_functions_of_a_definition(margin_ranking):
     wrong = {version.wrong for version in margin_ranking}
     assert {
         "`-target * (input1 - input2) + constant(margin, like=input1)` became"
@@ -38,17 +38,17 @@ def test_terms_factors_and_words_of_a_definition_are_changed(margin_ranking):
     } <= wrong
 
 
-def test_every_version_is_another(margin_ranking):
+def test_every_wrong_version_is_distinct(margin_ranking):
     assert len({version.id for version in margin_ranking}) == len(margin_ranking)
     assert len({version.wrong for version in margin_ranking}) == len(margin_ranking)
 
 
-def test_every_version_is_found(margin_ranking):
+def test_every_wrong_version_is_found(margin_ranking):
     results = list(audit(margin_ranking, "quick", first_only=True))
     assert [result.implementation.wrong for result in results if result.missed] == []
 
 
-def test_a_change_that_changes_nothing_is_no_version():
+def test_a_change_without_effect_is_not_a_wrong_version():
     same = replace(find("l1_loss"), define=plus_nothing)
     wrong = {version.wrong for version in variants(same)}
     kept = "`weight * abs(input - target) + 0 * input` became `weight * abs(input - target)`."
@@ -70,7 +70,7 @@ def test_a_witness_shows_the_difference():
     assert np.any(np.abs(case.tensors["input"] - case.tensors["target"]) > 0)
 
 
-def test_the_summary_counts_and_names_who_was_not_found(margin_ranking):
+def test_the_summary_counts_found_and_names_missed_versions(margin_ranking):
     first, second = margin_ranking[:2]
     (found,) = audit([first], "quick", first_only=True)
     missed = Result(second, (), 60, 1.0)
@@ -84,7 +84,7 @@ def test_the_summary_counts_and_names_who_was_not_found(margin_ranking):
     assert table[3].endswith("| - | nothing |")
 
 
-def test_a_page_shows_which_clause_found_what_and_what_none_did():
+def test_the_page_shows_which_clause_found_each_version():
     first, second = islice(variants(find("margin_ranking_loss")), 2)
     (found,) = audit([first], "quick")
     html = page("a test", [found, Result(second, (), 60, 1.0)])
@@ -100,7 +100,7 @@ def test_a_page_shows_which_clause_found_what_and_what_none_did():
     assert f"<h3>{second.id}</h3>" in html
 
 
-def test_the_command_prints_what_was_found_and_writes_the_matrix(workplace):
+def test_the_command_prints_findings_and_writes_the_matrix(workplace):
     words = ["audit", "margin_ranking_loss", "--matrix=matrix.md", "--page=audit.html"]
     result = workplace.within(lambda: main(words))
     assert result.status == 0, result.err
@@ -117,7 +117,7 @@ def test_the_command_prints_what_was_found_and_writes_the_matrix(workplace):
         (["l1_loss", "--profile=slow"], "unknown profile 'slow'; known: quick, standard, deep"),
     ],
 )
-def test_a_name_that_there_is_not_is_one_clear_error(workplace, words, problem):
+def test_an_unknown_name_is_a_one_line_error(workplace, words, problem):
     result = workplace.within(lambda: main(["audit", *words]))
     assert (result.status, result.out) == (4, [])
     assert problem in result.err[0]

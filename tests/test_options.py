@@ -1,4 +1,4 @@
-"""The options beside other suites: short names give way, and without --impl nothing changes."""
+"""Options beside other suites: short names yield, and without --impl nothing changes."""
 
 from pathlib import Path
 from textwrap import dedent
@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 SUITE = ("--pyargs", "lossspec.suites", "-p", "no:cacheprovider", "-p", "no:faulthandler")
 QUICK = ("--loss=l1_loss", "--clause=result-shape", "--lossspec-profile=quick")
 MINE = "from torch.nn.functional import l1_loss"
-#: All of lossspec's short names as options of somebody else.
+#: All short names of lossspec as options of another plugin.
 TAKES = f"""
     def pytest_addoption(parser):
         for name in {[option.short for option in OPTIONS]}:
@@ -30,19 +30,19 @@ def run(workplace, *words):
 
 
 def put(workplace, **files: str) -> None:
-    """Files below the directory, with `__` for a slash."""
+    """Write files below the directory; `__` in a name stands for a slash."""
     for name, text in files.items():
         path = workplace.path / f"{name.replace('__', '/')}.py"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(dedent(text))
 
 
-# === no other suite breaks =================================================================
+# === other suites keep working =============================================================
 
 
 @pytest.mark.parametrize("by", ["-p", "PYTEST_PLUGINS", "conftest"])
-def test_a_suite_may_have_options_of_all_short_names(workplace, monkeypatch, by):
-    """A plugin is registered before lossspec with -p and after it with PYTEST_PLUGINS."""
+def test_another_suite_may_define_all_short_options(workplace, monkeypatch, by):
+    """Register a plugin before lossspec with -p, or after it with PYTEST_PLUGINS."""
     words = ["--seed", "theirs", "-p", "no:cacheprovider", "-p", "no:faulthandler"]
     monkeypatch.syspath_prepend(workplace.path)
     if by == "conftest":
@@ -60,7 +60,7 @@ def test_a_suite_may_have_options_of_all_short_names(workplace, monkeypatch, by)
 
 
 @pytest.mark.parametrize("more", [(), (*SUITE, "--impl=mine", *QUICK, "--seed=7", "--device=cpu")])
-def test_a_conftest_that_is_found_while_pytest_collects_may_have_them_too(workplace, more):
+def test_a_conftest_found_during_collection_may_define_short_options(workplace, more):
     put(workplace, tests__sub__conftest=TAKES, tests__sub__test_own="def test_own(): pass")
     put(workplace, mine=MINE)
     result = run(workplace, "tests", *(more or SUITE[2:]))
@@ -70,7 +70,7 @@ def test_a_conftest_that_is_found_while_pytest_collects_may_have_them_too(workpl
 
 
 @pytest.mark.parametrize("more", [(), (*SUITE, "--impl=mine", *QUICK)])
-def test_a_suite_may_have_fixtures_and_folders_of_the_same_names(workplace, more):
+def test_another_suite_may_have_fixtures_and_folders_of_the_same_names(workplace, more):
     put(
         workplace,
         mine=MINE,
@@ -106,7 +106,7 @@ def test_a_suite_may_have_fixtures_and_folders_of_the_same_names(workplace, more
     assert any(f" {4 + bool(more)} passed" in line for line in result.out)
 
 
-def test_without_an_implementation_nothing_is_imported_printed_or_written(workplace):
+def test_without_an_implementation_the_plugin_does_nothing(workplace):
     put(
         workplace,
         test_own="""
@@ -124,10 +124,10 @@ def test_without_an_implementation_nothing_is_imported_printed_or_written(workpl
     assert not (workplace.path / "reports").exists()
 
 
-# === whose an option is ====================================================================
+# === owner of an option ====================================================================
 
 
-def test_a_name_that_a_conftest_has_taken_is_theirs(workplace):
+def test_a_short_option_of_a_conftest_takes_precedence(workplace):
     put(
         workplace,
         mine=MINE,
@@ -162,7 +162,7 @@ def test_workers_read_the_same_options(workplace):
     assert (data["seed"], len(data["cells"])) == (9, 1)
 
 
-def test_the_implementation_may_be_named_by_the_long_name_alone(workplace):
+def test_the_long_option_alone_may_name_the_implementation(workplace):
     put(workplace, mine=MINE, conftest=TAKES)
     words = (*SUITE, "--lossspec-impl=mine", "--lossspec-loss=l1_loss", "--impl=theirs")
     result = run(workplace, *words, "--lossspec-clause=result-shape", "--lossspec-profile=quick")
@@ -170,7 +170,7 @@ def test_the_implementation_may_be_named_by_the_long_name_alone(workplace):
     assert list(workplace.verdicts("mine").values()) == ["conforms"]
 
 
-def test_the_command_always_means_its_own_options(workplace):
+def test_the_command_always_uses_its_own_options(workplace):
     put(workplace, mine=MINE, conftest=TAKES)
     words = ["--loss", "l1_loss", "--clause=result-shape", "--profile", "quick", "--seed=3"]
     result = workplace.within(lambda: main(["run", "mine", *words, "-p", "no:faulthandler"]))
@@ -182,7 +182,7 @@ def test_the_command_always_means_its_own_options(workplace):
 
 
 @pytest.mark.parametrize("by", ["ini", "PYTEST_ADDOPTS", "file"])
-def test_short_names_are_read_wherever_pytest_reads_options(workplace, monkeypatch, by):
+def test_short_options_are_read_from_every_source_of_pytest(workplace, monkeypatch, by):
     put(workplace, mine=MINE)
     words, more = ["--impl=mine", "--loss", "l1_loss", "--clause=result-shape", "--seed=5"], []
     if by == "ini":
@@ -198,14 +198,14 @@ def test_short_names_are_read_wherever_pytest_reads_options(workplace, monkeypat
     assert (data["seed"], data["profile"], len(data["cells"])) == (5, "quick", 1)
 
 
-def test_the_value_of_a_short_name_is_no_path_to_load_a_conftest_from(workplace):
+def test_no_conftest_is_loaded_from_the_value_of_a_short_option(workplace):
     put(workplace, mine=MINE, build__conftest="raise RuntimeError('loaded')")
     result = run(workplace, *SUITE, "--impl", "mine", *QUICK, "--reports", "build")
     assert result.status == 0, result.out + result.err
     assert (workplace.path / "build" / "mine" / "conformance.json").exists()
 
 
-def test_a_checkout_that_is_not_installed_has_the_short_names(workplace):
+def test_a_checkout_without_installation_has_the_short_options(workplace):
     words = ("-m", "pytest", "--impl=torch.nn", "--loss", "l1_loss", "--clause", "result-shape")
     words += ("--reports", str(workplace.path / "out"), "-p", "no:cacheprovider", "--profile=quick")
     env = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
@@ -217,17 +217,17 @@ def test_a_checkout_that_is_not_installed_has_the_short_names(workplace):
     assert (workplace.path / "out" / "torch.nn" / "conformance.json").exists()
 
 
-# === what is said ==========================================================================
+# === messages ==============================================================================
 
 
-def test_a_short_name_without_an_implementation_is_explained(workplace):
+def test_a_short_option_without_an_implementation_is_explained(workplace):
     put(workplace, test_own="def test_own(): pass")
     result = run(workplace, "-p", "no:faulthandler", "--loss=l1_loss")
     assert result.status == pytest.ExitCode.USAGE_ERROR
     assert "  --loss: an option of lossspec, which needs --impl NAME as well" in result.err
 
 
-def test_a_value_that_another_plugins_option_cannot_take_is_explained(workplace, monkeypatch):
+def test_a_conflict_with_an_option_of_another_plugin_is_explained(workplace, monkeypatch):
     monkeypatch.syspath_prepend(workplace.path)
     put(
         workplace,
@@ -242,7 +242,7 @@ def test_a_value_that_another_plugins_option_cannot_take_is_explained(workplace,
     assert said in result.err
 
 
-def test_the_help_of_pytest_names_both(workplace):
+def test_the_help_of_pytest_shows_short_and_long_options(workplace):
     result = run(workplace, "--help", "-p", "no:faulthandler")
     shown = " ".join(" ".join(result.out).split())
     for option in OPTIONS:
@@ -250,21 +250,21 @@ def test_the_help_of_pytest_names_both(workplace):
         assert f"short: {option.short}" in shown
 
 
-def test_what_follows_two_dashes_is_no_option():
+def test_words_after_two_dashes_are_not_options():
     words = ["--loss=a", "--seed", "3", "-k", "x", "--", "--loss=b"]
     want = ["--lossspec-loss=a", "--seed", "3", "-k", "x", "--", "--loss=b"]
     assert prefixed(words, {"--seed"}) == want
     assert named(words) == {"--loss", "--seed"}
 
 
-def test_a_file_of_words_that_cannot_be_read_is_left_to_pytest(tmp_path):
+def test_an_unreadable_argument_file_is_left_to_pytest(tmp_path):
     (tmp_path / "more.txt").write_text("--seed=4\n@none.txt\n")
     assert expanded(["-q", f"@{tmp_path}/more.txt"]) == ["-q", "--seed=4", "@none.txt"]
 
 
 @pytest.mark.parametrize("start", [("-m", "lossspec", "run", "mine"), ("-m", "pytest", *SUITE)])
 @pytest.mark.parametrize("workers", [(), ("-n", "2")])
-def test_no_warning_is_given_where_warnings_are_errors(workplace, start, workers):
+def test_a_run_with_warnings_as_errors_gives_no_warning(workplace, start, workers):
     put(workplace, mine=MINE)
     named_there = () if "run" in start else ("--impl=mine",)
     words = ("-W", "error", *start, *named_there, *QUICK, "-W", "error", *workers)

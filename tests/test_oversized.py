@@ -1,4 +1,4 @@
-"""Results of a wrong shape with a million million elements: only their shape is looked at."""
+"""Results of a wrong shape with 10^12 elements, of which only the shape is compared."""
 
 import numpy as np
 import pytest
@@ -36,14 +36,14 @@ def huge_without_gradients(input, target, weight=None, reduction="mean"):
 
 
 @pytest.mark.parametrize("target", [huge, Huge])
-def test_an_enormous_result_deviates_in_its_shape_alone(target):
+def test_an_oversized_result_deviates_only_in_result_shape(target):
     cells = lossspec.check("mse_loss", target, profile="quick")
     assert [c.clause for c in cells if c.verdict == "crash"] == []
     (cell,) = [c for c in cells if c.verdict == "deviates" and c.clause != "refuses-reductions"]
     assert (cell.clause, cell.got, cell.want) == ("result-shape", f"[{SIDE}, {SIDE}]", "[]")
 
 
-def test_an_enormous_result_in_another_mode_deviates_there():
+def test_an_oversized_result_in_one_mode_deviates_only_there():
     wanted = ["grad-mode", "value", "inputs-untouched"]
     cells = lossspec.check("mse_loss", huge_without_gradients, profile="quick", clauses=wanted)
     got = {cell.clause: (str(cell.verdict), cell.got) for cell in cells}
@@ -82,7 +82,7 @@ def _cases(name):
     ],
     ids=["plain", "columns", "number", "rows", "empty", "scalar", "transposed"],
 )
-def test_expanded_numbers_are_read_as_they_are(made, dtype):
+def test_expanded_tensors_are_read_correctly(made, dtype):
     x = made(torch.arange(12.0).reshape(4, 3).to(dtype))
     got = to_extended(x)
     assert (got.dtype, got.shape) == (np.longdouble, tuple(x.shape))
@@ -90,7 +90,7 @@ def test_expanded_numbers_are_read_as_they_are(made, dtype):
     assert first_numbers(x, 5) == x.flatten()[:5].tolist()
 
 
-def test_an_expanded_tensor_takes_the_memory_of_its_numbers():
+def test_reading_an_expanded_tensor_does_not_allocate_its_full_size():
     x = torch.tensor([1.5]).expand(SIDE, SIDE)
     assert to_extended(x).shape == (SIDE, SIDE)
     assert to_extended(x)[-1, -1] == 1.5

@@ -1,4 +1,4 @@
-"""The wheel: everything is in it, its entry points are declared, and the suite runs from it."""
+"""The wheel: its files, its entry points, and the suite run from it."""
 
 import json
 import os
@@ -15,8 +15,8 @@ ROOT = Path(__file__).parents[1]
 
 
 def run(*arguments: str, cwd: Path, path: str = "") -> str:
-    """What Python prints; a failure shows all of it."""
-    # the pytest around this one must not steer the one inside
+    """Run Python and return its output; a failure shows the whole output."""
+    # The pytest around this one must not configure the one inside.
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
     done = subprocess.run(
         [sys.executable, *arguments],
@@ -33,7 +33,7 @@ def run(*arguments: str, cwd: Path, path: str = "") -> str:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    # built from a copy, since setuptools leaves a build folder that the next build would trust
+    # Build from a copy: setuptools leaves a build folder that the next build would reuse.
     source = tmp_path_factory.mktemp("source")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
@@ -48,7 +48,7 @@ def wheel(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory) -> Path:
-    """A folder with the wheel's contents, to be put in front of everything on the path."""
+    """Return a folder with the contents of the wheel, to put first on the path."""
     site = tmp_path_factory.mktemp("site")
     run("-m", "pip", "install", "--no-deps", "--target", str(site), str(wheel), cwd=site)
     return site
@@ -80,11 +80,11 @@ def test_every_file_of_the_package_and_the_suites_ships(wheel):
         ("lossspec/deviations/", ".toml"),
     ],
 )
-def test_each_kind_of_file_has_its_place(wheel, folder, suffix):
+def test_the_wheel_contains_each_kind_of_file(wheel, folder, suffix):
     assert [name for name in members(wheel) if name.startswith(folder) and name.endswith(suffix)]
 
 
-def test_nothing_else_lands_in_site_packages(wheel):
+def test_the_wheel_installs_nothing_else(wheel):
     assert {name.partition("/")[0] for name in members(wheel)} == {
         "lossspec",
         "lossspec-0.1.0.dist-info",
@@ -122,8 +122,8 @@ def test_the_suite_runs_from_an_installed_wheel_in_an_empty_folder(installed, tm
     assert got == {("margin_ranking_loss", "value", "conforms")}
 
 
-def test_an_installed_wheel_stands_before_the_checkout(installed, tmp_path):
-    # or the test above would say nothing about the wheel
+def test_an_installed_wheel_takes_precedence_over_the_checkout(installed, tmp_path):
+    # The test above would otherwise test the checkout.
     program = "import lossspec.suites.conformance as suite; print(suite.__path__[0])"
     got = run("-c", program, cwd=tmp_path, path=str(installed)).strip()
     assert got == str(installed / "lossspec" / "suites" / "conformance")
@@ -132,7 +132,7 @@ def test_an_installed_wheel_stands_before_the_checkout(installed, tmp_path):
 @pytest.mark.parametrize(
     ("suite", "times"), [("lossspec.suites", False), ("lossspec.suites.timing", True)]
 )
-def test_an_installed_suite_times_only_when_it_is_named(installed, tmp_path, suite, times):
+def test_the_timing_suite_of_a_wheel_runs_only_if_named(installed, tmp_path, suite, times):
     words = ("--impl=torch.nn", "--loss=mse_loss", "--collect-only", "-q")
     output = run("-m", "pytest", "--pyargs", suite, *words, cwd=tmp_path, path=str(installed))
     assert ("::test_timing[" in output, "::test_conformance[" in output) == (times, not times)

@@ -1,4 +1,4 @@
-"""Calls that never end: what Python can interrupt is told of, and else the process ends."""
+"""Timeouts: a hanging call is interrupted, or the process ends if it cannot be interrupted."""
 
 import signal
 import time
@@ -45,20 +45,20 @@ def impatient(monkeypatch):
     monkeypatch.setattr(timeout, "LIMIT", 0.05)
 
 
-def test_a_call_that_does_not_end_is_a_crash_that_shows_the_call(workplace, monkeypatch):
-    monkeypatch.setattr(timeout, "LIMIT", timeout.LIMIT)  # what the module sets is undone
+def test_a_hanging_call_is_a_crash_with_its_call_text(workplace, monkeypatch):
+    monkeypatch.setattr(timeout, "LIMIT", timeout.LIMIT)  # restores what the module sets
     workplace.write(endless=ENDLESS)
     result = workplace.run("--impl=endless", "--loss=mse_loss,huber_loss", "--profile=quick")
     assert result.status == 1
     cells = workplace.cells("endless")
     cell = cells["mse_loss/gradient[function-cpu]"]
-    assert (cell["verdict"], cell["reason"]) == ("crash", "it did not end within 1 s")
+    assert (cell["verdict"], cell["reason"]) == ("crash", "a call did not end within 1 s")
     assert len(cell["case"]["tensors"]["input"]["shape"]) == 3
     assert "mse_loss(input, target" in cell["call"]
     assert cells["huber_loss/gradient[function-cpu]"]["verdict"] == "conforms"
 
 
-def test_a_worker_that_nothing_interrupts_ends_and_costs_what_it_was_asked(workplace):
+def test_an_uninterruptible_worker_ends_and_only_its_cell_is_a_crash(workplace):
     workplace.write(endless=ENDLESS)
     words = ("--impl=endless", "--loss=l1_loss,huber_loss", "--profile=quick", "-n1")
     result = workplace.apart("-m", "pytest", "--pyargs", "lossspec.suites", *words)
@@ -70,7 +70,7 @@ def test_a_worker_that_nothing_interrupts_ends_and_costs_what_it_was_asked(workp
     assert verdicts["huber_loss/value[function-cpu]"] == "conforms"
 
 
-def test_what_was_not_settled_before_an_endless_call_does_not_conform(monkeypatch):
+def test_a_clause_left_open_by_a_hanging_call_does_not_conform(monkeypatch):
     calls = []
 
     def late(input, target, weight=None, reduction="mean"):
@@ -87,18 +87,18 @@ def test_what_was_not_settled_before_an_endless_call_does_not_conform(monkeypatc
     campaign = Campaign(under_test, judged, PROFILES["standard"])
     found = campaign.run()
     assert campaign.timed_out is not None
-    # Every gradient so far was missing; whether one should have been there is not known.
+    # Every gradient so far was missing, and it is unknown whether one was required.
     assert found["gradient"].examples > 0
     assert campaign.learns(found["gradient"])
 
 
-def test_what_ends_in_time_is_left_alone(impatient):
+def test_a_call_that_ends_in_time_leaves_no_timer(impatient):
     with time_limit():
         pass
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
-def test_what_only_waits_for_a_processor_is_given_more_time(monkeypatch):
+def test_a_call_that_waits_for_a_cpu_gets_more_time(monkeypatch):
     monkeypatch.setattr(timeout, "LIMIT", 0.2)
     monkeypatch.setattr(timeout, "WAITS", 1e6)
     with time_limit():
@@ -108,12 +108,12 @@ def test_what_only_waits_for_a_processor_is_given_more_time(monkeypatch):
         time.sleep(60)
 
 
-def test_an_error_of_the_call_is_not_taken_for_a_late_one(impatient):
+def test_an_error_of_the_call_is_not_a_timeout(impatient):
     with pytest.raises(KeyError), time_limit():
         raise KeyError
 
 
-def test_an_endless_call_cannot_take_the_interruption_for_an_error_of_its_own(impatient):
+def test_a_hanging_call_cannot_suppress_the_timeout(impatient):
     def stubborn():
         while True:
             with suppress(Exception):
@@ -123,7 +123,7 @@ def test_an_endless_call_cannot_take_the_interruption_for_an_error_of_its_own(im
         stubborn()
 
 
-def test_a_timer_that_runs_already_keeps_running(impatient):
+def test_a_running_timer_is_kept(impatient):
     signal.setitimer(signal.ITIMER_REAL, 100)
     try:
         with time_limit():

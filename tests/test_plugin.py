@@ -1,4 +1,4 @@
-"""The command line: what is asked for is judged, and what cannot be is one clear message."""
+"""The pytest options: selections are judged, and invalid ones give one clear message."""
 
 import errno
 import json
@@ -54,7 +54,7 @@ def mine(workplace):
 
 
 def message(result) -> str:
-    """What a usage error says; it must be all there is."""
+    """Return the message of a usage error, which must be the whole output."""
     lines = [line for line in (*result.out, *result.err) if line.strip()]
     assert result.status == pytest.ExitCode.USAGE_ERROR, lines
     assert "Traceback" not in "\n".join(lines)
@@ -62,7 +62,7 @@ def message(result) -> str:
     return said.removeprefix("ERROR: ")
 
 
-# === a run =================================================================================
+# === runs ==================================================================================
 
 
 def test_an_installed_suite_runs_in_an_empty_directory(workplace):
@@ -73,13 +73,13 @@ def test_an_installed_suite_runs_in_an_empty_directory(workplace):
     assert set(workplace.verdicts("torch.nn.functional").values()) == {"conforms"}
 
 
-def test_the_artifact_is_valid_and_tells_the_number_of_cases(workplace, mine):
+def test_the_artifact_is_valid_and_counts_the_cases(workplace, mine):
     words = ("--impl=mine", "--loss=l1_loss,mse_loss", "--clause=value,accepts")
     assert workplace.run(*words, "--profile=quick").status == 1
     data = workplace.artifact("mine")
     jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text())).validate(data)
     cells = {cell["id"]: cell for cell in data["cells"]}
-    # What the signature lacks (weight) is left out of the calls that have it.
+    # The signature lacks weight, which is left out of the calls that have it.
     assert 20 < cells["l1_loss/value[function-cpu]"]["examples"] <= 30
     assert cells["l1_loss/value[function-cpu]"]["informative"] > 10
     assert cells["mse_loss/value[function-cpu]"]["verdict"] == "deviates"
@@ -103,14 +103,14 @@ def test_the_artifact_is_valid_and_tells_the_number_of_cases(workplace, mine):
         ("mine:instance", ["function"]),
     ],
 )
-def test_what_can_be_named_can_be_judged(workplace, mine, name, surfaces):
+def test_every_kind_of_name_can_be_judged(workplace, mine, name, surfaces):
     assert workplace.run(f"--impl={name}", *QUICK).status == 0
     cells = workplace.artifact(name.replace(":", "."))["cells"]
     assert sorted({cell["surface"] for cell in cells}) == surfaces
     assert {cell["verdict"] for cell in cells} == {"conforms"}
 
 
-def test_a_function_of_another_name_and_signature_is_judged_as_the_loss_named(workplace, mine):
+def test_a_function_with_another_name_is_judged_as_the_named_loss(workplace, mine):
     words = ("--impl=mine:custom_mse", "--loss=MSELoss", "--clause=value", "--profile=quick")
     assert workplace.run(*words).status == 0
     (cell,) = workplace.artifact("mine.custom_mse")["cells"]
@@ -118,13 +118,13 @@ def test_a_function_of_another_name_and_signature_is_judged_as_the_loss_named(wo
     assert "reduction='sum'" in cell["extra"]["unsupported"]
 
 
-def test_a_name_need_not_be_ascii(workplace):
+def test_a_name_may_contain_non_ascii_letters(workplace):
     workplace.write(módulo="from torch.nn.functional import l1_loss")
     assert workplace.run("--impl=módulo", *QUICK).status == 0
     assert set(workplace.verdicts("módulo").values()) == {"conforms"}
 
 
-def test_options_take_several_names_with_commas_or_again(workplace, mine):
+def test_options_accept_several_names(workplace, mine):
     result = workplace.run(
         *("--impl=mine:l1_loss", "--impl=torch.nn, mine:namespace", "--impl=torch.nn"),
         *("--loss", "l1_loss", "--loss", "L1Loss", "--clause", "l1_loss/value,L1Loss/accepts"),
@@ -144,7 +144,7 @@ def test_options_take_several_names_with_commas_or_again(workplace, mine):
     assert len(workplace.artifact("mine.namespace")["cells"]) == 4
 
 
-def test_reports_of_names_that_begin_alike_are_kept_apart(workplace, mine):
+def test_reports_of_names_with_a_common_prefix_are_kept_apart(workplace, mine):
     assert workplace.run("--impl=mine,mine:namespace", *QUICK).status == 0
     assert len(workplace.artifact("mine")["cells"]) == 2
     assert len(workplace.artifact("mine.namespace")["cells"]) == 4
@@ -171,12 +171,12 @@ def test_a_run_without_a_terminal_writes_its_report(workplace, mine):
     assert set(workplace.verdicts("mine").values()) == {"conforms"}
 
 
-def test_the_reports_go_where_they_are_asked_to(workplace, mine):
+def test_reports_are_written_to_the_given_directory(workplace, mine):
     assert workplace.run("--impl=mine", "--reports=deep/down", *QUICK).status == 0
     assert (workplace.path / "deep" / "down" / "mine" / "conformance.json").exists()
 
 
-def test_what_is_lacking_is_no_failure(workplace, mine):
+def test_an_absent_loss_is_no_failure(workplace, mine):
     words = ("--impl=mine:custom_mse", "--clause=value", "--profile=quick")
     result = workplace.run(*words, "--loss=mse_loss,huber_loss")
     assert message(result).startswith("--impl mine:custom_mse: custom_mse is not named like a loss")
@@ -189,17 +189,17 @@ def test_what_is_lacking_is_no_failure(workplace, mine):
     ]
 
 
-def test_what_is_lacking_is_a_failure_when_all_is_required(workplace, mine):
+def test_require_all_makes_absent_losses_and_options_failures(workplace, mine):
     words = ("--impl=mine", "--clause=value", "--profile=quick", "--require-all")
     assert workplace.run(*words, "--loss=l1_loss,huber_loss").status == 1
     reasons = {cell["loss"]: cell["reason"] for cell in workplace.artifact("mine")["cells"]}
     assert reasons == {
         "huber_loss": "mine has no huber_loss",
-        "l1_loss": "--require-all, and it takes no weight",
+        "l1_loss": "a deviation because of --require-all: it takes no weight",
     }
 
 
-def test_a_clause_that_says_nothing_here_is_told_as_such(workplace, mine):
+def test_an_inapplicable_clause_is_reported_as_not_applicable(workplace, mine):
     words = ("--impl=mine", "--loss=l1_loss", "--profile=quick")
     assert workplace.run(*words, "--clause=ignored-gradient,result-shape").status == 0
     assert workplace.verdicts("mine") == {
@@ -208,7 +208,7 @@ def test_a_clause_that_says_nothing_here_is_told_as_such(workplace, mine):
     }
 
 
-def test_an_empty_part_of_a_run_writes_its_report(workplace, mine):
+def test_an_empty_shard_writes_its_report(workplace, mine):
     parts = [f"--shard={i}/3" for i in (1, 2, 3)]
     words = ("--impl=mine", "--loss=l1_loss", "--clause=result-shape", "--profile=quick")
     counts = []
@@ -218,14 +218,14 @@ def test_an_empty_part_of_a_run_writes_its_report(workplace, mine):
     assert sorted(counts) == [0, 0, 1]
 
 
-def test_collecting_writes_nothing(workplace, mine):
+def test_collect_only_writes_no_report(workplace, mine):
     result = workplace.run("--impl=mine", "--collect-only", "-q", *QUICK)
     assert result.status == 0
     assert result.out[0].endswith("::test_conformance[mine:l1_loss/gradient[function-cpu]]")
     assert not (workplace.path / "reports").exists()
 
 
-def test_without_the_option_the_plugin_keeps_out_of_the_way(workplace):
+def test_the_plugin_prints_nothing_without_the_option(workplace):
     workplace.write(test_own="def test_own(): pass")
     result = workplace.within(lambda: pytest.main(["-p", "no:faulthandler"]))
     assert result.status == 0
@@ -235,7 +235,7 @@ def test_without_the_option_the_plugin_keeps_out_of_the_way(workplace):
 @pytest.mark.parametrize(
     ("words", "passed"), [((), 1), (("--timing",), 2), (("suites/timing", "-k", "small"), 1)]
 )
-def test_the_suites_of_a_clone_run_with_a_package_that_lies_elsewhere(workplace, words, passed):
+def test_the_suites_of_a_clone_run_with_an_installed_package(workplace, words, passed):
     for name in ("suites", "pyproject.toml"):
         source, copy = ROOT / name, workplace.path / name
         shutil.copytree(source, copy) if source.is_dir() else shutil.copy(source, copy)
@@ -259,12 +259,12 @@ def test_an_implementation_without_a_suite_is_a_usage_error(workplace, words):
     assert not (workplace.path / "reports").exists()
 
 
-def test_an_implementation_and_a_choice_of_no_cell_is_no_usage_error(workplace):
+def test_deselecting_every_cell_is_not_a_usage_error(workplace):
     result = workplace.run("--impl=torch.nn", "-k", "nosuch", *QUICK)
     assert result.status == pytest.ExitCode.NO_TESTS_COLLECTED, result.err
 
 
-def test_a_report_that_cannot_be_written_is_told_before_anything_is_judged(workplace, monkeypatch):
+def test_an_unwritable_report_is_an_error_before_the_run(workplace, monkeypatch):
     monkeypatch.setattr(records.Path, "write_bytes", full)
     result = workplace.run("--impl=torch.nn", *QUICK)
     wanted = (
@@ -275,7 +275,7 @@ def test_a_report_that_cannot_be_written_is_told_before_anything_is_judged(workp
     assert not any("torch.nn" in line for line in result.out)
 
 
-def test_a_report_that_can_no_longer_be_written_leaves_the_summary(workplace):
+def test_a_report_that_becomes_unwritable_leaves_the_summary(workplace):
     workplace.write(
         mine="""
             from pathlib import Path
@@ -300,7 +300,7 @@ def full(path: Path, data: bytes) -> int:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_a_terminal_of_few_characters_gets_the_summary_line_by_line(workplace, monkeypatch):
+def test_an_ascii_terminal_gets_the_summary_with_escapes(workplace, monkeypatch):
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
     workplace.write(mine="def l1_loss(input, target): return 7 * input.sum()")
     words = ("-m", "pytest", "--pyargs", "lossspec.suites", "-p", "no:cacheprovider")
@@ -345,11 +345,11 @@ def test_a_terminal_of_few_characters_gets_the_summary_line_by_line(workplace, m
         ("--impl=mine --clause=l2_loss/value", "unknown loss 'l2_loss'; did you mean l1_loss, "),
         (
             "--impl=mine --loss=l1_loss --clause=nll_loss/value",
-            "nothing to judge: nll_loss/value says nothing about l1_loss",
+            "nothing to judge: no selected clause (nll_loss/value) applies to l1_loss",
         ),
         (
             "--impl=mine --loss=l1_loss,mse_loss --clause=ignored-gradient",
-            "nothing to judge: ignored-gradient says nothing about l1_loss, mse_loss",
+            "nothing to judge: no selected clause (ignored-gradient) applies to l1_loss, mse_loss",
         ),
         ("--impl=mine --dtype=int8", "unknown dtype 'int8'; known: float32, float64, float16, "),
         (
@@ -371,10 +371,10 @@ def test_a_terminal_of_few_characters_gets_the_summary_line_by_line(workplace, m
         ("--impl=mine --reports=mine.py/deep", "--reports takes a directory, but "),
         ("--impl=mine --deviations=none.toml", "none.toml: cannot be read (No such file or dir"),
         ("--impl=mine --deviations=mine.py", "mine.py: not TOML ("),
-        ("--impl=mine --deviations=odd.toml", "odd.toml: it holds [[deviation]] tables only, got"),
+        ("--impl=mine --deviations=odd.toml", "odd.toml: only [[deviation]] tables are allowed, "),
     ],
 )
-def test_what_cannot_be_is_one_message_that_names_it(workplace, mine, words, wanted):
+def test_invalid_options_give_one_clear_message(workplace, mine, words, wanted):
     workplace.write(
         broken="def f(:",
         lost="import no_such_module",

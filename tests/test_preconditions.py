@@ -1,4 +1,4 @@
-"""What a case must have for a clause to judge it, and how what it lacks is counted."""
+"""Preconditions of clauses, and the counting of skipped cases by excuse."""
 
 import ast
 from pathlib import Path
@@ -44,7 +44,7 @@ def wide(input, target, **parameters):
 
 
 def trial(loss, target, tensors, contract, form="", **changes):
-    """A trial of an implementation with a call of so many float32 tensors, or of others."""
+    """Return a trial of a call of given tensors, or of float32 tensors of given shapes."""
     spec = find(loss)
     form = form or spec.forms[0].name
     given = {
@@ -104,13 +104,13 @@ MET_AND_NOT = {
 
 
 @pytest.mark.parametrize("name", MET_AND_NOT)
-def test_a_shared_precondition_tells_a_case_that_meets_it_from_one_that_does_not(name):
+def test_a_shared_precondition_distinguishes_cases(name):
     met, unmet = MET_AND_NOT[name]
     assert [SHARED[name].holds(met()), SHARED[name].holds(unmet())] == [True, False]
 
 
 def drawn(loss, suits=lambda case: True):
-    """The first case of a loss's stream that suits."""
+    """Return the first suitable case in the stream of a loss."""
     return next(s.case for s in stream(find(loss), PROFILES["quick"], 0) if suits(s.case))
 
 
@@ -119,7 +119,7 @@ def of_case(case):
     return Trial(LossUnderTest("mine", spec, "function", print), SolvedCase(spec, case))
 
 
-def test_a_batch_is_not_separable_when_a_settled_tensor_has_no_batch_axis():
+def test_a_batch_is_not_separable_if_a_tensor_has_no_batch_axis():
     spec = find("ctc_loss")
 
     def separable(case):
@@ -132,7 +132,7 @@ def test_a_batch_is_not_separable_when_a_settled_tensor_has_no_batch_axis():
     assert got == [True, False]
 
 
-def test_a_parameter_that_limits_derivatives_blocks_clauses_on_second_ones():
+def test_a_parameter_that_limits_derivatives_blocks_second_derivatives():
     spec = find("linear_cross_entropy")
     name, parameter = next((n, p) for n, p in spec.parameters.items() if p.limited)
     case = drawn("linear_cross_entropy")
@@ -152,19 +152,19 @@ def test_a_tolerated_dtype_of_indices_is_not_documented():
     assert [SHARED["documented-dtypes"].holds(of_case(each)) for each in cases] == [True, False]
 
 
-def test_a_reduction_is_taken_or_not():
+def test_takes_reduction_depends_on_the_signature():
     sums = takes_reduction("sum")
     assert (sums.name, sums.excuse) == ("takes-sum", Excuse.NOT_SUPPORTED)
     got = [sums.holds(of_mse(f, reduction="mean")) for f in (mse, without_reduction)]
     assert got == [True, False]
 
 
-def test_the_first_axis_is_the_batch_where_there_is_one():
+def test_the_first_axis_is_the_batch_axis_if_there_is_one():
     got = [first_axis(of_classes([0, 1])), first_axis(of_scalars())]
     assert got == ["N", None]
 
 
-def test_every_precondition_has_a_sentence_and_a_name_of_its_own_in_its_clause():
+def test_every_precondition_has_a_sentence_and_a_unique_name():
     assert sum(bool(each.requires) for each in clauses().values()) > 25
     for each in clauses().values():
         names = [one.name for one in each.requires]
@@ -183,24 +183,24 @@ def _never(trial):
 
 @clause(empty=True, requires=[_never])
 def always_blocked(trial):
-    """It judges nothing."""
+    """Judge no case, because of a precondition."""
     raise AssertionError("a blocked case is not judged")
 
 
 @clause(empty=True)
 def not_about_anything(trial):
-    """It says nothing of any case."""
+    """Skip every case."""
 
 
 @clause(empty=True)
 def gives_up(trial):
-    """It builds on a call that fails."""
+    """Use a call that fails."""
     raise NotJudged(Excuse.CALL_FAILS)
 
 
 @clause(empty=True)
 def does_not_implement(trial):
-    """It makes a call that is not implemented."""
+    """Make a call that is not implemented."""
     raise failed("a call", NotImplementedError("not here"))
 
 
@@ -220,7 +220,7 @@ def campaign(*judges, target=mse):
         (does_not_implement, None, Excuse.NOT_IMPLEMENTED),
     ],
 )
-def test_a_clause_from_outside_counts_the_cases_that_it_does_not_judge(judge, blocked, excuse):
+def test_a_custom_clause_counts_the_cases_that_it_does_not_judge(judge, blocked, excuse):
     made = campaign(judge)
     record = made.clause_records[judge.clause.name]
     assert record.examples == 0
@@ -229,7 +229,7 @@ def test_a_clause_from_outside_counts_the_cases_that_it_does_not_judge(judge, bl
     assert dict(record.blocked) == ({blocked: record.excused[excuse]} if blocked else {})
 
 
-def test_a_case_is_judged_if_a_part_of_it_is_and_the_others_are_counted():
+def test_a_case_is_judged_if_any_part_is_and_skipped_parts_are_counted():
     given = of_mse()
 
     def judge(part):
@@ -244,7 +244,7 @@ def test_a_case_is_judged_if_a_part_of_it_is_and_the_others_are_counted():
 @pytest.mark.parametrize(
     ("parts", "excuse"), [((Excuse.IGNORED, Excuse.KINK), Excuse.IGNORED), ((), Excuse.NOT_ABOUT)]
 )
-def test_a_case_of_which_no_part_is_judged_is_not_judged(parts, excuse):
+def test_a_case_without_a_judged_part_is_not_judged(parts, excuse):
     def judge(part):
         raise NotJudged(part)
 
@@ -253,14 +253,14 @@ def test_a_case_of_which_no_part_is_judged_is_not_judged(parts, excuse):
     assert raised.value.excuse is excuse
 
 
-def test_a_call_without_a_number_is_not_judged():
+def test_a_call_without_a_result_is_not_judged():
     with pytest.raises(NotJudged) as raised:
         required(of_mse(broken).under("none"))
     assert raised.value.excuse is Excuse.CALL_FAILS
     assert required(np.ones(1)) == 1
 
 
-def test_reductions_of_nothing_that_give_no_number_are_no_evidence():
+def test_failing_empty_calls_are_not_counted_as_informative():
     def fails_when_empty(input, target, reduction="mean"):
         if not input.numel():
             raise RuntimeError("nothing")
@@ -274,7 +274,7 @@ def test_reductions_of_nothing_that_give_no_number_are_no_evidence():
     assert record.excused[Excuse.CALL_FAILS] > 0
 
 
-def test_a_deviation_that_torch_shares_is_counted_as_such():
+def test_a_deviation_that_torch_shares_is_counted_as_same_as_torch():
     under_test = LossUnderTest("mine", find("mse_loss"), "function", wrong)
     for reference, shared in ((wrong, True), (mse, False)):
         torchs = LossUnderTest("torch", find("mse_loss"), "function", reference)
@@ -284,11 +284,11 @@ def test_a_deviation_that_torch_shares_is_counted_as_such():
         assert (excused[Excuse.SAME_AS_TORCH] > 0) == shared
 
 
-# === the closed list ======================================================================
+# === the closed list of excuses ===========================================================
 
 
 def _used(path: Path) -> set[str]:
-    """The members of Excuse that a module names."""
+    """Return the members of Excuse that a module names."""
     nodes = ast.walk(ast.parse(path.read_text("utf-8")))
     return {
         node.attr
@@ -318,7 +318,7 @@ def _marked(tree: ast.Module) -> list[ast.FunctionDef]:
 
 
 def _silent(function: ast.FunctionDef) -> list[int]:
-    """The lines on which a clause says nothing of a case, or of a part of it."""
+    """Return the lines on which a clause skips a case, or a part of it, without an excuse."""
     nothing = (
         node
         for node in ast.walk(function)
@@ -332,18 +332,18 @@ def _silent(function: ast.FunctionDef) -> list[int]:
 
 
 @pytest.mark.parametrize("path", sorted(CLAUSES.glob("*.py")), ids=lambda path: path.stem)
-def test_no_clause_passes_over_a_case_without_a_reason(path):
+def test_no_clause_skips_a_case_without_an_excuse(path):
     marked = _marked(ast.parse(path.read_text("utf-8")))
     found = {function.name: lines for function in marked if (lines := _silent(function))}
     assert found == {}
 
 
-def test_a_clause_that_passes_over_a_case_is_seen():
+def test_a_clause_that_skips_a_case_silently_is_found():
     text = "@clause()\ndef one(trial):\n    for x in y:\n        continue\n    return None\n"
     (function,) = _marked(ast.parse(text))
     assert _silent(function) == [4, 5]
 
 
-def test_a_lack_says_how_it_counts():
+def test_unsupported_and_failed_have_an_excuse():
     assert Unsupported("no such thing").excuse is Excuse.NOT_SUPPORTED
     assert failed("it", NotImplementedError("no")).excuse is Excuse.NOT_IMPLEMENTED

@@ -1,4 +1,4 @@
-"""What an implementation prints is kept in part, and each item has the time of its own clause."""
+"""Printed output of an implementation, kept in part, and the time of each clause."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ APART = ("-m", "pytest", "--pyargs", "lossspec.suites", "-p", "no:cacheprovider"
 
 
 def shown(result) -> dict[str, tuple[int, int]]:
-    """By title of a section, the characters shown and the number of those left out."""
+    """Return the number of shown and of omitted characters by section title."""
     assert result.status == 1, result.out
     left_out = r"\[([\d,]+) more characters were left out\]"
     parts = re.split(r"-+ (Captured \w+ call) -+", "\n".join(result.out))
@@ -54,7 +54,7 @@ def shown(result) -> dict[str, tuple[int, int]]:
         ("logging.warning(TEXT)", "log"),
     ],
 )
-def test_the_beginning_of_what_is_printed_is_shown_once(workplace, prints, stream):
+def test_the_beginning_of_the_printed_output_is_shown_once(workplace, prints, stream):
     workplace.write(loud=LOUD.format(prints=prints, factor=2))
     result = workplace.run(*WORDS, "--clause=value,gradient", "--capture=sys")
     ((title, (characters, left_out)),) = shown(result).items()
@@ -63,7 +63,7 @@ def test_the_beginning_of_what_is_printed_is_shown_once(workplace, prints, strea
     assert left_out > 5 * 16_000
 
 
-def test_what_is_written_past_python_is_kept_in_part_too(workplace):
+def test_output_written_to_file_descriptors_is_kept_in_part(workplace):
     ways = ["os.write(1, TEXT.encode())", "early.write(TEXT)"]
     ways += ["os.write(2, TEXT.encode())", "own.error(TEXT)"]
     workplace.write(loud=LOUD.format(prints="; ".join(ways), factor=2))
@@ -76,14 +76,14 @@ def test_what_is_written_past_python_is_kept_in_part_too(workplace):
         assert left_out > 2 * 5 * 16_000
 
 
-def test_what_is_printed_without_a_failure_is_not_shown(workplace):
+def test_output_of_a_passing_test_is_not_shown(workplace):
     workplace.write(loud=LOUD.format(prints="print('quiet')", factor=1))
     result = workplace.run(*WORDS, "--clause=result-shape")
     assert result.status == 0
     assert not [line for line in result.out if "quiet" in line or "left out" in line]
 
 
-def test_what_a_worker_has_captured_is_shown_too(workplace):
+def test_output_captured_by_a_worker_is_shown(workplace):
     workplace.write(loud=LOUD.format(prints="print('printed ' * 2_000)", factor=2))
     result = workplace.apart(*APART, *WORDS, "--clause=value", "-n1")
     assert result.status == 1
@@ -91,12 +91,12 @@ def test_what_a_worker_has_captured_is_shown_too(workplace):
     assert sum(map(len, result.out)) < 3 * KEPT
 
 
-def test_a_log_message_that_cannot_be_formatted_is_no_error_of_the_call(workplace):
+def test_an_unformattable_log_message_does_not_fail_the_call(workplace):
     workplace.write(loud=LOUD.format(prints="logging.warning('%d', 'one')", factor=1))
     assert workplace.run(*WORDS, "--clause=accepts,value").status == 0
 
 
-def test_short_output_is_kept_whole():
+def test_short_output_is_kept_completely():
     printed = Printed()
     printed.add("stdout", "one ")
     printed.add("stderr", "")
@@ -115,7 +115,7 @@ SLOW = """
 
 
 @pytest.mark.parametrize("more", [(), ("-n1",)])
-def test_each_item_has_the_time_of_its_own_clause(workplace, more):
+def test_each_test_has_the_time_of_its_clause(workplace, more):
     workplace.write(slow=SLOW)
     start = time.perf_counter()
     result = workplace.apart(
@@ -129,11 +129,11 @@ def test_each_item_has_the_time_of_its_own_clause(workplace, more):
     cases = ElementTree.parse(workplace.path / "junit.xml").iter("testcase")
     times = {case.attrib["name"].split("/")[1][:-15]: float(case.attrib["time"]) for case in cases}
     assert times.keys() == cells.keys()
-    # What pytest itself does for an item comes on top.
+    # pytest adds its own time for an item.
     assert all(times[name] > cells[name] - 0.001 for name in cells), (times, cells)
     assert 0.3 < sum(cells.values()) <= sum(times.values()) < wall
     assert times["accepts"] < sum(times.values()) / 2
-    # A clause that makes calls of its own takes longer than one that looks at a result.
+    # A clause that makes further calls takes longer than one that only compares a result.
     assert cells["sum-of-none"] > 1.5 * cells["result-shape"]
     slowest = next(line for line in result.out if " call " in line)
     assert max(cells, key=cells.__getitem__) in slowest
@@ -148,7 +148,7 @@ OWN_SUITE = """
 """
 
 
-def test_a_suite_of_ones_own_shows_little_and_books_each_clause(workplace):
+def test_a_custom_suite_shortens_output_and_times_each_clause(workplace):
     workplace.write(
         loud=LOUD.format(prints="print(TEXT); __import__('time').sleep(0.002)", factor=2),
         test_own=OWN_SUITE,

@@ -1,4 +1,4 @@
-"""Private names of torch and pytest-xdist: each in one place, and there in this version."""
+"""Private names of torch and pytest-xdist: used in one place, and present in this version."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lossspec.pytest_plugin.xdist import WholeCampaigns
 
 PACKAGE = Path(lossspec.__file__).parent
 SHIM = PACKAGE / "execution" / "torch_private.py"
-#: A name of torch's, or an attribute of what it returns, that begins with an underscore.
+#: A name of torch, or an attribute of a torch object, that begins with an underscore.
 PRIVATE = re.compile(
     r"\btorch(?:\.\w+)*\._[a-zA-Z]|\bfrom torch[\w.]* import (?:.*\b)?_[a-zA-Z]|\b_C\."
     r"|\bkineto_results\b|\bcuda\._[a-z]"
@@ -37,7 +37,7 @@ def test_a_private_name_is_recognised(line):
 
 
 @pytest.mark.parametrize("line", ["torch.__version__", "torch.nn.Module", "from torch import nn"])
-def test_a_public_name_is_not_taken_for_a_private_one(line):
+def test_a_public_name_is_not_recognised_as_private(line):
     assert not PRIVATE.search(line)
 
 
@@ -53,7 +53,7 @@ def test_only_the_shim_uses_private_names_of_torch():
     assert PRIVATE.search(SHIM.read_text("utf-8"))
 
 
-def test_two_storages_over_the_same_memory_are_told_apart():
+def test_two_storages_of_the_same_memory_are_distinguished():
     tensor = torch.ones(3)
     again = torch.from_numpy(tensor.numpy())
     assert again.data_ptr() == tensor.data_ptr()
@@ -88,7 +88,7 @@ def test_the_deterministic_flag_is_set(warn):
     assert not torch.are_deterministic_algorithms_enabled()
 
 
-def test_a_subclass_is_not_asked_where_subclasses_are_off():
+def test_tensor_subclasses_can_be_disabled():
     class Odd(torch.Tensor):
         @classmethod
         def __torch_function__(cls, func, types, args=(), kwargs=None):
@@ -108,7 +108,7 @@ def test_a_fake_tensor_has_a_shape_and_no_numbers():
     assert type(got).__name__ == "FakeTensor"
 
 
-def test_allocations_are_listed_with_what_is_freed():
+def test_allocations_and_deallocations_are_listed():
     with torch.profiler.profile(profile_memory=True, acc_events=True) as seen:
         made = torch.zeros(1000)
         del made
@@ -117,7 +117,7 @@ def test_allocations_are_listed_with_what_is_freed():
     assert -4000 in found
 
 
-def test_a_device_is_kept_busy_for_some_cycles():
+def test_a_device_is_occupied_for_a_number_of_cycles():
     asked = []
 
     class Standin:
@@ -135,7 +135,7 @@ def test_tensors_are_found_in_nested_arguments():
     assert leaves[2] == 3
 
 
-def test_operations_below_autograd_are_seen():
+def test_operations_below_autograd_are_observed():
     seen = []
 
     class Watch(torch_private.dispatch_mode()):
@@ -148,7 +148,7 @@ def test_operations_below_autograd_are_seen():
     assert "exp" in seen
 
 
-def test_the_scheduler_of_xdist_has_what_whole_campaigns_override_and_read():
+def test_the_xdist_scheduler_has_the_members_that_whole_campaigns_uses():
     for name in ("_split_scope", "remove_node", "_reschedule"):
         assert callable(getattr(LoadScopeScheduling, name))
         assert name in vars(WholeCampaigns)

@@ -1,4 +1,4 @@
-"""A run tells how far it is while it goes on."""
+"""The progress line of a run."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_the_text_counts_losses_cells_and_deviations():
     assert run.text(105.0) == text
 
 
-def test_no_time_left_is_told_before_there_is_enough_to_tell_it_from():
+def test_the_remaining_time_is_shown_only_once_it_can_be_estimated():
     run = tally(l1_loss=(2, 1.0), mse_loss=(2, 99.0))
     run.advance("l1_loss", 1, 2, 0)
     assert "left" not in run.text(100.0)
@@ -101,7 +101,7 @@ def test_no_time_left_is_told_before_there_is_enough_to_tell_it_from():
     assert "about 15 min left" in run.text(100.0)
 
 
-def test_a_loss_that_is_absent_is_no_work():
+def test_an_absent_loss_does_not_count_towards_the_remaining_time():
     run = tally(l1_loss=(2, 0.0), mse_loss=(2, 10.0))
     run.judged("l1_loss", False)
     run.judged("l1_loss", False)
@@ -109,7 +109,7 @@ def test_a_loss_that_is_absent_is_no_work():
     assert run.text(20.0).startswith("1 of 2 losses, 2 of 4 cells, 0 deviations, about 60 s left")
 
 
-def test_what_a_worker_says_of_a_campaign_that_is_over_is_ignored():
+def test_progress_of_a_finished_campaign_is_ignored():
     run = tally(l1_loss=(1, 1.0))
     run.judged("l1_loss", True)
     run.advance("l1_loss", 3, 40, 1)
@@ -120,11 +120,11 @@ def test_what_a_worker_says_of_a_campaign_that_is_over_is_ignored():
     ("seconds", "text"),
     [(0.1, "5 s"), (44, "45 s"), (91, "2 min"), (37 * 60, "37 min"), (2.5 * 3600, "2.5 h")],
 )
-def test_a_duration_has_the_unit_that_people_use(seconds, text):
+def test_a_duration_has_a_readable_unit(seconds, text):
     assert duration(seconds) == text
 
 
-def test_workers_tell_through_files_what_they_did_last(tmp_path, monkeypatch):
+def test_workers_report_progress_through_files(tmp_path, monkeypatch):
     now = [100.0]
     monkeypatch.setattr("lossspec.judging.progress.time.monotonic", lambda: now[0])
     first, second = (Notes(tmp_path, worker) for worker in ("gw0", "gw1"))
@@ -137,7 +137,7 @@ def test_workers_tell_through_files_what_they_did_last(tmp_path, monkeypatch):
     assert list(notes(tmp_path))[-1] == ("a", 9, 40, 2)
 
 
-def test_a_line_is_cut_to_the_terminal_and_holds_no_control_characters():
+def test_the_line_is_cut_to_the_terminal_without_control_characters():
     reader, writer = os.pipe()
     line = Line(writer)
     line.show("\x1b[31mred" + "long " * 40)
@@ -155,7 +155,7 @@ def test_a_line_is_cut_to_the_terminal_and_holds_no_control_characters():
     ("environment", "shown"),
     [({}, True), ({"CI": "true"}, False), ({"CI": "false"}, True), ({"TERM": "dumb"}, False)],
 )
-def test_a_line_is_shown_where_somebody_watches(environment, shown):
+def test_the_line_is_shown_only_in_an_interactive_terminal(environment, shown):
     main, terminal = pty.openpty()
     reader, writer = os.pipe()
     try:
@@ -183,7 +183,7 @@ LINE = re.compile(r"\r(\d) of 2 losses, (\d+) of 6 cells, (\d) deviations?[^\r]*
 
 
 def on_terminal(workplace, *words, **environment) -> str:
-    """All that a run writes to a terminal."""
+    """Return everything that a run writes to a terminal."""
     workplace.write(wrong=WRONG)
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_") and k != "CI"}
     main, terminal = pty.openpty()
@@ -209,7 +209,7 @@ def on_terminal(workplace, *words, **environment) -> str:
 
 
 @pytest.mark.parametrize("more", [(), ("-n2",)])
-def test_a_terminal_shows_how_far_a_run_is_before_its_first_loss_ends(workplace, more):
+def test_progress_is_shown_before_the_first_loss_ends(workplace, more):
     written = on_terminal(workplace, *more)
     shown = [tuple(map(int, numbers)) for numbers in LINE.findall(written)]
     assert shown == sorted(shown)
@@ -218,7 +218,7 @@ def test_a_terminal_shows_how_far_a_run_is_before_its_first_loss_ends(workplace,
     assert re.search(rf"\r{begun}, [01] deviations?[^\r]*: l1_loss \d+%", written)
     assert max(found for _, _, found in shown) == 1
     assert len(shown) > 2
-    # Nothing of the line is left, and no dots stand beside it.
+    # The line is removed, and no dots are printed beside it.
     *_, after = LINE.split(written)
     assert after.startswith("\r\x1b[K")
     assert re.search(r"1 failed.*5 passed", written)
@@ -228,7 +228,7 @@ def test_a_terminal_shows_how_far_a_run_is_before_its_first_loss_ends(workplace,
 @pytest.mark.parametrize(
     ("more", "environment"), [(("-q",), {}), (("-s",), {}), ((), {"CI": "true"})]
 )
-def test_a_run_that_nobody_watches_shows_no_line(workplace, more, environment):
+def test_a_run_without_an_interactive_terminal_shows_no_line(workplace, more, environment):
     written = on_terminal(workplace, *more, **environment)
     assert not LINE.search(written)
     assert "of 2 losses" not in written

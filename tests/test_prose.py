@@ -47,7 +47,7 @@ PLAIN = "The report shows the incorrect call."
         ("It ends the the run.", "lexical_illusions"),
     ],
 )
-def test_each_check_finds_what_it_is_for(prose, tmp_path, text, check):
+def test_each_check_finds_its_violation(prose, tmp_path, text, check):
     assert {name for _, name in found(prose, tmp_path, text + "\n")} == {check}
 
 
@@ -62,7 +62,7 @@ def test_each_check_finds_what_it_is_for(prose, tmp_path, text, check):
         "```python\nslope = 1  # Of a line\n```",
     ],
 )
-def test_plain_sentences_and_code_are_left_alone(prose, tmp_path, text):
+def test_correct_sentences_and_code_have_no_finding(prose, tmp_path, text):
     assert found(prose, tmp_path, text + "\n") == []
 
 
@@ -85,7 +85,7 @@ def test_comments_of_other_files_are_read(prose, tmp_path):
     assert found(prose, tmp_path, text, "tox.ini") == [(2, "lossspec.openings")]
 
 
-def test_a_sentence_goes_over_the_lines_of_a_comment(prose, tmp_path):
+def test_a_sentence_may_span_lines_of_a_comment(prose, tmp_path):
     text = "import re\n# The report shows\n# Of course one call.\nx = 1\n"
     assert found(prose, tmp_path, text, "m.py") == []
 

@@ -1,4 +1,4 @@
-"""What others may build on: the public names, and what is added from outside by one file."""
+"""The public API: its names, and extensions that are one file in another distribution."""
 
 import ast
 import importlib
@@ -39,7 +39,7 @@ PUBLIC = (
 # === names ================================================================================
 
 
-def test_every_public_name_is_there_and_listed():
+def test_every_public_name_exists_and_is_listed():
     assert [name for name in lossspec.__all__ if getattr(lossspec, name, None) is None] == []
     assert set(lossspec.__all__) <= set(dir(lossspec))
     assert "import_module" not in dir(lossspec)
@@ -47,7 +47,7 @@ def test_every_public_name_is_there_and_listed():
     assert wanted - set(lossspec.__all__) == set()
 
 
-def test_the_names_that_type_checkers_see_are_the_public_ones():
+def test_the_names_for_type_checkers_are_the_public_names():
     tree = ast.parse(Path(lossspec.__file__).read_text("utf-8"))
     (checked,) = [node for node in tree.body if isinstance(node, ast.If)]
     got = [alias.name for node in checked.body for alias in node.names]
@@ -65,16 +65,16 @@ def test_strategies_is_a_module():
 
 
 @pytest.mark.parametrize("name", PUBLIC)
-def test_a_public_module_says_which_of_its_names_are_public(name):
+def test_a_public_module_has_a_complete_all(name):
     module = importlib.import_module(f"lossspec.{name}")
     assert module.__all__
     importable = [word for word in module.__all__ if not hasattr(module, word)]
-    if name == "specs":  # its names are modules, imported when asked for
+    if name == "specs":  # its names are modules, imported on first use
         importable = [w for w in importable if not importlib.import_module(f"lossspec.specs.{w}")]
     assert importable == []
 
 
-def test_maths_holds_exactly_the_words():
+def test_maths_exports_exactly_its_functions():
     tree = ast.parse((Path(lossspec.__file__).parent / "maths" / "words.py").read_text("utf-8"))
     functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
     words = [name for name in functions if not name.startswith("_")]
@@ -82,7 +82,7 @@ def test_maths_holds_exactly_the_words():
 
 
 @pytest.mark.parametrize("name", errors.__all__)
-def test_every_error_has_one_base_and_keeps_its_builtin_one(name):
+def test_every_error_has_a_common_base_and_a_builtin_base(name):
     error = getattr(lossspec, name)
     assert issubclass(error, LossspecError)
     assert name == "LossspecError" or issubclass(error, ValueError | TypeError)
@@ -111,17 +111,17 @@ WRONG = {
 
 
 @pytest.mark.parametrize("call", WRONG.values(), ids=list(WRONG))
-def test_what_a_user_gives_wrong_is_an_error_of_ours(call):
+def test_invalid_user_input_raises_a_lossspec_error(call):
     with pytest.raises(LossspecError):
         call()
 
 
-# === from outside =========================================================================
+# === extensions ===========================================================================
 
 
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
-    """Make a distribution of one file with one entry point; what is known is found anew."""
+    """Yield a function that installs a distribution of one file and clears the caches."""
 
     def install(group, entry, text, name="brought"):
         folder = tmp_path / name
@@ -161,7 +161,7 @@ def seven(input, target, reduction="mean"):
 
 
 @pytest.mark.parametrize("entry", ["", ":never_seven"])
-def test_a_clause_from_outside_is_one_file(installed, entry):
+def test_a_third_party_clause_is_one_file(installed, entry):
     installed("lossspec.clauses", entry, CLAUSE)
     words = {"profile": "quick", "clauses": ["never-seven", "result-shape"]}
     right = lossspec.check("l1_loss", torch.nn.functional.l1_loss, **words)
@@ -181,7 +181,7 @@ def test_a_clause_from_outside_is_one_file(installed, entry):
     )
 
 
-def test_a_clause_from_outside_is_on_no_page_of_the_package(installed):
+def test_a_third_party_clause_is_on_no_page_of_the_package(installed):
     from lossspec.spec_pages import pages
 
     before = pages.pages()
@@ -214,7 +214,7 @@ LOSS = """
 """
 
 
-def test_a_loss_from_outside_is_one_file(installed):
+def test_a_third_party_spec_is_one_file(installed):
     installed("lossspec.specs", ":spec", LOSS)
 
     def half(input, target, reduction="mean"):
@@ -242,7 +242,7 @@ IMPLEMENTATION = """
 """
 
 
-def test_an_implementation_from_outside_is_one_file(installed, workplace):
+def test_a_third_party_implementation_is_one_file(installed, workplace):
     installed("lossspec.implementations", ":losses", IMPLEMENTATION)
     done = workplace.run(
         "--impl=mine", "--loss=l1_loss", "--profile=quick", "--clause=value,gradient"
@@ -267,13 +267,15 @@ def test_an_implementation_from_outside_is_one_file(installed, workplace):
             "clause 'silent' needs a docstring",
         ),
         (
-            "from lossspec.clauses.value import value",  # defines none of its own
+            "from lossspec.clauses.value import value",  # defines no clause of its own
             "",
             "must give a function marked with @lossspec.clause",
         ),
     ],
 )
-def test_a_broken_clause_is_left_out_and_its_distribution_named(installed, text, entry, why):
+def test_a_broken_clause_is_left_out_with_a_warning_about_its_distribution(
+    installed, text, entry, why
+):
     installed("lossspec.clauses", entry, text)
     message = f"left out the clause 'mine' of brought, entry point 'brought_file{entry}': .*{why}"
     with pytest.warns(UserWarning, match=message):
@@ -290,7 +292,7 @@ def test_a_broken_clause_is_left_out_and_its_distribution_named(installed, text,
         ("never_seven", (), "never-seven"),
     ],
 )
-def test_two_clauses_of_one_name_are_an_error_that_says_where(installed, name, aliases, clash):
+def test_two_clauses_of_one_name_raise_an_error_that_names_both(installed, name, aliases, clash):
     installed("lossspec.clauses", "", CLAUSE)
     other = f"""
         from lossspec import clause
@@ -306,7 +308,7 @@ def test_two_clauses_of_one_name_are_an_error_that_says_where(installed, name, a
         clauses()
 
 
-def test_a_clause_from_outside_that_uses_parts_of_torch_is_listed(installed, tmp_path):
+def test_a_third_party_clause_that_imports_torch_submodules_is_listed(installed, tmp_path):
     text = "from torch.nn import functional\nimport torch.autograd.graph\n" + dedent(CLAUSE)
     installed("lossspec.clauses", "", text)
     code = "from lossspec.cli import main; main(['list', 'clauses'])"
@@ -325,12 +327,12 @@ def test_a_clause_from_outside_that_uses_parts_of_torch_is_listed(installed, tmp
 
 @pytest.fixture
 def renamed(installed):
-    """A clause that has been called otherwise."""
+    """Install a clause that has a former name."""
     installed("lossspec.clauses", "", CLAUSE)
 
 
 @pytest.mark.usefixtures("renamed")
-def test_a_former_id_is_understood_and_the_report_has_the_present_one():
+def test_a_former_id_is_accepted_and_reported_by_its_present_id():
     with pytest.warns(FutureWarning, match="'no-seven' is now called 'never-seven'") as told:
         (cell,) = lossspec.check(
             "l1_loss", torch.nn.functional.l1_loss, profile="quick", clauses="no-seven"
@@ -342,7 +344,7 @@ def test_a_former_id_is_understood_and_the_report_has_the_present_one():
 
 
 @pytest.mark.usefixtures("renamed")
-def test_a_former_id_is_understood_behind_a_loss_and_other_names_are_not_touched():
+def test_a_former_id_after_a_loss_is_accepted_and_other_names_are_unchanged():
     with pytest.warns(FutureWarning, match="is now called"):
         assert present_id("L1Loss/no-seven") == "L1Loss/never-seven"
     with warnings.catch_warnings():
@@ -354,7 +356,7 @@ def test_a_former_id_is_understood_behind_a_loss_and_other_names_are_not_touched
 
 
 @pytest.mark.usefixtures("renamed")
-def test_the_option_takes_a_former_id_and_says_so(workplace, tmp_path, monkeypatch):
+def test_the_option_accepts_a_former_id_with_a_warning(workplace, tmp_path, monkeypatch):
     package = Path(lossspec.__file__).parents[1]
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'brought'}:{package}")
     words = ["--loss=l1_loss", "--clause=no-seven", "--profile=quick"]
@@ -368,7 +370,7 @@ def test_the_option_takes_a_former_id_and_says_so(workplace, tmp_path, monkeypat
 
 
 @pytest.mark.usefixtures("renamed")
-def test_a_deviations_file_may_hold_a_former_id(tmp_path):
+def test_a_file_of_known_deviations_may_contain_a_former_id(tmp_path):
     (cell,) = lossspec.check("l1_loss", seven, profile="quick", clauses="never-seven")
     case = json.dumps(cell.case)
     path = tmp_path / "known.toml"
@@ -379,11 +381,11 @@ def test_a_deviations_file_may_hold_a_former_id(tmp_path):
         (known,) = known_deviations.read(path)
     assert known.clause == "never-seven"
     path.write_text(entry.format("no-eight", case))
-    with pytest.raises(DeviationsError, match="no clause 'no-eight'"):
+    with pytest.raises(DeviationsError, match="unknown clause 'no-eight'"):
         known_deviations.read(path)
 
 
-def test_a_diff_takes_a_renamed_cell_for_the_same_one():
+def test_a_diff_matches_a_renamed_cell():
     stored = Path(__file__).parent / "data" / "conformance.json"
     old = Report.read(stored)
     first = old.cells[0]

@@ -1,4 +1,4 @@
-"""Nothing passes for want of cases: every stream reaches what bugs are known to need."""
+"""Reach of the streams: each covers every form, option and kind of number that bugs need."""
 
 from functools import cache
 from itertools import combinations
@@ -28,7 +28,7 @@ def first(case: Case) -> np.ndarray:
 
 
 def numbers(case: Case) -> np.ndarray:
-    """All that are floating, in float64."""
+    """Return all floating-point numbers of a case in float64."""
     floating = [x for x in case.tensors.values() if x.dtype.kind not in "iub"]
     return np.concatenate([x.astype(np.float64).ravel() for x in floating])
 
@@ -38,13 +38,13 @@ def sizes(case: Case) -> dict[str, int]:
 
 
 def missing(name: str, wanted: dict) -> list[str]:
-    """The features that no case has; each is a predicate of a case."""
+    """Return the names of the features, each a predicate of a case, that no case has."""
     with np.errstate(all="ignore"):
         return [what for what, has in wanted.items() if not any(map(has, drawn(name)))]
 
 
 @named
-def test_every_form_contract_dtype_and_reduction(name):
+def test_streams_reach_every_form_contract_dtype_and_reduction(name):
     loss = find(name)
     wanted = {}
     for form in loss.forms:
@@ -61,12 +61,12 @@ def test_every_form_contract_dtype_and_reduction(name):
 
 
 @named
-def test_shapes_that_are_square_uneven_long_of_one_and_empty(name):
+def test_streams_reach_square_uneven_long_single_and_empty_shapes(name):
     loss = find(name)
     axes = {a for c in drawn(name) for a in (*c.shape.result, *c.shape.core) if a != "1"}
     drawable = {a for a in axes if all(a not in form.sizes for form in loss.forms)}
     wanted = {"a scalar or one row": lambda c: first(c).size == 1 or 1 in first(c).shape}
-    if not any(form.sizes for form in loss.forms):  # where sizes hang together, none is free
+    if not any(form.sizes for form in loss.forms):  # dependent sizes leave no axis free
         wanted["rows past a block"] = lambda c: max(first(c).shape, default=0) > 1024
     if any(first(c).ndim > 1 for c in drawn(name)):
         wanted["square"] = lambda c: "square" in features(c)
@@ -84,7 +84,7 @@ def test_shapes_that_are_square_uneven_long_of_one_and_empty(name):
 
 
 @named
-def test_every_value_of_every_parameter_and_every_pair_of_them(name):
+def test_streams_reach_every_parameter_value_and_pair(name):
     loss = find(name)
     lists = {}
     for form in loss.forms:
@@ -109,7 +109,7 @@ def test_every_value_of_every_parameter_and_every_pair_of_them(name):
 
 
 @named
-def test_options_alone_and_together(name):
+def test_streams_reach_options_alone_and_together(name):
     loss = find(name)
     wanted = {}
     for option in loss.options:
@@ -124,7 +124,7 @@ def test_options_alone_and_together(name):
 
 
 @named
-def test_numbers_at_the_ends_and_ties(name):
+def test_streams_reach_extreme_numbers_and_ties(name):
     loss = find(name)
     wanted = {"zero": lambda c: (numbers(c) == 0).any()}
     styles = [role.style for form in loss.forms for role in form.tensors.values()]
@@ -141,7 +141,7 @@ def test_numbers_at_the_ends_and_ties(name):
 
 
 @named
-def test_every_layout_of_every_tensor(name):
+def test_streams_reach_every_layout_of_every_tensor(name):
     loss = find(name)
     wanted = {}
     for form in loss.forms:
@@ -160,7 +160,7 @@ def test_every_layout_of_every_tensor(name):
 
 
 @named
-def test_targets_of_every_kind(name):
+def test_streams_reach_every_kind_of_target(name):
     loss = find(name)
     wanted = {}
     for form in loss.forms:
@@ -187,7 +187,7 @@ def test_targets_of_every_kind(name):
 
 
 @named
-def test_gradients_of_every_subset_and_a_zero_in_front_of_the_cotangent(name):
+def test_streams_reach_gradients_of_every_subset_and_a_leading_zero_cotangent(name):
     loss = find(name)
     wanted = {"no gradient": lambda c: not c.requires_grad}
     for tensor in {t for c in drawn(name) for t in c.requires_grad}:
@@ -200,8 +200,8 @@ def test_gradients_of_every_subset_and_a_zero_in_front_of_the_cotangent(name):
 
 
 @named
-def test_plain_calls_of_many_rows(name):
-    """Nothing but one thing is not default, and the last block of rows is a short one."""
+def test_streams_reach_default_calls_of_many_rows(name):
+    """Check for calls with one non-default option whose last block of rows is incomplete."""
     loss = find(name)
 
     def plain(case, besides):
@@ -211,19 +211,19 @@ def test_plain_calls_of_many_rows(name):
         }
         other |= case.tensors.keys() - form.tensors.keys()
         rows = case.cotangent.shape[0] if case.cotangent.ndim else 0
-        # Where sizes hang together, there may be few rows.
+        # Dependent sizes may leave few rows.
         return other <= {besides} and rows > (1 if form.sizes else 8)
 
     besides = ("", *loss.parameters, *loss.options)
     assert missing(name, {f"but for {one}": lambda c, o=one: plain(c, o) for one in besides}) == []
 
 
-def test_a_feature_that_no_case_has_is_named():
+def test_a_missing_feature_is_named():
     assert missing("l1_loss", {"four thousand axes": lambda c: first(c).ndim > 4000}) == [
         "four thousand axes"
     ]
 
 
-def test_every_loss_is_asked():
+def test_every_loss_is_tested():
     assert all(isinstance(find(name), Loss) for name in LOSSES)
     assert len(LOSSES) >= 23

@@ -1,4 +1,4 @@
-"""Why a clause was not judged: in the record, on the screen, in the summary and in the page."""
+"""The reasons why clauses were not judged, in the record and in every rendering."""
 
 import json
 import re
@@ -17,7 +17,7 @@ RUN = ("--profile=quick", "-p", "no:faulthandler")
 
 
 def reasons(cells, verdict):
-    """How many cells have each reason."""
+    """Return the number of cells by reason."""
     return Counter(cell.reason for cell in cells if cell.verdict == verdict)
 
 
@@ -72,7 +72,7 @@ def absent_altogether(input, target, weight=None, reduction="mean"):
         ),
     ],
 )
-def test_a_reason_says_what_is_lacking_and_quotes_what_is_not_ours(target, wanted):
+def test_a_reason_names_the_lack_and_quotes_foreign_text(target, wanted):
     cells = lossspec.check("mse_loss", target, **QUICK)
     got = reasons(cells, Verdict.UNSUPPORTED)
     assert wanted in got, got
@@ -88,19 +88,19 @@ def tuple_of_one(input, target, weight=None, ignore_index=-100, label_smoothing=
     return F.cross_entropy(input, target, reduction=reduction, **options)[None]
 
 
-def test_clauses_that_no_right_call_reached_name_the_clause_that_tells():
+def test_inconclusive_clauses_name_the_clause_that_failed():
     cells = lossspec.check("cross_entropy", tuple_of_one, **QUICK)
     got = reasons(cells, Verdict.INCONCLUSIVE)
     wanted = (
         "no applicable case: the call itself fails, see clause result-shape (the result's shape)"
     )
     assert got[wanted] > 10, got
-    assert "no case was about this clause" not in got
+    assert "no applicable case was drawn" not in got
     (shape,) = (cell for cell in cells if cell.clause == "result-shape")
     assert shape.verdict == Verdict.DEVIATES
 
 
-def test_where_the_telling_clause_is_not_judged_it_is_asked_for():
+def test_an_inconclusive_clause_suggests_judging_accepts():
     cells = lossspec.check("cross_entropy", tuple_of_one, clauses=["vmap"], **QUICK)
     assert [(cell.verdict, cell.reason) for cell in cells] == [
         (
@@ -110,7 +110,7 @@ def test_where_the_telling_clause_is_not_judged_it_is_asked_for():
     ]
 
 
-def test_a_right_loss_without_a_parameter_is_unsupported_and_not_inconclusive():
+def test_a_missing_parameter_is_unsupported_and_not_inconclusive():
     cells = lossspec.check("mse_loss", plain, **QUICK)
     assert reasons(cells, Verdict.INCONCLUSIVE) == {}
     assert sum(reasons(cells, Verdict.UNSUPPORTED).values()) > 5
@@ -124,7 +124,7 @@ MINE = """
 """
 
 
-def test_the_terminal_the_summary_and_the_page_group_the_reasons(workplace):
+def test_every_rendering_groups_the_reasons(workplace):
     workplace.write(mine=MINE)
     result = workplace.run("--impl=mine", "--loss=mse_loss,l1_loss", *RUN)
     assert result.status == 0, result.out
@@ -147,7 +147,7 @@ def test_the_terminal_the_summary_and_the_page_group_the_reasons(workplace):
     assert f"{count} unsupported: no applicable case" in (folder / "summary.md").read_text()
 
 
-def test_counts_are_of_what_is_there(workplace):
+def test_counts_leave_out_absent_losses(workplace):
     workplace.write(mine="from torch.nn.functional import mse_loss\n")
     result = workplace.run("--impl=mine", "--loss=mse_loss,l1_loss,nll_loss", *RUN)
     assert result.status == 0, result.out
@@ -162,7 +162,7 @@ def test_counts_are_of_what_is_there(workplace):
     assert badge["message"].startswith(f"{report.counts[Verdict.CONFORMS]} of {report.total} ")
 
 
-def test_a_report_without_a_judged_loss_is_grey_and_no_success(workplace):
+def test_a_report_without_a_judged_loss_has_a_grey_badge_and_fails(workplace):
     workplace.write(mine="from torch.nn.functional import mse_loss\n")
     workplace.run("--impl=mine", "--loss=mse_loss,l1_loss", "-k", "l1_loss", *RUN)
     folder = workplace.path / "reports" / "mine"
@@ -205,7 +205,7 @@ HOSTILE = r"""
 """
 
 
-def test_an_implementation_can_steer_no_terminal_and_no_page(workplace):
+def test_text_of_an_implementation_is_escaped_in_terminal_and_page(workplace):
     workplace.write(mine=HOSTILE)
     losses = "--loss=l1_loss,mse_loss,huber_loss"
     result = workplace.run("--impl=mine", losses, "-rA", "--clause=accepts,value,gradient", *RUN)

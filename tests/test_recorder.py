@@ -1,4 +1,4 @@
-"""The recorder: what was planned is accounted for, whatever becomes of the processes."""
+"""The recorder: every planned cell has a verdict, also after a process has died."""
 
 import json
 from textwrap import dedent
@@ -27,7 +27,7 @@ APART = ("-m", "pytest", "--pyargs", "lossspec.suites", "-p", "no:cacheprovider"
 
 
 def told(cell: dict) -> dict:
-    """What must not depend on how the work was shared out."""
+    """Return the parts of a cell that must not depend on the distribution of the work."""
     return {name: value for name, value in cell.items() if name != "seconds"}
 
 
@@ -47,13 +47,13 @@ WORDS = ("--profile=quick", "--clause=l1_loss/value,accepts,mean-divisor,result-
 
 @pytest.fixture(scope="module")
 def shared(outpost):
-    """A run by two workers that both die, of one implementation's fault and not the other's."""
+    """Run with two workers that both die in a loss of one of two implementations."""
     outpost.write(mine=MINE, dies=DIES)
     losses = "--loss=huber_loss,l1_loss,mse_loss,nll_loss,smooth_l1_loss"
     return outpost, outpost.apart(*APART, "--impl=mine,dies", losses, *WORDS, "-n2")
 
 
-def test_several_workers_tell_what_one_process_tells(shared, workplace):
+def test_workers_report_the_same_as_one_process(shared, workplace):
     workplace.write(mine=MINE)
     losses = "--loss=huber_loss,l1_loss,mse_loss,nll_loss,smooth_l1_loss"
     assert workplace.run("--impl=mine", losses, *WORDS).status == 1
@@ -67,7 +67,7 @@ def test_several_workers_tell_what_one_process_tells(shared, workplace):
     assert got == want
 
 
-def test_a_loss_that_kills_every_worker_takes_nothing_else_along(shared):
+def test_a_loss_that_kills_every_worker_affects_no_other_loss(shared):
     place, result = shared
     assert result.status == 1, result.out
     assert not [line for line in result.out if "INTERNALERROR" in line]
@@ -84,7 +84,7 @@ def test_a_loss_that_kills_every_worker_takes_nothing_else_along(shared):
     assert {cell["reason"] for cell in cells if cell["verdict"] == "crash"} == {
         "the test process ended 6 times, in call"
     }
-    # The case that the last process ended in, of a stream that anyone can draw again.
+    # The case in which the last process ended, from a stream that can be drawn again.
     for cell in (cell for cell in cells if cell["verdict"] == "crash"):
         assert f"{cell['loss']}(input, target" in cell["call"]
         assert cell["case"]["loss"] == cell["loss"]
@@ -92,7 +92,7 @@ def test_a_loss_that_kills_every_worker_takes_nothing_else_along(shared):
     jsonschema.Draft202012Validator(schema).validate(place.artifact("dies"))
 
 
-def test_what_kills_a_worker_is_named_and_the_rest_is_judged(workplace):
+def test_the_fatal_call_is_reported_and_other_cells_are_judged(workplace):
     workplace.write(
         frail="""
             import os
@@ -129,12 +129,12 @@ def test_what_kills_a_worker_is_named_and_the_rest_is_judged(workplace):
         ("mse_loss", "value"): "conforms",
     }
     killed = cells["mse_loss", "accepts"]
-    assert killed["reason"] == "the process ended while this was judged"
+    assert killed["reason"] == "the process ended while this clause was judged"
     assert "input = tensor([]" in killed["call"]
     assert "l1_loss(input, target" in cells["l1_loss", "threads"]["call"]
 
 
-def test_a_process_that_dies_leaves_no_earlier_report_behind(workplace):
+def test_a_crashed_process_leaves_no_earlier_report(workplace):
     workplace.write(dies="from torch.nn.functional import l1_loss")
     words = ("--impl=dies", "--loss=l1_loss", "--profile=quick", "--clause=result-shape,accepts")
     assert workplace.run(*words).status == 0
@@ -167,7 +167,7 @@ LOSSES = ("huber_loss", "l1_loss", "mse_loss", "soft_margin_loss")
 
 
 def aborted(workplace, ends, *more):
-    """The verdicts by loss and clause of a run whose third loss ends the process."""
+    """Return the verdicts by loss and clause of a run whose third loss ends the process."""
     workplace.write(aborts=ABORTS.format(ends=ends))
     words = ("--impl=aborts", f"--loss={','.join(LOSSES)}", "--profile=quick", *more)
     result = workplace.apart(*APART, *words, "--clause=accepts,result-shape")
@@ -176,7 +176,7 @@ def aborted(workplace, ends, *more):
 
 
 @pytest.mark.parametrize("ends", ["os.abort()", "os.kill(os.getpid(), 9)"])
-def test_a_process_that_dies_leaves_the_verdicts_of_finished_losses(workplace, ends):
+def test_a_crashed_process_keeps_the_verdicts_of_finished_losses(workplace, ends):
     cells = aborted(workplace, ends, "-pno:faulthandler")
     assert {key: cell["verdict"] for key, cell in cells.items()} == {
         ("huber_loss", "accepts"): "conforms",
@@ -198,7 +198,7 @@ def test_a_process_that_dies_leaves_the_verdicts_of_finished_losses(workplace, e
     assert script.is_file()
 
 
-def test_the_pages_of_a_process_that_died_can_be_rendered(workplace):
+def test_the_report_of_a_crashed_process_can_be_rendered(workplace):
     aborted(workplace, "os._exit(70)")
     folder = workplace.path / "reports" / "aborts"
     assert main(["render", str(folder / "conformance.json")]) == 0
@@ -207,7 +207,7 @@ def test_the_pages_of_a_process_that_died_can_be_rendered(workplace):
     assert "the test process ended while it judged mse_loss" in summary
 
 
-def test_a_controller_that_dies_leaves_the_verdicts_that_arrived(workplace):
+def test_a_crashed_controller_keeps_the_received_verdicts(workplace):
     workplace.write(aborts="from torch.nn.functional import *")
     (workplace.path / "kills.py").write_text(
         dedent("""
@@ -228,7 +228,7 @@ def test_a_controller_that_dies_leaves_the_verdicts_that_arrived(workplace):
     assert sorted(verdicts) == ["conforms"] * 4 + ["not-run"] * 4
 
 
-def test_a_controller_that_dies_leaves_no_earlier_report_behind(workplace):
+def test_a_crashed_controller_leaves_no_earlier_report(workplace):
     workplace.write(mine=MINE)
     words = ("--impl=mine", "--loss=l1_loss", "--clause=result-shape,accepts", "--profile=quick")
     assert workplace.run(*words).status == 0
@@ -246,7 +246,7 @@ def test_a_controller_that_dies_leaves_no_earlier_report_behind(workplace):
 
 
 @pytest.mark.parametrize(("whom", "more"), [("getpid", ("-pno:xdist",)), ("getppid", ("-n1",))])
-def test_a_run_that_is_told_to_end_reports_first(workplace, whom, more):
+def test_a_terminated_run_writes_its_report(workplace, whom, more):
     workplace.write(
         ended=f"""
             import os
@@ -278,7 +278,7 @@ def test_a_run_that_is_told_to_end_reports_first(workplace, whom, more):
         ("import pytest; pytest.skip('no')", [], 1, ["deviates", "deviates", "deviates"]),
     ],
 )
-def test_a_cell_that_is_lost_is_never_green(workplace, body, more, status, verdicts):
+def test_a_lost_cell_never_conforms(workplace, body, more, status, verdicts):
     workplace.write(stops=f"def l1_loss(input, target, reduction='mean'):\n    {body}\n")
     words = ("--impl=stops", "--loss=l1_loss", "--profile=quick", *more)
     result = workplace.run(*words, "--clause=accepts,inputs-untouched,value")
@@ -286,14 +286,14 @@ def test_a_cell_that_is_lost_is_never_green(workplace, body, more, status, verdi
     assert sorted(workplace.verdicts("stops").values()) == verdicts
 
 
-def test_what_was_deselected_was_not_planned(workplace):
+def test_deselected_cells_are_not_in_the_report(workplace):
     workplace.write(mine=MINE)
     words = ("--impl=mine", "--loss=l1_loss", "--clause=result-shape,accepts", "--profile=quick")
     assert workplace.run(*words, "-k", "accepts").status == 0
     assert workplace.verdicts("mine") == {"l1_loss/accepts[function-cpu]": "conforms"}
 
 
-def test_a_second_run_takes_the_scripts_of_the_first_away(workplace):
+def test_a_second_run_removes_the_scripts_of_the_first(workplace):
     words = ("--impl=mine", "--loss=l1_loss", "--clause=result-shape", "--profile=quick")
     workplace.write(mine="def l1_loss(input, target, reduction='mean'): return input")
     assert workplace.run(*words).status == 1
@@ -304,7 +304,7 @@ def test_a_second_run_takes_the_scripts_of_the_first_away(workplace):
     assert list(folder.iterdir()) == []
 
 
-def test_a_record_with_numpy_scalars_crosses_from_a_worker(workplace):
+def test_a_record_with_numpy_scalars_arrives_from_a_worker(workplace):
     workplace.write(mine=MINE)
     words = ("--impl=mine", "--loss=l1_loss", "--clause=result-shape", "--profile=quick")
     assert workplace.run(*words).status == 0

@@ -1,4 +1,4 @@
-"""From a failing case to one that a person can read: still failing, simpler, and valid."""
+"""Shrinking: from a failing case to a simple, valid one that still fails."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ from lossspec.spec.loss import AnySize, Form, Loss
 from lossspec.spec.roles import ClassIndex, Real
 
 IGNORED = {"some ignored", "all ignored"}
-#: By the identity of its case, what was drawn; kept, lest another case get that identity.
+#: The draw by the identity of its case. It is kept, so that no other case gets that identity.
 DRAWN: dict[int, SolvedCase] = {}
 
 
@@ -29,7 +29,7 @@ def drawn(name: str, count: int = 40, seed: int = 0) -> list[Case]:
 
 
 def shrink(loss: Loss, case: Case, fails) -> Case:
-    """The simplest case that still fails, of one that was drawn."""
+    """Return the simplest case, shrunk from a drawn one, that still fails."""
     return shrink_solved(DRAWN[id(case)], lambda solved: fails(solved.case)).case
 
 
@@ -42,7 +42,7 @@ def numbers(case: Case) -> int:
 
 
 def is_valid(case: Case) -> bool:
-    """Whether the oracle solves it, and its numbers are those of their roles."""
+    """Return whether the oracle solves a case and its numbers fit their roles."""
     loss = find(case.loss)
     form = loss.form(case.form)
     roles, sizes = loss.roles(form), case.axis_sizes(loss)
@@ -61,7 +61,7 @@ def is_valid(case: Case) -> bool:
     return solve(loss, case).losses.shape == case.cotangent.shape
 
 
-def test_nan_stays_in_rows_that_are_ignored():
+def test_shrinking_keeps_nan_in_ignored_rows():
     loss = find("nll_loss")
     wild = [
         case
@@ -78,7 +78,7 @@ def test_nan_stays_in_rows_that_are_ignored():
 
 
 @pytest.mark.parametrize("name", catalogue())
-def test_whatever_fails_ends_as_a_small_valid_case(name):
+def test_a_failing_case_is_shrunk_to_a_small_valid_case(name):
     loss = find(name)
     for case in [c for c in drawn(name) if numbers(c) > 20 and not features(c) & IGNORED][:2]:
         got = shrink(loss, case, lambda candidate: True)
@@ -106,7 +106,7 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("what", FAILURES)
-def test_the_result_still_fails_and_is_no_larger(what):
+def test_a_shrunk_case_still_fails_and_is_no_larger(what):
     name, fails = FAILURES[what]
     case = first(name, lambda case: fails(case) and (numbers(case) > 10 or what == "nothing"))
     asked = []
@@ -122,19 +122,19 @@ def test_the_result_still_fails_and_is_no_larger(what):
     assert len(asked) <= STRUCTURES + NUMBERS + 20
 
 
-def test_what_fails_nowhere_else_is_left_as_it_was():
+def test_a_case_without_a_simpler_failure_is_unchanged():
     case = drawn("cross_entropy")[7]
     assert shrink(find("cross_entropy"), case, lambda candidate: False) is case
 
 
-def test_the_predicate_is_not_asked_for_ever():
+def test_shrinking_has_a_limited_number_of_attempts():
     asked = []
     case = drawn("l1_loss")[3]
     simpler_numbers(find("l1_loss"), case, lambda c: bool(asked.append(c)), attempts=5)
     assert len(asked) <= 5
 
 
-def test_a_wrong_divisor_is_shown_by_two_rows_of_one_class():
+def test_a_wrong_divisor_is_shrunk_to_two_rows_of_one_class():
     def fails(case: Case) -> bool:
         target = case.tensors["target"]
         counted = target != case.parameters["ignore_index"]
@@ -152,7 +152,7 @@ def test_a_wrong_divisor_is_shown_by_two_rows_of_one_class():
     assert sorted(got.tensors["input"].astype(float).ravel().tolist()) == [-1, 0]
 
 
-def test_part_of_an_axis_is_taken_from_every_tensor_that_has_it():
+def test_part_of_an_axis_is_selected_in_every_tensor_with_it():
     loss = find("nll_loss")
     case = first("nll_loss", lambda c: "weight" in c.tensors and c.axis_sizes(loss)["C"] == 3)
     got = part_along(loss, case, "C", np.array([2, 0]))
@@ -164,7 +164,7 @@ def test_part_of_an_axis_is_taken_from_every_tensor_that_has_it():
 
 
 @pytest.mark.parametrize("name", ["linear_cross_entropy", "cross_entropy", "nll_loss"])
-def test_ignored_rows_of_further_axes_can_be_made_simpler(name):
+def test_ignored_rows_of_further_axes_can_be_shrunk(name):
     loss = find(name)
 
     def ignored(case: Case) -> bool:
@@ -186,7 +186,7 @@ def test_ignored_rows_of_further_axes_can_be_made_simpler(name):
 
 
 def of_sizes(settle=None, **sizes):
-    """A loss of the rows of a matrix whose length the spec fixes."""
+    """Return a loss of matrix rows whose length the spec fixes."""
     return Loss(
         name="of_rows",
         module=None,
@@ -216,7 +216,7 @@ def of_sizes(settle=None, **sizes):
     ],
     ids=["one", "several", "rule", "any", "batch"],
 )
-def test_axes_keep_the_sizes_that_the_spec_allows(sizes, allowed, ends):
+def test_shrinking_keeps_the_sizes_that_the_spec_allows(sizes, allowed, ends):
     settled = []
 
     def settle(rng, tensors, parameters):

@@ -1,4 +1,4 @@
-"""The renderings: whole, safe, linked, readable, and never larger than they may be."""
+"""Renderings of a report: complete, escaped, linked, readable and bounded in size."""
 
 import itertools
 import json
@@ -40,7 +40,7 @@ def report(*cells):
 
 
 def huge(verdict="conforms", **changes):
-    """23 losses x 60 clauses x 2 surfaces."""
+    """Return a report of 23 losses x 60 clauses x 2 surfaces."""
     places = itertools.product(range(23), range(60), ("function", "class"))
     return report(
         *(
@@ -60,7 +60,7 @@ def huge(verdict="conforms", **changes):
 
 
 def hostile():
-    """Every free text of the artifact is an attack."""
+    """Return a report in which every free text is an attack."""
     further = [dict.fromkeys(("reason", "call", "got", "want", "cause"), HOSTILE)]
     bad = {
         "extra": {HOSTILE: HOSTILE, "further": further},
@@ -104,7 +104,7 @@ def hostile():
 
 
 class Page(HTMLParser):
-    """What a parser sees of a page: elements with attributes, text, and that tags match."""
+    """A parsed page: its elements with attributes and its text; tags must match."""
 
     def __init__(self, text):
         super().__init__()
@@ -170,13 +170,13 @@ def test_ids_are_unique_and_links_inside_the_page_resolve(seen):
     assert "matrix" in inside
 
 
-def test_every_cell_has_a_place_of_its_own(pages):
+def test_every_cell_has_a_unique_anchor(pages):
     links = Page(pages["sample"]).values("href")
     want = {re.sub(r"[^\w.]+", "-", c.id).strip("-") for c in SAMPLE.cells}
     assert want <= {link.removeprefix("#") for link in links}
 
 
-def test_cells_whose_names_look_alike_get_different_places():
+def test_cells_with_similar_names_have_different_anchors():
     twins = report(cell(loss="a b", clause="c"), cell(loss="a", clause="b c"))
     ids = Page(page(twins)).values("id")
     assert {"a-b-c-function-cpu", "a-b-c-function-cpu--2"} <= set(ids)
@@ -186,7 +186,7 @@ def test_every_header_cell_has_a_scope(seen):
     assert {th.get("scope") for th in seen.all("th")} <= {"col", "row", "colgroup"}
 
 
-def test_the_rows_of_a_table_are_as_wide_as_its_head(pages):
+def test_the_rows_of_the_matrix_have_as_many_cells_as_its_head(pages):
     matrix = pages["sample"].partition('<section id="matrix">')[2].partition("</section>")[0]
     clauses = sum(map(len, columns(SAMPLE.cells).values()))
     rows = matrix.partition("<tbody>")[2].split("<tr")[1:]
@@ -195,7 +195,7 @@ def test_the_rows_of_a_table_are_as_wide_as_its_head(pages):
     assert sum(map(int, re.findall(r'colspan="(\d+)"', matrix))) == clauses
 
 
-def test_nothing_is_fetched_from_anywhere(seen):
+def test_the_page_fetches_nothing(seen):
     assert seen.values("src") == []
     assert seen.all("link") == []
     assert {tag for tag, _ in seen.elements} & {"iframe", "img", "object", "base", "form"} == set()
@@ -203,17 +203,17 @@ def test_nothing_is_fetched_from_anywhere(seen):
     assert policy.startswith("default-src 'none'")
 
 
-def test_the_style_imports_nothing(pages):
+def test_the_style_sheet_imports_nothing(pages):
     style = re.search(r"<style>(.*?)</style>", pages["sample"], re.DOTALL)[1]
     assert not re.search(r"url\(|@import|@font-face", style)
 
 
-def test_a_link_leads_into_the_page_to_a_script_or_to_the_web(seen):
+def test_every_link_points_into_the_page_to_a_script_or_to_the_web(seen):
     for link in seen.values("href"):
         assert re.match(r"#|https?://|repro/[\w.-]+\.py$", link), link
 
 
-def test_no_text_of_a_report_becomes_mark_up(pages):
+def test_no_text_of_a_report_becomes_markup(pages):
     seen = Page(pages["hostile"])
     assert "owned" not in seen.values("id")
     assert seen.values("onclick") == []
@@ -222,7 +222,7 @@ def test_no_text_of_a_report_becomes_mark_up(pages):
     assert "49" not in re.findall(r"\d+", seen.text)
 
 
-def test_no_rendering_holds_a_character_that_steers(pages):
+def test_no_rendering_contains_a_control_character(pages):
     made = hostile()
     texts = [pages["hostile"], summary(made), screen(made, HOSTILE), badge(made), made.to_json()]
     for text in (*texts, diff(made, SAMPLE).text(), diff(SAMPLE, made).text()):
@@ -230,7 +230,7 @@ def test_no_rendering_holds_a_character_that_steers(pages):
         assert "\\x1b[2J" in text or "\\u001b[2J" in text or text == badge(made)
 
 
-def test_a_link_with_a_character_that_steers_is_no_link():
+def test_an_address_with_a_control_character_is_not_a_link():
     listed = KnownEntry("r", "https://example.org/\u202egpj", None)
     got = Page(page(report(cell(verdict="known", deviation=listed))))
     assert [link for link in got.values("href") if "example.org" in link] == []
@@ -238,17 +238,17 @@ def test_a_link_with_a_character_that_steers_is_no_link():
 
 
 @pytest.mark.parametrize("script", ["../up.py", "/etc/x.py", "//host/x", "a/../../b", "x y"])
-def test_a_script_outside_the_report_is_no_link(script):
+def test_a_script_outside_the_report_is_not_a_link(script):
     got = Page(page(report(cell(verdict="deviates", script=script))))
     assert script in got.text
     assert script not in got.values("href")
 
 
-def test_the_page_turns_back_into_the_report(pages, name):
+def test_the_report_can_be_read_from_its_page(pages, name):
     assert artifact(pages[name]).to_json() == REPORTS[name].to_json()
 
 
-def test_a_large_page_turns_back_into_the_report_too():
+def test_a_large_report_can_be_read_from_its_page():
     large = huge()
     assert artifact(page(large)).to_json() == large.to_json()
 
@@ -261,17 +261,17 @@ def test_a_page_with_a_damaged_artifact_is_refused(damage):
         artifact(made)
 
 
-def test_a_page_of_something_else_holds_no_report():
+def test_a_foreign_page_is_refused():
     with pytest.raises(ValueError, match="is not a lossspec report"):
         artifact("<!DOCTYPE html><title>other</title>")
 
 
-def test_the_same_report_is_the_same_page(pages):
+def test_the_same_report_gives_the_same_page(pages):
     assert page(SAMPLE) == pages["sample"]
     assert page(huge()) == page(huge())
 
 
-def test_a_deviation_tells_all_there_is_to_know(pages):
+def test_a_deviation_shows_every_detail(pages):
     text = Page(pages["sample"]).text
     told = next(c for c in SAMPLE.failing if c.case)
     for part in (told.says, told.reason, told.call, told.got, told.want, told.budget, told.repeat):
@@ -279,7 +279,7 @@ def test_a_deviation_tells_all_there_is_to_know(pages):
     assert '"layout": "contiguous"' in text
 
 
-def test_a_known_deviation_gives_its_reason_and_link(pages):
+def test_a_known_deviation_shows_its_reason_and_link(pages):
     seen = Page(pages["sample"])
     known = next(c for c in SAMPLE.cells if c.verdict is Verdict.KNOWN)
     assert known.deviation.reason in seen.text
@@ -291,25 +291,25 @@ def test_a_cell_of_the_matrix_has_a_sign_a_word_and_the_number_of_cases(pages):
     assert f">✓ {shown.examples}<br>conforms</a>" in pages["sample"]
 
 
-def test_percentages_appear_nowhere(pages):
+def test_no_rendering_shows_percentages(pages):
     for made in (Page(pages["sample"]).text, summary(SAMPLE), screen(SAMPLE), badge(SAMPLE)):
         assert "%" not in made
 
 
-def test_a_run_without_cells_is_told_in_every_rendering(pages):
+def test_every_rendering_reports_a_run_without_cells(pages):
     for made in (Page(pages["empty"]).text, summary(report()), screen(report())):
         assert "No clause was run" in made
     assert json.loads(badge(report()))["message"] == "no clause was run"
 
 
-def test_an_empty_part_of_a_run_is_no_error():
+def test_an_empty_shard_is_no_error():
     part = replace(report(), selection=replace(report().selection, shard="1/2"))
     for made in (Page(page(part)).text, summary(part), screen(part)):
         assert "Shard 1/2 of this run has no cell; other shards have." in made
         assert "the run fails" not in made
 
 
-def test_a_diff_with_a_narrowed_run_says_why_cells_may_be_gone():
+def test_a_diff_with_a_narrower_run_explains_missing_cells():
     narrowed = replace(SAMPLE, cells=SAMPLE.cells[1:])
     assert "note: the new report lacks cells; " in diff(SAMPLE, narrowed).text()
     assert "note: " not in diff(SAMPLE, SAMPLE).text()
@@ -346,13 +346,13 @@ def contrast(one, other):
     return (high + 0.05) / (low + 0.05)
 
 
-def test_contrast_is_reckoned_as_the_guidelines_do():
+def test_contrast_is_computed_as_in_the_guidelines():
     assert contrast("#000000", "#ffffff") == pytest.approx(21)
     assert contrast("#57606a", "#ffffff") == pytest.approx(6.4, abs=0.05)
 
 
 @pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
-def test_every_text_stands_out_from_every_ground(pages, scheme):
+def test_every_text_colour_has_enough_contrast(pages, scheme):
     found = re.findall(r"--([\w-]+): light-dark\((#\w{6}), (#\w{6})\)", pages["sample"])
     palette = {name: colours[scheme] for name, *colours in found}
     grounds = [name for name in palette if name in ("paper", "panel") or name.endswith("-tint")]
@@ -390,7 +390,7 @@ def test_a_ratio_is_short(value, want):
     assert ratio(value) == want
 
 
-def test_the_axis_holds_the_budget_and_clips_what_lies_far_off():
+def test_the_axis_contains_the_budget_and_clips_distant_values():
     axis = Axis.of([0.02, 0.5, None, 4e6, math.inf, 0.0])
     assert [label for _, label in axis.ticks] == ["0.01", "0.1", "1", "10", "100", "1000"]
     assert axis.clipped
@@ -398,17 +398,17 @@ def test_the_axis_holds_the_budget_and_clips_what_lies_far_off():
     assert axis.place(math.inf) == axis.place(math.nan) == axis.place(4e6) == 97
 
 
-def test_an_axis_without_values_still_holds_the_budget():
+def test_an_axis_without_values_contains_the_budget():
     axis = Axis.of([None])
     assert ([label for _, label in axis.ticks], axis.clipped) == (["0.1", "1", "10"], False)
 
 
-def test_themes_come_in_the_order_of_the_contract_and_new_ones_last():
+def test_themes_have_a_fixed_order_and_new_ones_come_last():
     cells = [cell(clause=theme, theme=theme) for theme in ("zeal", "mode", "value", "art")]
     assert list(columns(cells)) == ["value", "mode", "art", "zeal"]
 
 
-def test_what_is_listed_gives_its_reason_once():
+def test_a_known_deviation_gives_its_reason_once():
     known = next(c for c in SAMPLE.cells if c.verdict is Verdict.KNOWN)
     reason = known.deviation.reason
     alone = replace(SAMPLE, cells=(replace(known, reason=reason),))
@@ -416,7 +416,7 @@ def test_what_is_listed_gives_its_reason_once():
     assert Page(page(alone)).text.count(reason) == 2  # in the article and in the table of cells
 
 
-def test_the_summary_tells_deviations_before_the_matrix():
+def test_the_summary_lists_deviations_before_the_matrix():
     got = [line for line in summary(SAMPLE).splitlines() if line.startswith("#")]
     assert got[0] == "# mylib.losses 1.4.0"
     assert [line for line in got if line.startswith("## ")] == [
@@ -430,21 +430,21 @@ def test_the_summary_tells_deviations_before_the_matrix():
 
 
 @pytest.mark.parametrize("budget", [2_000, 3_000, 4_000])
-def test_a_summary_keeps_its_budget_and_says_what_it_left_out(budget):
+def test_a_summary_keeps_its_size_limit_and_names_omissions(budget):
     got = summary(SAMPLE, budget)
     assert budget / 3 < len(got.encode("utf-8")) <= budget
     assert re.search(r"^… and \d+ (more that fail|sections? more in the HTML report)$", got, re.M)
     assert got.count("```") % 2 == 0
 
 
-def test_a_summary_does_not_let_texts_become_mark_up():
+def test_no_text_becomes_markup_in_the_summary():
     text = re.sub(r"^(`{3,})\w+\n.*?\n\1$", "", summary(hostile()), flags=re.DOTALL | re.MULTILINE)
     assert not re.search(r"<(?!!-- -->)|@(?!<!-- -->)|(?<!\\)`", text)
     table = [line for line in text.partition("## Losses")[2].splitlines() if line[:1] == "|"]
     assert [len(re.findall(r"(?<!\\)\|", line)) for line in table] == [4, 4, 4]
 
 
-def test_a_fence_is_longer_than_the_backticks_inside():
+def test_a_code_fence_is_longer_than_the_backticks_inside():
     got = summary(report(cell(verdict="deviates", call="x = '''\n````\nfree text")))
     assert "`````python\nx = '''\n````\nfree text\n`````" in got
 
@@ -461,7 +461,7 @@ def test_a_fence_is_longer_than_the_backticks_inside():
         ([], "no clause was run", "57606a"),
     ],
 )
-def test_a_badge_tells_the_worst_news(verdicts, message, colour):
+def test_a_badge_shows_the_worst_verdict(verdicts, message, colour):
     cells = [cell(clause=f"c{i}", verdict=verdict) for i, verdict in enumerate(verdicts)]
     got = json.loads(badge(report(*cells)))
     want = {"schemaVersion": 1, "label": "lossspec", "message": message, "color": colour}
@@ -469,7 +469,7 @@ def test_a_badge_tells_the_worst_news(verdicts, message, colour):
 
 
 def lacking(verdicts, loss="kl_div"):
-    """A cell of a loss that the implementation does not have, for each verdict."""
+    """Return a cell of a loss that the implementation lacks, for each verdict."""
     absent = {"loss": loss, "extra": {"absent": True}, "reason": f"mylib has no {loss}"}
     return [cell(clause=f"c{i}", verdict=v, **absent) for i, v in enumerate(verdicts)]
 
@@ -492,7 +492,7 @@ def test_absent_losses_are_named_and_not_counted_in_every_rendering():
     assert "kl_div" not in summary(made).partition("## Losses by themes")[2]
 
 
-def test_a_report_of_absent_losses_alone_says_that_nothing_was_judged():
+def test_a_report_of_only_absent_losses_says_that_nothing_was_judged():
     made = report(*lacking(["unsupported"]))
     for shown in (Page(page(made)).text, summary(made), screen(made)):
         assert "No clause was judged, so the run fails." in shown
@@ -509,7 +509,7 @@ def unjudged_cells():
     ]
 
 
-def test_reasons_are_grouped_with_the_number_of_cells_that_each_explains():
+def test_reasons_are_grouped_with_their_number_of_cells():
     made = report(cell(), *unjudged_cells())
     got = [(group.verdict, group.count, group.reason) for group in unjudged(made)]
     assert got == [
@@ -531,7 +531,7 @@ def test_reasons_are_grouped_with_the_number_of_cells_that_each_explains():
     assert "#huber_loss-a2-function-cpu" in seen.values("href")
 
 
-def test_the_screen_shows_failures_beside_reasons_and_counts_the_rest():
+def test_the_terminal_shows_failures_and_reasons_and_counts_the_rest():
     many = [cell(clause=f"u{i}", verdict="unsupported", reason="x" * 90 + "abcdef"[i])
             for i in range(6)]  # fmt: skip
     text = screen(report(cell(clause="w", verdict="deviates"), *many), "reports/x/index.html")
@@ -561,7 +561,7 @@ VALUE, GRADIENT = "huber_loss/value[function-cpu]", "huber_loss/gradient[functio
         ("deviates", None, "D", True),
     ],
 )
-def test_a_change_is_a_regression_when_a_cell_begins_to_fail_or_vanishes(old, new, kind, worse):
+def test_a_cell_that_starts_to_fail_or_vanishes_is_a_regression(old, new, kind, worse):
     before, after = (
         report(*([cell(verdict=verdict)] if verdict else []), cell(clause="gradient"))
         for verdict in (old, new)
@@ -572,7 +572,7 @@ def test_a_change_is_a_regression_when_a_cell_begins_to_fail_or_vanishes(old, ne
     assert got.count(Kind(kind)) == (2 if kind == "U" else 1)
 
 
-def test_a_diff_tells_the_worst_first():
+def test_a_diff_lists_regressions_first():
     old = report(cell(), cell(clause="gradient", verdict="deviates"))
     new = report(cell(verdict="deviates"), cell(clause="gradient"), cell(clause="a"))
     got = diff(old, new)
@@ -595,7 +595,7 @@ def test_a_diff_tells_the_worst_first():
     }
 
 
-def test_a_diff_tells_known_deviations_whose_reason_changed():
+def test_a_diff_lists_known_deviations_with_a_changed_reason():
     before, after = (
         report(
             cell(verdict="known", reason=reason),
@@ -617,7 +617,7 @@ def test_a_diff_tells_known_deviations_whose_reason_changed():
 
 
 @pytest.mark.parametrize("version", ["1.0", None])
-def test_the_screen_and_the_summary_begin_with_the_version_of_torch(version):
+def test_terminal_and_summary_begin_with_the_torch_version(version):
     made = replace(SAMPLE, implementation=replace(SAMPLE.implementation, version=version))
     made = replace(made, environment=replace(made.environment, torch="2.14.1+cu130"))
     name = " ".join(word for word in (made.implementation.name, version) if word)
@@ -627,7 +627,7 @@ def test_the_screen_and_the_summary_begin_with_the_version_of_torch(version):
     assert screen(replace(made, implementation=torchs)).splitlines()[0] == "torch.nn 2.14.1+cu130"
 
 
-def test_a_diff_of_different_selections_says_so():
+def test_a_diff_of_different_selections_has_a_note():
     narrow = replace(SAMPLE, selection=replace(SAMPLE.selection, losses=("huber_loss",)))
     assert "note: the runs selected different parts" in diff(SAMPLE, narrow).text()
     assert "note" not in diff(SAMPLE, SAMPLE).text()
@@ -636,7 +636,7 @@ def test_a_diff_of_different_selections_says_so():
 @pytest.mark.parametrize(
     "made", [SAMPLE, report(), hostile(), huge("deviates")], ids=["sample", "empty", "bad", "huge"]
 )
-def test_the_screen_is_one_screen(made):
+def test_the_terminal_text_fits_one_screen(made):
     got = screen(made, "reports/mylib.losses/index.html").splitlines()
     assert len(got) <= HEIGHT == 24
     assert max(map(len, got)) <= WIDTH == 80
@@ -644,16 +644,16 @@ def test_the_screen_is_one_screen(made):
     assert got[-1] == "report: reports/mylib.losses/index.html"
 
 
-def test_the_screen_tells_a_failure_with_its_sentence_and_command():
+def test_the_terminal_shows_a_failure_with_its_sentence_and_command():
     told = next(c for c in SAMPLE.failing if c.loss == "huber_loss")
     got = screen(SAMPLE)
-    # Sentences are wrapped, and a long command goes on behind a backslash.
+    # Sentences are wrapped, and a long command continues after a backslash.
     words = " ".join(got.replace("\\\n", " ").split())
     for part in (f"✗ deviates: {told.id}", told.says, told.reason, f"$ {told.repeat}"):
         assert part in words
 
 
-def test_the_screen_tells_each_failure_once_before_its_second_surface():
+def test_the_terminal_shows_each_failure_once_before_second_surfaces():
     surfaces = ("function", "class")
     twice = [cell(clause=c, surface=s, verdict="deviates") for c in "abcdefg" for s in surfaces]
     told = [line.split()[2] for line in screen(report(*twice)).splitlines() if "✗" in line]
@@ -665,7 +665,7 @@ CAUSE = "float64: as if computed in float32"
 
 
 def one_cause(clauses, **more):
-    """Cells with one cause, in two losses."""
+    """Return cells of two losses with one cause."""
     return [
         cell(loss=loss, clause=c, verdict="deviates", reason=f"wrong {c}", cause=CAUSE, **more)
         for loss in ("huber_loss", "l1_loss")
@@ -673,7 +673,7 @@ def one_cause(clauses, **more):
     ]
 
 
-def test_one_cause_is_told_once_with_the_cells_that_it_explains_in_every_rendering():
+def test_every_rendering_shows_a_cause_once_with_its_cells():
     made = report(*one_cause("bcd"), cell(clause="a", verdict="deviates", reason="else"))
     also = "also breaks: c, d, l1_loss/b, l1_loss/c, l1_loss/d"
     shown = Page(page(made))
@@ -684,7 +684,7 @@ def test_one_cause_is_told_once_with_the_cells_that_it_explains_in_every_renderi
         assert also in text.replace("Also", "also")
         assert CAUSE in text
     assert len(shown.all("article")) == 2
-    # Each cell keeps a place of its own, which the block links to.
+    # Each cell keeps an anchor, which the block links to.
     assert "#l1_loss-d-function-cpu" in shown.values("href")
     assert "l1_loss-d-function-cpu" in shown.values("id")
     assert made.headline == "0 of 7 clauses conform, 7 deviate"
@@ -700,7 +700,7 @@ def test_a_long_list_of_cells_with_one_cause_is_shortened():
     assert "clause-040, ... (159 more cells)" in Page(page(made)).text
 
 
-def test_the_screen_counts_the_failing_cells_that_it_does_not_tell():
+def test_the_terminal_counts_the_failing_cells_that_it_omits():
     others = [cell(clause=f"x{i}", verdict="deviates") for i in range(30)]
     told = screen(report(*one_cause("bcd"), *others))
     shown = sum("✗" in line for line in told.splitlines())
@@ -710,7 +710,7 @@ def test_the_screen_counts_the_failing_cells_that_it_does_not_tell():
 EXCUSED = {"same-as-torch": 3, "overflow": 9, "from-a-later-version": 1}
 
 
-def test_excused_cases_are_counted_where_a_cell_is_shown_and_explained_in_a_legend():
+def test_excused_cases_are_counted_by_cell_and_explained_in_a_legend():
     cells = [cell(clause="a", verdict="deviates", excused=EXCUSED), cell(excused={"overflow": 4})]
     made = report(*(replace(c, examples=96) for c in cells))
     told = "96 cases, 13 excused: 9 overflow, 3 same as torch, 1 from a later version"
@@ -731,7 +731,7 @@ def test_a_report_without_excused_cases_has_no_legend():
     assert "Excused" not in Page(page(made)).text + summary(made)
 
 
-def test_another_kind_of_deviation_is_told_under_the_first():
+def test_a_further_deviation_is_shown_under_the_first():
     other = {"reason": "the loss of a nan", "got": "0", "want": "nan", "call": "loss(nan)"}
     made = report(cell(verdict="deviates", reason="the value", extra={"further": [other]}))
     told = "nd another kind: the loss of a nan; got 0; want nan"
@@ -741,12 +741,12 @@ def test_another_kind_of_deviation_is_told_under_the_first():
         assert "loss(nan)" in text
 
 
-def test_a_command_that_does_not_fit_the_screen_is_left_out():
+def test_a_command_that_does_not_fit_the_terminal_is_omitted():
     got = screen(report(cell(verdict="deviates", repeat="lossspec " + "x" * 100)))
     assert "$" not in got
 
 
-def test_all_renderings_lie_beside_the_artifact(tmp_path):
+def test_all_renderings_are_written_beside_the_artifact(tmp_path):
     paths = render_all(SAMPLE, tmp_path / "mylib")
     assert [p.relative_to(tmp_path).as_posix() for p in paths] == [
         "mylib/index.html",
@@ -759,7 +759,7 @@ def test_all_renderings_lie_beside_the_artifact(tmp_path):
     assert sorted(p.name for p in paths[0].parent.iterdir()) == sorted(p.name for p in paths)
 
 
-def test_a_report_that_is_hostile_can_be_written(tmp_path):
+def test_a_hostile_report_can_be_written(tmp_path):
     made = hostile()
     paths = render_all(made, tmp_path)
     assert artifact(paths[0].read_text("utf-8")).to_json() == made.to_json()

@@ -1,4 +1,4 @@
-"""What is printed of a deviation, and the script and the command that repeat it."""
+"""The printed deviation, and the reproduction script and command that repeat it."""
 
 import json
 import re
@@ -58,24 +58,24 @@ SCRIPT = "reports/wrong/repro/nll_loss-mean-divisor-function-cpu.py"
 
 
 def story(result) -> re.Match:
-    """What a run printed of its one deviation."""
+    """Return the text that a run printed about its only deviation."""
     found = re.search(STORY, "\n".join(result.out) + "\n")
     assert found is not None, result.out
     return found
 
 
 def ran(script) -> tuple[int, dict]:
-    """The exit status of a script and what it had made by then, in this process."""
+    """Run a script in this process and return its exit status and its names."""
     names: dict = {"__name__": "__main__"}
     code = compile(script, "script.py", "exec")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's, of what it was asked for
+        warnings.simplefilter("ignore")  # warnings of torch about the call
         with pytest.raises(SystemExit) as caught:
             exec(code, names)
     return caught.value.code, names
 
 
-def test_a_planted_defect_is_told_so_that_a_person_can_repeat_it(workplace):
+def test_a_planted_defect_is_printed_with_a_working_command(workplace):
     workplace.write(wrong=WRONG)
     result = workplace.run("--impl=wrong", *WORDS)
     assert result.status == 1
@@ -93,7 +93,7 @@ def test_a_planted_defect_is_told_so_that_a_person_can_repeat_it(workplace):
     assert f"reports/wrong/{cell['script']}" == told[4] == SCRIPT
 
 
-def test_the_script_runs_without_lossspec_until_the_defect_is_mended(workplace):
+def test_the_script_fails_without_lossspec_until_the_defect_is_fixed(workplace):
     workplace.write(wrong=WRONG)
     assert workplace.run("--impl=wrong", *WORDS).status == 1
     alone = f"import runpy, sys; sys.modules['lossspec'] = None; runpy.run_path({SCRIPT!r})"
@@ -107,7 +107,7 @@ def test_the_script_runs_without_lossspec_until_the_defect_is_mended(workplace):
 
 
 @pytest.mark.parametrize("module", ["import no_such_module", "other = 0"])
-def test_the_script_of_what_cannot_be_imported_is_no_deviation(workplace, module):
+def test_a_script_whose_implementation_cannot_be_imported_is_no_deviation(workplace, module):
     workplace.write(wrong=WRONG)
     assert workplace.run("--impl=wrong", *WORDS).status == 1
     workplace.write(wrong=module)
@@ -140,7 +140,7 @@ DEFECTS = {
 
 
 @pytest.mark.parametrize("clause", DEFECTS)
-def test_the_script_of_every_kind_of_deviation_tells_wrong_from_right(workplace, clause):
+def test_the_script_of_every_kind_of_deviation_distinguishes_wrong_from_right(workplace, clause):
     defect = "from torch.nn import functional as F\n\ndef huber_loss(input, target, **more):\n    "
     workplace.write(wrong=defect + DEFECTS[clause])
     words = ("--loss=huber_loss", "--profile=quick", f"--clause={clause}")
@@ -148,7 +148,7 @@ def test_the_script_of_every_kind_of_deviation_tells_wrong_from_right(workplace,
     (script,) = (workplace.path / "reports" / "wrong" / "repro").iterdir()
     for module, status in ((defect + DEFECTS[clause], 1), (RIGHT, 0)):
         workplace.write(wrong=module)
-        # A file that is written twice in a second may be taken for the same.
+        # Python may mistake a file that is written twice within a second for the first one.
         sys.dont_write_bytecode, before = True, sys.dont_write_bytecode
         got = workplace.within(lambda: script_status(script))
         sys.dont_write_bytecode = before
@@ -161,7 +161,7 @@ RIGHT = "from torch.nn.functional import huber_loss"
 
 @pytest.mark.parametrize("name", ["torch.nn", "torch.nn.functional"])
 @pytest.mark.parametrize("loss", catalogue().values(), ids=list(catalogue()))
-def test_a_script_makes_the_very_call_of_its_case(loss, name):
+def test_a_script_makes_exactly_the_call_of_its_case(loss, name):
     for under_test in load(name).losses_under_test(loss):
         for solved in stream(loss, Profile("quick", 8, 1), 5):
             if unsupported_argument(under_test, solved.case) is not None:
@@ -171,7 +171,7 @@ def test_a_script_makes_the_very_call_of_its_case(loss, name):
             text = reproduction.script(under_test, solved.case, deviation, "A sentence.", "cpu")
             status, names = ran(text)
             assert status == (0 if want.error is None else 1), names["error"]
-            # Of an empty batch some of torch's losses return whatever lay in memory.
+            # For an empty batch some losses of torch return uninitialised memory.
             if isinstance(want.value, torch.Tensor) and "empty" not in features(solved.case):
                 assert same_bits(names["value"].detach(), want.value.detach())
             for tensor, gradient in want.gradients.items():
@@ -180,7 +180,7 @@ def test_a_script_makes_the_very_call_of_its_case(loss, name):
                 assert got is None or same_bits(got, gradient)
 
 
-def test_a_script_passes_numbers_that_have_no_name_in_python():
+def test_a_script_passes_infinity_and_nan():
     (under_test,) = load("torch.nn.functional").losses_under_test(catalogue()["huber_loss"])
     solved = stream(under_test.loss, Profile("quick", 1, 1), 0)[0]
     replaced = {"delta": float("inf"), "reduction": ["mean", float("nan")]}
@@ -191,7 +191,7 @@ def test_a_script_passes_numbers_that_have_no_name_in_python():
     assert ran(text)[0] == 0
 
 
-def test_a_script_prints_what_is_no_character(workplace):
+def test_a_script_prints_lone_surrogates_escaped(workplace):
     (under_test,) = load("torch.nn.functional").losses_under_test(catalogue()["huber_loss"])
     solved = stream(under_test.loss, Profile("quick", 1, 1), 0)[0]
     deviation = Deviation("a \udcff", check="error is not None")
@@ -202,7 +202,7 @@ def test_a_script_prints_what_is_no_character(workplace):
     assert result.out[0] == r"a \udcff"
 
 
-def test_the_call_shown_is_what_was_passed():
+def test_the_call_text_shows_the_passed_arguments():
     loss = find("gaussian_nll_loss")
     under_test = LossUnderTest("mine", loss, "function", torch.nn.functional.gaussian_nll_loss)
     every = (solved.case for solved in stream(loss, PROFILES["standard"], 0))
@@ -239,7 +239,7 @@ SLOPED = """
 """
 
 
-def test_a_wrong_gradient_is_told_with_its_cotangent(workplace):
+def test_a_wrong_gradient_is_shown_with_its_cotangent(workplace):
     workplace.write(sloped=SLOPED)
     words = ("--loss=mse_loss", "--clause=gradient", "--profile=quick")
     result = workplace.run("--impl=sloped", *words)
@@ -254,7 +254,7 @@ def test_a_wrong_gradient_is_told_with_its_cotangent(workplace):
     assert found[2] == case.dtype
     assert np.array_equal(np.array(json.loads(found[1])), upstream.astype(float))
     assert any("requires_grad=True" in line for line in call)
-    # By hand, from what is printed: 2 g + 1 in place of the cotangent g.
+    # Computed by hand from the printed call: 2 g + 1 in place of the cotangent g.
     name = case.requires_grad[0]
     printed = {
         line.partition(" = ")[0]: json.loads(re.search(r"tensor\((.*?), dtype", line)[1])
@@ -277,11 +277,11 @@ def test_a_wrong_gradient_is_told_with_its_cotangent(workplace):
     assert note in script
     done = workplace.apart(str(workplace.path / "reports/sloped" / cell.script))
     assert done.status == 1
-    assert any(line.startswith("cotangent (upstream gradient): tensor(") for line in done.out)
+    assert any(line.startswith("cotangent: tensor(") for line in done.out)
 
 
-def test_a_wrong_value_is_told_without_a_cotangent(workplace):
+def test_a_wrong_value_is_shown_without_a_cotangent(workplace):
     workplace.write(wrong=WRONG)
     assert "backward" not in story(workplace.run("--impl=wrong", *WORDS))[0]
     script = (workplace.path / SCRIPT).read_text()
-    assert "cotangent (upstream gradient)" not in script
+    assert 'print("cotangent:"' not in script

@@ -1,4 +1,4 @@
-"""Text from outside: whatever an error message or a name holds, what is printed steers nothing."""
+"""Foreign text: error messages and names are printed without control characters."""
 
 import ast
 import json
@@ -23,7 +23,7 @@ from lossspec.safe_text import (
     quoted,
 )
 
-#: Every character of category C and every line or paragraph separator, but for unassigned planes.
+#: Every character of category C except unassigned ones, and every line or paragraph separator.
 CONTROLS = [
     char
     for char in map(chr, range(sys.maxunicode + 1))
@@ -31,7 +31,7 @@ CONTROLS = [
 ] + ["\ue000", "\U000f0000", "\uffff", "\U0003fffe"]
 
 
-def test_the_characters_are_those_that_are_meant():
+def test_the_tested_characters_include_known_control_characters():
     assert len(CONTROLS) > 2_200
     assert {"\x1b", "\x07", "\x00", "\x7f", "\x9b", "\u202e", "\u2066", "\ud800", "\u2028"} <= {
         *CONTROLS
@@ -55,14 +55,14 @@ BLOCKS = {
 
 
 @pytest.mark.parametrize("name", [*LINES, *BLOCKS])
-def test_no_character_that_steers_is_printed(name):
+def test_no_control_character_is_printed(name):
     made = (LINES | BLOCKS)[name]("".join(f"a{char}b" for char in CONTROLS))
     assert made.count("a") >= len(CONTROLS)
     kept = "" if name in LINES else "\n\t"
     assert [char for char in made if not char.isprintable() and char not in kept] == []
 
 
-def test_the_name_of_a_class_is_escaped_too():
+def test_the_name_of_a_class_is_escaped():
     named = [char for char in CONTROLS if char != "\0" and unicodedata.category(char) != "Cs"]
     error = type("".join(named), (Exception,), {})
     assert foreign_error(error("x")).isprintable()
@@ -81,30 +81,30 @@ def test_the_name_of_a_class_is_escaped_too():
         ("c1\x9b2J", "c1\\x9b2J"),
     ],
 )
-def test_a_line_shows_what_the_text_holds(text, want):
+def test_one_line_shows_the_escaped_text(text, want):
     assert one_line(text) == want
 
 
-def test_a_block_keeps_its_lines():
+def test_a_block_keeps_its_line_breaks():
     assert block("a\r\nb\n\tc\rd\x1b") == "a\nb\n\tc\\rd\\x1b"
 
 
-def test_json_means_the_same_data():
+def test_json_text_keeps_the_data():
     text = "".join(CONTROLS)
     made = json_text(json.dumps({"x": text}, ensure_ascii=False))
     assert made.isprintable()
-    surrogates = json.loads(json.dumps(text))  # pairs of them become one character
+    surrogates = json.loads(json.dumps(text))  # surrogate pairs become one character
     assert json.loads(made)["x"] == surrogates
 
 
 @pytest.mark.parametrize("text", ['"""', 'a""""b"', "\\", "\\x1b \\N{x} \\u12", "x\x00\n\ud800"])
-def test_a_docstring_holds_the_text(text):
+def test_an_escaped_docstring_contains_the_text(text):
     source = f'"""{docstring(text)}\n"""'
     assert ast.literal_eval(source) == block(text) + "\n"
 
 
 @pytest.mark.parametrize("text", ["|", "`", "<b>", "a\nb", "[x](y)", "*a*", "~~a~~", "@all", "_a_"])
-def test_a_cell_of_a_table_cannot_be_left(text):
+def test_markdown_text_cannot_end_its_table_cell(text):
     made = markdown_line(text, 100)
     assert "\n" not in made
     for char in "|`<[]*~":
@@ -112,7 +112,7 @@ def test_a_cell_of_a_table_cannot_be_left(text):
     assert "@" not in made.replace("@<!-- -->", "")
 
 
-def test_mark_up_of_a_template_passes_and_text_does_not():
+def test_markup_of_a_template_is_kept_and_text_is_escaped():
     class Markup(str):
         def __html__(self):
             return self
@@ -137,16 +137,16 @@ class Unreadable(Exception):
         (RuntimeError("x" * 205), f"RuntimeError: “{'x' * 200} … (5 more characters)”"),
     ],
 )
-def test_an_error_that_is_not_ours_is_quoted(error, want):
+def test_a_foreign_error_is_quoted(error, want):
     assert foreign_error(error) == want
 
 
-def test_a_clipped_text_says_what_is_left_out():
+def test_a_clipped_text_counts_the_omitted_characters():
     assert clip("abcd", 4) == "abcd"
     assert clip("abcde", 4) == "abcd … (1 more character)"
 
 
-def test_the_module_imports_neither_torch_nor_pytest():
+def test_safe_text_imports_neither_torch_nor_pytest():
     source = ast.parse(Path(safe_text.__file__).read_text("utf-8"))
     names = {
         alias.name

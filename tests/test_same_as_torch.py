@@ -1,4 +1,4 @@
-"""What an implementation shares with torch is excused in that case, and no further than torch."""
+"""The excuse `same-as-torch`, which covers only deviations that torch has in the same case."""
 
 import numpy as np
 import pytest
@@ -25,8 +25,8 @@ def deviation(got, want=(1.0, 1.0, 1.0)):
         ((1.52, 1, 1), (1.5, 1, 1), True),
         ((1.6, 1, 1), (1.5, 1, 1), False),
         ((1, 1.5, 1), (1.5, 1, 1), False),  # off by as much, in another element
-        ((1.5, 7, 1), (1.5, 1, 1), False),  # an error of its own beside the shared one
-        ((1.5, 1, 1), (1.5, 9, 1), True),  # right where torch is wrong
+        ((1.5, 7, 1), (1.5, 1, 1), False),  # a separate error beside the shared one
+        ((1.5, 1, 1), (1.5, 9, 1), True),  # correct where torch is wrong
         ((np.nan, 1, 1), (np.nan, 1, 1), True),
         ((np.inf, 1, 1), (np.inf, 1, 1), True),
         ((5, 1, 1), (np.inf, 1, 1), False),  # a number where torch has infinity
@@ -35,22 +35,22 @@ def deviation(got, want=(1.0, 1.0, 1.0)):
         ((0.5, 1, 1), (1.5, 1, 1), False),
     ],
 )
-def test_only_elements_that_torch_has_as_wrong_are_excused(mine, torchs, same):
+def test_only_elements_with_the_same_error_as_torch_are_excused(mine, torchs, same):
     assert _off_by_the_same(deviation(torchs), deviation(mine)) is same
 
 
-def test_what_is_off_by_the_same_need_not_be_the_same_number():
+def test_the_same_error_in_a_different_number_is_excused():
     mine, torchs = deviation((3.5, 1, 1), (3, 1, 1)), deviation((1.5, 1, 1))
     assert _off_by_the_same(torchs, mine)
 
 
 def shared_and_own(input, target, **options):
-    """torch's mean, which overflows in float16 where many add up, and a value of its own."""
+    """Return torch's mean, which overflows in float16 for many elements, or a wrong value."""
     value = F.mse_loss(input, target, **options)
     return value * 1.5 if input.dtype == torch.float16 and value.isfinite().all() else value
 
 
-def test_what_torch_shares_excuses_no_other_case():
+def test_a_deviation_that_torch_shares_excuses_no_other_case():
     cells = lossspec.check(
         "mse_loss", shared_and_own, clauses=["mean-of-many", "value"], profile="quick"
     )

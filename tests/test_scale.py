@@ -1,4 +1,4 @@
-"""Workers, other interpreters and parts of a run: the report is the one of a single process."""
+"""Workers, other interpreters and shards: the report equals that of a single process."""
 
 import json
 import socket
@@ -13,7 +13,7 @@ RUN = ("--impl=torch.nn", "--loss=l1_loss,mse_loss", "--clause=value,gradient,re
 
 @pytest.fixture(scope="module")
 def server():
-    """A socket server of execnet in an interpreter of its own; where it listens."""
+    """Start an execnet socket server in another interpreter and yield its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -46,7 +46,7 @@ def alone(outpost):
     return cells(outpost, "alone")
 
 
-def test_workers_give_the_report_of_one_process(outpost, alone):
+def test_workers_give_the_same_report_as_one_process(outpost, alone):
     assert len(alone) == 6
     assert cells(outpost, "workers", "-n2") == alone
 

@@ -1,4 +1,4 @@
-"""A spec is looked at when it is made: what cannot be judged by is one clear error."""
+"""Validation of a spec at construction: an invalid one raises a clear error."""
 
 import re
 from collections.abc import Mapping
@@ -89,15 +89,15 @@ RIGHT: dict[str, Any] = {
         ({"examples": example(form="other")}, "form of an example: unknown 'other'; known: ''"),
     ],
 )
-def test_a_spec_that_cannot_be_judged_by_is_one_clear_error(changed, message):
+def test_an_invalid_spec_raises_a_clear_error(changed, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         Loss(**RIGHT | changed)
 
 
-def test_a_spec_that_can_be_judged_by_is_none():
+def test_a_valid_spec_is_accepted():
     assert Loss(**RIGHT).roles(RIGHT["forms"][0]).keys() == {"input", "target", "weight"}
 
 
 @pytest.mark.parametrize("name", catalogue())
-def test_the_shipped_specs_are_still_right_when_made_anew(name):
+def test_the_shipped_specs_can_be_constructed_again(name):
     assert replace(catalogue()[name]).name == name

@@ -1,4 +1,4 @@
-"""What a spec's own functions raise, or leave nan, is one clear error; no finding is lost by it."""
+"""Faulty specs: an error or NaN of a spec's functions is one clear error and hides no finding."""
 
 import re
 from dataclasses import replace
@@ -67,7 +67,7 @@ def check(loss, target=right, clauses=("value",)):
     return lossspec.check(loss, target, profile="quick", clauses=list(clauses))
 
 
-# === what a function of the spec raises ===================================================
+# === errors of the functions of a spec ====================================================
 
 
 def raises(*_, **__):
@@ -115,23 +115,23 @@ def reads_the_fourth(input, target):
     ],
     ids=["settle", "define", "divisor", "share", "sizes", "shape", "settled shape", "dtype"],
 )
-def test_an_error_of_a_specs_function_names_spec_function_and_shapes(loss, message):
+def test_an_error_in_a_spec_names_spec_function_and_shapes(loss, message):
     with pytest.raises(SpecError, match=message):
         check(loss, clauses=("value", "mean-divisor"))
 
 
 @pytest.mark.parametrize("sizes", ["2", (), (2, -1), 4, ("4",)])
-def test_sizes_are_whole_numbers_or_a_function(sizes):
+def test_sizes_must_be_integers_or_a_function(sizes):
     with pytest.raises(SpecError, match="sizes of 'X' takes"):
         spec(sizes={"X": sizes})
 
 
-def test_the_only_size_may_be_large():
+def test_the_only_allowed_size_may_be_large():
     (cell,) = check(spec(sizes={"X": (16,)}))
     assert cell.verdict == "conforms"
 
 
-def test_a_spec_that_raises_in_a_run_is_told_once_and_not_run_again(monkeypatch):
+def test_an_error_in_a_spec_is_reported_once_and_the_spec_is_not_run_again(monkeypatch):
     loss = spec(reads_the_fourth)
     implementation = lossspec.Implementation("mine", {"of_rows": right}, own=(loss,))
     calls = []
@@ -158,8 +158,8 @@ def largest_but_first(input, target):
     return absolute(others - total(target))
 
 
-def test_the_largest_of_some_that_are_ruled_out_is_judged():
-    # It was nan, for which every number passes.
+def test_the_maximum_over_excluded_elements_is_judged():
+    # NaN would accept every number.
     loss = spec(largest_but_first, sizes={"X": (2, 4)})
 
     def target(input, target, reduction="mean"):
@@ -181,13 +181,13 @@ def of_a_root(input, target):
 
 
 @pytest.mark.parametrize("define", [of_a_root, overflows])
-def test_nan_for_finite_numbers_in_the_domain_is_an_error_of_the_spec(define):
+def test_nan_for_finite_inputs_in_the_domain_is_a_spec_error(define):
     message = r"^spec 'of_rows': define is nan at \[\d+\] for finite numbers that its roles allow: "
     with pytest.raises(SpecError, match=message):
         check(spec(define))
 
 
-def test_nan_may_be_declared():
+def test_a_definition_may_declare_nan():
     def define(input, target):
         negative = total(target) < 0
         return by_convention(absolute(total(input)), np.nan, negative)
@@ -200,7 +200,7 @@ def test_nan_may_be_declared():
     assert not all(lost)
 
 
-def test_numbers_that_no_role_allows_may_be_nan():
+def test_nan_outside_the_domain_is_allowed():
     case = next(s.case for s in stream(find("kl_div"), PROFILES["quick"], 0) if not s.case.spread)
     outside = {n: np.full_like(x, np.nan) for n, x in case.tensors.items()}
     assert np.isnan(SolvedCase(find("kl_div"), case.with_(tensors=outside)).expected.losses).all()
@@ -215,7 +215,7 @@ def test_no_shipped_definition_is_nan_in_its_domain(name):
 
 
 @pytest.mark.parametrize("name", catalogue())
-def test_every_shipped_example_has_the_value_that_the_definition_gives(name):
+def test_every_shipped_example_agrees_with_its_definition(name):
     check_examples(find(name))
 
 
@@ -240,14 +240,14 @@ def example(value, **more):
         ),
     ],
 )
-def test_an_example_that_the_definition_contradicts_is_an_error_of_the_spec(loss, message):
+def test_an_example_that_contradicts_the_definition_is_a_spec_error(loss, message):
     with pytest.raises(SpecError, match=message) as caught:
         check(loss, clauses=("accepts",))
     assert str(caught.value).startswith("spec 'of_rows': its example (by hand)")
     assert str(caught.value).count("spec 'of_rows'") == 1
 
 
-def test_an_installed_spec_that_its_example_contradicts_is_left_out_with_a_warning(monkeypatch):
+def test_an_installed_spec_with_a_wrong_example_is_left_out_with_a_warning(monkeypatch):
     from importlib.metadata import EntryPoint
 
     module = import_module("lossspec.spec.catalogue")
@@ -264,11 +264,11 @@ def test_an_installed_spec_that_its_example_contradicts_is_left_out_with_a_warni
         module.catalogue.cache_clear()
 
 
-def test_an_example_that_rounds_to_what_is_stated_is_right():
+def test_an_example_that_rounds_to_its_stated_value_is_accepted():
     check_examples(spec(examples=example(1.50004)))
 
 
-# === a failure of ours after a finding ====================================================
+# === internal errors after a finding ======================================================
 
 LOSS = spec(sizes={"X": AnySize((3, 2))})
 
@@ -277,15 +277,16 @@ def broken(*_, **__):
     raise ZeroDivisionError("ours")
 
 
-def test_a_case_that_cannot_be_made_simpler_is_shown_as_it_is(monkeypatch):
+def test_a_case_that_cannot_be_shrunk_is_shown_unshrunk(monkeypatch):
     monkeypatch.setattr(shrinking, "shrink", broken)
     (cell,) = check(LOSS, doubled)
     assert (cell.verdict, cell.reason[:9]) == ("deviates", "the value")
     assert cell.case is not None
-    assert re.search("not as simple as it could be.*ZeroDivisionError", failure_text(cell), re.S)
+    wanted = "shrinking stopped early with an error.*ZeroDivisionError"
+    assert re.search(wanted, failure_text(cell), re.S)
 
 
-def test_the_simplest_case_before_a_failure_is_kept(monkeypatch):
+def test_the_simplest_case_before_an_internal_error_is_kept(monkeypatch):
     whole = shrinking.shrink
 
     def fails_late(*given, **more):
@@ -300,7 +301,7 @@ def test_the_simplest_case_before_a_failure_is_kept(monkeypatch):
     assert "mishaps" not in want.extra
 
 
-def test_a_spec_that_raises_on_a_simpler_case_only_does_not_hide_the_finding():
+def test_a_spec_error_during_shrinking_does_not_hide_the_finding():
     def define(input, target):
         if input.shape[-1] == 1:
             raise IndexError("one")
@@ -312,7 +313,7 @@ def test_a_spec_that_raises_on_a_simpler_case_only_does_not_hide_the_finding():
     assert "define raised IndexError" in cell.extra["mishaps"][0]
 
 
-def test_a_call_that_never_works_is_told_though_it_cannot_be_made_simpler(monkeypatch):
+def test_a_call_that_never_works_is_reported_if_shrinking_fails(monkeypatch):
     def never(input, target, reduction="mean"):
         raise RuntimeError("no")
 
@@ -322,14 +323,14 @@ def test_a_call_that_never_works_is_told_though_it_cannot_be_made_simpler(monkey
     assert all(c.extra["mishaps"] for c in cells)
 
 
-def test_a_call_that_cannot_be_written_is_told_by_its_shapes(monkeypatch):
+def test_a_call_without_call_text_is_described_by_its_shapes(monkeypatch):
     monkeypatch.setattr(call_text, "_short", broken)
     (cell,) = check(LOSS, doubled)
     assert cell.verdict == "deviates"
     assert re.match(r"# of_rows of input: \w+ \[.*the call could not be written \(Zero", cell.call)
 
 
-def test_a_script_that_cannot_be_written_loses_no_finding(monkeypatch):
+def test_an_unwritable_script_does_not_hide_the_finding(monkeypatch):
     from lossspec.judging.run import Run
 
     monkeypatch.setattr(reproduction, "script", broken)
@@ -341,17 +342,18 @@ def test_a_script_that_cannot_be_written_loses_no_finding(monkeypatch):
     assert isinstance(judge.run, Run)
     record, script = judge.run.judge(judge.cell, judge.beside)
     assert (record.verdict, script) == ("deviates", "")
-    assert record.extra["mishaps"] == ["no script could be written: ZeroDivisionError: ours"]
+    want = "lossspec could not write the reproduction script: ZeroDivisionError: ours"
+    assert record.extra["mishaps"] == [want]
 
 
-def test_a_failure_while_looking_for_an_excuse_loses_no_finding(monkeypatch):
+def test_an_internal_error_in_the_excuses_does_not_hide_the_finding(monkeypatch):
     monkeypatch.setattr(excuses.Excuses, "inherited", broken)
     (cell,) = check(LOSS, doubled)
     assert cell.verdict == "deviates"
-    assert cell.extra["mishaps"][0].startswith("lossspec failed to look for an excuse: ")
+    assert cell.extra["mishaps"][0].startswith("the search for an excuse failed in lossspec: ")
 
 
-def test_a_failure_between_cases_keeps_what_was_found_before(monkeypatch):
+def test_an_internal_error_between_cases_keeps_earlier_findings(monkeypatch):
     whole, calls = campaign.Campaign._look, []
 
     def fails_later(self, solved, clause_records):
@@ -367,7 +369,7 @@ def test_a_failure_between_cases_keeps_what_was_found_before(monkeypatch):
     assert "lossspec itself failed" in cells["result-dtype"].reason
 
 
-def test_a_failure_in_one_clause_leaves_the_others(monkeypatch):
+def test_an_internal_error_in_one_clause_does_not_affect_the_others(monkeypatch):
     from lossspec.clauses import clauses
 
     wrong = {**clauses(), "accepts": replace(clauses()["accepts"], judge=broken)}
@@ -376,7 +378,7 @@ def test_a_failure_in_one_clause_leaves_the_others(monkeypatch):
     assert cells == {"value": "deviates", "accepts": "crash"}
 
 
-# === sizes that a spec fixes, beyond shrinking ============================================
+# === sizes that a spec fixes ==============================================================
 
 
 def of_fixed_sizes(input, target, reduction="mean"):
@@ -385,7 +387,7 @@ def of_fixed_sizes(input, target, reduction="mean"):
     return right(input, target, reduction)
 
 
-def test_no_clause_makes_a_call_of_a_size_that_the_spec_rules_out():
+def test_no_clause_makes_a_call_of_a_size_that_the_spec_excludes():
     fixed = spec(sizes={"N": (4, 8), "X": (4,)})
     wanted = ["value", "batch-split", "batch-permutation", "other-calls", "large-batch", "trained"]
     wanted += ["mean-of-many", "accepts"]
@@ -396,7 +398,7 @@ def test_no_clause_makes_a_call_of_a_size_that_the_spec_rules_out():
     assert judged["large-batch"] == judged["trained"] == 0
 
 
-def test_every_cell_of_a_spec_at_fault_says_so_under_pytest(workplace):
+def test_every_cell_of_a_faulty_spec_reports_it_under_pytest(workplace):
     workplace.write(
         mine="""
             import lossspec

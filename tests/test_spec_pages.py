@@ -1,4 +1,4 @@
-"""The spec of a loss for readers: formulae in plain text, the terminal page, the pages of docs/."""
+"""The pages of a spec: formulae in plain text, the terminal page and the pages of docs/."""
 
 import inspect
 import re
@@ -51,11 +51,11 @@ def each(losses=LOSSES):
         ("", ""),
     ],
 )
-def test_a_formula_reads_as_it_is_spoken(latex, want):
+def test_a_formula_is_shown_in_plain_text(latex, want):
     assert plain(latex) == want
 
 
-def test_cases_stand_in_a_brace_below_each_other():
+def test_cases_are_stacked_beside_a_brace():
     latex = r"\ell(x, y) = w \begin{cases} x & y = 1 \\ \max(0, m - x) & y = -1 \end{cases}"
     assert plain(latex).splitlines() == [
         "ℓ(x, y) = w ⎧ x               y = 1",
@@ -63,7 +63,7 @@ def test_cases_stand_in_a_brace_below_each_other():
     ]
 
 
-def test_three_cases_have_their_name_in_the_middle():
+def test_three_cases_are_named_at_the_middle_line():
     latex = r"f = \begin{cases} a & x < 0 \\ b & x = 0 \\ c & x > 0 \end{cases},\quad a = 1"
     want = ["    ⎧ a   x < 0", "f = ⎨ b   x = 0", "    ⎩ c   x > 0", "a = 1"]
     assert plain(latex).splitlines() == want
@@ -77,24 +77,24 @@ def test_no_latex_is_left_in_the_formula_of_a_loss(loss):
 
 
 @pytest.mark.parametrize("latex", ["{", "}", "^", "x_", r"\frac{1", r"\begin{cases} a", "\\", "&&"])
-def test_a_broken_formula_is_shown_and_no_error(latex):
+def test_a_broken_formula_raises_no_error(latex):
     assert isinstance(plain(latex), str)
 
 
 # === blocks ===============================================================================
 
 
-def test_markdown_shows_words_as_they_are():
+def test_markdown_escapes_special_characters():
     got = Prose("a * b < c, `x * y`, label_smoothing, __torch_function__").markdown()
     want = r"a \* b \< c, `x * y`, label_smoothing, \_\_torch_function\_\_"
     assert got == want
 
 
-def test_a_link_in_prose_is_one_in_markdown():
+def test_an_address_in_prose_is_a_markdown_link():
     assert Prose("see https://a.org/b_c; more").markdown() == "see <https://a.org/b_c>; more"
 
 
-def test_a_bar_does_not_end_a_cell():
+def test_a_bar_does_not_end_a_table_cell():
     got = Table(("a", "b"), (("`x|y`", "|x|"),)).markdown()
     assert got.splitlines() == ["| a | b |", "|---|---|", r"| `x\|y` | \|x\| |"]
 
@@ -110,7 +110,7 @@ def test_a_bar_does_not_end_a_cell():
     ],
     ids=lambda block: type(block).__name__,
 )
-def test_a_block_keeps_to_its_width_and_to_its_words(block):
+def test_a_block_keeps_its_width_and_its_words(block):
     lines = block.lines(60)
     assert max(map(len, lines)) <= 60
     words = " ".join(lines).replace("`", "").split()
@@ -118,7 +118,7 @@ def test_a_block_keeps_to_its_width_and_to_its_words(block):
     assert all(line.startswith("  ") and line == line.rstrip() for line in lines)
 
 
-def test_long_code_loses_its_indentation_before_it_loses_a_column():
+def test_long_code_is_unindented_rather_than_cut():
     assert Code("x" * 60).lines(60) == ["x" * 60]
 
 
@@ -131,7 +131,7 @@ def test_the_terminal_page_fits_a_hundred_columns(loss):
 
 
 @each()
-def test_both_pages_say_all_that_the_spec_says(loss):
+def test_both_pages_contain_the_whole_spec(loss):
     pieces = [loss.name, loss.summary, *loss.notes, *(e.source for e in loss.examples)]
     pieces += [str(e.value) for e in loss.examples]
     pieces += [text for form in loss.forms for text in form.shapes]
@@ -152,13 +152,13 @@ def test_both_pages_say_all_that_the_spec_says(loss):
 
 
 @each()
-def test_the_definition_stands_there_as_it_is_written(loss):
+def test_the_page_contains_the_source_of_the_definition(loss):
     source = inspect.getsource(loss.define).strip()
     assert source in pages.markdown(loss)
 
 
 @each()
-def test_a_page_lists_the_clauses_that_apply_and_no_other(loss):
+def test_a_page_lists_exactly_the_applicable_clauses(loss):
     surfaces = ["function", "class"] if loss.module else ["function"]
     want = [
         name
@@ -175,13 +175,13 @@ def known(sentence, page):
     return Prose(sentence).markdown().replace("|", r"\|") in page
 
 
-def test_a_definition_comes_with_what_it_uses_of_its_own_file():
+def test_a_definition_is_shown_with_its_helpers():
     page = pages.markdown(catalogue()["poisson_nll_loss"])
     assert "def log_factorial(n):" in page
     assert "import" not in page
 
 
-def test_the_mean_says_what_it_divides_by():
+def test_the_page_names_the_divisor_of_the_mean():
     page = pages.text(catalogue()["cross_entropy"])
     flat = " ".join(page.split())
     assert "for class indices, the sum of the losses, divided by the sum of" in flat
@@ -189,7 +189,7 @@ def test_the_mean_says_what_it_divides_by():
     assert "for class probabilities, the sum of the losses, divided by the number of" in flat
 
 
-def test_a_spec_without_a_file_has_pages_too():
+def test_a_spec_without_a_file_has_pages():
     namespace = {}
     exec("def define(input, target):\n    return input - target", namespace)
     loss = replace(catalogue()["soft_margin_loss"], define=namespace["define"], module=None)
@@ -200,7 +200,7 @@ def test_a_spec_without_a_file_has_pages_too():
     assert "class" not in pages.text(loss).partition("\n")[0]
 
 
-def test_a_symmetry_says_what_breaks_it():
+def test_the_page_names_the_tensors_that_break_a_symmetry():
     symmetry = Symmetry(says="both negated", maps={}, without=("weight", "bias"))
     loss = replace(catalogue()["l1_loss"], symmetries=(symmetry,))
     assert "- Both negated, without `weight` or `bias`.\n" in pages.text(loss) + "\n"
@@ -224,7 +224,7 @@ def test_every_loss_of_the_package_has_a_page_and_a_line_in_the_index():
     assert {f"losses/{name}.md" for name in files} < set(PAGES)
 
 
-def test_the_table_of_clauses_holds_each_of_them_once_under_its_theme():
+def test_the_table_of_clauses_lists_each_clause_once_under_its_theme():
     got = []
     for theme, section in re.findall(
         r"^## (\w+)\n(.*?)(?=^## |\Z)", PAGES["clauses.md"], re.MULTILINE | re.DOTALL
@@ -233,7 +233,7 @@ def test_the_table_of_clauses_holds_each_of_them_once_under_its_theme():
     assert sorted(got) == sorted((c.theme, c.name) for c in clauses().values())
 
 
-def test_the_table_of_clauses_says_for_which_losses():
+def test_the_table_of_clauses_names_the_losses():
     table = re.findall(r"^\| `([\w-]+)` \| .* \| (.*) \|$", PAGES["clauses.md"], re.MULTILINE)
     losses = dict(table)
     assert "[nll_loss](losses/nll_loss.md)" in losses["refuses-classes"]
@@ -242,7 +242,7 @@ def test_the_table_of_clauses_says_for_which_losses():
     assert losses["state-dict"].endswith("class only")
 
 
-def test_one_command_builds_them_and_clears_what_is_gone(tmp_path):
+def test_one_command_builds_the_pages_and_removes_stale_ones(tmp_path):
     (tmp_path / "losses").mkdir()
     gone, mine = tmp_path / "losses" / "gone.md", tmp_path / "losses" / "mine.md"
     gone.write_text(PAGES["losses/index.md"], "utf-8")
@@ -260,7 +260,7 @@ def test_one_command_builds_them_and_clears_what_is_gone(tmp_path):
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["a", "b"]], ids=str)
-def test_a_wrong_call_of_the_command_is_one_line(arguments, capsys):
+def test_bad_usage_of_the_command_is_a_one_line_error(arguments, capsys):
     assert pages.main(arguments) == 4
     assert capsys.readouterr().err == (
         f"expected one argument, the directory of the pages, as in `{pages.COMMAND}`\n"

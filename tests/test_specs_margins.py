@@ -47,7 +47,7 @@ Textbook = Callable[..., Any]
 def called(
     name: str, tensors: dict[str, Any], form: str = "", dtype: str = "float64", **parameters: Any
 ) -> Case:
-    """A call whose gradients are all wanted, of the first contract with as many axes."""
+    """Return a call that requires all gradients, of the first contract with matching axes."""
     loss = find(name)
     roles = loss.roles(loss.form(form))
     arrays = {
@@ -78,7 +78,7 @@ def called(
 
 
 def answer(name: str, tensors: dict[str, Any], form: str = "", **parameters: Any) -> Expected:
-    """What the oracle makes of a float64 call."""
+    """Return the answer of the oracle to a float64 call."""
     return solve(find(name), called(name, tensors, form, **parameters))
 
 
@@ -86,18 +86,18 @@ def answer(name: str, tensors: dict[str, Any], form: str = "", **parameters: Any
 
 
 def exactly(number: Any) -> Any:
-    """All 64 bits of a longdouble."""
+    """Return all 64 bits of a longdouble as an mpmath number."""
     head = float(number)
     return mp.mpf(head) + mp.mpf(float(number - np.longdouble(head)))
 
 
 def near(got: Any, want: Any) -> bool:
-    """Equal to 15 digits, or both as good as 0."""
+    """Return whether two numbers agree to 15 digits or both are negligible."""
     return bool(abs(exactly(got) - want) <= mp.mpf("1e-15") * abs(want) + mp.mpf("1e-18"))
 
 
 def agrees(name: str, tensors: dict[str, Any], textbook: Textbook, **parameters: Any) -> None:
-    """Compare value and derivatives, row by row, with a textbook that knows one row."""
+    """Compare value and derivatives, row by row, with a textbook formula for one row."""
     form = parameters.pop("form", "")
     roles = find(name).roles(find(name).form(form))
     got = answer(name, tensors, form, **parameters)
@@ -118,7 +118,7 @@ def agrees(name: str, tensors: dict[str, Any], textbook: Textbook, **parameters:
 
 
 def slope(f: Textbook, row: dict[str, Any], key: str, j: int) -> Any:
-    """The derivative by one number, from a central difference at 50 digits."""
+    """Return the derivative by one number, from a central difference at 50 digits."""
     step = mp.mpf(10) ** -17 * max(abs(row[key][j]), mp.mpf("1e-3"))
     ends = [[*row[key][:j], row[key][j] + by, *row[key][j + 1 :]] for by in (step, -step)]
     up, down = (f(**{**row, key: end}) for end in ends)
@@ -126,7 +126,7 @@ def slope(f: Textbook, row: dict[str, Any], key: str, j: int) -> Any:
 
 
 def drawn(number: int, columns: int = COLUMNS, scale: float = 2.0) -> np.ndarray:
-    """Rows of numbers of many sizes."""
+    """Return rows of numbers of many sizes."""
     rng = np.random.default_rng(number)
     return rng.standard_normal((ROWS, columns)) * 10 ** rng.uniform(-2, 1, (ROWS, 1)) * scale
 
@@ -146,7 +146,7 @@ def hinge(x: Any) -> Any:
 
 
 @pytest.mark.parametrize("margin", [0.0, 0.5, -0.5])
-def test_cosine_of_the_angle_for_pairs_of_both_signs(margin: float) -> None:
+def test_cosine_embedding_matches_mpmath_for_both_signs(margin: float) -> None:
     def textbook(input1: Any, input2: Any, target: Any, margin: float) -> Any:
         cos = mp.fdot(input1, input2) / length(input1) / length(input2)
         return 1 - cos if target == 1 else hinge(cos - margin)
@@ -158,7 +158,7 @@ def test_cosine_of_the_angle_for_pairs_of_both_signs(margin: float) -> None:
 
 @pytest.mark.parametrize("swap", [False, True])
 @pytest.mark.parametrize(("p", "eps"), [(2.0, 1e-6), (1.0, 0.25), (3.0, 0.0)])
-def test_triplets_with_every_norm(p: float, eps: float, swap: bool) -> None:
+def test_triplet_margin_matches_mpmath_for_every_norm(p: float, eps: float, swap: bool) -> None:
     def textbook(
         anchor: Any, positive: Any, negative: Any, p: float, eps: float, swap: bool
     ) -> Any:
@@ -173,7 +173,7 @@ def test_triplets_with_every_norm(p: float, eps: float, swap: bool) -> None:
 
 @pytest.mark.parametrize("swap", [False, True])
 @pytest.mark.parametrize("code", DISTANCES, ids=["default", "taxicab", "largest", "squared"])
-def test_triplets_with_every_distance(code: str | None, swap: bool) -> None:
+def test_triplet_margin_matches_mpmath_for_every_distance(code: str | None, swap: bool) -> None:
     distances: list[Callable[[Any, Any], Any]] = [
         lambda x, y: apart(x, y, 2, 1e-6),
         lambda x, y: apart(x, y, 1, 0.25),
@@ -202,7 +202,7 @@ def test_triplets_with_every_distance(code: str | None, swap: bool) -> None:
 
 @pytest.mark.parametrize("p", [1, 2])
 @pytest.mark.parametrize("margin", [1.0, -0.5])
-def test_multi_margin_leaves_out_the_class_itself(p: int, margin: float) -> None:
+def test_multi_margin_leaves_out_the_target_class(p: int, margin: float) -> None:
     def textbook(input: Any, target: int, weight: Any, p: int, margin: float) -> Any:
         gaps = [hinge(margin - input[target] + x) for i, x in enumerate(input) if i != target]
         return weight[target] * mp.fsum(gap**p for gap in gaps) / len(input)
@@ -212,7 +212,7 @@ def test_multi_margin_leaves_out_the_class_itself(p: int, margin: float) -> None
     agrees("multi_margin_loss", tensors, textbook, p=p, margin=margin)
 
 
-#: Lists that end in front, early, late and never, with classes twice and classes behind the end.
+#: Lists that end at once, early, late and never, with repeated classes and classes after the end.
 LISTS = ([-1, 2, 0, 1], [3, -1, -1, -1], [3, 0, -1, 1], [1, 1, -1, 2], [0, 1, 2, 3], [2, 2, 2, -1])
 
 
@@ -272,7 +272,7 @@ def test_every_margin_loss_has_examples() -> None:
 # === edges ================================================================================
 
 
-def test_a_zero_vector_has_the_cosine_0_and_no_gradient_and_its_neighbours_keep_theirs() -> None:
+def test_a_zero_vector_has_cosine_0_and_an_unchecked_gradient() -> None:
     tensors = {"input1": [[0.0, 0.0], [3.0, 4.0]], "input2": [[1.0, 2.0], [4.0, 3.0]]}
     got = answer("cosine_embedding_loss", tensors | {"target": [1.0, 1.0]})
     value = got.value("none")
@@ -286,7 +286,7 @@ def test_a_zero_vector_has_the_cosine_0_and_no_gradient_and_its_neighbours_keep_
     assert (gradient.budget[1] < 1e-14).all()
 
 
-def test_short_vectors_are_lengthened_and_zero_ones_stay() -> None:
+def test_short_vectors_are_lengthened_and_zero_vectors_are_kept() -> None:
     tensors = {
         name: np.array([[0.0, 0.0], [1e-9, 0.0], [0.5, 0.0]]) for name in ("input1", "input2")
     }
@@ -297,7 +297,7 @@ def test_short_vectors_are_lengthened_and_zero_ones_stay() -> None:
         assert (lengths[1:] > SHORTEST).all()
 
 
-def test_no_drawn_vector_is_too_short_also_where_ties_copied_short_coordinates() -> None:
+def test_no_drawn_vector_is_too_short_even_with_ties() -> None:
     loss, many = find("cosine_embedding_loss"), Profile("many", 1200, 1)
     for solved in stream(loss, many, 91):
         for name in ("input1", "input2"):
@@ -307,7 +307,7 @@ def test_no_drawn_vector_is_too_short_also_where_ties_copied_short_coordinates()
 
 
 @pytest.mark.parametrize("p", [1.0, 2.0, 3.0])
-def test_at_distance_zero_every_slope_of_the_norm_is_right(p: float) -> None:
+def test_every_subgradient_of_the_norm_is_accepted_at_distance_zero(p: float) -> None:
     same = [[0.5, -0.25]]
     tensors = {"anchor": same, "positive": same, "negative": [[2.0, 2.0]]}
     got = answer("triplet_margin_loss", tensors, p=p, eps=0.0, margin=20.0)
@@ -317,7 +317,7 @@ def test_at_distance_zero_every_slope_of_the_norm_is_right(p: float) -> None:
     np.testing.assert_allclose(gradient.high.astype(float), 1)
 
 
-def test_where_the_hinge_is_inactive_the_gradient_at_distance_zero_is_zero() -> None:
+def test_the_gradient_at_distance_zero_is_zero_for_an_inactive_hinge() -> None:
     same = [[0.5, -0.25]]
     tensors = {"anchor": same, "positive": same, "negative": [[200.0, 2.0]]}
     got = answer("triplet_margin_loss", tensors, eps=0.0)
@@ -327,7 +327,7 @@ def test_where_the_hinge_is_inactive_the_gradient_at_distance_zero_is_zero() -> 
     assert np.isinf(gradient.error(np.full((1, 2), np.nan))).all()
 
 
-def test_a_tie_in_the_swap_may_be_split_or_broken() -> None:
+def test_any_share_of_the_gradient_is_accepted_for_a_tie_in_the_swap() -> None:
     same = [[0.5, -0.25]]
     tensors = {"anchor": same, "positive": same, "negative": [[2.0, 3.0]]}
     got = answer("triplet_margin_loss", tensors, p=1.0, swap=True, eps=0.25, margin=20.0)
@@ -339,7 +339,7 @@ def test_a_tie_in_the_swap_may_be_split_or_broken() -> None:
     assert gradient.error(np.full((1, 2), 2.5)).min() > 1
 
 
-def test_rounding_may_carry_a_loss_across_its_hinge() -> None:
+def test_the_budget_covers_rounding_across_the_hinge() -> None:
     tensors = {"anchor": [[1e4]], "positive": [[1.0]], "negative": [[0.0]]}
     case = called("triplet_margin_loss", tensors, dtype="float32", margin=0.9990234375, eps=0.0)
     got = solve(find("triplet_margin_loss"), case).value("none")
@@ -355,7 +355,7 @@ def test_scores_of_the_listed_classes_do_not_compete() -> None:
     assert not got.derivatives["input"][0].any()
 
 
-def test_lists_are_drawn_with_every_kind_of_end() -> None:
+def test_target_lists_are_drawn_with_every_kind_of_end() -> None:
     seen: set[str] = set()
 
     @seed(0)
@@ -381,10 +381,10 @@ def test_lists_are_drawn_with_every_kind_of_end() -> None:
     assert seen == {"empty", "full", "ends", "twice", "behind"}
 
 
-# === a parameter that is code =============================================================
+# === parameters that are code =============================================================
 
 
-def test_a_distance_is_a_word_in_the_case_and_a_function_in_the_call() -> None:
+def test_a_distance_is_text_in_the_case_and_a_function_in_the_call() -> None:
     name = "triplet_margin_with_distance_loss"
     tensors = {
         "anchor": [[[1.0], [2.0]]],
@@ -400,7 +400,7 @@ def test_a_distance_is_a_word_in_the_case_and_a_function_in_the_call() -> None:
     assert perform(under_test, again).value.tolist() == [2.0]
 
 
-def test_an_expression_is_called_like_its_function_and_equals_its_text() -> None:
+def test_an_expression_is_callable_and_equals_its_text() -> None:
     expression = Expression("torch.nn.PairwiseDistance(p=1.0, eps=0.0)")
     assert expression(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 5.0]])).tolist() == [5.0]
     assert repr(expression) == "torch.nn.PairwiseDistance(p=1.0, eps=0.0)"

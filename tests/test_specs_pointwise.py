@@ -40,13 +40,13 @@ SPECIFIED = (
 )
 
 
-# === from plain numbers to the oracle's answer ============================================
+# === calls and the answers of the oracle ==================================================
 
 
 def call(
     loss: Loss, form: Form, tensors: dict[str, Any], parameters: dict[str, Any], reduction: str
 ) -> Case:
-    """A float64 case of the first shape contract that the tensors fit."""
+    """Return a float64 case of the first shape contract that the tensors fit."""
     roles = loss.roles(form)
     arrays = {
         name: np.asarray(value, np.int64 if roles[name].integer else np.float64)
@@ -81,13 +81,13 @@ def answer(
     return solve(loss, call(loss, loss.form(form), tensors, parameters, reduction))
 
 
-# === the same in mpmath ===================================================================
+# === mpmath ===============================================================================
 
 Definition = Callable[..., Any]
 
 
 def exactly(number: np.longdouble) -> Any:
-    """All 64 bits of a longdouble."""
+    """Return all 64 bits of a longdouble as an mpmath number."""
     head = float(number)
     return mp.mpf(head) + mp.mpf(float(number - np.longdouble(head)))
 
@@ -97,7 +97,7 @@ def near(got: np.longdouble, want: Any, absolute: float = 0.0) -> bool:
 
 
 def slope(f: Definition, row: dict[str, Any], name: str, index: tuple[int, ...]) -> Any:
-    """The derivative of one loss element by one number, from a central difference."""
+    """Return the derivative of one loss element by one number, from a central difference."""
     x = row[name][index]
     step = mp.mpf(10) ** -17 * (abs(x) if x else 1)
     ends = []
@@ -120,7 +120,14 @@ def agrees(
 ) -> None:
     """Compare each element's value, and each derivative except in rows where `flat` holds.
 
-    textbook : one element of the loss, from its row of each tensor and the parameters.
+    Args:
+        name: The loss.
+        tensors: The arguments of the call by name.
+        textbook: One element of the loss, from its row of each tensor and the parameters.
+        form: The form of the loss; empty for the first one.
+        absolute: The absolute error that is allowed.
+        flat: Whether the derivatives in a row are left out.
+        **parameters: The parameters of the call.
     """
     loss = find(name)
     roles = loss.roles(loss.form(form))
@@ -149,7 +156,7 @@ def agrees(
 
 
 def reals(count: int = 20, seed: int = 1, scale: float = 2.0) -> list[float]:
-    """Numbers of many sizes and both signs, none of them special."""
+    """Return ordinary numbers of many sizes and both signs."""
     rng = np.random.default_rng(seed)
     sizes = 10 ** rng.uniform(-4, 1, count)
     return list(rng.standard_normal(count) * sizes * scale)
@@ -174,12 +181,12 @@ def positive(x: Any) -> Any:
 # === losses of a difference ===============================================================
 
 
-def test_l1_is_the_distance() -> None:
+def test_l1_is_the_absolute_difference() -> None:
     tensors = {"input": reals(), "target": reals(seed=9), "weight": rates()}
     agrees("l1_loss", tensors, lambda input, target, weight: weight * abs(input - target))
 
 
-def test_mse_is_the_square_of_the_distance() -> None:
+def test_mse_is_the_squared_difference() -> None:
     tensors = {"input": reals(), "target": reals(seed=9), "weight": rates()}
     agrees(
         "mse_loss",
@@ -229,7 +236,7 @@ def log_softmax_exactly(x: Any) -> Any:
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.125, 1.0])
-def test_cross_entropy_of_classes(smoothing: float) -> None:
+def test_cross_entropy_of_classes_matches_mpmath(smoothing: float) -> None:
     def textbook(input: Any, target: Any, weight: Any, label_smoothing: float) -> Any:
         z = log_softmax_exactly(input)
         even = mp.fdot(weight, z) / len(z)
@@ -246,7 +253,7 @@ def test_cross_entropy_of_classes(smoothing: float) -> None:
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.125, 1.0])
-def test_cross_entropy_of_distributions(smoothing: float) -> None:
+def test_cross_entropy_of_probabilities_matches_mpmath(smoothing: float) -> None:
     def textbook(input: Any, target: Any, weight: Any, label_smoothing: float) -> Any:
         even = mp.mpf(1) / len(target)
         p = [(1 - label_smoothing) * entry + label_smoothing * even for entry in target]
@@ -262,7 +269,7 @@ def test_cross_entropy_of_distributions(smoothing: float) -> None:
     )
 
 
-def test_nll_picks_the_weighted_entry_of_the_class() -> None:
+def test_nll_is_the_weighted_entry_of_the_class() -> None:
     agrees(
         "nll_loss",
         {"input": np.log(shares()), "target": CLASSES, "weight": WEIGHT},
@@ -273,7 +280,7 @@ def test_nll_picks_the_weighted_entry_of_the_class() -> None:
 # === losses of probabilities ==============================================================
 
 
-def test_kl_div_of_probabilities() -> None:
+def test_kl_div_of_probabilities_matches_mpmath() -> None:
     tensors = {"input": [-rate for rate in rates()], "target": chances()}
     agrees(
         "kl_div",
@@ -284,7 +291,7 @@ def test_kl_div_of_probabilities() -> None:
     )
 
 
-def test_kl_div_of_logarithms() -> None:
+def test_kl_div_of_log_probabilities_matches_mpmath() -> None:
     tensors = {"input": [-rate for rate in rates()], "target": [-r for r in rates(seed=8)]}
     agrees(
         "kl_div",
@@ -295,12 +302,12 @@ def test_kl_div_of_logarithms() -> None:
     )
 
 
-def test_kl_div_of_an_impossible_event_is_nothing() -> None:
+def test_kl_div_of_an_impossible_event_is_zero() -> None:
     got = answer("kl_div", {"input": [-3.0, -np.inf], "target": [0.0, 0.0]}, "target")
     assert got.losses.tolist() == [0, 0]
 
 
-def test_binary_cross_entropy_with_logits() -> None:
+def test_binary_cross_entropy_with_logits_matches_mpmath() -> None:
     def textbook(input: Any, target: Any, weight: Any, pos_weight: Any) -> Any:
         p = 1 / (1 + mp.exp(-input))
         return -weight * (pos_weight * target * mp.log(p) + (1 - target) * mp.log(1 - p))
@@ -316,12 +323,12 @@ def binary_cross_entropy(input: Any, target: Any, weight: Any) -> Any:
     return -weight * (target * floored(input) + (1 - target) * floored(1 - input))
 
 
-def test_binary_cross_entropy_between_its_edges() -> None:
+def test_binary_cross_entropy_matches_mpmath_inside_its_domain() -> None:
     tensors = {"input": chances(), "target": chances(seed=7), "weight": rates()}
     agrees("binary_cross_entropy", tensors, binary_cross_entropy, absolute=1e-18)
 
 
-def test_binary_cross_entropy_at_its_edges() -> None:
+def test_binary_cross_entropy_matches_mpmath_at_the_edges_of_its_domain() -> None:
     near_edges = [0.0, 1.0, 1e-30, 1e-43, 1e-44, 1e-300, 2.0**-20, 1 - 2.0**-53, 1 - 2.0**-20]
     targets = [0.0, 0.25, 1.0]
     tensors = {
@@ -342,7 +349,7 @@ def test_binary_cross_entropy_at_its_edges() -> None:
     ("gradient", "right"),
     [(0.0, True), (-1e12, True), (-1e30, True), (1e12, False), (-np.inf, False), (np.nan, False)],
 )
-def test_binary_cross_entropy_asks_for_any_finite_descent_at_an_edge(
+def test_binary_cross_entropy_accepts_any_finite_descent_at_an_edge(
     gradient: float, right: bool
 ) -> None:
     got = answer("binary_cross_entropy", {"input": [0.0], "target": [1.0]})
@@ -367,7 +374,7 @@ COUNTS = [0.5, 3.0, 1.5, 7.0, 0.25, 2.0, 60.0, 1.0078125, 12.0, 0.75] * 2
 
 
 @pytest.mark.parametrize("full", [False, True])
-def test_poisson_of_a_log_rate(full: bool) -> None:
+def test_poisson_of_a_log_rate_matches_mpmath(full: bool) -> None:
     def textbook(input: Any, target: Any, full: bool) -> Any:
         return mp.exp(input) - target * input + (stirling(target) if full else 0)
 
@@ -382,7 +389,7 @@ def test_poisson_of_a_log_rate(full: bool) -> None:
 
 @pytest.mark.parametrize("full", [False, True])
 @pytest.mark.parametrize("eps", [1e-8, 0.5])
-def test_poisson_of_a_rate(full: bool, eps: float) -> None:
+def test_poisson_of_a_rate_matches_mpmath(full: bool, eps: float) -> None:
     def textbook(input: Any, target: Any, full: bool, eps: float) -> Any:
         return input - target * mp.log(input + eps) + (stirling(target) if full else 0)
 
@@ -397,7 +404,7 @@ def test_poisson_of_a_rate(full: bool, eps: float) -> None:
 
 
 @pytest.mark.parametrize("form", ["log rate", "rate"])
-def test_poisson_adds_nothing_for_counts_up_to_one(form: str) -> None:
+def test_poisson_adds_no_stirling_term_for_counts_up_to_one(form: str) -> None:
     tensors = {"input": [0.5, 0.5, 0.5], "target": [0.0, 0.5, 1.0]}
     part, full = (answer("poisson_nll_loss", tensors, form, full=f) for f in (False, True))
     assert np.array_equal(part.losses, full.losses)
@@ -413,12 +420,12 @@ def gaussian(input: Any, target: Any, var: Any, full: bool, eps: float) -> Any:
 
 @pytest.mark.parametrize("full", [False, True])
 @pytest.mark.parametrize("eps", [1e-6, 2.0**-10])
-def test_gaussian_of_variances_above_eps(full: bool, eps: float) -> None:
+def test_gaussian_of_variances_above_eps_matches_mpmath(full: bool, eps: float) -> None:
     tensors = {"input": reals(), "target": reals(seed=9), "var": [v + eps for v in rates()]}
     agrees("gaussian_nll_loss", tensors, gaussian, "variances", full=full, eps=eps)
 
 
-def test_gaussian_of_one_variance() -> None:
+def test_gaussian_of_one_variance_matches_mpmath() -> None:
     tensors = {"input": reals(), "target": reals(seed=9), "var": 2.5}
     agrees("gaussian_nll_loss", tensors, gaussian, "one variance", full=True, eps=1e-6)
 
@@ -465,7 +472,7 @@ def test_gaussian_takes_one_variance_for_each_row(var: Any) -> None:
 
 
 @pytest.mark.parametrize("margin", [1.0, 0.0, 3.0, -0.5])
-def test_hinge_embedding_by_sign(margin: float) -> None:
+def test_hinge_embedding_matches_mpmath_for_both_signs(margin: float) -> None:
     def textbook(input: Any, target: Any, margin: float) -> Any:
         return input if target > 0 else positive(margin - input)
 
@@ -474,7 +481,7 @@ def test_hinge_embedding_by_sign(margin: float) -> None:
 
 
 @pytest.mark.parametrize("margin", [0.0, 1.0, 3.0, -0.5])
-def test_margin_ranking_by_sign(margin: float) -> None:
+def test_margin_ranking_matches_mpmath_for_both_signs(margin: float) -> None:
     def textbook(input1: Any, input2: Any, target: Any, margin: float) -> Any:
         return positive(margin - (input1 - input2 if target > 0 else input2 - input1))
 
@@ -482,7 +489,7 @@ def test_margin_ranking_by_sign(margin: float) -> None:
     agrees("margin_ranking_loss", tensors, textbook, margin=margin)
 
 
-def test_soft_margin_by_sign_without_overflow() -> None:
+def test_soft_margin_matches_mpmath_without_overflow() -> None:
     tensors = {"input": [*reals(18), -800.0, 5000.0], "target": [*signs(18), 1.0, -1.0]}
     agrees(
         "soft_margin_loss",
@@ -504,7 +511,7 @@ def test_soft_margin_by_sign_without_overflow() -> None:
         ("l1_loss", {"input": [0.5], "target": [0.5]}, {-1.0, 1.0}),
     ],
 )
-def test_every_slope_at_a_kink_is_right(name: str, tensors: Any, slopes: set[float]) -> None:
+def test_any_subgradient_at_a_kink_is_accepted(name: str, tensors: Any, slopes: set[float]) -> None:
     parameters = {"margin": 1.0} if name.startswith(("hinge", "margin")) else {}
     got = answer(name, tensors, **parameters)
     want = got.gradient(next(iter(tensors)), "none", np.ones(1))
@@ -525,7 +532,7 @@ def test_huber_of_delta_one_is_smooth_l1_of_beta_one() -> None:
 
 
 def same_function(f: Definition, g: Definition, x: np.ndarray, absolute: float) -> None:
-    """The value and the derivative of two functions agree."""
+    """Check that the value and the derivative of two functions agree."""
     for one, two in ((f, g), (elementwise_grad(f), elementwise_grad(g))):
         got, want = one(x), two(x)
         assert (np.abs(got - want) <= 1e-16 * np.abs(want) + absolute).all()

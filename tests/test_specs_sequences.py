@@ -20,12 +20,12 @@ from lossspec.spec.catalogue import catalogue, find
 
 LOSSES = ("adaptive_log_softmax_with_loss", "ctc_loss", "linear_cross_entropy")
 DIGITS = 50
-#: What is left of longdouble's 19 digits after sums and differences of numbers of a few units.
+#: The accuracy of longdouble, which has 19 digits, after sums and differences of a few units.
 CLOSE = 1e-16
 
 
 def case(name: str, tensors: Mapping[str, Any], form: str = "", **parameters: Any) -> Case:
-    """A float64 case of a loss with the named tensors; parameters not given have their default."""
+    """Return a float64 case of a loss; parameters that are not given have their default."""
     loss = find(name)
     defaults = {key: parameter.default for key, parameter in loss.parameters.items()}
     bound = bind(
@@ -39,7 +39,7 @@ def case(name: str, tensors: Mapping[str, Any], form: str = "", **parameters: An
 
 
 def agree(got: Any, want: Any) -> bool:
-    """Whether a longdouble is an mpmath number to nearly all its digits."""
+    """Return whether a longdouble equals an mpmath number to nearly all its digits."""
     if mpmath.isinf(want):
         return bool(got == float(want))
     return bool(abs(mpmath.mpf(str(got)) - want) <= CLOSE * max(1, abs(want)))
@@ -48,7 +48,7 @@ def agree(got: Any, want: Any) -> bool:
 def derivatives(
     of: Callable[[Mapping[str, np.ndarray]], Any], tensors: Mapping[str, np.ndarray], name: str
 ) -> Iterator[tuple[tuple[int, ...], Any]]:
-    """A function's derivative by each element of a tensor, from a central difference."""
+    """Yield the derivative of a function by each element of a tensor, from a central difference."""
     step = mpmath.mpf(10) ** (-DIGITS // 3)
     exact = {key: np.vectorize(number, otypes=[object])(x) for key, x in tensors.items() if x.size}
     for at in np.ndindex(tensors[name].shape):
@@ -61,14 +61,14 @@ def derivatives(
 
 
 def number(x: Any) -> Any:
-    """The same number in mpmath; an index stays one."""
+    """Return a number in mpmath; leave an index unchanged."""
     if isinstance(x, np.integer | int):
         return int(x)
     return x if isinstance(x, mpmath.mpf) else mpmath.mpf(float(x))
 
 
 def gradient(expected: Expected, name: str, reduction: str) -> np.ndarray:
-    """The oracle's gradient of a tensor."""
+    """Return the oracle's gradient by a tensor."""
     bounded = expected.gradient(name, reduction, np.ones((), np.float64))
     assert bounded is not None
     return bounded.exact
@@ -89,12 +89,12 @@ def softmax(x: Any) -> list[Any]:
 
 
 def spelled(path: tuple[int, ...], blank: int) -> tuple[int, ...]:
-    """What a path says: equal labels in a row once, without the blanks."""
+    """Return the labels of a path: repeated labels once, without the blanks."""
     return tuple(label for label, _ in itertools.groupby(path) if label != blank)
 
 
 def alignments(logits: np.ndarray, target: tuple[int, ...], blank: int) -> tuple[Any, np.ndarray]:
-    """The probability of a target, and of it together with each class in each frame."""
+    """Return the probability of a target, and that of it with each class in each frame."""
     p = [softmax(frame) for frame in logits]
     whole = mpmath.mpf(0)
     parts = np.full(logits.shape, mpmath.mpf(0), object)
@@ -122,7 +122,7 @@ BATCH_IDS = [f"{batch[0]} frames, blank {batch[2]} of {batch[1]}" for batch in B
 def batch(
     concatenated: bool, zero_infinity: bool, drawn: tuple[Any, ...], scale: float
 ) -> tuple[Case, list[tuple[int, ...]]]:
-    """A batch with random scores, and its targets."""
+    """Return a batch with random scores, and its targets."""
     frames, classes, blank, targets, lengths = drawn
     rng = np.random.default_rng(frames * classes + blank)
     logits = rng.standard_normal((frames, len(targets), classes)) * scale
@@ -160,7 +160,7 @@ def test_ctc_is_minus_the_logarithm_of_the_sum_over_all_alignments(drawn, concat
 
 
 @pytest.mark.parametrize("drawn", BATCHES, ids=BATCH_IDS)
-def test_ctc_that_no_path_spells_is_0_and_flat_with_zero_infinity(drawn):
+def test_ctc_without_a_path_is_0_with_gradient_0_under_zero_infinity(drawn):
     ctc, _ = batch(False, True, drawn, 1.0)
     plain, _ = batch(False, False, drawn, 1.0)
     with_zeros, without = (solve(find("ctc_loss"), c) for c in (ctc, plain))
@@ -177,7 +177,7 @@ def test_the_mean_of_ctc_divides_each_loss_by_its_target_length():
     assert abs(expected.value("mean").exact - np.mean(shares)) < CLOSE
 
 
-def test_ctc_of_one_sequence_is_that_of_a_batch_of_one():
+def test_ctc_of_one_sequence_equals_that_of_a_batch_of_one():
     rng = np.random.default_rng(7)
     logits = rng.standard_normal((4, 3))
     lengths = {"input_lengths": np.array(3), "target_lengths": np.array(2)}
@@ -191,7 +191,7 @@ def test_ctc_of_one_sequence_is_that_of_a_batch_of_one():
 
 
 def scores(weight: np.ndarray, x: np.ndarray, bias: Any = None) -> list[Any]:
-    """A linear layer, one output at a time."""
+    """Compute a linear layer, one output at a time."""
     products = [mpmath.fdot(map(number, row), map(number, x)) for row in weight]
     if bias is None:
         return products
@@ -294,14 +294,14 @@ ADAPTIVE = [
     (1, 2.0, False, True),
     (1, 4.0, True, True),
     (2, 2.0, True, True),
-    (2, 4.0, False, True),  # the second cluster has no features left: all its classes are alike
+    (2, 4.0, False, True),  # the second cluster has no features left, so its classes are all alike
     (2, 1.5, True, False),
     (1, 1.0, False, False),
 ]
 
 
 @pytest.mark.parametrize(("clusters", "div_value", "biased", "batched"), ADAPTIVE, ids=str)
-def test_adaptive_softmax_chooses_a_cluster_and_then_a_class(clusters, div_value, biased, batched):
+def test_adaptive_softmax_multiplies_cluster_and_class(clusters, div_value, biased, batched):
     drawn = adaptive(clusters, div_value, biased, batched)
     expected = solve(find(drawn.loss), drawn)
     target = drawn.tensors["target"]
@@ -335,7 +335,7 @@ def test_adaptive_softmax_chooses_a_cluster_and_then_a_class(clusters, div_value
             assert agree(got[at], slope)
 
 
-# === through torch ========================================================================
+# === the same through torch ===============================================================
 
 
 @pytest.mark.parametrize(
@@ -343,7 +343,7 @@ def test_adaptive_softmax_chooses_a_cluster_and_then_a_class(clusters, div_value
     [(name, example) for name in LOSSES for example in catalogue()[name].examples],
     ids=lambda x: x if isinstance(x, str) else x.source[:30],
 )
-def test_torch_gives_what_was_published(name, example):
+def test_torch_gives_the_published_value(name, example):
     loss = find(name)
     tensors = {
         key: np.array(value, np.int64 if loss.roles(loss.form(example.form))[key].integer else None)
@@ -358,7 +358,7 @@ def test_torch_gives_what_was_published(name, example):
     assert float(outcome.value) == pytest.approx(example.value, abs=0.5 * 10**-example.digits)
 
 
-def test_a_class_that_owns_its_tensors_gets_them_and_their_gradients_are_read_there():
+def test_tensors_owned_by_a_class_are_set_and_their_gradients_read():
     loss = find("linear_cross_entropy")
     losses_under_test = [
         under_test

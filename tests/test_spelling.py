@@ -1,4 +1,4 @@
-"""The engine reads roles from a spec, and no name of a tensor, a parameter or an axis."""
+"""Renamed specs: the engine reads roles, and no name of a tensor, a parameter or an axis."""
 
 import json
 import re
@@ -20,7 +20,7 @@ from lossspec.judging.stream import stream
 from lossspec.spec.catalogue import find
 from lossspec.spec.roles import ClassIndex
 
-#: Another name for everything that cross_entropy and nll_loss name.
+#: Another name for every tensor, parameter and axis of cross_entropy and nll_loss.
 NAMES = {
     "input": "scores",
     "target": "y",
@@ -33,17 +33,17 @@ OLD = {new: old for old, new in {**NAMES, **AXES}.items()}
 
 
 def renamed_axes(text):
-    """A shape contract with other names of axes."""
+    """Return a shape contract with other names of axes."""
     return re.sub(r"\b(N|C)\b", lambda match: AXES[match[0]], text)
 
 
 def renamed(mapping):
-    """A mapping with other names of tensors and parameters as its keys."""
+    """Return a mapping with other names of tensors and parameters as its keys."""
     return {NAMES[name]: value for name, value in mapping.items()}
 
 
 def renamed_function(function):
-    """A function that takes its arguments by their other names."""
+    """Return a function that accepts its arguments by their other names."""
     if function is None:
         return None
     names = [NAMES[name] for name in signature(function).parameters]
@@ -75,7 +75,7 @@ def renamed_form(form):
 
 
 def renamed_spec(loss):
-    """A copy of a spec in which every tensor, parameter and axis has another name."""
+    """Return a copy of a spec in which every tensor, parameter and axis has another name."""
     return replace(
         loss,
         batch=AXES[loss.batch],
@@ -100,7 +100,7 @@ SPECS = {name: (find(name), renamed_spec(find(name))) for name in LOSSES}
 
 
 def as_before(data):
-    """The JSON of a case with the names of the shipped spec."""
+    """Return the JSON of a case with the names of the shipped spec."""
     if isinstance(data, dict):
         found = {OLD.get(key, key): as_before(value) for key, value in data.items()}
         return found | ({"omitted": sorted(found["omitted"])} if "omitted" in found else {})
@@ -129,7 +129,7 @@ def test_a_renamed_spec_draws_the_same_cases(specs):
     assert got == want
 
 
-def test_a_renamed_spec_shows_the_same_features(specs):
+def test_cases_of_a_renamed_spec_have_the_same_features(specs):
     before, after = specs
     for old, new in zip(drawn(before), drawn(after), strict=True):
         got = {" ".join(OLD.get(w, w) for w in word.split()) for word in features(new, after)}
@@ -161,7 +161,7 @@ def test_a_renamed_spec_is_timed_by_the_same_calls(specs):
 
 
 @pytest.mark.parametrize(("copy", "want"), [(0, "input"), (1, "scores")], ids=["old", "new"])
-def test_the_gradient_of_probabilities_as_a_target_is_not_timed(copy, want):
+def test_the_gradient_by_target_probabilities_is_not_timed(copy, want):
     loss = SPECS["cross_entropy"][copy]
     by_probabilities = replace(loss, forms=loss.forms[::-1], examples=())
     wanted = axes(by_probabilities, sizes(by_probabilities, "cpu")[0])
@@ -199,7 +199,7 @@ def unsmoothed(input, target, weight=None, ignore_index=-100, reduction="mean", 
 
 
 def counted(input, target, weight=None, ignore_index=-100, reduction="mean", label_smoothing=0.0):
-    """Divides the mean by the number of targets in place of their weights."""
+    """Compute cross entropy with a mean over the number of targets instead of their weights."""
     each = right(input, target, weight, ignore_index, "none", label_smoothing)
     if reduction == "mean":
         return each.mean()
@@ -218,7 +218,7 @@ def by_other_names(function):
 
 
 def judged(loss, function):
-    """What each clause finds, with no known deviation and nothing inherited from torch."""
+    """Return the finding of each clause, without known deviations of torch."""
     implementation = Implementation(
         "mine", functions={loss.name: function}, own=(loss,), reference=True
     )

@@ -1,8 +1,8 @@
-"""Reports that lossspec has written once are read, shown and compared for ever.
+"""Stored reports: lossspec keeps reading, showing and comparing what it once wrote.
 
 tests/data/stored/report.json is a part of a report as version 1 of the schema was first written.
-report-of-another-version.json has keys that no version had, and lacks all that may be missing.
-Neither is made again when the records change.
+report-of-another-version.json has keys of no version, and lacks every optional key.
+Neither is regenerated when the records change.
 """
 
 import json
@@ -37,21 +37,21 @@ COUNTS = {
 
 
 @BOTH
-def test_a_stored_report_is_read(path):
+def test_a_stored_report_can_be_read(path):
     report = Report.read(path)
     assert {str(v): count for v, count in report.counts.items() if count} == COUNTS[path]
     assert Report.from_json(report.to_json()) == report
 
 
 @BOTH
-def test_a_stored_report_fits_the_schema_also_when_it_is_written_again(path):
+def test_a_stored_report_fits_the_schema_before_and_after_rewriting(path):
     validator = jsonschema.Draft202012Validator(schema(Report))
     validator.validate(json.loads(path.read_text("utf-8")))
     validator.validate(Report.read(path).to_data())
 
 
 @BOTH
-def test_a_stored_report_is_rendered(path, tmp_path, capsys):
+def test_a_stored_report_can_be_rendered(path, tmp_path, capsys):
     report = Report.read(path)
     shown = page(report), summary(report), screen(report)
     for rendered in shown:
@@ -65,12 +65,12 @@ def test_a_stored_report_is_rendered(path, tmp_path, capsys):
 
 
 @BOTH
-def test_a_stored_report_is_compared_with_itself(path, capsys):
+def test_a_stored_report_can_be_compared_with_itself(path, capsys):
     assert main(["diff", str(path), str(path)]) == 0
     assert "no regression" in capsys.readouterr().out
 
 
-def test_a_stored_report_is_compared_with_one_of_another_version():
+def test_a_stored_report_can_be_compared_with_another_version():
     found = diff(Report.read(FIRST), Report.read(OTHER))
     assert found.count(Kind.CHANGED) == 1
     assert [change.id for change in found.regressions if change.new] == [
@@ -79,7 +79,7 @@ def test_a_stored_report_is_compared_with_one_of_another_version():
     assert "seed unknown" in found.text()
 
 
-def test_what_a_report_does_not_say_is_not_known():
+def test_missing_keys_of_a_report_are_unknown():
     report = Report.read(OTHER)
     assert (report.profile, report.seed, report.selection.known) == (UNKNOWN, None, False)
     assert (report.environment.torch, report.environment.numpy) == ("9.9", UNKNOWN)
@@ -98,7 +98,7 @@ def test_what_a_report_does_not_say_is_not_known():
         (["environment", "started"], "noon", "environment.started: got 'noon', want an ISO-8601"),
     ],
 )
-def test_a_wrong_type_is_one_line_in_a_report_of_any_version(tmp_path, place, value, problem):
+def test_a_wrong_type_in_a_report_is_a_one_line_error(tmp_path, place, value, problem):
     data = json.loads(OTHER.read_text("utf-8"))
     inner = data
     for key in place[:-1]:
@@ -115,7 +115,7 @@ def test_a_wrong_type_is_one_line_in_a_report_of_any_version(tmp_path, place, va
 
 
 @pytest.mark.parametrize("kind", [Report, TimingReport])
-def test_the_committed_schema_is_the_one_of_the_records(kind):
+def test_the_committed_schema_matches_the_records(kind):
     ((path, artifact),) = [each for each in artifacts() if each[1] is kind]
     assert path.read_text("utf-8") == text(artifact), "run `python -m lossspec.report.schema`"
     jsonschema.Draft202012Validator.check_schema(schema(artifact))
@@ -142,7 +142,7 @@ def test_a_published_report_fits_the_schema():
         validator.validate(json.loads(path.read_text("utf-8")))
 
 
-def test_the_schema_refuses_what_breaks_a_type():
+def test_the_schema_refuses_wrong_types():
     validator = jsonschema.Draft202012Validator(schema(Report))
     data = json.loads(FIRST.read_text("utf-8"))
     for key, value in (("worst", "huge"), ("seconds", "inf"), ("examples", -1), ("deviation", 7)):

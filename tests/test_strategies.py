@@ -1,4 +1,4 @@
-"""The public strategies: what they draw, how they shrink, and what they refuse."""
+"""The public strategies: draws, shrinking and invalid arguments."""
 
 import subprocess
 import sys
@@ -28,7 +28,7 @@ from lossspec.strategies import DrawnCall, calls, cases, tensors
 several = settings(max_examples=30, deadline=None, derandomize=True, database=None)
 quiet = settings(max_examples=300, deadline=None, derandomize=True, database=None)
 
-#: A loss that nobody knows by name.
+#: A loss outside the catalogue.
 OWN = Loss(
     name="distance_of_mine",
     module=None,
@@ -45,13 +45,13 @@ OWN = Loss(
 
 
 @given(calls("cross_entropy"))
-def test_a_plain_property_passes_with_the_settings_that_hypothesis_has(call):
+def test_a_property_passes_with_the_default_settings_of_hypothesis(call):
     result = functional.cross_entropy(*call.args, **call.kwargs)
     assert isinstance(result, torch.Tensor)
 
 
 @pytest.mark.parametrize("name", sorted(catalogue()))
-def test_no_health_check_objects_to_drawing_calls(name):
+def test_drawing_calls_passes_every_health_check(name):
     drawn = []
 
     @settings(max_examples=40, deadline=None, derandomize=True, database=None)
@@ -64,7 +64,7 @@ def test_no_health_check_objects_to_drawing_calls(name):
     assert max(sum(x.size for x in call.case.tensors.values()) for call in drawn) <= 512
 
 
-def test_a_right_loss_agrees_and_a_wrong_one_does_not():
+def test_a_correct_loss_agrees_and_a_wrong_one_does_not():
     @several
     @given(calls("huber_loss", dtypes=["float32", torch.float64]))
     def right(call):
@@ -122,10 +122,10 @@ def test_pytest_shows_where_a_result_is_wrong(tmp_path):
     assert "assert <wrong: value" in done.stdout
     assert "budgets" in done.stdout
     assert "ulps off" in done.stdout
-    assert "value = mse_loss(input, target" in done.stdout  # the call, as one would type it
+    assert "value = mse_loss(input, target" in done.stdout  # the call text
 
 
-def test_arguments_are_those_of_the_case():
+def test_the_arguments_of_a_call_are_those_of_its_case():
     @quiet
     @given(calls("cross_entropy"))
     def same(call):
@@ -152,12 +152,12 @@ def test_class_indices_have_a_documented_dtype():
     documented()
 
 
-def test_a_call_that_writes_to_its_tensors_does_not_change_what_is_expected():
+def test_writing_to_the_tensors_does_not_change_the_expected_result():
     @several
     @given(calls("l1_loss", dtypes="float64"))
     def untouched(call):
         result = functional.l1_loss(*call.args, **call.kwargs).detach()
-        if "expanded" not in call.case.layouts.values():  # torch refuses to write to such a one
+        if "expanded" not in call.case.layouts.values():  # torch refuses to write to it
             with torch.no_grad():
                 call.args[0].fill_(7.0)
         assert call.expected.agrees(result)
@@ -165,7 +165,7 @@ def test_a_call_that_writes_to_its_tensors_does_not_change_what_is_expected():
     untouched()
 
 
-def test_what_only_a_class_takes_is_not_passed_to_a_function():
+def test_parameters_of_the_class_only_are_not_passed_to_a_function():
     @quiet
     @given(calls("huber_loss"))
     def right(call):
@@ -174,7 +174,7 @@ def test_what_only_a_class_takes_is_not_passed_to_a_function():
     right()
 
 
-def test_an_option_of_the_class_only_is_left_out():
+def test_an_optional_tensor_of_the_class_only_is_left_out():
     option = lossspec.Weight(shape="like input", surfaces=("class",))
     loss = Loss(
         name="with_option",
@@ -196,7 +196,7 @@ def test_an_option_of_the_class_only_is_left_out():
     left_out()
 
 
-def test_a_loss_of_ones_own_needs_no_catalogue():
+def test_a_custom_spec_needs_no_catalogue():
     @several
     @given(calls(OWN))
     def right(call):
@@ -224,7 +224,7 @@ def test_backward_without_a_graph_leaves_no_gradient(missing):
     assert bool(call.expected.agrees(result, gradients=gradients)) == (not wanted)
 
 
-def test_calls_shrink_to_a_small_one():
+def test_calls_shrink_to_a_small_call():
     call = find(
         calls("cross_entropy", dtypes="float32"),
         lambda call: call.args[0].numel() > 0,
@@ -237,7 +237,7 @@ def test_calls_shrink_to_a_small_one():
 # === cases ================================================================================
 
 
-def test_cases_are_drawn_by_name_of_a_function_or_class_and_by_spec():
+def test_cases_are_drawn_by_function_name_class_name_or_spec():
     for loss in ("cross_entropy", "CrossEntropyLoss", catalogue()["cross_entropy"]):
 
         @settings(max_examples=5, deadline=None, database=None)
@@ -273,7 +273,7 @@ def test_a_drawn_tensor_lies_in_the_domain_of_its_role(role, dtype):
     inside()
 
 
-def test_integers_are_classes_and_lengths():
+def test_class_indices_and_lengths_are_integers_in_range():
     @several
     @given(
         tensors(lossspec.ClassIndex(), (5,), classes=3),
@@ -297,11 +297,11 @@ def test_every_style_of_a_role_is_drawn():
 
     note()
     assert len(STYLES["logit"]) > 4
-    assert min(seen) < 1e-2  # tiny
+    assert min(seen) < 1e-2  # small
     assert max(seen) > 9e3  # with an offset
 
 
-def test_tensors_shrink_number_by_number():
+def test_tensors_shrink_each_number():
     x = find(
         tensors(lossspec.Logit(), (2, 3), "float64"),
         lambda x: x[1, 1] > 1,
@@ -323,7 +323,7 @@ def test_the_shape_may_be_a_strategy():
     assert len(shapes) > 3
 
 
-# === input that is none ===================================================================
+# === invalid arguments ====================================================================
 
 
 @pytest.mark.parametrize(
@@ -342,7 +342,7 @@ def test_the_shape_may_be_a_strategy():
         (lambda: tensors(lossspec.ClassIndex(), (2,)), ArgumentError, "classes takes a whole"),
     ],
 )
-def test_a_strategy_refuses_bad_input_when_it_is_made(make, error, said):
+def test_a_strategy_refuses_invalid_arguments_at_construction(make, error, said):
     with pytest.raises(error, match=said) as caught:
         make()
     assert isinstance(caught.value, LossspecError)

@@ -1,4 +1,4 @@
-"""Every loss on both surfaces, and losses of odd shapes: no clause fails by itself."""
+"""Every loss on both surfaces, and losses of unusual shapes: no clause fails by itself."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +20,7 @@ from lossspec.spec.loss import Form, Loss
 from lossspec.spec.parameters import number
 from lossspec.spec.roles import ClassIndex, Factor, Real, Surface, Weight
 
-#: They compile or train, which takes minutes for every loss.
+#: These clauses compile or train, which takes minutes for every loss.
 COSTLY = {"compiled", "compiled-refusal", "exported", "trained"}
 
 
@@ -33,7 +33,7 @@ def _one_thread():
 
 
 def function_of_class(loss: Loss, made: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of a class that owns some of its tensors, which it is handed instead."""
+    """Return a function for a class that owns some of its tensors, which become arguments."""
     names = {len(form.tensors): list(form.tensors) for form in loss.forms}
 
     def call(*tensors, reduction=loss.reductions[0], bias=None, div_value=4.0):
@@ -53,7 +53,7 @@ def function_of_class(loss: Loss, made: Callable[..., Any]) -> Callable[..., Any
 
 
 def class_of_function(loss: Loss, called: Callable[..., Any]) -> type[torch.nn.Module]:
-    """A class of a function, which keeps all that the function takes by keyword."""
+    """Return a class for a function; its constructor stores all keyword arguments."""
 
     class Made(torch.nn.Module):
         def __init__(self, reduction=loss.reductions[0], **options):
@@ -69,7 +69,7 @@ def class_of_function(loss: Loss, called: Callable[..., Any]) -> type[torch.nn.M
 def judged(
     under_test: LossUnderTest, count: int, wanted: Callable[[Clause], bool]
 ) -> dict[str, Any]:
-    """What a campaign learned, by clause."""
+    """Run a campaign and return its records by clause."""
     each = clauses().values()
     chosen = [c for c in each if wanted(c) and c.applies(under_test.loss, under_test.surface)]
     return Campaign(under_test, chosen, Profile("few", count, 1)).run()
@@ -80,7 +80,7 @@ def cheap(clause: Clause) -> bool:
 
 
 def subject_of(name: str, surface: Surface) -> LossUnderTest:
-    """Torch's own or, where it has only the other surface, one that is made of that."""
+    """Return the torch loss, or one made from its other surface if torch lacks this surface."""
     loss = find(name)
     torchs = torch_counterpart(loss, surface)
     if torchs is not None:
@@ -102,7 +102,7 @@ def test_no_clause_fails_on_either_surface_of_a_loss(name, surface):
     } == {}
 
 
-def test_a_function_that_torch_has_as_a_class_only_conforms():
+def test_a_function_made_from_a_torch_class_conforms():
     loss = find("adaptive_log_softmax_with_loss")
     assert torch_counterpart(loss, "function") is None
     under_test = LossUnderTest("oracle", loss, "function", function(loss))
@@ -181,7 +181,7 @@ ODD = {
 
 @pytest.mark.parametrize("surface", ["function", "class"])
 @pytest.mark.parametrize("loss", ODD.values(), ids=ODD)
-def test_no_clause_fails_on_a_loss_of_odd_shapes(loss, surface):
+def test_no_clause_fails_on_a_loss_of_unusual_shapes(loss, surface):
     target: Any = function(loss)
     if surface == "class":
         loss = Loss(**{**vars_of(loss), "module": "Made"})
@@ -204,7 +204,7 @@ def vars_of(loss: Loss) -> dict[str, Any]:
     return {name: getattr(loss, name) for name in loss.__dataclass_fields__}
 
 
-def test_a_nan_is_put_where_there_is_a_number():
+def test_nan_is_placed_only_in_nonempty_tensors():
     loss = ODD["of an axis that may be empty"]
     clause_records = judged(
         LossUnderTest("oracle", loss, "function", function(loss)),

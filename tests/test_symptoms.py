@@ -1,4 +1,4 @@
-"""Symptoms and conditions of known deviations: each covers what it says and nothing else."""
+"""Symptoms and conditions of known deviations: each covers exactly its own results."""
 
 from dataclasses import replace
 
@@ -59,7 +59,7 @@ LONGER = torch.zeros([size + 1 for size in INPUT.shape] or [2])
         ({"is": "finite", "of": "gradient of input"}, number(2.0, 1.0, "input"), True),
         ({"is": "finite", "of": "gradient of input"}, number(2.0, 1.0, "target"), False),
         ({"is": "finite", "of": ["value", "gradient of target"]}, number(2, 1, "target"), True),
-        # An absolute error up to 1, and a part of the right number beyond.
+        # An absolute error up to 1, and a relative one beyond.
         ({"off": 1e-9}, number(1e-9, 0.0), True),
         ({"off": 1e-9}, number(2e-9, 0.0), False),
         ({"off": 0.125}, number(112.5, 100.0), True),
@@ -100,12 +100,12 @@ LONGER = torch.zeros([size + 1 for size in INPUT.shape] or [2])
         ({"breach": "the mean"}, number(2.0, 1.0), False),
     ],
 )
-def test_a_symptom_covers_what_it_says_and_nothing_else(shows, deviation, covers):
+def test_a_symptom_covers_only_its_results(shows, deviation, covers):
     assert shown(shows, PLAIN, deviation) is covers
     assert known(PLAIN, shows=shows).covers(PLAIN, deviation) is covers
 
 
-def test_an_entry_covers_no_deviation_outside_of_its_condition():
+def test_a_known_deviation_covers_nothing_outside_its_condition():
     entry = known(HALF, when={"dtype": "float16"}, shows={"is": "finite"})
     assert entry.covers(HALF, number(2.0, 1.0))
     assert not entry.covers(PLAIN, number(2.0, 1.0))
@@ -131,12 +131,12 @@ def test_an_entry_covers_no_deviation_outside_of_its_condition():
         ),
     ],
 )
-def test_a_new_entry_has_the_symptom_that_was_seen(deviation, shows):
+def test_a_new_entry_has_the_observed_symptom(deviation, shows):
     assert symptom_of(PLAIN, deviation) == shows
     assert shown(shows, PLAIN, deviation)
 
 
-def test_of_two_arrays_the_numbers_that_differ_most_are_kept():
+def test_the_numbers_of_two_arrays_that_differ_most_are_kept():
     deviation = Deviation("x", np.array([1.0, 5.0]), np.array([1.5, 3.0]), check=None)
     assert deviation.numbers == (5.0, 3.0)
     deviation = Deviation("x", np.array([NAN, 5.0]), np.array([1.5, 3.0]), check=None)
@@ -146,7 +146,7 @@ def test_of_two_arrays_the_numbers_that_differ_most_are_kept():
     assert Deviation("x", True, 1.0, check=None).numbers is None
 
 
-# === conditions ===
+# === conditions ===========================================================================
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_of_two_arrays_the_numbers_that_differ_most_are_kept():
         ("auto", ">0", False),
     ],
 )
-def test_a_parameter_meets_a_comparison(value, wanted, met):
+def test_a_parameter_is_compared_with_a_condition(value, wanted, met):
     assert meets(value, wanted) is met
 
 
@@ -186,7 +186,7 @@ def drawn(loss: str, condition) -> Case:
     raise LookupError(loss)
 
 
-def test_a_condition_names_parameters_gradients_and_absent_tensors():
+def test_a_condition_may_name_parameters_gradients_and_absent_tensors():
     case = drawn("cross_entropy", lambda case: case.parameters["label_smoothing"] == 0.1)
     assert describes({"parameters": {"label_smoothing": ">0"}}, case)
     assert not describes({"parameters": {"label_smoothing": 0.0}}, case)
@@ -225,12 +225,12 @@ def of_input(*numbers, dtype="float32", layout="contiguous") -> frozenset[str]:
         ("input not contiguous", of_input(1, 2, layout="sliced"), of_input(1, 2)),
     ],
 )
-def test_a_feature_tells_of_the_numbers_of_a_case(word, has, lacks):
+def test_a_feature_describes_the_numbers_of_a_case(word, has, lacks):
     assert word in has
     assert word not in lacks
 
 
-def test_a_feature_tells_of_roles_and_parameters():
+def test_a_feature_depends_on_roles_and_parameters():
     ends = drawn("multilabel_margin_loss", lambda c: (c.tensors["target"] == -1).any())
     assert "target ends early" in features(ends)
     full = drawn(
@@ -255,11 +255,11 @@ def test_a_feature_tells_of_roles_and_parameters():
     assert "var below eps" in features(low)
 
 
-# === in a run ===
+# === runs =================================================================================
 
 
-def test_another_symptom_than_the_listed_one_deviates(workplace):
-    """With a weight it is 1 more; the entry says nan."""
+def test_a_symptom_other_than_the_known_one_deviates(workplace):
+    """Check a loss that is 1 too large with a weight, where the entry says NaN."""
     workplace.write(wrong=WRONG)
     words = ("--impl=wrong", "--profile=quick", "--loss=l1_loss", "--clause=value")
     entries = [
@@ -269,15 +269,15 @@ def test_another_symptom_than_the_listed_one_deviates(workplace):
     assert workplace.run(*words, listed(workplace, *entries)).status == 1
     cell = workplace.cells("wrong")["l1_loss/value[function-cpu]"]
     assert cell["verdict"] == "deviates"
-    assert "its stored case fails otherwise (the value with " in cell["reason"]
+    assert "its stored case fails in another way (the value with " in cell["reason"]
     assert "correct its `shows`, or remove it" in cell["reason"]
     entries[1] = replace(entries[1], shows={"off": 1.0, "of": "value"})
-    # A sum is off by 1 too, as the error is added to the result.
+    # The error is added to the result, so a sum is off by 1 as well.
     assert workplace.run(*words, listed(workplace, *entries)).status == 0
 
 
-def test_a_clause_hunts_on_after_a_known_deviation(workplace):
-    """In float16 it is infinite, which is listed; with a weight it is 1 more, which is not."""
+def test_a_clause_continues_after_a_known_deviation(workplace):
+    """Check a loss that is infinite in float16, which is known, and 1 too large with a weight."""
     workplace.write(
         wrong="""
             from torch.nn import functional as F

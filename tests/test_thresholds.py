@@ -1,4 +1,4 @@
-"""Every number that decides a verdict says what it is, where it comes from, and is used."""
+"""Thresholds: every number that decides a verdict has a meaning and a source, and is used."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PROVENANCES = ("Derived", "Documented", "Measured", "Chosen")
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_threshold_says_where_it_comes_from(name):
+def test_a_threshold_names_its_source(name):
     found = re.search(rf"((?:^#: .*\n)+)^{name} = ", TEXT, re.MULTILINE)
     assert found is not None
     said = " ".join(found[1].replace("#:", "").split())
@@ -35,11 +35,11 @@ def test_a_threshold_is_used(name):
     assert any(re.search(rf"\b{name}\b", path.read_text("utf-8")) for path in files)
 
 
-def test_second_derivatives_are_asked_for_half_of_the_digits():
+def test_second_derivatives_are_checked_to_half_of_the_digits():
     assert thresholds.second_order_error(2.0**-24) == 2.0**-12
 
 
-def test_places_follow_from_the_slack():
+def test_the_last_places_follow_from_the_slack():
     assert (thresholds.LAST_PLACES, thresholds.SMALLEST_PLACES) == (
         2 * thresholds.SLACK,
         thresholds.SLACK / 2,

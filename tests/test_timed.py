@@ -1,4 +1,4 @@
-"""The timing suite under pytest: when it is collected, what it writes, and what it refuses."""
+"""The timing suite under pytest: collection, output and errors."""
 
 import json
 import re
@@ -45,10 +45,10 @@ class Ticks:
 
 @pytest.fixture
 def run(workplace, monkeypatch):
-    """The suite in this process, on a clock of its own."""
+    """Return a function that runs the suite in this process on a simulated clock."""
     workplace.write(mine=MINE)
     monkeypatch.setattr(measure, "clock_of", lambda device: Ticks())
-    # pytest-benchmark measures nothing on a worker, where these tests themselves may run.
+    # pytest-benchmark measures nothing on a worker, where these tests may run.
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     quiet = ("-p", "no:cacheprovider", "-p", "no:faulthandler", "-q")
 
@@ -73,12 +73,12 @@ def collected(result) -> set[str]:
     ],
     ids=["not-asked", "option", "folder", "file"],
 )
-def test_timing_is_collected_only_when_it_is_asked_for(run, at, words, want):
+def test_timing_is_collected_only_if_named(run, at, words, want):
     words = ("--impl=mine", "--loss=mse_loss", "--collect-only", *words)
     assert collected(run(*words, at=at)) == want
 
 
-def test_a_loss_has_an_item_for_each_size_and_mode_and_axis(run):
+def test_a_loss_has_a_test_for_each_size_mode_and_axis(run):
     result = run("--impl=torch.nn", "--loss=nll_loss", "--collect-only")
     ids = [line.partition("::")[2] for line in result.out if "::" in line]
     assert len(ids) == 4 * 3 + 2
@@ -86,7 +86,7 @@ def test_a_loss_has_an_item_for_each_size_and_mode_and_axis(run):
     assert "test_growth[torch.nn:nll_loss[class-cpu-float32]-C]" in ids
 
 
-def test_a_run_writes_the_artifact_and_the_page_and_no_conformance_report(run, workplace):
+def test_a_timing_run_writes_only_its_artifact_and_page(run, workplace):
     result = run("--impl=mine", "--loss=mse_loss,l1_loss", "--seed=3", *ONE)
     assert result.status == 0
     folder = workplace.path / "reports" / "mine"
@@ -105,13 +105,13 @@ def test_a_run_writes_the_artifact_and_the_page_and_no_conformance_report(run, w
     assert cells["l1_loss"]["reason"].startswith(why.removeprefix("    not timed: ")[:40])
 
 
-def test_what_several_cells_were_not_timed_for_is_said_once(run):
+def test_a_common_reason_for_not_timing_is_printed_once(run):
     result = run("--impl=mine", "--loss=l1_loss", "-k", "small")
     assert len([line for line in result.out if "not timed: " in line]) == 1
 
 
 def widest(result) -> int:
-    """The widest line after those that pytest prints of itself."""
+    """Return the width of the longest line after the header of pytest."""
     start = next(i for i, line in enumerate(result.out) if "lossspec timing: mine" in line)
     return max(map(len, result.out[start:]))
 
@@ -133,7 +133,7 @@ def test_the_table_of_pytest_benchmark_is_printed_on_request(run, option, monkey
     assert "Legend:" in "\n".join(run("--impl=mine", "--loss=mse_loss", *ONE).out)
 
 
-def test_the_table_of_pytest_benchmark_still_holds_other_tests(run, workplace):
+def test_the_table_of_pytest_benchmark_keeps_other_tests(run, workplace):
     workplace.write(test_other="def test_other(benchmark):\n    benchmark(int)\n")
     result = run(
         "--impl=mine", "--loss=mse_loss", "test_other.py", "-k", "other or small and infer"
@@ -144,7 +144,7 @@ def test_the_table_of_pytest_benchmark_still_holds_other_tests(run, workplace):
     assert names == ["test_other"]
 
 
-def test_what_pytest_benchmark_saves_is_complete(run, workplace):
+def test_the_saved_data_of_pytest_benchmark_is_complete(run, workplace):
     assert run("--impl=mine", "--loss=mse_loss", "--benchmark-json=saved.json", *ONE).status == 0
     (saved,) = json.loads((workplace.path / "saved.json").read_text("utf-8"))["benchmarks"]
     assert saved["fullname"].endswith(
@@ -154,7 +154,7 @@ def test_what_pytest_benchmark_saves_is_complete(run, workplace):
 
 
 @pytest.mark.parametrize(("ratio", "status"), [("1.9", 1), ("2.1", 0)])
-def test_a_limit_fails_what_certainly_takes_longer(run, ratio, status):
+def test_a_timing_limit_fails_a_cell_that_certainly_exceeds_it(run, ratio, status):
     result = run("--impl=mine", "--loss=mse_loss", f"--timing-fail=slower:{ratio}", *ONE)
     assert result.status == status
     failed = (
@@ -164,15 +164,15 @@ def test_a_limit_fails_what_certainly_takes_longer(run, ratio, status):
     assert (failed in "\n".join(result.out)) is bool(status)
 
 
-def test_growth_is_in_the_artifact_too(run, workplace):
+def test_growth_is_in_the_artifact(run, workplace):
     assert run("--impl=mine", "--loss=mse_loss", "-k", "growth").status == 0
     data = json.loads((workplace.path / "reports/mine/timing.json").read_text("utf-8"))
     assert [curve["arm"] for curve in data["growth"]] == ["implementation", "torch"]
-    # by this clock every call takes the same
+    # by this clock every call takes the same time
     assert {curve["time_power"] for curve in data["growth"]} == {0.0}
 
 
-def test_a_table_of_times_that_cannot_be_written_is_one_line(run, workplace):
+def test_an_unwritable_timing_report_is_a_one_line_error(run, workplace):
     (workplace.path / "reports" / "mine" / "timing.json").mkdir(parents=True)
     result = run("--impl=mine", "--loss=mse_loss", *ONE)
     assert result.status == pytest.ExitCode.USAGE_ERROR
@@ -202,7 +202,7 @@ def test_a_table_of_times_that_cannot_be_written_is_one_line(run, workplace):
         ("--impl=mine --loss=l3_loss", "unknown loss 'l3_loss'; did you mean l1_loss, "),
     ],
 )
-def test_what_cannot_be_is_one_message_that_names_it(run, workplace, words, wanted):
+def test_invalid_options_give_one_clear_message(run, workplace, words, wanted):
     result = run(*words.split())
     assert result.status == pytest.ExitCode.USAGE_ERROR
     (said,) = [line for line in (*result.out, *result.err) if line.startswith("ERROR: ")]

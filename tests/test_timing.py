@@ -1,4 +1,4 @@
-"""Timing: exact statistics on made-up pairs, contests on a stand-in clock, the suite's options."""
+"""Timing: exact statistics on made-up pairs, paired timing on a simulated clock, and options."""
 
 import gc
 import json
@@ -58,8 +58,8 @@ SAMPLE = Report.read(Path(__file__).parent / "data" / "conformance.json")
 
 
 @pytest.mark.parametrize(("n", "low", "high"), [(12, 3, 10), (32, 10, 23), (64, 24, 41)])
-def test_the_interval_is_that_of_the_sign_test(n, low, high):
-    # ranks of the 95 % interval of a median, as tables have them
+def test_the_interval_matches_the_sign_test(n, low, high):
+    # ranks of the 95 % interval of a median, as in published tables
     ratios = [math.exp(rank) for rank in range(1, n + 1)]
     random.Random(0).shuffle(ratios)
     found = interval(ratios, 0.95)
@@ -68,7 +68,7 @@ def test_the_interval_is_that_of_the_sign_test(n, low, high):
 
 
 @pytest.mark.parametrize("n", [8, 12, 37, 64, 128])
-def test_the_interval_covers_the_median_as_often_as_it_says(n):
+def test_the_interval_has_its_stated_coverage(n):
     ratios = [math.exp(rank) for rank in range(1, n + 1)]
     below = round(math.log(interval(ratios).low)) - 1
     missed = 2 * sum(math.comb(n, i) for i in range(below + 1)) / 2**n
@@ -76,14 +76,14 @@ def test_the_interval_covers_the_median_as_often_as_it_says(n):
     assert missed <= 0.01 < wider
 
 
-def test_few_pairs_tell_nothing():
+def test_few_pairs_give_an_infinite_interval():
     found = interval([2.0] * 7)
     assert (found.low, found.ratio, found.high) == (0, pytest.approx(2), math.inf)
     assert speed(found) == "unclear"
 
 
 @pytest.mark.parametrize("ratios", [[], [1.0, 0.0], [math.inf], [math.nan]])
-def test_what_is_no_ratio_is_refused(ratios):
+def test_invalid_ratios_are_refused(ratios):
     with pytest.raises(ValueError, match="want at least one, all finite and > 0"):
         interval(ratios)
 
@@ -99,14 +99,14 @@ def test_what_is_no_ratio_is_refused(ratios):
         (1.0501, 3.0, "slower"),
     ],
 )
-def test_a_verdict_is_given_when_the_whole_interval_allows_it(low, high, verdict):
+def test_a_verdict_requires_the_whole_interval(low, high, verdict):
     assert speed(Interval(1.0, low, high)) == verdict
 
 
 @pytest.mark.parametrize(
     ("seconds", "number"), [(1.0, 12), (0.1, 18), (0.001, 126), (0.0, 126), (1e9, 12)]
 )
-def test_the_budget_buys_rounds_within_bounds(seconds, number):
+def test_the_number_of_rounds_follows_from_the_time_within_bounds(seconds, number):
     assert rounds(seconds, 2.0) == number
 
 
@@ -114,26 +114,26 @@ def arm(name, own, wall=None, calls=1):
     return Arm(name, calls, tuple(own), tuple(wall or own))
 
 
-def test_a_ratio_is_that_of_a_call():
+def test_a_ratio_compares_single_calls():
     found = compared(arm("mine", [300] * 20, calls=3), arm("torch", [400] * 20, calls=2), "cpu")
     assert (found.own.ratio, found.verdict) == (pytest.approx(0.5), "faster")
 
 
-def test_a_drift_that_both_arms_share_cancels():
+def test_a_drift_of_both_arms_cancels():
     drift = [1000 * (1 + i) for i in range(64)]
     found = compared(arm("mine", [2 * t for t in drift]), arm("torch", drift), "cpu")
     assert (found.own.low, found.own.high) == (pytest.approx(2), pytest.approx(2))
 
 
-def test_work_that_waits_is_suspicious():
+def test_waiting_work_is_suspicious():
     found = compared(arm("mine", [500] * 20, [9000] * 20), arm("torch", [1000] * 20), "cpu")
     assert (found.verdict, found.own.ratio) == ("suspicious", pytest.approx(0.5))
     want = "0.5 times as long as the baseline by the cpu clock, but 9 times by the wall clock"
     assert want in found.reason
 
 
-def test_an_arm_that_a_busy_machine_made_wait_is_not_suspicious():
-    wall = [100, 300] * 5 + [300, 300]  # the median is three times torch's, by chance
+def test_waiting_caused_by_a_busy_machine_is_not_suspicious():
+    wall = [100, 300] * 5 + [300, 300]  # the median is three times that of torch, by chance
     found = compared(arm(MINE, [100] * 12, wall), arm("torch", [100] * 12), "cpu")
     assert (found.wall.ratio, found.wall.low) == (pytest.approx(3), pytest.approx(1))
     assert (found.verdict, found.reason) == ("same", None)
@@ -144,13 +144,13 @@ def test_work_on_another_stream_is_suspicious():
     assert found.verdict == "suspicious"
 
 
-def test_parallel_work_is_judged_on_the_wall():
+def test_parallel_work_is_judged_on_the_wall_clock():
     found = compared(arm("mine", [2000] * 20, [500] * 20), arm("torch", [1000] * 20), "cpu")
     assert (found.clock, found.verdict) == ("wall", "faster")
     assert found.own.ratio == pytest.approx(2)
 
 
-def test_what_is_too_good_is_suspicious_against_torch_only():
+def test_an_implausible_ratio_is_suspicious_only_against_torch():
     mine, times = arm("mine", [90] * 20), [1000] * 20
     assert compared(mine, arm("torch", times), "cpu").verdict == "suspicious"
     assert compared(mine, arm("composite", times), "cpu").verdict == "faster"
@@ -169,18 +169,18 @@ def test_arms_with_unequal_readings_are_refused():
 
 
 @pytest.mark.parametrize("power", [0.0, 1.0, 2.0])
-def test_a_power_is_found_and_followed(power):
+def test_a_power_is_fitted_and_extrapolated(power):
     grown = [10, 20, 40, 80]
     amounts = [3 * size**power for size in grown]
     assert exponent(grown, amounts) == pytest.approx(power)
     assert foreseen(grown, amounts, 800) == pytest.approx(3 * 800**power)
 
 
-def test_from_a_single_point_the_amount_is_foreseen_in_proportion():
+def test_a_single_point_is_extrapolated_in_proportion():
     assert foreseen([10], [3.0], 800) == pytest.approx(240)
 
 
-def test_two_points_have_no_power():
+def test_two_points_give_no_power():
     assert exponent([1, 2], [1, 2]) is None
     assert exponent([1, 2, 3], [1, 0, 3]) is None
 
@@ -188,7 +188,7 @@ def test_two_points_have_no_power():
 @pytest.mark.parametrize(
     "text", ["slower", "slower:", "slower:0.9", "faster:2", "1.5", "slower:inf"]
 )
-def test_a_limit_that_is_none_is_refused(text):
+def test_an_invalid_limit_is_refused(text):
     assert limit("slower:1.5") == 1.5
     with pytest.raises(ValueError, match="--timing-fail takes slower:RATIO"):
         limit(text)
@@ -197,26 +197,26 @@ def test_a_limit_that_is_none_is_refused(text):
 # === workloads =============================================================================
 
 
-@pytest.mark.filterwarnings("ignore:reduction:UserWarning")  # kl_div, of its mean
+@pytest.mark.filterwarnings("ignore:reduction:UserWarning")  # kl_div warns about its mean
 @pytest.mark.parametrize("loss", catalogue().values(), ids=lambda loss: loss.name)
-def test_every_loss_has_workloads_that_torch_takes(loss: Loss):
+def test_every_loss_has_workloads_that_torch_accepts(loss: Loss):
     under_test = torch_counterpart(loss, "function") or torch_counterpart(loss, "class")
     assert {"small", "cache", "large"} <= {size.name for size in sizes(loss, "cpu")}
     for size in sizes(loss, "cpu")[:2]:
         case = workload(loss, axes(loss, size), "float32", 0)
-        contest = PairedTiming({MINE: under_test, TORCH: under_test}, case, "full", "cpu", Ticks())
-        contest.before()
-        contest.during()
-        contest.after()
-        assert contest.problem() is None
+        timing = PairedTiming({MINE: under_test, TORCH: under_test}, case, "full", "cpu", Ticks())
+        timing.before()
+        timing.during()
+        timing.after()
+        assert timing.problem() is None
         assert case.requires_grad
-        # Scores that a layer makes count as elements, though no tensor that is passed holds them.
+        # Scores computed by a layer count as elements, although no argument holds them.
         elements = next(iter(case.tensors.values())).size
         assert size.elements // (2 * size.inner) < elements <= size.elements
     assert batch_axis(loss) in axes(loss, size)
 
 
-def test_a_vocabulary_belongs_to_losses_with_classes():
+def test_only_losses_with_classes_have_a_vocabulary_size():
     with_classes = {name for name, loss in catalogue().items() if has_classes(loss)}
     assert {"cross_entropy", "nll_loss", "linear_cross_entropy"} <= with_classes
     assert not {"mse_loss", "multilabel_soft_margin_loss", "kl_div"} & with_classes
@@ -233,18 +233,18 @@ def test_a_workload_is_the_same_for_the_same_seed():
     assert first.requires_grad == ("input",)
 
 
-def test_the_classes_grow_to_those_of_a_large_vocabulary():
-    timed_loss = entrant_of("cross_entropy", functional.cross_entropy)
+def test_the_number_of_classes_grows_to_a_large_vocabulary():
+    timed_loss = timed_loss_of("cross_entropy", functional.cross_entropy)
     assert growing(timed_loss) == ["N", "C"]
     assert [size for size, _ in points(timed_loss, "C")][-1] == 2**17
     assert len({known["N"] for _, known in points(timed_loss, "C")}) == 1
 
 
-# === contests ==============================================================================
+# === paired timing =========================================================================
 
 
 class Ticks:
-    """A clock that counts calls in place of time: a call takes a million ns, or what it says."""
+    """A simulated clock: each call takes one million ns, or the time that it states."""
 
     own = "cpu"
 
@@ -261,13 +261,13 @@ class Ticks:
         return self.rates.pop(0) if self.rates else None
 
 
-def entrant_of(name, function):
+def timed_loss_of(name, function):
     implementation = Implementation("mine", functions={name: function})
     (under_test,) = implementation.losses_under_test(find(name))
     return TimedLoss(implementation, under_test, "cpu", "float32")
 
 
-def contest(*functions, mode="full", loss="mse_loss"):
+def paired_timing(*functions, mode="full", loss="mse_loss"):
     spec = find(loss)
     case = workload(spec, axes(spec, sizes(spec, "cpu")[0]), "float32", 0)
     names = (MINE, TORCH, TEXTBOOK)
@@ -278,7 +278,7 @@ def contest(*functions, mode="full", loss="mse_loss"):
     return PairedTiming(arms, case, mode, "cpu", Ticks())
 
 
-def test_the_arms_take_every_order_in_turn():
+def test_the_arms_run_in_every_order():
     called = []
 
     def named(name):
@@ -288,7 +288,7 @@ def test_the_arms_take_every_order_in_turn():
 
         return mse_loss
 
-    made = contest(named("a"), named("b"), named("c"))
+    made = paired_timing(named("a"), named("b"), named("c"))
     assert made.calls == 1
     made.rounds = 6
     called.clear()
@@ -308,38 +308,38 @@ def test_every_call_gets_fresh_inputs_and_no_old_gradient():
             target += 1
         return value
 
-    made = contest(greedy, functional.mse_loss, mode="infer")
+    made = paired_timing(greedy, functional.mse_loss, mode="infer")
     made.run()
     assert len(set(seen)) == 1
-    assert "changed their inputs" in contest_problem(made)
+    assert "changed their inputs" in problem_of(made)
 
 
-def contest_problem(made):
+def problem_of(made):
     made.before()
     made.during()
     return made.problem()
 
 
-def test_a_call_that_returns_something_else_is_found_out():
-    made = contest(
+def test_a_timed_call_with_another_value_is_found():
+    made = paired_timing(
         lambda x, y, reduction="mean": 1.1 * functional.mse_loss(x, y), functional.mse_loss
     )
     made.run()
     assert made.problem() == "at this size, the value differs from that of torch"
 
 
-def test_a_gradient_of_something_else_is_found_out():
+def test_a_timed_call_with_another_gradient_is_found():
     def mse_loss(x, y, reduction="mean"):
         right = functional.mse_loss(x, y)
         return 2 * right - right.detach()
 
-    made = contest(mse_loss, functional.mse_loss)
+    made = paired_timing(mse_loss, functional.mse_loss)
     made.run()
     assert made.problem() == "at this size, the gradient differs from that of torch"
 
 
 @pytest.mark.parametrize(("mode", "learns"), [("infer", False), ("forward", True), ("full", True)])
-def test_a_mode_says_whether_gradients_are_recorded(mode, learns):
+def test_a_mode_determines_whether_gradients_are_recorded(mode, learns):
     recorded = []
 
     def mse_loss(x, y, reduction="mean"):
@@ -347,28 +347,28 @@ def test_a_mode_says_whether_gradients_are_recorded(mode, learns):
         recorded.append((torch.is_grad_enabled(), value.requires_grad, x.grad is not None))
         return value
 
-    made = contest(mse_loss, functional.mse_loss, mode=mode)
+    made = paired_timing(mse_loss, functional.mse_loss, mode=mode)
     made.run()
     assert set(recorded) == {(learns, learns, False)}
     assert mode in MODES
 
 
-def test_the_garbage_collector_rests_for_every_arm():
+def test_the_garbage_collector_is_off_for_every_arm():
     states = []
 
     def mse_loss(x, y, reduction="mean"):
         states.append(gc.isenabled())
         return functional.mse_loss(x, y)
 
-    made = contest(mse_loss, mse_loss)
+    made = paired_timing(mse_loss, mse_loss)
     states.clear()
     made.run()
     assert set(states) == {False}
     assert gc.isenabled()
 
 
-def test_what_a_call_is_handed_is_made_outside_of_it():
-    made = contest(functional.ctc_loss, functional.ctc_loss, loss="ctc_loss")
+def test_the_arguments_of_a_call_are_made_outside_the_timing():
+    made = paired_timing(functional.ctc_loss, functional.ctc_loss, loss="ctc_loss")
     log_probs = made.inputs[0].given["log_probs"]
     assert log_probs.is_leaf
     assert log_probs.exp().sum(-1).detach() == pytest.approx(torch.ones(4, 8))
@@ -380,7 +380,7 @@ def test_the_host_clock_reads_both_clocks():
 
 
 class Device:
-    """A stand-in for torch.cuda: a call takes as long as it says, some of it on the side."""
+    """A stand-in for torch.cuda: a call takes its stated time, part of it on another stream."""
 
     def __init__(self, rate=1500):
         self.log = []
@@ -425,7 +425,7 @@ def test_the_device_clock_flushes_times_and_waits_for_all_streams():
 # === memory and size =======================================================================
 
 
-def test_the_peak_is_what_is_held_at_once_and_the_same_every_time():
+def test_the_peak_is_the_memory_in_use_and_reproducible():
     def work():
         first = torch.empty(1000)
         del first
@@ -435,7 +435,7 @@ def test_the_peak_is_what_is_held_at_once_and_the_same_every_time():
 
 
 def test_cross_entropy_holds_three_times_its_input():
-    # its log-softmax, the gradient of that, the gradient of the input
+    # the log-softmax, its gradient, and the gradient of the input
     loss = find("cross_entropy")
     case = workload(loss, {"N": 64, "C": 1000}, "float32", 0)
     top, size = weighed(torch_counterpart(loss, "function"), case, "cpu")
@@ -443,12 +443,12 @@ def test_cross_entropy_holds_three_times_its_input():
     assert 2.9 < top / size < 3.1
 
 
-def test_a_need_is_measured_against_memory_and_patience():
+def test_a_need_is_compared_with_the_limits_of_memory_and_time():
     assert excess(Need(1, 0.1), "cpu", 0.25) == pytest.approx(0.4)
     assert excess(Need(1e18, 0.1), "cpu") > 1
 
 
-def test_a_batch_is_halved_until_it_can_be_afforded():
+def test_a_batch_is_halved_until_it_fits_the_limits():
     loss = find("mse_loss")
     under_test = torch_counterpart(loss, "function")
     assert fitted([under_test], {"d1": 4096}, "d1", "float32", "cpu", Ticks()) == {"d1": 4096}
@@ -475,19 +475,19 @@ def test_results_are_compared_as_whole_tensors(got, want, same):
     assert alike([torch.tensor(got)], [torch.tensor(want)]) is same
 
 
-# === a cell ================================================================================
+# === timing cells ==========================================================================
 
 
-def race():
+def timing_run():
     made = TimingRun(budget=0.0)
     made._clocks["cpu"] = Ticks()
     return made
 
 
 def run(function, name="mse_loss", mode="full"):
-    timed_loss = entrant_of(name, function)
+    timed_loss = timed_loss_of(name, function)
     size = Size("small", 128, 4, None, "")
-    return race().run(TimingCell(timed_loss, size, mode))
+    return timing_run().run(TimingCell(timed_loss, size, mode))
 
 
 def test_a_loss_that_conforms_is_timed_against_torch_and_the_textbook():
@@ -507,7 +507,7 @@ def test_a_loss_that_deviates_is_not_timed():
     assert cell.arms == ()
 
 
-def test_a_loss_that_fails_while_it_is_timed_is_not_timed():
+def test_a_loss_that_fails_during_timing_is_not_timed():
     def mse_loss(input, target, reduction="mean"):
         if input.numel() == 128:
             raise RuntimeError("no kernel for this size")
@@ -517,13 +517,13 @@ def test_a_loss_that_fails_while_it_is_timed_is_not_timed():
     assert (cell.verdict, cell.reason) == ("not-timed", "RuntimeError: “no kernel for this size”")
 
 
-def test_growth_ends_where_the_implementation_does():
+def test_growth_ends_at_the_largest_size_that_works():
     def mse_loss(input, target, reduction="mean"):
         if input.numel() > 2**15:
             raise MemoryError("enough")
         return functional.mse_loss(input, target, reduction=reduction)
 
-    mine, torchs = race().grow(entrant_of("mse_loss", mse_loss), "N")
+    mine, torchs = timing_run().grow(timed_loss_of("mse_loss", mse_loss), "N")
     assert (mine.arm, mine.sizes) == (MINE, (4096, 16384))
     assert mine.reason == "at size 65536: MemoryError: “enough”"
     assert (torchs.arm, torchs.reason, len(torchs.sizes)) == (TORCH, None, 5)
@@ -535,7 +535,7 @@ def test_growth_ends_where_the_implementation_does():
 
 @pytest.fixture(scope="module")
 def report():
-    curve = race().grow(entrant_of("mse_loss", functional.mse_loss), "N")
+    curve = timing_run().grow(timed_loss_of("mse_loss", functional.mse_loss), "N")
     slow = run(functional.mse_loss)
     slow = replace(
         slow,
@@ -570,7 +570,7 @@ EQUAL = compared(*(Arm(name, 1, [1] * 12, [1] * 12) for name in (MINE, TORCH)), 
 
 
 def told_of(report, *intervals) -> str:
-    """The headline of a run with these intervals."""
+    """Return the headline of a run with these intervals."""
     cell, cells = report.cells[1], []
     for place, ends in enumerate(intervals):
         measured = Interval(1.0, *ends)
@@ -582,7 +582,7 @@ def told_of(report, *intervals) -> str:
     return replace(report, cells=cells).headline
 
 
-def test_the_headline_says_what_unclear_cells_show_all_the_same(report):
+def test_the_headline_bounds_the_difference_of_unclear_cells(report):
     same, around, wide, above = (0.99, 1.01), (0.96, 1.06), (0.9, 1.5), (1.01, 1.2)
     told = told_of(report, same, around, wide, above)
     want = "1 same, 1 unclear, 2 with no difference above 6.0 % to 50 %"
@@ -592,7 +592,7 @@ def test_the_headline_says_what_unclear_cells_show_all_the_same(report):
     assert told_of(report, (0.0, math.inf)) == "1 cell against torch: 1 unclear"
 
 
-def test_the_page_says_what_an_unclear_cell_shows(report):
+def test_the_page_bounds_the_difference_of_an_unclear_cell(report):
     found = replace(EQUAL, own=Interval(1.0, 0.96, 1.06), verdict="unclear")
     timed, other = report.cells
     cell = replace(other, verdict="unclear", comparisons=(found,), arms=timed.arms, reason=None)
@@ -611,14 +611,14 @@ def test_a_limit_holds_for_the_whole_interval(report):
     assert beyond(slow, 1.55) is None
 
 
-def test_a_cell_under_another_name_is_refused(report):
+def test_a_timing_cell_with_another_id_is_refused(report):
     with pytest.raises(ReportError, match="want 'mse_loss/small/full"):
         replace(report.cells[0], id="mse_loss")
     with pytest.raises(ReportError, match="same cell twice"):
         replace(report, cells=(report.cells[0], report.cells[0]))
 
 
-def test_the_page_stands_alone_and_shows_every_verdict(report):
+def test_the_page_is_self_contained_and_shows_every_verdict(report):
     html = page(report)
     links = [a.get("href") or a.get("src") for _, a in Page(html).elements]
     assert [link for link in links if link and not link.startswith("#")] == []
@@ -633,12 +633,12 @@ def test_the_guide_explains_every_verdict(word):
     assert f"| {word} | " in (ROOT / "docs" / "timing.md").read_text("utf-8")
 
 
-def test_what_an_implementation_is_called_is_escaped(report):
+def test_the_name_of_an_implementation_is_escaped(report):
     odd = replace(report, implementation=replace(report.implementation, name="<b>&"))
     assert "<b>&" not in page(odd).replace("<b>Time", "").replace("<b>Peak", "")
 
 
-def test_a_curve_of_one_point_is_told_in_words(report):
+def test_a_curve_of_one_point_is_described_in_words(report):
     curve = replace(report.growth[0], sizes=(4096,), seconds=(1.0,), bytes=(1,), reason="enough")
     assert isinstance(curve, Growth)
     html = page(replace(report, growth=(curve,)))

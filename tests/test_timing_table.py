@@ -1,4 +1,4 @@
-"""The times on a terminal: what recorded readings are said to show, at 80 columns."""
+"""The table of times in a terminal: its statements on recorded readings, at 80 columns."""
 
 import math
 from dataclasses import replace
@@ -10,7 +10,7 @@ from lossspec.timing.results import Arm, Interval, Timing, timing_id
 from lossspec.timing.statistics import compared, said, speed
 from lossspec.timing.table import WIDTH, table
 
-#: What a run of torch.nn.functional against itself recorded in ns, modes `infer`: calls in a block,
+#: Readings in ns from a run of torch.nn.functional against itself, mode `infer`: calls in a block,
 #: and the readings of both arms.
 RECORDED = {
     "quiet": (  # nll_loss, large
@@ -36,7 +36,7 @@ RECORDED = {
 
 
 def timed(size="large", mode="infer", loss="l1_loss", run="quiet", factor=1.0, **more) -> Timing:
-    """A cell on recorded readings, those of the implementation times a factor."""
+    """Return a cell with recorded readings, those of the implementation multiplied by a factor."""
     calls, mine, base = RECORDED[run]
     mine, base = ([int(word) for word in arm.split()] for arm in (mine, base))
     mine = [round(factor * reading) for reading in mine]
@@ -120,13 +120,13 @@ def test_each_loss_size_and_mode_has_a_line_with_ratio_interval_and_verdict():
         (0.0, 1.2, "unclear"),
     ],
 )
-def test_an_interval_says_how_large_a_difference_may_be(low, high, want):
+def test_an_interval_bounds_the_difference(low, high, want):
     assert said(Interval(1.0, low, high)) == want
 
 
 @pytest.mark.parametrize("run", RECORDED)
 @pytest.mark.parametrize("factor", [0.5, 0.9, 0.97, 1.0, 1.03, 1.1, 2.0])
-def test_what_is_said_never_claims_more_than_the_interval_shows(run, factor):
+def test_the_text_never_claims_more_than_the_interval(run, factor):
     found = timed(run=run, factor=factor).comparisons[0].deciding
     words, verdict = said(found), speed(found)
     assert words.startswith(verdict) or (verdict, words[:20]) == ("unclear", "no difference above ")
@@ -138,18 +138,18 @@ def test_what_is_said_never_claims_more_than_the_interval_shows(run, factor):
         assert found.low <= 1 <= found.high
 
 
-def test_what_was_not_timed_gives_its_reason_once_and_in_a_few_lines():
+def test_a_reason_for_not_timing_is_printed_once_and_cut():
     reason = "value: deviates (" + "a word " * 60 + ")\n  call: mse_loss(input, target)"
     got = lines(*(untimed(reason, size=size) for size in ("small", "large")))
     assert got[2:4] == [
         "l1_loss (function, cpu, float32)",
-        "    not timed: value: deviates (a word a word a word a word a word a word a word",
+        "    not timed: value: deviates (" + " ".join(["a word"] * 7),
     ]
     assert len(got) <= 6
     assert not any("call:" in line for line in got)
 
 
-def test_what_was_not_timed_at_one_size_gives_its_reason_there():
+def test_a_reason_for_not_timing_one_size_is_printed_beside_it():
     large = untimed("not run: a call needs about 90 GiB and 12 s", size="large")
     odd = timed("vocabulary", verdict="suspicious", reason="20 times as fast: \x1b[31mred")
     assert lines(timed("small"), large, odd)[4:] == [

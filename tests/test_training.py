@@ -1,4 +1,4 @@
-"""Training runs: real digits, every loss, each step against the definition; and their picture."""
+"""Training runs: real digits, every loss, each step against the definition; and their curves."""
 
 from statistics import mean
 
@@ -30,7 +30,7 @@ def record(loss, target, **more):
     return cell
 
 
-def test_the_digits_are_whole_and_the_same_every_time():
+def test_the_digits_are_complete_and_reproducible():
     pixels, labels = digits()
     assert pixels.shape == (1797, 64)
     assert (pixels.min(), pixels.max()) == (0, 1)
@@ -39,7 +39,7 @@ def test_the_digits_are_whole_and_the_same_every_time():
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_a_model_learns_with_torchs_loss_and_every_step_is_right(name):
+def test_every_training_step_with_a_torch_loss_conforms(name):
     (under_test, *_) = torch_nn.classes.losses_under_test(find(name))
     clause_record = trained(name, under_test.target, "class")
     assert clause_record.broken is None
@@ -49,11 +49,11 @@ def test_a_model_learns_with_torchs_loss_and_every_step_is_right(name):
     assert [step for step, *_ in curves["training"]] == list(range(STEPS))
     got = [value for _, value, _ in curves["training"]]
     assert got == pytest.approx([want for *_, want in curves["training"]], rel=1e-3, abs=1e-4)
-    # What is learned is little, and seen over many samples.
+    # The loss falls little, which is visible only over many samples.
     assert mean(got[-10:]) < mean(got[:3])
 
 
-def test_what_a_model_is_tried_on_it_never_learned_from():
+def test_the_test_samples_are_not_used_for_training():
     (under_test,) = torch_nn.functions.losses_under_test(find("cross_entropy"))
     found = list(steps(under_test, "cpu"))
     tried = [step for step in found if not step.learned]
@@ -63,13 +63,13 @@ def test_what_a_model_is_tried_on_it_never_learned_from():
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_a_run_begins_with_a_plain_call(name):
+def test_a_training_run_begins_with_a_default_call(name):
     case = plain(find(name))
     assert case.dtype == "float32"
     assert not case.layouts
 
 
-def test_state_that_is_carried_from_call_to_call_is_found_and_not_reduced():
+def test_state_kept_between_calls_is_found_and_not_shrunk():
     class Warm(torch.nn.Module):
         calls = 0
 
@@ -84,11 +84,11 @@ def test_state_that_is_carried_from_call_to_call_is_found_and_not_reduced():
 
     clause_record = trained("mse_loss", Warm, "class")
     deviation = clause_record.found.deviation
-    assert deviation.what == "the loss in step 16 of a training run"  # 4 calls were no training
+    assert deviation.what == "the loss in step 16 of a training run"  # 4 earlier calls
     assert float(deviation.got) == pytest.approx(2 * float(deviation.want))
 
 
-def test_a_wrong_gradient_is_found_though_the_loss_is_right():
+def test_a_wrong_gradient_of_a_correct_loss_is_found():
     def steep(input, target, reduction="mean"):
         loss = F.l1_loss(input, target, reduction=reduction)
         return loss + (input - input.detach()).sum()
@@ -97,7 +97,7 @@ def test_a_wrong_gradient_is_found_though_the_loss_is_right():
     assert deviation.what.startswith("the gradient of input in step 0 of a training run")
 
 
-def test_a_step_that_raises_is_a_deviation_in_the_words_of_the_error():
+def test_a_training_step_that_raises_deviates_with_its_error():
     def tired(input, target, reduction="mean"):
         tired.calls += 1
         if tired.calls > 3:
@@ -109,7 +109,7 @@ def test_a_step_that_raises_is_a_deviation_in_the_words_of_the_error():
     assert (deviation.what, deviation.got) == ("a training run raised", "RuntimeError: no more")
 
 
-def test_what_has_no_gradient_cannot_train_and_is_not_accused():
+def test_a_loss_without_gradients_is_not_trained():
     def without(input, target, reduction="mean"):
         with torch.no_grad():
             return F.l1_loss(input, target, reduction=reduction)
@@ -118,7 +118,7 @@ def test_what_has_no_gradient_cannot_train_and_is_not_accused():
     assert (clause_record.found, clause_record.lacks) == (None, "its results have no gradient")
 
 
-def test_without_the_package_of_the_digits_the_clause_is_unsupported_and_says_why(monkeypatch):
+def test_trained_is_unsupported_without_sklearn(monkeypatch):
     monkeypatch.setattr(lossspec.clauses, "find_spec", lambda name: None)
     cell = record("l1_loss", F.l1_loss)
     assert cell.verdict is Verdict.UNSUPPORTED
@@ -131,7 +131,7 @@ def cells():
     return lossspec.check("mse_loss", F.mse_loss, clauses=clauses, profile="quick")
 
 
-def test_the_curves_are_a_picture_in_the_page(cells):
+def test_the_page_contains_the_training_curves(cells):
     (cell,) = [cell for cell in cells if cell.clause == "trained"]
     drawn = chart(cell)
     assert {line.kind: len(line.points) for line in drawn.lines} == {
@@ -140,11 +140,11 @@ def test_the_curves_are_a_picture_in_the_page(cells):
     }
     for line in drawn.lines:
         assert all(drawn.left <= x <= drawn.end and 0 < y <= drawn.floor for x, y in line.points)
-    # The picture falls as the loss does: on a page, down is more.
+    # The y axis of a page points down, so the curve ends lower on the page than it begins.
     (training, _) = drawn.lines
     assert training.points[0][1] < training.points[-1][1]
     assert training.titles[0].startswith("training, step 0: ")
 
 
-def test_only_cells_that_trained_have_a_curve(cells):
+def test_only_trained_cells_have_a_curve(cells):
     assert [drawn.title for drawn in curves(cells)] == ["mse_loss"]

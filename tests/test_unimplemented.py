@@ -13,7 +13,7 @@ from lossspec.spec.catalogue import find
 
 #: A value that is not the default.
 BETA = find("smooth_l1_loss").parameters["beta"].values[1]
-#: By what is not implemented, the condition under which a call raises.
+#: By the unimplemented feature, the condition under which a call raises.
 LACKS = {
     "one reduction": lambda x, target, beta, reduction: reduction == "none",
     "one dtype": lambda x, target, beta, reduction: x.dtype is torch.float32,
@@ -38,7 +38,7 @@ def smooth(lacks, error):
 
 
 class _Once(torch.autograd.Function):
-    """Hands a gradient on; raises when that is done again, or when it is to be differentiated."""
+    """Identity that raises if its backward runs twice, or if its gradient is differentiated."""
 
     @staticmethod
     def forward(ctx, x, error, differentiated):
@@ -62,7 +62,7 @@ def squared(error, differentiated):
 
 
 def judged(loss, target, profile, names=None):
-    """By default every clause; in the standard profile only those that compile nothing."""
+    """Judge every clause; in the standard profile leave out those that compile, by default."""
     if names is None:
         known = (clause for clause in clauses().values() if clause.needs is None)
         names = [c.name for c in known if profile == "quick" or not c.slow or c.once]
@@ -75,14 +75,14 @@ def failing(cells):
 
 @pytest.mark.parametrize("profile", ["quick", "standard"])
 @pytest.mark.parametrize("lacks", LACKS)
-def test_what_is_not_implemented_deviates_from_no_clause(lacks, profile):
+def test_an_unimplemented_feature_deviates_from_no_clause(lacks, profile):
     cells = judged("smooth_l1_loss", smooth(LACKS[lacks], NotImplementedError), profile)
     assert failing(cells) == {}
     assert Counter(cell.verdict for cell in cells)[Verdict.CONFORMS] > 5
 
 
 @pytest.mark.parametrize("lacks", LACKS)
-def test_any_other_error_in_the_same_call_deviates(lacks):
+def test_another_error_in_the_same_call_deviates(lacks):
     names = ["accepts", "large-batch"]
     cells = judged("smooth_l1_loss", smooth(LACKS[lacks], RuntimeError), "standard", names)
     assert "RuntimeError: no such call" in failing(cells).values()
@@ -101,20 +101,18 @@ def by_form(error):
     return cross_entropy
 
 
-def test_a_form_that_is_not_implemented_deviates_from_no_clause():
+def test_an_unimplemented_form_deviates_from_no_clause():
     assert failing(judged("cross_entropy", by_form(NotImplementedError), "quick")) == {}
 
 
-def test_any_other_error_in_a_form_that_is_mandatory_deviates():
+def test_another_error_in_a_mandatory_form_deviates():
     cells = judged("cross_entropy", by_form(RuntimeError), "quick", ["accepts"])
     assert failing(cells) == {"accepts": "RuntimeError: no class indices"}
 
 
 @pytest.mark.parametrize("profile", ["quick", "standard"])
 @pytest.mark.parametrize(("differentiated", "clause"), BACKWARD.values(), ids=BACKWARD)
-def test_a_backward_that_is_not_implemented_deviates_from_no_clause(
-    differentiated, clause, profile
-):
+def test_an_unimplemented_backward_deviates_from_no_clause(differentiated, clause, profile):
     cells = judged("mse_loss", squared(NotImplementedError, differentiated), profile)
     assert failing(cells) == {}
     if clause is not None:
@@ -126,7 +124,7 @@ def test_a_backward_that_is_not_implemented_deviates_from_no_clause(
 
 
 class _Elsewhere(torch.nn.MSELoss):
-    """Raises where the number of calls, the mode or the dtype is not the first one's."""
+    """A loss that raises if the count of calls, the mode or the dtype is not the first one's."""
 
     error = NotImplementedError
     when = ""
@@ -159,7 +157,7 @@ class _Elsewhere(torch.nn.MSELoss):
         ("again", "second-call"),
     ],
 )
-def test_a_module_that_lacks_a_state_deviates_from_no_clause(when, clause):
+def test_a_module_without_a_mode_or_dtype_deviates_from_no_clause(when, clause):
     lacking, wrong = (
         type("Module", (_Elsewhere,), {"when": when, "error": error})
         for error in (NotImplementedError, RuntimeError)

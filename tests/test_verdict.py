@@ -1,4 +1,4 @@
-"""The artifact: strict in its types, whole or absent, the same from shards as from one run."""
+"""The artifact: strict types, complete or absent, and the same from shards as from one run."""
 
 import json
 import math
@@ -36,7 +36,7 @@ def on(report, *devices, shard=None):
     return replace(report, selection=replace(report.selection, devices=devices, shard=shard))
 
 
-def test_the_sample_holds_every_verdict():
+def test_the_sample_contains_every_verdict():
     assert {c.verdict for c in SAMPLE.cells} == set(Verdict)
 
 
@@ -44,7 +44,7 @@ def test_three_verdicts_fail_a_run():
     assert [v for v in Verdict if v.fails] == ["deviates", "crash", "not-run"]
 
 
-def test_every_verdict_has_a_sign_of_its_own():
+def test_every_verdict_has_a_unique_sign():
     assert len({v.sign for v in Verdict}) == len(Verdict)
 
 
@@ -62,7 +62,7 @@ def test_one_failing_cell_decides_the_exit_status(verdict):
         (["inconclusive", "crash"], 1),
     ],
 )
-def test_a_report_in_which_nothing_was_judged_is_no_success(verdicts, status):
+def test_a_report_without_a_judged_cell_is_no_success(verdicts, status):
     made = report(*(cell(clause=f"c{i}", verdict=verdict) for i, verdict in enumerate(verdicts)))
     assert (made.exit_status, made.judged) == (status, status != 4)
 
@@ -82,7 +82,7 @@ def test_absent_losses_are_named_and_not_counted():
     assert report(*gone[:1]).headline == "0 of 0 clauses conform; 1 loss absent"
 
 
-def test_a_loss_that_must_be_there_counts_as_failing():
+def test_a_required_but_absent_loss_counts_as_failing():
     made = report(cell(), absent("l1_loss", "deviates"))
     assert made.headline == "1 of 2 clauses conform, 1 deviates"
     assert (made.absent_losses, made.exit_status) == ((), 1)
@@ -96,7 +96,7 @@ def nested(levels):
 
 
 @pytest.mark.parametrize("levels", [65, 900, 100_000])
-def test_a_report_that_nests_too_deep_is_one_error(tmp_path, levels):
+def test_a_report_nested_too_deeply_is_refused(tmp_path, levels):
     whole = SAMPLE.to_json()
     text = whole.replace('"extra":{}', f'"extra":{{"x":{"[" * levels}{"]" * levels}}}', 1)
     path = tmp_path / "conformance.json"
@@ -108,7 +108,7 @@ def test_a_report_that_nests_too_deep_is_one_error(tmp_path, levels):
             cell(extra={"x": nested(levels)})
 
 
-def test_a_report_may_nest_as_deep_as_the_limit():
+def test_a_report_may_be_nested_up_to_the_limit():
     assert cell(extra={"x": nested(63)}).extra == {"x": nested(63)}
 
 
@@ -123,7 +123,7 @@ def test_a_file_is_read_up_to_a_limit(tmp_path, limit):
             read_file(path, limit)
 
 
-def test_a_device_without_an_end_is_one_error():
+def test_an_endless_file_is_refused():
     with pytest.raises(
         ReportError, match=r"^/dev/zero: is larger than 64 MiB, which is the limit$"
     ):
@@ -131,13 +131,13 @@ def test_a_device_without_an_end_is_one_error():
 
 
 @pytest.mark.parametrize("field", ["worst", "examples", "seconds"])
-def test_a_number_without_bounds_is_one_error(field):
+def test_an_excessive_number_is_refused(field):
     data = SAMPLE.cells[0].to_data() | {field: 10**400}
     with pytest.raises(ReportError, match=rf"^{field}: got .*too large|^examples: got 1000"):
         Cell.from_data(data)
 
 
-def test_the_message_about_a_file_of_strange_values_is_short():
+def test_the_message_about_an_excessive_value_is_short():
     with pytest.raises(ReportError) as caught:
         Report.from_data(SAMPLE.to_data() | {"profile": "\x1b[2J" + "k" * 10**6})
     assert len(str(caught.value)) < 2_100
@@ -164,17 +164,17 @@ def test_the_counts_name_every_verdict():
         ([], "0 of 0 clauses conform"),
     ],
 )
-def test_the_headline_counts(verdicts, want):
+def test_the_headline_gives_the_counts(verdicts, want):
     cells = [cell(clause=f"c{i}", verdict=verdict) for i, verdict in enumerate(verdicts)]
     assert report(*cells).headline == want
 
 
-def test_the_file_comes_back_as_it_was(tmp_path):
+def test_the_file_survives_reading_and_writing(tmp_path):
     SAMPLE.write(tmp_path / "new" / "conformance.json")
     assert (tmp_path / "new" / "conformance.json").read_bytes() == DATA.read_bytes()
 
 
-def test_a_cell_has_a_line_of_its_own():
+def test_each_cell_is_one_line_of_the_file():
     lines = SAMPLE.to_json().splitlines()
     assert [json.loads(line.rstrip(","))["id"] for line in lines[8:-2]] == [
         c.id for c in SAMPLE.cells
@@ -204,12 +204,12 @@ def test_numpy_scalars_become_plain_numbers():
     assert got == [int, float, float, int, str]
 
 
-def test_a_cell_travels_between_processes():
+def test_a_cell_survives_pickling_and_json():
     assert pickle.loads(pickle.dumps(SAMPLE.cells[0])) == SAMPLE.cells[0]
     assert Cell.from_data(json.loads(json.dumps(SAMPLE.cells[0].to_data()))) == SAMPLE.cells[0]
 
 
-def test_text_that_is_not_unicode_survives(tmp_path):
+def test_invalid_unicode_survives(tmp_path):
     odd = report(cell(got="\udc80 ≤ \x00"))
     odd.write(tmp_path / "conformance.json")
     assert Report.read(tmp_path / "conformance.json") == odd
@@ -236,12 +236,12 @@ def test_text_that_is_not_unicode_survives(tmp_path):
         ({"deviation": {"reason": None}}, "deviation.reason: got None, want a string"),
     ],
 )
-def test_a_bad_field_is_named_with_what_is_allowed(changes, problem):
+def test_an_invalid_field_is_named_with_the_allowed_values(changes, problem):
     with pytest.raises(ReportError, match=f"^{re.escape(problem)}"):
         replace(SAMPLE.cells[0], **changes)
 
 
-def test_an_error_deep_inside_says_where_it_stands():
+def test_an_error_in_a_nested_value_gives_its_path():
     data = SAMPLE.to_data()
     data["cells"][2]["dtypes"] = ["float32", None]
     with pytest.raises(ReportError, match=r"^cells\[2\]\.dtypes\[1\]: got None, want a string$"):
@@ -249,13 +249,13 @@ def test_an_error_deep_inside_says_where_it_stands():
 
 
 @pytest.mark.parametrize("shard", ["0/2", "3/2", "1", "a/b", ""])
-def test_a_shard_counts_from_one_to_its_number(shard):
+def test_a_shard_is_numbered_from_one_to_its_total(shard):
     with pytest.raises(ReportError, match="want i/n with 1 <= i <= n"):
         replace(SAMPLE.selection, shard=shard)
 
 
 @pytest.mark.parametrize("started", ["yesterday", "2026-01-31", "2026-01-31T12:00:00+02:00"])
-def test_a_run_starts_at_a_time_in_utc(started):
+def test_the_start_of_a_run_must_be_in_utc(started):
     with pytest.raises(ReportError, match="want an ISO-8601 time in UTC"):
         replace(SAMPLE.environment, started=started)
 
@@ -289,16 +289,16 @@ NEEDED = {
 
 
 @pytest.mark.parametrize("place", PLACES, ids=str)
-def test_an_unknown_key_is_ignored_here_and_by_the_schema(place):
+def test_an_unknown_key_is_ignored_by_reader_and_schema(place):
     data = with_deviation()
-    want = Report.from_data(data).to_json()  # as text, in which nan equals nan
+    want = Report.from_data(data).to_json()  # as text, in which NaN equals NaN
     at(data, place)["colour"] = "red"
     assert Report.from_data(data).to_json() == want
     VALIDATOR.validate(data)
 
 
 @pytest.mark.parametrize("place", PLACES, ids=str)
-def test_a_missing_key_is_not_known_unless_nothing_can_be_said_without_it(place):
+def test_a_missing_key_is_unknown_unless_it_is_required(place):
     for key in at(with_deviation(), place):
         data = with_deviation()
         del at(data, place)[key]
@@ -314,7 +314,7 @@ def test_a_missing_key_is_not_known_unless_nothing_can_be_said_without_it(place)
             assert Report.from_data(read.to_data()).to_json() == read.to_json()
 
 
-def test_reports_of_which_one_does_not_say_its_part_are_not_merged():
+def test_reports_without_a_selection_are_not_merged():
     data = SAMPLE.to_data()
     del data["selection"]
     part = Report.from_data(data)
@@ -323,7 +323,7 @@ def test_reports_of_which_one_does_not_say_its_part_are_not_merged():
     assert merge([part]).to_json() == part.to_json()
 
 
-def test_the_schema_is_a_schema_and_holds_for_every_report():
+def test_the_schema_is_valid_and_accepts_every_report():
     VALIDATOR.check_schema(VALIDATOR.schema)
     VALIDATOR.validate(SAMPLE.to_data())
     VALIDATOR.validate(with_deviation())
@@ -356,7 +356,7 @@ def test_the_schema_lists_the_fields_of_a_cell_in_their_order():
         (("cells",), {}),
     ],
 )
-def test_what_the_reader_refuses_the_schema_refuses_too(place, value):
+def test_the_schema_refuses_the_same_values_as_the_reader(place, value):
     data = deepcopy(SAMPLE.to_data())
     at(data, place[:-1])[place[-1]] = value
     with pytest.raises(ReportError):
@@ -378,19 +378,19 @@ def test_what_the_reader_refuses_the_schema_refuses_too(place, value):
         (b'{"seed": 0, "seed": 1}', "got the same key twice: seed"),
     ],
 )
-def test_a_file_that_is_no_report_gives_one_error_with_its_name(tmp_path, text, problem):
+def test_a_file_that_is_no_report_raises_an_error_with_its_path(tmp_path, text, problem):
     path = tmp_path / "conformance.json"
     path.write_bytes(text)
     with pytest.raises(ValueError, match=f"^{re.escape(f'{path}: {problem}')}"):
         Report.read(path)
 
 
-def test_a_file_that_is_absent_gives_the_same_kind_of_error(tmp_path):
+def test_an_absent_file_raises_a_report_error(tmp_path):
     with pytest.raises(ReportError, match=r"none\.json: cannot be read \(No such file"):
         Report.read(tmp_path / "none.json")
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_only_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "conformance.json"
     replace_file(path, "old")
 
@@ -410,7 +410,7 @@ def test_shards_merge_to_the_report_of_one_run():
     assert merge(reversed(shards)).to_json() == SAMPLE.to_json()
 
 
-def test_runs_on_two_devices_merge_to_a_report_of_both():
+def test_runs_on_two_devices_merge_to_one_report():
     cuda = replace(
         on(report(cell(device="cuda")), "cuda"),
         environment=replace(
@@ -461,12 +461,12 @@ def test_the_same_cell_in_two_reports_does_not_merge():
         merge([report(cell()), report(cell())])
 
 
-def test_a_shard_left_out_is_missed_by_name():
+def test_a_missing_shard_is_named():
     parts = [on(report(cell(clause=f"c{i}")), "cpu", shard=f"{i}/4") for i in (1, 4)]
     with pytest.raises(ReportError, match="add the reports of the shards 2/4, 3/4"):
         merge(parts)
 
 
-def test_nothing_does_not_merge():
+def test_merging_no_report_is_refused():
     with pytest.raises(ReportError, match="got no report to merge"):
         merge([])

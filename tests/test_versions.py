@@ -1,4 +1,4 @@
-"""The versions of torch that are tested: one list of them, wherever it is written down."""
+"""The tested versions of torch: one list, which every other place repeats."""
 
 import importlib.util
 import re
@@ -14,14 +14,14 @@ from lossspec.report.records import Report
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "versions.md").read_text("utf-8")
 DATA = ROOT / "tests" / "data" / "versions"
-#: Of each row of the page's table: the version of torch, the tox environment, the constraints.
+#: By row of the table in the page: the version of torch, the tox environment, the constraints.
 TESTED = re.findall(r"^\| ([\d.]+) \| `([\w-]+)` \| `([\w.-]+)` \|", PAGE, re.MULTILINE)
 
 on_each_version = pytest.mark.parametrize(("version", "environment", "constraints"), TESTED)
 
 
 def script():
-    """The script that makes the part of the page on what changed."""
+    """Import the script that writes the part of the page about changes."""
     spec = importlib.util.spec_from_file_location(
         "what_changed", ROOT / "benchmarks" / "what_changed.py"
     )
@@ -31,7 +31,7 @@ def script():
 
 
 def pins(file):
-    """The pins of a constraints file, those that it includes left out."""
+    """Return the pins of a constraints file without those of included files."""
     lines = (ROOT / file).read_text("utf-8").splitlines()
     return [line for line in lines if line and not line.startswith(("#", "-c "))]
 
@@ -95,7 +95,7 @@ def test_the_oldest_version_is_the_lower_bound_and_the_comment_names_all():
     assert f"needs torch {minors[0]} or newer" in PAGE
 
 
-def test_the_readme_leads_to_the_page():
+def test_the_readme_links_to_the_page():
     assert "(docs/versions.md)" in (ROOT / "README.md").read_text("utf-8")
 
 
@@ -128,7 +128,7 @@ def test_the_page_shows_the_diff_of_the_stored_reports():
     assert sum(file.stat().st_size for file in files) < 60_000
 
 
-def test_a_slim_report_has_the_diff_of_the_whole_one():
+def test_a_reduced_report_has_the_diff_of_the_whole_report():
     what_changed = script()
     report = Report.read(ROOT / "tests" / "data" / "conformance.json")
     stored = what_changed.slim(report)

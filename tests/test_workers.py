@@ -1,4 +1,4 @@
-"""A run on all cores starts no more workers than a machine or a container has room for."""
+"""The number of workers of a run, limited by the cores and memory of machine and container."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GIB = 1 << 30
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
-    """A machine of 16 cores, with the files that a kernel shows of it."""
+    """Simulate a machine of 16 cores with the files in which a kernel describes it."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
     monkeypatch.setattr(workers, "_CGROUPS", tmp_path / "cgroup")
     monkeypatch.setattr(workers, "_MEMINFO", tmp_path / "meminfo")
@@ -36,12 +36,12 @@ def available(size):
     return f"MemTotal: 999999999 kB\nMemAvailable: {size // 1024} kB"
 
 
-def test_every_core_gets_a_worker_where_nothing_is_known_of_memory(machine):
+def test_every_core_gets_a_worker_if_the_memory_is_unknown(machine):
     assert workers.automatic() == 16
 
 
 @pytest.mark.parametrize(("free", "count"), [(64, 16), (5, 5), (0, 1)])
-def test_there_are_no_more_workers_than_memory_allows(machine, free, count):
+def test_memory_limits_the_number_of_workers(machine, free, count):
     machine(meminfo=available(free * GIB))
     assert workers.automatic() == count
 
@@ -50,13 +50,13 @@ def test_there_are_no_more_workers_than_memory_allows(machine, free, count):
     ("quota", "count"),
     [("200000 100000", 2), ("50000 100000", 1), ("max 100000", 16), ("6400000 100000", 16)],
 )
-def test_a_container_may_use_fewer_cores(machine, quota, count):
+def test_a_cgroup_v2_quota_limits_the_number_of_workers(machine, quota, count):
     machine(cgroup__cpu_DOT_max=quota)
     assert workers.automatic() == count
 
 
 @pytest.mark.parametrize(("quota", "count"), [("300000", 3), ("-1", 16)])
-def test_a_container_of_the_older_kind_may_use_fewer_cores(machine, quota, count):
+def test_a_cgroup_v1_quota_limits_the_number_of_workers(machine, quota, count):
     machine(
         cgroup__cpu__cpu_DOT_cfs_quota_us=quota,
         cgroup__cpu__cpu_DOT_cfs_period_us="100000",
@@ -64,7 +64,7 @@ def test_a_container_of_the_older_kind_may_use_fewer_cores(machine, quota, count
     assert workers.automatic() == count
 
 
-def test_a_container_may_use_less_memory_but_its_file_cache_counts_as_free(machine):
+def test_a_memory_limit_counts_the_file_cache_as_free(machine):
     machine(
         meminfo=available(64 * GIB),
         cgroup__memory_DOT_max=8 * GIB,
@@ -74,7 +74,7 @@ def test_a_container_may_use_less_memory_but_its_file_cache_counts_as_free(machi
     assert workers.automatic() == 3
 
 
-def test_a_limit_beyond_all_memory_is_none(machine):
+def test_a_limit_above_the_memory_has_no_effect(machine):
     machine(
         meminfo=available(4 * GIB),
         cgroup__memory__memory_DOT_limit_in_bytes=9223372036854771712,
@@ -89,13 +89,13 @@ def asked(monkeypatch, impl):
     return hooks.pytest_xdist_auto_num_workers(config=SimpleNamespace(option=option))
 
 
-def test_the_number_of_workers_is_lossspecs_in_its_own_runs_only(monkeypatch):
+def test_lossspec_sets_the_number_of_workers_only_in_its_own_runs(monkeypatch):
     monkeypatch.delenv("PYTEST_XDIST_AUTO_NUM_WORKERS", raising=False)
     assert asked(monkeypatch, ["torch.nn"]) == 3
     assert asked(monkeypatch, []) is None
 
 
-def test_the_number_of_workers_can_be_set_from_outside(monkeypatch):
+def test_an_environment_variable_sets_the_number_of_workers(monkeypatch):
     monkeypatch.setenv("PYTEST_XDIST_AUTO_NUM_WORKERS", "7")
     assert asked(monkeypatch, ["torch.nn"]) is None
 
@@ -107,7 +107,7 @@ def test_the_first_command_of_the_readme_uses_all_cores():
     assert "xdist" in tox["testenv:conformance"]["extras"]
 
 
-def test_git_ignores_what_a_run_writes_and_keeps_what_is_published(tmp_path):
+def test_git_ignores_the_output_of_a_run_and_keeps_published_reports(tmp_path):
     tmp_path.joinpath(".gitignore").write_text((ROOT / ".gitignore").read_text())
     names = ["conformance.json", "index.html", "repro/l1_loss.py"]
     written = [tmp_path / "reports" / "torch.nn" / name for name in names]

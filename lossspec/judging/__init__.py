@@ -1,1 +1,1 @@
-"""Judge an implementation: plan, campaign, known deviations, verdicts."""
+"""The judging of an implementation: plan, campaigns, known deviations and verdicts."""

@@ -1,4 +1,7 @@
-"""A campaign: judge one loss of one implementation on one device by every clause."""
+"""A campaign: everything that is done to judge one loss of one implementation on one device.
+
+A campaign draws cases, calls the implementation with each, and lets every clause judge the result.
+"""
 
 from __future__ import annotations
 
@@ -36,21 +39,45 @@ from lossspec.judging.stream import CHOSEN, candidates
 from lossspec.judging.support import Support
 from lossspec.oracle.solver import SolvedCase
 
-#: Called with the cases done, the cases in all and the clauses that deviate so far.
+#: Receives the number of cases judged, of cases to judge, and of clauses that deviate so far.
 OnProgress = Callable[[int, int, int], None]
 
 
 @dataclass
 class Campaign:
-    """Judge one implementation on one device by a list of clauses.
+    """A campaign: the settings, and what the clauses have found so far.
 
-    reference : torch's own function or class, whose deviations are not held against others.
-    checkpoint : what earlier processes that ran it ended in. on_progress : called after every case,
-    after every slow clause and at the end. after_step : called after every call and every
-    judgement, while a case is shrunk as well. observer : told of every judgement. shrinks : whether
-    the cases of findings are shrunk, and further kinds of deviations looked for. name, database :
-    where the cases that fail are kept for the next run. timed_out : the case that it did not come
-    back from.
+    `run` does the work, in this order:
+
+    1. Judge the stored cases of the known deviations.
+    2. Judge the cases that Hypothesis draws. Cases that failed in earlier runs come first.
+    3. Judge the costly clauses on a few chosen cases.
+    4. Decide which features the implementation does not support, and which deviations count.
+    5. Choose the deviations that the report shows, and shrink their cases.
+    6. Judge the hazardous clauses, which make invalid calls. Such a call may damage the process.
+    7. If the implementation never worked, report every clause as deviating.
+
+    Attributes:
+        under_test: The implementation of the loss.
+        clauses: The clauses to judge.
+        profile: How many cases are drawn.
+        seed: The seed of the drawn cases.
+        device: The device of all tensors, such as `cuda:0`.
+        dtypes: The dtypes to draw cases in. None stands for all dtypes of the loss.
+        known: The known deviations of this loss. A deviation that one of them covers is excused.
+        reference: The torch counterpart. A deviation that it shares is excused. None if the
+            implementation under test is torch itself.
+        checkpoint: The crash checkpoint, which knows the steps that ended earlier processes. None
+            if no replacement worker can take over.
+        on_progress: Called after every case, after every slow clause and at the end.
+        after_step: Called after every call and every judgement, also during shrinking.
+        observer: Called for every judgement. It can skip cases and end the campaign early.
+        shrinks: Whether to shrink failing cases and look for further kinds of deviations.
+        name: The name of the campaign. Failing cases are kept in the database under it.
+        database: The Hypothesis database that keeps failing cases for the next run.
+        support: The features that the implementation supports, as its calls show.
+        clause_records: For each clause by its name, what it has found.
+        timed_out: The case of the call that reached its timeout, if there was one.
     """
 
     under_test: LossUnderTest
@@ -71,7 +98,7 @@ class Campaign:
     support: Support = field(init=False, default_factory=Support)
     clause_records: dict[str, ClauseRecord] = field(init=False)
     timed_out: Case | None = field(init=False, default=None)
-    #: Cases judged, and cases to judge.
+    #: The numbers of cases judged and of cases to judge.
     _done: int = field(init=False, default=0)
     _total: int = field(init=False, default=0)
 
@@ -92,9 +119,16 @@ class Campaign:
         )
 
     def run(self) -> dict[str, ClauseRecord]:
-        """Judge every case by every clause that may still learn from it."""
+        """Judge all cases by all clauses.
+
+        Returns:
+            For each clause by its name, what it has found.
+
+        Raises:
+            SpecError: The spec of the loss cannot be evaluated.
+        """
         start = time.perf_counter()
-        # What an implementation warns of is on its outcome; here it would only fill the screen.
+        # Each call records its warnings itself. Printing them too would only fill the screen.
         with warnings.catch_warnings(), np.errstate(all="ignore"), watched():
             warnings.simplefilter("ignore")
             with noting(self.checkpoint):
@@ -104,16 +138,20 @@ class Campaign:
 
     @property
     def _key(self) -> str:
-        """Where cases that fail are kept: the same choices make another case of other dtypes."""
+        """The key of the failing cases in the database.
+
+        It contains the dtypes, because the same Hypothesis choices give another case for others.
+        """
         return " ".join([self.name, *(self.dtypes or ())])
 
     def learns(self, clause_record: ClauseRecord) -> bool:
-        """Return whether another case may tell a clause something."""
+        """Return whether a clause needs more cases."""
         if clause_record.found is not None and not self.shrinks:
             return False
         return clause_record.learns(self.profile.patience)
 
     def _walk(self) -> None:
+        """Do the seven steps that the docstring of the class lists."""
         records = self.clause_records
         self._total = self.profile.cases(self.under_test.loss) + self.profile.searched
         self._report_progress()
@@ -125,10 +163,10 @@ class Campaign:
             self._judge_drawn(safe)
             self._judge_chosen([x for x in records.values() if x.clause.chosen])
         except CallTimeout:
-            pass  # what was found before it counts; what it is found in is not shrunk
+            pass  # findings so far count; without shrinking, since another call may hang too
         except (SpecError, *STOPS):
             raise
-        except Exception as error:  # of lossspec itself; what was found before it counts
+        except Exception as error:  # an error in lossspec itself; findings so far count
             for clause_record in filter(self.learns, records.values()):
                 clause_record.broken = brief(error)
         self.support.settle(records, self._excuses, self.timed_out is not None)
@@ -142,7 +180,12 @@ class Campaign:
         self._report_progress()
 
     def _count(self, done: int = 0, more: int = 0) -> None:
-        """Count cases that were judged, and cases to judge beyond those of the profile."""
+        """Count cases for the progress display.
+
+        Args:
+            done: Cases that were judged since the last call.
+            more: Cases to judge beyond those of the profile.
+        """
         self._done += done
         self._total += more
         if done:
@@ -150,14 +193,15 @@ class Campaign:
 
     def _report_progress(self) -> None:
         if self.on_progress is not None:
-            total = max(self._done, self._total)  # a search may need more cases than it is given
+            total = max(self._done, self._total)  # a search may draw more cases than planned
             found = sum(record.found is not None for record in self.clause_records.values())
             self.on_progress(self._done, total, found)
 
     def _judge_drawn(self, safe: ClauseRecords) -> None:
-        """Judge the cases that Hypothesis draws, those first that failed in earlier runs.
+        """Judge the cases that Hypothesis draws, after those that failed in earlier runs.
 
-        Calls that work are also kept for the hazardous clauses, as long as these want more.
+        The first `KEPT` small calls that work are also kept for the hazardous clauses. Drawing goes
+        on until they are kept, even if no clause needs more cases.
         """
         drawn = {name: x for name, x in safe.items() if not x.clause.chosen}
         hazardous = any(record.clause.hazard for record in self.clause_records.values())
@@ -193,11 +237,12 @@ class Campaign:
             clause_record.over = True
 
     def _unexcused(self) -> int:
+        """Return the number of findings without an excuse."""
         records = self.clause_records.values()
         return sum(finding.excuse is None for record in records for finding in record.findings)
 
     def _judge_chosen(self, clause_records: Sequence[ClauseRecord]) -> None:
-        """Judge each costly clause on a few cases that show every option."""
+        """Judge each costly clause on a few cases that together use every option of the loss."""
         if not any(map(self.learns, clause_records)):
             return
         pool = candidates(self.under_test, self.seed, self.dtypes, self.support.unsupported)
@@ -211,7 +256,12 @@ class Campaign:
             clause_record.over = True
 
     def _judge_candidate(self, clause_record: ClauseRecord, candidate: Candidate) -> bool | None:
-        """Return whether a costly clause judged a case; False if the call failed that way."""
+        """Judge one case by a costly clause.
+
+        Returns:
+            True if the clause judged the case. False if the implementation does not work in the way
+            that the clause calls it. None if the case does not meet the preconditions.
+        """
         self._steps.number = CHOSEN + candidate.number
         judged, failed = clause_record.examples, clause_record.failed
         self._look(candidate.solved, {clause_record.clause.name: clause_record})
@@ -220,11 +270,12 @@ class Campaign:
         return None if clause_record.failed == failed else False
 
     def _judge_hazardous(self, clause_records: ClauseRecords) -> None:
-        """Judge the clauses whose calls must raise, when all others are done and shrunk.
+        """Judge the clauses that make invalid calls, after all other clauses.
 
-        Damage that such a call does may end the process later: then no other clause is under way,
-        and the end is held against the call that should have raised and did not. The calls that
-        they start from were made before, so that no valid call comes in between.
+        An invalid call must raise an error. If it does not, it may damage memory, and the process
+        may crash later. These clauses run last, so that such a crash interrupts no other clause and
+        can be attributed to the invalid call. The invalid calls are made from valid calls that were
+        kept before, so that no valid call has to run in damaged memory.
         """
         self._steps.endanger()
         self._steps.number = REPLAYED
@@ -245,7 +296,11 @@ class Campaign:
             clause_record.over = True
 
     def _look(self, solved: SolvedCase, clause_records: ClauseRecords) -> float:
-        """Judge one case, and note it if a call with it does not end."""
+        """Judge one case, and record it as `timed_out` if a call reaches its timeout.
+
+        Returns:
+            The largest error ÷ budget among the clauses.
+        """
         try:
             return self._case_judge.look(solved, clause_records)
         except CallTimeout:
@@ -253,7 +308,10 @@ class Campaign:
             raise
 
     def _replay_known(self, clause_records: ClauseRecords) -> None:
-        """Judge the stored cases of the known deviations."""
+        """Judge the stored case of each known deviation, which is expected to fail.
+
+        Cases with dtypes that are not asked for, or with unsupported arguments, are skipped.
+        """
         for known in self.known:
             clause_record, case = clause_records.get(known.clause), known.case
             if clause_record is None or case.dtype not in (self.dtypes or (case.dtype,)):

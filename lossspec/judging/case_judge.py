@@ -1,4 +1,4 @@
-"""Judge one case: the plain call, then every clause that may still learn something."""
+"""The judging of one case: make its call, then let each clause that needs more cases judge it."""
 
 from __future__ import annotations
 
@@ -19,22 +19,27 @@ from lossspec.judging.stream import CHOSEN, supported_call
 from lossspec.judging.support import Support
 from lossspec.oracle.solver import SolvedCase
 
-#: Small calls that work, kept for the clauses on calls that must raise: at most so many.
+#: The largest number of small calls that worked and are kept for the hazardous clauses.
 KEPT = 240
-#: What was learned, by clause.
+#: For each clause by its name, what a campaign has found.
 ClauseRecords = Mapping[str, ClauseRecord]
 
 
 @dataclass
 class CaseJudge:
-    """Judge one case after another for a campaign.
+    """The judge of single cases, for one campaign.
 
-    excuses : also the implementation and the device. steps : the number of the case at hand.
-    support : what the campaign learns from calls. clause_records : of all
-    clauses of the campaign. learns : whether another case may tell a clause something.
-    report_progress : called after every judgement of a slow clause. after_step : called after every
-    call and judgement. observer : told of every judgement. kept : small calls that have worked,
-    with their numbers, for the clauses on calls that must raise.
+    Attributes:
+        excuses: Looks up excuses. It also holds the implementation under test and the device.
+        steps: Holds the number of the current case, and knows the steps that ended a process.
+        support: The features that the implementation supports, as its calls show.
+        clause_records: The records of all clauses of the campaign.
+        learns: Returns whether a clause needs more cases.
+        report_progress: Called after every judgement of a slow clause.
+        after_step: Called after every call and every judgement.
+        observer: Called for every judgement. It can skip cases and end the campaign early.
+        kept: Small calls that worked, each with the number of its case. The hazardous clauses
+            change them into invalid calls.
     """
 
     excuses: Excuses
@@ -48,7 +53,15 @@ class CaseJudge:
     kept: list[tuple[int, Trial]] = field(default_factory=list)
 
     def look(self, solved: SolvedCase, clause_records: ClauseRecords) -> float:
-        """Judge one case by the clauses that may still learn; return the worst error ÷ budget."""
+        """Judge one case by each clause that needs more cases.
+
+        Args:
+            solved: The case and its right answer.
+            clause_records: The records of the clauses to judge.
+
+        Returns:
+            The largest error ÷ budget among the clauses. It is 0 if no call was made.
+        """
         if self.observer is not None and not self.observer.wants(self.steps.number):
             return 0.0
         trial = self._called(solved)
@@ -59,12 +72,12 @@ class CaseJudge:
             trial.worst = 0.0
             self.judge(clause_record, trial)
             worst = max(worst, trial.worst)
-            if clause_record.clause.slow:  # one case of torch.compile may take a minute
+            if clause_record.clause.slow:  # torch.compile may take a minute for one case
                 self.report_progress()
         return worst
 
     def judge(self, clause_record: ClauseRecord, trial: Trial) -> None:
-        """Judge a clause on a case, unless that has ended a process."""
+        """Judge a case by a clause, unless an earlier process ended in this step."""
         if not self.steps.enter(clause_record.clause.name):
             clause_record.killer = trial.case
             return
@@ -83,7 +96,12 @@ class CaseJudge:
                 each.over = True
 
     def _called(self, solved: SolvedCase) -> Trial | None:
-        """Call with a case, as far as the implementation takes it; None if there is no call."""
+        """Call the implementation with a case, without the arguments that it does not accept.
+
+        Returns:
+            The trial with its outcome. None if no valid call remains, the device does not support a
+            dtype, an earlier process ended in this call, or the call is not implemented.
+        """
         under_test, device = self.excuses.under_test, self.excuses.device
         while True:
             case = supported_call(under_test, solved.case, self.support.unsupported)

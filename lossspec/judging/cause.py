@@ -1,8 +1,8 @@
-"""The cause of a deviation: one sentence, which is equal for deviations that have one cause.
+"""The cause of a deviation, as a text that is equal for all deviations with the same cause.
 
-A sentence about one loss begins with its name. A raised error and a lack of precision in a dtype
-may be shared by several losses. None stands for a deviation whose cause is not clear; it is shown
-on its own, so that no cause hides a deviation of another kind.
+A report shows deviations with the same cause in one block. A text about one loss begins with the
+name of the loss. Several losses may share a raised error or a lack of precision. A deviation
+without a clear cause has None, and is shown in a block of its own.
 """
 
 from __future__ import annotations
@@ -17,31 +17,38 @@ from lossspec.clauses.trial import Deviation
 from lossspec.judging.kinds import traits
 from lossspec.spec.loss import Loss
 
-#: Significant bits of a number in each dtype, the widest first.
+#: The significant bits of a number in each dtype, the widest first.
 _BITS = {"float64": 53, "float32": 24, "float16": 11, "bfloat16": 8}
-#: A number with at most this share of the significant bits of a dtype, such as 0.5, does not show
-#: that it was computed in the dtype: many numbers of a wider dtype are as simple.
+#: A number shows that it was computed in a dtype only if it uses more than this share of the
+#: dtype's significant bits. Simpler numbers, such as 0.5, are common in wider dtypes too.
 _SIMPLE = 0.5
-#: Error ÷ number, at most, that a computation in a narrower dtype explains, the narrowest first.
+#: The largest relative error that a computation in a narrower dtype explains, the narrowest first.
 _NARROW_ERROR = {"bfloat16": 2.0**-5, "float16": 2.0**-8, "float32": 2.0**-12}
-#: Uncertainty of a factor, at most, and its distance from 1, at least, for two to be compared.
+#: The largest budget ÷ number, and the smallest distance from 1, with which a factor is a cause.
 _FACTOR_KNOWN, _FACTOR_AWAY = 2e-4, 5e-3
-#: Whole factors up to this one, and their reciprocals, which two unlike bugs may well share.
+#: Different bugs may share a whole factor up to this one, or its reciprocal.
 _LARGEST_WHOLE = 1000
-#: Numbers, shapes and addresses in the message of an error, and printed tensors.
+#: Numbers, shapes, addresses and printed tensors in the message of an error.
 _FIGURES = re.compile(
     r"tensor\([^()]*\)|[\[(][-+\d.,\s einfa]*\d[-+\d.,\s einfa]*[\])]"
     r"|\b0x[0-9a-f]+\b|[-+]?\b\d+(\.\d*)?(e[-+]?\d+)?\b"
 )
 _LONGEST = 200
-#: Features that say how large a case is, which no cause is about.
+#: Features about the size of a case, which are never part of a cause.
 _SIZES = re.compile(r"\d+-d|square|many rows")
 
 
 def cause_of(loss: Loss, case: Case, deviation: Deviation, first: str | None = None) -> str | None:
-    """Return the cause of a deviation that a case of a loss shows; None if it is not clear.
+    """Return the cause of a deviation.
 
-    first : the cause of the first deviation of the same clause.
+    Args:
+        loss: The spec of the loss.
+        case: The case that deviates.
+        deviation: The deviation.
+        first: The cause of the first deviation of the same clause, if this is a later one.
+
+    Returns:
+        The cause as text. None if it is not clear.
     """
     case = deviation.case or case
     if deviation.raised is not None:
@@ -52,7 +59,7 @@ def cause_of(loss: Loss, case: Case, deviation: Deviation, first: str | None = N
     if narrow is not None:
         return narrow
     if deviation.numbers is None or deviation.budget is None:
-        return None  # not a value or a gradient, or not one that rounding could explain
+        return None  # no number is compared, or none with a budget
     got, want = deviation.numbers
     if math.isnan(want) or math.isinf(want):
         return None
@@ -62,18 +69,18 @@ def cause_of(loss: Loss, case: Case, deviation: Deviation, first: str | None = N
 
 
 def _raised(kind: str, message: str) -> str | None:
-    """The error without what differs from call to call; None if it says nothing but its type."""
+    """Return the error without the numbers and shapes of the call; None if it has no message."""
     lines = [line.strip() for line in message.strip().splitlines() if line.strip()]
     if not lines:
         return None
     text = " ".join(lines) if lines[0].endswith(":") else lines[0]
-    # Where a shape has one axis more, its text has one number more.
+    # Shapes with different numbers of axes must give the same text.
     text = re.sub(r"…(\s*[,x×]\s*…)+", "…", _FIGURES.sub("…", text[:_LONGEST]))
     return f"raises {kind}: {text}"
 
 
 def _narrow_dtype(case: Case, deviation: Deviation) -> str | None:
-    """A result in another dtype than the call's."""
+    """Return the cause if the result has another dtype than the case."""
     got, want = deviation.got, deviation.want
     if got not in _BITS or want != case.dtype or want not in _BITS:
         return None
@@ -87,16 +94,22 @@ def _as_if(dtype: str, narrow: str) -> str:
 
 
 def _precision(dtype: str, got: float, want: float, first: str | None) -> str | None:
-    """A number that lies near the right one, and is one of a narrower dtype.
+    """Return the cause if a number looks as if it was computed in a narrower dtype.
 
-    Where the clause is known to be computed in it, a simple number needs no other cause.
+    A simple number counts only if the first deviation of the clause has the same cause.
+
+    Args:
+        dtype: The dtype of the case.
+        got: The number that the implementation returned.
+        want: The right number.
+        first: The cause of the first deviation of the same clause.
     """
     for narrow, limit in _NARROW_ERROR.items():
         width, bits = _BITS[narrow], _significant_bits(got)
         if width >= _BITS.get(dtype, 0) or bits > width or abs(got - want) > limit * abs(want):
             continue
         cause = _as_if(dtype, narrow)
-        # The right number 100 and the wrong one 101 are both simple, whatever is wrong.
+        # Simple numbers such as 101 instead of 100 say nothing about the dtype.
         telling = bits > _SIMPLE * width and (width > 11 or _significant_bits(want) > width)
         rounded = abs(got - want) <= 2.0**-width * abs(want)
         if telling or (rounded and first == cause):
@@ -105,17 +118,17 @@ def _precision(dtype: str, got: float, want: float, first: str | None) -> str | 
 
 
 def _significant_bits(number: float) -> int:
-    """How many bits there are from the first to the last that is set."""
+    """Return the number of bits from the first set bit to the last."""
     whole = int(math.frexp(abs(number))[0] * 2**53)
     return whole.bit_length() - (whole & -whole).bit_length() + 1 if whole else 0
 
 
 def _not_finite(loss: Loss, case: Case, deviation: Deviation, got: float) -> str:
-    """A number that is infinite or nan where the definition is finite."""
+    """Return the cause if a number is infinite or NaN although the right one is finite."""
     word = "nan" if math.isnan(got) else "infinite"
     gradient = deviation.gradient_of is not None or deviation.backward
     if not gradient and case.reduction == "mean" and math.isinf(got):
-        # After shrinking, a call has a mean only if the deviation needs one.
+        # Shrinking has removed the mean unless the deviation needs it.
         given = {trait for trait in traits(loss, case) if trait[0] == "given"}
         told = f"{case.dtype}: the mean is infinite where the definition is finite"
         return told + _with(_words(given))
@@ -126,7 +139,7 @@ def _not_finite(loss: Loss, case: Case, deviation: Deviation, got: float) -> str
 
 
 def _factor(loss: Loss, case: Case, deviation: Deviation) -> str | None:
-    """A number that is the right one times a factor, if that is known well enough."""
+    """Return the cause if a number is off by a factor that is known well enough."""
     got, want = deviation.numbers or (math.nan, math.nan)
     budget = _number(deviation.budget)
     if want == 0 or got == 0 or not budget <= _FACTOR_KNOWN * abs(want):
@@ -150,7 +163,7 @@ def _number(text: str | None) -> float:
 
 
 def _words(traits: Iterable[tuple[str, str]]) -> set[str]:
-    """What a call needs for it to deviate, in words."""
+    """Return the traits that a call needs to deviate, in words."""
     said = {"reduction": "{!r}", "given": "with {}", "laid out": "layout of {}"}
     return {said.get(kind, "{}").format(name) for kind, name in traits}
 

@@ -1,4 +1,4 @@
-"""The record of a cell: what its campaign has shown about one clause, as a verdict."""
+"""The record of a cell: the verdict on one clause, with the evidence from its campaign."""
 
 from __future__ import annotations
 
@@ -29,10 +29,16 @@ from lossspec.report.verdict import Verdict
 def record_of(
     cell: CellPlan, campaign: Campaign, repeat: str | None, require_all: bool
 ) -> tuple[Cell, str]:
-    """Return the record of a cell that was judged, and the text of its script.
+    """Return the record of a judged cell, and the text of its reproduction script.
 
-    repeat : the command that judges it again, if one can. require_all : whether a missing loss or
-    parameter is a failure.
+    Args:
+        cell: The cell.
+        campaign: Its campaign, which is over.
+        repeat: The command that judges the cell again, if there is one.
+        require_all: Whether a missing loss or parameter is a deviation.
+
+    Returns:
+        The record and the script. The script is empty if there is none.
     """
     assert cell.under_test is not None
     clause_record = campaign.clause_records[cell.clause.name]
@@ -43,7 +49,12 @@ def record_of(
 
 
 def shows_cause(campaign: Campaign, record: Cell) -> str | None:
-    """Return the id of the cell of a campaign that shows the cause of a record best, if any."""
+    """Return the id of the cell in a campaign that shows the cause of a record best, if any.
+
+    Args:
+        campaign: The campaign, which is over.
+        record: The record of a cell that deviates.
+    """
     if record.cause is None:
         return None
     for clause_record in sorted(
@@ -57,7 +68,14 @@ def shows_cause(campaign: Campaign, record: Cell) -> str | None:
 
 
 def blank(cell: CellPlan, verdict: Verdict, reason: str | None, **fields: Any) -> Cell:
-    """A record with what the plan knows of a cell, and nothing else unless given."""
+    """Return a record with the fields that the plan knows and those given; the rest is empty.
+
+    Args:
+        cell: The cell.
+        verdict: The verdict on it.
+        reason: The reason for the verdict.
+        **fields: Further fields of `Cell`.
+    """
     extra = {"aliases": list(cell.clause.aliases)} if cell.clause.aliases else {}
     record = Cell(
         **{
@@ -99,14 +117,20 @@ _EMPTY: dict[str, Any] = {
 
 
 def stale(entry: KnownDeviation, why: str, cure: str = "remove it") -> str:
-    """Return that a known deviation is not there any more, why, and what to do about it."""
-    return f"the deviation listed in {entry.file or 'the list'} matches nothing: {why}; {cure}"
+    """Return the reason for a verdict on a known deviation that no longer applies.
+
+    Args:
+        entry: The known deviation.
+        why: Why it does not apply.
+        cure: The advice to the user.
+    """
+    return f"the known deviation in {entry.file or 'the list'} does not apply: {why}; {cure}"
 
 
 def _facts(
     cell: CellPlan, campaign: Campaign, clause_record: ClauseRecord, require_all: bool
 ) -> Facts:
-    """What the verdict on a clause depends on beside its own record."""
+    """Return the facts about a campaign that the verdict on a clause depends on."""
     assert cell.under_test is not None
     endless = campaign.timed_out is not None and campaign.learns(clause_record)
     return Facts(
@@ -114,29 +138,29 @@ def _facts(
         reasons.lacking(cell.under_test, campaign.support),
         reasons.call_fails(campaign.clause_records),
         _outdated(cell, campaign, clause_record),
-        f"it did not end within {timeout.LIMIT:g} s" if endless else None,
+        f"a call did not end within {timeout.LIMIT:g} s" if endless else None,
         require_all,
     )
 
 
 def _outdated(cell: CellPlan, campaign: Campaign, clause_record: ClauseRecord) -> str | None:
-    """Why a listed deviation is not there any more, if one is not."""
+    """Return the reason if a known deviation no longer applies."""
     shipped = known_deviations.shipped(cell.implementation.name)
-    # What is listed for everybody was seen on processors, and need not be so elsewhere.
+    # Shipped known deviations were observed on CPUs and may not occur on accelerators.
     elsewhere = accelerates(cell.device) and clause_record.stale in shipped
     if clause_record.stale is not None and not elsewhere:
-        if accelerates(cell.device):  # it may well hold on the processor
+        if accelerates(cell.device):  # the case may still fail on the CPU
             why = f"its stored case does not fail on {cell.device}"
-            return stale(clause_record.stale, why, "name its devices, or remove it")
+            return stale(clause_record.stale, why, "add its `device` to `when`, or remove it")
         otherwise = clause_record.otherwise
         if otherwise is not None:
-            why = f"its stored case fails otherwise ({otherwise.what}: got {otherwise.got})"
+            why = f"its stored case fails in another way ({otherwise.what}: got {otherwise.got})"
             return stale(clause_record.stale, why, "correct its `shows`, or remove it")
         return stale(clause_record.stale, "its stored case no longer fails")
     for entry in campaign.known:
         missing = _lacks(cell, entry) if entry.clause == cell.clause.name else None
         if missing is not None:
-            return stale(entry, f"nothing here takes {missing}")
+            return stale(entry, f"the implementation does not take {missing}")
     return None
 
 
@@ -147,7 +171,7 @@ def _shown(
     judged: Judged,
     repeat: str | None,
 ) -> tuple[dict[str, Any], str]:
-    """The fields of a record that show a finding or a crash, and the text of its script."""
+    """Return the fields of a record that show a finding or a crash, and the text of its script."""
     assert cell.under_test is not None
     if judged.finding is None:
         return _of_crash(cell, campaign, clause_record, judged)
@@ -164,16 +188,16 @@ def _shown(
             script = reproduction.script(
                 cell.under_test, case, deviation, cell.clause.says, cell.device
             )
-        except Exception as error:  # of lossspec itself: the deviation is there all the same
+        except Exception as error:  # an error in lossspec must not hide the deviation
             why = f"{type(error).__name__}: {error}"
-            clause_record.mishaps.append(f"no script could be written: {why}")
+            clause_record.mishaps.append(f"lossspec could not write the reproduction script: {why}")
     return fields, script
 
 
 def _of_crash(
     cell: CellPlan, campaign: Campaign, clause_record: ClauseRecord, judged: Judged
 ) -> tuple[dict[str, Any], str]:
-    """The call in which a process ended, or that did not end, if it is known."""
+    """Return fields and script for the call that crashed or reached its timeout, if known."""
     assert cell.under_test is not None
     if judged.verdict is not Verdict.CRASH or clause_record.broken is not None:
         return {}, ""
@@ -191,7 +215,10 @@ def _of_crash(
 
 
 def _lacks(cell: CellPlan, entry: KnownDeviation) -> str | None:
-    """What every implementation that an entry is about lacks to run its stored case."""
+    """Return the argument of the stored case that no surface of the implementation takes, if any.
+
+    Only the surfaces that the entry applies to count.
+    """
     implementation = cell.implementation
     lacks = [
         unsupported_argument(under_test, entry.case)
@@ -204,7 +231,7 @@ def _lacks(cell: CellPlan, entry: KnownDeviation) -> str | None:
 def _figures(
     under_test: LossUnderTest, campaign: Campaign, clause_record: ClauseRecord
 ) -> dict[str, Any]:
-    """What was counted and measured, whatever the verdict."""
+    """Return the counted and measured fields of a record, which every verdict has."""
     extra: dict[str, Any] = dict(clause_record.figures)
     asked = {dtype: dict(n) for dtype, n in sorted(clause_record.asked.items()) if n}
     if asked:
@@ -244,16 +271,22 @@ def _cause(under_test: LossUnderTest, finding: Finding) -> str | None:
 
 
 def _excused(clause_record: ClauseRecord) -> dict[str, int]:
-    """How many cases say nothing against the implementation, by reason, the most frequent first.
+    """Return the number of excused cases for each reason, the most frequent first.
 
-    Cases that have nothing that the clause is about need no excuse.
+    Cases that the clause is not about are left out, since they need no excuse.
     """
     counted = clause_record.excused.most_common()
     return {excuse.value: n for excuse, n in counted if excuse is not Excuse.NOT_ABOUT}
 
 
 def _further(under_test: LossUnderTest, finding: Finding, first: str | None) -> dict[str, Any]:
-    """A deviation of another kind than the one that a record shows first, whose cause is given."""
+    """Return the fields of a further deviation that a record shows.
+
+    Args:
+        under_test: The implementation of the loss.
+        finding: The further deviation.
+        first: The cause of the first deviation of the record.
+    """
     shown = evidence(under_test, finding.case, finding.deviation, None)
     return {
         "reason": finding.deviation.what,

@@ -1,4 +1,4 @@
-"""What a campaign has learned about one clause."""
+"""The record of one clause in a campaign."""
 
 from __future__ import annotations
 
@@ -19,21 +19,39 @@ from lossspec.thresholds import FRUITLESS_CASES
 
 @dataclass
 class ClauseRecord:
-    """What a campaign learned about one clause.
+    """The findings and counts of one clause in a campaign.
 
-    findings : every deviation, in the order in which they were found; nothing is ever taken out.
-    shown : the findings that a report shows, each of another kind, as their simplest cases show
-    them. examples, informative : how many cases were judged, and how many of them could have told
-    right from wrong. excused : how many cases say nothing against the implementation, by reason.
-    blocked : how many did not meet a precondition, by its name. skipped : how many parts of judged
-    cases were not judged, by reason. asked : by dtype, how many numbers were asked for, and how
-    many were not, by reason. fatal : whether it has ended a process. killer : the case that it was
-    judging. last_call : what was called then. over : whether it gets no further case. broken : the
-    error of lossspec itself that ended its judging. stale : the listed deviation whose stored case
-    no longer fails. lacks : what the implementation lacks for it. sound, unsound : while no case
-    was about the clause, whether some call was right, and whether some was not. seconds : what its
-    own judgements and shrinking took. share : its part of the time that all clauses need, for cases
-    and answers: each case's time is divided evenly among the clauses that judged it.
+    Attributes:
+        clause: The clause.
+        findings: Every deviation, in the order in which they were found. None is ever removed.
+        shown: The findings that a report shows, with shrunk cases. Each is of another kind.
+        examples: The number of judged cases.
+        informative: The number of judged cases that could tell right from wrong.
+        excused: For each excuse, the number of cases that have it.
+        blocked: For each precondition by its name, the number of cases that do not meet it.
+        skipped: For each excuse, the number of parts of judged cases that were not judged.
+        asked: For each dtype, the number of compared numbers, and for each excuse the number of
+            numbers that were not compared.
+        worst: The largest error ÷ budget among the judged cases.
+        worst_case: The case with that error.
+        dtypes: The dtypes of the judged cases.
+        seconds: The time that its own judgements and shrinking took, in seconds.
+        share: Its share of the time that no clause used alone, in seconds. That is the time for
+            drawing cases, computing right answers and making calls.
+        stale: The known deviation whose stored case no longer fails as recorded.
+        otherwise: The deviation that this stored case shows instead, if it still fails.
+        broken: The error in lossspec that ended the judging of this clause.
+        lacks: The feature that the clause needs and the implementation lacks.
+        fatal: Whether a process ended during a step of this clause.
+        killer: The case that was being judged then.
+        last_call: The call that was being made then.
+        over: Whether the clause receives no further case.
+        failed: The number of cases for which the implementation does not work in the way that the
+            clause calls it.
+        sound: Whether the call of some case was right, before any case was judged.
+        unsound: Whether the call of some case was wrong, before any case was judged.
+        figures: Further measured numbers for the report.
+        mishaps: Errors in lossspec after a deviation was found. The report shows them beside it.
     """
 
     clause: Clause
@@ -51,7 +69,6 @@ class ClauseRecord:
     seconds: float = 0.0
     share: float = 0.0
     stale: KnownDeviation | None = None
-    #: How the stored case of the stale one fails now, where that is in another way than listed.
     otherwise: Deviation | None = None
     broken: str | None = None
     lacks: str | None = None
@@ -63,28 +80,30 @@ class ClauseRecord:
     sound: bool = False
     unsound: bool = False
     figures: dict[str, Any] = field(default_factory=dict)
-    #: What went wrong in lossspec after the deviation was found, which the report says beside it.
     mishaps: list[str] = field(default_factory=list)
 
     @property
     def found(self) -> Finding | None:
-        """The first finding that counts, as its simplest case shows it where that is known."""
+        """The first finding that counts, with its shrunk case if there is one."""
         return next(iter(self.shown), None) or next((f for f in self.findings if f.counts), None)
 
     def asking(self, question: Question) -> Iterator[Finding]:
-        """Yield the findings that wait for an answer."""
+        """Yield the findings without an excuse that depend on the answer to a question."""
         return (f for f in self.findings if f.question is question and f.excuse is None)
 
     def excused_by(self, excuse: Excuse) -> Finding | None:
-        """Return the first finding that has an excuse."""
+        """Return the first finding with this excuse, if there is one."""
         return next((f for f in self.findings if f.excuse is excuse), None)
 
-    def learns(self, patience: float) -> bool:
-        """Return whether another case may tell the clause something.
+    def learns(self, share_of_enough: float) -> bool:
+        """Return whether the clause needs more cases.
 
-        After a deviation a clause goes on, to look for one of another kind, unless its calls are
-        costly or may damage the process. patience : how many times the informative cases that are
-        enough it gets.
+        A clause also needs more cases after a deviation, to find deviations of other kinds. The
+        exceptions are clauses that are costly, hazardous, or need one case only.
+
+        Args:
+            share_of_enough: The number of informative cases that suffice, as a share of
+                `clause.enough`.
         """
         clause = self.clause
         tries = 1 if clause.once else FRUITLESS_CASES
@@ -94,14 +113,19 @@ class ClauseRecord:
         if self.found is not None and (clause.hazard or clause.chosen or clause.once):
             return False
         if clause.chosen:
-            return True  # until no case is left that shows more
+            return True  # `costly_cases.chosen` decides how many cases there are
         if clause.once:
             return not self.examples
-        return clause.enough is None or self.informative < clause.enough * patience
+        return clause.enough is None or self.informative < clause.enough * share_of_enough
 
 
 def share_rest(seconds: float, clause_records: Sequence[ClauseRecord]) -> None:
-    """Divide the time that no clause used alone, in proportion to the cases that each judged."""
+    """Divide the time that no clause used alone in proportion to the cases that each judged.
+
+    Args:
+        seconds: The time of the whole campaign, in seconds.
+        clause_records: The records of all its clauses, whose `share` is set.
+    """
     rest = max(0.0, seconds - sum(clause_record.seconds for clause_record in clause_records))
     cases = sum(clause_record.examples for clause_record in clause_records)
     for clause_record in clause_records:

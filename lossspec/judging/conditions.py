@@ -1,4 +1,4 @@
-"""Conditions of known deviations: which calls an entry is about."""
+"""The conditions of known deviations: the table `when`, which selects calls."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from lossspec.spec.loss import Loss
 from lossspec.spec.roles import Surface
 
 SURFACES: tuple[Surface, ...] = ("function", "class")
-#: What `when` may ask of the place of a run.
+#: The keys of `when` that depend on the implementation and the device.
 PLACE = ("version", "device", "surface")
-#: What it may ask of a case. `options`, `absent` : optional tensors that are given, or left out.
-#: `gradients` : tensors that require a gradient.
+#: The keys of `when` that depend on the case. `options` lists optional tensors that are passed,
+#: `absent` optional tensors that are not, and `gradients` tensors that require a gradient.
 CASE = ("dtype", "form", "reduction", "options", "absent", "parameters", "gradients", "features")
 KEYS = (*PLACE, *CASE)
 _COMPARISON = r"\s*(>=|<=|!=|==|<|>)\s*(.+?)\s*"
@@ -30,7 +30,14 @@ def in_list(value: Any) -> list[Any]:
 
 
 def holds(when: Mapping[str, Any], version: str | None, device: str, surface: str) -> bool:
-    """Return whether a condition is about this version, device and surface."""
+    """Return whether a condition is met by the version, device and surface of a run.
+
+    Args:
+        when: The condition.
+        version: The version of the implementation, if it is known.
+        device: The device, such as `cuda:0`.
+        surface: The surface, `function` or `class`.
+    """
     kind = device.partition(":")[0]
     return (
         ("version" not in when or in_range(version, when["version"]))
@@ -40,7 +47,7 @@ def holds(when: Mapping[str, Any], version: str | None, device: str, surface: st
 
 
 def describes(when: Mapping[str, Any], case: Case) -> bool:
-    """Return whether a case is one of those that a condition is about."""
+    """Return whether a case meets a condition."""
     wanted = set(in_list(when.get("features", [])))
     given = case.parameters
     return (
@@ -59,9 +66,12 @@ def describes(when: Mapping[str, Any], case: Case) -> bool:
 
 
 def meets(value: Any, wanted: Any) -> bool:
-    """Return whether the value of a parameter is the wanted one, one of several, or in a range.
+    """Return whether the value of a parameter meets a condition.
 
-    Text such as `>0` compares with a number; `!=x` and `==x` with any text.
+    Args:
+        value: The value of the parameter.
+        wanted: The value itself, a comparison such as `>0`, or a list of these. `==` and `!=` also
+            compare text.
     """
     if isinstance(wanted, list):
         return any(meets(value, one) for one in wanted)
@@ -98,26 +108,48 @@ def _number(text: str) -> float | None:
 
 
 def check_comparison(place: str, wanted: Any) -> None:
-    """Raise DeviationsError unless a value can be compared with `wanted`."""
+    """Check that a value is allowed as a condition on a parameter.
+
+    Args:
+        place: The beginning of the error message.
+        wanted: The value, as the file has it.
+
+    Raises:
+        DeviationsError: It is neither a plain value, nor a comparison, nor a list of these.
+    """
     for one in in_list(wanted):
         if not isinstance(one, bool | int | float | str):
-            raise DeviationsError(f"{place}: takes a value, text such as '>0' or a list, got {one}")
+            raise DeviationsError(
+                f"{place}: expected a value, text such as '>0', or a list of these, got {one}"
+            )
         if not isinstance(one, str) or not re.match(r"\s*[<>]", one):
             continue
         match = re.fullmatch(_COMPARISON, one)
         if match is None or _number(match[2]) is None:
-            raise DeviationsError(f"{place}: a comparison reads like '>0' or '<=0.5', got {one!r}")
+            raise DeviationsError(
+                f"{place}: expected a comparison such as '>0' or '<=0.5', got {one!r}"
+            )
 
 
 def in_range(version: str | None, wanted: Any) -> bool:
-    """Return whether a version meets a range such as `>=2.4, <2.14`."""
+    """Return whether a version is in a range such as `>=2.4, <2.14`.
+
+    Args:
+        version: The version, if it is known. An unknown version counts as 0.0.0.
+        wanted: The range, as the file has it.
+
+    Raises:
+        DeviationsError: The range cannot be read.
+    """
     have = _release(version or "")
     for term in str(wanted).split(","):
         match = re.fullmatch(r"\s*(>=|<=|==|<|>)\s*([\d.]+)\s*", term)
         if match is None:
-            raise DeviationsError(f"a version range reads like '>=2.4, <2.14', got {wanted!r}")
+            raise DeviationsError(
+                f"when.version: expected a range such as '>=2.4, <2.14', got {wanted!r}"
+            )
         bound = _release(match[2])
-        named = match[2].strip(".").count(".") + 1  # ==2.13 is any 2.13.x
+        named = match[2].strip(".").count(".") + 1  # ==2.13 includes every 2.13.x
         kept = named if match[1] == "==" else 3
         if not _compare(match[1], have[:kept], bound[:kept]):
             return False
@@ -125,10 +157,10 @@ def in_range(version: str | None, wanted: Any) -> bool:
 
 
 def _release(version: str) -> tuple[int, ...]:
-    """The numbers of the release that a version belongs to, or leads to; 0.0.0 where it has none.
+    """Return the three numbers of the release of a version; zeros if it has none.
 
-    A local suffix (`+cu130`) names a build, not a release. A pre-release or a nightly already holds
-    most changes of its release, so it counts as that: `2.15.0.dev20261101` as 2.15.0.
+    A local suffix such as `+cu130` is ignored. A pre-release or nightly such as
+    `2.15.0.dev20261101` counts as its release, because it contains most of its changes.
     """
     release = re.match(r"\s*v?(\d+(?:\.\d+)*)", version)
     numbers = [int(part) for part in release[1].split(".")] if release else []
@@ -136,14 +168,25 @@ def _release(version: str) -> tuple[int, ...]:
 
 
 def check_condition(place: str, loss: Loss, when: Mapping[str, Any]) -> None:
-    """Raise DeviationsError unless all words of a `when` are known ones."""
+    """Check the table `when` of a known deviation.
+
+    Args:
+        place: The file and the entry, for the error message.
+        loss: The spec of the loss that the entry is about.
+        when: The table.
+
+    Raises:
+        DeviationsError: A key or a value of the table does not exist for this loss.
+    """
     known = sorted(KEYS)
     if wrong := sorted(set(when) - {*KEYS}):
         near = suggestion(wrong[0], known)
-        raise DeviationsError(f"{place}: unknown keys in when {', '.join(wrong)}{near}")
+        raise DeviationsError(f"{place}: unknown keys in when: {', '.join(wrong)}{near}")
     for key, value in when.items():
         if key != "parameters" and not all(isinstance(word, str) for word in in_list(value)):
-            raise DeviationsError(f"{place}: when.{key} takes text or a list of it, got {value!r}")
+            raise DeviationsError(
+                f"{place}: when.{key} must be text or a list of texts, got {value!r}"
+            )
     tensors = list(dict.fromkeys(name for form in loss.forms for name in loss.roles(form)))
     words = {
         "surface": SURFACES,
@@ -158,7 +201,8 @@ def check_condition(place: str, loss: Loss, when: Mapping[str, Any]) -> None:
     for key, allowed in words.items():
         for word in in_list(when.get(key, [])):
             if word not in allowed:
-                raise DeviationsError(f"{place}: no {key} {word!r}{suggestion(word, allowed)}")
+                near = suggestion(word, allowed)
+                raise DeviationsError(f"{place}: unknown value {word!r} in when.{key}{near}")
     _check_parameters(place, loss, when.get("parameters", {}))
     if "version" in when:
         try:
@@ -170,17 +214,18 @@ def check_condition(place: str, loss: Loss, when: Mapping[str, Any]) -> None:
 def _check_parameters(place: str, loss: Loss, parameters: Any) -> None:
     if not isinstance(parameters, Mapping):
         raise DeviationsError(
-            f"{place}: when.parameters takes a table such as {{ NAME = '>0' }}, got {parameters!r}"
+            f"{place}: when.parameters must be a table such as {{ NAME = '>0' }}, "
+            f"got {parameters!r}"
         )
     for name, wanted in parameters.items():
         if name not in loss.parameters:
             near = suggestion(name, list(loss.parameters))
-            raise DeviationsError(f"{place}: no parameter {name!r}{near}")
+            raise DeviationsError(f"{place}: the loss has no parameter {name!r}{near}")
         check_comparison(f"{place}: when.parameters.{name}", wanted)
 
 
 def known_features(loss: Loss) -> list[str]:
-    """Return all that `lossspec.cases.features` may say of a case of a loss."""
+    """Return every feature that a case of a loss can have."""
     tensors = dict.fromkeys(name for form in loss.forms for name in loss.roles(form))
     return [
         *FEATURES,

@@ -1,8 +1,8 @@
-"""Cases for clauses that cost too much to judge many: chosen by the options that they show.
+"""The few cases for clauses that are too costly to judge many, chosen by the options they show.
 
-An option is an optional tensor that is given, or a parameter that has not its default. A case shows
-it when the right answer without it is another one, so that an implementation which loses the
-option is found out.
+An option is an optional tensor that is passed, or a parameter with a value other than the default.
+A case shows an option if the right answer changes without it. An implementation that ignores the
+option then returns a wrong result.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from lossspec.thresholds import FRUITLESS_COSTLY_CASES, OPTION_SHOWS
 
 T = TypeVar("T")
 
-#: Cases that are drawn to choose from, with every option on (of a mean, of any reduction) and with
-#: none.
+#: The numbers of cases that are drawn to choose from: with all options and reduction `mean`, with
+#: all options and any reduction, and without options.
 MEANS, OTHERS, PLAIN = 32, 8, 8
-#: So many cases with every option on are enough, though a loss may have more forms.
+#: The most cases with all options that are judged, even if a loss has more forms.
 MOST = 4
 
 
-#: By what is chosen, the options to choose from.
+#: For each choice of a draw, the values that do not hide an option.
 PREFERRED: Mapping[str, tuple[Any, ...]] = {
     "plain": (False,),
     "sizes": ("small", "distinct", "square"),
@@ -45,15 +45,15 @@ PREFERRED: Mapping[str, tuple[Any, ...]] = {
 
 
 class Switched:
-    """Choices that switch every option on, or every one off; the others are as they come.
+    """Random choices that switch all options of a loss on, or all off.
 
-    It keeps what would hide an option out of the case: odd layouts and dtypes of targets, masked
-    classes, and ignored rows filled with nan.
+    They also avoid values that could hide the effect of an option: unusual layouts and target
+    dtypes, masked classes, and ignored rows filled with NaN. All other choices are unchanged.
     """
 
     def __init__(self, choose: Choices, loss: Loss, on: bool, mean: bool = False) -> None:
         self.choose, self.loss, self.on, self.mean = choose, loss, on, mean
-        #: The parameters that mark ignored elements.
+        #: The parameters whose value marks ignored elements, such as `ignore_index`.
         self.sentinels = {
             role.ignored_by
             for form in loss.forms
@@ -62,11 +62,11 @@ class Switched:
         }
 
     def __call__(self, what: str, options: Sequence[T]) -> T:
-        """One of the options that suit."""
+        """Choose one of the suitable values, or of all values if none is suitable."""
         return self.choose(what, self._suiting(what, options) or options)
 
     def seed(self) -> int:
-        """What dense values are made from."""
+        """Return the seed that the values of the tensors are generated from."""
         return self.choose.seed()
 
     def _suiting(self, what: str, options: Sequence[T]) -> Sequence[T]:
@@ -80,7 +80,7 @@ class Switched:
             parameter = self.loss.parameters[what]
             usable = [option for option in options if option not in parameter.limited]
             if self.on and what in self.sentinels:
-                # Only an ignored class counts when it is lost; any other index may raise.
+                # An ignored index must be a class: without the option, another index may raise.
                 usable = [option for option in usable if option in (0, 1)] or usable
             return [o for o in usable if (o != parameter.default) == self.on] or usable
         if what.removeprefix("with ") in self.loss.options:
@@ -89,30 +89,36 @@ class Switched:
 
 
 class Candidate:
-    """A case that may be chosen, and what it shows."""
+    """A case that may be chosen, with the options that it shows."""
 
     def __init__(self, number: int, solved: SolvedCase) -> None:
         self.number = number
         self.solved = solved
-        #: The options that are on.
+        #: The names of the options that are on.
         self.options = options(solved.loss, solved.case)
 
     @cached_property
     def shows(self) -> frozenset[tuple[str, str]]:
-        """The form, each option without which the right answer is another one, and several axes.
+        """The form, each option that changes the right answer, and whether there are several axes.
 
-        The sizes of several axes can be mistaken for one another, as in the divisor of a mean.
+        An implementation may confuse the sizes of several axes, for example in a divisor.
         """
         form, given = self.solved.case.form, (n for n in self.options if shows(self.solved, n))
         several = {("several axes", "")} if len(self.solved.case.shape.result) > 1 else set()
         return frozenset((form, name) for name in ("", *given)) | several
 
 
-@lru_cache(maxsize=1)  # both surfaces of a loss choose among the same
+@lru_cache(maxsize=1)  # both surfaces of a loss choose among the same cases
 def drawn_for(
     loss: Loss, start: int, dtypes: tuple[str, ...] | None = None
 ) -> Sequence[SolvedCase]:
-    """The cases to choose from: the same for the same seed and dtypes, on every machine."""
+    """Draw the cases to choose from; the same seed and dtypes give the same cases everywhere.
+
+    Args:
+        loss: The spec of the loss.
+        start: The seed.
+        dtypes: The dtypes to draw cases in. None stands for all dtypes of the loss.
+    """
     cases: list[SolvedCase] = []
     for on, mean, count in ((True, True, MEANS), (True, False, OTHERS), (False, False, PLAIN)):
         narrow = partial(Switched, loss=loss, on=on, mean=mean)
@@ -126,11 +132,20 @@ def drawn_for(
 
 
 def chosen(candidates: Sequence[Candidate], count: int) -> Generator[Candidate, bool | None]:
-    """Yield the cases that show most, until all is shown, then a plain one, `count` or more.
+    """Yield the case that shows most, again and again, until every option is shown.
 
-    Send what came of each: whether it was judged, False where the implementation does not work
-    that way, None where the clause has nothing to say of it. An implementation that never works is
-    given up after a few.
+    A case without options follows, and then further cases until `count` cases were judged. The
+    generator gives up on an implementation after `FRUITLESS_COSTLY_CASES` failures.
+
+    The caller sends True for a case that was judged. It sends False if the implementation does not
+    work in the way that the clause calls it, and None if the case does not meet a precondition.
+
+    Args:
+        candidates: The cases to choose from.
+        count: The smallest number of cases to judge.
+
+    Yields:
+        The next case to judge.
     """
     shown: set[tuple[str, str]] = set()
     reductions: set[str] = set()
@@ -144,7 +159,7 @@ def chosen(candidates: Sequence[Candidate], count: int) -> Generator[Candidate, 
         return found
 
     def rank(one: Candidate) -> tuple[int, bool, int]:
-        """What it shows; then a mean, and other reductions after that."""
+        """Rank by what is new, then a mean or a new reduction, then the lower number."""
         reduction = one.solved.case.reduction
         fresh = reduction not in reductions if reductions else reduction == "mean"
         return len(one.shows - shown), fresh, -one.number
@@ -177,9 +192,13 @@ def judge_chosen(
     learns: Callable[[], bool],
     judge: Callable[[Candidate], bool | None],
 ) -> None:
-    """Judge the chosen cases one after another, as long as another one may tell something.
+    """Judge the chosen cases one after another, as long as the clause needs more.
 
-    judge : what is sent to `chosen` for a case.
+    Args:
+        candidates: The cases to choose from.
+        count: The smallest number of cases to judge.
+        learns: Returns whether the clause needs more cases.
+        judge: Judges a case, and returns True, False or None as described in `chosen`.
     """
     choice = chosen(candidates, count)
     candidate = next(choice, None)
@@ -192,16 +211,22 @@ def judge_chosen(
 
 
 def options(loss: Loss, case: Case) -> list[str]:
-    """The optional tensors that a case gives, and its parameters that have not their default."""
+    """Return the names of the optional tensors and the non-default parameters of a case."""
     known = loss.parameters_of(loss.form(case.form))
     given = [name for name in case.tensors if name in loss.options]
     return given + [n for n in known if case.parameters[n] != loss.parameters[n].default]
 
 
 def lost(loss: Loss, case: Case, name: str) -> Case | None:
-    """The call that an implementation makes of a case when it loses one of its options.
+    """Return a case without one of its options, as if the implementation ignored it.
 
-    None where that is a call of no form.
+    Args:
+        loss: The spec of the loss.
+        case: The case.
+        name: The name of the option.
+
+    Returns:
+        The case without the option. None if no form of the loss allows such a call.
     """
     if name in loss.options:
         return case.with_(
@@ -220,7 +245,13 @@ def lost(loss: Loss, case: Case, name: str) -> Case | None:
 
 
 def bared(loss: Loss, case: Case, fails: Callable[[Case], bool]) -> Case:
-    """The case without the options that it fails without as well, each tried once."""
+    """Return a case without the options that it does not need in order to fail.
+
+    Args:
+        loss: The spec of the loss.
+        case: The failing case.
+        fails: Returns whether a simpler case still fails. Each option is tried once.
+    """
     for name in options(loss, case):
         without = lost(loss, case, name)
         other = None if without is None else sound_change(loss, case, without)
@@ -230,10 +261,10 @@ def bared(loss: Loss, case: Case, fails: Callable[[Case], bool]) -> Case:
 
 
 def shows(solved: SolvedCase, name: str) -> bool:
-    """Whether a case without one of its options has plainly another value."""
+    """Return whether the right value of a case changes plainly without one of its options."""
     loss, case = solved.loss, solved.case
     other = lost(loss, case, name)
-    # A class that is none may raise, as does what does not work at all, which nobody is held to.
+    # An invalid class index may raise an error, which would count as an unsupported call.
     if other is None or not _valid(loss, other):
         return False
     want = solved.expected.value(case.reduction)
@@ -245,7 +276,7 @@ def shows(solved: SolvedCase, name: str) -> bool:
 
 
 def _valid(loss: Loss, case: Case) -> bool:
-    """Whether every class index is one, or stands for something else by the contract."""
+    """Return whether every class index is a class or an allowed value such as `ignore_index`."""
     sizes = case.axis_sizes(loss)
     return all(
         role.allows(case.tensors[name], sizes[role.classes], case.parameters).all()

@@ -1,4 +1,4 @@
-"""The steps of a campaign, as its crash checkpoint knows them: a case and what is done with it."""
+"""The steps of a campaign in its crash checkpoint: the number of a case, and a clause or a call."""
 
 from __future__ import annotations
 
@@ -10,40 +10,58 @@ from lossspec.execution.checkpoint import SUSPECT, CrashCheckpoint, Underway
 from lossspec.judging.clause_record import ClauseRecord
 from lossspec.judging.support import empty
 
-#: In place of the number of a case: a stored one is replayed, one that failed is shrunk.
+#: These replace the number of a case while a stored case is replayed, or a failing case is shrunk.
 REPLAYED, SHRINKING = -1, -2
-#: In place of a clause: the plain call, before any of them judges it.
+#: This replaces the clause while the call of a case is made, before any clause judges it.
 CALL = "call"
 
 
 @dataclass
 class CrashSteps:
-    """The step at hand, which may have ended an earlier process of the same campaign.
+    """The current step of a campaign, and the steps that ended earlier processes of it.
 
-    checkpoint : what earlier processes ended in; None if nobody could take over from this one.
-    number : of the case at hand in the stream, or what stands for one.
+    Attributes:
+        checkpoint: The crash checkpoint, which knows the steps that ended earlier processes. None
+            if no replacement worker can take over.
+        number: The number of the current case, `REPLAYED` or `SHRINKING`.
     """
 
     checkpoint: CrashCheckpoint | None = None
     number: int = REPLAYED
 
     def enter(self, step: str) -> bool:
-        """Return whether the case may be called or judged: not if that has ended a process."""
+        """Record the next step with the current case.
+
+        Args:
+            step: The name of a clause, or `CALL`.
+
+        Returns:
+            False if an earlier process ended in this step, which must then be skipped.
+        """
         return self.checkpoint is None or self.checkpoint.enter(self.number, step)
 
     def enter_call(self, case: Case, clause_records: Mapping[str, ClauseRecord]) -> bool:
-        """Return whether a case may be called; otherwise note which one ended a process."""
+        """Record that the call of a case comes next.
+
+        Args:
+            case: The case.
+            clause_records: The records of the clauses that judge it.
+
+        Returns:
+            False if an earlier process ended in this call, or in a similar one with an empty
+            tensor. The call must then be skipped.
+        """
         caller = _record_of(CALL, clause_records)
         killer = caller.killer
         if killer is not None and empty(killer) and empty(case):
-            return False  # what ends the process on one empty tensor does so on others
+            return False  # other empty tensors are likely to crash the process too
         if self.enter(CALL):
             return True
         caller.killer = killer or case
         return False
 
     def restore(self, clause_records: Mapping[str, ClauseRecord]) -> None:
-        """Note in the records which clauses have ended an earlier process."""
+        """Mark the clauses in whose steps earlier processes ended."""
         if self.checkpoint is None:
             return
         ended = zip(self.checkpoint.deaths, self.checkpoint.calls, strict=True)
@@ -53,12 +71,17 @@ class CrashSteps:
                 clause_record.fatal, clause_record.last_call = True, call
 
     def endanger(self) -> None:
-        """Tell the checkpoint that from now on calls may damage the process."""
+        """Tell the checkpoint that calls from now on may damage the process."""
         if self.checkpoint is not None:
             self.checkpoint.endanger()
 
     def blame(self, number: int, clause_record: ClauseRecord) -> None:
-        """Hold a later end of this process against the call that a clause found wrong."""
+        """Attribute a later crash of this process to the call that a clause found wrong.
+
+        Args:
+            number: The number of the case.
+            clause_record: The record of the clause.
+        """
         if clause_record.found is not None and self.checkpoint is not None:
             finding = clause_record.found
             call = Underway(finding.deviation.case or finding.case, finding.deviation.replaced)
@@ -71,7 +94,10 @@ class CrashSteps:
 
 
 def _record_of(step: str, clause_records: Mapping[str, ClauseRecord]) -> ClauseRecord:
-    """Whose step it is: a plain call is that of the clause on it, or of any that is asked."""
+    """Return the record of the clause that a step belongs to.
+
+    The call of a case belongs to clause `accepts`, or to the first clause if that is not judged.
+    """
     return clause_records.get("accepts" if step == CALL else step) or next(
         iter(clause_records.values())
     )

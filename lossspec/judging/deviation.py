@@ -1,4 +1,4 @@
-"""How a trial breaks a clause, and how an error of lossspec itself reads."""
+"""The deviation of a trial from a clause, and the text of an error in lossspec itself."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lossspec.execution.timeout import CallTimeout, time_limit
 
 
 def deviation_of(clause: Clause, trial: Trial) -> Deviation | None:
-    """Return how a trial breaks a clause; None if it does not."""
+    """Return the deviation of a trial from a clause; None if it conforms or cannot be judged."""
     try:
         with time_limit(), preserved():
             if clause.unmet(trial) is None:
@@ -25,7 +25,7 @@ def deviation_of(clause: Clause, trial: Trial) -> Deviation | None:
 
 
 def brief(error: BaseException) -> str:
-    """Return the text of an error of lossspec or of a spec, with where lossspec raised it."""
+    """Return the message of a SpecError, or the end of the traceback of any other error."""
     if isinstance(error, SpecError):
         return str(error)
     return "".join(traceback.format_exception(error)[-3:])

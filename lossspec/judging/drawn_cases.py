@@ -1,4 +1,4 @@
-"""The cases of a campaign that Hypothesis draws: a stream, and a search for larger errors."""
+"""The drawn cases of a campaign: a stream, followed by a search for larger errors."""
 
 from __future__ import annotations
 
@@ -24,11 +24,17 @@ from lossspec.spec.loss import Loss
 
 @dataclass
 class DrawnCases:
-    """Hands the cases of one loss to whoever judges them.
+    """The drawn cases of one loss, which are passed to a function that judges them.
 
-    support : which dtypes have worked. look : judges a case, and returns the largest error ÷ budget
-    that it showed. wants_more : whether another case may tell anything. more : told of cases beyond
-    those of the profile.
+    Attributes:
+        loss: The spec of the loss.
+        profile: How many cases are drawn.
+        seed: The seed of the drawn cases.
+        dtypes: The dtypes to draw cases in. None stands for all dtypes of the loss.
+        support: Knows in which dtypes calls have worked.
+        look: Judges a case, and returns its largest error ÷ budget.
+        wants_more: Returns whether more cases are needed.
+        more: Called with the number of cases that will be drawn beyond those of the profile.
     """
 
     loss: Loss
@@ -39,15 +45,18 @@ class DrawnCases:
     look: Callable[[SolvedCase], float]
     wants_more: Callable[[], bool]
     more: Callable[[int], None]
-    #: The cases with the largest errors, and these.
+    #: The cases with the largest errors, each with its error ÷ budget.
     _worst: list[tuple[float, SolvedCase]] = field(init=False, default_factory=list)
 
     def hand_over_again(
         self, database: ExampleDatabase | None, name: str, fails: Callable[[SolvedCase], bool]
     ) -> None:
-        """Hand over the cases that failed in earlier runs, and forget those that do not any more.
+        """Judge the cases that failed in earlier runs, and remove those that no longer fail.
 
-        name : of the campaign, under which they are kept.
+        Args:
+            database: The Hypothesis database of failing cases.
+            name: The key of the campaign in the database.
+            fails: Judges a case, and returns whether it still fails.
         """
 
         def drawn_fails(drawn: DrawnCase) -> bool:
@@ -56,9 +65,10 @@ class DrawnCases:
         try_again(drawn_cases(self.loss, self.dtypes), database, name, drawn_fails)
 
     def hand_over(self) -> None:
-        """Hand over the stream, cases in place of those in dtypes that do not work, and a search.
+        """Draw the stream of cases, then replacement cases, then search for larger errors.
 
-        A search sets out from the cases with the largest errors.
+        Replacement cases make up for cases in dtypes that do not work. The search starts from the
+        cases with the largest errors.
         """
         loss, profile = self.loss, self.profile
         look_at_stream(loss, profile.cases(loss), self.seed, self.dtypes, self._look_if_wanted)
@@ -78,7 +88,7 @@ class DrawnCases:
         del self._worst[STARTS:]
 
     def _wasted(self) -> tuple[tuple[str, ...], int]:
-        """The dtypes that work, and how many cases were drawn in dtypes that do not."""
+        """Return the dtypes that work, and the number of cases drawn in other dtypes."""
         asked = self.dtypes or self.loss.dtypes
         works = tuple(dtype for dtype in asked if self.support.ran.get(dtype, (0,))[0])
         if not works:

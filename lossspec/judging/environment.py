@@ -1,4 +1,4 @@
-"""The environment of a run, for its report."""
+"""The environment of a run, as its report states it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lossspec.report.records import Environment, Oracle, own_version
 
 
 class Surroundings:
-    """The environment block of a report."""
+    """The start time and command of a run, and the machine and packages it runs with."""
 
     def __init__(self, command: Sequence[str]) -> None:
         self.command = shlex.join(command)
@@ -27,7 +27,7 @@ class Surroundings:
 
     @cached_property
     def commit(self) -> str | None:
-        """The commit of the directory that the run started in, if it is a checkout."""
+        """The git commit of the working directory; None if it is not a git checkout."""
         try:
             done = subprocess.run(
                 ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False
@@ -37,7 +37,7 @@ class Surroundings:
         return done.stdout.strip() or None
 
     def environment(self, devices: Sequence[str]) -> Environment:
-        """As the artifact has it."""
+        """Return the environment as the report stores it, with the names of the devices."""
         return Environment(
             lossspec=own_version(),
             python=platform.python_version(),

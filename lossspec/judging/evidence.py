@@ -1,4 +1,4 @@
-"""What a record shows of a failure: its call, what came, what was wanted, a script."""
+"""The evidence of a failure in a record: the call, the wrong and the right result, a script."""
 
 from __future__ import annotations
 
@@ -16,7 +16,14 @@ from lossspec.judging import reproduction
 def evidence(
     under_test: LossUnderTest, case: Case, deviation: Deviation, repeat: str | None
 ) -> dict[str, Any]:
-    """Return the fields of a record that show a deviation and how to see it again."""
+    """Return the fields of a record that show a deviation and how to repeat it.
+
+    Args:
+        under_test: The implementation of the loss.
+        case: The case that deviates.
+        deviation: The deviation.
+        repeat: The command that judges the cell again, if there is one.
+    """
     case = deviation.case or case
     return {
         "case": case.to_json(),
@@ -31,13 +38,24 @@ def evidence(
 def crash(
     under_test: LossUnderTest, call: Underway, clause: Clause, device: str
 ) -> tuple[dict[str, Any], str]:
-    """The fields of a record and the script that show the call in which a process ended."""
+    """Return the fields of a record that show the call in which a process ended, and a script.
+
+    Args:
+        under_test: The implementation of the loss.
+        call: The call.
+        clause: The clause that made it.
+        device: The device of the tensors.
+
+    Returns:
+        The fields, and the reproduction script. The script is empty if the implementation cannot be
+        imported.
+    """
     case = call.case
     invalid = bool(clause.hazard and call.replaced)
-    if invalid:  # as it was called: forward only
+    if invalid:  # invalid calls are made without a backward
         case = case.with_(requires_grad=())
     deviation = Deviation(
-        "the process ended in this call",
+        "the process ended during this call",
         "the end of the process",
         "an error" if invalid else "a tensor",
         check="error is not None" if invalid else "error is None",

@@ -1,4 +1,4 @@
-"""What excuses a deviation: a known one, torch's own, or a parameter that is not taken."""
+"""The excuses of a deviation: it is known, torch shares it, or a parameter is not accepted."""
 
 from __future__ import annotations
 
@@ -23,10 +23,14 @@ from lossspec.thresholds import COUNTERPART_BARS, SAME_DEVIATION
 
 @dataclass(frozen=True)
 class Excuses:
-    """Look for what excuses the deviations of one implementation on one device.
+    """The search for excuses, for one implementation on one device.
 
-    known : the known deviations of this loss. reference : torch's own function or class, whose
-    deviations are not held against an implementation that inherits them; None for torch itself.
+    Attributes:
+        under_test: The implementation of the loss.
+        device: The device of all tensors, such as `cuda:0`.
+        known: The known deviations of this loss.
+        reference: The torch counterpart. A deviation that it shares is excused. None if the
+            implementation under test is torch itself.
     """
 
     under_test: LossUnderTest
@@ -35,13 +39,23 @@ class Excuses:
     reference: LossUnderTest | None = None
 
     def trial(self, case: Case) -> Trial:
-        """Return a trial of the implementation with a case."""
+        """Return a trial of a case, whose call is not made yet."""
         return Trial(self.under_test, SolvedCase(self.under_test.loss, case), self.device)
 
     def of(
         self, clause: Clause, trial: Trial, deviation: Deviation
     ) -> tuple[Excuse | None, KnownDeviation | str | None]:
-        """Return the excuse of a deviation, and what excuses it; None and None if nothing does."""
+        """Return the excuse of a deviation, and its source.
+
+        Args:
+            clause: The clause that the trial deviates from.
+            trial: The trial.
+            deviation: Its deviation.
+
+        Returns:
+            The excuse, and the known deviation or the name of the torch counterpart that gives it.
+            Each is None if there is none.
+        """
         known = self.listed(clause, trial.case, deviation)
         if known is not None:
             return Excuse.EXPECTED_FAILURE, known
@@ -53,14 +67,19 @@ class Excuses:
         return None, None
 
     def listed(self, clause: Clause, case: Case, deviation: Deviation) -> KnownDeviation | None:
-        """Return the known deviation of a clause that covers a deviation of a case, if any."""
+        """Return the known deviation that covers a deviation of a case, if there is one."""
         about = (known for known in self.known if known.clause == clause.name)
         return next((known for known in about if known.covers(case, deviation)), None)
 
     def by_absence(self, clause: Clause, trial: Trial) -> bool:
-        """Return whether the trial conforms once the parameters it lacks have other values.
+        """Return whether the trial conforms if the parameters it lacks have another value.
 
-        A parameter that the signature lacks may have either of two documented values.
+        Some parameters have two documented values. An implementation whose signature lacks such a
+        parameter may behave according to either.
+
+        Args:
+            clause: The clause that the trial deviates from.
+            trial: The trial.
         """
         absent = {
             name: parameter.absent
@@ -74,11 +93,17 @@ class Excuses:
         other = self.trial(trial.case.with_(parameters={**trial.case.parameters, **absent}))
         if deviation_of(clause, other) is not None:
             return False
-        # A clause that cannot judge the other meaning has not shown that it is the right one.
+        # If the clause cannot judge the other value, value and gradients must be right instead.
         return clause.unmet(other) is None or other.conforms
 
     def inherited(self, clause: Clause, trial: Trial, deviation: Deviation) -> LossUnderTest | None:
-        """Return the loss of torch that does the same on the same call, if any."""
+        """Return the loss of torch that deviates in the same way on the same call, if any.
+
+        Args:
+            clause: The clause that the trial deviates from.
+            trial: The trial.
+            deviation: Its deviation.
+        """
         if self.reference is None:
             return None
         for torchs, call in _counterparts(self.reference, trial):
@@ -87,28 +112,28 @@ class Excuses:
                 try:
                     same = deviation_of(clause, Trial(torchs, solved, self.device, bar=bar))
                 except Exception:
-                    break  # the clause has nothing to say about torch here
+                    break  # the clause cannot judge this call of torch
                 if same is not None and _alike(clause, deviation, same):
                     return torchs
         return None
 
 
 def _counterparts(reference: LossUnderTest, trial: Trial) -> Iterator[tuple[LossUnderTest, Case]]:
-    """The calls of torch that an implementation may inherit a deviation from."""
+    """Yield calls of torch from which the implementation may have inherited a deviation."""
     documented = _documented(trial)
     yield reference, documented
-    # Torch may deviate elsewhere first: in another gradient, or where this is within budget.
+    # A clause stops at the first gradient that deviates, so each gradient is also tried alone.
     if len(documented.requires_grad) > 1:
         for name in documented.requires_grad:
             yield reference, documented.with_(requires_grad=(name,))
-    # The mean of torch's unreduced loss has the roundings of its parts.
+    # An implementation may reduce torch's unreduced loss itself, which rounds in another way.
     parts = composed_counterpart(trial.loss)
     if parts is not None and trial.expected.plain and documented.reduction in ("mean", "sum"):
         yield parts, documented
 
 
 def _documented(trial: Trial) -> Case:
-    """The call of a trial with class indices in a dtype that torch is documented to take."""
+    """Return the case of a trial, with class indices in the dtype that torch documents."""
     changed = {
         name: trial.case.tensors[name].astype(role.dtypes[0])
         for name, role in trial.form.tensors.items()
@@ -120,17 +145,20 @@ def _documented(trial: Trial) -> Case:
 
 
 def _alike(clause: Clause, deviation: Deviation, same: Deviation) -> bool:
-    """Whether torch's deviation is the same one."""
-    if clause.name == "accepts":  # whatever they raise, but not where torch has a value
+    """Return whether torch's deviation `same` is the same as the implementation's."""
+    if clause.name == "accepts":  # the errors may differ, but torch must not fail only later
         later = same.what.startswith("backward") and not deviation.what.startswith("backward")
         return "raised" in same.what and "raised" in deviation.what and not later
     if same.what == deviation.what and deviation.replaced:
-        return True  # an invalid call may return anything; torch returns something too
+        return True  # the results of an invalid call need not be equal
     return same.kind == deviation.kind and _off_by_the_same(same, deviation)
 
 
 def _off_by_the_same(torchs: Deviation, mine: Deviation) -> bool:
-    """Whether two are off by the same, to a tenth: such as by an epsilon that torch adds too."""
+    """Return whether all errors are about equal, for example because both add an epsilon.
+
+    `SAME_DEVIATION` says how much the errors may differ.
+    """
     if torchs.compared is None or mine.compared is None:
         return (torchs.what, torchs.got) == (mine.what, mine.got)
     (theirs, right_there), (got, right) = torchs.compared, mine.compared

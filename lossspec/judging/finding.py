@@ -1,4 +1,4 @@
-"""A finding: what one case showed for one clause."""
+"""A finding: a deviation from one clause that one case showed."""
 
 from __future__ import annotations
 
@@ -15,27 +15,32 @@ from lossspec.oracle.solver import SolvedCase
 
 
 class Question(Enum):
-    """What must be known of all calls before a deviation counts."""
+    """A question about all calls whose answer decides whether a deviation counts."""
 
-    #: Whether calls in its dtype work at all, or the dtype is not supported.
+    #: Do calls in this dtype work at all? Otherwise the dtype is not supported.
     DTYPE_WORKS = auto()
-    #: Whether calls of its optional form work at all.
+    #: Do calls of this optional form work at all? Otherwise the form is not supported.
     FORM_WORKS = auto()
-    #: Whether any result carries a graph, or the implementation computes outside torch.
+    #: Does any result require a gradient? Otherwise the implementation may compute outside torch.
     GRAPH_EXPECTED = auto()
-    #: Whether the clause finds nothing but a missing gradient, which must not hide a wrong one.
+    #: Are missing gradients the only deviations? Otherwise the report shows the others instead.
     NOTHING_ELSE = auto()
-    #: Whether it is another kind of deviation than the first one.
+    #: Is the deviation of another kind than the first one?
     ANOTHER_KIND = auto()
 
 
 @dataclass(frozen=True, eq=False)
 class Finding:
-    """A deviation that a case showed and, if there is one, the excuse for it.
+    """A deviation that a case showed, and its excuse if there is one.
 
-    by : what excuses it: the listed deviation, or the name of the implementation that does the
-    same. question : what must be known before it counts. error : the error that the call raised.
-    worst : the error ÷ budget that the clause saw.
+    Attributes:
+        solved: The case and its right answer.
+        deviation: The deviation.
+        excuse: The excuse, if there is one.
+        by: The known deviation, or the name of the torch counterpart, that gives the excuse.
+        question: The question whose answer decides whether the deviation counts.
+        error: The error that the call raised, or the deviation, as text.
+        worst: The largest error ÷ budget that the clause saw.
     """
 
     solved: SolvedCase
@@ -48,19 +53,19 @@ class Finding:
 
     @property
     def case(self) -> Case:
-        """The case that showed it."""
+        """The case that showed the deviation."""
         return self.solved.case
 
-    @cached_property  # each later deviation of a clause is compared with it
+    @cached_property  # it is compared with each later deviation of the clause
     def kind(self) -> Kind:
-        """What broke, and what the call had that the plainest one has not."""
+        """The kind of the deviation, which includes the traits of the call."""
         return kind_of(self.solved, self.deviation)
 
     @property
     def counts(self) -> bool:
-        """Whether it is held against the implementation, whatever other calls show."""
+        """Whether the deviation counts, independently of all other calls."""
         return self.excuse is None and self.question is None
 
     def with_(self, solved: SolvedCase, deviation: Deviation) -> Finding:
-        """The same finding as a simpler case shows it."""
+        """Return the same finding, shown by a simpler case."""
         return replace(self, solved=solved, deviation=deviation)

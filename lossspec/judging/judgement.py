@@ -1,4 +1,4 @@
-"""Judge one trial by one clause, and record what it found."""
+"""The judging of one trial by one clause, and the record of what it found."""
 
 from __future__ import annotations
 
@@ -20,15 +20,21 @@ from lossspec.judging.known_deviations import KnownDeviation
 from lossspec.oracle.solver import SolvedCase
 from lossspec.safe_text import foreign_error
 
-#: The clauses whose records say how many numbers they asked for: those that compare with the right
-#: answer, and not with another call.
+#: The clauses that compare numbers with the oracle's. Their records count the compared numbers.
 ASKED_OF = ("value", "gradient")
 
 
 def judge(clause_record: ClauseRecord, trial: Trial, excuses: Excuses, attached: bool) -> None:
     """Judge a trial by the clause of a record, and record what it found.
 
-    attached : whether some result of the implementation carried a graph.
+    Args:
+        clause_record: The record of the clause.
+        trial: The call and its outcome.
+        excuses: Looks up excuses for a deviation.
+        attached: Whether an earlier result of the implementation required a gradient.
+
+    Raises:
+        SpecError: The spec of the loss cannot be evaluated.
     """
     start = time.perf_counter()
     trial.worst, trial.figures = 0.0, {}
@@ -48,7 +54,7 @@ def judge(clause_record: ClauseRecord, trial: Trial, excuses: Excuses, attached:
     except (SpecError, *STOPS):
         raise
     except BaseException as error:
-        # Not the implementation's: its errors are on its outcomes. One clause less, loudly.
+        # An error in lossspec: errors of the implementation are caught and stored in the outcome.
         clause_record.broken = brief(error)
     else:
         if informative is None and not clause_record.examples:
@@ -61,9 +67,11 @@ def judge(clause_record: ClauseRecord, trial: Trial, excuses: Excuses, attached:
 
 
 def _judged(clause_record: ClauseRecord, trial: Trial) -> Judgement:
-    """Judge a trial that meets every precondition of the clause, and count any other.
+    """Judge a trial if it meets every precondition of the clause.
 
-    None where the clause does not judge the trial, which is counted under the reason.
+    Returns:
+        Whether the trial could tell right from wrong. None if the clause does not judge it; the
+        reason is then counted in the record.
     """
     unmet = clause_record.clause.unmet(trial)
     if unmet is not None:
@@ -75,13 +83,24 @@ def _judged(clause_record: ClauseRecord, trial: Trial) -> Judgement:
     except NotJudged as reason:
         clause_record.excused[reason.excuse] += 1
         return None
-    if informative is None:  # of a clause from outside
+    if informative is None:  # only clauses of other packages return None
         clause_record.excused[Excuse.NOT_ABOUT] += 1
     return informative
 
 
 def judge_stored(clause_record: ClauseRecord, known: KnownDeviation, trial: Trial) -> None:
-    """Judge the stored case of a listed deviation, which Hypothesis expects to fail."""
+    """Judge the stored case of a known deviation, as an expected failure of Hypothesis.
+
+    A case that does not fail, or fails with another symptom, makes the known deviation stale.
+
+    Args:
+        clause_record: The record of the clause that the known deviation is about.
+        known: The known deviation.
+        trial: The call of its stored case.
+
+    Raises:
+        SpecError: The spec of the loss cannot be evaluated.
+    """
 
     def look(known: KnownDeviation) -> None:
         deviation = deviation_of(clause_record.clause, trial)
@@ -100,7 +119,7 @@ def judge_stored(clause_record: ClauseRecord, known: KnownDeviation, trial: Tria
             clause_record.stale = known
     except (SpecError, *STOPS):
         raise
-    except Exception as error:  # of lossspec itself, in this clause only
+    except Exception as error:  # an error in lossspec, which affects this clause only
         clause_record.broken = brief(error)
 
 
@@ -123,7 +142,10 @@ def _place(
     excuses: Excuses,
     attached: bool,
 ) -> None:
-    """Record a deviation with its excuse, or with the question that decides whether it counts."""
+    """Record a deviation with its excuse, or with the question whose answer decides if it counts.
+
+    After the first deviation that counts, further ones are kept until the end of the campaign.
+    """
     if clause_record.found is not None:
         _keep_for_later(clause_record, trial, deviation)
         return
@@ -147,24 +169,27 @@ def _place(
 def excused(
     clause_record: ClauseRecord, trial: Trial, deviation: Deviation, excuses: Excuses
 ) -> bool:
-    """Whether a deviation has an excuse, which is recorded and counted."""
+    """Return whether a deviation has an excuse; if so, record the excuse and count it."""
     try:
         excuse, by = excuses.of(clause_record.clause, trial, deviation)
     except (SpecError, *STOPS):
         raise
-    except Exception as error:  # of lossspec itself, which excuses nothing
-        clause_record.mishaps.append(f"lossspec failed to look for an excuse: {brief(error)}")
+    except Exception as error:  # an error in lossspec must not excuse the implementation
+        clause_record.mishaps.append(f"the search for an excuse failed in lossspec: {brief(error)}")
         return False
     if excuse is None:
         return False
     clause_record.excused[excuse] += 1
-    deviation.compared = None  # no other excuse is looked for
+    deviation.compared = None  # frees the memory, since no further excuse is looked for
     clause_record.findings.append(Finding(_unsolved(trial), deviation, excuse, by))
     return True
 
 
 def _keep_for_later(clause_record: ClauseRecord, trial: Trial, deviation: Deviation) -> None:
-    """Record one deviation of each kind behind the first; at the end it is looked for excuses."""
+    """Record a further deviation, unless one of the same kind is recorded.
+
+    Excuses for it are looked for at the end of the campaign, which saves time.
+    """
     later = Finding(_unsolved(trial), deviation, question=Question.ANOTHER_KIND)
     kept = clause_record.asking(Question.ANOTHER_KIND)
     if all(finding.kind != later.kind for finding in kept):
@@ -172,14 +197,17 @@ def _keep_for_later(clause_record: ClauseRecord, trial: Trial, deviation: Deviat
 
 
 def _unsolved(trial: Trial) -> SolvedCase:
-    """The case without its answer: findings stay to the end, and answers take most memory."""
+    """Return the case of a trial without its right answer.
+
+    Findings are kept until the end of the campaign, and right answers take most of the memory.
+    """
     return trial.solved.changed(trial.case)
 
 
 def _question(
     clause_record: ClauseRecord, trial: Trial, deviation: Deviation, attached: bool
 ) -> Question | None:
-    """What only all calls together can tell of a deviation."""
+    """Return the question about a deviation that only all calls together can answer, if any."""
     if clause_record.clause.name == "accepts":
         return Question.FORM_WORKS if trial.form.optional else Question.DTYPE_WORKS
     if deviation.detached and not attached:
@@ -188,10 +216,10 @@ def _question(
 
 
 def _sound(trial: Trial) -> bool:
-    """Whether the plain call is right, so that clauses that build on it have something to judge."""
+    """Return whether value and gradients of the call are right, which many clauses presuppose."""
     try:
         return trial.worked and trial.precise and trial.conforms
     except STOPS:
         raise
-    except BaseException:  # a clause on the plain call tells
+    except BaseException:  # a clause that judges the call itself reports the error
         return True

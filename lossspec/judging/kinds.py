@@ -1,4 +1,4 @@
-"""Kinds of deviations: what broke, and what the call needs for it to break."""
+"""The kind of a deviation: the broken property, and the traits of the call that showed it."""
 
 from __future__ import annotations
 
@@ -8,26 +8,27 @@ from lossspec.clauses.trial import Deviation
 from lossspec.oracle.solver import SolvedCase
 from lossspec.spec.loss import Loss
 
-#: Features that tell kinds of deviations apart. Sizes, ties and magnitudes do not: they change
-#: while a case is shrunk, and a simplest case of zeros has ties that its deviation does not need.
+#: The features that distinguish kinds of deviations. Sizes, ties and magnitudes do not belong to
+#: them, because shrinking changes them. A shrunk case of zeros, for example, always has ties.
 STRUCTURE = frozenset(
     (
         *("no batch", "k-d", "empty", "non-finite", "zero cotangent in front"),
         *("all ignored", "some ignored", "leading ignored"),
     )
 )
-#: What a call has that the plainest one has not.
+#: The differences between a call and the simplest call of the loss, each with its sort and name.
 Traits = frozenset[tuple[str, str]]
+#: The broken property in words, and the traits of the call.
 Kind = tuple[str, Traits]
 
 
 def kind_of(solved: SolvedCase, deviation: Deviation) -> Kind:
-    """What broke, and the traits of the call that showed it."""
+    """Return the kind of a deviation that a case showed."""
     return deviation.kind, traits(solved.loss, solved.case)
 
 
 def traits(loss: Loss, case: Case) -> Traits:
-    """What a call has that the plainest one has not: options, parameters, dtype, shape."""
+    """Return the differences between a case and the simplest call of the loss."""
     form = loss.form(case.form)
     known = loss.parameters_of(form)
     found = {("has", word) for word in STRUCTURE & features(case, loss)}
@@ -48,8 +49,12 @@ def traits(loss: Loss, case: Case) -> Traits:
 
 
 def explains(shown: Kind, kind: Kind) -> bool:
-    """Whether a deviation is of the kind that a simplest case has shown.
+    """Return whether a deviation is of the same kind as a shrunk one.
 
-    It is one if the same broke, in a call with everything that the simplest case still needs.
+    It is if the same property is broken, and its call has all traits of the shrunk call.
+
+    Args:
+        shown: The kind of the shrunk deviation.
+        kind: The kind of the other deviation.
     """
     return shown[0] == kind[0] and shown[1] <= kind[1]

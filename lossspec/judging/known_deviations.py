@@ -1,4 +1,8 @@
-"""Known deviations: a TOML file for each implementation, strict in both directions."""
+"""The known deviations of an implementation, and the TOML files that list them.
+
+A known deviation excuses what it describes. If its stored case no longer fails, the cell deviates,
+so that the file must be kept up to date.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +27,7 @@ from lossspec.spec.catalogue import catalogue
 from lossspec.spec.loss import Loss
 
 SHIPPED = Path(__file__).parents[1] / "deviations"
-#: Bytes of a file that is read: 70 times the largest one that lossspec ships (114 kB).
+#: The largest file that is read, in bytes. The largest file that lossspec ships has 114 kB.
 LARGEST_FILE = 8 * 2**20
 _TABLES = ("when", "shows")
 _KEYS = {"loss", "clause", "reason", "link", "case", *_TABLES}
@@ -32,11 +36,18 @@ _UPDATE = "; `lossspec deviations NAME --file FILE --update` writes it"
 
 @dataclass(frozen=True, eq=False)  # a case has no truth value in a comparison
 class KnownDeviation:
-    """One listed deviation, and the stored case that shows it.
+    """A known deviation: one entry of a file.
 
-    reason : why it is listed. when : the calls that it is about, see `lossspec.judging.conditions`.
-    shows : what those calls show, see `lossspec.judging.symptoms`; empty only while a file without
-    it is updated.
+    Attributes:
+        loss: The name of the loss.
+        clause: The name of the clause.
+        reason: Why the implementation deviates.
+        case: The stored case, which must fail.
+        shows: The symptom, see `lossspec.judging.symptoms`. It is empty only while an old file
+            without symptoms is updated.
+        link: The address of an issue.
+        when: The condition that a call must meet, see `lossspec.judging.conditions`.
+        file: The name of the file.
     """
 
     loss: str
@@ -49,29 +60,43 @@ class KnownDeviation:
     file: str = ""
 
     def holds(self, version: str | None, device: str, surface: str) -> bool:
-        """Whether it is about this version, device and surface."""
+        """Return whether the condition is met by the version, device and surface of a run.
+
+        Args:
+            version: The version of the implementation, if it is known.
+            device: The device, such as `cuda:0`.
+            surface: The surface, `function` or `class`.
+        """
         return holds(self.when, version, device, surface)
 
     def touches(self, dtypes: Sequence[str]) -> bool:
-        """Whether it is about one of these dtypes, whichever its stored case has."""
+        """Return whether the condition allows one of these dtypes."""
         return not set(dtypes).isdisjoint(in_list(self.when.get("dtype", list(dtypes))))
 
     def covers(self, case: Case, deviation: Deviation) -> bool:
-        """Whether a deviation of a case is the listed one: the condition and the symptom agree."""
+        """Return whether a case meets the condition and its deviation has the symptom."""
         return describes(self.when, case) and self.matches(case, deviation)
 
     def matches(self, case: Case, deviation: Deviation) -> bool:
-        """Whether a deviation has the listed symptom."""
+        """Return whether a deviation of a case has the symptom."""
         return bool(self.shows) and shown(self.shows, case, deviation)
 
 
 def read(path: Path) -> list[KnownDeviation]:
-    """The entries of one file; DeviationsError says which entry is wrong and how."""
+    """Read the known deviations of a file.
+
+    Raises:
+        DeviationsError: The file cannot be read, or an entry is wrong.
+    """
     return entries_of(path, read_text(path), complete=True)
 
 
 def read_text(path: Path) -> str:
-    """The text of a file; DeviationsError if it cannot be read."""
+    """Read the text of a file.
+
+    Raises:
+        DeviationsError: The file cannot be read, is too large, or is not UTF-8.
+    """
     try:
         return read_file(path, LARGEST_FILE).decode("utf-8")
     except ReportError as error:
@@ -81,45 +106,60 @@ def read_text(path: Path) -> str:
 
 
 def entries_of(path: Path, text: str, complete: bool) -> list[KnownDeviation]:
-    """The entries of the text of a file.
+    """Parse the known deviations in the text of a file.
 
-    complete : whether each must have a `shows`, which older files lack.
+    Args:
+        path: The path of the file, for error messages.
+        text: The text.
+        complete: Whether each entry must have `shows`, which old files lack.
+
+    Raises:
+        DeviationsError: The text is not TOML, or an entry is wrong.
     """
     try:
         data = tomllib.loads(text)
     except RecursionError:
-        raise DeviationsError(f"{path}: not TOML of ours: it is nested too deep") from None
+        raise DeviationsError(f"{path}: not TOML that can be read: it is nested too deep") from None
     except ValueError as error:
         raise DeviationsError(f"{path}: not TOML ({foreign_error(error)})") from None
     if isinstance(data.get("deviation"), Mapping):
-        raise DeviationsError(f"{path}: [deviation] takes two brackets: [[deviation]]")
+        raise DeviationsError(f"{path}: write [[deviation]] with two brackets, got [deviation]")
     unknown = set(data) - {"deviation"}
     if unknown or not isinstance(data.get("deviation", []), list):
-        raise DeviationsError(f"{path}: it holds [[deviation]] tables only, got {sorted(data)}")
+        raise DeviationsError(f"{path}: only [[deviation]] tables are allowed, got {sorted(data)}")
     tables = enumerate(data.get("deviation", []), 1)
     return [_entry(path, f"{path}: deviation {i}", entry, complete) for i, entry in tables]
 
 
 def _check_keys(place: str, entry: Any, complete: bool) -> None:
-    """Raise DeviationsError unless an entry has the right keys, with values of the right kind."""
+    """Check that an entry has the right keys, with values of the right types.
+
+    Args:
+        place: The file and the entry, for the error message.
+        entry: The entry, as TOML gives it.
+        complete: Whether it must have `shows`.
+
+    Raises:
+        DeviationsError: A key is unknown or missing, or a value has the wrong type.
+    """
     if not isinstance(entry, Mapping) or not isinstance(entry.get("when", {}), Mapping):
-        raise DeviationsError(f"{place}: it must be a table, and so must its `when`")
+        raise DeviationsError(f"{place}: the entry and its `when` must be tables")
     if not isinstance(entry.get("shows", {}), Mapping):
         raise DeviationsError(
-            f"{place}: shows takes a table such as {{ is = 'nan' }}, got {entry['shows']!r}"
+            f"{place}: shows must be a table such as {{ is = 'nan' }}, got {entry['shows']!r}"
         )
     needed = _KEYS - {"link", "when"} - (set() if complete else {"shows"})
     texts = set(entry) - {*_TABLES}
     for problem, wrong in (
         ("unknown keys", sorted(set(entry) - _KEYS)),
         ("missing keys", sorted(needed - set(entry))),
-        ("not text", sorted(k for k in texts if not isinstance(entry[k], str))),
+        ("these keys must be text", sorted(k for k in texts if not isinstance(entry[k], str))),
     ):
         if wrong:
             more = f"; known: {', '.join(sorted(_KEYS))}" if problem == "unknown keys" else ""
             if problem == "missing keys" and {"case", "shows"} & {*wrong}:
                 more = _UPDATE
-            raise DeviationsError(f"{place}: {problem} {', '.join(wrong)}{more}")
+            raise DeviationsError(f"{place}: {problem}: {', '.join(wrong)}{more}")
 
 
 def _entry(path: Path, place: str, entry: Any, complete: bool) -> KnownDeviation:
@@ -127,19 +167,19 @@ def _entry(path: Path, place: str, entry: Any, complete: bool) -> KnownDeviation
     loss, clause = entry["loss"], present_id(entry["clause"])
     if loss not in catalogue():
         near = suggestion(loss, list(catalogue()), "lossspec list losses")
-        raise DeviationsError(f"{place}: no loss {loss!r}{near}")
+        raise DeviationsError(f"{place}: unknown loss {loss!r}{near}")
     if clause not in clauses():
         near = suggestion(clause, list(clauses()), "lossspec list clauses")
-        raise DeviationsError(f"{place}: no clause {clause!r}{near}")
+        raise DeviationsError(f"{place}: unknown clause {clause!r}{near}")
     spec = catalogue()[loss]
     when = entry.get("when", {})
     check_condition(place, spec, when)
     if "shows" in entry:
         check_symptom(place, spec, entry["shows"])
     if not any(clauses()[clause].applies(spec, surface) for surface in SURFACES):
-        raise DeviationsError(f"{place}: clause {clause!r} says nothing about {loss}")
+        raise DeviationsError(f"{place}: clause {clause!r} does not apply to {loss}")
     if not entry["reason"].strip():
-        raise DeviationsError(f"{place}: a reason is required")
+        raise DeviationsError(f"{place}: `reason` must not be empty")
     case = _stored_case(place, spec, entry["case"])
     found = KnownDeviation(
         loss=loss,
@@ -152,12 +192,18 @@ def _entry(path: Path, place: str, entry: Any, complete: bool) -> KnownDeviation
         file=path.name,
     )
     if case.loss != loss or not describes(when, case):
-        raise DeviationsError(f"{place}: the stored case is none of those that the entry is about")
+        raise DeviationsError(
+            f"{place}: the stored case must be a call of {loss} that meets `when`"
+        )
     return found
 
 
 def _stored_case(place: str, spec: Loss, text: str) -> Case:
-    """The stored case of an entry; DeviationsError if it is none of this loss."""
+    """Parse the stored case of an entry.
+
+    Raises:
+        DeviationsError: The text is not a case of this loss.
+    """
     try:
         case = Case.from_json(json.loads(text))
         _check_names(case, spec)
@@ -174,37 +220,45 @@ def _stored_case(place: str, spec: Loss, text: str) -> Case:
 
 
 def _check_names(case: Case, loss: Loss) -> None:
-    """Raise CaseError for tensors and parameters that are not those of the form."""
+    """Check that a case has the tensors and parameters of its form.
+
+    Raises:
+        CaseError: The form does not exist, or a tensor or parameter is missing or unknown.
+    """
     if case.form not in (known := [form.name for form in loss.forms]):
-        raise CaseError(f"no form {case.form!r}{suggestion(case.form, known)}")
+        raise CaseError(f"the loss has no form {case.form!r}{suggestion(case.form, known)}")
     form = loss.form(case.form)
     if missing := [name for name in form.tensors if name not in case.tensors]:
-        raise CaseError(f"lacks the tensors {', '.join(missing)}")
+        raise CaseError(f"missing tensors: {', '.join(missing)}")
     for kind, given, names in (
         ("tensor", case.tensors, loss.roles(form)),
         ("parameter", case.parameters, loss.parameters_of(form)),
     ):
         if strange := [name for name in given if name not in names]:
-            raise CaseError(f"no {kind} {strange[0]!r}{suggestion(strange[0], list(names))}")
+            near = suggestion(strange[0], list(names))
+            raise CaseError(f"the loss has no {kind} {strange[0]!r}{near}")
     if missing := [name for name in loss.parameters_of(form) if name not in case.parameters]:
-        raise CaseError(f"lacks the parameters {', '.join(missing)}")
+        raise CaseError(f"missing parameters: {', '.join(missing)}")
 
 
 @cache
 def shipped(implementation: str) -> list[KnownDeviation]:
-    """The entries that lossspec ships for an implementation, none when it ships no file."""
-    # A name is looked up and not made a path of: it may hold `/`, or be too long for one.
+    """Return the known deviations that lossspec ships for an implementation.
+
+    The list is empty if lossspec ships no file for it.
+    """
+    # The name may contain `/` or be too long for a path, so it is looked up among the file names.
     path = {path.stem: path for path in SHIPPED.glob("*.toml")}.get(implementation)
     return [] if path is None else read(path)
 
 
 def write(path: Path, entries: Sequence[KnownDeviation]) -> None:
-    """Write a file that `read` reads back to the same entries."""
+    """Write known deviations to a file, from which `read` returns the same entries."""
     replace_file(path, "\n".join(map(as_toml, entries)))
 
 
 def as_toml(entry: KnownDeviation) -> str:
-    """The table of an entry, as it stands in a file."""
+    """Return the text of an entry in a file."""
     lines = ["[[deviation]]", f"loss = {toml(entry.loss)}", f"clause = {toml(entry.clause)}"]
     lines.append(f"reason = {toml(entry.reason)}")
     if entry.link:
@@ -219,12 +273,15 @@ def as_toml(entry: KnownDeviation) -> str:
 
 
 def symptom_line(entry: KnownDeviation) -> str:
-    """The line of an entry that says what it shows."""
+    """Return the line `shows = ...` of an entry."""
     return f"shows = {toml(entry.shows)}"
 
 
 def toml(value: Any) -> str:
-    """A value as TOML; JSON's quoting of text is TOML's too, but for one character."""
+    """Return a value as TOML.
+
+    TOML quotes text as JSON does, except for the control character U+007F.
+    """
     if isinstance(value, Mapping):
         return f"{{ {', '.join(f'{key} = {toml(one)}' for key, one in value.items())} }}"
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,4 +1,4 @@
-"""Edit a file of known deviations in place: what is not changed stays byte for byte."""
+"""Editing a file of known deviations in place: unchanged entries keep every byte."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ if TYPE_CHECKING:  # tomlkit is loaded only when a file is edited
 
 
 def check_writable(path: Path) -> None:
-    """Raise DeviationsError unless a file can be replaced: asked before a run that takes long."""
+    """Check that a file can be replaced, before a long run whose result goes there.
+
+    Raises:
+        DeviationsError: The path is a folder, or the file or its folder is read-only.
+    """
     target = path.resolve()
     if target.is_dir():
         raise DeviationsError(f"{path}: cannot be written (it is a folder)")
@@ -35,15 +39,19 @@ def check_writable(path: Path) -> None:
 
 
 def replace(path: Path, before: str | None, text: str) -> None:
-    """Replace the text of a file; a link stays one, and the file keeps its permissions.
+    """Replace the text of a file; keep its permissions, and the link if the path is one.
 
-    DeviationsError if the text is not `before` any more, or the file cannot be written.
+    Args:
+        path: The path of the file.
+        before: The text that was edited. None if there was no file.
+        text: The new text.
 
-    before : the text that was edited; None if there was no file.
+    Raises:
+        DeviationsError: The file no longer has the text `before`, or it cannot be written.
     """
     target = path.resolve()
     if (read_text(path) if path.exists() else None) != before:
-        raise DeviationsError(f"{path}: was changed while the run was under way; update it again")
+        raise DeviationsError(f"{path}: was changed during the run; run the update again")
     try:
         mode = None if before is None else stat.S_IMODE(target.stat().st_mode)
         replace_file(target, text)
@@ -60,20 +68,25 @@ def edited(
     signed: Mapping[int, str],
     added: Sequence[str],
 ) -> str:
-    """Return the text of a file without some entries and with others; all else stays as it is.
+    """Return the text of a file after entries were removed, completed and added.
 
-    An entry goes with the comment lines directly above it. DeviationsError if tomlkit cannot edit
-    the file without changing the rest.
+    The comment lines directly above a removed entry are removed too. All other text is unchanged.
 
-    path : for the messages of errors. dropped : the numbers of the entries that go, from 0.
-    signed : by number, a line that an entry gets in front of its case. added : the tables of new
-    entries.
+    Args:
+        path: The path of the file, for error messages.
+        text: The text of the file.
+        dropped: The numbers of the entries to remove. The first entry has number 0.
+        signed: For each entry to complete, by its number, the line to insert before its `case`.
+        added: The text of each new entry.
+
+    Raises:
+        DeviationsError: tomlkit cannot edit the file without changing the rest.
     """
     if not (dropped or signed or added):
         return text
     end = "\r\n" if "\r\n" in text else "\n"
     if added and text and not text.endswith("\n"):
-        text += end  # a table starts on a line of its own
+        text += end  # the next table must start on a new line
     document = _document(path, text)
     entries = document.get("deviation", [])
     _attach_comments(document, entries)
@@ -82,7 +95,7 @@ def edited(
     for number in sorted(dropped, reverse=True):
         del entries[number]
     if "deviation" in document and not entries:
-        document.remove("deviation")  # tomlkit may write an array without entries as a line
+        document.remove("deviation")  # tomlkit may write an empty array as `deviation = []`
     for table in added:
         _append(document, table.replace("\n", end), end)
     whole = document.as_string()
@@ -92,15 +105,16 @@ def edited(
     if tomllib.loads(whole).get("deviation", []) != want:
         raise DeviationsError(
             f"{path}: cannot be edited in place: tomlkit would change other entries too; write the "
-            "new entries to another file and copy them"
+            "new entries to another file and copy them from there"
         )
     return whole
 
 
 def _document(path: Path, text: str) -> TOMLDocument:
-    """Return a file as tomlkit reads it.
+    """Parse a file with tomlkit.
 
-    DeviationsError if tomlkit cannot write the same text, or cannot edit the entries.
+    Raises:
+        DeviationsError: tomlkit cannot read the file, edit its entries, or write the same text.
     """
     import tomlkit
     from tomlkit.exceptions import TOMLKitError
@@ -115,8 +129,8 @@ def _document(path: Path, text: str) -> TOMLDocument:
         ) from None
     if not isinstance(document.get("deviation", tomlkit.aot()), AoT):
         raise DeviationsError(
-            f"{path}: cannot be edited in place; write each entry as a table of its own, below "
-            "[[deviation]]"
+            f"{path}: cannot be edited in place: `deviation` is an inline array; write each entry "
+            "as a table that begins with [[deviation]]"
         )
     if again == text:
         return document
@@ -124,15 +138,15 @@ def _document(path: Path, text: str) -> TOMLDocument:
     number, old, new = next((i, a, b) for i, (a, b) in enumerate(lines, 1) if a != b)
     raise DeviationsError(
         f"{path}: cannot be edited in place: tomlkit would write line {number}, {old!r}, as "
-        f"{new!r}; write it like that"
+        f"{new!r}; change the line to that"
     )
 
 
 def _attach_comments(document: TOMLDocument, entries: Iterable[Table]) -> None:
     """Move the comment lines directly above each entry into the indent of its header.
 
-    tomlkit keeps a comment at the end of what stands before it. There it would stay when its entry
-    is removed, and would be removed with the entry before. The document's text does not change.
+    tomlkit attaches a comment to the table above it. Removing an entry would leave its comment, and
+    would remove the comment of the next entry. The text of the document does not change.
     """
     import tomlkit
     from tomlkit.items import Comment
@@ -145,14 +159,14 @@ def _attach_comments(document: TOMLDocument, entries: Iterable[Table]) -> None:
         while end and isinstance(comment := before[end - 1][1], Comment):
             end -= 1
             lines = comment.as_string() + lines
-            before[end] = (None, tomlkit.ws(""))  # removing it would move what tomlkit has indexed
+            before[end] = (None, tomlkit.ws(""))  # tomlkit's index needs each item in its place
         entry.trivia.indent = lines + entry.trivia.indent
         before = _last_lines(entry)
         end = len(before)
 
 
 def _last_lines(table: Table) -> list[tuple[Key | None, Item]]:
-    """Return the content of the table that ends an entry: its own, or that of its last `when`."""
+    """Return the content of the last table of an entry: the entry itself, or a table inside it."""
     from tomlkit.items import Table
 
     body = table.value.body
@@ -161,7 +175,7 @@ def _last_lines(table: Table) -> list[tuple[Key | None, Item]]:
 
 
 def _insert_before_case(entry: Table, line: str) -> None:
-    """Insert a line in front of the case of an entry; tomlkit's own methods only append."""
+    """Insert a line before the `case` of an entry, which no method of tomlkit does."""
     import tomlkit
 
     body = entry.value.body
@@ -170,7 +184,7 @@ def _insert_before_case(entry: Table, line: str) -> None:
 
 
 def _append(document: TOMLDocument, table: str, end: str) -> None:
-    """Append an entry below a blank line."""
+    """Append an entry after a blank line."""
     import tomlkit
 
     text = document.as_string()

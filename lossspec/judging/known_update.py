@@ -1,4 +1,4 @@
-"""Update a file of known deviations from a run."""
+"""The update of a file of known deviations from the results of a run."""
 
 from __future__ import annotations
 
@@ -26,17 +26,20 @@ from lossspec.judging.symptoms import symptom_of
 from lossspec.oracle.solver import SolvedCase
 from lossspec.report.verdict import Verdict
 
-#: How often the clauses that still deviate are judged again, for another symptom or dtype.
+#: How often the clauses that still deviate are judged again, to find further symptoms and dtypes.
 ROUNDS = 24
 
 
 @dataclass
 class Update:
-    """What an update does to the entries of a file.
+    """The changes to the entries of a file.
 
-    kept : the entries that still fail, or that are about another version or device. signed : by
-    number, those of them that had no `shows`, with it. dropped : the numbers of the others. added :
-    new entries. unsigned : the kept ones that have no `shows` and that cannot be judged here.
+    Attributes:
+        kept: The entries that still fail, or apply only to another version or device.
+        signed: The kept entries that had no `shows`, each completed with it, by their number.
+        dropped: The numbers of the entries that no longer fail.
+        added: The new entries.
+        unsigned: The number of kept entries without `shows` that this run cannot judge.
     """
 
     kept: list[KnownDeviation] = field(default_factory=list)
@@ -47,7 +50,19 @@ class Update:
 
 
 def update_file(path: Path, run: Run, plan: Plan) -> str:
-    """Edit a file in place from a run; return what was done, in a sentence."""
+    """Edit a file of known deviations in place.
+
+    Args:
+        path: The path of the file, which need not exist.
+        run: The settings of the run.
+        plan: The cells to judge.
+
+    Returns:
+        A sentence that says what was done.
+
+    Raises:
+        DeviationsError: The file cannot be read, edited or written.
+    """
     check_writable(path)
     before = read_text(path) if path.exists() else None
     listed = [] if before is None else entries_of(path, before, complete=False)
@@ -62,16 +77,21 @@ def update_file(path: Path, run: Run, plan: Plan) -> str:
     )
     if update.unsigned:
         said += (
-            f"; {update.unsigned} without `shows` cannot be judged here: update the file with "
-            "their version and device"
+            f"; {update.unsigned} without `shows` cannot be judged here: run the update again with "
+            "the version and device in their `when`"
         )
     return said
 
 
 def updated(run: Run, plan: Plan, listed: Sequence[KnownDeviation]) -> Update:
-    """Return what a run says about the listed deviations, and which deviations are new.
+    """Judge the listed deviations again, and look for new ones.
 
-    What is listed of another version or device cannot be told here: it is kept.
+    Entries that apply only to another version or device are kept, since this run cannot judge them.
+
+    Args:
+        run: The settings of the run.
+        plan: The cells to judge.
+        listed: The entries of the file.
     """
     update = Update()
     for number, entry in enumerate(listed):
@@ -94,9 +114,9 @@ def updated(run: Run, plan: Plan, listed: Sequence[KnownDeviation]) -> Update:
 
 
 def _new(run: Run, plan: Plan, kept: Sequence[KnownDeviation]) -> list[KnownDeviation]:
-    """The entries that make the run pass, beside those that are kept.
+    """Return the entries that the run needs to pass, in addition to the kept ones.
 
-    A clause stops at the first deviation that is not listed, so what deviates is judged again.
+    Each round lists one more deviation of each cell, because a cell shows its first unlisted one.
     """
     added: dict[tuple[str, ...], KnownDeviation] = {}
     cells = [cell for cell in plan.cells() if cell.applies and cell.under_test is not None]
@@ -114,9 +134,16 @@ def _listed_anew(
     cells: Iterable[CellPlan],
     added: dict[tuple[str, ...], KnownDeviation],
 ) -> bool:
-    """List what a cell shows; whether that is something new."""
+    """Judge a cell, and add an entry for its deviation; return whether the entry is new.
+
+    Args:
+        run: The settings of the run, with the entries so far.
+        cell: The cell to judge.
+        cells: All cells that still deviate.
+        added: The new entries, which this function adds to or widens.
+    """
     record, _ = run.judge(cell, [other for other in cells if other.campaign == cell.campaign])
-    # Not the case that the record shows, which may be derived from the one judged.
+    # The case in the record may be derived from the judged case, which the entry must store.
     campaign = run.campaign(cell)
     found = campaign.clause_records[cell.clause.name].found
     if record.verdict is not Verdict.DEVIATES or found is None:
@@ -133,7 +160,7 @@ def _listed_anew(
         shows=symptom_of(case, deviation),
         case=case,
     )
-    # Of a loss that never works every clause says so; clause `accepts` is the one to list.
+    # If a loss never works, every clause reports it, but only clause `accepts` must be listed.
     if campaign.support.fails and listed_deviation(entry, cell) is None:
         return False
     key = _key(entry)
@@ -146,14 +173,14 @@ def _listed_anew(
 
 
 def _key(entry: KnownDeviation) -> tuple[str, ...]:
-    """What two entries have in common that differ in the dtype, or in how much a number is off."""
+    """Return a key that is equal for entries that differ only in the dtype or in `shows.off`."""
     shows = {key: value for key, value in entry.shows.items() if key != "off"}
     words = json.dumps([shows, "off" in entry.shows, entry.when.get("surface")])
     return entry.loss, entry.clause, words
 
 
 def _widened(entry: KnownDeviation, other: KnownDeviation) -> KnownDeviation:
-    """An entry that is about the dtype of another one too, and about as large an error."""
+    """Return an entry that also covers the dtype and the size of the error of another one."""
     dtypes = list(dict.fromkeys([*entry.when["dtype"], *other.when["dtype"]]))
     shows = dict(entry.shows)
     if "off" in shows:
@@ -164,14 +191,20 @@ def _widened(entry: KnownDeviation, other: KnownDeviation) -> KnownDeviation:
 
 
 def still_fails(entry: KnownDeviation, cell: CellPlan) -> bool:
-    """Whether the stored case of an entry still shows it, on a cell's implementation."""
+    """Return whether the stored case of an entry still has its symptom, in the cell's setting."""
     return listed_deviation(entry, cell) is not None
 
 
 def listed_deviation(entry: KnownDeviation, cell: CellPlan) -> Deviation | None:
-    """Return how the stored case of an entry breaks its clause on a cell's implementation.
+    """Return the deviation that the stored case of an entry shows for a cell.
 
-    None if it does not, or in another way than the entry says.
+    Args:
+        entry: The known deviation.
+        cell: The cell, whose implementation and device are used.
+
+    Returns:
+        The deviation. None if the case does not fail, fails with another symptom, or cannot be
+        judged because the cell is about another clause or an argument is not accepted.
     """
     if (entry.loss, entry.clause) != (cell.loss.name, cell.clause.name) or cell.under_test is None:
         return None

@@ -1,4 +1,4 @@
-"""What may follow a campaign from outside, case by case."""
+"""The interface of an object that follows a campaign case by case."""
 
 from __future__ import annotations
 
@@ -9,13 +9,19 @@ from lossspec.judging.clause_record import ClauseRecord
 
 
 class Observer(Protocol):
-    """Told of every judgement of a campaign; it may end the campaign early."""
+    """An object that a campaign calls for every case and every judgement.
+
+    It can skip cases and end the campaign early.
+    """
 
     def wants(self, number: int) -> bool:
-        """Return whether the case of this number shall be judged."""
+        """Return whether the case with this number in the stream shall be judged."""
 
     def judged(self, number: int, clause_record: ClauseRecord, trial: Trial) -> bool:
-        """Note that a clause has judged a trial; return whether the campaign goes on.
+        """Receive a judgement; return whether the campaign continues.
 
-        number : of the case in the stream.
+        Args:
+            number: The number of the case in the stream.
+            clause_record: The record of the clause that judged it.
+            trial: The trial that was judged.
         """

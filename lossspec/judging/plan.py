@@ -1,4 +1,4 @@
-"""The plan of a run: the cells that a selection of implementations, losses and clauses gives."""
+"""The plan of a run: the cells of the selected implementations, losses and clauses."""
 
 from __future__ import annotations
 
@@ -20,42 +20,58 @@ from lossspec.spec.roles import Surface
 
 @dataclass(frozen=True)
 class CellPlan:
-    """One clause for one loss of one implementation, on a surface and a device."""
+    """One clause for one loss of one implementation, on one surface and one device.
+
+    Attributes:
+        implementation: The implementation under test.
+        loss: The spec of the loss.
+        surface: The surface on which the loss is called.
+        clause: The clause to judge.
+        device: The device of all tensors, such as `cuda:0`.
+        under_test: The implementation of this loss. None if the implementation lacks it.
+    """
 
     implementation: Implementation
     loss: Loss
     surface: Surface
     clause: Clause
     device: str
-    under_test: LossUnderTest | None  # None where the implementation lacks the loss
+    under_test: LossUnderTest | None
 
     @property
     def id(self) -> str:
-        """Unique within the implementation's report."""
+        """The id, which is unique in the report of the implementation."""
         return cell_id(self.loss.name, self.clause.name, self.surface, self.device)
 
     @property
     def key(self) -> str:
-        """Unique within the run."""
+        """The id with the implementation's name, which is unique in the run."""
         return f"{self.implementation.name}:{self.id}"
 
-    @cached_property  # asked for by every cell of every other one
+    @cached_property  # each cell is compared with every other cell
     def campaign(self) -> str:
-        """What it shares its cases with, in a name that xdist takes for a group."""
+        """The name of the campaign, which is also the name of its pytest-xdist group."""
         return _campaign(self.implementation, self.loss, self.surface, self.device)
 
     @property
     def applies(self) -> bool:
-        """Whether the spec and the device give the clause anything to say here."""
+        """Whether the clause applies to the loss, the surface and the device."""
         return self.clause.applies(self.loss, self.surface) and self.clause.speaks_on(self.device)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A selection. losses, clauses : names, all of them when None; `loss/clause` names one cell.
+    """A selection of implementations, losses, clauses and devices.
 
-    slow : whether slow clauses are in it when clauses are not named. shard : `i/n`, the i-th of n
-    parts; a campaign lies in one part, the same on every machine.
+    Attributes:
+        implementations: The implementations under test.
+        losses: The names of the losses. None selects all losses.
+        clauses: The names of the clauses, such as `value`. `l1_loss/value` selects a clause for one
+            loss only. None selects all clauses.
+        devices: The devices, such as `cuda:0`.
+        slow: Whether slow clauses are selected when `clauses` is None.
+        shard: `i/n` selects the i-th of n parts of the run. The cells of one campaign are always in
+            the same part, on every machine. None selects the whole run.
     """
 
     implementations: Sequence[Implementation]
@@ -70,7 +86,10 @@ class Plan:
             object.__setattr__(self, "clauses", tuple(map(present_id, self.clauses)))
 
     def cells(self) -> Iterator[CellPlan]:
-        """Every cell, also those that do not apply; losses outermost, so that cases are shared."""
+        """Yield every cell, including those whose clause does not apply.
+
+        Losses are the outermost loop, so that implementations of a loss share its cases.
+        """
         for loss in self.chosen_losses():
             for implementation in self.implementations:
                 losses_under_test = {
@@ -98,7 +117,11 @@ class Plan:
         return zlib.crc32(campaign.encode()) % count == part - 1
 
     def chosen_losses(self) -> list[Loss]:
-        """The losses asked for, in the catalogue's order; UnknownName when there is none such."""
+        """Return the selected losses in the order of the catalogue.
+
+        Raises:
+            UnknownName: A selected name is not the name of a loss.
+        """
         known = self._known()
         if self.losses is None:
             return known
@@ -114,7 +137,7 @@ class Plan:
         return list(known.values())
 
     def chosen_clauses(self, loss: Loss) -> list[Clause]:
-        """The clauses asked for of one loss."""
+        """Return the clauses that are selected for a loss."""
         if self.clauses is None:
             return [clause for clause in clauses().values() if self.slow or not clause.slow]
         named = {f"{prefix}{name}": name for name in clauses() for prefix in _prefixes(loss)}
@@ -122,7 +145,14 @@ class Plan:
         return [clause for name, clause in clauses().items() if name in wanted]
 
     def check(self) -> None:
-        """Raise LossspecError for an unknown name or shard, or a plan without a cell."""
+        """Check the names, the shard, and that there is something to judge.
+
+        Raises:
+            UnknownName: A loss or clause does not exist.
+            ArgumentError: The shard is not of the form `i/n`, or a clause is named with its theme
+                instead of a loss.
+            EmptyPlan: No selected clause applies to a selected loss.
+        """
         if self.shard is not None:
             match = re.fullmatch(r"([1-9]\d{0,5})/([1-9]\d{0,5})", self.shard)
             if match is None or int(match[1]) > int(match[2]):
@@ -143,16 +173,17 @@ class Plan:
             losses = ", ".join(self.losses or ())
             if self.clauses:
                 about = f"{losses or 'any loss'} on {', '.join(self.devices)}"
-                why = f"{', '.join(self.clauses)} says nothing about {about}"
+                why = f"no selected clause ({', '.join(self.clauses)}) applies to {about}"
             else:
                 names = ", ".join(implementation.name for implementation in self.implementations)
                 why = f"{names} has no {losses or 'loss'}"
             raise EmptyPlan(f"nothing to judge: {why}")
 
     def judgeable(self, implementation: Implementation | None = None) -> bool:
-        """Whether a clause can judge anything that is there, in any part of the run.
+        """Return whether there is a cell that can be judged, in any part of the run.
 
-        implementation : the one that is asked about, all of them when None.
+        Args:
+            implementation: Consider only cells of this implementation. None considers all.
         """
         return any(
             cell.applies and cell.under_test is not None and cell.clause.lacks is None
@@ -161,7 +192,10 @@ class Plan:
         )
 
     def absences(self, implementation: Implementation) -> str:
-        """Which of the losses an implementation lacks, and which it has; empty if it lacks none."""
+        """Return a text with the selected losses that an implementation lacks, and those it has.
+
+        The text is empty if the implementation lacks none.
+        """
         losses = self.chosen_losses()
         has = [loss.name for loss in self._known() if any(implementation.losses_under_test(loss))]
         lacks = [loss.name for loss in losses if loss.name not in has]
@@ -193,6 +227,6 @@ def _surfaces(implementation: Implementation, loss: Loss) -> list[Surface]:
         surfaces.append("function")
     if implementation.classes and loss.module:
         surfaces.append("class")
-    # With both surfaces, the one that lacks a loss is no gap when the other has it.
+    # A loss counts as present if one of the two surfaces has it.
     present = [under_test.surface for under_test in implementation.losses_under_test(loss)]
     return present or surfaces[:1]

@@ -1,4 +1,4 @@
-"""Profiles: how many cases a run draws."""
+"""The profiles of a run: how many cases it draws."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from lossspec.spec.loss import Loss
 
 @dataclass(frozen=True)
 class Profile:
-    """How long to look."""
+    """The number of cases that a run draws, and how much evidence a verdict needs."""
 
     name: str
-    #: Cases for a loss of average breadth, on a device.
+    #: The number of cases for a loss of average breadth, on one device.
     examples: int
-    #: A clause with fewer cases that could have told right from wrong is inconclusive.
+    #: A clause is inconclusive with fewer cases that could tell right from wrong.
     informative: int
-    #: The share of what a clause calls enough that is enough here.
+    #: The share of `Clause.enough` after which a clause needs no more cases.
     patience: float = 1.0
-    #: Cases beyond `examples`, each sought where the worst error so far was found.
+    #: The number of further cases, which Hypothesis searches near the largest errors.
     searched: int = 0
-    #: Whether there are as many for every loss, whatever its breadth.
+    #: Whether every loss has the same number of cases, independently of its breadth.
     even: bool = True
 
     def cases(self, loss: Loss) -> int:
-        """How many cases of a loss are drawn."""
+        """Return the number of cases to draw for a loss."""
         return self.examples if self.even else round(self.examples * (0.5 + loss.breadth / 8))
 
 
@@ -37,7 +37,11 @@ PROFILES = {
 
 
 def profile_named(name: str) -> Profile:
-    """The profile of a name; UnknownName lists the known ones."""
+    """Return the profile with a name.
+
+    Raises:
+        UnknownName: There is no such profile. The message lists all profiles.
+    """
     if name not in PROFILES:
         raise UnknownName("profile", name, list(PROFILES))
     return PROFILES[name]

@@ -1,4 +1,4 @@
-"""How far a run is: the counts and the time left, as one line of text."""
+"""The progress of a run: counts and the remaining time, as one line of text."""
 
 from __future__ import annotations
 
@@ -10,17 +10,23 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-#: No time left is told from a smaller part of the work, nor sooner than so many seconds.
+#: The remaining time is estimated only after this share of the work, and after so many seconds.
 ENOUGH, SOON = 0.02, 3.0
-#: Seconds between two looks at what workers have written.
+#: The time between two reads of the workers' progress files, in seconds.
 LOOK = 0.5
-#: A file in which a worker says how far it is: its name begins so.
+#: The beginning of the name of each worker's progress file.
 PREFIX = "progress-"
 
 
 @dataclass(frozen=True)
 class Share:
-    """What a campaign is of a run: its loss, its cells, and how much work it is beside others."""
+    """The share of one campaign in a run.
+
+    Attributes:
+        loss: The name of the loss.
+        cells: The number of its cells.
+        work: The expected work, on a scale that is the same for all campaigns.
+    """
 
     loss: str
     cells: int
@@ -28,7 +34,7 @@ class Share:
 
 
 class Tally:
-    """Counts what a run has judged and estimates how long the rest takes."""
+    """A count of the judged cells and cases, with an estimate of the remaining time."""
 
     def __init__(self) -> None:
         self._campaigns: Mapping[str, Share] = {}
@@ -37,28 +43,39 @@ class Tally:
         self._under_way: dict[str, tuple[float, int]] = {}
 
     def expect(self, campaigns: Mapping[str, Share]) -> None:
-        """Take note of what is planned."""
+        """Set the planned campaigns, each under its name."""
         self._campaigns = campaigns
 
     @property
     def begun(self) -> bool:
-        """Whether anything was told of yet."""
+        """Whether any progress or verdict has arrived."""
         return bool(self._under_way or self._judged)
 
     def advance(self, campaign: str, done: int, total: int, found: int) -> None:
-        """Note the cases that a campaign has judged of all, and its deviations."""
+        """Record the progress of a campaign.
+
+        Args:
+            campaign: The name of the campaign.
+            done: The number of cases judged.
+            total: The number of cases to judge.
+            found: The number of clauses that deviate so far.
+        """
         if campaign in self._campaigns and not self._judged[campaign]:
             self._under_way[campaign] = (done / total if total else 0.0, found)
 
     def judged(self, campaign: str, deviates: bool) -> None:
-        """Note that the verdict on one cell of a campaign has arrived."""
+        """Count one cell of a campaign as judged."""
         if campaign in self._campaigns:
             self._under_way.pop(campaign, None)
             self._judged[campaign] += 1
             self._deviate[campaign] += deviates
 
     def text(self, seconds: float) -> str:
-        """Say how far the run is, so many seconds after its first campaign began."""
+        """Return the progress of the run as text.
+
+        Args:
+            seconds: The time since the first campaign began, in seconds.
+        """
         shares = self._campaigns
         losses = sum(self._judged[name] >= share.cells for name, share in shares.items())
         cells, found = self._judged.total(), self._deviate.total()
@@ -75,7 +92,7 @@ class Tally:
         return ", ".join(parts) + (f": {', '.join(now)}" if now else "")
 
     def _part(self) -> float:
-        """Return the part of all work that is done."""
+        """Return the share of all work that is done, from 0 to 1."""
         done = 0.0
         for name, share in self._campaigns.items():
             part, _ = self._under_way.get(name, (bool(self._judged[name]), 0))
@@ -84,7 +101,7 @@ class Tally:
 
 
 def duration(seconds: float) -> str:
-    """Return a length of time in the unit that people would use, without false precision."""
+    """Return a duration as text, rounded, in seconds, minutes or hours."""
     if seconds < 90:
         return f"{max(5, 5 * round(seconds / 5))} s"
     minutes = seconds / 60
@@ -92,14 +109,21 @@ def duration(seconds: float) -> str:
 
 
 class Notes:
-    """What a worker writes down for the controller, which shows it."""
+    """The progress file of a worker, which the pytest-xdist controller reads and shows."""
 
     def __init__(self, directory: Path, worker: str) -> None:
         self._path = directory / f"{PREFIX}{worker}"
         self._written = 0.0
 
     def advance(self, campaign: str, done: int, total: int, found: int) -> None:
-        """Replace what was written before, unless that is too new to have been read."""
+        """Write the progress of a campaign, unless the last write was a moment ago.
+
+        Args:
+            campaign: The name of the campaign.
+            done: The number of cases judged.
+            total: The number of cases to judge.
+            found: The number of clauses that deviate so far.
+        """
         if time.monotonic() - self._written < LOOK / 2:
             return
         self._written = time.monotonic()
@@ -109,12 +133,20 @@ class Notes:
 
 
 def notes(directory: Path) -> Iterator[tuple[str, int, int, int]]:
-    """Yield what each worker wrote last, the latest at the end."""
+    """Yield the last progress that each worker wrote, the most recent one last.
+
+    Args:
+        directory: The folder of the progress files.
+
+    Yields:
+        The name of the campaign, the numbers of cases judged and of cases to judge, and the number
+        of clauses that deviate.
+    """
     files = []
     for path in directory.glob(f"{PREFIX}*"):
         try:
             files.append((path.stat().st_mtime_ns, path.read_text()))
-        except OSError:  # the run is ending
+        except OSError:  # the files are removed when the run ends
             continue
     for _, text in sorted(files):
         campaign, done, total, found = json.loads(text)
@@ -122,14 +154,14 @@ def notes(directory: Path) -> Iterator[tuple[str, int, int, int]]:
 
 
 class Line:
-    """A line of a terminal that is written over and over."""
+    """A line of a terminal whose text is replaced again and again."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._shown = ""
 
     def show(self, text: str) -> None:
-        """Write the text in place of the last one, cut to the width of the terminal."""
+        """Replace the text of the line; cut the new text to the width of the terminal."""
         try:
             columns = os.get_terminal_size(self._descriptor).columns or 80
         except OSError:
@@ -149,11 +181,11 @@ class Line:
     def _write(self, text: str) -> None:
         try:
             os.write(self._descriptor, text.encode("utf-8", "replace"))
-        except OSError:  # nobody watches any more; the run goes on
+        except OSError:  # the terminal was closed, which must not end the run
             self._shown = ""
 
 
 def watched(descriptor: int, environment: Mapping[str, str]) -> bool:
-    """Whether somebody looks at a terminal there that can write a line again."""
+    """Return whether a file descriptor is an interactive terminal that can replace a line."""
     unattended = environment.get("CI", "").lower() not in ("", "0", "false")
     return os.isatty(descriptor) and environment.get("TERM") != "dumb" and not unattended

@@ -1,6 +1,6 @@
-"""Why a clause was not judged, in words: the reasons that a report prints.
+"""The reasons why a clause was not judged, as a report prints them.
 
-Errors of an implementation are quoted in one form, `lossspec.safe_text.foreign_error`.
+Errors of an implementation are quoted with `lossspec.safe_text.foreign_error`.
 """
 
 from __future__ import annotations
@@ -12,12 +12,17 @@ from lossspec.execution.implementation import LossUnderTest
 from lossspec.judging.clause_record import ClauseRecord
 from lossspec.judging.support import Feature, Support
 
-#: The clauses on the plain call, in the order in which one of them tells what is wrong with it.
+#: The clauses that judge the call of a case itself. The first that deviates explains the failure.
 PLAIN_CALL = ("accepts", "result-shape", "result-dtype", "value", "gradient")
 
 
 def lacking(under_test: LossUnderTest, support: Support) -> list[str]:
-    """Return what the implementation lacks, a phrase each; an empty list when it lacks nothing."""
+    """Return a phrase for each feature that the implementation lacks.
+
+    Args:
+        under_test: The implementation of the loss.
+        support: The features that it supports, as its calls show.
+    """
     forms = {form.name for form in under_test.loss.forms}
     phrases = []
     if taken := _not_taken(under_test, sorted(support.unsupported - forms)):
@@ -28,7 +33,11 @@ def lacking(under_test: LossUnderTest, support: Support) -> list[str]:
 
 
 def call_fails(clause_records: Mapping[str, ClauseRecord]) -> str:
-    """Return that no call was right enough to be judged further, and which clause shows it."""
+    """Return the reason for a clause that was not judged because the call itself is wrong.
+
+    Args:
+        clause_records: The records of all clauses of the campaign.
+    """
     for name in PLAIN_CALL:
         clause_record = clause_records.get(name)
         found = clause_record and (clause_record.found or next(iter(clause_record.findings), None))
@@ -39,7 +48,7 @@ def call_fails(clause_records: Mapping[str, ClauseRecord]) -> str:
 
 
 def _not_taken(under_test: LossUnderTest, names: Collection[str]) -> str:
-    """Such as "it takes no weight or reduction (for 'none' and 'sum')"."""
+    """Return a phrase such as "it takes no weight or reduction (for 'none' and 'sum')"."""
     reductions = [name.partition("=")[2] for name in names if name.startswith("reduction=")]
     words = [name for name in names if not name.startswith("reduction=")]
     if reductions:
@@ -50,7 +59,7 @@ def _not_taken(under_test: LossUnderTest, names: Collection[str]) -> str:
 
 
 def _misspelt(under_test: LossUnderTest, names: Iterable[str]) -> str:
-    """What an implementation takes that may be the same, misspelt."""
+    """Return a phrase with arguments of the implementation that may be misspelt names."""
     loss = under_test.loss
     known = {*loss.options, *loss.parameters, "reduction"}
     known |= {name for form in loss.forms for name in form.tensors}
@@ -61,7 +70,7 @@ def _misspelt(under_test: LossUnderTest, names: Iterable[str]) -> str:
 
 
 def _not_implemented(support: Support) -> list[str]:
-    """Such as "not implemented for bfloat16, float16 (NotImplementedError: “...”)"."""
+    """Return phrases such as "not implemented for float16 (NotImplementedError: “...”)"."""
     kinds: dict[str, list[str]] = {}
     for error in support.unimplemented:
         kinds.setdefault(error.partition(":")[0], []).append(error)
@@ -86,10 +95,10 @@ def _written(features: Iterable[Feature]) -> str:
 
 
 def _not_working(refused: Mapping[str, str]) -> list[str]:
-    """Such as "float16 and float64 do not work (TypeError: “...”)"."""
+    """Return phrases such as "float16 and float64 do not work (TypeError: “...”)"."""
     kinds: dict[str, list[str]] = {}
     for dtype, error in refused.items():
-        if not error.startswith("NotImplementedError"):  # told by `_not_implemented`
+        if not error.startswith("NotImplementedError"):  # `_not_implemented` reports these
             kinds.setdefault(error.partition(":")[0], []).append(dtype)
     return [
         f"{_joined(sorted(dtypes), 'and')} {'does' if len(dtypes) == 1 else 'do'} not work "

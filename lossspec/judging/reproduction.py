@@ -1,4 +1,4 @@
-"""A deviation as a script that needs torch and the implementation, and nothing of lossspec."""
+"""The reproduction script of a deviation, which needs torch and the implementation only."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ _HEAD = '''\
 """{says}
 
 {title}
-Exit status: 0 when the call conforms, 1 when it does not, 2 when the implementation cannot be
-imported. A process that ends in the call has another one. Needs torch and the implementation only.
+Exit status: 0 if the call conforms, 1 if it deviates, 2 if the implementation cannot be imported.
+Any other status means that the call ended the process. The script needs torch and the
+implementation only.
 """
 
 from __future__ import annotations
@@ -37,15 +38,15 @@ import sys
 
 import torch
 
-sys.stdout.reconfigure(errors="backslashreplace")  # a message may hold what is no character
-sys.path.insert(0, "")  # the implementation may lie where the run was started
+sys.stdout.reconfigure(errors="backslashreplace")  # error messages may contain invalid characters
+sys.path.insert(0, "")  # the implementation may be in the working directory
 
 {find}
 device = {device!r}
 
 
 def tensor(dtype, shape, data, layout="contiguous"):
-    """The tensor of a case, bit for bit and stored as it was."""
+    """Return a tensor with the given data, stored in the given layout."""
     data = [float(v) for v in data] if dtype.is_floating_point else data
     return laid_out(torch.tensor(data, dtype=dtype, device=device).reshape(shape), layout)
 
@@ -54,12 +55,12 @@ def tensor(dtype, shape, data, layout="contiguous"):
 
 
 def shown(value):
-    """What a terminal can print: no character that would steer it."""
+    """Return a value as text, with control characters escaped."""
     return "".join(c if c.isprintable() or c == "\\n" else ascii(c)[1:-1] for c in str(value))
 
 
 def near(got, want, budget):
-    """Whether a number is within its budget of the right one; nan and inf must be the same."""
+    """Return whether a number is within the budget; if NaN or inf is right, it must be equal."""
     got = float(got.detach())
     if math.isnan(want) or math.isinf(want):
         return got == want or (math.isnan(got) and math.isnan(want))
@@ -116,12 +117,12 @@ try:
     target = construct()
     value = call()
     if without_numbers(value):
-        print(f"a {{without_numbers(value)}} tensor, without plain numbers, came back")
+        print(f"the call returned a {{without_numbers(value)}} tensor, which has no plain numbers")
         value = None
     if isinstance(value, torch.Tensor) and value.requires_grad:
         upstream = {upstream}
         value.backward(upstream.to(value.dtype).expand(value.shape))
-except BaseException as raised:  # sys.exit too
+except BaseException as raised:  # includes SystemExit
     if isinstance(raised, KeyboardInterrupt):
         raise
     error = raised
@@ -135,13 +136,13 @@ print("budget", {budget!r})
 print("error here:", shown(repr(error)))
 try:
     conforms = bool({check})
-except Exception as raised:  # there is nothing to compare
+except Exception as raised:  # no result can be compared
     conforms = False
 print("conforms" if conforms else "deviates")
 sys.exit(0 if conforms else 1)
 """
 
-_COTANGENT = 'print("cotangent (upstream gradient):", upstream)\n'
+_COTANGENT = 'print("cotangent:", upstream)\n'
 
 _OWN = """\
     made = implementation({arguments}){moved}
@@ -153,7 +154,7 @@ _OWN = """\
 
 _RESHAPE = """\
 for name, shape in {shapes}.items() if error is None else ():
-    if gradients[name] is None:  # a parameter that the call makes no use of
+    if gradients[name] is None:  # the call does not use this parameter
         gradients[name] = torch.zeros_like(inputs[name])
     gradients[name] = gradients[name].reshape(shape)
 """
@@ -162,7 +163,15 @@ for name, shape in {shapes}.items() if error is None else ():
 def script(
     under_test: LossUnderTest, case: Case, deviation: Deviation, says: str, device: str
 ) -> str:
-    """The text of the script, for an implementation that an import finds."""
+    """Return the text of the script.
+
+    Args:
+        under_test: The implementation of the loss, which a script can import.
+        case: The case that deviates.
+        deviation: The deviation.
+        says: The sentence of the clause.
+        device: The device of the tensors.
+    """
     call = Call.of(under_test, deviation.case or case, deviation.replaced)
     case, requires = call.case, [*call.differentiated]
     construct, expression = _construct(call, device), _expression(call)
@@ -194,7 +203,7 @@ def script(
 
 
 def _inputs(call: Call) -> list[str]:
-    """Return the lines that make the tensors of a call."""
+    """Return the lines of code that create the tensors of a call."""
     lines, roles = [], call.roles
     for name, array in call.case.tensors.items():
         given: Any = call.replaced.get(name, array)
@@ -210,13 +219,13 @@ def _inputs(call: Call) -> list[str]:
 
 
 def _keywords(call: Call) -> list[str]:
-    """Return what a call passes by keyword."""
+    """Return the code of the keyword arguments of a call."""
     tensors = [f"{name}=inputs[{name!r}]" for name in call.tensor_keywords]
     return tensors + [f"{name}={_code(value)}" for name, value in call.keywords.items()]
 
 
 def _construct(call: Call, device: str) -> str:
-    """Return the body that makes what is called: the module, or the function itself."""
+    """Return the body of `construct`, which returns the module or function to call."""
     target, extra = call.under_test.target, ", ".join(_keywords(call))
     if call.under_test.surface == "function":
         return "    return implementation"
@@ -228,7 +237,7 @@ def _construct(call: Call, device: str) -> str:
 
 
 def _expression(call: Call) -> str:
-    """Return the expression that calls what was made."""
+    """Return the expression that calls the module or function."""
     given = [
         f"inputs[{one.name!r}]"
         if one.through is None
@@ -241,7 +250,7 @@ def _expression(call: Call) -> str:
 
 
 def _find(found: str) -> str:
-    """Return the code that imports an implementation from where it was found."""
+    """Return the code that imports an implementation from its module or file."""
     module, _, expression = found.rpartition(":")
     if files.parts(module) is None:
         return _FIND.format(module=module, expression=expression)
@@ -250,7 +259,7 @@ def _find(found: str) -> str:
 
 
 def _code(value: Any) -> str:
-    """A value as Python."""
+    """Return a value as Python code."""
     if isinstance(value, float) and not math.isfinite(value):
         return f"float({str(value)!r})"
     if isinstance(value, tuple | list):

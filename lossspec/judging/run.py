@@ -1,4 +1,4 @@
-"""Turn campaigns into report cells: shared by the suite's items and `lossspec.check`."""
+"""A run: campaigns, and the report cells that they give, for pytest and `lossspec.check`."""
 
 from __future__ import annotations
 
@@ -28,15 +28,23 @@ from lossspec.safe_text import one_line
 
 @dataclass
 class Run:
-    """The settings of a run, and the campaigns that it has made so far.
+    """The settings of a run, and the campaign that it made last.
 
-    require_all : whether a missing loss or parameter is a failure. known : entries of deviations
-    files beyond the shipped ones, which `ship` turns off. options : what a repeated run needs too.
-    places : a directory in which campaigns note where they are, for whoever takes them over.
-    on_progress : called by each campaign with its cases done, its cases in all and its deviations.
-    after_step : called by each campaign after every call and judgement. around : makes a context
-    for each campaign, of which it is given the name. database : where the cases that fail are kept
-    for the next run, which tries them first. spent : the seconds that all campaigns took.
+    Attributes:
+        profile: How many cases each campaign draws.
+        seed: The seed of the drawn cases.
+        dtypes: The dtypes to draw cases in. None stands for all dtypes of each loss.
+        require_all: Whether a missing loss or parameter is a deviation.
+        known: Known deviations from the user's files.
+        options: Further command line options that repeat this run.
+        ship: Whether the known deviations that lossspec ships are used too.
+        places: The directory of the crash checkpoints. None if no replacement worker can take over.
+        on_progress: Called by each campaign with the number of its cases judged, of its cases to
+            judge, and of its deviations.
+        after_step: Called by each campaign after every call and every judgement.
+        around: Returns the context manager in which a campaign runs, for the campaign's name.
+        database: The Hypothesis database of failing cases, which the next run judges first.
+        spent: The time that all campaigns took, in seconds.
     """
 
     profile: Profile
@@ -53,14 +61,22 @@ class Run:
     database: ExampleDatabase | None = None
     spent: float = 0.0
     _campaigns: dict[str, Campaign] = field(default_factory=dict)
-    #: By loss, what is wrong with its spec: no campaign of it is begun again.
+    #: For each loss, the error in its spec. No further campaign starts for such a loss.
     _at_fault: dict[str, SpecError] = field(default_factory=dict)
 
     def judge(self, cell: CellPlan, beside: Iterable[CellPlan]) -> tuple[Cell, str]:
-        """The record of one cell and the text of its script, running its campaign if need be.
+        """Judge one cell, and run its campaign first if it has not run yet.
 
-        beside : the cells of the same campaign that will be asked for too. SpecError where the spec
-        cannot be judged by.
+        Args:
+            cell: The cell to judge.
+            beside: All cells of the same campaign that this run judges.
+
+        Returns:
+            The record of the cell, and the text of its reproduction script. The text is empty if
+            there is no script.
+
+        Raises:
+            SpecError: The spec of the loss cannot be evaluated.
         """
         if cell.under_test is None:
             verdict = Verdict.DEVIATES if self.require_all else Verdict.UNSUPPORTED
@@ -75,7 +91,7 @@ class Run:
         if cell.loss.name in self._at_fault:
             raise self._at_fault[cell.loss.name]
         if cell.campaign not in self._campaigns:
-            # A campaign's cases are its memory: when its cells are done, nobody needs them again.
+            # Cases take most of the memory, and the cells of earlier campaigns are complete.
             self._campaigns.clear()
             try:
                 ran = self._run(cell, [c.clause for c in beside if c.applies])
@@ -87,19 +103,28 @@ class Run:
         return record_of(cell, campaign, self.repeat(cell), self.require_all)
 
     def shows_cause(self, cell: CellPlan, record: Cell) -> str | None:
-        """Return the id of the cell beside a cell that shows the cause of its record best."""
+        """Return the id of the cell that shows the cause of a record best.
+
+        Args:
+            cell: The cell of the record.
+            record: The record of a cell that deviates.
+
+        Returns:
+            The id of a cell of the same campaign. None if the cause is unknown or the campaign is
+            no longer kept.
+        """
         return shows_cause(self.campaign(cell), record) if self.has(cell.campaign) else None
 
     def campaign(self, cell: CellPlan) -> Campaign:
-        """Return the campaign in which a cell was judged last."""
+        """Return the campaign in which a cell was judged."""
         return self._campaigns[cell.campaign]
 
     def has(self, campaign: str) -> bool:
-        """Whether the campaign was made, and not yet forgotten for another."""
+        """Return whether a campaign of this name has run and is still kept."""
         return campaign in self._campaigns
 
     def seconds(self, cell: CellPlan) -> float:
-        """Return what the clause of a cell took in its campaign, 0 if there was none."""
+        """Return the time that the clause of a cell took, in seconds; 0 if it was not judged."""
         if not self.has(cell.campaign):
             return 0.0
         clause_record = self.campaign(cell).clause_records.get(cell.clause.name)
@@ -115,7 +140,7 @@ class Run:
             cell.device,
             self.dtypes,
             self._listed(cell),
-            # A deviation of torch is its own; any other implementation has inherited it.
+            # Deviations of torch are excused in other implementations, but not in torch itself.
             None if cell.implementation.reference else torch_counterpart(cell.loss, cell.surface),
             checkpoint=None if self.places is None else CrashCheckpoint(self.places, cell.campaign),
             on_progress=self.on_progress,
@@ -132,7 +157,7 @@ class Run:
             self.spent += time.perf_counter() - start
 
     def _listed(self, cell: CellPlan) -> list[KnownDeviation]:
-        """The known deviations that are about the cell's loss, here."""
+        """Return the known deviations that apply to the loss, version, device and surface."""
         implementation = cell.implementation
         shipped = known_deviations.shipped(implementation.name) if self.ship else []
         return [
@@ -144,7 +169,11 @@ class Run:
         ]
 
     def repeat(self, cell: CellPlan) -> str | None:
-        """The command that draws the same cases again and judges this clause alone, if one can."""
+        """Return the command that judges only this clause, on the same cases.
+
+        Returns:
+            The command line. None if the implementation was not loaded by a name.
+        """
         if not cell.implementation.target:
             return None
         words = [

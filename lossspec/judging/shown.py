@@ -1,4 +1,4 @@
-"""Choose the findings that a report shows, one of each kind, and shrink their cases."""
+"""The choice of the findings that a report shows: one of each kind, with shrunk cases."""
 
 from __future__ import annotations
 
@@ -14,21 +14,25 @@ from lossspec.judging.kinds import Kind, explains
 from lossspec.judging.shrinking import simplest
 from lossspec.judging.support import Support
 
-#: Kinds of deviations that are shown of a clause. One design difference shows in many cases; what
-#: three kinds do not tell, a run after their repair does.
+#: The most kinds of deviations that are shown for a clause. One mistake often deviates in many
+#: ways, and a run after its repair shows the remaining kinds.
 MOST_KINDS = 3
-#: Findings behind the first that are looked at for another kind. Most have an excuse, or show that
-#: the first one's simplest case still has what its deviation does not need.
+#: The most further findings of a clause that are examined. Most of them have an excuse, or are of
+#: the first kind after all.
 MOST_LOOKED_FOR = 12
-#: The share of all attempts that is made to shrink a finding behind the first of a clause.
+#: The share of the shrinking attempts that each further finding of a clause gets.
 FURTHER_EFFORT = 0.5
 
 
 @dataclass
 class Shower:
-    """Chooses what the report of a campaign shows.
+    """The choice of the findings that the report of a campaign shows.
 
-    steps : whether shrinking has ended a process. after_step : called before each attempt.
+    Attributes:
+        support: The features that the implementation supports, which decide which findings count.
+        excuses: Looks up excuses for further findings.
+        steps: Knows whether shrinking ended an earlier process.
+        after_step: Called before each shrinking attempt.
     """
 
     support: Support
@@ -37,11 +41,14 @@ class Shower:
     after_step: Callable[[], None]
 
     def show(self, clause_record: ClauseRecord, shrinks: bool) -> None:
-        """Choose what a record shows: its first finding, then those of another kind.
+        """Choose the findings that a record shows: the first that counts, then other kinds.
 
-        A finding is of another kind if something else broke, or if it broke without what the
-        simplest case of the kinds before needs. shrinks : whether cases are made simpler; if not,
-        the first is shown as it is.
+        A finding is of another kind if another property is broken, or if its call lacks a trait of
+        each shrunk case that is shown already.
+
+        Args:
+            clause_record: The record, whose `shown` is extended.
+            shrinks: Whether cases are shrunk. If not, only the first finding is shown.
         """
         looked_for = 0
         for finding in _counting(clause_record, self.support):
@@ -68,16 +75,23 @@ class Shower:
         effort: float = 1.0,
         others: Sequence[Kind] = (),
     ) -> Finding:
-        """Return the finding as a simpler case shows it, unless that has ended a process."""
+        """Return a finding with a shrunk case, unless shrinking ended an earlier process.
+
+        Args:
+            clause_record: The record of the clause.
+            finding: The finding.
+            effort: The share of the shrinking attempts to make.
+            others: The kinds that are shown already, which the shrunk case must not have.
+        """
         if clause_record.clause.once or not self.steps.enter(clause_record.clause.name):
             return finding
         return simplest(clause_record, finding, self.excuses, self.after_step, effort, others)
 
 
 def _counting(clause_record: ClauseRecord, support: Support) -> Iterator[Finding]:
-    """The findings that count, and behind them those that are looked at only after one has."""
+    """Yield the findings that count, then those that may be of another kind."""
     counted = [finding for finding in clause_record.findings if support.counts(finding)]
-    # A missing gradient must not hide a wrong one.
+    # A wrong gradient is more informative than a missing one, so it is shown first.
     yield from [f for f in counted if f.question is not Question.NOTHING_ELSE]
     if not clause_record.shown:
         yield from [f for f in counted if f.question is Question.NOTHING_ELSE]

@@ -1,4 +1,4 @@
-"""Shrink the case of a finding while it fails in the same way."""
+"""The shrinking of a failing case to a simpler one that fails in the same way."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lossspec.judging.stream import supported_call
 from lossspec.oracle.solver import SolvedCase
 from lossspec.thresholds import PLAIN_FAILURE
 
-#: How often Hypothesis may try a simpler call, and how often a simpler number may be tried.
+#: The most attempts with simpler calls, by Hypothesis, and the most attempts with simpler numbers.
 STRUCTURES, NUMBERS = 150, 150
 
 
@@ -34,12 +34,17 @@ def simplest(
     effort: float = 1.0,
     others: Sequence[Kind] = (),
 ) -> Finding:
-    """Return the finding as the simplest case that fails in the same way shows it.
+    """Return a finding with the simplest case found that fails in the same way.
 
-    An error of lossspec or of the spec on the way ends the search, and is noted.
+    An error in lossspec or in the spec ends the search and is recorded in `clause_record.mishaps`.
 
-    after_step : called before each attempt. effort : the share of all attempts that is made.
-    others : kinds of deviations that are shown already, to which no simpler case may slip.
+    Args:
+        clause_record: The record of the clause.
+        finding: The finding.
+        excuses: Looks up excuses. A case with an excuse does not replace one without.
+        after_step: Called before each attempt.
+        effort: The share of all attempts to make.
+        others: The kinds that are shown already, which the shrunk case must not have.
     """
     search = _Search(clause_record, excuses, finding, after_step, effort, others)
     try:
@@ -47,15 +52,22 @@ def simplest(
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        clause_record.mishaps.append(f"the case is not as simple as it could be: {brief(error)}")
+        clause_record.mishaps.append(f"shrinking stopped early with an error: {brief(error)}")
     return search.found
 
 
 @dataclass
 class _Search:
-    """Looks for simpler cases that fail as a finding does.
+    """A search for simpler cases that fail in the same way as a finding.
 
-    found : the finding as the simplest case so far shows it.
+    Attributes:
+        clause_record: The record of the clause.
+        excuses: Looks up excuses.
+        found: The finding with the simplest case so far.
+        after_step: Called before each attempt.
+        effort: The share of all attempts to make.
+        others: The kinds that are shown already.
+        bar: The error ÷ budget from which a case fails.
     """
 
     clause_record: ClauseRecord
@@ -67,7 +79,7 @@ class _Search:
     bar: float = field(init=False, default=1.0)
 
     def run(self) -> None:
-        """Shrink the case, and keep the finding as the simplest one shows it."""
+        """Shrink the case. `found` is then the finding with the simplest case."""
         if self._judged(self.found.solved, PLAIN_FAILURE) is not None:
             self.bar = PLAIN_FAILURE
         costly = bool(self.clause_record.clause.chosen)
@@ -78,7 +90,7 @@ class _Search:
         return deviation_of(self.clause_record.clause, trial)
 
     def _fails(self, candidate: SolvedCase) -> bool:
-        """Whether a candidate fails in the same way, and nothing excuses it; it is kept then."""
+        """Return whether a candidate fails in the same way without an excuse; if so, keep it."""
         self.after_step()
         under_test, clause = self.excuses.under_test, self.clause_record.clause
         case = supported_call(under_test, candidate.case, set())
@@ -90,7 +102,7 @@ class _Search:
         except (SpecError, *STOPS):
             raise
         except BaseException:
-            return False  # a candidate that the clause cannot judge is no simpler case
+            return False  # the clause cannot judge this candidate
         if deviation is None or deviation.kind != self.found.deviation.kind:
             return False
         if any(explains(other, kind_of(solved, deviation)) for other in self.others):
@@ -109,12 +121,16 @@ def shrink(
     costly: bool = False,
     effort: float = 1.0,
 ) -> SolvedCase:
-    """Return the simplest case found that still fails: `solved` itself if nothing simpler does.
+    """Return the simplest case found that still fails, which may be `solved` itself.
 
-    Hypothesis shrinks the call, then its options are tried once more, then its numbers.
+    First Hypothesis shrinks the call. Then each option is removed if the case still fails without
+    it, and the numbers are simplified.
 
-    costly : whether an attempt takes so long that only the options are tried. effort : the share of
-    all attempts that is made.
+    Args:
+        solved: The failing case.
+        fails: Returns whether a simpler case still fails.
+        costly: Whether only the options are removed, because each attempt takes long.
+        effort: The share of all attempts to make.
     """
     loss, simplest = solved.loss, solved
 
@@ -134,7 +150,7 @@ def shrink(
     if solved.choices and not costly:
         strategy = drawn_cases(loss, solved.dtypes)
         shrink_choices(strategy, solved.choices, drawn_fails, round(effort * STRUCTURES))
-    # Where an option decides how many choices there are, Hypothesis may not get rid of it.
+    # Hypothesis may fail to remove an option on which the number of choices depends.
     bared(loss, simplest.case, changed_fails)
     if not costly:
         simpler_numbers(loss, simplest.case, changed_fails, round(effort * NUMBERS))

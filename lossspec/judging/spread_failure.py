@@ -1,4 +1,4 @@
-"""Let every clause say so if an implementation, or its gradient, never works."""
+"""The report of a call or backward that never works, in every clause that it affects."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lossspec.judging.clause_record import ClauseRecord
 from lossspec.judging.finding import Finding
 from lossspec.judging.support import Support
 
-#: Return the finding as a simpler case shows it; what goes wrong is noted in the record.
+#: Returns a finding with a shrunk case; errors are recorded in the `mishaps` of the record.
 Shrink = Callable[[ClauseRecord, Finding], Finding]
 
 
@@ -19,9 +19,12 @@ def spread_failure(
 ) -> None:
     """If the call never works, report every clause as deviating rather than conforming.
 
-    If only backward never works, report the clauses on gradients that judged no case.
+    If only the backward never works, report the clauses on gradients that judged no case.
 
-    shrink : makes the failing case simpler; None to show it as it is.
+    Args:
+        clause_records: The records of all clauses of the campaign, which are changed.
+        support: Knows whether the call and the backward ever worked.
+        shrink: Shrinks the failing case. None shows it unchanged.
     """
     phase: Phase = "call" if support.never("call") else "backward"
     if not support.never(phase):

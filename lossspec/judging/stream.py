@@ -1,4 +1,4 @@
-"""The stream of cases of a loss."""
+"""The stream of cases of a loss, and the search for cases with larger errors."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from lossspec.judging.profiles import Profile
 from lossspec.oracle.solver import SolvedCase
 from lossspec.spec.loss import Loss
 
-#: Solved cases that are kept for the next campaign of the same loss.
+#: The number of cases whose right answers are kept for the next campaign of the same loss.
 KEPT_SOLVED = 400
-#: The first number of the cases that are chosen for costly clauses.
+#: The number of the first case for costly clauses. Cases of the stream have smaller numbers.
 CHOSEN = 10_000_000
-#: Added to the seed of the cases that replace those in dtypes that do not work.
+#: The seed of the replacement cases is larger by this. They replace cases in unsupported dtypes.
 REPLACED = 1_000_000
-#: The best cases of a stream, from which a search for larger errors sets out.
+#: The number of cases with the largest errors from which a search for larger errors starts.
 STARTS = 20
 
 
@@ -33,9 +33,14 @@ def look_at_stream(
     dtypes: tuple[str, ...] | None,
     look: Callable[[SolvedCase], object],
 ) -> None:
-    """Look at so many cases of a loss, drawn by Hypothesis.
+    """Draw cases of a loss; the same seed and dtypes give the same cases on every machine.
 
-    The cases are the same for the same seed and dtypes, on every machine. look : may raise Enough.
+    Args:
+        loss: The spec of the loss.
+        count: The number of cases.
+        start: The seed.
+        dtypes: The dtypes to draw cases in. None stands for all dtypes of the loss.
+        look: Called with each case. It may raise `Enough` to end the drawing.
     """
     generate(
         drawn_cases(loss, dtypes),
@@ -53,9 +58,15 @@ def look_for_worse(
     best: Sequence[SolvedCase],
     score: Callable[[SolvedCase], float],
 ) -> None:
-    """Look at so many cases more, each sought where the score was highest so far.
+    """Search for cases with a higher score, with Hypothesis's `target`.
 
-    best : the cases to set out from.
+    Args:
+        loss: The spec of the loss.
+        count: The number of cases to draw.
+        start: The seed.
+        dtypes: The dtypes to draw cases in. None stands for all dtypes of the loss.
+        best: The cases to start from.
+        score: Judges a case, and returns its score.
     """
     climb(
         drawn_cases(loss, dtypes),
@@ -66,11 +77,18 @@ def look_for_worse(
     )
 
 
-@lru_cache(maxsize=1)  # an audit judges many implementations of a loss on the same cases
+@lru_cache(maxsize=1)  # an audit judges many implementations of one loss on the same cases
 def stream(
     loss: Loss, profile: Profile, start: int, dtypes: tuple[str, ...] | None = None
 ) -> list[SolvedCase]:
-    """The cases that a profile draws of a loss; not to be changed."""
+    """Return the cases that a profile draws for a loss. The caller must not change the list.
+
+    Args:
+        loss: The spec of the loss.
+        profile: How many cases are drawn.
+        start: The seed.
+        dtypes: The dtypes to draw cases in. None stands for all dtypes of the loss.
+    """
     cases: list[SolvedCase] = []
     look_at_stream(loss, profile.cases(loss), start, dtypes, cases.append)
     return cases
@@ -80,12 +98,20 @@ def _name(loss: Loss, start: int) -> str:
     return f"{loss.name} {start} 0"
 
 
-#: The loss whose solved cases are kept, and these by their dtypes and choices.
+#: The loss whose right answers are kept, and its solved cases by their dtypes and choices.
 _kept: tuple[Loss | None, dict[Any, SolvedCase]] = (None, {})
 
 
 def solved_once(loss: Loss, dtypes: tuple[str, ...] | None, drawn: DrawnCase) -> SolvedCase:
-    """The case with its right answer, which another campaign of the loss may have computed."""
+    """Return a drawn case as a solved case, shared with earlier campaigns of the same loss.
+
+    A right answer is then computed only once.
+
+    Args:
+        loss: The spec of the loss.
+        dtypes: The dtypes that the case was drawn in. None stands for all dtypes of the loss.
+        drawn: The case and its choices.
+    """
     global _kept
     if _kept[0] is not loss:
         _kept = (loss, {})
@@ -100,7 +126,14 @@ def solved_once(loss: Loss, dtypes: tuple[str, ...] | None, drawn: DrawnCase) ->
 def candidates(
     under_test: LossUnderTest, start: int, dtypes: tuple[str, ...] | None, unsupported: set[str]
 ) -> list[Candidate]:
-    """The cases among which costly clauses choose, as an implementation is called with them."""
+    """Return the cases for costly clauses, without the arguments an implementation does not accept.
+
+    Args:
+        under_test: The implementation of the loss.
+        start: The seed.
+        dtypes: The dtypes to draw cases in. None stands for all dtypes of the loss.
+        unsupported: The names of arguments that are not accepted, which are added to.
+    """
     loss = under_test.loss
     return [
         Candidate(number, SolvedCase(loss, case))
@@ -116,7 +149,18 @@ def of_number(
     start: int,
     dtypes: tuple[str, ...] | None = None,
 ) -> Case | None:
-    """The case of a number in the stream, as an implementation is called with it, if it is."""
+    """Return the case with a number, without the arguments an implementation does not accept.
+
+    Args:
+        under_test: The implementation of the loss.
+        number: The number of the case in the stream, or among the cases for costly clauses.
+        profile: How many cases are drawn.
+        start: The seed.
+        dtypes: The dtypes to draw cases in. None stands for all dtypes of the loss.
+
+    Returns:
+        The case. None if there is no such number, or no valid call remains.
+    """
     if number >= CHOSEN:
         return supported_call(
             under_test, drawn_for(under_test.loss, start, dtypes)[number - CHOSEN].case, set()
@@ -127,7 +171,7 @@ def of_number(
 
 
 def _numbered(loss: Loss, number: int, start: int, dtypes: tuple[str, ...] | None) -> Case:
-    """Return the case of a number in the stream."""
+    """Return the case with a number in the stream."""
     found: list[Case] = []
     strategy = drawn_cases(loss, dtypes)
     generate(strategy, _name(loss, start), number + 1, lambda drawn: found.append(drawn.case))
@@ -135,9 +179,15 @@ def _numbered(loss: Loss, number: int, start: int, dtypes: tuple[str, ...] | Non
 
 
 def supported_call(under_test: LossUnderTest, case: Case, unsupported: set[str]) -> Case | None:
-    """Drop arguments that the implementation does not take, and record them.
+    """Drop the arguments that an implementation does not accept, and record them.
 
-    None if the remaining call is not valid.
+    Args:
+        under_test: The implementation of the loss.
+        case: The case.
+        unsupported: The set that receives the names of the dropped arguments.
+
+    Returns:
+        The remaining case. None if it is not valid.
     """
     while (missing := unsupported_argument(under_test, case)) is not None:
         unsupported.add(missing)

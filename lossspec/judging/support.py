@@ -1,4 +1,7 @@
-"""What an implementation supports, as its calls show: arguments, forms, dtypes, gradients."""
+"""The features that an implementation supports, as its calls show.
+
+Features are arguments, forms, dtypes, reductions and gradients.
+"""
 
 from __future__ import annotations
 
@@ -19,24 +22,28 @@ from lossspec.judging.excuses import Excuses
 from lossspec.judging.finding import Finding, Question
 from lossspec.safe_text import foreign_error
 
-#: What is special about a call: its dtype, reduction, form or an argument, as kind and value.
+#: A feature of a call, as a kind and a value, such as `("dtype", "float16")`.
 Feature = tuple[str, str]
 
 
 @dataclass
 class Support:
-    """What an implementation supports, and what never worked.
+    """The features that an implementation supports, and those that never worked.
 
-    unsupported : what the implementation lacks: parameters, optional tensors, reductions, forms.
-    refused : dtypes that never worked, or that the device cannot hold, and the error.
-    attached : whether some result carried a graph. ran : by dtype and by form, how many calls have
-    worked and how many have raised. absent : by dtype, the errors that say that something is not
-    implemented. absent_call : by dtype, the first such call. unimplemented : by such an error, the
-    features of its calls. worked : the features of calls that worked. loses_graph : whether a
-    gradient that is missing should be there: what computes outside torch has none to be wrong.
-    works : the phases of a call that have worked in float32. fails : by phase, the first call in
-    float32 that did not work, though it ought to. mandatory : dtypes that must work: torch's
-    default, and those that are declared.
+    Attributes:
+        unsupported: The parameters, optional tensors, reductions and forms that it lacks.
+        refused: The dtypes that never worked or that the device does not support, with the error.
+        attached: Whether any result required a gradient.
+        ran: For each dtype and form, the numbers of calls that worked and that raised.
+        absent: For each dtype, the errors that say that something is not implemented.
+        absent_call: For each dtype, the first call that raised such an error.
+        unimplemented: For each such error, the features of the calls that raised it.
+        worked: The features of the calls that worked.
+        loses_graph: Whether a result without a gradient is a deviation. It is not if the
+            implementation computes outside torch.
+        works: The phases of a call, `call` and `backward`, that have worked in float32.
+        fails: For each phase, the first deviation of a call in float32 that had to work.
+        mandatory: The dtypes that must work: float32 and the declared ones.
     """
 
     unsupported: set[str] = field(default_factory=set)
@@ -53,11 +60,11 @@ class Support:
     mandatory: set[str] = field(default_factory=lambda: {"float32"})
 
     def never(self, phase: Phase) -> bool:
-        """Return whether a phase of a call ought to work in float32 and never did."""
+        """Return whether a phase of a call must work in float32 and never did."""
         return phase in self.fails and phase not in self.works
 
     def held(self, case: Case, device: str) -> bool:
-        """Return whether the device can hold the tensors of a case; note the dtype it lacks."""
+        """Return whether the device supports the dtypes of a case; if not, record the dtype."""
         for dtype in sorted({dtype_name(array) for array in case.tensors.values()}):
             reason = dtype_problem(device, dtype)
             if reason is not None:
@@ -66,7 +73,7 @@ class Support:
         return True
 
     def note_unimplemented(self, trial: Trial, error: BaseException) -> None:
-        """Note a call and its error, which says that something is not implemented."""
+        """Record a call that raised an error which says that something is not implemented."""
         text = foreign_error(error)
         self.absent.setdefault(trial.case.dtype, set()).add(text)
         what = f"{trial.outcome.phase} raised {type(error).__name__}"
@@ -75,10 +82,10 @@ class Support:
         self.unimplemented.setdefault(text, set()).update(_features(trial))
 
     def note_call(self, trial: Trial, excuses: Excuses) -> None:
-        """Note any other call: whether it worked, and with a graph."""
+        """Record any other call: whether it worked, and whether its result required a gradient."""
         error, case = trial.outcome.error, trial.case
         self.attached |= getattr(trial.outcome.value, "requires_grad", False)
-        if error is None and not empty(case):  # many a kernel is not run on nothing
+        if error is None and not empty(case):  # torch often runs no kernel for empty tensors
             self.worked |= _features(trial)
         for kind in (case.dtype, case.form):
             self.ran.setdefault(kind, [0, 0])[error is not None] += 1
@@ -86,7 +93,7 @@ class Support:
             self._note_phase(trial, excuses)
 
     def _note_phase(self, trial: Trial, excuses: Excuses) -> None:
-        """Note which phases work in float32 and which do not, until they do."""
+        """Record which phases of a float32 call work, and the first failure of each phase."""
         phase: Phase = "backward" if trial.worked else "call"
         if trial.worked:
             self.works.add("call")
@@ -102,13 +109,19 @@ class Support:
     def settle(
         self, clause_records: Mapping[str, ClauseRecord], excuses: Excuses, timed_out: bool
     ) -> None:
-        """Learn from all calls together what is not supported, and what is lost."""
+        """Decide from all calls which dtypes, forms and gradients are not supported.
+
+        Args:
+            clause_records: The records of all clauses of the campaign.
+            excuses: Holds the implementation under test and the device.
+            timed_out: Whether a call reached its timeout, so that no further call is made.
+        """
         under_test = excuses.under_test
         self.mandatory |= {d.value for d in DTYPES if under_test.declares(d)}
         self._settle_dtypes(clause_records)
         for clause_record in clause_records.values():
             detached = next(clause_record.asking(Question.GRAPH_EXPECTED), None)
-            # To tell whose gradient is lost takes another call.
+            # `_loses_graph` may make another call, which could also hang.
             if detached is not None and not timed_out:
                 self.loses_graph = self._loses_graph(detached, excuses)
                 break
@@ -118,14 +131,17 @@ class Support:
                 clause_record.lacks = f"{source}: its results have no gradient"
 
     def _loses_graph(self, detached: Finding, excuses: Excuses) -> bool:
-        """Whether a gradient should be there: a library of arrays has none to be wrong."""
+        """Return whether a result without a gradient is a deviation.
+
+        It is not if the implementation computes outside torch, for example with NumPy.
+        """
         declared = excuses.under_test.abilities.get(Ability.GRADIENT)
         if self.attached or declared is not None:
             return self.attached or bool(declared)
         return not leaves_torch(excuses.under_test, detached.case, excuses.device)
 
     def _settle_dtypes(self, clause_records: Mapping[str, ClauseRecord]) -> None:
-        """Tell what never worked, and so is not there, from what raised where it ought to work."""
+        """Record the dtypes and forms that never worked, unless they must work."""
         accepts = clause_records.get("accepts")
         for dtype, texts in self.absent.items():
             if dtype not in self.ran and dtype not in self.mandatory:
@@ -141,11 +157,11 @@ class Support:
                 self.refused.setdefault(case.dtype, finding.error)
 
     def dtype_works(self, dtype: str) -> bool:
-        """Return whether calls in a dtype have worked, or must."""
+        """Return whether calls in a dtype have worked or must work."""
         return dtype in self.mandatory or self.ran.get(dtype, (0,))[0] > 0
 
     def counts(self, finding: Finding) -> bool:
-        """Return whether a finding counts, by what all calls together have shown."""
+        """Return whether a finding counts, now that all calls have been made."""
         if finding.excuse is not None:
             return False
         dtype, form = finding.case.dtype, finding.case.form
@@ -163,12 +179,12 @@ class Support:
 
 
 def empty(case: Case) -> bool:
-    """Return whether some tensor of a case has no element."""
+    """Return whether a tensor of a case has no elements."""
     return any(not array.size for array in case.tensors.values())
 
 
 def _features(trial: Trial) -> set[Feature]:
-    """What is special about a call; what is as it is by default is not."""
+    """Return the features of a call, without the arguments that have their default value."""
     case, known = trial.case, trial.loss.parameters_of(trial.form)
     found = {("dtype", case.dtype), ("reduction", case.reduction), ("form", case.form)}
     found |= {("argument", name) for name in case.tensors if name not in trial.form.tensors}

@@ -1,16 +1,21 @@
-"""Symptoms of known deviations: what a listed call shows, in a closed vocabulary.
+"""The symptoms of known deviations: the table `shows`, which describes the wrong result.
 
-`shows` of an entry has one key of `SYMPTOMS`, and may have the ones that narrow it:
+The table has exactly one of these keys:
 
-is : the number that came, see `NUMBERS`. off : it came within so much of the right one: |got -
-want| is at most `off` times the larger of 1 and |want|. factor : got/want lies between 1/factor and
-factor. shape : the shape that came, such as `(1)`; `wrong` for any but the right one. raises : the
-type of the error. accepts : the argument of an invalid call that raised nothing. breach : what the
-report says was wrong, without numbers, for anything else.
+- `is`: the returned number, as a word of `NUMBERS`.
+- `off`: the upper limit of the error |got - want| ÷ max(1, |want|).
+- `factor`: got ÷ want is between 1/factor and factor.
+- `shape`: the returned shape, such as `(1)`. `wrong` stands for any wrong shape.
+- `raises`: the type of the error that is raised.
+- `accepts`: the argument of an invalid call that raises no error.
+- `breach`: for anything else, the broken property as the report names it, without numbers.
 
-of : which number or shape it is: `value`, or `gradient of NAME` for a derivative by that tensor.
-says : words of the error's text. given : how the argument is invalid: `longer`, `more axes`,
-`other numbers` or `another dtype` for a tensor, a comparison such as `<0` for a parameter.
+These keys narrow it further:
+
+- `of`: which number or shape is wrong: `value`, or `gradient of NAME` for the tensor NAME.
+- `says`: a part of the message of the error.
+- `given`: how the argument is invalid. For a tensor it is a word of `TENSORS`. For a parameter it
+  is a comparison such as `<0`.
 """
 
 from __future__ import annotations
@@ -31,7 +36,7 @@ from lossspec.judging.conditions import check_comparison, in_list, meets
 from lossspec.nearest import suggestion
 from lossspec.spec.loss import Loss
 
-#: Each symptom with the keys that may narrow it.
+#: For each symptom, the keys that may narrow it.
 SYMPTOMS: Mapping[str, tuple[str, ...]] = {
     "is": ("of",),
     "off": ("of",),
@@ -43,30 +48,41 @@ SYMPTOMS: Mapping[str, tuple[str, ...]] = {
 }
 #: All keys of a `shows`.
 KEYS = tuple(dict.fromkeys([*SYMPTOMS, *(key for more in SYMPTOMS.values() for key in more)]))
-#: What may have come in place of the right number. `finite` : another finite number. `zero` : 0.
-#: `missing` : no gradient at all.
+#: Words for a wrong number. `finite` is any finite number, and `missing` is an absent gradient.
 NUMBERS = ("infinite", "nan", "zero", "finite", "missing")
-#: How a tensor may be invalid. `more axes` : with another axis of size 1, as what broadcasts.
+#: Words for an invalid tensor. `more axes` is one with an additional axis, which may broadcast.
 TENSORS = ("longer", "more axes", "other numbers", "another dtype")
-#: Errors up to this, as a share of the right number or of 1, are listed by their size.
+#: A new entry states the size of the error, as `off`, if it is below this.
 MEASURED = 1e-2
 
 
 def check_symptom(place: str, loss: Loss, shows: Mapping[str, Any]) -> None:
-    """Raise DeviationsError unless all words of a `shows` are known ones."""
+    """Check the table `shows` of a known deviation.
+
+    Args:
+        place: The file and the entry, for the error message.
+        loss: The spec of the loss that the entry is about.
+        shows: The table.
+
+    Raises:
+        DeviationsError: A key or a value of the table does not exist, or keys do not fit together.
+    """
     for key, value in shows.items():
         if key not in KEYS:
-            raise DeviationsError(f"{place}: no key {key!r} in shows{suggestion(key, KEYS)}")
+            raise DeviationsError(f"{place}: unknown key {key!r} in shows{suggestion(key, KEYS)}")
         wrong = _wrong_kind(key, value)
         if wrong:
-            raise DeviationsError(f"{place}: shows.{key} takes {wrong}, got {value!r}")
+            raise DeviationsError(f"{place}: shows.{key} must be {wrong}, got {value!r}")
     found = [key for key in shows if key in SYMPTOMS]
     if len(found) != 1:
         raise DeviationsError(
-            f"{place}: shows takes one of {', '.join(SYMPTOMS)}, got {', '.join(found) or 'none'}"
+            f"{place}: shows must have exactly one of {', '.join(SYMPTOMS)}, "
+            f"got {', '.join(found) or 'none'}"
         )
     if strange := [key for key in shows if key not in (found[0], *SYMPTOMS[found[0]])]:
-        raise DeviationsError(f"{place}: shows.{strange[0]} does not go with {found[0]}")
+        raise DeviationsError(
+            f"{place}: shows.{strange[0]} is not allowed together with shows.{found[0]}"
+        )
     roles = [name for form in loss.forms for name in loss.roles(form)]
     arguments = list(dict.fromkeys([*roles, *loss.parameters, "reduction"]))
     words = {
@@ -77,13 +93,14 @@ def check_symptom(place: str, loss: Loss, shows: Mapping[str, Any]) -> None:
     for key, allowed in words.items():
         for word in in_list(shows.get(key, [])):
             if word not in allowed:
-                raise DeviationsError(f"{place}: no {key} {word!r}{suggestion(word, allowed)}")
+                near = suggestion(word, allowed)
+                raise DeviationsError(f"{place}: unknown value {word!r} in shows.{key}{near}")
     if "given" in shows:
         _check_given(place, loss, shows)
 
 
 def _wrong_kind(key: str, value: Any) -> str | None:
-    """What a key takes, if the value is something else."""
+    """Return the kind of value that a key must have; None if the value is of that kind."""
     if key in ("off", "factor"):
         number = isinstance(value, int | float) and not isinstance(value, bool)
         least = 1 if key == "factor" else 0
@@ -91,25 +108,37 @@ def _wrong_kind(key: str, value: Any) -> str | None:
         return None if good else f"a number above {least}"
     if key in ("is", "of", "accepts"):
         good = bool(in_list(value)) and all(isinstance(word, str) for word in in_list(value))
-        return None if good else "text or a list of it"
+        return None if good else "text or a list of texts"
     if key == "given" and isinstance(value, int | float):
         return None
     return None if isinstance(value, str) and value.strip() else "text"
 
 
 def _check_given(place: str, loss: Loss, shows: Mapping[str, Any]) -> None:
-    """Raise DeviationsError unless `given` is a word or comparison that suits the argument."""
+    """Check the key `given` of a table `shows`.
+
+    Args:
+        place: The file and the entry, for the error message.
+        loss: The spec of the loss that the entry is about.
+        shows: The table.
+
+    Raises:
+        DeviationsError: `accepts` names several arguments, or `given` does not fit the argument.
+    """
     names, given = in_list(shows["accepts"]), shows["given"]
     if len(names) != 1:
-        raise DeviationsError(f"{place}: shows.given takes one argument in accepts, got {names}")
+        raise DeviationsError(
+            f"{place}: shows.given needs exactly one argument in shows.accepts, got {names}"
+        )
     if names[0] in loss.parameters or names[0] == "reduction":
         check_comparison(f"{place}: shows.given", given)
     elif given not in TENSORS:
-        raise DeviationsError(f"{place}: no given {given!r}{suggestion(str(given), TENSORS)}")
+        near = suggestion(str(given), TENSORS)
+        raise DeviationsError(f"{place}: unknown value {given!r} in shows.given{near}")
 
 
 def shown(shows: Mapping[str, Any], case: Case, deviation: Deviation) -> bool:
-    """Return whether a deviation of a case has the symptom of an entry."""
+    """Return whether a deviation of a case has a symptom."""
     if "of" in shows and _subject(deviation) not in in_list(shows["of"]):
         return False
     if "is" in shows:
@@ -130,7 +159,7 @@ def shown(shows: Mapping[str, Any], case: Case, deviation: Deviation) -> bool:
 
 
 def _accepts(shows: Mapping[str, Any], case: Case, deviation: Deviation) -> bool:
-    """Whether the invalid call that raised nothing is the listed one."""
+    """Return whether an invalid call that raised no error matches `accepts` and `given`."""
     if not deviation.accepted or set(deviation.replaced) != {*in_list(shows["accepts"])}:
         return False
     if "given" not in shows:
@@ -142,7 +171,7 @@ def _accepts(shows: Mapping[str, Any], case: Case, deviation: Deviation) -> bool
 
 
 def _changes(before: np.ndarray | None, given: Any) -> Iterator[str]:
-    """How an invalid tensor differs from the valid one."""
+    """Yield the word of `TENSORS` for the difference between an invalid and the valid tensor."""
     if before is None or not isinstance(given, torch.Tensor):
         return
     old, new = before.shape, tuple(given.shape)
@@ -157,7 +186,7 @@ def _changes(before: np.ndarray | None, given: Any) -> Iterator[str]:
 
 
 def symptom_of(case: Case, deviation: Deviation) -> dict[str, Any]:
-    """Return the `shows` that describes a deviation: for a new entry, which a person may narrow."""
+    """Return the table `shows` for a new entry about a deviation, which a person may narrow."""
     if deviation.raised is not None:
         return {"raises": deviation.raised[0]}
     if deviation.accepted and deviation.replaced:
@@ -178,7 +207,7 @@ def symptom_of(case: Case, deviation: Deviation) -> dict[str, Any]:
 
 
 def _given(case: Case, name: str, value: Any) -> dict[str, Any]:
-    """How an invalid argument differs from the valid one, as far as there is a word for it."""
+    """Return the key `given` for an invalid argument, or nothing if no word describes it."""
     if isinstance(value, torch.Tensor):
         word = next(_changes(case.tensors.get(name), value), None)
         return {} if word is None else {"given": word}
@@ -191,7 +220,7 @@ def _subject(deviation: Deviation) -> str:
 
 
 def _numbers(deviation: Deviation) -> Sequence[str]:
-    """The words for the number that came, the most general one last."""
+    """Return the words of `NUMBERS` for the returned number, the most general one last."""
     if deviation.missing:
         return ["missing"]
     if deviation.numbers is None:
@@ -205,7 +234,7 @@ def _numbers(deviation: Deviation) -> Sequence[str]:
 
 
 def _off(deviation: Deviation) -> float:
-    """How far a number is off, as a share of the right one or of 1; infinite if that is unknown."""
+    """Return the error of the number, |got - want| ÷ max(1, |want|); infinite if unknown."""
     got, want = deviation.numbers or (math.nan, math.nan)
     if not (math.isfinite(got) and math.isfinite(want)):
         return math.inf
@@ -213,7 +242,7 @@ def _off(deviation: Deviation) -> float:
 
 
 def _ratio(deviation: Deviation) -> float:
-    """The number that came in terms of the right one; 0 if there is no such thing."""
+    """Return got ÷ want; 0 if one of them is not finite or `want` is 0."""
     got, want = deviation.numbers or (math.nan, math.nan)
     if not (math.isfinite(got) and math.isfinite(want)) or want == 0:
         return 0.0

@@ -1,4 +1,4 @@
-"""The verdict on a clause: one pure function of what its cases have shown."""
+"""The verdict on a clause, as a pure function of its record and of facts about the campaign."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ from lossspec.report.verdict import Verdict
 
 @dataclass(frozen=True)
 class Facts:
-    """What a campaign has learned beyond one clause.
+    """Facts about a campaign and a cell that are not in the record of the clause.
 
-    profile : how much evidence is enough. lacks : what the implementation lacks, a phrase each.
-    call_fails : which clause shows that no call is right. outdated : why a listed deviation is not
-    there any more. endless : why the clause came to no end, if it did not. require_all : whether a
-    missing parameter is a failure.
+    Attributes:
+        profile: How much evidence a verdict needs.
+        lacks: A phrase for each feature that the implementation lacks.
+        call_fails: The reason if no call was right, which names the clause that shows it.
+        outdated: The reason if a known deviation no longer applies.
+        endless: The reason if the judging did not end because a call reached its timeout.
+        require_all: Whether a missing parameter is a deviation.
     """
 
     profile: Profile
@@ -33,7 +36,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Judged:
-    """A verdict, why, and the finding to show with it."""
+    """A verdict, the reason for it, and the finding to show with it."""
 
     verdict: Verdict
     reason: str | None = None
@@ -41,7 +44,12 @@ class Judged:
 
 
 def verdict(record: ClauseRecord, facts: Facts) -> Judged:
-    """Return the verdict on a clause whose campaign is over."""
+    """Return the verdict on a clause.
+
+    Args:
+        record: The record of the clause, after the campaign.
+        facts: Facts about the campaign and the cell.
+    """
     return (
         _interrupted(record, facts)
         or _outdated(facts)
@@ -52,23 +60,23 @@ def verdict(record: ClauseRecord, facts: Facts) -> Judged:
 
 
 def _interrupted(record: ClauseRecord, facts: Facts) -> Judged | None:
-    """A judgement that did not come to its end."""
+    """Return the verdict if the judging was interrupted by an error, a crash or a timeout."""
     if record.broken is not None and record.found is None:
         return Judged(Verdict.CRASH, f"lossspec itself failed in this clause: {record.broken}")
     if record.fatal:
-        return Judged(Verdict.CRASH, "the process ended while this was judged")
+        return Judged(Verdict.CRASH, "the process ended while this clause was judged")
     if facts.endless is not None and record.found is None:
         return Judged(Verdict.CRASH, facts.endless)
     return None
 
 
 def _outdated(facts: Facts) -> Judged | None:
-    """A listed deviation that is not there any more."""
+    """Return the verdict if a known deviation no longer applies."""
     return None if facts.outdated is None else Judged(Verdict.DEVIATES, facts.outdated)
 
 
 def _shown(record: ClauseRecord) -> Judged | None:
-    """A deviation that is new, listed, or torch's own."""
+    """Return the verdict if there is a deviation: new, known, or shared with torch."""
     if record.found is not None:
         return Judged(Verdict.DEVIATES, record.found.deviation.what, record.found)
     listed = record.excused_by(Excuse.EXPECTED_FAILURE)
@@ -77,13 +85,13 @@ def _shown(record: ClauseRecord) -> Judged | None:
         return Judged(Verdict.KNOWN, listed.by.reason, listed)
     shared = record.excused_by(Excuse.SAME_AS_TORCH)
     if shared is not None:
-        reason = f"inherited: {shared.by} does the same on the same call"
+        reason = f"inherited: {shared.by} deviates in the same way on the same call"
         return Judged(Verdict.KNOWN, reason, shared)
     return None
 
 
 def _unsupported(record: ClauseRecord, facts: Facts) -> Judged | None:
-    """No case that the implementation supports was about the clause."""
+    """Return the verdict if no supported case could be judged by the clause."""
     lacks = record.lacks
     examples = record.examples
     if next(record.asking(Question.GRAPH_EXPECTED), None) is not None:
@@ -98,11 +106,11 @@ def _unsupported(record: ClauseRecord, facts: Facts) -> Judged | None:
     if facts.lacks or lacks:
         word = Verdict.DEVIATES if facts.require_all else Verdict.UNSUPPORTED
         return Judged(word, lacks or f"no applicable case: {'; '.join(facts.lacks)}")
-    return Judged(Verdict.INCONCLUSIVE, "no case was about this clause")
+    return Judged(Verdict.INCONCLUSIVE, "no applicable case was drawn")
 
 
 def _weighed(record: ClauseRecord, facts: Facts) -> Judged:
-    """Whether cases that have shown nothing are enough to say that it conforms."""
+    """Return the verdict if no case deviates, which depends on the number of informative cases."""
     profile, clause = facts.profile, record.clause
     wanted = min(profile.informative, clause.chosen or clause.enough or profile.informative)
     if record.informative < wanted:
@@ -112,5 +120,6 @@ def _weighed(record: ClauseRecord, facts: Facts) -> Judged:
         )
         return Judged(Verdict.INCONCLUSIVE, reason)
     if facts.require_all and facts.lacks:
-        return Judged(Verdict.DEVIATES, f"--require-all, and {'; '.join(facts.lacks)}")
+        reason = f"a deviation because of --require-all: {'; '.join(facts.lacks)}"
+        return Judged(Verdict.DEVIATES, reason)
     return Judged(Verdict.CONFORMS)

@@ -300,7 +300,7 @@ def _reductions(loss: Loss) -> Iterator[str]:
     }
     if len(set(means)) > 1:
         each = [f"for {form.name}, {m}" for form, m in zip(loss.forms, means, strict=True)]
-        says["mean"] = "; ".join(each)
+        says["mean"] = ". ".join([each[0], *(f"{m[:1].upper()}{m[1:]}" for m in each[1:])])
     for place, name in enumerate(loss.reductions):
         default = "" if place else ", the default"
         read = f", the class's `{loss.results[name]}`" if name in loss.results else ""

@@ -27,7 +27,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; bad input is one line on standard error and exit status 4."""
+    """Run one command; bad input gives one line on standard error and exit status 4."""
     options = _parser().parse_args(argv)
     try:
         status: int = options.action(options)
@@ -40,11 +40,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m tests.defects", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
-    auditing = commands.add_parser("audit", help="run the re-created bugs: is each found?")
+    auditing = commands.add_parser("audit", help="judge the wrong losses and print which are found")
     auditing.add_argument("--matrix", type=Path, metavar="FILE", help="which clauses find which")
     auditing.add_argument("--page", type=Path, metavar="FILE", help="the same as a page of HTML")
     auditing.set_defaults(action=_audit)
-    soaking = commands.add_parser("soak", help="run the right implementations: is one reported?")
+    soaking = commands.add_parser(
+        "soak", help="judge the right losses and print which are reported"
+    )
     soaking.set_defaults(action=_soak)
     for command in (auditing, soaking):
         command.add_argument("loss", nargs="*", help="default: every loss")
@@ -52,9 +54,11 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--seed", type=int, default=0)
         command.add_argument("--cases", type=int, metavar="N", help="default: the profile's")
     recording = commands.add_parser("record", help="write docs/audit.json and docs/audit.md")
-    recording.add_argument("loss", nargs="*", help="whose entries are made again; default: all")
+    recording.add_argument("loss", nargs="*", help="losses to record again; default: all")
     recording.add_argument(
-        "--check", action="store_true", help="write nothing; print what differs, with status 1"
+        "--check",
+        action="store_true",
+        help="write nothing; print the differences and exit with status 1",
     )
     recording.add_argument("--docs", type=Path, default=DOCS, metavar="DIR")
     recording.set_defaults(action=_record)
@@ -93,7 +97,7 @@ def _soak(options: argparse.Namespace) -> int:
 
 
 def _right(loss: Loss, profile: Profile, seed: int) -> list[Result]:
-    """Judge the right implementations of a loss; textbook compositions refuse nothing."""
+    """Judge the right losses of a spec; textbook compositions accept calls that must be refused."""
     quick = profile.name == "quick"
     names = [name for name, clause in clauses().items() if not (clause.slow and quick)]
     checked = [name for name in names if clauses()[name].theme != "refusal"]
@@ -106,7 +110,7 @@ def _right(loss: Loss, profile: Profile, seed: int) -> list[Result]:
 
 
 def _soaked(result: Result) -> Result:
-    """Print what became of a right implementation, and return it."""
+    """Print the result of a right loss, and return it."""
     reports = _reports(result)
     print(f"{result.implementation.id}: {result.cases} cases, {len(reports) or 'no'} reports")
     for line in reports:
@@ -115,7 +119,7 @@ def _soaked(result: Result) -> Result:
 
 
 def _reports(result: Result) -> list[str]:
-    """A line for each clause that found something in a right implementation, or failed itself."""
+    """Return a line for each clause that deviated for a right loss, or failed itself."""
     return [
         f"{each.clause} in case {each.index + 1}: {each.what}: got {each.got}, want {each.want}"
         for each in result.found

@@ -15,14 +15,14 @@ from tests.defects.catalogue import right, wrong
 
 
 class Result(NamedTuple):
-    """What a call returns, as torch's does."""
+    """The result of a call, as torch returns it."""
 
     output: Tensor
     loss: Tensor
 
 
 class EveryClass(nn.Module):
-    """The log-probabilities of all classes, and then the target's."""
+    """The log-probabilities of all classes, from which that of the target is selected."""
 
     def __init__(
         self,
@@ -46,13 +46,13 @@ class EveryClass(nn.Module):
         )
 
     def check_cutoffs(self, cutoffs: list[int], classes: int) -> None:
-        """They rise from above 0 to below the number of classes."""
+        """Check that the cutoffs rise from above 0 to below the number of classes."""
         ends = [0, *cutoffs, classes]
         if not cutoffs or any(a >= b for a, b in pairwise(ends)):
             raise ValueError(f"cutoffs rise between 0 and {classes}, got {cutoffs}")
 
     def check(self, input: Tensor, target: Tensor) -> None:
-        """A row for each target, and only classes that there are."""
+        """Check that there is a row for each target, and that each target is a class."""
         if input.shape[:-1] != target.shape or target.ndim > 1:
             raise RuntimeError(f"sizes {list(input.shape)} and {list(target.shape)} do not fit")
         if input.shape[-1] != self.in_features:
@@ -63,36 +63,36 @@ class EveryClass(nn.Module):
             raise RuntimeError(f"targets are classes below {self.ends[-1]}")
 
     def forward(self, input: Tensor, target: Tensor) -> Result:
-        """As torch's."""
+        """Compute output and loss like the class of torch."""
         self.check(input, target)
         x = wide(input).reshape(-1, self.in_features)
         rows = self.chosen(x, target.reshape(-1).long()).to(input.dtype)
         return Result(rows.reshape(target.shape), -rows.mean())
 
     def layer(self, layer: nn.Module, x: Tensor) -> Tensor:
-        """What a linear layer gives, in the precision of its input."""
+        """Apply a linear layer in the precision of its input."""
         weight, bias = self.parts(layer)
         return F.linear(x, weight.to(x.dtype), bias if bias is None else bias.to(x.dtype))
 
     def parts(self, layer: nn.Module) -> tuple[Tensor, Tensor | None]:
-        """The weight and, where it has one, the bias of a layer."""
+        """Return the weight of a layer, and its bias or None."""
         return layer.get_parameter("weight"), dict(layer.named_parameters()).get("bias")
 
     def head_log_p(self, x: Tensor) -> Tensor:
-        """The log-probabilities of the frequent classes and, behind them, of the clusters."""
+        """Return the log-probabilities of the frequent classes and then of the clusters."""
         return self.layer(self.head, x).log_softmax(-1)
 
     def tail_log_p(self, i: int, x: Tensor) -> Tensor:
-        """The log-probabilities of a cluster's classes, given the cluster."""
+        """Return the log-probabilities of the classes of a cluster, given the cluster."""
         down, out = self.tail[i].children()
         return self.layer(out, self.layer(down, x)).log_softmax(-1)
 
     def column(self, i: int) -> int:
-        """Where in the head a cluster is."""
+        """Return the column of a cluster in the head."""
         return self.frequent + i
 
     def all_log_p(self, x: Tensor) -> Tensor:
-        """Of every class."""
+        """Return the log-probability of every class."""
         head = self.head_log_p(x)
         tails = [
             head[:, self.column(i), None] + self.tail_log_p(i, x) for i in range(len(self.tail))
@@ -100,15 +100,15 @@ class EveryClass(nn.Module):
         return torch.cat([head[:, : self.frequent], *tails], 1)
 
     def chosen(self, x: Tensor, target: Tensor) -> Tensor:
-        """The targets' log-probabilities."""
+        """Return the log-probability of each target."""
         return self.all_log_p(x).gather(1, target[:, None])[:, 0]
 
     def log_prob(self, input: Tensor) -> Tensor:
-        """As torch's."""
+        """Compute all log-probabilities like the class of torch."""
         return self.all_log_p(wide(input)).to(input.dtype)
 
     def predict(self, input: Tensor) -> Tensor:
-        """As torch's."""
+        """Predict classes like the class of torch."""
         return self.log_prob(input).argmax(1)
 
 
@@ -116,7 +116,7 @@ class EveryClass(nn.Module):
 
 
 class ClustersFromTheEnd(EveryClass):
-    """For all classes, the clusters are read from the head's end: the first has the last's."""
+    """For all classes, the clusters are read from the head in reverse order."""
 
     def log_prob(self, input: Tensor) -> Tensor:
         x = wide(input)
@@ -137,7 +137,7 @@ class ClusterCountsTwice(EveryClass):
 
 
 class LastClassRefused(EveryClass):
-    """A last cutoff just below the number of classes is refused."""
+    """A last cutoff one below the number of classes is refused."""
 
     def check_cutoffs(self, cutoffs: list[int], classes: int) -> None:
         super().check_cutoffs(cutoffs, classes)
@@ -146,7 +146,7 @@ class LastClassRefused(EveryClass):
 
 
 class NoCutoffs(EveryClass):
-    """Without a cutoff all classes are in the head."""
+    """An empty list of cutoffs is accepted, and all classes are in the head."""
 
     def __init__(
         self, in_features: int, n_classes: int, cutoffs: Sequence[int], *options: Any, **more: Any
@@ -164,7 +164,7 @@ WRONG = (
         "adaptive_log_softmax_with_loss",
         ClustersFromTheEnd,
         source="huggingface/transformers#1086",
-        needs="two clusters, and a look at all classes",
+        needs="two clusters, and the log-probabilities of all classes",
         surface="class",
     ),
     wrong(
@@ -195,7 +195,7 @@ WRONG = (
 
 
 class ClusterByCluster(EveryClass):
-    """Only the rows of a cluster go through its layers; their results are put in their places."""
+    """Only the rows of a cluster pass through its layers; the results are scattered back."""
 
     def chosen(self, x: Tensor, target: Tensor) -> Tensor:
         head = self.head_log_p(x)
@@ -208,7 +208,7 @@ class ClusterByCluster(EveryClass):
 
 
 class MaskedClusters(EveryClass):
-    """Every row goes through every cluster; a mask takes what counts."""
+    """Every row passes through every cluster; a mask selects the counted ones."""
 
     def chosen(self, x: Tensor, target: Tensor) -> Tensor:
         head = self.head_log_p(x)
@@ -221,7 +221,7 @@ class MaskedClusters(EveryClass):
 
 
 class TwoCrossEntropies(EveryClass):
-    """A cross entropy in the head, plus one in the cluster."""
+    """A cross entropy in the head plus one in the cluster."""
 
     def chosen(self, x: Tensor, target: Tensor) -> Tensor:
         at = target.clone()
@@ -237,7 +237,7 @@ class TwoCrossEntropies(EveryClass):
 
 
 class LogOfSumOfExponentials(EveryClass):
-    """Scores less the largest, less the logarithm of the sum of exponentials; layers by einsum."""
+    """Scores minus the largest, minus the log of the sum of exponentials; layers by einsum."""
 
     def layer(self, layer: nn.Module, x: Tensor) -> Tensor:
         weight, bias = self.parts(layer)
@@ -251,7 +251,7 @@ class LogOfSumOfExponentials(EveryClass):
 
 
 class PartsInFloat64(EveryClass):
-    """All in float64, cast back."""
+    """Everything computed in float64 and cast back."""
 
     def forward(self, input: Tensor, target: Tensor) -> Result:
         self.check(input, target)

@@ -19,7 +19,7 @@ from tests.defects.composition import (
 )
 from tests.defects.numerics import shares_memory
 
-#: The logarithms of binary_cross_entropy end here.
+#: The lower bound of the logarithms in binary_cross_entropy.
 LOWEST = -100.0
 
 
@@ -35,7 +35,7 @@ class BCE(Composition):
         weight: Tensor | None = None,
         reduction: str = "mean",
     ) -> Tensor:
-        """As `torch.nn.functional.binary_cross_entropy`."""
+        """Compute the loss like `torch.nn.functional.binary_cross_entropy`."""
         self.check_reduction(reduction)
         self.check_sizes(input, target)
         self.check_range(input, target)
@@ -43,28 +43,28 @@ class BCE(Composition):
         return self.leave(self.weighted(losses, weight), reduction, input)
 
     def check_range(self, *tensors: Tensor) -> None:
-        """All elements are from 0 to 1."""
+        """Check that all elements are from 0 to 1."""
         for tensor in tensors:
             if ((tensor < 0) | (tensor > 1)).any():
                 raise RuntimeError("all elements should be between 0 and 1")
 
     def weighted(self, losses: Tensor, weight: Tensor | None) -> Tensor:
-        """Times the weight of each element."""
+        """Multiply each element by its weight."""
         return losses if weight is None else losses * self.work(weight).expand(losses.shape)
 
     def element(self, x: Tensor, y: Tensor) -> Tensor:
-        """The unreduced, unweighted loss."""
+        """Return the unreduced, unweighted loss."""
         return -(y * self.log(x) + (1 - y) * self.log(1 - x))
 
     def log(self, p: Tensor) -> Tensor:
-        """The logarithm, at least -100, with a gradient of 0 below."""
-        # A half precision rounds the bound to 0.
+        """Return the logarithm, bounded below by -100, with a gradient of 0 below the bound."""
+        # Half precisions would round the bound to 0.
         tiny = p <= math.exp(LOWEST)
         return torch.where(tiny, LOWEST, torch.where(tiny, 1, p).log())
 
 
 class AnalyticBCE(torch.autograd.Function):
-    """Binary cross entropy with its gradients by hand."""
+    """Binary cross entropy with gradients written by hand."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
@@ -85,21 +85,21 @@ class AnalyticBCE(torch.autograd.Function):
 
 
 class InputUnchecked(BCE):
-    """An input beyond 0 or 1 gives a number."""
+    """An input below 0 or above 1 is accepted instead of raising."""
 
     def check_range(self, *tensors: Tensor) -> None:
         super().check_range(*tensors[1:])
 
 
 class TargetUnchecked(BCE):
-    """A target beyond 0 or 1 gives a number."""
+    """A target below 0 or above 1 is accepted instead of raising."""
 
     def check_range(self, *tensors: Tensor) -> None:
         super().check_range(*tensors[:1])
 
 
 class TargetGradientRaises(BCE):
-    """A target that requires a gradient is an error."""
+    """A target that requires a gradient raises."""
 
     def check_range(self, *tensors: Tensor) -> None:
         super().check_range(*tensors)
@@ -108,7 +108,7 @@ class TargetGradientRaises(BCE):
 
 
 class TargetSmoothedInPlace(BCE):
-    """The target is drawn towards 1/2 where it lies in memory."""
+    """The target is smoothed towards 1/2 in the caller's tensor."""
 
     def check_range(self, *tensors: Tensor) -> None:
         super().check_range(*tensors)
@@ -117,7 +117,7 @@ class TargetSmoothedInPlace(BCE):
 
 
 class DividesByWeight(BCE):
-    """The mean divides by the sum of the weights, not by the number of elements."""
+    """The mean divides by the sum of the weights instead of the number of elements."""
 
     def weighted(self, losses: Tensor, weight: Tensor | None) -> Tensor:
         self.weight = None if weight is None else self.work(weight).expand(losses.shape)
@@ -128,7 +128,7 @@ class DividesByWeight(BCE):
 
 
 class WeightOfPositive(BCE):
-    """The weight counts for the positive part only."""
+    """The weight multiplies only the positive part."""
 
     def weighted(self, losses: Tensor, weight: Tensor | None) -> Tensor:
         return losses * self.positive + super().weighted(losses, weight) * (1 - self.positive)
@@ -163,14 +163,14 @@ WRONG = (
         BCE,
         MeanSumsInHalf,
         source="AUT-03, huggingface/transformers#25938",
-        needs="float16, and a sum past its largest number",
+        needs="float16, and a sum above its largest number",
     ),
     wrong(BCE, RaisesWhenEmpty, source="EMP-06, pytorch/pytorch#196204", needs="no elements"),
     wrong(BCE, SizesUnchecked, source="SHP-02, pytorch/pytorch#1939", needs="(N, 1) and (N)"),
     wrong(
         BCE,
         "no-floor",
-        "Logarithms have no floor, so 0 times -inf is nan.",
+        "The logarithms have no lower bound, so 0 times -inf gives nan.",
         source="STB-02, pytorch/pytorch#13773",
         needs="an input of 0 or 1",
         log=lambda self, p: p.log(),
@@ -178,7 +178,7 @@ WRONG = (
     wrong(
         BCE,
         "floor-behind-logarithm",
-        "The floor is put behind the logarithm, whose gradient at 0 then is nan.",
+        "The bound is applied after the logarithm, so the gradient at 0 is nan.",
         source="GRD-12, google-deepmind/optax#1786",
         needs="an input of 0 or 1",
         log=lambda self, p: p.log().clamp(min=LOWEST),
@@ -186,7 +186,7 @@ WRONG = (
     wrong(
         BCE,
         "probability-clamped",
-        "Probabilities are kept 1e-7 away from 0.",
+        "Probabilities are clamped to at least 1e-7.",
         source="STB-17, fizyr/keras-retinanet#706",
         needs="an input near 0 or 1",
         log=lambda self, p: p.clamp(min=1e-7).log(),
@@ -194,7 +194,7 @@ WRONG = (
     wrong(
         BCE,
         "epsilon-added",
-        "An epsilon is added to each probability instead of a floor.",
+        "An epsilon is added to each probability instead of a bound on the logarithm.",
         source="EMP-12, KevinMusgrave/pytorch-metric-learning#98",
         needs="a small input",
         log=lambda self, p: (p + 1e-12).log(),
@@ -232,7 +232,7 @@ WRONG = (
     wrong(
         BCE,
         "weight-ignored",
-        "The weight is taken and not used.",
+        "The weight is accepted and not used.",
         source="LSM-03, huggingface/transformers#43240",
         needs="weight",
         weighted=lambda self, losses, weight: losses,
@@ -246,7 +246,7 @@ WRONG = (
     wrong(
         BCE,
         "second-derivative-summed",
-        "The second derivative of each element is that of all of them.",
+        "The second derivative of each element is the sum over all elements.",
         source="DBL-01, pytorch/pytorch#59477",
         needs="the second derivative",
         element=lambda self, x, y: _SummedBCE.apply(x, y),  # type: ignore[no-untyped-call]
@@ -258,7 +258,7 @@ WRONG = (
 
 
 class LogOfOnePlus(BCE):
-    """The other outcome by log1p, and the floor by torch.maximum in front of a safe logarithm."""
+    """The negative part by log1p, and the lower bound by torch.maximum before the logarithm."""
 
     def element(self, x: Tensor, y: Tensor) -> Tensor:
         zero, one = x <= 0, x >= 1

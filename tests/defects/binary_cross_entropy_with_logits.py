@@ -38,11 +38,11 @@ class BCEWithLogits(Elementwise):
         reduction: str = "mean",
         pos_weight: Tensor | None = None,
     ) -> Tensor:
-        """As `torch.nn.functional.binary_cross_entropy_with_logits`."""
+        """Compute the loss like `torch.nn.functional.binary_cross_entropy_with_logits`."""
         return self.run(Elements(input, target, weight, reduction, pos_weight=pos_weight))
 
     def check_shapes(self, c: Elements) -> None:
-        """The same size; weights that broadcast to it."""
+        """Check that input and target have one size, to which the weights broadcast."""
         if c.input.shape != c.target.shape:
             raise ValueError(f"target size {c.target.shape} must be input size {c.input.shape}")
         for factor in (c.weight, c.pos_weight):
@@ -50,13 +50,13 @@ class BCEWithLogits(Elementwise):
                 factor.expand(c.input.shape)
 
     def element(self, c: Elements) -> Tensor:
-        """The part of the positive and of the negative, without cancellation."""
+        """Return the loss from its positive and its negative part, without cancellation."""
         log_p = torch.nn.functional.logsigmoid(c.x)
         log_q = torch.nn.functional.logsigmoid(-c.x)
         return -(self.positive(c) * log_p + (1 - c.y) * log_q)
 
     def positive(self, c: Elements) -> Tensor:
-        """What the positive part counts for."""
+        """Return the factor of the positive part."""
         return c.y if c.pos_weight is None else c.y * wide(c.pos_weight)
 
 
@@ -85,7 +85,7 @@ class _ConstantSigmoid(torch.autograd.Function):
 
 
 class WrongForwardRule(BCEWithLogits):
-    """The rule of forward mode takes the sigmoid of the wrong sign."""
+    """The forward-mode rule uses the sigmoid of the wrong sign."""
 
     def element(self, c: Elements) -> Tensor:
         log_p, log_q = (_ConstantSigmoid.apply(x) for x in (c.x, -c.x))  # type: ignore[no-untyped-call]
@@ -94,7 +94,7 @@ class WrongForwardRule(BCEWithLogits):
 
 
 class PosWeightOnWholeLoss(BCEWithLogits):
-    """The whole loss is scaled by 1 + (p - 1)·y, which is right for hard targets only."""
+    """pos_weight p scales the whole loss by 1 + (p - 1)·y, which is right only for y = 0 or 1."""
 
     def element(self, c: Elements) -> Tensor:
         losses = -(c.y * logsigmoid(c.x) + (1 - c.y) * logsigmoid(-c.x))
@@ -102,7 +102,7 @@ class PosWeightOnWholeLoss(BCEWithLogits):
 
 
 class FlatAtZero(BCEWithLogits):
-    """At a logit of 0 the gradient lacks the half of the sigmoid: that of |x| and max(x, 0)."""
+    """The gradient at a logit of 0 lacks the half of the sigmoid."""
 
     def element(self, c: Elements) -> Tensor:
         tail = (-c.x.abs()).exp().log1p()
@@ -123,7 +123,7 @@ class _Cancelling(torch.autograd.Function):
 
 
 class GradientCancels(BCEWithLogits):
-    """The gradient is σ(x) - y, which is 0 for a right and sure prediction."""
+    """The gradient is computed as σ(x) - y, which is 0 for a correct and certain prediction."""
 
     def element(self, c: Elements) -> Tensor:
         if c.pos_weight is not None:
@@ -144,7 +144,7 @@ class _Frozen(torch.autograd.Function):
 
 
 class SigmoidFrozen(BCEWithLogits):
-    """Backward takes the sigmoid for a constant, so the second derivative is lost."""
+    """Backward treats the sigmoid as a constant, so the second derivative is lost."""
 
     def element(self, c: Elements) -> Tensor:
         log_p: Tensor = _Frozen.apply(c.x)  # type: ignore[no-untyped-call]
@@ -162,7 +162,7 @@ class ShiftWithWrongSign(BCEWithLogits):
 
 
 class PosWeightOverflows(BCEWithLogits):
-    """With pos_weight log(1 + exp(-x)) is computed as it stands."""
+    """With pos_weight, log(1 + exp(-x)) is computed without a shift and overflows."""
 
     def element(self, c: Elements) -> Tensor:
         if c.pos_weight is None:
@@ -172,7 +172,7 @@ class PosWeightOverflows(BCEWithLogits):
 
 
 class PosWeightOnTailOnly(BCEWithLogits):
-    """pos_weight reaches log(1 + exp(-|x|)) only, not the linear part."""
+    """pos_weight multiplies only log(1 + exp(-|x|)), not the linear part."""
 
     def element(self, c: Elements) -> Tensor:
         if c.pos_weight is None:
@@ -183,7 +183,7 @@ class PosWeightOnTailOnly(BCEWithLogits):
 
 
 class TargetSmoothedInPlace(BCEWithLogits):
-    """The target is smoothed in the caller's tensor, after its use."""
+    """The target is smoothed in the caller's tensor after its use."""
 
     def leave(self, c: Elements, result: Tensor) -> Tensor:
         result = super().leave(c, result)
@@ -196,7 +196,7 @@ WRONG = (
     wrong(
         BCEWithLogits,
         "nan-is-zero",
-        "A nan is taken for 0 times infinity, and counts as 0.",
+        "A nan is treated as 0 times infinity and replaced by 0.",
         source="STB-21, pytorch/pytorch#51906",
         needs="a nan",
         element=lambda self, c: BCEWithLogits.element(self, c).nan_to_num(
@@ -225,9 +225,9 @@ WRONG = (
         BCEWithLogits,
         GradientCancels,
         source="GRD-26, pytorch/pytorch#195677",
-        needs="a large logit with the right target",
+        needs="a large logit with the matching target",
         awaits=(
-            "a definition whose own gradient does not cancel (its budget allows what that loses)"
+            "a definition without cancellation in its gradient (the budget allows for cancellation)"
         ),
         witness=lambda loss: first_gradient(loss, torch.tensor([20.0]), torch.tensor([1.0])),
     ),
@@ -240,7 +240,7 @@ WRONG = (
     wrong(
         BCEWithLogits,
         "always-single",
-        "The result is float32 whatever the inputs are.",
+        "The result is float32 for every dtype of the inputs.",
         source="DTY-08, pytorch/pytorch#176844",
         needs="not only float32",
         leave=lambda self, c, result: result.float(),
@@ -248,7 +248,7 @@ WRONG = (
     wrong(
         BCEWithLogits,
         "silent-broadcast",
-        "An input of shape (N, 1) and a target of shape (N) broadcast without a word.",
+        "An input of shape (N, 1) and a target of shape (N) broadcast without an error.",
         source="SHP-02, pytorch/pytorch#1939",
         needs="(N, 1) and (N)",
         check_shapes=lambda self, c: None,
@@ -256,7 +256,7 @@ WRONG = (
     wrong(
         BCEWithLogits,
         "empty-mean-is-zero",
-        "The mean of an empty input is 0, not nan.",
+        "The mean of an empty input is 0 instead of nan.",
         source="EMP-04, pytorch/pytorch#144104",
         needs="empty",
         reduce=lambda self, c, losses: (
@@ -287,13 +287,13 @@ WRONG = (
         BCEWithLogits,
         TargetSmoothedInPlace,
         source="MUT-04, eladhoffer/utils.pytorch#13",
-        needs="a look at the target afterwards",
+        needs="a comparison of the target before and after",
     ),
     wrong(
         BCEWithLogits,
         MeanSumsInHalf,
         source="AUT-03, huggingface/transformers#25938",
-        needs="float16, and a sum past its largest number",
+        needs="float16, and a sum above its largest number",
     ),
 )
 
@@ -302,7 +302,7 @@ WRONG = (
 
 
 class TwoClassSoftmax(BCEWithLogits):
-    """The log-softmax of the logit beside a 0."""
+    """The log-softmax of the logit and 0."""
 
     def element(self, c: Elements) -> Tensor:
         log = torch.stack([torch.zeros_like(c.x), c.x], -1).log_softmax(-1)
@@ -310,7 +310,7 @@ class TwoClassSoftmax(BCEWithLogits):
 
 
 class BySoftplus(BCEWithLogits):
-    """softplus(x) and softplus(-x) as logaddexp with 0."""
+    """softplus(x) and softplus(-x) by logaddexp with 0."""
 
     def element(self, c: Elements) -> Tensor:
         zero = torch.zeros_like(c.x)
@@ -319,7 +319,7 @@ class BySoftplus(BCEWithLogits):
 
 
 class TwoSoftplus(BCEWithLogits):
-    """Torch's softplus of the logit and of its negative, each linear beyond 20."""
+    """torch's softplus of the logit and of its negative, each linear above 20."""
 
     def element(self, c: Elements) -> Tensor:
         positive, negative = F.softplus(-c.x), F.softplus(c.x)

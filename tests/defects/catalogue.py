@@ -1,4 +1,4 @@
-"""The catalogue: every wrong and every right implementation, by loss and name."""
+"""The catalogue: every wrong loss and every right loss, by loss and name."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ from lossspec.baselines import textbook
 from lossspec.spec.catalogue import catalogue
 from lossspec.spec.roles import Surface
 
-#: An entry of the bug catalogue, where there is one, and the thread that reports the bug.
+#: An entry of the bug catalogue, if there is one, and the thread that reports the bug.
 SOURCE = re.compile(r"(?:(?P<bug>[A-Z]{3}-\d\d), )?(?P<issue>[\w.-]+/[\w.-]+#\d+)")
 
 
 class Baseline(RightImplementation):
-    """The textbook composition that timing compares with; calls that must be refused it takes."""
+    """The textbook composition of the timing suite, which accepts calls that must be refused."""
 
 
 @dataclass(frozen=True, eq=False)
 class RecreatedBug(Defect):
-    """A wrong implementation that re-creates a bug that a library had.
+    """A wrong loss that re-creates a bug of a library.
 
-    needs : what a case must have to show it. witness : given the implementation, a result in which
-    it differs from a right one, where no case of the suite can be one.
+    Attributes:
+        needs: What a case must have to show the bug.
+        witness: Given the loss, a result that differs from that of a right one. It is set if no
+            case of the suite shows the bug.
     """
 
     needs: str = ""
@@ -39,12 +41,12 @@ class RecreatedBug(Defect):
 
     @property
     def bug(self) -> str:
-        """The entry of the bug catalogue; empty where it has none."""
+        """Return the entry of the bug catalogue, or an empty string."""
         return self._source("bug")
 
     @property
     def issue(self) -> str:
-        """The thread that reports the bug."""
+        """Return the thread that reports the bug."""
         return self._source("issue")
 
     def _source(self, part: str) -> str:
@@ -64,11 +66,18 @@ def wrong(
     witness: Callable[[Callable[..., Any]], Any] | None = None,
     **parts: Any,
 ) -> RecreatedBug:
-    """Return a row of a table of wrong implementations.
+    """Return a row of a table of wrong losses.
 
-    of : the right class, one of whose parts is replaced, or the name of the loss. what : a name,
-    beside which `says` tells what is wrong and `parts` are the methods that take the place of the
-    right one's; or a class (or function), whose name and docstring say the same.
+    Args:
+        of: The right class, one of whose parts is replaced, or the name of the loss.
+        what: The name of the defect; or a class or function whose name and docstring describe it.
+        says: A sentence that says what is wrong, beside a name.
+        source: The entry of the bug catalogue, if any, and the thread that reports the bug.
+        needs: What a case must have to show the bug.
+        awaits: What a clause needs to find the bug; empty if one finds it.
+        surface: The surface of the loss.
+        witness: Given the loss, a result that differs from that of a right one.
+        **parts: The methods that replace those of the right class, beside a name.
     """
     name, loss, sentence, make = _row(of, what, says, surface, parts)
     return RecreatedBug(name, loss, make, sentence, surface, source, awaits, needs, witness)
@@ -82,7 +91,7 @@ def right(
     surface: Surface = "function",
     **parts: Any,
 ) -> RightImplementation:
-    """Return a row of a table of right implementations; see `wrong`."""
+    """Return a row of a table of right losses; the arguments are those of `wrong`."""
     name, loss, sentence, make = _row(of, what, how, surface, parts)
     return RightImplementation(name, loss, make, sentence, surface)
 
@@ -94,7 +103,7 @@ def _row(
     surface: Surface,
     parts: Mapping[str, Any],
 ) -> tuple[str, str, str, Callable[[], Callable[..., Any]]]:
-    """The name, the loss, the sentence, and what makes a fresh implementation."""
+    """Return the name, the loss, the sentence, and a function that makes a new implementation."""
     loss = of if isinstance(of, str) else str(vars(of)["loss"])
     if isinstance(what, str):
         if isinstance(of, str):
@@ -109,7 +118,7 @@ def _row(
 def _maker(
     of: str | type, what: Callable[..., Any], surface: Surface
 ) -> Callable[[], Callable[..., Any]]:
-    """What makes a fresh implementation: a class is instantiated, unless it is judged as one."""
+    """Return a function that makes a new implementation; it constructs a class with a call."""
     if isinstance(what, type) and surface == "function":
         if isinstance(of, str) or issubclass(what, of):
             return what
@@ -124,18 +133,18 @@ def _name(what: Callable[..., Any]) -> str:
 
 @cache
 def defects() -> Mapping[str, RecreatedBug]:
-    """Every wrong implementation by id, those of a loss together."""
+    """Return every wrong loss by id, grouped by loss."""
     return {defect.id: defect for defect in _rows("WRONG")}
 
 
 @cache
 def right_implementations() -> Mapping[str, RightImplementation]:
-    """Every right implementation by id, those of a loss together."""
+    """Return every right loss by id, grouped by loss."""
     return {each.id: each for each in (*_rows("RIGHT"), *_baselines())}
 
 
 def _baselines() -> Iterator[Baseline]:
-    """The textbook compositions that ship."""
+    """Yield the textbook compositions of the package."""
     for loss in catalogue():
         composition = textbook(loss)
         if composition is not None:
@@ -148,12 +157,12 @@ def _same(composition: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _rows(table: str) -> Iterator[Any]:
-    """The rows of a table in the files of all losses."""
+    """Yield the rows of a table in the files of all losses."""
     seen: set[str] = set()
     for loss in sorted(catalogue()):
         name = f"tests.defects.{loss}"
         if importlib.util.find_spec(name) is None:
-            continue  # a loss from elsewhere
+            continue  # a loss of another package
         for row in getattr(importlib.import_module(name), table):
             if row.loss != loss:
                 raise ValueError(f"tests/defects/{loss}.py has a row of {row.loss}: {row.name}")

@@ -1,4 +1,4 @@
-"""The steps that most losses share, and what several losses get wrong or do otherwise."""
+"""The steps of most losses, and the defects and reformulations that several losses share."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from tests.defects.numerics import REDUCTIONS, passed
 
 
 class Composition:
-    """Check, compute the losses, reduce, cast: each a method of its own."""
+    """Check, compute the losses, reduce, cast: each step is a method."""
 
     loss = ""
 
     def work(self, x: Tensor) -> Tensor:
-        """The same numbers in the dtype to compute in."""
+        """Return the tensor in the dtype of the computation."""
         return wide(x)
 
     def check_reduction(self, reduction: str) -> None:
-        """Only known names."""
+        """Check that the reduction has a known name."""
         if reduction not in REDUCTIONS:
             raise ValueError(f"{reduction} is not a valid value for reduction")
 
     def check_sizes(self, *tensors: Tensor) -> None:
-        """All the same."""
+        """Check that all tensors have one size."""
         if any(tensor.shape != tensors[0].shape for tensor in tensors):
             raise ValueError(f"sizes differ: {[list(tensor.shape) for tensor in tensors]}")
 
     def leave(self, losses: Tensor, reduction: str, like: Tensor) -> Tensor:
-        """Reduced, in the dtype of the input."""
+        """Return the reduced loss in the dtype of the input."""
         return self.reduce(losses, reduction).to(like.dtype)
 
     def reduce(self, losses: Tensor, reduction: str) -> Tensor:
-        """Under the reduction."""
+        """Apply the reduction."""
         if reduction == "none":
             return losses
         total = wide(losses).sum()
         return total / self.divisor(losses) if reduction == "mean" else total
 
     def divisor(self, losses: Tensor) -> Tensor:
-        """What the mean divides by; a tensor, since nothing by nothing is nan."""
+        """Return the divisor of the mean, as a tensor, because 0 / 0 raises for Python numbers."""
         return wide(losses).new_tensor(float(losses.numel()))
 
 
@@ -59,7 +59,7 @@ class MeanSumsInHalf(Composition):
 
 
 class UnknownReductionIsNone(Composition):
-    """A reduction of an unknown name returns the unreduced loss."""
+    """A reduction with an unknown name returns the unreduced loss."""
 
     def check_reduction(self, reduction: str) -> None:
         pass
@@ -69,14 +69,14 @@ class UnknownReductionIsNone(Composition):
 
 
 class ZeroWhenEmpty(Composition):
-    """The mean of nothing is 0, not nan."""
+    """The mean of an empty input is 0 instead of nan."""
 
     def divisor(self, losses: Tensor) -> Tensor:
         return super().divisor(losses).clamp(min=1)
 
 
 class RaisesWhenEmpty(Composition):
-    """Nothing to sum is an error."""
+    """An empty input raises."""
 
     def check_sizes(self, *tensors: Tensor) -> None:
         super().check_sizes(*tensors)
@@ -85,14 +85,14 @@ class RaisesWhenEmpty(Composition):
 
 
 class UpstreamIgnored(Composition):
-    """Backward takes the upstream gradient for 1."""
+    """Backward treats the cotangent as 1."""
 
     def leave(self, losses: Tensor, reduction: str, like: Tensor) -> Tensor:
         return passed(super().leave(losses, reduction, like), torch.ones_like)
 
 
 class UpstreamOfFirstRow(Composition):
-    """Without a reduction backward multiplies each row by the first upstream gradient."""
+    """Without a reduction, backward multiplies each row by the first element of the cotangent."""
 
     def leave(self, losses: Tensor, reduction: str, like: Tensor) -> Tensor:
         def first(grad: Tensor) -> Tensor:
@@ -102,21 +102,21 @@ class UpstreamOfFirstRow(Composition):
 
 
 class FloatResult(Composition):
-    """The result is float32, whatever the inputs are."""
+    """The result is float32 for every dtype of the inputs."""
 
     def leave(self, losses: Tensor, reduction: str, like: Tensor) -> Tensor:
         return super().leave(losses, reduction, like).float()
 
 
 class ComputesInFloat32(Composition):
-    """Everything is computed in float32, float64 too."""
+    """Everything is computed in float32, even for float64 inputs."""
 
     def work(self, x: Tensor) -> Tensor:
         return x.float()
 
 
 class ComputesInHalf(Composition):
-    """Half precisions are computed in themselves, step by step."""
+    """Half precisions are computed without a wider dtype, rounded at each step."""
 
     def work(self, x: Tensor) -> Tensor:
         return x
@@ -130,7 +130,7 @@ class ComputesInHalf(Composition):
 
 
 class Noisy(Composition):
-    """Each call adds another rounding error."""
+    """Each call has another rounding error."""
 
     def reduce(self, losses: Tensor, reduction: str) -> Tensor:
         result = super().reduce(losses, reduction)
@@ -138,7 +138,7 @@ class Noisy(Composition):
 
 
 def taken(loss: Any, *tensors: Tensor) -> Tensor:
-    """Whether a call is accepted."""
+    """Return whether a call is accepted."""
     try:
         loss(*tensors)
     except ValueError:
@@ -163,9 +163,9 @@ class PartsInFloat64(Composition):
         return x.double()
 
 
-# A length in float16 is beyond the largest number where its square is.
+# The square of a length overflows in float16.
 class InOwnDtype(Composition):
-    """Elements in the dtype of the inputs, as written in the textbook; only the sum is wider."""
+    """The textbook formula in the dtype of the inputs; only the sum is wider."""
 
     def work(self, x: Tensor) -> Tensor:
         return x

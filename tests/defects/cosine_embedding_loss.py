@@ -17,7 +17,7 @@ from tests.defects.composition import (
 )
 from tests.defects.numerics import passed
 
-#: Rows in a chunk, where an implementation works in chunks.
+#: Rows in a chunk, for losses that work in chunks.
 CHUNK = 4
 
 
@@ -34,14 +34,14 @@ class CosineEmbedding(Composition):
         margin: float = 0.0,
         reduction: str = "mean",
     ) -> Tensor:
-        """As `torch.nn.functional.cosine_embedding_loss`."""
+        """Compute the loss like `torch.nn.functional.cosine_embedding_loss`."""
         self.check_reduction(reduction)
         self.check_shapes(input1, input2, target)
         cos = self.cosine(self.work(input1), self.work(input2))
         return self.leave(self.costs(cos, target, margin), reduction, input1)
 
     def check_shapes(self, input1: Tensor, input2: Tensor, target: Tensor) -> None:
-        """Two alike, of one axis or two, and a target for each row."""
+        """Check that the inputs have one shape of one or two axes, and a target for each row."""
         if input1.ndim not in (1, 2):
             raise ValueError("inputs must have one axis or two")
         self.check_sizes(input1, input2)
@@ -49,20 +49,20 @@ class CosineEmbedding(Composition):
             raise ValueError(f"target {target.shape} does not fit inputs {input1.shape}")
 
     def cosine(self, a: Tensor, b: Tensor) -> Tensor:
-        """Of the angle between rows; of a row of zeros it is 0."""
+        """Return the cosine of the angle between rows, and 0 for a row of zeros."""
         return (self.unit(a) * self.unit(b)).sum(-1)
 
     def unit(self, a: Tensor) -> Tensor:
-        """A row of length 1."""
+        """Scale each row to length 1."""
         return a / self.length(a).clamp(min=1e-8).unsqueeze(-1)
 
     def length(self, a: Tensor) -> Tensor:
-        """Of each row."""
+        """Return the length of each row."""
         length: Tensor = torch.linalg.vector_norm(a, dim=-1)
         return length
 
     def costs(self, cos: Tensor, y: Tensor, margin: float) -> Tensor:
-        """Of like and of unlike pairs."""
+        """Return the losses of like and unlike pairs."""
         return torch.where(y > 0, 1 - cos, (cos - margin).relu())
 
 
@@ -70,7 +70,7 @@ class CosineEmbedding(Composition):
 
 
 class BufferOfInputDtype(CosineEmbedding):
-    """Products of matrices are copied into a buffer of the input's dtype."""
+    """Matrix products are copied into a buffer with the dtype of the input."""
 
     def cosine(self, a: Tensor, b: Tensor) -> Tensor:
         a, b = (torch.atleast_2d(self.unit(x)) for x in (a, b))  # type: ignore[no-untyped-call]
@@ -83,7 +83,7 @@ class BufferOfInputDtype(CosineEmbedding):
 
 
 class NothingWithoutGradient(CosineEmbedding):
-    """When nothing requires a gradient the loss is 0."""
+    """The loss is 0 if no input requires a gradient."""
 
     def leave(self, losses: Tensor, reduction: str, like: Tensor) -> Tensor:
         result = super().leave(losses, reduction, like)
@@ -91,7 +91,7 @@ class NothingWithoutGradient(CosineEmbedding):
 
 
 class ScaledBackwardRaises(CosineEmbedding):
-    """Under a reduction backward raises when the upstream gradient is not 1."""
+    """Under a reduction, backward raises if the cotangent is not 1."""
 
     def leave(self, losses: Tensor, reduction: str, like: Tensor) -> Tensor:
         def one(grad: Tensor) -> Tensor:
@@ -115,14 +115,14 @@ WRONG = (
         CosineEmbedding,
         BufferOfInputDtype,
         source="AUT-01, pytorch/pytorch#44724",
-        needs="torch.autocast, under which products of matrices come in a lower precision",
+        needs="torch.autocast, under which matrix products have a lower precision",
     ),
     wrong(
         CosineEmbedding,
         "mean-of-chunk-means",
-        "The mean is the mean of the means of chunks, also when the last is shorter.",
+        "The mean is the mean of the means of chunks, even if the last chunk is shorter.",
         source="RED-06, huggingface/transformers#34191",
-        needs="more rows than a chunk, and a ragged last one",
+        needs="more rows than a chunk, and a shorter last chunk",
         reduce=lambda self, losses, reduction: (
             CosineEmbedding.reduce(self, losses, reduction)
             if reduction != "mean" or not losses.ndim or not losses.numel()
@@ -133,7 +133,7 @@ WRONG = (
         CosineEmbedding,
         UpstreamOfFirstRow,
         source="GRD-03, linkedin/Liger-Kernel#1298",
-        needs="no reduction, and an upstream gradient that differs by row",
+        needs="no reduction, and a cotangent that differs by row",
     ),
     wrong(
         CosineEmbedding,
@@ -145,14 +145,14 @@ WRONG = (
         CosineEmbedding,
         ScaledBackwardRaises,
         source="GRD-25, pytorch/pytorch#1058",
-        needs="a reduction, and an upstream gradient other than 1",
+        needs="a reduction, and a cotangent other than 1",
     ),
     wrong(
         CosineEmbedding,
         ComputesInHalf,
         source="DTY-13, NVIDIA/apex#211",
-        needs="float16, and squares past its ends",
-        awaits=("a budget that does not forgive what overflows on the way to a cosine in float16"),
+        needs="float16, and squares outside its range",
+        awaits=("a budget that does not allow for intermediate overflow of a cosine in float16"),
         witness=lambda loss: loss(*(torch.full(size, 500.0).half() for size in ((2,), (2,), ()))),
     ),
     wrong(
@@ -198,7 +198,7 @@ WRONG = (
     wrong(
         CosineEmbedding,
         "length-detached",
-        "Backward takes the lengths for constants.",
+        "Backward treats the lengths as constants.",
         source="GRD-08, pytorch/pytorch#3876",
         needs="a second gradient",
         length=lambda self, a: CosineEmbedding.length(self, a).detach(),
@@ -210,7 +210,7 @@ WRONG = (
 
 
 class DotOverLengths(CosineEmbedding):
-    """The dot product over the product of the lengths, by torch.einsum."""
+    """The dot product divided by the product of the lengths, by torch.einsum."""
 
     def cosine(self, a: Tensor, b: Tensor) -> Tensor:
         dots: Tensor = torch.einsum("...d,...d->...", a, b)
@@ -228,7 +228,7 @@ class RowByRow(CosineEmbedding):
 
 
 class ProductOfMatrices(CosineEmbedding):
-    """A product of matrices for each pair, in whatever dtype it comes."""
+    """A matrix product for each pair, in the dtype that it returns."""
 
     def cosine(self, a: Tensor, b: Tensor) -> Tensor:
         a, b = self.unit(a), self.unit(b)
@@ -242,7 +242,7 @@ RIGHT = (
     right(
         CosineEmbedding,
         "torchs-similarity",
-        "Torch's cosine_similarity.",
+        "The cosine_similarity of torch.",
         cosine=lambda self, a, b: F.cosine_similarity(a, b, dim=-1),
     ),
     right(CosineEmbedding, RowByRow),

@@ -30,7 +30,7 @@ from tests.defects.nll_loss import (
 )
 from tests.defects.numerics import dense_reading, first_gradient, passed, serial_sum
 
-#: Rows in a block: small enough for cases to have more, larger than a plain one has.
+#: Rows in a block: few enough for some cases to have more, more than a default call has.
 BLOCK = 64
 
 
@@ -52,41 +52,41 @@ class CrossEntropy(NLL):
         reduction: str = "mean",
         label_smoothing: float = 0.0,
     ) -> Tensor:
-        """As `torch.nn.functional.cross_entropy`."""
+        """Compute the loss like `torch.nn.functional.cross_entropy`."""
         soft = input.shape == target.shape
         call = Classes(input, target, weight, ignore_index, reduction, label_smoothing, soft)
         return self.run(call)
 
     def check(self, c: Classes) -> None:
-        """Also the smoothing."""
+        """Check the call, including the smoothing."""
         super().check(c)
         self.check_smoothing(c)
 
     def check_smoothing(self, c: Classes) -> None:
-        """Between 0 and 1."""
+        """Check that the smoothing is from 0 to 1."""
         if not 0 <= c.smoothing <= 1:
             raise RuntimeError(f"label_smoothing must be between 0 and 1, got {c.smoothing}")
 
     def check_shapes(self, c: Classes) -> None:
-        """Probabilities have the input's shape."""
+        """Check that probabilities have the shape of the input."""
         if not c.soft:
             super().check_shapes(c)
 
     def check_dtype(self, c: Classes) -> None:
-        """Probabilities are floating."""
+        """Check that probabilities have a floating dtype."""
         if not c.soft:
             super().check_dtype(c)
         elif not c.target.is_floating_point():
             raise RuntimeError(f"expected floating class probabilities, got {c.target.dtype}")
 
     def enter(self, c: Classes) -> None:
-        """Probabilities too have the classes last."""
+        """Move the classes of probabilities to the last axis as well."""
         super().enter(c)
         if c.soft:
             c.t = wide(c.target.movedim(c.axis, -1))
 
     def mask(self, c: Classes) -> None:
-        """With probabilities everything counts."""
+        """Count every element of probabilities."""
         if c.soft:
             c.kept = c.t.new_ones(c.t.shape[:-1], dtype=torch.bool)
         else:
@@ -94,15 +94,15 @@ class CrossEntropy(NLL):
             self.clean(c)
 
     def clean(self, c: Classes) -> None:
-        """What an ignored row holds does not matter, in the gradient either."""
+        """Clear ignored rows, so that their numbers affect neither the loss nor the gradient."""
         c.x = torch.where(c.kept.unsqueeze(-1), c.x, 0)
 
     def log_probabilities(self, c: Classes) -> Tensor:
-        """The logarithm of the softmax."""
+        """Return the logarithm of the softmax."""
         return c.x.log_softmax(-1)
 
     def losses(self, c: Classes, log_p: Tensor) -> Tensor:
-        """A share of the target's distribution and one of the uniform distribution."""
+        """Return the loss against the target's distribution mixed with the uniform one."""
         if c.soft:
             return self.soft_losses(c, log_p)
         certain = super().losses(c, log_p)
@@ -111,25 +111,25 @@ class CrossEntropy(NLL):
         return (1 - c.smoothing) * certain + self.uniform(c, log_p)
 
     def soft_losses(self, c: Classes, log_p: Tensor) -> Tensor:
-        """Against probabilities."""
+        """Return the loss against probabilities."""
         p = self.smoothed(c)
         return -(p * self.weighted(c, log_p)).sum(-1)
 
     def smoothed(self, c: Classes) -> Tensor:
-        """Probabilities with their share of the uniform distribution."""
+        """Mix probabilities with the uniform distribution."""
         return c.t if c.smoothing == 0 else c.t * (1 - c.smoothing) + c.smoothing / c.count
 
     def uniform(self, c: Classes, log_p: Tensor) -> Tensor:
-        """The uniform part of the loss, 0 where ignored."""
+        """Return the uniform part of the loss, 0 for ignored elements."""
         whole = -self.weighted(c, log_p).sum(-1) * c.smoothing / c.count
         return torch.where(c.kept, whole, 0)
 
     def weighted(self, c: Classes, log_p: Tensor) -> Tensor:
-        """Log-probabilities times the weights of their classes."""
+        """Multiply log-probabilities by the weights of their classes."""
         return log_p if c.w is None else log_p * c.w
 
     def divisor(self, c: Classes, losses: Tensor) -> Tensor:
-        """With probabilities the number of elements."""
+        """Return the number of elements as the divisor for probabilities."""
         if c.soft:
             return losses.new_tensor(float(losses.numel()))
         return super().divisor(c, losses)
@@ -139,7 +139,7 @@ class CrossEntropy(NLL):
 
 
 class MeanOverAllWithoutWeight(CrossEntropy):
-    """Without a weight the mean counts ignored elements too."""
+    """Without a weight, the mean also counts ignored elements."""
 
     def divisor(self, c: Classes, losses: Tensor) -> Tensor:
         count = losses.new_tensor(float(losses.numel()))
@@ -147,7 +147,7 @@ class MeanOverAllWithoutWeight(CrossEntropy):
 
 
 class MeanOverIgnored(CrossEntropy):
-    """The mean divides by the number of ignored elements when there are any."""
+    """The mean divides by the number of ignored elements if there are any."""
 
     def divisor(self, c: Classes, losses: Tensor) -> Tensor:
         ignored = (~c.kept).sum()
@@ -165,7 +165,7 @@ class BlockMeansAdded(CrossEntropy):
 
 
 class BlocksAddedUnreduced(CrossEntropy):
-    """Without a reduction the vectors of blocks of rows are added up."""
+    """Without a reduction, the vectors of blocks of rows are added up."""
 
     def reduce(self, c: Classes, losses: Tensor) -> Tensor:
         if c.reduction != "none" or not losses.ndim or losses.shape[0] <= BLOCK:
@@ -183,7 +183,7 @@ def _micro_means(loss: NLL, c: Classes, losses: Tensor) -> list[Tensor]:
 
 
 class MeanOfMicroMeans(CrossEntropy):
-    """The mean is the mean of micro-batches' means, though they count unequally many elements."""
+    """The mean averages the means of micro-batches with different numbers of counted elements."""
 
     def reduce(self, c: Classes, losses: Tensor) -> Tensor:
         if c.reduction != "mean" or c.soft or not losses.ndim or losses.shape[0] <= MICRO:
@@ -193,7 +193,7 @@ class MeanOfMicroMeans(CrossEntropy):
 
 
 class DividedByMicroBatchesToo(CrossEntropy):
-    """The mean is divided once more by the number of micro-batches."""
+    """The mean is divided a second time by the number of micro-batches."""
 
     def divisor(self, c: Classes, losses: Tensor) -> Tensor:
         batches = -(-losses.shape[0] // MICRO) if losses.ndim else 1
@@ -201,7 +201,7 @@ class DividedByMicroBatchesToo(CrossEntropy):
 
 
 class WeightsSumInHalf(CrossEntropy):
-    """The weights that divide the mean are summed in float16, which overflows."""
+    """The weights in the divisor of the mean are summed in float16, which overflows."""
 
     def divisor(self, c: Classes, losses: Tensor) -> Tensor:
         exact = super().divisor(c, losses)
@@ -209,7 +209,7 @@ class WeightsSumInHalf(CrossEntropy):
 
 
 class SerialSum(CrossEntropy):
-    """The sum runs element by element, rounded to the dtype of the input at each, and drifts."""
+    """The sum runs element by element, is rounded to the input's dtype at each step, and drifts."""
 
     def reduce(self, c: Classes, losses: Tensor) -> Tensor:
         if c.reduction == "none":
@@ -238,7 +238,7 @@ def _difference_of_gradients(loss: Any) -> Tensor:
 
 
 class NoiseInWeightedGradient(CrossEntropy):
-    """With a weight the gradient differs from call to call by rounding."""
+    """With a weight, the gradient differs from call to call by rounding."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -251,7 +251,7 @@ class NoiseInWeightedGradient(CrossEntropy):
 
 
 class FirstUpstreamForAll(CrossEntropy):
-    """Without a reduction every row's gradient is scaled by the first row's cotangent."""
+    """Without a reduction, every row's gradient is scaled by the cotangent of the first row."""
 
     def reduce(self, c: Classes, losses: Tensor) -> Tensor:
         result = super().reduce(c, losses)
@@ -261,7 +261,7 @@ class FirstUpstreamForAll(CrossEntropy):
 
 
 class NothingAfterLeadingIgnored(CrossEntropy):
-    """When the first row is ignored no row gets a gradient."""
+    """If the first row is ignored, no row gets a gradient."""
 
     def reduce(self, c: Classes, losses: Tensor) -> Tensor:
         result = super().reduce(c, losses)
@@ -271,7 +271,7 @@ class NothingAfterLeadingIgnored(CrossEntropy):
 
 
 class UpstreamAlongClasses(CrossEntropy):
-    """Backward multiplies (N, C) by (N) as they are: an error, or silently wrong for N = C."""
+    """Backward multiplies (N, C) by (N), which raises, or is silently wrong for N = C."""
 
     def run(self, c: Classes) -> Tensor:
         self.upstream: list[Tensor] = []
@@ -290,7 +290,7 @@ class UpstreamAlongClasses(CrossEntropy):
 
 
 class UnreducedGradientOverCount(CrossEntropy):
-    """Without a reduction the gradients are divided by the number of rows all the same."""
+    """Without a reduction, the gradients are still divided by the number of rows."""
 
     def reduce(self, c: Classes, losses: Tensor) -> Tensor:
         result = super().reduce(c, losses)
@@ -300,7 +300,7 @@ class UnreducedGradientOverCount(CrossEntropy):
 
 
 class RowsShareGradient(CrossEntropy):
-    """The gradient of an expanded input is written in place, so its rows all hold the last."""
+    """The gradient of an expanded input is written in place, so every row holds the last one."""
 
     def run(self, c: Classes) -> Tensor:
         if c.input.ndim and c.input.stride(0) == 0 and c.input.shape[0] > 1:
@@ -309,7 +309,7 @@ class RowsShareGradient(CrossEntropy):
 
 
 class RangeCheckedFirst(CrossEntropy):
-    """Without a reduction the range is checked before what is ignored."""
+    """Without a reduction, the range of ignored targets is checked too."""
 
     def check_range(self, c: Classes) -> None:
         if c.reduction == "none" and ((c.t < 0) | (c.t >= c.count)).any():
@@ -318,7 +318,7 @@ class RangeCheckedFirst(CrossEntropy):
 
 
 class WeightOfIgnoredTaken(CrossEntropy):
-    """With smoothing the mean looks up the weight of ignored targets too: an IndexError."""
+    """With smoothing, the mean looks up the weight of ignored targets: an IndexError."""
 
     def divisor(self, c: Classes, losses: Tensor) -> Tensor:
         if c.soft or c.w is None or not c.smoothing:
@@ -329,7 +329,7 @@ class WeightOfIgnoredTaken(CrossEntropy):
 
 
 class UniformMaskInverted(CrossEntropy):
-    """The uniform part of the smoothing counts ignored elements only, when there are any."""
+    """The uniform part of the smoothing counts only ignored elements, if there are any."""
 
     def uniform(self, c: Classes, log_p: Tensor) -> Tensor:
         whole = -self.weighted(c, log_p).sum(-1) * c.smoothing / c.count
@@ -337,13 +337,13 @@ class UniformMaskInverted(CrossEntropy):
 
 
 def _clean_rows(loss: Any) -> Tensor:
-    """The gradient with an ignored row of nan; torch itself fails this one."""
+    """Return the gradient for an ignored row of nan, which torch itself gets wrong."""
     x = torch.tensor([[torch.nan, 0.0], [1.0, 2.0]])
     return first_gradient(loss, x, torch.tensor([-100, 1]))
 
 
 class DefaultIndexNotIgnored(CrossEntropy):
-    """Targets are ignored only under an ignore_index other than the default."""
+    """Targets are ignored only if ignore_index is not the default."""
 
     def counted(self, c: Classes) -> Tensor:
         kept = super().counted(c)
@@ -357,7 +357,7 @@ class DefaultIndexNotIgnored(CrossEntropy):
 
 
 class NegativeIndexWraps(CrossEntropy):
-    """A negative ignore_index counts from the last class, as indices do in Python."""
+    """A negative ignore_index counts from the last class, like an index in Python."""
 
     def counted(self, c: Classes) -> Tensor:
         kept = super().counted(c)
@@ -367,7 +367,7 @@ class NegativeIndexWraps(CrossEntropy):
 
 
 class NeedsSomethingIgnored(CrossEntropy):
-    """It fails when no element is ignored."""
+    """A call without ignored elements raises."""
 
     def check_range(self, c: Classes) -> None:
         super().check_range(c)
@@ -376,7 +376,7 @@ class NeedsSomethingIgnored(CrossEntropy):
 
 
 class NanOfIgnoredSample(CrossEntropy):
-    """The mean is made of samples' means, and one that is wholly ignored makes it nan."""
+    """The mean averages the means of samples, and a completely ignored sample makes it nan."""
 
     def reduce(self, c: Classes, losses: Tensor) -> Tensor:
         if c.reduction != "mean" or c.soft or losses.ndim < 2 or not losses.numel():
@@ -413,13 +413,13 @@ class SmoothingDropped(CrossEntropy):
 def keywords_swallowed(
     input: Tensor, target: Tensor, weight: Tensor | None = None, **options: Any
 ) -> Tensor:
-    """Further keywords are taken and not handed on."""
+    """Further keyword arguments are accepted and not passed on."""
     known = {name: options[name] for name in ("ignore_index", "reduction") if name in options}
     return CrossEntropy()(input, target, weight, **known)
 
 
 class SmoothsAlways(CrossEntropy):
-    """The uniform part is computed also without smoothing: 0 times infinity."""
+    """The uniform part is computed even without smoothing, as 0 times infinity."""
 
     def losses(self, c: Classes, log_p: Tensor) -> Tensor:
         losses = super().losses(c, log_p)
@@ -427,7 +427,7 @@ class SmoothsAlways(CrossEntropy):
 
 
 class ShiftOfWholeBatch(CrossEntropy):
-    """Scores are shifted by the largest of the whole batch, so small rows underflow."""
+    """Scores are shifted by the maximum of the whole batch, so rows of small scores underflow."""
 
     def log_probabilities(self, c: Classes) -> Tensor:
         if not c.x.numel():
@@ -437,7 +437,7 @@ class ShiftOfWholeBatch(CrossEntropy):
 
 
 class ProbabilitiesNeedBatch(CrossEntropy):
-    """Probabilities without a batch raise: the class axis is always the second."""
+    """Probabilities without a batch raise because the class axis is always the second."""
 
     def enter(self, c: Classes) -> None:
         if c.soft and c.input.ndim == 1:
@@ -446,7 +446,7 @@ class ProbabilitiesNeedBatch(CrossEntropy):
 
 
 class ClassesLastWhenSquare(CrossEntropy):
-    """The last axis is taken for the classes where its size allows it."""
+    """The last axis is used as the class axis if its size matches."""
 
     def enter(self, c: Classes) -> None:
         super().enter(c)
@@ -455,7 +455,7 @@ class ClassesLastWhenSquare(CrossEntropy):
 
 
 class DividesByNoClasses(CrossEntropy):
-    """Without a class an integer division by 0 fails."""
+    """An input without classes raises an integer division by 0."""
 
     def smoothed(self, c: Classes) -> Tensor:
         share = 1 // c.count
@@ -463,7 +463,7 @@ class DividesByNoClasses(CrossEntropy):
 
 
 class TargetInByte(CrossEntropy):
-    """Targets are kept in int8, which wraps at 128 classes."""
+    """Targets are stored in int8, which wraps at 128 classes."""
 
     def mask(self, c: Classes) -> None:
         super().mask(c)
@@ -490,7 +490,7 @@ class LateRowsAlias(CrossEntropy):
 
 
 class LastRowsLost(CrossEntropy):
-    """Rows beyond the largest grid, here 4096, give 0."""
+    """Rows above the largest grid size, here 4096, have loss 0."""
 
     grid = 4096
 
@@ -502,13 +502,13 @@ class LastRowsLost(CrossEntropy):
 
 
 class RowsBeyondTheGridLost(LastRowsLost):
-    """Rows from the 65536th on, for which a grid has no room, give 0."""
+    """Rows from the 65536th on, which exceed the grid, have loss 0."""
 
     grid = 65535
 
 
 class RowPitchIgnored(CrossEntropy):
-    """An input whose last axis is dense is read as if its rows followed one another."""
+    """An input with a dense last axis is read as if its rows were contiguous."""
 
     def enter(self, c: Classes) -> None:
         if c.input.ndim and c.input.stride(-1) == 1 and not c.input.is_contiguous():
@@ -517,19 +517,19 @@ class RowPitchIgnored(CrossEntropy):
 
 
 class TargetStridesIgnored(CrossEntropy):
-    """Targets are read as if they lay densely in memory."""
+    """Targets are read as if they were contiguous."""
 
     def enter(self, c: Classes) -> None:
         if not c.soft:
             dense = dense_reading(c.target)
-            # Memory beside the target holds anything; what is no class is read as class 0.
+            # Memory beside the target holds any value; a value that is no class is read as class 0.
             fits = (dense == c.target) | ((dense >= 0) & (dense < c.count))
             c.target = dense.where(fits, 0)
         super().enter(c)
 
 
 class GradientOverInput(CrossEntropy):
-    """Forward keeps the gradient where the input was."""
+    """Forward stores the gradient in the memory of the input."""
 
     def leave(self, c: Classes, result: Tensor) -> Tensor:
         if c.input.requires_grad and 0 not in c.input.stride():
@@ -538,7 +538,7 @@ class GradientOverInput(CrossEntropy):
 
 
 class GradientOverInputInBackward(CrossEntropy):
-    """Backward writes the gradient where the input was."""
+    """Backward stores the gradient in the memory of the input."""
 
     def run(self, c: Classes) -> Tensor:
         given = c.input
@@ -562,7 +562,7 @@ class TargetFilled(CrossEntropy):
 
 
 class NegativeTargetsIgnored(CrossEntropy):
-    """Without a reduction every negative target is ignored."""
+    """Without a reduction, every negative target is ignored."""
 
     def counted(self, c: Classes) -> Tensor:
         kept = super().counted(c)
@@ -570,7 +570,7 @@ class NegativeTargetsIgnored(CrossEntropy):
 
 
 class NothingWithoutGradient(CrossEntropy):
-    """Where no gradient is wanted the loss is 0."""
+    """The loss is 0 if no gradient is required."""
 
     def losses(self, c: Classes, log_p: Tensor) -> Tensor:
         losses = super().losses(c, log_p)
@@ -578,7 +578,7 @@ class NothingWithoutGradient(CrossEntropy):
 
 
 class WeightRegisteredLate(torch.nn.CrossEntropyLoss):
-    """The weight enters the state_dict only with the first call."""
+    """The weight is missing from the state_dict until the first call."""
 
     def __init__(self, weight: Tensor | None = None, **options: Any) -> None:
         super().__init__(None, **options)
@@ -591,7 +591,7 @@ class WeightRegisteredLate(torch.nn.CrossEntropyLoss):
 
 
 class WeightLeftBehind(torch.nn.CrossEntropyLoss):
-    """The weight is a plain attribute, which stays where it was when the module is moved."""
+    """The weight is a plain attribute, which is not moved with the module."""
 
     def __init__(self, weight: Tensor | None = None, **options: Any) -> None:
         super().__init__(None, **options)
@@ -610,7 +610,7 @@ class WeightLeftBehind(torch.nn.CrossEntropyLoss):
 
 
 class SmoothingNotForwarded(torch.nn.CrossEntropyLoss):
-    """The module takes label_smoothing and does not hand it on."""
+    """The module accepts label_smoothing and does not pass it on."""
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         return torch.nn.functional.cross_entropy(
@@ -623,7 +623,7 @@ class SmoothingNotForwarded(torch.nn.CrossEntropyLoss):
 
 
 class NothingInEvaluation(torch.nn.CrossEntropyLoss):
-    """In evaluation mode the loss is 0."""
+    """The loss is 0 in evaluation mode."""
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         value = super().forward(input, target)
@@ -647,7 +647,7 @@ WRONG = (
     wrong(
         CrossEntropy,
         "mean-over-pixels",
-        "With further axes the mean divides by all positions, ignored ones too.",
+        "With further axes the mean divides by the number of all positions.",
         source="RED-03, open-mmlab/mmsegmentation#1409",
         needs="some ignored, in more than two axes",
         divisor=lambda self, c, losses: (
@@ -671,7 +671,8 @@ WRONG = (
     wrong(
         CrossEntropy,
         "divides-by-smoothed-weight",
-        "With weight and smoothing the mean against probabilities divides by their product's sum.",
+        "For probabilities with weight and smoothing, the mean divides by the sum of target "
+        "times weight.",
         source="IGN-23, PaddlePaddle/Paddle#47813",
         needs="probabilities, weight and smoothing together",
         divisor=lambda self, c, losses: (
@@ -707,7 +708,7 @@ WRONG = (
     wrong(
         CrossEntropy,
         "none-is-sum",
-        "Without a reduction the sum comes back.",
+        "Without a reduction the sum is returned.",
         source="SHP-15, linkedin/Liger-Kernel#435",
         needs="no reduction",
         reduce=lambda self, c, losses: (
@@ -807,16 +808,14 @@ WRONG = (
         "An ignored row of nan or -inf gets a gradient of nan through its softmax.",
         source="IGN-08, pytorch/pytorch#11551",
         needs="ignored rows of nan or -inf",
-        awaits=(
-            "a reference other than torch, whose own cross_entropy does the same: it is inherited"
-        ),
+        awaits=("a reference other than torch, whose cross_entropy has the same defect"),
         witness=lambda loss: _clean_rows(loss),
         clean=lambda self, c: None,
     ),
     wrong(
         CrossEntropy,
         "out-of-range-is-ignored",
-        "Every target out of range is ignored, and the given ignore_index never.",
+        "Every target out of range is ignored, and ignore_index has no effect.",
         source="IGN-09, pytorch/pytorch#108148",
         needs="an ignore_index that is a class",
         counted=lambda self, c: (c.t >= 0) & (c.t < c.count),
@@ -878,7 +877,7 @@ WRONG = (
     wrong(
         CrossEntropy,
         "smooths-by-last-axis",
-        "Smoothing of probabilities takes the size of the last axis for the number of classes.",
+        "Smoothing of probabilities uses the size of the last axis as the number of classes.",
         source="SHP-19, keras-team/keras#23451",
         needs="smoothing against probabilities, in more than two axes",
         smoothed=lambda self, c: c.t * (1 - c.smoothing) + c.smoothing / max(1, c.input.shape[-1]),
@@ -886,7 +885,7 @@ WRONG = (
     wrong(
         CrossEntropy,
         "no-shift",
-        "The logarithm of the sum of exponentials is taken without shifting by the largest.",
+        "The logarithm of the sum of exponentials is computed without subtracting the maximum.",
         source="STB-04, pytorch/pytorch#11752",
         needs="a large common offset",
         log_probabilities=lambda self, c: c.x - c.x.exp().sum(-1, keepdim=True).log(),
@@ -894,9 +893,9 @@ WRONG = (
     wrong(
         CrossEntropy,
         "shift-added-back",
-        "The shift is added back before the difference is taken, which loses what is small.",
+        "The maximum is added back before the subtraction, so small losses cancel.",
         source="STB-05, ml-explore/mlx#4188",
-        needs="a sure prediction, or an offset",
+        needs="a certain prediction, or an offset",
         log_probabilities=lambda self, c: c.x - torch.logsumexp(c.x, -1, keepdim=True),
     ),
     wrong(
@@ -909,7 +908,7 @@ WRONG = (
         CrossEntropy,
         ShiftOfWholeBatch,
         source="STB-16, manassharma07/crysx_nn#7",
-        needs="rows of very different size",
+        needs="rows of different magnitude",
     ),
     wrong(
         CrossEntropy,
@@ -979,19 +978,19 @@ WRONG = (
         CrossEntropy,
         GradientOverInput,
         source="MUT-01, linkedin/Liger-Kernel#272",
-        needs="a look at the input after the call",
+        needs="a comparison of the input before and after the call",
     ),
     wrong(
         CrossEntropy,
         GradientOverInputInBackward,
         source="MUT-02, unslothai/unsloth#5002",
-        needs="a look at the input after backward",
+        needs="a comparison of the input before and after backward",
     ),
     wrong(
         CrossEntropy,
         TargetFilled,
         source="MUT-03, NVIDIA-NeMo/Automodel#3918",
-        needs="some ignored, and a look at the target afterwards",
+        needs="some ignored, and a comparison of the target before and after",
     ),
     wrong(
         CrossEntropy, TargetsClamped, source="ERR-02, pytorch/pytorch#66872", needs="target >= C"
@@ -1012,7 +1011,7 @@ WRONG = (
         CrossEntropy,
         NothingWithoutGradient,
         source="MOD-05, linkedin/Liger-Kernel#507",
-        needs="no gradient wanted",
+        needs="no gradient required",
     ),
     wrong(
         "cross_entropy",
@@ -1038,7 +1037,7 @@ WRONG = (
     wrong(
         CrossEntropy,
         "no-batch-is-no-classes",
-        "Scores and probabilities without a batch are taken for samples of one class each.",
+        "Scores and probabilities without a batch are treated as samples with one class each.",
         source="SHP-06, pytorch/pytorch#76939",
         needs="no batch",
         log_probabilities=lambda self, c: (
@@ -1071,7 +1070,7 @@ class PartsInFloat64(CrossEntropy):
 
 
 class ShiftedLogSumExp(CrossEntropy):
-    """Scores less the largest of their row, less the logsumexp of that."""
+    """Scores minus the largest of their row, minus the logsumexp of these."""
 
     def log_probabilities(self, c: Classes) -> Tensor:
         if not c.count:
@@ -1095,7 +1094,7 @@ class _AnalyticLogSoftmax(torch.autograd.Function):
 
 
 class IndicesAsProbabilities(CrossEntropy):
-    """Class indices as certain distributions, with their smoothing."""
+    """Class indices as one-hot distributions with smoothing."""
 
     def losses(self, c: Classes, log_p: Tensor) -> Tensor:
         if c.soft:
@@ -1107,7 +1106,7 @@ class IndicesAsProbabilities(CrossEntropy):
 
 
 class SharesSumToOne(CrossEntropy):
-    """Log-sum-exp less the product of probabilities and scores, as they sum to 1."""
+    """Log-sum-exp minus the dot product of probabilities and scores, which sum to 1."""
 
     def losses(self, c: Classes, log_p: Tensor) -> Tensor:
         if not c.soft or c.w is not None or not c.count:
@@ -1118,12 +1117,12 @@ class SharesSumToOne(CrossEntropy):
 
 
 class NllOfLogSoftmax:
-    """Torch's nll_loss of its log_softmax; what that cannot do, torch's cross_entropy."""
+    """torch's nll_loss of its log_softmax; torch's cross_entropy for other calls."""
 
     def __call__(
         self, input: Tensor, target: Tensor, label_smoothing: float = 0.0, **options: Any
     ) -> Tensor:
-        """As `torch.nn.functional.cross_entropy`."""
+        """Compute the loss like `torch.nn.functional.cross_entropy`."""
         if label_smoothing or input.shape == target.shape:
             return F.cross_entropy(input, target, label_smoothing=label_smoothing, **options)
         log_p = wide(input).log_softmax(0 if input.ndim == 1 else 1)
@@ -1132,7 +1131,7 @@ class NllOfLogSoftmax:
 
 
 class ModuleOfParts(torch.nn.Module):
-    """A module that keeps its arguments, the weight in a buffer, and calls a composition."""
+    """A module that stores its arguments, the weight as a buffer, and calls a composition."""
 
     def __init__(self, weight: Tensor | None = None, **options: Any) -> None:
         super().__init__()

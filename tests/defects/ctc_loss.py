@@ -12,12 +12,12 @@ from torch.nn import functional as F
 
 from tests.defects.catalogue import right, wrong
 from tests.defects.composition import Composition, Noisy, PartsInFloat64
-from tests.defects.numerics import with_slope_of
+from tests.defects.numerics import with_gradient_of
 
 Lengths: TypeAlias = Tensor | Sequence[int] | int
 
 
-#: A logarithm of a probability that is none: finite, so that it has a gradient.
+#: A finite stand-in for the logarithm of 0, which has a gradient.
 NEVER = -1e30
 
 
@@ -36,7 +36,7 @@ class CTC(Composition):
         reduction: str = "mean",
         zero_infinity: bool = False,
     ) -> Tensor:
-        """As `torch.nn.functional.ctc_loss`."""
+        """Compute the loss like `torch.nn.functional.ctc_loss`."""
         self.check_reduction(reduction)
         single = log_probs.ndim == 2
         lp = self.work(log_probs.unsqueeze(1) if single else log_probs)
@@ -55,7 +55,7 @@ class CTC(Composition):
         return self.leave(losses, reduction, log_probs)
 
     def check_lengths(self, lp: Tensor, targets: Tensor, frames: Tensor, lengths: Tensor) -> None:
-        """They fit the frames and the targets."""
+        """Check that the lengths fit the frames and the targets."""
         batch = lp.shape[1]
         if frames.shape != (batch,) or lengths.shape != (batch,):
             raise ValueError("lengths must have the size of the batch")
@@ -72,12 +72,12 @@ class CTC(Composition):
             raise ValueError("target lengths must be at most the length of a row")
 
     def check_blank(self, lp: Tensor, blank: int) -> None:
-        """A class."""
+        """Check that the blank is a class."""
         if not 0 <= blank < lp.shape[-1]:
             raise ValueError("blank must be in label range")
 
     def padded(self, targets: Tensor, lengths: Tensor) -> Tensor:
-        """A row for each sample."""
+        """Return the targets with a row for each sample."""
         if targets.ndim == 2:
             return targets
         rows = torch.split(targets, lengths.tolist())
@@ -86,14 +86,14 @@ class CTC(Composition):
     def rows(
         self, lp: Tensor, targets: Tensor, frames: Tensor, lengths: Tensor, blank: int
     ) -> Tensor:
-        """The loss of each sample, that of an impossible one huge."""
+        """Return the loss of each sample, a huge one for an impossible target."""
         states = torch.full((targets.shape[0], 2 * targets.shape[1] + 1), blank)
-        # What follows the last label may be no class.
+        # The padding after the last label may hold any number.
         states[:, 1::2] = targets.clamp(0, lp.shape[-1] - 1)
         skips = torch.zeros_like(states, dtype=torch.bool)
         skips[:, 2:] = self.skips(states)
         paths = lp.new_full(states.shape, NEVER).index_fill(1, torch.tensor([0]), 0.0)
-        paths = paths + lp[:0].sum()  # so that there is a gradient also where there is no frame
+        paths = paths + lp[:0].sum()  # a gradient even without frames
         for t in range(lp.shape[0]):
             one = F.pad(paths, (1, 0), value=NEVER)[:, :-1]
             two = F.pad(paths, (2, 0), value=NEVER)[:, : paths.shape[1]].where(skips, NEVER)
@@ -106,19 +106,19 @@ class CTC(Composition):
         return -torch.cat([last, before], 1).logsumexp(1)
 
     def skips(self, states: Tensor) -> Tensor:
-        """Whether a path may come from the state before the last."""
+        """Return whether a path may skip the previous state."""
         return states[:, 2:] != states[:, :-2]
 
     def runs(self, t: int, frames: Tensor) -> Tensor:
-        """Which samples have this frame."""
+        """Return which samples have this frame."""
         return (t < frames).unsqueeze(1)
 
     def finish(self, losses: Tensor, zero_infinity: bool) -> Tensor:
-        """What no path spells costs infinity, or nothing."""
+        """Set the loss of impossible targets to infinity, or to 0 with zero_infinity."""
         return torch.where(losses > -NEVER / 2, 0.0 if zero_infinity else math.inf, losses)
 
     def share(self, lengths: Tensor) -> Tensor:
-        """What the mean divides the loss of each sample by."""
+        """Return the divisor of each sample's loss in the mean."""
         return lengths.clamp(min=1)
 
 
@@ -126,14 +126,14 @@ class CTC(Composition):
 
 
 class BackwardRunsToTheEnd(CTC):
-    """Backward runs through all frames, also behind a shorter sequence's end."""
+    """Backward runs through all frames, even after the end of a shorter sequence."""
 
     def rows(
         self, lp: Tensor, targets: Tensor, frames: Tensor, lengths: Tensor, blank: int
     ) -> Tensor:
         right = super().rows(lp, targets, frames, lengths, blank)
         whole = super().rows(lp, targets, torch.full_like(frames, lp.shape[0]), lengths, blank)
-        return with_slope_of(right, whole)
+        return with_gradient_of(right, whole)
 
 
 class EmptyTargetHasNoGradient(CTC):
@@ -147,23 +147,23 @@ class EmptyTargetHasNoGradient(CTC):
 
 
 class BackwardOfFirstBlock(CTC):
-    """Backward sees no more than the first two labels of a target."""
+    """Backward uses only the first two labels of a target."""
 
     def rows(
         self, lp: Tensor, targets: Tensor, frames: Tensor, lengths: Tensor, blank: int
     ) -> Tensor:
         right = super().rows(lp, targets, frames, lengths, blank)
-        return with_slope_of(
+        return with_gradient_of(
             right, super().rows(lp, targets[:, :2], frames, lengths.clamp(max=2), blank)
         )
 
 
 class GradientOfInfinity(CTC):
-    """With zero_infinity what no path spells costs nothing, but has a gradient."""
+    """With zero_infinity, an impossible target has loss 0 but a nonzero gradient."""
 
     def finish(self, losses: Tensor, zero_infinity: bool) -> Tensor:
         right = super().finish(losses, zero_infinity)
-        return with_slope_of(right, losses) if zero_infinity else right
+        return with_gradient_of(right, losses) if zero_infinity else right
 
 
 class NegativeLengthIsZero(CTC):
@@ -174,7 +174,7 @@ class NegativeLengthIsZero(CTC):
 
 
 class LengthsMayAddUpToLess(CTC):
-    """Of concatenated targets some may be left over."""
+    """Concatenated targets may be longer than the sum of the target lengths."""
 
     def check_lengths(self, lp: Tensor, targets: Tensor, frames: Tensor, lengths: Tensor) -> None:
         if targets.ndim == 1 and not (lengths < 0).any():
@@ -188,7 +188,7 @@ class LengthsMayAddUpToLess(CTC):
 
 
 class EqualLabelsTouch(CTC):
-    """No blank is needed between two equal labels."""
+    """No blank is required between two equal labels."""
 
     def skips(self, states: Tensor) -> Tensor:
         labels = torch.arange(states.shape[1]) % 2 == 1
@@ -226,7 +226,7 @@ WRONG = (
     wrong(
         CTC,
         "lengths-ignored",
-        "All sequences have all frames.",
+        "The input lengths are ignored: every sequence has all frames.",
         source="GRD-20, pytorch/pytorch#14401",
         needs="a shorter sequence",
         runs=lambda self, t, frames: torch.ones_like(frames, dtype=torch.bool).unsqueeze(1),
@@ -246,7 +246,7 @@ WRONG = (
     wrong(
         CTC,
         "no-frames-reads-first",
-        "A sequence without frames has its first one.",
+        "A sequence without frames is given its first frame.",
         source="EMP-13, pytorch/pytorch#123193",
         needs="a sequence without frames",
         runs=lambda self, t, frames: CTC.runs(self, t, frames.clamp(min=1)),
@@ -260,7 +260,7 @@ WRONG = (
     wrong(
         CTC,
         "zero-infinity-ignored",
-        "What no path spells always costs infinity.",
+        "zero_infinity has no effect.",
         source="LSM-03, huggingface/transformers#43240",
         needs="zero_infinity",
         finish=lambda self, losses, zero_infinity: CTC.finish(self, losses, False),
@@ -335,7 +335,7 @@ class FromTheEnd(CTC):
 
 
 class BetweenLabels(CTC):
-    """A transition matrix for each sample: a product of logarithms by torch.logsumexp."""
+    """A transition matrix for each sample; matrix products in logarithms by torch.logsumexp."""
 
     def rows(
         self, lp: Tensor, targets: Tensor, frames: Tensor, lengths: Tensor, blank: int
@@ -348,7 +348,7 @@ class BetweenLabels(CTC):
         )
 
     def single(self, lp: Tensor, labels: list[int], blank: int) -> Tensor:
-        """The loss of a sample."""
+        """Return the loss of a sample."""
         states = [blank]
         for label in labels:
             states += [label, blank]

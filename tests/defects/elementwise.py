@@ -1,4 +1,4 @@
-"""Elementwise losses made of parts, and what several of them get wrong or do otherwise."""
+"""Elementwise losses in parts, and the defects and reformulations that several of them share."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from torch.nn import functional as F
 from lossspec.baselines.reduction import wide
 from tests.defects.numerics import REDUCTIONS, passed, together
 
-#: Into how many blocks rows are cut; the last is mostly shorter.
+#: The number of blocks of rows; the last one is usually shorter.
 BLOCKS = 5
 
 
 @dataclass
 class Elements:
-    """A call of an elementwise loss: x and y in the working dtype, everything else as given."""
+    """A call of an elementwise loss: x and y in the working dtype, all else as given."""
 
     input: Tensor
     target: Tensor
@@ -36,52 +36,52 @@ class Elements:
 
     @property
     def residual(self) -> Tensor:
-        """The input less the target."""
+        """Return the input minus the target."""
         return self.x - self.y
 
 
 class Elementwise:
-    """Check, compute the elements, reduce, cast: each a method of its own."""
+    """Check, compute the elements, reduce, cast: each step is a method."""
 
     loss = ""
     reductions: tuple[str, ...] = REDUCTIONS
 
     def run(self, c: Elements) -> Tensor:
-        """The loss."""
+        """Return the loss of a call."""
         self.check(c)
         return self.leave(c, self.reduce(c, self.weighted(c, self.element(c))))
 
     def check(self, c: Elements) -> None:
-        """Raise for what torch raises for, warn where it warns."""
+        """Raise for calls for which torch raises, and warn where torch warns."""
         self.check_reduction(c)
         self.check_shapes(c)
         self.check_parameter(c)
 
     def check_reduction(self, c: Elements) -> None:
-        """Only known names."""
+        """Check that the reduction has a known name."""
         if c.reduction not in self.reductions:
             raise ValueError(f"{c.reduction} is not a valid value for reduction")
 
     def check_shapes(self, c: Elements) -> None:
-        """Different sizes broadcast with a warning; a weight has the input's size."""
+        """Warn about sizes that broadcast; check that a weight has the size of the input."""
         if c.input.shape != c.target.shape:
             warnings.warn(f"sizes {c.input.shape}, {c.target.shape} broadcast", stacklevel=4)
         if c.weight is not None and c.weight.shape != c.input.shape:
             raise ValueError("weight and input must have the same size")
 
     def check_parameter(self, c: Elements) -> None:
-        """Nothing to check."""
+        """Check nothing."""
 
     def element(self, c: Elements) -> Tensor:
-        """The unreduced, unweighted loss."""
+        """Return the unreduced, unweighted loss."""
         raise NotImplementedError
 
     def weighted(self, c: Elements, losses: Tensor) -> Tensor:
-        """Times the weight of each element."""
+        """Multiply each element by its weight."""
         return losses if c.w is None else losses * c.w
 
     def reduce(self, c: Elements, losses: Tensor) -> Tensor:
-        """Under the reduction of the call."""
+        """Apply the reduction of the call."""
         if c.reduction == "none":
             return losses
         if c.reduction == "sum":
@@ -89,12 +89,12 @@ class Elementwise:
         return losses.sum() / self.divisor(c, losses)
 
     def divisor(self, c: Elements, losses: Tensor) -> Tensor:
-        """What the mean divides by."""
-        # A tensor, since nothing divided by nothing is nan in torch and an error in Python.
+        """Return the divisor of the mean."""
+        # A tensor, because 0 / 0 is nan in torch and an error in Python.
         return losses.new_tensor(float(losses.numel()))
 
     def leave(self, c: Elements, result: Tensor) -> Tensor:
-        """In the dtype of the inputs."""
+        """Cast the result to the dtype of the inputs."""
         return result.to(torch.result_type(c.input, c.target))
 
 
@@ -102,7 +102,7 @@ class Elementwise:
 
 
 class ThresholdNeedsTargetGradient(Elementwise):
-    """The threshold counts only when the target requires a gradient; else it is 1."""
+    """The threshold is used only if the target requires a gradient; otherwise it is 1."""
 
     def element(self, c: Elements) -> Tensor:
         c.parameter = c.parameter if c.target.requires_grad else 1.0
@@ -110,7 +110,7 @@ class ThresholdNeedsTargetGradient(Elementwise):
 
 
 class WeightedMeanOverCount(Elementwise):
-    """The weighted mean divides by the number of elements, not by the sum of the weights."""
+    """The weighted mean divides by the number of elements instead of the sum of the weights."""
 
     def divisor(self, c: Elements, losses: Tensor) -> Tensor:
         return losses.new_tensor(float(losses.numel()))
@@ -126,14 +126,14 @@ class MeanSumsInHalf(Elementwise):
 
 
 class UpstreamIgnored(Elementwise):
-    """Backward ignores the gradient that comes from above."""
+    """Backward ignores the cotangent."""
 
     def leave(self, c: Elements, result: Tensor) -> Tensor:
         return passed(super().leave(c, result), torch.ones_like)
 
 
 class ZerosForTarget(Elementwise):
-    """The target gets zeros for a gradient."""
+    """The gradient of the target is 0."""
 
     def run(self, c: Elements) -> Tensor:
         c.y = passed(c.y, torch.zeros_like)
@@ -141,7 +141,7 @@ class ZerosForTarget(Elementwise):
 
 
 class MixedDtypesFailBackward(Elementwise):
-    """Backward raises when input and target differ in dtype."""
+    """Backward raises if input and target differ in dtype."""
 
     def leave(self, c: Elements, result: Tensor) -> Tensor:
         def checked(grad: Tensor) -> Tensor:
@@ -153,7 +153,7 @@ class MixedDtypesFailBackward(Elementwise):
 
 
 class UnknownReductionIsNone(Elementwise):
-    """A reduction of an unknown name returns the unreduced loss."""
+    """A reduction with an unknown name returns the unreduced loss."""
 
     def check_reduction(self, c: Elements) -> None:
         if c.reduction not in REDUCTIONS:
@@ -161,7 +161,7 @@ class UnknownReductionIsNone(Elementwise):
 
 
 class ThresholdUnchecked(Elementwise):
-    """The formula is computed for a threshold out of range."""
+    """A threshold out of range is accepted instead of raising."""
 
     def check_parameter(self, c: Elements) -> None:
         pass
@@ -178,7 +178,7 @@ class SilentBroadcast(Elementwise):
 
 
 class InOwnDtype(Elementwise):
-    """Elements in the dtype of the inputs, as written in the textbook; only the sum is wider."""
+    """The textbook formula in the dtype of the inputs; only the sum is wider."""
 
     def run(self, c: Elements) -> Tensor:
         c.x, c.y, c.w = c.input, c.target, c.weight
@@ -191,7 +191,7 @@ class InOwnDtype(Elementwise):
 
 
 class InBlocks(Elementwise):
-    """Rows in five blocks, put together again."""
+    """Rows in five blocks, concatenated afterwards."""
 
     def element(self, c: Elements) -> Tensor:
         x, y = together(c.x, c.y)
@@ -209,7 +209,7 @@ class InBlocks(Elementwise):
 
 
 class Flattened(Elementwise):
-    """All axes flattened into one, and put back."""
+    """All axes flattened into one and restored afterwards."""
 
     def element(self, c: Elements) -> Tensor:
         x, y = together(c.x, c.y)
@@ -221,7 +221,7 @@ class Flattened(Elementwise):
 
 
 class _WithSlopes(torch.autograd.Function):
-    """The value of some elements, with slopes that can be differentiated themselves."""
+    """The value of some elements, with derivatives that can be differentiated themselves."""
 
     @staticmethod
     def forward(
@@ -255,7 +255,7 @@ class AnalyticGradient(Elementwise):
         return result
 
     def slopes(self, c: Elements) -> tuple[Tensor, Tensor]:
-        """By x and by y."""
+        """Return the derivatives by x and by y."""
         if self.loss == "kl_div":
             if c.parameter:
                 return -c.y.exp(), c.y.exp() * (c.y - c.x + 1)
@@ -268,7 +268,7 @@ class AnalyticGradient(Elementwise):
         return by_x, -by_x
 
     def slope(self, c: Elements, r: Tensor) -> Tensor:
-        """By the residual."""
+        """Return the derivative by the residual."""
         match self.loss:
             case "l1_loss":
                 return r.sign()

@@ -19,7 +19,7 @@ from tests.defects.composition import (
 
 
 def one_axis_of(x: Tensor, y: Tensor) -> bool:
-    """Whether they have one size, but for an axis of size 1 of x at most."""
+    """Return whether x has the size of y, except for at most one axis of size 1."""
     if x.ndim != y.ndim:
         return False
     other = [size for size, like in zip(x.shape, y.shape, strict=True) if size != like]
@@ -40,7 +40,7 @@ class Gaussian(Composition):
         eps: float = 1e-6,
         reduction: str = "mean",
     ) -> Tensor:
-        """As `torch.nn.functional.gaussian_nll_loss`."""
+        """Compute the loss like `torch.nn.functional.gaussian_nll_loss`."""
         self.check_reduction(reduction)
         if not isinstance(var, Tensor):
             var = torch.full_like(input, var)
@@ -54,17 +54,17 @@ class Gaussian(Composition):
         return self.leave(losses, reduction, input)
 
     def check_variance(self, var: Tensor) -> None:
-        """Not negative."""
+        """Check that the variance is not negative."""
         if (var < 0).any():
             raise ValueError("var has negative entry/entries")
 
     def check_target(self, target: Tensor, input: Tensor) -> None:
-        """The input's size, or such that one of the two has one axis of size 1."""
+        """Check that input and target have one size, except for one axis of size 1 in either."""
         if not (one_axis_of(target, input) or one_axis_of(input, target)):
             raise ValueError(f"target {target.shape} does not fit input {input.shape}")
 
     def fitted(self, var: Tensor, input: Tensor) -> Tensor:
-        """With the input's axes; the last may be missing, and one may be of size 1."""
+        """Expand the variance to the input; the last axis may be missing, or one have size 1."""
         if var.shape == input.shape:
             return var
         if var.shape == input.shape[:-1]:
@@ -74,15 +74,15 @@ class Gaussian(Composition):
         raise ValueError(f"var {var.shape} does not fit input {input.shape}")
 
     def bounded(self, v: Tensor, eps: float) -> Tensor:
-        """At least epsilon, which autograd does not know of."""
+        """Raise the variance to at least epsilon, without autograd recording it."""
         return v + (v.detach().clamp(min=eps) - v.detach())
 
     def element(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
-        """The unreduced loss without its constant."""
+        """Return the unreduced loss without its constant."""
         return 0.5 * (v.log() + (x - y) ** 2 / v)
 
     def constant(self) -> float:
-        """What no parameter changes."""
+        """Return the constant term of the loss."""
         return 0.5 * math.log(2 * math.pi)
 
 
@@ -100,7 +100,7 @@ class OnlyLastAxisBroadcasts(Gaussian):
 
 
 class VarianceMustBeTensor(Gaussian):
-    """A variance that is a number raises."""
+    """A variance that is a Python number raises."""
 
     def __call__(
         self,
@@ -140,7 +140,7 @@ WRONG = (
     wrong(
         Gaussian,
         "variance-transposed",
-        "A variance for each sample is taken for one for each feature when their numbers agree.",
+        "A variance for each sample is used for each feature if their counts are equal.",
         source="SHP-11, pytorch/pytorch#53392",
         needs="as many samples as features, and a variance for each sample",
         fitted=lambda self, var, input: (
@@ -166,7 +166,7 @@ WRONG = (
     wrong(
         Gaussian,
         "variance-not-bounded",
-        "Epsilon is not used.",
+        "Epsilon has no effect.",
         source="STB-11, pytorch/pytorch#3336",
         needs="a variance below epsilon",
         bounded=lambda self, v, eps: v,
@@ -190,7 +190,7 @@ WRONG = (
     wrong(
         Gaussian,
         "constant-twice",
-        "The constant is log 2π, not half of it.",
+        "The constant is log 2π instead of half of it.",
         source="VAL-01, pytorch/pytorch#28575",
         needs="full",
         constant=lambda self: math.log(2 * math.pi),
@@ -210,7 +210,7 @@ WRONG = (
 
 
 class ClampedInPlace(Gaussian):
-    """A clone of the variance, clamped in place where autograd does not look."""
+    """A clone of the variance, clamped in place without autograd recording it."""
 
     def bounded(self, v: Tensor, eps: float) -> Tensor:
         v = v.clone()
@@ -220,7 +220,7 @@ class ClampedInPlace(Gaussian):
 
 
 class StandardScore(Gaussian):
-    """The square of the score, (x - y) / σ, and the logarithm of σ."""
+    """The square of the standard score (x - y) / σ, and the logarithm of σ."""
 
     def element(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         deviation = v.sqrt()

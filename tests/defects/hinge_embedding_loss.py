@@ -13,7 +13,7 @@ from tests.defects.composition import (
     PartsInFloat64,
     UnknownReductionIsNone,
 )
-from tests.defects.numerics import dense_reading, shares_memory, with_slope_of
+from tests.defects.numerics import dense_reading, shares_memory, with_gradient_of
 
 
 class HingeEmbedding(Composition):
@@ -24,14 +24,14 @@ class HingeEmbedding(Composition):
     def __call__(
         self, input: Tensor, target: Tensor, margin: float = 1.0, reduction: str = "mean"
     ) -> Tensor:
-        """As `torch.nn.functional.hinge_embedding_loss`."""
+        """Compute the loss like `torch.nn.functional.hinge_embedding_loss`."""
         self.check_reduction(reduction)
         self.check_sizes(input, target)
         losses = self.element(self.work(input), target, margin)
         return self.leave(losses, reduction, input)
 
     def element(self, x: Tensor, y: Tensor, margin: float) -> Tensor:
-        """The distance, or what it lacks."""
+        """Return the distance of like pairs, and the margin minus the distance of unlike ones."""
         return torch.where(y == 1, x, (margin - x).relu())
 
 
@@ -48,13 +48,13 @@ class InPlace(HingeEmbedding):
 
 
 class MaskOfFirstColumn(HingeEmbedding):
-    """Backward takes the first target of each row for the whole row."""
+    """Backward uses the first target of each row for the whole row."""
 
     def element(self, x: Tensor, y: Tensor, margin: float) -> Tensor:
         right = super().element(x, y, margin)
         if y.ndim < 2 or not y.numel():
             return right
-        return with_slope_of(right, super().element(x, y[..., :1].expand_as(y), margin))
+        return with_gradient_of(right, super().element(x, y[..., :1].expand_as(y), margin))
 
 
 WRONG = (
@@ -62,7 +62,7 @@ WRONG = (
         HingeEmbedding,
         MeanSumsInHalf,
         source="AUT-03, huggingface/transformers#25938",
-        needs="float16, and a sum past its largest number",
+        needs="float16, and a sum above its largest number",
     ),
     wrong(
         HingeEmbedding,
@@ -74,12 +74,12 @@ WRONG = (
         HingeEmbedding,
         InPlace,
         source="MUT-05, sollynoay/MMP-RNN#4",
-        needs="a look at the inputs afterwards",
+        needs="a comparison of the inputs before and after",
     ),
     wrong(
         HingeEmbedding,
         "target-strides-ignored",
-        "The target is read as if it lay densely in memory.",
+        "The target is read as if it were contiguous.",
         source="LAY-03, unslothai/unsloth#10713",
         needs="a strided target",
         element=lambda self, x, y, margin: HingeEmbedding.element(
@@ -100,7 +100,7 @@ WRONG = (
     wrong(
         HingeEmbedding,
         "unlike-not-hinged",
-        "Distances beyond the margin get a negative loss.",
+        "Unlike pairs beyond the margin get a negative loss.",
         source="VAL-09, marlbenchmark/on-policy#47",
         needs="a large distance",
         element=lambda self, x, y, margin: torch.where(y == 1, x, margin - x),
@@ -116,7 +116,7 @@ WRONG = (
     wrong(
         HingeEmbedding,
         "like-hinged",
-        "Like pairs at a negative distance cost nothing.",
+        "Like pairs at a negative distance have loss 0.",
         source="VAL-10, mlpack/mlpack#2444",
         needs="a negative input",
         element=lambda self, x, y, margin: HingeEmbedding.element(self, x, y, margin).relu(),
@@ -128,7 +128,7 @@ WRONG = (
 
 
 class TwoMasks(HingeEmbedding):
-    """Each branch zero where the other one is, and both added."""
+    """Two branches, each masked with 0 where the other applies, and added."""
 
     def element(self, x: Tensor, y: Tensor, margin: float) -> Tensor:
         unlike = torch.where(y == 1, 0, (margin - x).clamp(min=0))
@@ -136,7 +136,7 @@ class TwoMasks(HingeEmbedding):
 
 
 class InPlaceBranches(HingeEmbedding):
-    """A clone, whose unlike elements are overwritten by index."""
+    """A clone whose elements of unlike pairs are overwritten by index."""
 
     def element(self, x: Tensor, y: Tensor, margin: float) -> Tensor:
         losses, unlike = x.clone(), y == -1

@@ -39,16 +39,16 @@ class Huber(Elementwise):
         delta: float = 1.0,
         weight: Tensor | None = None,
     ) -> Tensor:
-        """As `torch.nn.functional.huber_loss`."""
+        """Compute the loss like `torch.nn.functional.huber_loss`."""
         return self.run(Elements(input, target, weight, reduction, delta))
 
     def check_parameter(self, c: Elements) -> None:
-        """Above zero."""
+        """Check that delta is above 0."""
         if not c.parameter > 0:
             raise RuntimeError("huber_loss does not support non-positive values for delta")
 
     def element(self, c: Elements) -> Tensor:
-        """Squared up to delta, then straight."""
+        """Return the loss: quadratic up to delta, linear above."""
         r, delta = c.residual.abs(), c.parameter
         return torch.where(r < delta, r * r / 2, delta * (r - delta / 2))
 
@@ -57,7 +57,7 @@ class Huber(Elementwise):
 
 
 class CompiledWithoutDelta(Huber):
-    """Compiled, it takes delta for 1."""
+    """When compiled, delta is always 1."""
 
     def element(self, c: Elements) -> Tensor:
         if torch.compiler.is_compiling():
@@ -66,7 +66,7 @@ class CompiledWithoutDelta(Huber):
 
 
 class LinearWhenPositive(Huber):
-    """The linear branch asks for e > d, not |e| > d, so large negative residuals cost nothing."""
+    """The linear branch tests e > d instead of |e| > d, so residuals below -d have loss 0."""
 
     def element(self, c: Elements) -> Tensor:
         e, d = c.residual, c.parameter
@@ -76,7 +76,7 @@ class LinearWhenPositive(Huber):
 
 
 class BackwardWantsTwoAxes(Huber):
-    """Backward raises when there are more than two axes."""
+    """Backward raises for more than two axes."""
 
     def element(self, c: Elements) -> Tensor:
         def two(grad: Tensor) -> Tensor:
@@ -137,7 +137,7 @@ WRONG = (
     wrong(
         Huber,
         "frozen-slope",
-        "Backward takes the residual for a constant, so the second derivative is lost.",
+        "Backward treats the residual as a constant, so the second derivative is lost.",
         source="DBL-06, chainer/chainer#3867",
         needs="the second derivative",
         witness=lambda loss: second_gradient(loss, torch.ones(2), torch.zeros(2)),
@@ -155,7 +155,7 @@ WRONG = (
     wrong(
         Huber,
         "double-result",
-        "Delta is a float64 tensor, and the result becomes one.",
+        "Delta is a float64 tensor, so the result is float64 as well.",
         source="DTY-09, deeplearning4j/deeplearning4j#9375",
         needs="not only float64",
         leave=lambda self, c, result: result.double(),
@@ -168,7 +168,7 @@ WRONG = (
 
 
 class Clamped(Huber):
-    """The clamped residual s times (|r| - s/2), without a branch."""
+    """s times (|r| - s/2) with the clamped residual s, without a branch."""
 
     def element(self, c: Elements) -> Tensor:
         r = c.residual.abs()

@@ -32,22 +32,22 @@ class KLDiv(Elementwise):
     def __call__(
         self, input: Tensor, target: Tensor, reduction: str = "mean", log_target: bool = False
     ) -> Tensor:
-        """As `torch.nn.functional.kl_div`."""
+        """Compute the loss like `torch.nn.functional.kl_div`."""
         return self.run(Elements(input, target, None, reduction, log_target))
 
     def check_shapes(self, c: Elements) -> None:
-        """The same size."""
+        """Check that input and target have one size."""
         if c.input.shape != c.target.shape:
             raise ValueError(f"sizes differ: {c.input.shape}, {c.target.shape}")
 
     def element(self, c: Elements) -> Tensor:
-        """The pointwise divergence."""
+        """Return the pointwise divergence."""
         if c.parameter:
             return c.y.exp() * (c.y - c.x)
         return torch.xlogy(c.y, c.y) - c.y * c.x
 
     def divisor(self, c: Elements, losses: Tensor) -> Tensor:
-        """All elements, or the batch."""
+        """Return the number of elements, or the batch size for batchmean."""
         if c.reduction == "batchmean":
             return losses.new_tensor(float(losses.shape[0] if losses.ndim else 1))
         return super().divisor(c, losses)
@@ -57,7 +57,7 @@ class KLDiv(Elementwise):
 
 
 class FirstBatchSizeKept(torch.nn.KLDivLoss):
-    """The size of the first batch divides the batchmean of every later one."""
+    """The size of the first batch is the divisor of batchmean in every later call."""
 
     size: int | None = None
 
@@ -70,7 +70,7 @@ class FirstBatchSizeKept(torch.nn.KLDivLoss):
 
 
 class LogTargetDetached(KLDiv):
-    """A target in logarithms gets no gradient."""
+    """A target given as logarithms gets no gradient."""
 
     def element(self, c: Elements) -> Tensor:
         c.y = c.y.detach() if c.parameter else c.y
@@ -78,7 +78,7 @@ class LogTargetDetached(KLDiv):
 
 
 class NegativeTargetIsZero(KLDiv):
-    """A negative target, which is no probability, counts as 0 instead of giving nan."""
+    """A negative target, which is not a probability, counts as 0 instead of giving nan."""
 
     def element(self, c: Elements) -> Tensor:
         losses = super().element(c)
@@ -98,7 +98,7 @@ class _FrozenDivergence(torch.autograd.Function):
 
 
 class CrossTermLost(KLDiv):
-    """The input's gradient takes the target for a constant, so a second derivative is lost."""
+    """The gradient of the input treats the target as a constant, so a second derivative is lost."""
 
     def element(self, c: Elements) -> Tensor:
         if c.parameter:
@@ -109,7 +109,7 @@ class CrossTermLost(KLDiv):
 
 
 class ViewOfInput(KLDiv):
-    """An input that does not lie densely raises, since it is flattened with view."""
+    """A non-contiguous input raises because it is flattened with view."""
 
     def element(self, c: Elements) -> Tensor:
         c.input.detach().view(-1)
@@ -136,7 +136,7 @@ WRONG = (
         KLDiv,
         LogTargetDetached,
         source="GRD-09, linkedin/Liger-Kernel#1021",
-        needs="a target in logarithms that requires a gradient",
+        needs="a target given as logarithms that requires a gradient",
     ),
     wrong(
         KLDiv,
@@ -174,7 +174,7 @@ class PartsInFloat64(KLDiv):
 
 
 class FactoredOut(KLDiv):
-    """y·(log y - x), with the logarithm of 1 in place of that of 0."""
+    """y·(log y - x), with log 1 in place of log 0."""
 
     def element(self, c: Elements) -> Tensor:
         if c.parameter:
@@ -184,7 +184,7 @@ class FactoredOut(KLDiv):
 
 
 class MultipliedOut(KLDiv):
-    """Entropy and cross entropy apart, also for a target in logarithms."""
+    """Entropy and cross entropy separately, also for a target given as logarithms."""
 
     def element(self, c: Elements) -> Tensor:
         if not c.parameter:

@@ -35,15 +35,15 @@ class L1(Elementwise):
     def __call__(
         self, input: Tensor, target: Tensor, reduction: str = "mean", weight: Tensor | None = None
     ) -> Tensor:
-        """As `torch.nn.functional.l1_loss`."""
+        """Compute the loss like `torch.nn.functional.l1_loss`."""
         return self.run(Elements(input, target, weight, reduction))
 
     def element(self, c: Elements) -> Tensor:
-        """The absolute residual."""
+        """Return the absolute residual."""
         return c.residual.abs()
 
     def divisor(self, c: Elements, losses: Tensor) -> Tensor:
-        """The sum of the weights."""
+        """Return the sum of the weights as the divisor."""
         return super().divisor(c, losses) if c.w is None else c.w.sum()
 
 
@@ -51,7 +51,7 @@ class L1(Elementwise):
 
 
 class ArraysInSingle(L1):
-    """NumPy arrays become float32 tensors, whatever they hold."""
+    """NumPy arrays of every dtype become float32 tensors."""
 
     def __call__(self, input: Any, target: Any, *more: Any, **options: Any) -> Tensor:
         if isinstance(input, np.ndarray):
@@ -77,7 +77,7 @@ class _RealSign(torch.autograd.Function):
 
 
 class InTheInputsMemory(L1):
-    """Where nothing requires a gradient, the losses are computed in the memory of the input."""
+    """If nothing requires a gradient, the losses are computed in the memory of the input."""
 
     def element(self, c: Elements) -> Tensor:
         if torch.is_grad_enabled() and (c.input.requires_grad or c.target.requires_grad):
@@ -139,7 +139,7 @@ WRONG = (
     wrong(
         L1,
         "one-at-ties",
-        "The gradient is 1, not 0, where input and target are equal.",
+        "The gradient is 1 instead of 0 where input and target are equal.",
         source="GRD-07, pytorch/pytorch#7172",
         needs="ties",
         element=lambda self, c: _OneAtZero.apply(c.residual),  # type: ignore[no-untyped-call]
@@ -153,7 +153,7 @@ WRONG = (
     wrong(
         L1,
         "graph-cut",
-        "The graph is cut at the absolute value, so no gradient comes back.",
+        "The graph is cut at the absolute value, so there is no gradient.",
         source="GRD-17, paiml/aprender#2188",
         element=lambda self, c: c.residual.detach().abs(),
     ),
@@ -165,7 +165,10 @@ WRONG = (
     ),
     wrong(L1, SilentBroadcast, source="SHP-03, pytorch/pytorch#16045", needs="(N, 1) and (N)"),
     wrong(
-        L1, InPlace, source="MUT-05, sollynoay/MMP-RNN#4", needs="a look at the inputs afterwards"
+        L1,
+        InPlace,
+        source="MUT-05, sollynoay/MMP-RNN#4",
+        needs="a comparison of the inputs before and after",
     ),
 )
 
@@ -174,7 +177,7 @@ WRONG = (
 
 
 class SmoothWithoutBeta(L1):
-    """Torch's smooth_l1_loss with beta = 0."""
+    """torch's smooth_l1_loss with beta = 0."""
 
     def element(self, c: Elements) -> Tensor:
         x, y = together(c.x, c.y)
@@ -183,7 +186,7 @@ class SmoothWithoutBeta(L1):
 
 
 class ArraysTaken(L1):
-    """NumPy arrays are taken for the tensors that share their memory."""
+    """NumPy arrays, converted to tensors that share their memory."""
 
     def __call__(
         self, input: Any, target: Any, reduction: str = "mean", weight: Any = None

@@ -18,11 +18,11 @@ CHUNK = 4
 
 
 class LinearCrossEntropy(CrossEntropy):
-    """A product of matrices, then a cross entropy made of plain torch operations."""
+    """A matrix product, then a cross entropy of plain torch operations."""
 
     loss = "linear_cross_entropy"
 
-    def __call__(  # type: ignore[override]  # a loss of its own, with other tensors
+    def __call__(  # type: ignore[override]  # a separate loss, with other tensors
         self,
         input: Tensor,
         linear_weight: Tensor,
@@ -34,7 +34,7 @@ class LinearCrossEntropy(CrossEntropy):
         label_smoothing: float = 0.0,
         options: Any = None,
     ) -> Tensor:
-        """As `torch.nn.functional.linear_cross_entropy`."""
+        """Compute the loss like `torch.nn.functional.linear_cross_entropy`."""
         if input.shape[-1] != linear_weight.shape[-1]:
             raise ValueError(f"{list(input.shape)} and {list(linear_weight.shape)} do not fit")
         if input.ndim == 1 < linear_weight.ndim - 1:
@@ -48,11 +48,11 @@ class LinearCrossEntropy(CrossEntropy):
         return self.run(call).to(input.dtype)
 
     def work(self, x: Tensor) -> Tensor:
-        """The same numbers in the dtype to compute in."""
+        """Return the tensor in the dtype of the computation."""
         return wide(x)
 
     def scores(self, x: Tensor, linear_weight: Tensor) -> Tensor:
-        """The classes behind the batch, further axes last."""
+        """Return the scores with the classes after the batch axis and further axes last."""
         scores: Tensor = torch.tensordot(x, linear_weight, ([-1], [-1]))
         return scores
 
@@ -61,7 +61,7 @@ class LinearCrossEntropy(CrossEntropy):
 
 
 class RowsScaledByTheFirst(LinearCrossEntropy):
-    """Without a reduction backward multiplies each row by the first upstream gradient."""
+    """Without a reduction, backward multiplies each row by the first element of the cotangent."""
 
     def run(self, c: Classes) -> Tensor:
         losses = super().run(c)
@@ -71,7 +71,7 @@ class RowsScaledByTheFirst(LinearCrossEntropy):
 
 
 class SmoothingForgotten(LinearCrossEntropy):
-    """Label smoothing is an argument, and nothing else."""
+    """label_smoothing has no effect."""
 
     def run(self, c: Classes) -> Tensor:
         self.check_smoothing(c)
@@ -80,7 +80,7 @@ class SmoothingForgotten(LinearCrossEntropy):
 
 
 class ClassesTakenForAnAxis(LinearCrossEntropy):
-    """The classes of a layer with further axes are looked for on the last axis."""
+    """For a layer with further axes, the last axis is used as the class axis."""
 
     def scores(self, x: Tensor, linear_weight: Tensor) -> Tensor:
         scores = super().scores(x, linear_weight)
@@ -94,7 +94,7 @@ WRONG = (
         LinearCrossEntropy,
         RowsScaledByTheFirst,
         source="GRD-03, linkedin/Liger-Kernel#1298",
-        needs="no reduction, and an upstream gradient that differs between rows",
+        needs="no reduction, and a cotangent that differs between rows",
     ),
     wrong(
         LinearCrossEntropy,
@@ -111,7 +111,7 @@ WRONG = (
     wrong(
         LinearCrossEntropy,
         "loss-from-log-sum-exp",
-        "The loss is the log-sum-exp less the score, neither with the largest score taken off.",
+        "The loss is the log-sum-exp minus the score, both without subtracting the maximum.",
         source="STB-20, pytorch/pytorch#195829",
         needs="a common offset of the scores",
         log_probabilities=lambda self, c: c.x - c.x.logsumexp(-1, keepdim=True),
@@ -123,7 +123,7 @@ WRONG = (
 
 
 class LayerInFloat64(LinearCrossEntropy):
-    """All in float64, cast back."""
+    """Everything computed in float64 and cast back."""
 
     def work(self, x: Tensor) -> Tensor:
         return x.double()
@@ -141,9 +141,9 @@ class RowsInChunks(LinearCrossEntropy):
 
 
 class ChunksOfTheOptions(LinearCrossEntropy):
-    """The chunks that the options ask for, whose sums are added up one after the other."""
+    """The chunks given by the options, whose sums are added serially."""
 
-    def __call__(  # type: ignore[override]  # as the loss that it is made of
+    def __call__(  # type: ignore[override]  # as for the base class
         self,
         input: Tensor,
         linear_weight: Tensor,
@@ -155,7 +155,7 @@ class ChunksOfTheOptions(LinearCrossEntropy):
         label_smoothing: float = 0.0,
         options: Any = None,
     ) -> Tensor:
-        """As `torch.nn.functional.linear_cross_entropy`."""
+        """Compute the loss like `torch.nn.functional.linear_cross_entropy`."""
 
         def of(x: Tensor, y: Tensor, reduction: str) -> Tensor:
             more = linear_bias, weight, reduction, ignore_index, label_smoothing
@@ -165,16 +165,16 @@ class ChunksOfTheOptions(LinearCrossEntropy):
         if rows is None or input.ndim == 1 or reduction not in ("sum", "mean"):
             return of(input, target, reduction)
         with torch.no_grad():
-            of(input, target, "none")  # what is refused is refused as a whole
+            of(input, target, "none")  # refuses invalid input as a whole
         count = self.count(target, weight, ignore_index) if reduction == "mean" else 1
         total = input.new_zeros(())
         for x, y in zip(torch.split(input, rows), torch.split(target, rows), strict=True):
-            share = of(x, y, "sum").double() / count  # lest the sum be too large for the dtype
+            share = of(x, y, "sum").double() / count  # keeps the sum within the range of the dtype
             total = total + share.to(input.dtype)
         return total
 
     def count(self, target: Tensor, weight: Tensor | None, ignore_index: int | None) -> Tensor:
-        """What the mean divides by."""
+        """Return the divisor of the mean."""
         if target.is_floating_point():
             return torch.tensor(float(target.numel() // target.shape[1]))
         kept = target != (-100 if ignore_index is None else ignore_index)
@@ -184,7 +184,7 @@ class ChunksOfTheOptions(LinearCrossEntropy):
 
 
 class ClassesInChunks(LinearCrossEntropy):
-    """A few classes at a time: their largest score and their sum of exponentials go on."""
+    """A few classes at a time, with a running maximum and sum of exponentials."""
 
     def log_probabilities(self, c: Classes) -> Tensor:
         largest = torch.full_like(c.x[..., :1], -torch.inf)
@@ -197,7 +197,7 @@ class ClassesInChunks(LinearCrossEntropy):
 
 
 class OneProductForAllAxes(LinearCrossEntropy):
-    """The layer's further axes in one with its classes, taken apart behind the product."""
+    """The further axes of the layer merged with its classes, and separated after the product."""
 
     def scores(self, x: Tensor, linear_weight: Tensor) -> Tensor:
         flat = torch.nn.functional.linear(x, linear_weight.reshape(-1, linear_weight.shape[-1]))
@@ -205,7 +205,7 @@ class OneProductForAllAxes(LinearCrossEntropy):
 
 
 class _Product(torch.autograd.Function):
-    """A matrix times a transposed one, with its gradients by hand."""
+    """A matrix product with gradients written by hand."""
 
     generate_vmap_rule = True
 
@@ -231,7 +231,7 @@ class _Product(torch.autograd.Function):
 
 
 class AnalyticLayer(OneProductForAllAxes):
-    """The product's gradients are written by hand."""
+    """The gradients of the product, written by hand."""
 
     def scores(self, x: Tensor, linear_weight: Tensor) -> Tensor:
         rows = torch.atleast_2d(x)  # type: ignore[no-untyped-call]

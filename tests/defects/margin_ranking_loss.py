@@ -27,14 +27,14 @@ class MarginRanking(Composition):
         margin: float = 0.0,
         reduction: str = "mean",
     ) -> Tensor:
-        """As `torch.nn.functional.margin_ranking_loss`."""
+        """Compute the loss like `torch.nn.functional.margin_ranking_loss`."""
         self.check_reduction(reduction)
         self.check_sizes(input1, input2, target)
         losses = self.element(self.work(input1), self.work(input2), self.work(target), margin)
         return self.leave(losses, reduction, input1)
 
     def element(self, a: Tensor, b: Tensor, y: Tensor, margin: float) -> Tensor:
-        """What the lead lacks."""
+        """Return the margin minus the signed difference of the scores, at least 0."""
         return (margin - y * (a - b)).relu()
 
 
@@ -58,7 +58,7 @@ WRONG = (
     wrong(
         MarginRanking,
         "graph-cut",
-        "Nothing gets a gradient.",
+        "No tensor gets a gradient.",
         source="GRD-17, paiml/aprender#2188",
         needs="a gradient",
         leave=lambda self, losses, reduction, like: MarginRanking.leave(
@@ -84,7 +84,7 @@ WRONG = (
     wrong(
         MarginRanking,
         "sign-ignored",
-        "The first score is always to lead.",
+        "The target is ignored: the first score must always be larger.",
         source="VAL-10, mlpack/mlpack#2444",
         needs="a target of -1",
         element=lambda self, a, b, y, margin: MarginRanking.element(self, a, b, y.abs(), margin),
@@ -107,7 +107,7 @@ WRONG = (
 
 
 class SortedScores(MarginRanking):
-    """Which score is to lead is selected, not multiplied by the sign."""
+    """The higher-ranked score is selected instead of multiplying by the sign."""
 
     def element(self, a: Tensor, b: Tensor, y: Tensor, margin: float) -> Tensor:
         gap = torch.where(y > 0, b - a, a - b) + margin
@@ -122,7 +122,7 @@ RIGHT = (
     right(
         MarginRanking,
         "clamped-gap",
-        "torch.clamp, which has a slope of 1 where nothing is lacking, in a product by the sign.",
+        "torch.clamp, whose gradient at the kink is 1, of a product with the sign.",
         element=lambda self, a, b, y, margin: (-y * (a - b) + margin).clamp(min=0),
     ),
 )

@@ -30,16 +30,16 @@ class MSE(L1):
     loss = "mse_loss"
 
     def element(self, c: Elements) -> Tensor:
-        """The squared residual."""
+        """Return the squared residual."""
         return c.residual**2
 
 
 class DeprecatedArguments(MSE):
-    """Takes size_average and reduce, which override the reduction."""
+    """The arguments size_average and reduce, which override the reduction."""
 
     loss = "mse_loss"
 
-    def __call__(  # type: ignore[override]  # as torch's, which has them in front
+    def __call__(  # type: ignore[override]  # as in torch, which has them first
         self,
         input: Tensor,
         target: Tensor,
@@ -53,7 +53,7 @@ class DeprecatedArguments(MSE):
         return super().__call__(input, target, weight=weight, reduction=reduction)
 
     def amounting(self, size_average: bool | None, reduce: bool | None) -> str:
-        """To which reduction they do."""
+        """Return the reduction that the deprecated arguments stand for."""
         if reduce is False:
             return "none"
         return "sum" if size_average is False else "mean"
@@ -63,7 +63,7 @@ class DeprecatedArguments(MSE):
 
 
 class AllPairs(MSE):
-    """Up to 5000 elements, each is compared with all, of which only its own is taken."""
+    """Up to 5000 elements, all pairs are compared, and only the diagonal is used."""
 
     def element(self, c: Elements) -> Tensor:
         x, y = together(c.x, c.y)
@@ -74,7 +74,7 @@ class AllPairs(MSE):
 
 
 class TargetReshaped(MSE):
-    """A target of another shape is paired with the input element by element in memory."""
+    """A target of another shape is paired with the input in memory order."""
 
     def run(self, c: Elements) -> Tensor:
         if c.input.numel() == c.target.numel():
@@ -84,7 +84,7 @@ class TargetReshaped(MSE):
 
 
 class ShapesCheckedWithoutGradient(MSE):
-    """A target of another shape raises, but with a gradient it silently broadcasts."""
+    """A target of another shape raises, but broadcasts silently if a gradient is required."""
 
     def check_shapes(self, c: Elements) -> None:
         if c.input.shape != c.target.shape and not c.input.requires_grad:
@@ -92,7 +92,7 @@ class ShapesCheckedWithoutGradient(MSE):
 
 
 class TargetStridesIgnored(MSE):
-    """The target is read as if it lay densely in memory."""
+    """The target is read as if it were contiguous."""
 
     def run(self, c: Elements) -> Tensor:
         c.y = dense_reading(c.y)
@@ -103,7 +103,7 @@ WRONG = (
     wrong(
         MSE,
         "exported-over-batch",
-        "Exported, the mean divides by the size of the first axis.",
+        "When exported, the mean divides by the size of the first axis.",
         source="CMP-04, pytorch/pytorch#118090",
         needs="torch.export, and several axes",
         divisor=lambda self, c, losses: (
@@ -112,14 +112,17 @@ WRONG = (
             else MSE.divisor(self, c, losses)
         ),
     ),
-    wrong(MSE, AllPairs, source="SHP-01, pytorch/pytorch#53030", needs="a look at the memory"),
+    wrong(
+        MSE, AllPairs, source="SHP-01, pytorch/pytorch#53030", needs="a measurement of the memory"
+    ),
     wrong(MSE, WeightedMeanOverCount, source="RED-04, tensorflow/tensorflow#34491", needs="weight"),
     wrong(
         MSE,
         "mean-of-chunk-means",
-        "The mean is the mean of the means of chunks of 64 rows, also when the last is shorter.",
+        "The mean is the mean of the means of chunks of 64 rows, even if the last chunk is "
+        "shorter.",
         source="RED-06, huggingface/transformers#34191",
-        needs="more rows than a chunk, and a ragged last one",
+        needs="more rows than a chunk, and a shorter last chunk",
         reduce=lambda self, c, losses: (
             MSE.reduce(self, c, losses)
             if c.reduction != "mean" or not losses.ndim or not losses.numel() or c.w is not None
@@ -157,7 +160,7 @@ WRONG = (
     wrong(
         DeprecatedArguments,
         "reduce-is-taken-for-sum",
-        "With the deprecated reduce=True the sum comes back.",
+        "With the deprecated reduce=True the sum is returned.",
         source="pytorch/pytorch#10697",
         needs="a deprecated argument",
         amounting=lambda self, size_average, reduce: "none" if reduce is False else "sum",
@@ -185,7 +188,7 @@ RIGHT = (
     right(
         MSE,
         "by-einsum",
-        "The residual with itself in torch.einsum.",
+        "The product of the residual with itself by torch.einsum.",
         element=lambda self, c: torch.einsum("...,...->...", c.residual, c.residual),
     ),
     right(MSE, DeprecatedArguments),

@@ -9,9 +9,9 @@ from torch.nn import functional as F
 from lossspec.baselines.reduction import wide
 from tests.defects.catalogue import right, wrong
 from tests.defects.composition import Composition, InOwnDtype, PartsInFloat64, UpstreamIgnored
-from tests.defects.numerics import dense_reading, with_slope_of
+from tests.defects.numerics import dense_reading, with_gradient_of
 
-#: Rows in a chunk, where an implementation works in chunks.
+#: Rows in a chunk, for losses that work in chunks.
 CHUNK = 4
 
 
@@ -29,7 +29,7 @@ class MultiMargin(Composition):
         weight: Tensor | None = None,
         reduction: str = "mean",
     ) -> Tensor:
-        """As `torch.nn.functional.multi_margin_loss`."""
+        """Compute the loss like `torch.nn.functional.multi_margin_loss`."""
         self.check_reduction(reduction)
         self.check_power(p)
         self.check_shapes(input, target, weight)
@@ -40,32 +40,32 @@ class MultiMargin(Composition):
         return self.leave(losses, reduction, input)
 
     def check_power(self, p: int) -> None:
-        """1 or 2."""
+        """Check that the power is 1 or 2."""
         if p not in (1, 2):
             raise ValueError("only p == 1 and p == 2 supported")
 
     def check_shapes(self, input: Tensor, target: Tensor, weight: Tensor | None) -> None:
-        """A class for each row, and a weight for each class."""
+        """Check that there is a class for each row and a weight for each class."""
         if input.ndim not in (1, 2) or target.shape != input.shape[:-1]:
             raise ValueError(f"target {target.shape} does not fit input {input.shape}")
         if weight is not None and weight.shape != input.shape[-1:]:
             raise ValueError(f"weight {weight.shape} does not fit input {input.shape}")
 
     def check_classes(self, target: Tensor, classes: int) -> None:
-        """Integers from 0 to C - 1."""
+        """Check that targets are integers from 0 to C - 1."""
         if target.dtype != torch.int64:
             raise RuntimeError(f"expected scalar type Long but found {target.dtype}")
         if ((target < 0) | (target >= classes)).any():
             raise IndexError("target out of range")
 
     def row(self, x: Tensor, t: Tensor, p: int, margin: float) -> Tensor:
-        """The unweighted loss of each row."""
+        """Return the unweighted loss of each row."""
         own = torch.arange(x.shape[-1]) == t.unsqueeze(-1)
         gap = (margin - self.score(x, t) + x).relu()
         return wide(torch.where(own, 0, gap if p == 1 else gap * gap)).sum(-1) / x.shape[-1]
 
     def score(self, x: Tensor, t: Tensor) -> Tensor:
-        """Of the right class, in an axis of its own."""
+        """Return the score of the target class, with an axis of size 1."""
         return x.gather(-1, t.unsqueeze(-1))
 
 
@@ -79,11 +79,11 @@ class _Included(MultiMargin):
 
 
 class RightClassIncluded(_Included):
-    """The right class counts as one of the others."""
+    """The target class counts as one of the others."""
 
 
 class _Weighted(MultiMargin):
-    """Its rows are weighted by another method than the right one's."""
+    """A loss with another method for the weight."""
 
     def __call__(
         self,
@@ -94,13 +94,13 @@ class _Weighted(MultiMargin):
         weight: Tensor | None = None,
         reduction: str = "mean",
     ) -> Tensor:
-        """As `torch.nn.functional.multi_margin_loss`."""
+        """Compute the loss like `torch.nn.functional.multi_margin_loss`."""
         self.check_shapes(input, target, weight)
         self.weight = None if weight is None else self.seen(weight)
         return super().__call__(input, target, p, margin, None, reduction)
 
     def seen(self, weight: Tensor) -> Tensor:
-        """The weight as it is read."""
+        """Return the weight as it is read."""
         return self.work(weight)
 
     def row(self, x: Tensor, t: Tensor, p: int, margin: float) -> Tensor:
@@ -108,7 +108,7 @@ class _Weighted(MultiMargin):
         return losses if self.weight is None else self.times(losses, self.weight[t], p)
 
     def times(self, losses: Tensor, weight: Tensor, p: int) -> Tensor:
-        """The weighted losses."""
+        """Return the weighted losses."""
         return losses * weight
 
 
@@ -116,25 +116,25 @@ class WeightNotInGradient(_Weighted):
     """Backward ignores the weight."""
 
     def times(self, losses: Tensor, weight: Tensor, p: int) -> Tensor:
-        return with_slope_of(losses * weight, losses)
+        return with_gradient_of(losses * weight, losses)
 
 
 class WeightRaised(_Weighted):
-    """The weight is raised to the power too."""
+    """The weight is raised to the power p as well."""
 
     def times(self, losses: Tensor, weight: Tensor, p: int) -> Tensor:
         return losses * weight**p
 
 
 class WeightStridesIgnored(_Weighted):
-    """The weight is read as if it lay densely in memory."""
+    """The weight is read as if it were contiguous."""
 
     def seen(self, weight: Tensor) -> Tensor:
         return super().seen(dense_reading(weight))
 
 
 class DividesByClassWeight(_Weighted):
-    """The mean divides by the sum of the weights, not by the batch size."""
+    """The mean divides by the sum of the weights instead of the batch size."""
 
     def times(self, losses: Tensor, weight: Tensor, p: int) -> Tensor:
         self.total = weight.sum()
@@ -145,7 +145,7 @@ class DividesByClassWeight(_Weighted):
 
 
 class WeightLengthUnchecked(MultiMargin):
-    """A weight may have more entries than there are classes."""
+    """A weight with more entries than classes is accepted."""
 
     def check_shapes(self, input: Tensor, target: Tensor, weight: Tensor | None) -> None:
         if weight is not None and weight.ndim == 1:
@@ -154,7 +154,7 @@ class WeightLengthUnchecked(MultiMargin):
 
 
 class BareAssertion(MultiMargin):
-    """A weight of two axes fails an assertion that says nothing."""
+    """A weight of two axes fails an assertion without a message."""
 
     def check_shapes(self, input: Tensor, target: Tensor, weight: Tensor | None) -> None:
         if weight is not None and weight.ndim != 1:
@@ -163,7 +163,7 @@ class BareAssertion(MultiMargin):
 
 
 class ClassClamped(MultiMargin):
-    """A class out of range counts as the nearest one."""
+    """A class out of range is replaced by the nearest class."""
 
     def check_classes(self, target: Tensor, classes: int) -> None:
         super().check_classes(target.clamp(0, max(0, classes - 1)), classes)
@@ -173,7 +173,7 @@ class ClassClamped(MultiMargin):
 
 
 class ClassFromTheEnd(MultiMargin):
-    """A negative class counts from the end."""
+    """A negative class counts from the last class."""
 
     def check_classes(self, target: Tensor, classes: int) -> None:
         wraps = (target < 0) & (target >= -classes)
@@ -184,7 +184,7 @@ class ClassFromTheEnd(MultiMargin):
 
 
 class ClassDtypeUnchecked(MultiMargin):
-    """A target in a floating dtype is cast."""
+    """A target with a floating dtype is cast instead of raising."""
 
     def check_classes(self, target: Tensor, classes: int) -> None:
         super().check_classes(target.long(), classes)
@@ -210,7 +210,7 @@ WRONG = (
         MultiMargin,
         UpstreamIgnored,
         source="GRD-01, pytorch/pytorch#94226",
-        needs="an upstream gradient other than 1",
+        needs="a cotangent other than 1",
     ),
     wrong(
         MultiMargin,
@@ -305,7 +305,7 @@ WRONG = (
 
 
 class OthersGathered(MultiMargin):
-    """The scores of the other classes alone, by index."""
+    """The scores of the other classes only, selected by index."""
 
     def row(self, x: Tensor, t: Tensor, p: int, margin: float) -> Tensor:
         place = torch.arange(x.shape[-1] - 1).expand(*t.shape, -1)
@@ -314,7 +314,7 @@ class OthersGathered(MultiMargin):
 
 
 class OneHotScores(MultiMargin):
-    """The right score as the sum of all under a one-hot mask, and its own term filled with 0."""
+    """The target score as a sum under a one-hot mask, and its own term filled with 0."""
 
     def row(self, x: Tensor, t: Tensor, p: int, margin: float) -> Tensor:
         own = F.one_hot(t, x.shape[-1]).bool()

@@ -16,7 +16,7 @@ class MultiLabelMargin(Composition):
     loss = "multilabel_margin_loss"
 
     def __call__(self, input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
-        """As `torch.nn.functional.multilabel_margin_loss`."""
+        """Compute the loss like `torch.nn.functional.multilabel_margin_loss`."""
         self.check_reduction(reduction)
         if input.ndim not in (1, 2):
             raise ValueError("input must have one axis or two")
@@ -27,30 +27,30 @@ class MultiLabelMargin(Composition):
         return self.leave(losses, reduction, input)
 
     def check_classes(self, target: Tensor) -> None:
-        """Integers below C; whatever is negative ends the list."""
+        """Check that classes are integers below C; a negative number ends the list."""
         if target.dtype != torch.int64:
             raise RuntimeError(f"expected scalar type Long but found {target.dtype}")
         if (self.listed(target) & (target >= target.shape[-1])).any():
             raise IndexError("target out of range")
 
     def listed(self, target: Tensor) -> Tensor:
-        """Which entries are before the first -1."""
+        """Return which entries are before the first -1."""
         return (target < 0).cumsum(-1) == 0
 
     def row(self, x: Tensor, t: Tensor, listed: Tensor) -> Tensor:
-        """The loss of each row."""
+        """Return the loss of each row."""
         # Axis -2 is that of the list, axis -1 that of the classes.
         gap = (1 - x.gather(-1, t).unsqueeze(-1) + x.unsqueeze(-2)).relu()
         pair = listed.unsqueeze(-1) & ~self.labels(t, listed).unsqueeze(-2)
         return wide(torch.where(pair, gap, 0)).sum((-2, -1)) / self.classes(x)
 
     def labels(self, t: Tensor, listed: Tensor) -> Tensor:
-        """Which classes are in the list."""
+        """Return which classes are in the list."""
         same = t.unsqueeze(-1) == torch.arange(t.shape[-1])
         return (same & listed.unsqueeze(-1)).any(-2)
 
     def classes(self, x: Tensor) -> int:
-        """What the sum is divided by."""
+        """Return the divisor of the sum over the classes."""
         return x.shape[-1]
 
 
@@ -58,7 +58,7 @@ class MultiLabelMargin(Composition):
 
 
 class PaddingIsClassZero(MultiLabelMargin):
-    """What is behind the list's end counts as class 0 among the terms."""
+    """Entries after the end of the list count as class 0 among the terms."""
 
     def labels(self, t: Tensor, listed: Tensor) -> Tensor:
         self.padding = ~listed
@@ -72,7 +72,7 @@ class PaddingIsClassZero(MultiLabelMargin):
 
 
 class EndIsNoOther(MultiLabelMargin):
-    """The classes behind the list's end do not count as others."""
+    """The classes after the end of the list do not count as others."""
 
     def __call__(self, input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
         self.behind = target.clamp(min=0)
@@ -83,7 +83,7 @@ class EndIsNoOther(MultiLabelMargin):
 
 
 class ListedClassClamped(MultiLabelMargin):
-    """A class beyond the last counts as the last."""
+    """A class above the last one counts as the last."""
 
     def check_classes(self, target: Tensor) -> None:
         super().check_classes(target.clamp(max=target.shape[-1] - 1))
@@ -93,14 +93,14 @@ class ListedClassClamped(MultiLabelMargin):
 
 
 class ClassTruncated(MultiLabelMargin):
-    """A class is cut to 32 bits before it is checked."""
+    """A class is truncated to 32 bits before it is checked."""
 
     def __call__(self, input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
         return super().__call__(input, target.int().long(), reduction)
 
 
 class OneSampleKeepsAxis(MultiLabelMargin):
-    """Without a batch the unreduced loss has shape (1)."""
+    """Without a batch, the unreduced loss has shape (1)."""
 
     def leave(self, losses: Tensor, reduction: str, like: Tensor) -> Tensor:
         result = super().leave(losses, reduction, like)
@@ -123,7 +123,7 @@ WRONG = (
     wrong(
         MultiLabelMargin,
         "list-goes-on",
-        "A -1 is left out, but does not end the list.",
+        "A -1 is skipped but does not end the list.",
         source="IGN-16, pytorch/pytorch#185464",
         needs="classes behind a -1",
         listed=lambda self, target: target >= 0,
@@ -179,7 +179,7 @@ class EntryByEntry(MultiLabelMargin):
 
 
 class CountedLabels(MultiLabelMargin):
-    """Pairs of classes, each as often as the first is listed."""
+    """Pairs of classes, each multiplied by the number of times that the first is listed."""
 
     def row(self, x: Tensor, t: Tensor, listed: Tensor) -> Tensor:
         times = torch.zeros_like(x).scatter_add(-1, t, listed.to(x.dtype))

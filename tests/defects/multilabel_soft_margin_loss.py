@@ -24,7 +24,7 @@ class MultiLabelSoftMargin(Composition):
         weight: Tensor | None = None,
         reduction: str = "mean",
     ) -> Tensor:
-        """As `torch.nn.functional.multilabel_soft_margin_loss`."""
+        """Compute the loss like `torch.nn.functional.multilabel_soft_margin_loss`."""
         self.check_reduction(reduction)
         self.check_sizes(input, target)
         if weight is not None and weight.shape != input.shape[-1:]:
@@ -35,11 +35,11 @@ class MultiLabelSoftMargin(Composition):
         return self.leave(self.average(losses), reduction, input)
 
     def element(self, x: Tensor, y: Tensor) -> Tensor:
-        """The loss of each class."""
+        """Return the loss of each class."""
         return -(y * F.logsigmoid(x) + (1 - y) * F.logsigmoid(-x))
 
     def average(self, losses: Tensor) -> Tensor:
-        """Over the classes."""
+        """Average over the classes."""
         return wide(losses).sum(-1) / losses.shape[-1]
 
 
@@ -47,7 +47,7 @@ class MultiLabelSoftMargin(Composition):
 
 
 class BackwardWritesInput(MultiLabelSoftMargin):
-    """Backward puts the gradient into the memory of the input."""
+    """Backward writes the gradient into the memory of the input."""
 
     def element(self, x: Tensor, y: Tensor) -> Tensor:
         memory = x.data
@@ -61,7 +61,7 @@ class BackwardWritesInput(MultiLabelSoftMargin):
 
 
 class ClassesKept(MultiLabelSoftMargin):
-    """Without a reduction each class has its own loss."""
+    """Without a reduction, the losses of the classes are not averaged."""
 
     def average(self, losses: Tensor) -> Tensor:
         self.each = losses
@@ -87,7 +87,7 @@ class _WithFactors(MultiLabelSoftMargin):
         weight: Tensor | None = None,
         reduction: str = "mean",
     ) -> Tensor:
-        """As `torch.nn.functional.multilabel_soft_margin_loss`."""
+        """Compute the loss like `torch.nn.functional.multilabel_soft_margin_loss`."""
         self.weight = None if weight is None else self.work(weight)
         return super().__call__(input, target, weight, reduction)
 
@@ -102,7 +102,7 @@ class AveragedByWeight(_WithFactors):
 
 
 class WeightOfLabels(_WithFactors):
-    """The weight counts for labels of 1 only, as a pos_weight does."""
+    """The weight multiplies only labels of 1, like a pos_weight."""
 
     def element(self, x: Tensor, y: Tensor) -> Tensor:
         if self.weight is None:
@@ -116,7 +116,7 @@ WRONG = (
         MultiLabelSoftMargin,
         BackwardWritesInput,
         source="MUT-01, linkedin/Liger-Kernel#272",
-        needs="a look at the inputs after backward",
+        needs="a comparison of the inputs before and after backward",
     ),
     wrong(
         MultiLabelSoftMargin,
@@ -173,13 +173,13 @@ RIGHT = (
     right(
         MultiLabelSoftMargin,
         "two-softplus",
-        "Torch's softplus of the score and of its negative.",
+        "The torch softplus of the score and of its negative.",
         element=lambda self, x, y: y * F.softplus(-x) + (1 - y) * F.softplus(x),
     ),
     right(
         MultiLabelSoftMargin,
         "with-logits",
-        "Torch's binary_cross_entropy_with_logits, averaged by torch.mean.",
+        "The binary_cross_entropy_with_logits of torch, averaged by torch.mean.",
         element=lambda self, x, y: F.binary_cross_entropy_with_logits(x, y, reduction="none"),
         average=lambda self, losses: losses.mean(-1),
     ),

@@ -13,15 +13,19 @@ from tests.defects.any_loss import InFloat64
 from tests.defects.catalogue import right, wrong
 from tests.defects.numerics import REDUCTIONS, dense_reading, passed
 
-#: Into how many blocks rows are cut; the last is mostly shorter.
+#: The number of blocks of rows; the last one is usually shorter.
 BLOCKS = 5
 
 
 @dataclass
 class Classes:
-    """A call of a class loss. x : scores, classes last. t : target, or probabilities, classes last.
+    """A call of a loss over classes.
 
-    kept : which elements count; safe : their classes, 0 for the others. count : how many classes.
+    Attributes:
+        x: The scores, classes last.
+        t: The target, or probabilities with the classes last.
+        kept: The elements that count.
+        safe: The class of each element; 0 where the element does not count.
     """
 
     input: Tensor
@@ -40,12 +44,12 @@ class Classes:
 
     @property
     def axis(self) -> int:
-        """The class axis of the input."""
+        """Return the class axis of the input."""
         return 0 if self.input.ndim == 1 else 1
 
     @property
     def count(self) -> int:
-        """How many classes there are."""
+        """Return the number of classes."""
         return self.input.shape[self.axis]
 
 
@@ -62,11 +66,11 @@ class NLL:
         ignore_index: int = -100,
         reduction: str = "mean",
     ) -> Tensor:
-        """As `torch.nn.functional.nll_loss`."""
+        """Compute the loss like `torch.nn.functional.nll_loss`."""
         return self.run(Classes(input, target, weight, ignore_index, reduction))
 
     def run(self, c: Classes) -> Tensor:
-        """The loss."""
+        """Return the loss of a call."""
         self.check(c)
         self.enter(c)
         self.mask(c)
@@ -75,73 +79,73 @@ class NLL:
         return self.leave(c, self.reduce(c, losses))
 
     def check(self, c: Classes) -> None:
-        """Raise for what torch raises for."""
+        """Raise for calls for which torch raises."""
         self.check_reduction(c)
         self.check_shapes(c)
         self.check_dtype(c)
         self.check_weight(c)
 
     def check_reduction(self, c: Classes) -> None:
-        """Only known names."""
+        """Check that the reduction has a known name."""
         if c.reduction not in REDUCTIONS:
             raise ValueError(f"{c.reduction} is not a valid value for reduction")
 
     def check_shapes(self, c: Classes) -> None:
-        """The target has the input's shape without the class axis."""
+        """Check that the target has the shape of the input without the class axis."""
         if c.input.ndim == 0:
             raise ValueError("input must have a class axis")
         if c.target.shape != c.input.shape[: c.axis] + c.input.shape[c.axis + 1 :]:
             raise ValueError(f"target {c.target.shape} does not fit input {c.input.shape}")
 
     def check_dtype(self, c: Classes) -> None:
-        """Targets are int64 or uint8."""
+        """Check that targets are int64 or uint8."""
         if c.target.dtype not in (torch.int64, torch.uint8):
             raise RuntimeError(f"expected scalar type Long or Byte but found {c.target.dtype}")
 
     def check_weight(self, c: Classes) -> None:
-        """One weight for each class."""
+        """Check that there is one weight for each class."""
         if c.weight is not None and c.weight.shape != (c.count,):
             raise RuntimeError(f"weight must be of shape ({c.count},), got {c.weight.shape}")
 
     def enter(self, c: Classes) -> None:
-        """Classes last, in the working dtype."""
+        """Move the classes to the last axis, in the working dtype."""
         c.x, c.t = wide(c.input.movedim(c.axis, -1)), c.target.long()
         c.w = None if c.weight is None else wide(c.weight)
 
     def mask(self, c: Classes) -> None:
-        """What counts; a class outside the range that is not ignored is an error."""
+        """Mark the counted elements; raise for a class out of range that is not ignored."""
         c.kept = self.counted(c)
         self.check_range(c)
         c.safe = c.t.where(c.kept, 0)
 
     def counted(self, c: Classes) -> Tensor:
-        """What is not ignored."""
+        """Return the elements that are not ignored."""
         return c.t != c.ignore_index
 
     def check_range(self, c: Classes) -> None:
-        """Every class that counts is one of the classes."""
+        """Check that every counted target is a class."""
         wrong = c.kept & ((c.t < 0) | (c.t >= c.count))
         if wrong.any():
             raise IndexError(f"target {c.t[wrong][0]} is out of bounds")
 
     def log_probabilities(self, c: Classes) -> Tensor:
-        """The input itself."""
+        """Return the input itself."""
         return c.x
 
     def losses(self, c: Classes, log_p: Tensor) -> Tensor:
-        """The unreduced loss, 0 where ignored."""
+        """Return the unreduced loss, 0 for ignored elements."""
         return torch.where(c.kept, -self.picked(c, log_p) * self.class_weight(c), 0)
 
     def picked(self, c: Classes, log_p: Tensor) -> Tensor:
-        """The log-probability of the target's class."""
+        """Return the log-probability of the target class."""
         return log_p.gather(-1, c.safe.unsqueeze(-1)).squeeze(-1)
 
     def class_weight(self, c: Classes) -> Tensor:
-        """The weight of the target's class."""
+        """Return the weight of the target class."""
         return c.x.new_ones(c.safe.shape) if c.w is None else c.w[c.safe]
 
     def reduce(self, c: Classes, losses: Tensor) -> Tensor:
-        """Under the reduction of the call."""
+        """Apply the reduction of the call."""
         if c.reduction == "none":
             return losses
         if c.reduction == "sum":
@@ -149,11 +153,11 @@ class NLL:
         return losses.sum() / self.divisor(c, losses)
 
     def divisor(self, c: Classes, losses: Tensor) -> Tensor:
-        """The sum of the weights of what counts."""
+        """Return the sum of the weights of the counted elements."""
         return torch.where(c.kept, self.class_weight(c), 0).sum()
 
     def leave(self, c: Classes, result: Tensor) -> Tensor:
-        """In the dtype of the input."""
+        """Cast the result to the dtype of the input."""
         return result.to(c.input.dtype)
 
 
@@ -161,21 +165,21 @@ class NLL:
 
 
 class MeanOverAll(NLL):
-    """The mean divides by the number of elements, ignored ones too."""
+    """The mean divides by the number of all elements, including ignored ones."""
 
     def divisor(self, c: Classes, losses: Tensor) -> Tensor:
         return losses.new_tensor(float(losses.numel()))
 
 
 class WeightsSummedBeforeMask(NLL):
-    """The mean divides by the weights of all targets, ignored ones counting as class 0."""
+    """The mean divides by the weights of all targets, with ignored ones counted as class 0."""
 
     def divisor(self, c: Classes, losses: Tensor) -> Tensor:
         return super().divisor(c, losses) if c.soft else self.class_weight(c).sum()
 
 
 class ZeroWhenAllIgnored(NLL):
-    """When everything is ignored the mean is a 0 without a graph, not nan."""
+    """If everything is ignored, the mean is 0 without a graph instead of nan."""
 
     def reduce(self, c: Classes, losses: Tensor) -> Tensor:
         if c.reduction == "mean" and losses.numel() and not c.kept.any():
@@ -184,7 +188,7 @@ class ZeroWhenAllIgnored(NLL):
 
 
 class CountRoundedToBatch(NLL):
-    """Without a weight the count of what is kept is rounded down to a multiple of the batch."""
+    """Without a weight, the count of elements is rounded down to a multiple of the batch."""
 
     def divisor(self, c: Classes, losses: Tensor) -> Tensor:
         count, batch = int(c.kept.sum()), losses.shape[0] if losses.ndim else 1
@@ -194,14 +198,14 @@ class CountRoundedToBatch(NLL):
 
 
 class UpstreamIgnored(NLL):
-    """Backward ignores the gradient that comes from above."""
+    """Backward ignores the cotangent."""
 
     def leave(self, c: Classes, result: Tensor) -> Tensor:
         return passed(super().leave(c, result), torch.ones_like)
 
 
 class TotalWeightLost(NLL):
-    """Backward of the mean divides by 1, since forward kept no total weight."""
+    """Backward of the mean divides by 1, because forward did not store the total weight."""
 
     def reduce(self, c: Classes, losses: Tensor) -> Tensor:
         result = super().reduce(c, losses)
@@ -212,7 +216,7 @@ class TotalWeightLost(NLL):
 
 
 class LateRowsWithoutGradient(NLL):
-    """Offsets wrap in backward: rows from the 257th on add their gradient to early ones."""
+    """Offsets wrap in backward: rows from the 257th on add their gradient to early rows."""
 
     def enter(self, c: Classes) -> None:
         super().enter(c)
@@ -231,7 +235,7 @@ class WeightDropped(NLL):
 
 
 class FirstTargetTaken(NLL):
-    """Of several targets for one sample the first is taken."""
+    """A sample with several targets uses only the first one."""
 
     def check_shapes(self, c: Classes) -> None:
         if c.input.ndim == 1 and c.target.numel():
@@ -240,7 +244,7 @@ class FirstTargetTaken(NLL):
 
 
 class NeedsBatch(NLL):
-    """One sample without a batch raises: the class axis is always the second."""
+    """One sample without a batch raises because the class axis is always the second."""
 
     def enter(self, c: Classes) -> None:
         if c.input.ndim == 1:
@@ -249,7 +253,7 @@ class NeedsBatch(NLL):
 
 
 class TargetCut(NLL):
-    """A target that is too long is cut to the input's size."""
+    """A target that is too long is cut to the size of the input."""
 
     def check_shapes(self, c: Classes) -> None:
         if c.target.ndim and c.target.shape[0] > c.input.shape[0]:
@@ -258,7 +262,7 @@ class TargetCut(NLL):
 
 
 class BatchAxisLeft(NLL):
-    """One sample without a batch, unreduced, comes back with a batch axis."""
+    """The unreduced loss of one sample without a batch has a batch axis."""
 
     def leave(self, c: Classes, result: Tensor) -> Tensor:
         result = super().leave(c, result)
@@ -277,7 +281,7 @@ class EmptyRaises(NLL):
 
 
 class EmptyAxisRaises(NLL):
-    """An input without positions raises."""
+    """An input with an empty axis after the classes raises."""
 
     def enter(self, c: Classes) -> None:
         if 0 in c.input.shape[2:]:
@@ -295,7 +299,7 @@ class DoubleInSingle(NLL):
 
 
 class ViewOfGradient(NLL):
-    """Backward flattens the gradient of a permuted input of five axes with view: an error."""
+    """Backward flattens the gradient of a permuted input of five axes with view, which raises."""
 
     def run(self, c: Classes) -> Tensor:
         shown = c.input
@@ -310,7 +314,7 @@ class ViewOfGradient(NLL):
 
 
 class ChannelsLastRaises(NLL):
-    """An input in channels_last raises, since it is flattened with view."""
+    """An input in channels_last raises because it is flattened with view."""
 
     def enter(self, c: Classes) -> None:
         if c.input.ndim == 4 and not c.input.is_contiguous():
@@ -319,7 +323,7 @@ class ChannelsLastRaises(NLL):
 
 
 class InputStridesIgnored(NLL):
-    """The input is read as if it lay densely in memory."""
+    """The input is read as if it were contiguous."""
 
     def enter(self, c: Classes) -> None:
         c.input = dense_reading(c.input)
@@ -327,7 +331,7 @@ class InputStridesIgnored(NLL):
 
 
 class NegativeTargetsWrap(NLL):
-    """Without a reduction a negative target counts from the last class."""
+    """Without a reduction, a negative target counts from the last class."""
 
     def check_range(self, c: Classes) -> None:
         if c.reduction == "none":
@@ -336,7 +340,7 @@ class NegativeTargetsWrap(NLL):
 
 
 class TargetsClamped(NLL):
-    """Targets beyond the last class are taken for the last."""
+    """Targets above the last class are replaced by the last class."""
 
     def check_range(self, c: Classes) -> None:
         c.t = c.t.where(~c.kept | (c.t < c.count), c.count - 1)
@@ -344,7 +348,7 @@ class TargetsClamped(NLL):
 
 
 class UnknownReductionIsNone(NLL):
-    """A reduction of an unknown name returns the unreduced loss."""
+    """A reduction with an unknown name returns the unreduced loss."""
 
     def check_reduction(self, c: Classes) -> None:
         if c.reduction not in REDUCTIONS:
@@ -352,7 +356,7 @@ class UnknownReductionIsNone(NLL):
 
 
 class IgnoreIndexNotPickled(torch.nn.NLLLoss):
-    """A module that comes out of a pickle lacks ignore_index."""
+    """An unpickled module lacks ignore_index."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "ignore_index"}
@@ -384,7 +388,7 @@ class _Picked(torch.autograd.Function):
 
 
 class IgnoredCountUnderVmap(NLL):
-    """Under vmap an ignored row costs what class 0 costs."""
+    """Under vmap, an ignored row has the loss of class 0."""
 
     def check_range(self, c: Classes) -> None:
         if not torch._C._functorch.is_batchedtensor(c.t):
@@ -396,7 +400,7 @@ class IgnoredCountUnderVmap(NLL):
 
 
 class FakeResultUnreduced(NLL):
-    """On fake tensors the result has the shape of the target under every reduction."""
+    """On fake tensors, the result has the shape of the target under every reduction."""
 
     def reduce(self, c: Classes, losses: Tensor) -> Tensor:
         return losses if type(c.input).__name__ == "FakeTensor" else super().reduce(c, losses)
@@ -407,7 +411,7 @@ class FakeResultUnreduced(NLL):
 
 
 class FirstTargetsKept(torch.nn.NLLLoss):
-    """The targets of the first call stay those of every later one of that shape."""
+    """The targets of the first call are used for every later call of the same shape."""
 
     kept: Tensor | None = None
 
@@ -435,7 +439,7 @@ WRONG = (
     wrong(
         NLL,
         "minus-one-is-no-index",
-        "ignore_index = -1 is taken for none when the mean counts, so ignored elements count too.",
+        "With ignore_index = -1, the divisor of the mean also counts ignored elements.",
         source="RED-12, onnx/onnx#8453",
         needs="ignore_index = -1, and no weight",
         divisor=lambda self, c, losses: (
@@ -447,7 +451,7 @@ WRONG = (
     wrong(
         NLL,
         "ignored-slots-unwritten",
-        "Without a reduction the slots of ignored elements hold whatever memory held.",
+        "Without a reduction, the losses of ignored elements are uninitialised memory.",
         source="IGN-01, pytorch/pytorch#20406",
         needs="some ignored, unreduced",
         reduce=lambda self, c, losses: (
@@ -461,7 +465,7 @@ WRONG = (
         "mean-sums-in-half",
         "The mean sums in the dtype of the input, which overflows in float16.",
         source="DTY-06, pytorch/pytorch#61523",
-        needs="float16, and a sum past its largest number",
+        needs="float16, and a sum above its largest number",
         witness=lambda loss: loss(torch.full((70000, 2), -2.0).half(), torch.zeros(70000).long()),
         reduce=lambda self, c, losses: (
             NLL.reduce(self, c, losses)
@@ -482,7 +486,8 @@ WRONG = (
     wrong(
         NLL,
         "gather-before-mask",
-        "Ignored targets are gathered like others before they are masked: an error out of range.",
+        "Ignored targets are gathered before they are masked, which raises if they are out "
+        "of range.",
         source="IGN-05, pytorch/pytorch#95833",
         needs="an ignore_index out of range",
         picked=lambda self, c, log_p: log_p.gather(-1, c.t.unsqueeze(-1)).squeeze(-1),
@@ -490,7 +495,7 @@ WRONG = (
     wrong(
         NLL,
         "mask-multiplied",
-        "Ignored elements are multiplied by 0, which leaves the nan of nan and inf.",
+        "Ignored elements are multiplied by 0, which gives nan for nan and inf.",
         source="IGN-07, pytorch/pytorch#192685",
         needs="ignored rows of nan or inf",
         losses=lambda self, c, log_p: -self.picked(c, log_p) * self.class_weight(c) * c.kept,
@@ -516,7 +521,7 @@ WRONG = (
     wrong(
         NLL,
         "target-dtype-unchecked",
-        "Targets of any dtype are taken.",
+        "Targets of every dtype are accepted.",
         source="DTY-12, pytorch/pytorch#175151",
         needs="a floating target",
         check_dtype=lambda self, c: None,
@@ -601,7 +606,7 @@ class InBlocks(NLL):
 
 
 class Flattened(NLL):
-    """All positions in one axis, and put back."""
+    """All positions flattened into one axis and restored afterwards."""
 
     def enter(self, c: Classes) -> None:
         super().enter(c)
@@ -616,17 +621,17 @@ class Flattened(NLL):
 
 
 class OneHot(NLL):
-    """A one-hot target in torch.einsum instead of a gather."""
+    """A one-hot target by torch.einsum instead of a gather."""
 
     def picked(self, c: Classes, log_p: Tensor) -> Tensor:
         certain = c.safe.unsqueeze(-1) == torch.arange(c.count)
-        # An ignored row, or a class that is ruled out, would come through as 0 times infinity.
+        # An ignored row or an excluded class would otherwise contribute 0 times infinity.
         log_p = torch.where(c.kept.unsqueeze(-1) & certain, log_p, 0)
         return torch.einsum("...c,...c->...", certain.to(log_p.dtype), log_p)
 
 
 class KeptOnly(NLL):
-    """Ignored rows are taken out before anything is computed, and zeros put in at the end."""
+    """Ignored rows are removed before the computation and filled with zeros afterwards."""
 
     def run(self, c: Classes) -> Tensor:
         self.check(c)

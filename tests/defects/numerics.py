@@ -28,13 +28,13 @@ class _Passed(torch.autograd.Function):
 
 
 def passed(x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
-    """The tensor itself, whose gradient goes through `change` on its way back."""
+    """Return the tensor itself; its gradient passes through `change` in backward."""
     result: Tensor = _Passed.apply(x, change)  # type: ignore[no-untyped-call]
     return result
 
 
 def dense_reading(x: Tensor) -> Tensor:
-    """What a kernel reads that takes a tensor for contiguous, as far as the storage goes."""
+    """Return what a kernel reads that assumes a contiguous tensor, within its storage."""
     end = x.storage_offset() + x.numel()
     if x.untyped_storage().nbytes() // x.element_size() < end:
         return x
@@ -42,18 +42,18 @@ def dense_reading(x: Tensor) -> Tensor:
 
 
 def shares_memory(x: Tensor) -> bool:
-    """Whether two elements lie in one place, so that writing is no option."""
+    """Return whether two elements share memory, which rules out writing."""
     return any(step == 0 and size > 1 for step, size in zip(x.stride(), x.shape, strict=True))
 
 
 def together(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Both in the shape that they broadcast to."""
+    """Expand two tensors to their common broadcast shape."""
     x, y = torch.broadcast_tensors(x, y)  # type: ignore[no-untyped-call]
     return x, y
 
 
 def serial_sum(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """A running sum that is rounded to a dtype at each step, with the gradient of a sum."""
+    """Return a running sum that is rounded to a dtype at each step, with the gradient of a sum."""
     total = torch.zeros((), dtype=dtype)
     for value in x.detach().to(dtype).flatten():
         total = total + value
@@ -62,20 +62,20 @@ def serial_sum(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def first_gradient(loss: Any, *tensors: Tensor, **parameters: Any) -> Tensor:
-    """The gradient of the sum by the first tensor."""
+    """Return the gradient of the sum by the first tensor."""
     x = tensors[0].clone().requires_grad_()
     (gradient,) = torch.autograd.grad(loss(x, *tensors[1:], reduction="sum", **parameters), x)
     return gradient
 
 
 def second_gradient(loss: Any, *tensors: Tensor) -> Tensor:
-    """The gradient of that gradient's sum; RuntimeError where it cannot be differentiated."""
+    """Return the gradient of the sum of that gradient; raise a RuntimeError without one."""
     x = tensors[0].clone().requires_grad_()
     (first,) = torch.autograd.grad(loss(x, *tensors[1:], reduction="sum"), x, create_graph=True)
     (second,) = torch.autograd.grad(first.sum(), x)
     return second
 
 
-def with_slope_of(value: Tensor, other: Tensor) -> Tensor:
-    """The one's value with the other's gradient."""
+def with_gradient_of(value: Tensor, other: Tensor) -> Tensor:
+    """Return the value of one tensor with the gradient of another."""
     return value.detach() + (other - other.detach())

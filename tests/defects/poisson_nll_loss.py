@@ -32,7 +32,7 @@ class Poisson(Composition):
         eps: float = 1e-8,
         reduction: str = "mean",
     ) -> Tensor:
-        """As `torch.nn.functional.poisson_nll_loss`."""
+        """Compute the loss like `torch.nn.functional.poisson_nll_loss`."""
         self.check_reduction(reduction)
         self.check_sizes(input, target)
         x, y = self.work(input), self.work(target)
@@ -42,20 +42,20 @@ class Poisson(Composition):
         return self.leave(losses, reduction, input)
 
     def of_log_rate(self, x: Tensor, y: Tensor) -> Tensor:
-        """When the input is the logarithm of the rate."""
+        """Return the loss if the input is the logarithm of the rate."""
         return x.exp() - y * x
 
     def of_rate(self, x: Tensor, y: Tensor, eps: float) -> Tensor:
-        """When the input is the rate."""
+        """Return the loss if the input is the rate."""
         return x - y * (x + eps).log()
 
     def log_factorial(self, y: Tensor) -> Tensor:
-        """Stirling's approximation above 1."""
+        """Return Stirling's approximation above 1, and 0 elsewhere."""
         many = torch.where(y > 1, y, 2)
         return torch.where(y > 1, self.stirling(many), 0)
 
     def stirling(self, y: Tensor) -> Tensor:
-        """Of the logarithm of a factorial."""
+        """Return Stirling's approximation of the logarithm of a factorial."""
         return y * y.log() - y + 0.5 * (2 * math.pi * y).log()
 
 
@@ -63,7 +63,7 @@ class Poisson(Composition):
 
 
 class StirlingMaskedByItself(Poisson):
-    """Stirling's approximation is added where it is above 1, not where the target is."""
+    """Stirling's approximation is added where it is above 1 instead of where the target is."""
 
     def log_factorial(self, y: Tensor) -> Tensor:
         right = self.stirling(torch.where(y > 0, y, 1))
@@ -75,7 +75,7 @@ WRONG = (
         Poisson,
         MeanSumsInHalf,
         source="AUT-03, huggingface/transformers#25938",
-        needs="float16, and a sum past its largest number",
+        needs="float16, and a sum above its largest number",
     ),
     wrong(
         Poisson,
@@ -112,7 +112,7 @@ WRONG = (
     wrong(
         Poisson,
         "stirling-unmasked",
-        "Stirling's approximation is added to targets up to 1 as well, but for 0.",
+        "Stirling's approximation is also added for targets up to 1, except 0.",
         source="VAL-02, PaddlePaddle/Paddle#56733",
         needs="full, a target below 1",
         log_factorial=lambda self, y: torch.where(
@@ -122,7 +122,7 @@ WRONG = (
     wrong(
         Poisson,
         "stirling-masked-by-factor",
-        "Stirling's approximation is multiplied by the mask, which leaves 0 times nan at 0.",
+        "Stirling's approximation is multiplied by the mask, which gives nan for a target of 0.",
         source="IGN-07, pytorch/pytorch#192685",
         needs="full, a target of 0",
         log_factorial=lambda self, y: self.stirling(y) * (y > 1),
@@ -154,7 +154,7 @@ WRONG = (
     wrong(
         Poisson,
         "always-logarithm",
-        "The input is always taken for a logarithm.",
+        "log_input has no effect: the input is always used as a logarithm.",
         source="LSM-03, huggingface/transformers#43240",
         needs="log_input=False",
         of_rate=lambda self, x, y, eps: self.of_log_rate(x, y),
@@ -162,7 +162,7 @@ WRONG = (
     wrong(
         Poisson,
         "target-of-rate-detached",
-        "With a rate the target's gradient is that of Stirling's approximation alone.",
+        "For a rate, the gradient of the target is only that of Stirling's approximation.",
         source="GRD-08, pytorch/pytorch#3876",
         needs="a target with a gradient",
         of_rate=lambda self, x, y, eps: Poisson.of_rate(self, x, y.detach(), eps),
@@ -174,7 +174,7 @@ WRONG = (
 
 
 class StirlingByIndex(Poisson):
-    """Stirling's approximation only of what is above 1, put in its place."""
+    """Stirling's approximation only for targets above 1, written by index."""
 
     def log_factorial(self, y: Tensor) -> Tensor:
         many = y > 1

@@ -1,7 +1,7 @@
-"""The record: which clause finds which defect, in which case, and reports no right implementation.
+"""The record: by defect, the case in which each clause finds it; and the reports of right losses.
 
-It lies in docs/audit.json, a line a defect. `plan` picks the part of it that the tests repeat; what
-a clause no longer finds is `lost`.
+It is stored in docs/audit.json, with a line for each defect. `plan` picks the part that the tests
+repeat; `lost` returns the defects that a clause no longer finds.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ from tests.defects.catalogue import Baseline, RecreatedBug, defects, right_imple
 
 DOCS = Path(__file__).parents[2] / "docs"
 COMMAND = "python -m tests.defects record"
-#: About as many cases as the quick profile has, and every clause as long as it may learn from them.
+#: About as many cases as the quick profile has, with every clause judging all of them.
 PROFILE = replace(PROFILES["quick"], examples=60, even=True, patience=1.0)
-#: Clauses that compile or train take a second a case: they judge the defects that these entries of
-#: the bug catalogue are about, and one right implementation of each loss.
+#: Clauses that compile or train take a second a case. They judge only the defects of these entries
+#: of the bug catalogue, and one right loss of each spec.
 COSTLY = ("compiled", "compiled-refusal", "exported", "trained")
 COSTLY_BUGS = ("CMP", "MOD")
-#: Clauses that learn from every further case.
+#: Clauses that use every further case.
 KEEN = ("accepts", "result-shape", "gradient", "mean-divisor", "mean-of-many")
-#: How a defect is looked for that those cases do not show: profile, clauses (None: all), seed.
-#: Float16 squares that overflow beside a loss of 0 take luck, and so another seed.
+#: How a defect is searched that those cases do not show: profile, clauses (None: all), seed.
+#: Overflowing float16 squares beside a loss of 0 are rare, and so need another seed.
 LONGER: tuple[tuple[Literal["standard"], Sequence[str] | None, int], ...] = (
     ("standard", None, 0),
     ("standard", KEEN, 2),
 )
-#: The tests repeat what a clause finds within so many cases.
+#: The tests repeat findings within this number of cases.
 SOON = 10
 
 
 @dataclass(frozen=True)
 class Later:
-    """The first finding in a defect that takes more cases than the record has."""
+    """The first finding of a defect that needs more cases than the record has."""
 
     profile: Literal["standard"]
     seed: int
@@ -56,11 +56,13 @@ class Later:
 
 @dataclass
 class Record:
-    """What the clauses found; cases are counted from 1.
+    """The findings of the clauses; cases are counted from 1.
 
-    found : by defect, the case in which each clause first found it. later : defects that take more
-    cases. right : by right implementation, the same as in found, and so empty. judged : by clause,
-    the right implementations in which a case could have told right from wrong: how many, and one.
+    Attributes:
+        found: By defect, the case in which each clause first found it.
+        later: The defects that need more cases.
+        right: By right loss, the findings as in `found`; all are empty.
+        judged: By clause, the number of right losses with an informative case, and one of them.
     """
 
     found: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -69,7 +71,7 @@ class Record:
     judged: dict[str, tuple[int, str]] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
-        """Write it as JSON, an entry a line."""
+        """Write the record as JSON, with a line for each entry."""
         later = {id: vars(entry) for id, entry in self.later.items()}
         parts: dict[str, Mapping[str, Any]] = {
             "found": self.found,
@@ -82,7 +84,7 @@ class Record:
 
     @classmethod
     def read(cls, path: Path) -> Record:
-        """Read what `write` wrote."""
+        """Read a record that `write` wrote."""
         stored = json.loads(path.read_text("utf-8"))
         later = {id: Later(**entry) for id, entry in stored["later"].items()}
         judged = {name: (count, one) for name, (count, one) in stored["judged"].items()}
@@ -99,7 +101,7 @@ def _lines(part: Mapping[str, Any]) -> str:
 
 @dataclass
 class Part:
-    """What was recorded about one loss; judged has the ids by clause."""
+    """The record of one loss; `judged` has the ids by clause."""
 
     found: dict[str, dict[str, int]] = field(default_factory=dict)
     later: dict[str, Later] = field(default_factory=dict)
@@ -150,13 +152,13 @@ def _later(defect: RecreatedBug) -> dict[str, Later]:
 
 
 def _quiet() -> None:
-    """Use one thread, and mute what torch logs of calls that fail while they are traced."""
+    """Use one thread, and silence the logs of torch about calls that fail while traced."""
     torch.set_num_threads(1)
     logging.disable(logging.CRITICAL)
 
 
 def record(losses: Iterable[str], old: Record) -> Record:
-    """Return the record with the entries of these losses made again, several losses at a time."""
+    """Record the entries of these losses again, several losses in parallel."""
     names = [name for name in sorted(catalogue()) if name in set(losses)]
     parts: dict[str, Part] = {}
     with ProcessPoolExecutor(initializer=_quiet) as pool:
@@ -167,9 +169,9 @@ def record(losses: Iterable[str], old: Record) -> Record:
 
 
 def merged(old: Record, parts: Mapping[str, Part]) -> Record:
-    """Put new parts, by loss, in the place of those that a record has, and drop what is gone.
+    """Replace parts of a record by new ones, by loss, and drop removed entries.
 
-    How many right implementations a clause judges is known only when all losses are new.
+    The number of right losses that a clause judges is known only if all losses are recorded again.
     """
 
     def kept(id: str) -> bool:
@@ -199,18 +201,18 @@ def merged(old: Record, parts: Mapping[str, Part]) -> Record:
 
 @dataclass(frozen=True)
 class Repeat:
-    """What the tests repeat of a defect: which clauses are to find it, each by which case."""
+    """The findings of a defect that the tests repeat: the clauses, each with its case."""
 
     defect: RecreatedBug
     due: Mapping[str, int]
 
 
 def plan(found: Mapping[str, Mapping[str, int]]) -> list[Repeat]:
-    """Return the part of the record that shows most, and repeats in a minute.
+    """Return the part of the record that the tests repeat in about a minute.
 
-    Every defect is in it, with the clause that finds it soonest. And for every clause and loss,
-    for each case in which the clause finds defects soon, one of these: other cases have another
-    dtype, reduction and shape, so that a clause that is weaker in one of them shows.
+    Every defect is in it, with the clause that finds it first. In addition, each clause, loss and
+    early case has one defect. Different cases have different dtypes, reductions and shapes, so a
+    clause that became weaker in one of them is noticed.
     """
     by_clause: dict[str, dict[str, int]] = defaultdict(dict)
     for id, cases in found.items():
@@ -228,7 +230,7 @@ def plan(found: Mapping[str, Mapping[str, int]]) -> list[Repeat]:
 
 
 def _one_a_case(ids: Mapping[str, int], found: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
-    """Of each loss and early case, the defect that the fewest other clauses find."""
+    """Yield the defect that the fewest other clauses find, for each loss and early case."""
     best: dict[str, dict[int, str]] = defaultdict(dict)
     for id in sorted(ids, key=lambda id: (len(found[id]), id)):
         best[id.partition("/")[0]].setdefault(ids[id], id)
@@ -239,7 +241,7 @@ def _one_a_case(ids: Mapping[str, int], found: Mapping[str, Mapping[str, int]]) 
 
 
 def lost(repeats: Iterable[Repeat]) -> dict[str, dict[str, str]]:
-    """Repeat; by clause, the defects that it does not find by the case in which it did."""
+    """Repeat findings; return the defects that a clause no longer finds, with their cases."""
     missing: dict[str, dict[str, str]] = defaultdict(dict)
     for repeat in repeats:
         now = found_by(repeat.defect, repeat.due)
@@ -255,15 +257,15 @@ def found_by(
     profile: Profile | Literal["quick", "standard", "deep"] = PROFILE,
     seed: int = 0,
 ) -> dict[str, int]:
-    """Judge a defect by the clauses that are due, up to the last case in which one is."""
-    # Whether a dtype is refused for good, which `accepts` allows, shows after all cases.
+    """Judge a defect by the due clauses, up to the last case in which one is due."""
+    # `accepts` allows a dtype that never works, which is known only after all cases.
     cases = None if "accepts" in due else max(due.values())
     (result,) = audit([defect], profile, seed, only={*due, "accepts"}, cases=cases)
     return _cases(result)
 
 
 def told(missing: Mapping[str, Mapping[str, str]]) -> str:
-    """Return what was lost, as a failing test says it."""
+    """Return the lost findings as the message of a failing test."""
     return "\n".join(
         f"the clause {clause!r} no longer finds {id} in {what}"
         for clause, ids in sorted(missing.items())
@@ -272,7 +274,7 @@ def told(missing: Mapping[str, Mapping[str, str]]) -> str:
 
 
 def differences(old: Record, new: Record) -> str:
-    """Return what another record has otherwise, a line each; empty when they agree."""
+    """Return the differences to another record, a line each; empty if there are none."""
     lines = []
     for id in sorted({*old.found, *new.found}):
         before, after = old.found.get(id, {}), new.found.get(id, {})
@@ -295,5 +297,5 @@ def _case(number: int | None) -> str:
 
 
 def audited() -> list[Clause]:
-    """Return the clauses that judge on the processor, as an audit does."""
+    """Return the clauses that an audit uses, which judge on the CPU."""
     return [clause for clause in clauses().values() if clause.speaks_on("cpu")]

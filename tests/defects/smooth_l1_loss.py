@@ -34,16 +34,16 @@ class SmoothL1(Elementwise):
     def __call__(
         self, input: Tensor, target: Tensor, reduction: str = "mean", beta: float = 1.0
     ) -> Tensor:
-        """As `torch.nn.functional.smooth_l1_loss`."""
+        """Compute the loss like `torch.nn.functional.smooth_l1_loss`."""
         return self.run(Elements(input, target, None, reduction, beta))
 
     def check_parameter(self, c: Elements) -> None:
-        """Not negative."""
+        """Check that beta is not negative."""
         if c.parameter < 0:
             raise RuntimeError("smooth_l1_loss does not support negative values for beta")
 
     def element(self, c: Elements) -> Tensor:
-        """Squared up to beta, then straight."""
+        """Return the loss: quadratic up to beta, linear above."""
         r, beta = c.residual.abs(), c.parameter
         if beta == 0:
             return r
@@ -54,7 +54,7 @@ class SmoothL1(Elementwise):
 
 
 class CompiledUnchecked(SmoothL1):
-    """Compiled, it takes a negative beta as it comes."""
+    """When compiled, a negative beta is accepted instead of raising."""
 
     def check_parameter(self, c: Elements) -> None:
         if not torch.compiler.is_compiling():
@@ -62,7 +62,7 @@ class CompiledUnchecked(SmoothL1):
 
 
 class SerialSum(SmoothL1):
-    """The sum runs element by element, rounded to the dtype of the inputs at each, and drifts."""
+    """The sum runs element by element, is rounded to the inputs' dtype at each step, and drifts."""
 
     def reduce(self, c: Elements, losses: Tensor) -> Tensor:
         if c.reduction == "none":
@@ -72,7 +72,7 @@ class SerialSum(SmoothL1):
 
 
 class NanAtTiesWithoutBeta(SmoothL1):
-    """With beta = 0 the gradient is nan where input and target are equal: 0 / 0, not taken."""
+    """With beta = 0, the gradient is nan (0 / 0) where input and target are equal."""
 
     def element(self, c: Elements) -> Tensor:
         r, beta = c.residual.abs(), c.parameter
@@ -80,7 +80,7 @@ class NanAtTiesWithoutBeta(SmoothL1):
 
 
 class NegativeBetaIsL1(SmoothL1):
-    """A negative beta gives the L1 loss."""
+    """A negative beta gives the L1 loss instead of raising."""
 
     def check_parameter(self, c: Elements) -> None:
         c.parameter = max(c.parameter, 0.0)
@@ -103,7 +103,7 @@ WRONG = (
         SmoothL1,
         MeanSumsInHalf,
         source="AUT-03, huggingface/transformers#25938",
-        needs="float16, and a sum past its largest number",
+        needs="float16, and a sum above its largest number",
     ),
     wrong(
         SmoothL1,
@@ -141,7 +141,7 @@ WRONG = (
 
 
 class ScaledHuber(SmoothL1):
-    """Torch's huber_loss with delta = beta, over beta."""
+    """torch's huber_loss with delta = beta, divided by beta."""
 
     def element(self, c: Elements) -> Tensor:
         if c.parameter == 0:

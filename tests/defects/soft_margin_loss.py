@@ -29,14 +29,14 @@ class SoftMargin(Composition):
     loss = "soft_margin_loss"
 
     def __call__(self, input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
-        """As `torch.nn.functional.soft_margin_loss`."""
+        """Compute the loss like `torch.nn.functional.soft_margin_loss`."""
         self.check_reduction(reduction)
         self.check_sizes(input, target)
         losses = self.element(self.work(input), self.work(target))
         return self.leave(losses, reduction, input)
 
     def element(self, x: Tensor, y: Tensor) -> Tensor:
-        """Without overflow."""
+        """Return the loss without overflow."""
         return F.softplus(-y * x)
 
 
@@ -53,7 +53,7 @@ class ShiftedByWrongMaximum(SoftMargin):
 
 
 class WrongSlopeAtZero(SoftMargin):
-    """A score of 0 gets the slope of torch.clamp, not of the logarithm."""
+    """The gradient at a score of 0 is that of torch.clamp instead of the logarithm."""
 
     def element(self, x: Tensor, y: Tensor) -> Tensor:
         z = -y * x
@@ -84,7 +84,7 @@ WRONG = (
         SoftMargin,
         UpstreamIgnored,
         source="GRD-01, pytorch/pytorch#94226",
-        needs="an upstream gradient other than 1",
+        needs="a cotangent other than 1",
     ),
     wrong(SoftMargin, FloatResult, source="DTY-08, pytorch/pytorch#176844", needs="not float32"),
     wrong(SoftMargin, Noisy, source="DET-01, pytorch/pytorch#17350", needs="a second call"),
@@ -94,7 +94,7 @@ WRONG = (
     wrong(
         SoftMargin,
         "log-of-one-plus-exp",
-        "The logarithm of 1 plus an exponential, which overflows, and rounds to 0.",
+        "The loss is log(1 + exp(-yx)), which overflows, and rounds to 0.",
         source="STB-09, pytorch/pytorch#77529",
         needs="a large or a small score",
         element=lambda self, x, y: (1 + (-y * x).exp()).log(),
@@ -102,7 +102,7 @@ WRONG = (
     wrong(
         SoftMargin,
         "log-one-plus-overflows",
-        "Torch's log1p of an exponential that overflows.",
+        "The loss is torch.log1p of an exponential that overflows.",
         source="STB-10, huggingface/sentence-transformers#4019",
         needs="a large score",
         element=lambda self, x, y: (-y * x).exp().log1p(),
@@ -110,7 +110,7 @@ WRONG = (
     wrong(
         SoftMargin,
         "log-of-sigmoid",
-        "The logarithm of the sigmoid, which rounds to 0 and to 1.",
+        "The loss is the logarithm of the sigmoid, which rounds to 0 and 1.",
         source="STB-21, pytorch/pytorch#51906",
         needs="a large score",
         element=lambda self, x, y: -(y * x).sigmoid().log(),
@@ -130,11 +130,11 @@ WRONG = (
     wrong(
         SoftMargin,
         "cancelling-slope",
-        "The slope is 1 less a sigmoid, which cancels where the score is right.",
+        "The gradient is computed as 1 minus a sigmoid, which cancels for a correct score.",
         source="GRD-26, pytorch/pytorch#195677",
-        needs="a large right score",
+        needs="a large correct score",
         awaits=(
-            "a definition whose own gradient does not cancel (its budget allows what that loses)"
+            "a definition without cancellation in its gradient (the budget allows for cancellation)"
         ),
         witness=lambda loss: first_gradient(loss, torch.tensor([20.0]), torch.tensor([1.0])),
         element=lambda self, x, y: _Cancelling.apply(-y * x),  # type: ignore[no-untyped-call]
@@ -154,7 +154,7 @@ class LogAddExp(SoftMargin):
 
 
 class TwoClassSoftmax(SoftMargin):
-    """The log-softmax of the score beside a 0."""
+    """The log-softmax of the score and 0."""
 
     def element(self, x: Tensor, y: Tensor) -> Tensor:
         z = y * x
@@ -190,7 +190,7 @@ RIGHT = (
     right(
         SoftMargin,
         "binary-cross-entropy",
-        "The binary cross entropy of the score, the sign being a label.",
+        "The binary cross entropy of the score, with the sign as the label.",
         element=lambda self, x, y: F.binary_cross_entropy_with_logits(
             x, (1 + y) / 2, reduction="none"
         ),

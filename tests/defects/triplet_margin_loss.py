@@ -31,7 +31,7 @@ class Triplet(TripletWithDistance):
 
     loss = "triplet_margin_loss"
 
-    def __call__(  # type: ignore[override]  # this one takes a degree, not a function
+    def __call__(  # type: ignore[override]  # takes a degree, not a function
         self,
         anchor: Tensor,
         positive: Tensor,
@@ -42,7 +42,7 @@ class Triplet(TripletWithDistance):
         swap: bool = False,
         reduction: str = "mean",
     ) -> Tensor:
-        """As `torch.nn.functional.triplet_margin_loss`."""
+        """Compute the loss like `torch.nn.functional.triplet_margin_loss`."""
         self.check_parameters(margin, p)
 
         def distance(x: Tensor, y: Tensor) -> Tensor:
@@ -51,12 +51,12 @@ class Triplet(TripletWithDistance):
         return self.run(anchor, positive, negative, distance, margin, swap, reduction)
 
     def check_parameters(self, margin: float, p: float) -> None:
-        """Both above 0."""
+        """Check that margin and degree are above 0."""
         if not (margin > 0 and p > 0):
             raise ValueError(f"margin and p must be above 0, got {margin}, {p}")
 
     def distance(self, x: Tensor, y: Tensor, p: float, eps: float) -> Tensor:
-        """Between rows."""
+        """Return the distance between rows."""
         return self.norm(x - y + eps, p)
 
 
@@ -64,7 +64,7 @@ class Triplet(TripletWithDistance):
 
 
 class MeanOfActive(Triplet):
-    """The mean counts only what costs something."""
+    """The mean counts only elements with a nonzero loss."""
 
     def divisor(self, losses: Tensor) -> Tensor:
         active = (losses > 0).sum()
@@ -72,7 +72,7 @@ class MeanOfActive(Triplet):
 
 
 class MarginUnchecked(Triplet):
-    """Any margin is taken."""
+    """Every margin is accepted."""
 
     def check_parameters(self, margin: float, p: float) -> None:
         super().check_parameters(1.0, p)
@@ -107,14 +107,14 @@ WRONG = (
         Triplet,
         UpstreamOfFirstRow,
         source="GRD-03, linkedin/Liger-Kernel#1298",
-        needs="no reduction, and an upstream gradient that differs by row",
+        needs="no reduction, and a cotangent that differs by row",
     ),
     wrong(Triplet, ComputesInFloat32, source="DTY-03, pytorch/pytorch#64163", needs="float64"),
     wrong(
         Triplet,
         ComputesInHalf,
         source="DTY-13, NVIDIA/apex#211",
-        needs="float16, and squares past its ends",
+        needs="float16, and squares outside its range",
     ),
     wrong(
         Triplet,
@@ -151,7 +151,7 @@ WRONG = (
     wrong(
         Triplet,
         "eps-outside-norm",
-        "Epsilon is added to the norm, not to the differences.",
+        "Epsilon is added to the norm instead of the differences.",
         source="EMP-12, KevinMusgrave/pytorch-metric-learning#98",
         needs="an eps",
         distance=lambda self, x, y, p, eps: self.norm(x - y, p) + eps,
@@ -159,7 +159,7 @@ WRONG = (
     wrong(
         Triplet,
         "eps-on-absolute-difference",
-        "Epsilon is added to the absolute differences.",
+        "Epsilon is added to the absolute differences instead of the signed ones.",
         source="VAL-10, mlpack/mlpack#2444",
         needs="an eps, and a negative residual",
         distance=lambda self, x, y, p, eps: self.norm((x - y).abs() + eps, p),
@@ -171,7 +171,7 @@ WRONG = (
 
 
 class PairwiseDistance(Triplet):
-    """Torch's pairwise_distance, and the swap by torch.where."""
+    """torch's pairwise_distance, and the swap by torch.where."""
 
     def distance(self, x: Tensor, y: Tensor, p: float, eps: float) -> Tensor:
         return F.pairwise_distance(x, y, p, eps)

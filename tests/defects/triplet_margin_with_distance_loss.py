@@ -31,7 +31,7 @@ class TripletWithDistance(Composition):
         swap: bool = False,
         reduction: str = "mean",
     ) -> Tensor:
-        """As `torch.nn.functional.triplet_margin_with_distance_loss`."""
+        """Compute the loss like `torch.nn.functional.triplet_margin_with_distance_loss`."""
         if margin < 0:
             raise ValueError(f"margin must not be negative, got {margin}")
         distance = distance_function or self.euclidean
@@ -47,7 +47,7 @@ class TripletWithDistance(Composition):
         swap: bool,
         reduction: str,
     ) -> Tensor:
-        """The loss, with any distance."""
+        """Return the loss for a given distance."""
         self.check_reduction(reduction)
         self.check_sizes(anchor, positive, negative)
         a, x, y = self.work(anchor), self.work(positive), self.work(negative)
@@ -55,20 +55,20 @@ class TripletWithDistance(Composition):
         return self.leave(self.costs(near, far, margin), reduction, anchor)
 
     def far(self, distance: Distance, a: Tensor, x: Tensor, y: Tensor, swap: bool) -> Tensor:
-        """The distance of the negative."""
+        """Return the distance of the negative."""
         far = distance(a, y)
         return torch.minimum(far, distance(x, y)) if swap else far
 
     def costs(self, near: Tensor, far: Tensor, margin: float) -> Tensor:
-        """What the difference lacks."""
+        """Return the positive distance minus the negative one plus the margin, at least 0."""
         return (near - far + margin).relu()
 
     def euclidean(self, x: Tensor, y: Tensor) -> Tensor:
-        """The distance when none is given."""
+        """Return the default distance."""
         return self.norm(x - y + 1e-6, 2.0)
 
     def norm(self, z: Tensor, p: float) -> Tensor:
-        """Of each row."""
+        """Return the norm of each row."""
         length: Tensor = torch.linalg.vector_norm(z, p, dim=-1)
         return length
 
@@ -84,7 +84,7 @@ class SwapIgnored(TripletWithDistance):
 
 
 class SwapTakesFarther(TripletWithDistance):
-    """With swap the negative's distance is the larger one."""
+    """With swap, the distance of the negative is the larger one."""
 
     def far(self, distance: Distance, a: Tensor, x: Tensor, y: Tensor, swap: bool) -> Tensor:
         far = distance(a, y)
@@ -92,7 +92,7 @@ class SwapTakesFarther(TripletWithDistance):
 
 
 class SwappedDetached(TripletWithDistance):
-    """With swap the distance from the positive to the negative gives no gradient."""
+    """With swap, the distance from the positive to the negative has no gradient."""
 
     def far(self, distance: Distance, a: Tensor, x: Tensor, y: Tensor, swap: bool) -> Tensor:
         far = distance(a, y)
@@ -100,14 +100,14 @@ class SwappedDetached(TripletWithDistance):
 
 
 class TripletNotHinged(TripletWithDistance):
-    """A lead beyond the margin is a negative loss."""
+    """A triplet beyond the margin has a negative loss."""
 
     def costs(self, near: Tensor, far: Tensor, margin: float) -> Tensor:
         return near - far + margin
 
 
 class DistanceIgnored(TripletWithDistance):
-    """The distance is always the Euclidean one."""
+    """The distance is always Euclidean."""
 
     def run(
         self,
@@ -139,7 +139,7 @@ WRONG = (
     wrong(
         TripletWithDistance,
         "triplet-softened",
-        "A softplus stands for the hinge.",
+        "The hinge is replaced by a softplus.",
         source="STB-10, huggingface/sentence-transformers#4019",
         needs="any triplet near its margin",
         costs=lambda self, near, far, margin: F.softplus(near - far + margin),
@@ -153,7 +153,7 @@ WRONG = (
     wrong(
         TripletWithDistance,
         "distance-without-epsilon",
-        "The distance that is taken when none is given adds no epsilon.",
+        "The default distance adds no epsilon.",
         source="STB-19, meituan/YOLOv6#582",
         needs="anchor equal to positive",
         euclidean=lambda self, x, y: self.norm(x - y, 2.0),
@@ -165,7 +165,7 @@ WRONG = (
 
 
 class PowerSums(TripletWithDistance):
-    """Sums of powers and their roots, with a slope of 0 where the sum is 0."""
+    """Sums of powers and their roots, with a gradient of 0 where the sum is 0."""
 
     def norm(self, z: Tensor, p: float) -> Tensor:
         power = (z.abs() ** p if p != 2 else z * z).sum(-1)
@@ -183,7 +183,7 @@ class DistanceMatrix(TripletWithDistance):
 
 
 class StackedDistances(TripletWithDistance):
-    """The least of stacked distances, and the largest of 0 and what is lacking."""
+    """The minimum of stacked distances, and the maximum of 0 and the remaining margin."""
 
     def far(self, distance: Distance, a: Tensor, x: Tensor, y: Tensor, swap: bool) -> Tensor:
         sides = [distance(a, y), distance(x, y)] if swap else [distance(a, y)]

@@ -22,12 +22,12 @@ SOURCE = Path(__file__).with_name("standin.cpp")
 
 
 def compiler() -> str | None:
-    """The C++ compiler of this machine, if it has one."""
+    """Return the C++ compiler of this machine, or None."""
     return shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++")
 
 
 def build(directory: Path) -> Path:
-    """The library, compiled into a directory."""
+    """Compile the library into a directory and return its path."""
     made = directory / "standin.so"
     found = compiler()
     assert found is not None
@@ -58,9 +58,9 @@ def build(directory: Path) -> Path:
 
 @cache
 def load(library: Path) -> ctypes.CDLL:
-    """Make the device known to torch, which cannot be undone in this process."""
-    # Autograd's thread for a device lets go of Python's objects after backward has returned; in a
-    # Python that ends right then it would abort.
+    """Register the device with torch, which cannot be undone in this process."""
+    # The autograd thread of a device releases Python objects after backward has returned, and would
+    # abort in an interpreter that ends at that moment.
     atexit.register(time.sleep, 0.1)
     loaded = ctypes.CDLL(str(library))
     generator = torch.Generator()

@@ -1,5 +1,5 @@
-// A device that is none: its memory is the host's, and the processor computes in it. What it shares
-// with a real accelerator is what torch asks of one.
+// A simulated device: it uses memory of the host, and the CPU computes. It implements what torch
+// requires of an accelerator.
 #include <ATen/EmptyTensor.h>
 #include <ATen/autocast_mode.h>
 #include <ATen/core/Tensor.h>
@@ -81,7 +81,7 @@ Tensor empty_strided(
 
 // === copies ================================================================================
 
-// The same memory as a tensor of the host's.
+// The same memory as a tensor of the host.
 Tensor on_host(const Tensor& tensor) {
   if (!tensor.is_privateuseone()) {
     return tensor;
@@ -132,7 +132,7 @@ const Tensor& resize(
   return at::native::resize_(tensor, sizes, format);
 }
 
-// === everything else =======================================================================
+// === all other operations =======================================================================
 
 bool elsewhere(const Tensor& tensor) {
   return tensor.defined() && tensor.is_cpu() && tensor.dim() > 0;
@@ -142,7 +142,7 @@ bool here(const Tensor& tensor) {
   return tensor.defined() && tensor.is_privateuseone();
 }
 
-// Like any accelerator: an index may lie on the host, and so may what has no dimensions.
+// As on any accelerator, an index or a tensor without dimensions may be on the host.
 void check_devices(const c10::OperatorHandle& op, const torch::jit::Stack& stack) {
   const auto& schema = op.schema();
   bool any_here = false, any_elsewhere = false;
@@ -155,7 +155,7 @@ void check_devices(const c10::OperatorHandle& op, const torch::jit::Stack& stack
         any_here |= here(tensor);
         any_elsewhere |= elsewhere(tensor);
       }
-    }  // in a list of optional tensors are indices
+    }  // lists of optional tensors hold indices
   }
   TORCH_CHECK(
       !(any_here && any_elsewhere),
@@ -165,7 +165,7 @@ void check_devices(const c10::OperatorHandle& op, const torch::jit::Stack& stack
       schema.name());
 }
 
-// What is computed is new memory of the host's; nothing here returns a view.
+// Results are new memory of the host; no operation returns a view.
 Tensor taken_over(const Tensor& made) {
   if (!made.defined() || !made.is_cpu()) {
     return made;
@@ -176,13 +176,13 @@ Tensor taken_over(const Tensor& made) {
   return own;
 }
 
-// Each argument is handed to the processor where it lies, so that its kernels see the same strides;
-// what is written to is handed over as a copy, which may be resized, and then written back.
+// The CPU kernels get each argument in place, so that they see the same strides. An argument that
+// is written to is passed as a copy, which may be resized, and is then written back.
 void compute(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   check_devices(op, *stack);
   const auto& schema = op.schema();
   const auto count = schema.arguments().size(), first = stack->size() - count;
-  std::vector<std::pair<Tensor, Tensor>> written;  // the copy, and what it is of
+  std::vector<std::pair<Tensor, Tensor>> written;  // each copy and its original
   for (size_t i = 0; i < count; ++i) {
     auto& value = (*stack)[first + i];
     const auto* alias = schema.arguments()[i].alias_info();
@@ -252,7 +252,7 @@ TORCH_LIBRARY_IMPL(aten, AutocastPrivateUse1, m) {
   AT_FORALL_FP32(SINGLE)
 }
 
-// A copy sees to what is conjugated or negated lazily; torch would copy it first, without end.
+// A copy resolves lazy conjugation and negation; torch's own resolution would copy endlessly.
 TORCH_LIBRARY_IMPL(aten, Conjugate, m) {
   m.impl("_copy_from", torch::CppFunction::makeFallthrough());
 }
@@ -279,7 +279,7 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("view_as_complex", &at::native::view_as_complex);
 }
 
-// === what torch asks of an accelerator =====================================================
+// === requirements of torch on an accelerator =====================================================
 
 struct Guard final : c10::impl::DeviceGuardImplInterface {
   c10::DeviceType type() const override {
@@ -305,7 +305,7 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
   c10::DeviceIndex deviceCount() const noexcept override {
     return 1;
   }
-  // Whatever is computed is there on return, so that an event has always happened.
+  // Computation is synchronous, so an event has always happened.
   void record(void**, const c10::Stream&, const c10::DeviceIndex, const c10::EventFlag)
       const override {}
   void block(void*, const c10::Stream&) const override {}
@@ -365,7 +365,7 @@ extern "C" long standin_copies_to_host() {
   return copies_to_host;
 }
 
-// Some accelerators hold no float64; from here on this is one of them.
+// Make the device reject float64 from now on, as some accelerators do.
 extern "C" void standin_without_doubles() {
   doubles = false;
 }
