@@ -60,7 +60,7 @@ def _unbroadcast(g: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _array(x: Array, like: Array) -> Array:
-    """Return a number in the shape of `like`, with the rounding of `constant`; arrays as they are."""
+    """Return an array as it is, and a number as a `constant` in the shape of `like`."""
     return x if isbox(x) or np.ndim(x) else constant(float(x), like)
 
 

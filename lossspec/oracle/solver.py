@@ -384,7 +384,7 @@ _Derivatives = dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 
 def _equivalents(posed: _Posed) -> Iterator[_Posed]:
-    """Pose the case again for each equivalent form of its definition, with an ensemble of its own."""
+    """Yield the case as each equivalent form of its definition sees it, in a new ensemble."""
     form = posed.loss.form(posed.case.form)
     for define in posed.loss.equivalents_of(form):
         fresh = posed.ensemble.fresh()
@@ -401,7 +401,21 @@ def _widened(
     bounded: _Derivatives,
     cotangents: Sequence[np.ndarray],
 ) -> tuple[np.ndarray, _Derivatives]:
-    """Widen the budgets of a definition so that they cover those of an equivalent form."""
+    """Widen the budgets of a definition so that they cover an equivalent form.
+
+    Args:
+        posed: The case as the equivalent form sees it.
+        whole: The call that the case is part of.
+        losses: The exact losses by the definition.
+        why: Why a loss by the definition is open.
+        budget: The budgets of the losses so far.
+        bounded: For each tensor the derivatives, their errors and why an error is infinite, so far.
+        cotangents: The cotangents to run the plain formula with.
+
+    Returns:
+        The new `budget` and the new `bounded`. Where the derivatives of both forms differ by more
+        than rounding, each of them is correct, as at a kink.
+    """
     with ensemble(posed.ensemble):
         own, derivatives, _ = _evaluated(posed)
     dtype = posed.precision
@@ -416,7 +430,6 @@ def _widened(
             posed, whole, name, losses, why, derivatives[name], plain_back[name]
         )
         apart = np.abs(others - sides[:1])
-        # Two derivatives that differ by more than rounding are both right, as at a kink.
         equal = ~(apart > SLACK * np.maximum(known, error))
         error = np.fmax(known, error + np.where(equal, apart, 0).max(0) / SLACK)
         sides = np.concatenate([sides, np.where(equal, sides[:1], others)])
@@ -643,9 +656,16 @@ def solve_second(
 def _curvatures(
     posed: _Posed, cotangent: np.ndarray, entered: Mapping[str, np.ndarray]
 ) -> list[Sequence[np.ndarray]]:
-    """The derivatives, by every tensor, of each gradient's product with its own direction.
+    """Differentiate the product of each gradient with its direction, by every tensor.
 
-    One tensor's direction at a time: the products are rounded before they are added up.
+    Args:
+        posed: The case.
+        cotangent: The cotangent of the gradient, in every member.
+        entered: The direction of each tensor, as `define` sees it.
+
+    Returns:
+        For each direction in turn the derivatives by all tensors. An implementation rounds the
+        product of each before adding them.
     """
 
     def along(tensors: Any, i: int) -> Any:

@@ -8,10 +8,7 @@ from lossspec.spec.roles import Count, NonNegative, Real
 
 def define(input, target, log_input, full, eps):
     """Return λ - y log λ, where x is log λ, or λ; with `full`, plus approximately log y!."""
-    if log_input:
-        loss = exp(input) - target * input
-    else:
-        loss = input - target * log(input + eps)
+    loss = exp(input) - target * input if log_input else input - target * log(input + eps)
     return loss + log_factorial(target) if full else loss
 
 
