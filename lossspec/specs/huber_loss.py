@@ -7,19 +7,20 @@ from lossspec.spec.roles import Real, Weight
 
 
 def define(input, target, delta, weight):
-    """Return w r² / 2 for r < δ, and w δ (r - δ / 2) otherwise, with r = |x - y|."""
-    # The second derivative is not judged at r = 0, where `absolute` has a kink.
+    """Return weight r² / 2 for r < δ, else weight δ (r - δ / 2), with r = |input - target|."""
+    # At r = 0 the loss has no kink, but `absolute` has: second derivatives are not judged there.
     r = absolute(input - target)
     delta = constant(delta, like=r)
-    # `cancelled` is 0. It grants the rounding of the equal form q²/2 + δ(r - q), q = min(r, δ).
+    # `cancelled` is 0. It widens the budget by the rounding errors of the equal form
+    # q²/2 + δ(r - q) with q = min(r, δ).
     return weight * where(r < delta, r**2 / 2 + delta * cancelled(r), delta * (r - delta / 2))
 
 
 spec = Loss(
     name="huber_loss",
     module="HuberLoss",
-    summary="Half the squared error if the absolute error is below δ. From δ on, the loss is linear"
-    " in the absolute error, with gradient δ.",
+    summary="Half the squared error if the absolute error |input - target| is below δ. From δ on,"
+    " the loss is linear in the absolute error, with derivative δ.",
     formula=r"\ell(x, y) = w \begin{cases} (x - y)^2 / 2 & |x - y| < \delta \\"
     r" \delta\,(|x - y| - \delta / 2) & \text{otherwise} \end{cases}",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.HuberLoss.html",
@@ -32,7 +33,8 @@ spec = Loss(
         "weight": Weight(
             shape="like input",
             surfaces=("function",),
-            doc="Factor for each element; the mean still divides by the number of elements.",
+            doc="It multiplies the loss of each element; the mean still divides by the number of"
+            " elements.",
         )
     },
     parameters={
@@ -41,7 +43,7 @@ spec = Loss(
             0.3,
             3.0,
             refused=(-1.0, 0.0),
-            doc="The absolute error from which on the loss is linear.",
+            doc="The absolute error δ above which the loss is linear; it must be positive.",
         )
     },
     examples=(

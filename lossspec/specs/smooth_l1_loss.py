@@ -7,13 +7,14 @@ from lossspec.spec.roles import Real
 
 
 def define(input, target, beta):
-    """Return r² / 2β for r < β, and r - β / 2 otherwise, with r = |x - y|."""
-    # The second derivative is not judged at r = 0, where `absolute` has a kink.
+    """Return r² / 2β for r < β, and r - β / 2 otherwise, with r = |input - target|."""
+    # At r = 0 the loss has no kink, but `absolute` has: second derivatives are not judged there.
     r = absolute(input - target)
     if beta == 0:
         return r
     beta = constant(beta, like=r)
-    # `cancelled` is 0. It grants the rounding of the equal form q²/2β + r - q, q = min(r, β).
+    # `cancelled` is 0. It widens the budget by the rounding errors of the equal form
+    # q²/2β + r - q with q = min(r, β).
     return where(r < beta, r**2 / (2 * beta) + cancelled(r), r - beta / 2)
 
 
@@ -35,7 +36,7 @@ spec = Loss(
         "beta": number(
             *(1.0, 0.0, 0.3, 3.0, 2.0**-20),
             refused=(-1.0,),
-            doc="The absolute error from which on the loss is linear; 0 gives the L1 loss.",
+            doc="The absolute error β above which the loss is linear; 0 gives the L1 loss.",
         )
     },
     examples=(
