@@ -8,11 +8,11 @@ from importlib.metadata import entry_points
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 from hypothesis.database import InMemoryExampleDatabase
 from hypothesis.internal.conjecture.provider_conformance import run_conformance_test
-from hypothesis.internal.conjecture.providers import AVAILABLE_PROVIDERS
+from hypothesis.internal.conjecture.providers import AVAILABLE_PROVIDERS, HypothesisProvider
 from hypothesis.statistics import collector
 
 from lossspec.cases import hypothesis_runs
@@ -201,6 +201,24 @@ def test_shrinking_ends_at_the_simplest_choices_that_fail():
     assert len(asked) <= 150
     plans = [value.without_seed for value in asked]
     assert max(map(plans.count, plans)) <= MOST_SEEDS
+
+
+def test_no_constant_of_a_loaded_module_is_drawn(monkeypatch):
+    """Shrunk cases would otherwise depend on what the process has imported."""
+
+    def constants(provider):
+        raise AssertionError("Hypothesis looked for constants")
+
+    strategy = st.integers(0, 10**9)
+    monkeypatch.setattr(HypothesisProvider, "_local_constants", property(constants))
+    with pytest.raises(AssertionError, match="looked for constants"):
+        seed(0)(settings(database=None, max_examples=500)(given(strategy)(lambda n: None)))()
+    drawn: list[DrawnCase] = []
+    generate(drawn_cases(find("nll_loss")), "any", 20, drawn.append)
+    for start in drawn[:5]:
+        assert shrink_choices(drawn_cases(find("nll_loss")), start.choices, bool, 60) is not None
+    starts = [value.choices for value in drawn]
+    climb(drawn_cases(find("nll_loss")), "any", 60, starts, lambda value: len(value.choices))
 
 
 def test_a_case_that_fails_only_once_is_not_shrunk():

@@ -186,7 +186,7 @@ def test_the_page_names_the_divisor_of_the_mean():
     flat = " ".join(page.split())
     assert "for class indices, the sum of the losses, divided by the sum of" in flat
     assert "`divisor(target, weight)` over the elements that are not ignored" in flat
-    assert "for class probabilities, the sum of the losses, divided by the number of" in flat
+    assert "For class probabilities, the sum of the losses, divided by the number of" in flat
 
 
 def test_a_spec_without_a_file_has_pages():

@@ -1,14 +1,15 @@
 """Runs of a function on cases under Hypothesis: generate, target, shrink, and replay failures.
 
 Only this module and `lossspec.cases.backend` use undocumented parts of Hypothesis: the names of
-backends and `choices_to_bytes`. tests/test_engine.py fails if these change.
+backends, `choices_to_bytes` and how constants are drawn. tests/test_engine.py fails if these
+change.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -17,6 +18,7 @@ from hypothesis import seed as seeded
 from hypothesis import strategies as st
 from hypothesis.database import ExampleDatabase, InMemoryExampleDatabase, choices_to_bytes
 from hypothesis.errors import Flaky
+from hypothesis.internal.conjecture.providers import HypothesisProvider
 
 from lossspec.cases.strategies import DrawnCase
 from lossspec.hypothesis_entry import BACKEND, register
@@ -261,11 +263,27 @@ def _run(
 
     test._hypothesis_internal_database_key = key or _KEY  # as `hypothesis.find` does
     try:
-        test()
+        with _without_constants():
+            test()
     except _Left as left:
         error = _carried(left)
         if not isinstance(error, Enough):
             raise error from None
+
+
+@contextmanager
+def _without_constants() -> Iterator[None]:
+    """Draw no constants of loaded modules: a shrunk case would depend on what is imported."""
+    draw = HypothesisProvider._maybe_draw_constant
+    HypothesisProvider._maybe_draw_constant = _no_constant  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        HypothesisProvider._maybe_draw_constant = draw  # type: ignore[method-assign]
+
+
+def _no_constant(*args: Any, **keywords: Any) -> None:
+    """Return no constant, as Hypothesis does in most draws."""
 
 
 def _escaping(

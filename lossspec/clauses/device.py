@@ -109,7 +109,7 @@ def _watching() -> type[Any]:
 
 @clause(only_on="accelerator", enough=40, requires=(works, _goes_backward))
 def no_host_copy(trial: Trial) -> Judgement:
-    """A call and its backward copy at most 8 numbers to the host, lengths not counted."""
+    """A call and its backward copy at most 8 numbers to the host, sequence lengths not counted."""
     roles = trial.loss.roles(trial.form)
     tensors = trial.case.tensors
     # Torch copies lengths to the host too, where they control loops.

@@ -56,7 +56,13 @@ def _own_reductions(name: str) -> list[Precondition]:
 
 
 def _derived(trial: Trial, reduction: str) -> Judgement:
-    """Compare a reduced result with the implementation's own unreduced result, reduced here."""
+    """Compare a reduced result with the implementation's own unreduced result.
+
+    The unreduced result is summed, weighted and divided here, in extended precision.
+
+    Returns:
+        Whether a wrong reduced result would have shown.
+    """
     elements, got = required(trial.under("none")), required(trial.under(reduction))
     expected = trial.expected
     if got.shape != () or elements.shape != expected.losses.shape:
@@ -72,12 +78,12 @@ def _derived(trial: Trial, reduction: str) -> Judgement:
         size = np.abs(elements).sum()
         if not size < dtype.largest_sum:
             return False
-        # Each element was rounded once when it was returned, and each addition rounds again.
+        # As in `Expected.divided`, and one more rounding of each element when `none` returned it.
         added = roundings(elements.size, expected.parts) + 2
         budget = dtype.unit * added * size / abs(divisor)
         if expected.parts > 1:
-            # Each part is a smaller matrix product, so its elements may be rounded differently from
-            # those under `none`, each within its own budget.
+            # An implementation that adds up parts of the batch computes each part as a smaller
+            # matrix product. The elements of both results may then differ within their budgets.
             shares = expected.shares if reduction == "mean" else 1
             budget = budget + 2 * (expected.budget * np.abs(shares)).sum() / abs(divisor)
         exact = elements.sum() / divisor
@@ -145,7 +151,7 @@ def deprecated_reductions(trial: Trial) -> Judgement:
 
 
 def _same(trial: Trial, reduction: str, got: np.ndarray, want: np.ndarray) -> bool:
-    """Return whether two results of the same call are equal, up to the budget of each."""
+    """Return whether two results of the same call differ by at most the sum of their budgets."""
     if np.array_equal(got, want, equal_nan=True):
         return True
     budget = 2 * trial.expected.value(reduction).budget
@@ -161,7 +167,10 @@ def batchmean_divisor(trial: Trial) -> Judgement:
 
 @contextmanager
 def _poisoned() -> Iterator[None]:
-    """Fill new memory with NaN, so that uninitialised memory is not right by chance."""
+    """Make torch fill new memory with NaN, so that uninitialised memory is not right by chance.
+
+    Torch does so in deterministic mode (`torch.utils.deterministic.fill_uninitialized_memory`).
+    """
     before = torch.are_deterministic_algorithms_enabled()
     warn = torch.is_deterministic_algorithms_warn_only_enabled()
     set_deterministic(True, warn_only=True)
@@ -206,6 +215,7 @@ def nothing_left(trial: Trial) -> Judgement:
     return any_judged(trial, judged, [name for name in wants if name in trial.loss.reductions])
 
 
+#: The largest finite number of float16.
 LARGEST = precision("float16").largest
 
 
@@ -221,7 +231,7 @@ def _in_float16(trial: Trial) -> bool:
 
 @precondition(Excuse.TOO_EXPENSIVE)
 def _small_beside_many(trial: Trial) -> bool:
-    """The unreduced loss is not empty, and small enough to be repeated at least 64 times."""
+    """The unreduced loss is not empty, and 70,000 elements are at least 64 copies of it."""
     return 0 < trial.expected.losses.size <= MEAN_OF_MANY_ELEMENTS / MEAN_OF_MANY_COPIES
 
 
@@ -233,7 +243,8 @@ def _mean_known(trial: Trial) -> bool:
 
 @precondition()
 def _sum_of_many_overflows(trial: Trial) -> bool:
-    """The mean is far below the largest float16, and the sum over many elements is above it."""
+    """The mean is below 1/8 of the largest float16, and the sum of 700,000 such numbers exceeds
+    it."""
     mean = abs(float(trial.expected.value("mean").exact))
     return 2 * LARGEST / MEAN_OF_MANY_ROOM < mean < LARGEST / MEAN_OF_MANY_MARGIN
 
@@ -277,5 +288,6 @@ def mean_of_many(trial: Trial) -> Judgement:
     want = Bounded.around(known.exact, budget, case.dtype)
     what = f"the mean over {expected.losses.size * copies} elements, {copies} times the call's"
     trial.agree(got, want, what, of=None, case=case.with_(reduction="mean"))
-    # An overflow gives infinity, NaN or 0, each of which is off by more than half of the mean.
+    # A wrong result shows if it exceeds the budget: an overflow gives infinity, NaN or 0, each of
+    # which is off by more than half of the mean.
     return bool(budget < abs(float(known.exact)) / 2)

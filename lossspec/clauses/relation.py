@@ -300,7 +300,7 @@ def shift_invariance(trial: Trial) -> Judgement:
 @clause(lambda loss, surface: bool(loss.symmetries), enough=ENOUGH)
 def symmetry(trial: Trial) -> Judgement:
     """If the definition is symmetric, such as under swapping two inputs, the value and the
-    gradients are too, also at kinks."""
+    gradients are symmetric too, also at kinks."""
 
     def judged(change: Symmetry) -> bool:
         case = trial.case

@@ -13,7 +13,7 @@ from lossspec.execution.outcome import unimplemented
 
 @clause(empty=True)
 def accepts(trial: Trial) -> Judgement:
-    """Every call that the contract allows returns a tensor, and its backward raises no error."""
+    """Every call that the spec allows returns a tensor, and its backward raises no error."""
     outcome = trial.outcome
     if outcome.error is not None and trial.tolerates_refusal:
         raise NotJudged(Excuse.UNDOCUMENTED_DTYPE)

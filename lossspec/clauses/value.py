@@ -28,7 +28,8 @@ def value(trial: Trial) -> Judgement:
 
 @clause(lambda loss, surface: bool(loss.examples), enough=1)
 def published_examples(trial: Trial) -> Judgement:
-    """Each example in the spec (published or worked by hand) gives its value to the last digit."""
+    """Each example in the spec (published or worked by hand) gives its value to the last stated
+    digit."""
 
     def judged(example: Example) -> bool:
         case = published(trial.loss, example)

@@ -1,6 +1,7 @@
 """A campaign: everything that is done to judge one loss of one implementation on one device.
 
-A campaign draws cases, calls the implementation with each, and lets every clause judge the result.
+The loss is judged on one surface: as a function or as a class. A campaign draws cases, calls the
+implementation with each, and lets every clause judge the result.
 """
 
 from __future__ import annotations
@@ -51,8 +52,9 @@ class Campaign:
 
     1. Judge the stored cases of the known deviations.
     2. Judge the cases that Hypothesis draws. Cases that failed in earlier runs come first.
-    3. Judge the costly clauses on a few chosen cases.
-    4. Decide which features the implementation does not support, and which deviations count.
+    3. Judge the costly clauses, such as those under `torch.compile`, on a few chosen cases.
+    4. Decide which features the implementation does not support. A deviation does not count if it
+       only shows that an optional feature is missing.
     5. Choose the deviations that the report shows, and shrink their cases.
     6. Judge the hazardous clauses, which make invalid calls. Such a call may damage the process.
     7. If the implementation never worked, report every clause as deviating.
@@ -67,16 +69,17 @@ class Campaign:
         known: The known deviations of this loss. A deviation that one of them covers is excused.
         reference: The torch counterpart. A deviation that it shares is excused. None if the
             implementation under test is torch itself.
-        checkpoint: The crash checkpoint, which knows the steps that ended earlier processes. None
-            if no replacement worker can take over.
+        checkpoint: The crash checkpoint on disk. A step is the call of one case, or the judging of
+            one case by one clause. The checkpoint knows in which steps earlier processes ended, and
+            these steps are skipped. None if no replacement worker can take over.
         on_progress: Called after every case, after every slow clause and at the end.
         after_step: Called after every call and every judgement, also during shrinking.
         observer: Called for every judgement. It can skip cases and end the campaign early.
         shrinks: Whether to shrink failing cases and look for further kinds of deviations.
-        name: The name of the campaign. Failing cases are kept in the database under it.
+        name: The name of the campaign. The database keeps failing cases under this name.
         database: The Hypothesis database that keeps failing cases for the next run.
         support: The features that the implementation supports, as its calls show.
-        clause_records: For each clause by its name, what it has found.
+        clause_records: The record of each clause, by the name of the clause.
         timed_out: The case of the call that reached its timeout, if there was one.
     """
 
@@ -122,7 +125,7 @@ class Campaign:
         """Judge all cases by all clauses.
 
         Returns:
-            For each clause by its name, what it has found.
+            The record of each clause, by the name of the clause.
 
         Raises:
             SpecError: The spec of the loss cannot be evaluated.
@@ -140,7 +143,8 @@ class Campaign:
     def _key(self) -> str:
         """The key of the failing cases in the database.
 
-        It contains the dtypes, because the same Hypothesis choices give another case for others.
+        It contains the dtypes, because the same Hypothesis choices give another case if other
+        dtypes are selected.
         """
         return " ".join([self.name, *(self.dtypes or ())])
 
@@ -163,10 +167,10 @@ class Campaign:
             self._judge_drawn(safe)
             self._judge_chosen([x for x in records.values() if x.clause.chosen])
         except CallTimeout:
-            pass  # findings so far count; without shrinking, since another call may hang too
+            pass  # keep the findings so far, but do not shrink them: another call may hang too
         except (SpecError, *STOPS):
             raise
-        except Exception as error:  # an error in lossspec itself; findings so far count
+        except Exception as error:  # an error in lossspec itself: keep the findings so far
             for clause_record in filter(self.learns, records.values()):
                 clause_record.broken = brief(error)
         self.support.settle(records, self._excuses, self.timed_out is not None)
@@ -200,8 +204,9 @@ class Campaign:
     def _judge_drawn(self, safe: ClauseRecords) -> None:
         """Judge the cases that Hypothesis draws, after those that failed in earlier runs.
 
-        The first `KEPT` small calls that work are also kept for the hazardous clauses. Drawing goes
-        on until they are kept, even if no clause needs more cases.
+        The first `KEPT` small calls that work are also kept for the hazardous clauses, which change
+        them into invalid calls. Drawing goes on until there are `KEPT` of them, even if no clause
+        needs more cases.
         """
         drawn = {name: x for name, x in safe.items() if not x.clause.chosen}
         hazardous = any(record.clause.hazard for record in self.clause_records.values())
@@ -260,7 +265,8 @@ class Campaign:
 
         Returns:
             True if the clause judged the case. False if the implementation does not work in the way
-            that the clause calls it. None if the case does not meet the preconditions.
+            that the clause calls it, for example under `torch.compile`. None if the case does not
+            meet the preconditions.
         """
         self._steps.number = CHOSEN + candidate.number
         judged, failed = clause_record.examples, clause_record.failed
@@ -274,8 +280,8 @@ class Campaign:
 
         An invalid call must raise an error. If it does not, it may damage memory, and the process
         may crash later. These clauses run last, so that such a crash interrupts no other clause and
-        can be attributed to the invalid call. The invalid calls are made from valid calls that were
-        kept before, so that no valid call has to run in damaged memory.
+        can be attributed to the invalid call. The invalid calls are derived from valid calls that
+        were made and kept earlier, so that no valid call has to run in damaged memory.
         """
         self._steps.endanger()
         self._steps.number = REPLAYED
@@ -310,7 +316,8 @@ class Campaign:
     def _replay_known(self, clause_records: ClauseRecords) -> None:
         """Judge the stored case of each known deviation, which is expected to fail.
 
-        Cases with dtypes that are not asked for, or with unsupported arguments, are skipped.
+        Skip a case if its dtype is not selected or not supported by the device, if it has arguments
+        that the implementation does not accept, or if it ended an earlier process.
         """
         for known in self.known:
             clause_record, case = clause_records.get(known.clause), known.case
@@ -326,7 +333,10 @@ class Campaign:
                 clause_record.killer = case
 
     def _show_findings(self, clause_records: ClauseRecords) -> None:
-        """Choose the findings that the report shows, and keep their cases for the next run."""
+        """Choose the findings that the report shows, and store their cases for the next run.
+
+        Nothing is stored or shrunk if `shrinks` is False, or after a timeout.
+        """
         shrinks = self.shrinks and self.timed_out is None
         self._steps.number = SHRINKING
         for clause_record in clause_records.values():

@@ -5,13 +5,16 @@ because it rounds in the dtype of the case. For each loss and each derivative it
 
     budget = SLACK · (sensitivity + u · |number| + error of the plain formula + tiny).
 
-Here u is the unit roundoff of the dtype, and tiny the size below which kernels may return 0.
+Here `SLACK` is a constant factor (`lossspec.thresholds`), u is the unit roundoff of the dtype,
+number is the loss or the derivative, and tiny is the size below which kernels may return 0. The
+plain formula is `define` of the spec, evaluated in the dtype of the case instead of extended
+precision. docs/budget.md gives the reasons for each term.
 
-The sensitivity is measured by a method that is known in the literature as Monte Carlo arithmetic
-(CESTAC, MCA). It runs the formula on perturbed copies of its inputs and sees how far the result
-moves. The copies are called *members*, and all of them together an *ensemble*
-(`lossspec.maths.ensemble`).
-Here the perturbations are fixed patterns, not random numbers, so a case always has the same budget.
+The sensitivity is how far the number moves if every input and every step is rounded. It is measured
+by a method that the literature calls Monte Carlo arithmetic (CESTAC, MCA): `define` runs on copies
+of the case in which an input, or the result of each step, is perturbed. The copies are called
+*members*, and all of them together an *ensemble* (`lossspec.maths.ensemble`). Here the
+perturbations are fixed patterns, not random numbers, so a case always has the same budget.
 
 `solve` works in five steps:
 
@@ -19,13 +22,14 @@ Here the perturbations are fixed patterns, not random numbers, so a case always 
    elements by zeros, and plans the members.
 2. `_evaluated` runs and differentiates `define` in `numpy.longdouble`, in all members at once.
    Member 0 is the case itself: its losses and derivatives are the right answer.
-3. `_sensitivity` adds up how far the results of the perturbed members are from that of the
-   unperturbed one. Scaled to one unit roundoff, this is what rounding may do to a correct
+3. `_sensitivity` measures how far the results of the perturbed members are from the unperturbed
+   result. It adds up the members with perturbed inputs, and takes the largest of the members with
+   perturbed steps. Scaled to one unit roundoff, this is the effect of rounding on a correct
    implementation.
-4. `_plain_formula_errors` runs `define` once more in the dtype of the case. The error of that run
+4. `_plain_formula_errors` runs `define` once more, in the dtype of the case. The error of that run
    is added to the budget, so a correct implementation may overflow where the plain formula does.
 5. `_budget_of_losses` and `_budget_of_derivative` combine these errors. They mark a number as open
-   (not judged, with an infinite budget) if the dtype cannot represent it.
+   (not judged, with an infinite budget) if no error bound is known, for example after an overflow.
 
 `solve_second` does the same for second derivatives.
 """
@@ -87,7 +91,7 @@ class SolvedCase:
     dtypes: tuple[str, ...] | None = None
 
     def changed(self, case: Case) -> SolvedCase:
-        """Return a case that was derived from this one, with the same choices."""
+        """Return `case`, which was derived from this one, with the same choices and dtypes."""
         return SolvedCase(self.loss, case, self.choices, self.dtypes)
 
     @cached_property
@@ -106,6 +110,9 @@ class SolvedCase:
 class _Posed:
     """A case in the axes that `define` sees: the member axis, then loop axes, then core axes.
 
+    Loop axes are the axes of the unreduced loss, such as the batch. Core axes are the other axes of
+    a tensor, such as the classes.
+
     Attributes:
         loss: The spec.
         case: The case.
@@ -113,14 +120,14 @@ class _Posed:
         precision: The properties of the case's dtype.
         sizes: The size of each axis by name.
         loop: The sizes of the loop axes, which are those of the unreduced loss.
-        exact: The real tensors, in the case's dtype and without the member axis.
+        exact: The floating-point tensors, in the case's dtype and without the member axis.
         fixed: The integer tensors, without the member axis.
         placed: How the axes of each tensor map to those of `define`.
         counted: A mask of shape `loop`, False for ignored elements.
-        patterns: For each real tensor, its perturbations: one array over its core axes for each
-            member that perturbs it.
+        patterns: For each floating-point tensor, its perturbations: one array over its core axes
+            for each member that perturbs it.
         wanted: The names of the tensors to differentiate by.
-        ensemble: The members.
+        ensemble: The number of members, the size of a perturbation, and notes on the evaluation.
     """
 
     loss: Loss
@@ -139,7 +146,7 @@ class _Posed:
     _members: dict[str, np.ndarray] = field(default_factory=dict)
 
     def members(self, name: str) -> np.ndarray:
-        """Return a real tensor in every member, of shape (members, *loop, *core)."""
+        """Return a floating-point tensor in every member, of shape (members, *loop, *core)."""
         if name not in self._members:
             view, ensemble = self.exact[name], self.ensemble
             ensemble.take(ensemble.size * view.size)
@@ -155,12 +162,12 @@ class _Posed:
         return self._members[name]
 
     def rest(self, real: type) -> dict[str, Any]:
-        """Return the arguments of a definition that are not drawn real tensors.
+        """Return the arguments of `define` other than the floating-point tensors of the case.
 
         These are the defaults of omitted tensors, the integer tensors and the parameters.
 
         Args:
-            real: The floating type in which to give them.
+            real: The floating-point type of the returned numbers.
         """
         contract = self.case.shape
         roles = self.loss.roles(self.loss.form(self.case.form))
@@ -204,11 +211,16 @@ class _Posed:
 
     @property
     def differentiable(self) -> tuple[np.ndarray, ...]:
-        """The tensors in `wanted` in every member: what `evaluate` takes."""
+        """The tensors in `wanted` in every member: the argument `tensors` of `evaluate`."""
         return tuple(self.members(name) for name in self.wanted)
 
     def each(self, part: Definition | None) -> np.ndarray:
-        """Return the divisor or the share of each element of the loss, of shape `loop`."""
+        """Return one number for each element of the loss, of shape `loop`.
+
+        Args:
+            part: `divisor` of the form gives the summand of each element in the divisor of the
+                mean. `share` gives the factor of each element in the mean. None gives 1.
+        """
         if part is None:
             return np.ones(self.loop, Extended)
         form = self.loss.form(self.case.form)
@@ -236,14 +248,15 @@ def _pose(
     gradients: bool = True,
     room: float = float("inf"),
 ) -> _Posed:
-    """Return a case in the axes of `define`, with its members planned.
+    """Return a case in the axes of `define`, and plan the members of its ensemble.
 
     Args:
         loss: The spec.
         case: The case.
         free: As in `Ensemble.free`.
         gradients: Whether derivatives are wanted.
-        room: The most numbers that may be made; OutOfRoom is raised beyond it.
+        room: How many numbers the evaluation may compute in all arrays together. If it needs more,
+            it raises OutOfRoom.
     """
     _check_room(case, room)
     form, contract = loss.form(case.form), case.shape
@@ -269,8 +282,8 @@ def _pose(
         exact = _without_ignored(exact, placed, counted)
     patterns = _patterns(exact, placed)
     size = 2 + sum(map(len, patterns.values())) + ROUNDING_MEMBERS + SIDES
-    # A free member is perturbed by as much as rounding may, so it takes the branches that a rounded
-    # computation may take.
+    # In a free ensemble a perturbation is about as large as a rounding error, so that the members
+    # take the branches that a rounded computation may take.
     step = FREE_STEP * dtype.unit if free else step_of(dtype.unit)
     return _Posed(
         loss,
@@ -292,18 +305,20 @@ def _pose(
 def _without_ignored(
     exact: Mapping[str, np.ndarray], placed: Mapping[str, Placed], counted: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Replace the numbers of ignored elements, which must not matter, by zeros."""
+    """Replace the numbers of ignored elements by zeros, since they must not affect the result."""
     masks = {n: counted.reshape(counted.shape + (1,) * placed[n].core) for n in exact}
     return {n: np.where(masks[n], view, np.zeros_like(view)) for n, view in exact.items()}
 
 
 def counts(loss: Loss, case: Case, room: float = float("inf")) -> tuple[np.ndarray, np.ndarray]:
-    """Return the part of `solve` that the mean of a whole call needs.
+    """Return the numbers that decide the divisor of the mean, without solving the case.
+
+    They are needed before a large call is solved in parts (`lossspec.oracle.parts`).
 
     Args:
         loss: The spec.
         case: The case.
-        room: The most numbers that may be made; OutOfRoom is raised beyond it.
+        room: As in `_pose`.
 
     Returns:
         The summand of each element in the divisor of the mean, and a mask that is False for ignored
@@ -328,9 +343,10 @@ def solve(
     Args:
         loss: The spec.
         case: The case.
-        whole: The call that the case is a part of; the case itself by default.
+        whole: The whole call, if the case is a part of it (`lossspec.oracle.parts`). By default the
+            case is the whole call.
         gradients: Whether derivatives are wanted.
-        room: The most numbers that may be made on the way.
+        room: As in `_pose`.
 
     Raises:
         OutOfRoom: More numbers than `room` are needed.
@@ -440,7 +456,7 @@ def _widened(
 def _budget_of_losses(
     losses: np.ndarray, budget: np.ndarray, plain: np.ndarray, overflows: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the budget of each loss, and why it is infinite.
+    """Return the budget of each loss, and the reason if it is infinite, as an index in `REASONS`.
 
     A loss that is infinite by definition must be reproduced exactly: its budget is 0. It is
     infinite by definition if it is infinite in every member and in the dtype of the case. If
@@ -448,7 +464,7 @@ def _budget_of_losses(
 
     Args:
         losses: The loss in every member.
-        budget: The error of each loss found so far.
+        budget: The error bound of each loss, without the factor `SLACK`.
         plain: The error of the plain formula in the dtype of the case.
         overflows: Whether extended precision overflowed.
     """
@@ -466,7 +482,7 @@ def check_defined(loss: Loss, expected: Expected) -> None:
     """Check that the definition is not nan for finite numbers that its roles allow.
 
     Raises:
-        SpecError: It is nan there, and the definition does not declare it so.
+        SpecError: The definition is nan there, and does not declare it with `maths.by_convention`.
     """
     lost = np.isnan(expected.losses) & expected.counted & ~expected.stated
     if not lost.any():
@@ -532,8 +548,8 @@ def _trial_cotangents(posed: _Posed, whole: Whole, shares: np.ndarray) -> list[n
     halves = posed.precision.name == "float16" and posed.case.reduction == "mean"
     divisor = whole.divisor("mean")[0]
     if halves and divisor != 0:
-        # A mean divides the cotangent first, which may make it subnormal in float16. Its rounding
-        # error there depends on its digits, so try several values.
+        # A mean divides the cotangent first, which may make it subnormal in float16. The rounding
+        # error of a subnormal number depends on its digits, so try several cotangents.
         share = posed.case.upstream("mean") / divisor * shares
         cotangents += [share * factor for factor in LUCK_FACTORS]
     return cotangents
@@ -555,7 +571,7 @@ def _budget_of_derivative(
     derivative: np.ndarray,
     plain_error: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the derivative by one tensor, its error, and why that error is infinite.
+    """Return the derivative by one tensor, its error bound, and the reason if that is infinite.
 
     Args:
         posed: The case.
@@ -567,14 +583,15 @@ def _budget_of_derivative(
         plain_error: The error of the derivative of the plain formula.
 
     Returns:
-        The exact derivative followed by those of the members that choose sides at kinks, on axis 0;
-        its error; the index of the reason in `REASONS`. All are 0 for ignored elements.
+        The exact derivative, followed on axis 0 by those of the `SIDES` members, which take
+        one-sided derivatives at kinks. The error bound, without the factor `SLACK`. The index of
+        the reason in `REASONS`. All three are 0 for ignored elements.
     """
     dtype = posed.precision
     error = _sensitivity(derivative, posed.ensemble, dtype) + dtype.negligible
     sides = derivative[[0, *range(-SIDES, 0)]]
-    # The gradient is open if the dtype cannot hold the loss or the derivative, and if more kinks
-    # meet than `SIDES` members can tell apart.
+    # A derivative is open if it is not finite, or if the loss overflows the dtype. It is also open
+    # if more kinks meet than `SIDES` members can tell apart, or if the input is too near to 0.
     beyond, crowded = ~(np.abs(loss) < dtype.largest), posed.ensemble.crowded(posed.loop)
     core = posed.loop + (1,) * posed.placed[name].core
     beyond, crowded = beyond.reshape(core), crowded.reshape(core)
@@ -598,7 +615,7 @@ def solve_second(
     """Return the derivative, by each tensor, of the gradient's product with `directions`.
 
     The gradient is that of the reduced loss for the cotangent of the case. Numbers next to a kink
-    or a branch have an infinite or a large budget: they are not judged.
+    or a branch are open.
 
     Args:
         expected: The first-order answer of the case.
@@ -634,6 +651,7 @@ def solve_second(
             exact = np.where(posed.mask(name), curvature[0], 0)
             error = error + SECOND_ORDER_ROUNDINGS * posed.precision.unit * size
             error = error + posed.precision.smallest * (1 + np.abs(scale).max(initial=0))
+            # A second derivative is open if it depends on the side that is taken at a kink.
             sided = np.abs(curvature[-SIDES:] - curvature[:1]).max(0) > SLACK * error
             # Torch promises no accuracy of second derivatives: grant half the digits of the dtype,
             # relative to the largest term.
@@ -691,10 +709,11 @@ def _one_hot(index: np.ndarray, classes: int, real: type) -> np.ndarray:
 def _patterns(
     exact: Mapping[str, np.ndarray], placed: Mapping[str, Placed]
 ) -> dict[str, list[np.ndarray]]:
-    """Return for each tensor its perturbations over its core axes, one for each member.
+    """Return for each tensor its perturbations: one array for each member that perturbs it.
 
-    A tensor of up to `OWN_MEMBERS` core elements has each element perturbed in a member of its own.
-    A larger one shares eight sign patterns among its elements.
+    Each array has the core axes of the tensor. In a tensor of up to `OWN_MEMBERS` core elements,
+    each element is perturbed in a member of its own. In a larger tensor, eight members perturb all
+    core elements at once, each member with another pattern of signs.
     """
     patterns = {}
     for name, view in exact.items():
@@ -702,8 +721,8 @@ def _patterns(
         if core <= OWN_MEMBERS:
             patterns[name] = list(np.eye(core))
         else:
-            # Each element takes its signs from the bits of a number of its own: two elements rarely
-            # have the same signs in all patterns, and the sum of all elements changes too.
+            # Each element takes its signs from the bits of its own number in a random order. So two
+            # elements rarely have the same signs in all patterns, and perturbations rarely cancel.
             codes = np.random.default_rng(core).permutation(max(256, core))[:core]
             patterns[name] = [np.where((codes >> bit) & 1, -1.0, 1.0) for bit in range(8)]
     return patterns
@@ -720,11 +739,13 @@ def _members(
 ) -> np.ndarray:
     """Return one tensor in every member of the ensemble.
 
+    `lossspec.maths.ensemble` lists the members in their order.
+
     Args:
         view: The tensor, of shape (*loop, *core).
-        name: Its name.
-        axes: How many of its axes are core.
-        patterns: As in `_Posed`, for all tensors: their order gives the members of each.
+        name: The name of the tensor.
+        axes: How many of its axes are core axes.
+        patterns: As in `_Posed`. The order of the tensors decides which members perturb which.
         size: How many members there are.
         dtype: The properties of the case's dtype.
         step: The relative size of a perturbation.
@@ -743,7 +764,8 @@ def _members(
             break
         first += len(before)
     core = view.shape[view.ndim - axes :]
-    # A perturbation is relative to the number, and not below a subnormal's rounding; 0 is exact.
+    # A perturbation is relative to the number, as rounding is. Below about the smallest normal
+    # number it is constant. A 0 is exact and is not perturbed.
     large = np.maximum(np.abs(members[0]), dtype.smallest / dtype.unit)
     large = np.where((members[0] == 0) | ~np.isfinite(large), 0, large)
     place = Extended(step) * np.copysign(large, members[0])
@@ -761,8 +783,8 @@ def _sensitivity(results: np.ndarray, members: Ensemble, dtype: Precision) -> np
         dtype: The properties of the case's dtype.
 
     Returns:
-        The sum of the changes that each perturbed input makes, plus the largest change that rounded
-        operations make; of the shape of one member's result and in its units.
+        The sum of the changes by perturbed inputs, plus the largest change by perturbed steps. It
+        has the shape of the result in one member, and is scaled to one unit roundoff.
     """
     # Compare with the last member: at a kink it takes the same side as the perturbed members.
     # Members of a free ensemble choose their own sides, so compare them with the case itself.
@@ -791,11 +813,12 @@ def _plain_formula_errors(
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Run the definition in the dtype of the case, forward and backward, and measure its errors.
 
-    A correct implementation may lose what this plain formula loses, for example by overflow.
+    A correct implementation may be as inaccurate as this plain formula, for example by overflow.
 
     Args:
         posed: The case.
-        want: The exact losses in members 0 and 1.
+        want: The exact losses in member 0, the case, and in member 1, whose inputs are one ulp
+            closer to 0.
         want_derivatives: The exact derivative by each tensor, in every member.
         cotangents: The cotangents to run the backward pass with, each of shape `loop`.
 
@@ -823,7 +846,8 @@ def _plain_formula_errors(
     error = np.abs(got - want)
     hopeless = ~np.isfinite(got) & np.isfinite(want)
     error = np.where(hopeless, np.inf, np.where(np.isfinite(error), error, 0))
-    # If the plain formula loses an infinity, a correct implementation may lose it too.
+    # If the exact loss is infinite and that of the plain formula is not, a correct implementation
+    # may be finite too.
     error[0] = np.where(np.isinf(want[0]) & (got[0] != want[0]), np.inf, error[0])
     errors = {name: np.zeros(()) for name in wanted}
     for cotangent in cotangents:

@@ -155,7 +155,7 @@ def _sections(loss: Loss, clauses: Collection[Clause]) -> Iterator[tuple[str, li
         yield "Parameters", [Table(("parameter", "default", "about"), rows)]
     yield "Reductions", [Bullets(tuple(_reductions(loss)))]
     yield "Dtypes", [Prose(_sentence(_listed(loss.dtypes, "and")))]
-    yield "Must raise", [Bullets(tuple(_refusals(loss, clauses)))]
+    yield "Invalid calls", [Bullets(tuple(_refusals(loss, clauses)))]
     if loss.symmetries:
         says = tuple(
             _sentence(f"{s.says}{f', without {_listed(s.without)}' if s.without else ''}")
@@ -175,7 +175,16 @@ def _sections(loss: Loss, clauses: Collection[Clause]) -> Iterator[tuple[str, li
         for theme, themed in _by_theme(c for c in clauses if _surfaces(c, loss)).items()
         for i, clause in enumerate(themed)
     )
-    yield "Clauses", [Table(("theme", "clause", "what it says"), rows)]
+    yield (
+        "Clauses",
+        [
+            Prose(
+                "A clause is one property that the suite checks. The error budget is the largest"
+                " error that rounding explains. A kink is a point where the derivative jumps."
+            ),
+            Table(("theme", "clause", "what it says"), rows),
+        ],
+    )
 
 
 def _definition(loss: Loss) -> Iterator[Block]:
@@ -186,7 +195,7 @@ def _definition(loss: Loss) -> Iterator[Block]:
     axes = _listed([_WRITTEN.get(axis, axis) for axis in core], "and")
     seen = f"It sees the ax{'es' if len(core) > 1 else 'is'} {axes} last"
     yield Prose(
-        "`define` returns the loss before reduction, in the words of `lossspec.maths`."
+        "`define` returns the loss before reduction, written with functions of `lossspec.maths`."
         f" {seen if core else 'It works element by element'}. Batches, reductions, dtypes and"
         " memory layouts are not part of it."
     )
@@ -324,11 +333,13 @@ def _head(function: Callable[..., Any]) -> str:
 
 def _refusals(loss: Loss, clauses: Collection[Clause]) -> Iterator[str]:
     for refusal in loss.refusals:
-        yield _sentence(refusal.says)
+        yield f"A call raises an error if {refusal.says}."
     for name, parameter in loss.parameters.items():
         if parameter.refused:
             values = [_shown(parameter, value) for value in parameter.refused]
-            yield f"A value of `{name}` out of its range, such as {_listed(values)}."
+            yield (
+                f"A value of `{name}` out of its range, such as {_listed(values)}, raises an error."
+            )
     for clause in clauses:
         told = clause.name in ("refuses-calls", "refuses-parameters")
         if clause.theme == "refusal" and not told and _surfaces(clause, loss):

@@ -7,8 +7,8 @@ from lossspec.spec.roles import Real, Weight
 
 
 def define(input, target, delta, weight):
-    """Return w r² / 2 for r < δ, and w δ (r - δ / 2) otherwise, with r = |x - y|."""
-    # The second derivative is not judged at r = 0, where `absolute` has a kink.
+    """Return weight r² / 2 for r < δ, else weight δ (r - δ / 2), with r = |input - target|."""
+    # At r = 0 the loss has no kink, but `absolute` has: second derivatives are not judged there.
     r = absolute(input - target)
     return weight * where(r < delta, r**2 / 2, delta * (r - delta / 2))
 
@@ -23,8 +23,8 @@ def without_branches(input, target, delta, weight):
 spec = Loss(
     name="huber_loss",
     module="HuberLoss",
-    summary="Half the squared error if the absolute error is below δ. From δ on, the loss is linear"
-    " in the absolute error, with gradient δ.",
+    summary="Half the squared error if the absolute error |input - target| is below δ. From δ on,"
+    " the loss is linear in the absolute error, with derivative δ.",
     formula=r"\ell(x, y) = w \begin{cases} (x - y)^2 / 2 & |x - y| < \delta \\"
     r" \delta\,(|x - y| - \delta / 2) & \text{otherwise} \end{cases}",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.HuberLoss.html",
@@ -38,7 +38,8 @@ spec = Loss(
         "weight": Weight(
             shape="like input",
             surfaces=("function",),
-            doc="Factor for each element; the mean still divides by the number of elements.",
+            doc="It multiplies the loss of each element; the mean still divides by the number of"
+            " elements.",
         )
     },
     parameters={
@@ -47,7 +48,7 @@ spec = Loss(
             0.3,
             3.0,
             refused=(-1.0, 0.0),
-            doc="The absolute error from which on the loss is linear.",
+            doc="The absolute error δ above which the loss is linear; it must be positive.",
         )
     },
     examples=(

@@ -7,8 +7,8 @@ from lossspec.spec.roles import Real
 
 
 def define(input, target, beta):
-    """Return r² / 2β for r < β, and r - β / 2 otherwise, with r = |x - y|."""
-    # The second derivative is not judged at r = 0, where `absolute` has a kink.
+    """Return r² / 2β for r < β, and r - β / 2 otherwise, with r = |input - target|."""
+    # At r = 0 the loss has no kink, but `absolute` has: second derivatives are not judged there.
     r = absolute(input - target)
     if beta == 0:
         return r
@@ -43,7 +43,7 @@ spec = Loss(
         "beta": number(
             *(1.0, 0.0, 0.3, 3.0, 2.0**-20),
             refused=(-1.0,),
-            doc="The absolute error from which on the loss is linear; 0 gives the L1 loss.",
+            doc="The absolute error β above which the loss is linear; 0 gives the L1 loss.",
         )
     },
     examples=(
