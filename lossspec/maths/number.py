@@ -11,7 +11,7 @@ import numpy as np
 from autograd.extend import defvjp, primitive
 from autograd.tracer import getval
 
-from lossspec.maths import words
+from lossspec.maths.elementwise import constant
 from lossspec.maths.ensemble import Array, current, rounded
 
 
@@ -132,7 +132,7 @@ def _operand(x: Any, like: Array) -> Any:
     if isinstance(x, Number):
         return x.raw
     if isinstance(x, (float, np.floating)) and np.isfinite(x):
-        return words.constant(float(x), like)
+        return constant(float(x), like)
     return x
 
 
