@@ -71,3 +71,19 @@ def repeated(x: Array, count: int) -> Array:
 
 
 defvjp(repeated, lambda ans, x, count: total, None)
+
+
+def transposed(x: Array) -> Array:
+    """Return a matrix with its rows as columns: the last two axes are swapped.
+
+    Derivative: that of the element, in its old place.
+
+    Rounding: none.
+
+    Args:
+        x: Numbers of shape (..., M, N).
+
+    Returns:
+        Numbers of shape (..., N, M).
+    """
+    return anp.swapaxes(x, -1, -2)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import autograd.numpy as anp
 import numpy as np
+from autograd.extend import defvjp, primitive
 from autograd.tracer import getval, isbox
 
-from lossspec.maths.elementwise import constant, log
-from lossspec.maths.ensemble import Array, compared, current, kept, kinked
-from lossspec.maths.primitives import select, standing_for
+from lossspec.maths.elementwise import array_like, log
+from lossspec.maths.ensemble import SIDES, Array, compared, current, kept, kinked
+from lossspec.maths.primitives import gathered, select, standing_for, unbroadcast
 from lossspec.thresholds import ANY_FINITE_SLOPE
 
 
@@ -25,14 +26,9 @@ def where(condition: Array, yes: Array, no: Array) -> Array:
     """
     condition = kept(np.asarray(getval(condition)))
     like = yes if np.ndim(getval(yes)) else no
-    yes, no = _array(yes, like), _array(no, like)
+    yes, no = array_like(yes, like), array_like(no, like)
     compared(np.isnan(getval(yes)) != np.isnan(getval(no)))
     return select(condition, yes, no)
-
-
-def _array(x: Array, like: Array) -> Array:
-    """Return an array as it is, and a number as a `constant` in the shape of `like`."""
-    return x if isbox(x) or np.ndim(x) else constant(float(x), like)
 
 
 def absolute(x: Array) -> Array:
@@ -66,7 +62,7 @@ def minimum(x: Array, y: Array) -> Array:
     Derivative: 1 for the smaller one. Equal elements are a kink: any split of the derivative
     between them is correct. If either element is nan, so is the result. There is no rounding.
     """
-    x, y = _array(x, y), _array(y, x)
+    x, y = array_like(x, y), array_like(y, x)
     return select(_first(_lead(getval(y), getval(x))) | np.isnan(getval(x)), x, y)
 
 
@@ -76,7 +72,7 @@ def maximum(x: Array, y: Array) -> Array:
     Derivative: 1 for the larger one. Equal elements are a kink: any split of the derivative
     between them is correct. If either element is nan, so is the result. There is no rounding.
     """
-    x, y = _array(x, y), _array(y, x)
+    x, y = array_like(x, y), array_like(y, x)
     return select(_first(_lead(getval(x), getval(y))) | np.isnan(getval(x)), x, y)
 
 
@@ -125,7 +121,7 @@ def clamped(x: Array, lowest: Array) -> Array:
         x: Numbers of any shape.
         lowest: A lower bound, of the shape of `x`.
     """
-    raw, floor = getval(x), getval(_array(lowest, x))
+    raw, floor = getval(x), getval(array_like(lowest, x))
     return standing_for(x, np.where(kept(raw < floor), floor, raw), np.ones_like(raw))
 
 
@@ -183,3 +179,145 @@ def by_convention(x: Array, value: float, undefined: np.ndarray) -> Array:
         current.ensemble.stated.append(np.broadcast_to(undefined, raw.shape)[0])
     agreed = np.where(undefined, np.full_like(raw, value), raw)
     return standing_for(x, agreed, np.where(undefined, np.full_like(raw, np.nan), 1))
+
+
+def sort(x: Array, descending: bool = False) -> Array:
+    """Return the elements of the last axis in ascending order; nan comes last.
+
+    Derivative: 1 by the element that comes to the place. Equal elements are a kink: each may have
+    the derivative of any of their places.
+
+    Rounding: none.
+
+    Args:
+        x: Numbers of shape (..., K).
+        descending: Whether the largest element comes first.
+
+    Returns:
+        Numbers of shape (..., K).
+    """
+    return _sorted(x, *_order(getval(x), descending))
+
+
+@primitive
+def _sorted(x: Array, order: np.ndarray, close: np.ndarray, sides: np.ndarray) -> Array:
+    return np.take_along_axis(x, order, -1)
+
+
+defvjp(
+    _sorted,
+    lambda ans, x, order, close, sides: (
+        lambda g: unbroadcast(gathered(g, _sources(getval(g), order, close, sides)), np.shape(x))
+    ),
+    None,
+    None,
+    None,
+)
+
+
+def _order(raw: np.ndarray, descending: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return how to sort the last axis, in each member.
+
+    Args:
+        raw: Numbers of shape (members, ..., K).
+        descending: Whether the largest element comes first.
+
+    Returns:
+        The indices of the sorted elements, of shape (members, ..., K). A mask of shape (..., K - 1)
+        of the places that rounding may swap with the next. For each member: 1 if it takes the
+        highest derivative at ties, 0 if it takes the lowest, -1 if it takes that of its own order.
+    """
+    compared(np.isnan(raw))
+    order = kept(np.argsort(-raw if descending else raw, axis=-1, kind="stable"))
+    sides = np.full(len(order), -1)
+    if current.ensemble is None or not raw.shape[-1]:
+        return order, np.zeros((*raw.shape[1:-1], max(raw.shape[-1] - 1, 0)), bool), sides
+    order[-SIDES:] = order[:1]
+    places = np.take_along_axis(raw, order, -1)
+    close, sides[-SIDES:] = current.ensemble.met(_lead(places[..., 1:], places[..., :-1]))
+    if not current.ensemble.free:
+        sides[2:-SIDES] = 1  # as in the last member, with which these are compared
+    return order, close, sides
+
+
+def _groups(close: np.ndarray) -> np.ndarray:
+    """Return the number of the group of equal elements that each place of an order belongs to."""
+    first = np.zeros((*close.shape[:-1], 1), int)
+    return np.concatenate([first, np.cumsum(~close, axis=-1)], axis=-1)
+
+
+def _of_member(sides: np.ndarray, ndim: int) -> np.ndarray:
+    return sides.reshape(-1, *(1,) * (ndim - 1))
+
+
+def _sources(g: np.ndarray, order: np.ndarray, close: np.ndarray, sides: np.ndarray) -> np.ndarray:
+    """Return for each element the place whose cotangent it gets: at ties, the extreme ones."""
+    inverse = np.argsort(order, axis=-1)
+    if not close.any():
+        return inverse
+    places, groups = np.arange(g.shape[-1]), _groups(close)
+    by_size = np.lexsort((g, np.broadcast_to(groups, g.shape)))  # within each group
+    new = np.diff(groups, axis=-1, prepend=-1) > 0
+    first = np.maximum.accumulate(np.where(new, places, 0), axis=-1)
+    ends = np.where(np.diff(groups, axis=-1, append=-1) != 0, places, len(places))
+    last = np.minimum.accumulate(ends[..., ::-1], axis=-1)[..., ::-1]
+    lowest = np.take_along_axis(by_size, first[None], -1)
+    highest = np.take_along_axis(by_size, last[None], -1)
+    side = _of_member(sides, g.ndim)
+    source = np.where(side == 1, highest, np.where(side == 0, lowest, places))
+    return np.take_along_axis(source, inverse, -1)
+
+
+def argsort(x: Array, descending: bool = False) -> np.ndarray:
+    """Return the index of the smallest element of the last axis, of the second smallest, and so on.
+
+    `pick(y[..., None, :], argsort(x))` puts the elements of y in the order of those of x.
+
+    Derivative: none, since the indices are integers. Equal elements are a kink: for the gradient,
+    each order of them is correct. The result itself keeps their order, as a stable sort does.
+
+    Rounding: none.
+
+    Args:
+        x: Numbers of shape (..., K).
+        descending: Whether the largest element comes first.
+
+    Returns:
+        Integers of shape (..., K).
+    """
+    order, close, sides = _order(getval(x), descending)
+    if not close.any():
+        return order
+    keys = _tie_breaks(sides, order.shape[-1])
+    keys = keys.reshape(len(order), *(1,) * (order.ndim - 2), -1)
+    keys = np.take_along_axis(np.broadcast_to(keys, order.shape), order, -1)
+    within = np.lexsort((keys, np.broadcast_to(_groups(close), order.shape)))
+    reordered = np.take_along_axis(order, within, -1)
+    return np.where(_of_member(sides, order.ndim) < 0, order, reordered)
+
+
+def _tie_breaks(sides: np.ndarray, size: int) -> np.ndarray:
+    """Return for each member keys of the elements: at ties, the smaller key comes first."""
+    keys = np.where(sides[:, None] == 1, -np.arange(size), np.arange(size))
+    mixed = np.random.default_rng(size)
+    for member in range(-SIDES, -2):
+        keys[member] = mixed.permutation(size)
+    return keys
+
+
+def rank(x: Array, descending: bool = False) -> np.ndarray:
+    """Return the place of each element of the last axis in the sorted order; 0 is the first.
+
+    Derivative: none, since the ranks are integers. Equal elements have different ranks, in the
+    order in which they stand; for the gradient, each order of them is correct, as in `argsort`.
+
+    Rounding: none.
+
+    Args:
+        x: Numbers of shape (..., K).
+        descending: Whether the largest element comes first.
+
+    Returns:
+        Integers of shape (..., K).
+    """
+    return np.argsort(argsort(x, descending), axis=-1, kind="stable")

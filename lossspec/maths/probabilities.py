@@ -7,7 +7,8 @@ import numpy as np
 from autograd.extend import defvjp, primitive
 from autograd.tracer import getval
 
-from lossspec.maths.ensemble import HALF, Array, current, rounded
+from lossspec.maths.elementwise import array_like
+from lossspec.maths.ensemble import HALF, Array, current, error_of, rounded
 from lossspec.maths.primitives import accept_either, exactly, select, standing_for
 from lossspec.thresholds import SOFTPLUS_LINEAR
 
@@ -185,3 +186,65 @@ def _foreknown_sum(g: Array) -> Array:
     members = np.zeros(current.ensemble.size, bool)
     members[current.ensemble.rounding] = HALF
     return select(current.ensemble.column(members, getval(added).ndim), added[:1], added)
+
+
+def softmax(x: Array) -> Array:
+    """Return eˣ / Σ eˣ along the last axis, without overflow.
+
+    An element of -inf gives 0. With a single inf, its own element gives 1 and the others 0; with
+    several, or with -inf only, the result is nan.
+
+    Derivative: p·(g - Σ g·p) for a cotangent g and probabilities p. It is 0 by an infinite element.
+
+    Rounding: the differences from the largest element, the sum of the exponentials and the result,
+    each element apart. The derivative rounds p, the sum and the difference.
+
+    Args:
+        x: Logits of shape (..., C).
+
+    Returns:
+        Probabilities of shape (..., C).
+    """
+    return rounded(_probabilities(x), apart=True, known_zero=True)
+
+
+@primitive
+def _probabilities(x: Array) -> Array:
+    if x.shape[-1] == 0:
+        return x
+    top = np.max(x, axis=-1, keepdims=True)
+    z = x - np.where(top > -np.inf, top, np.zeros_like(top))
+    if exactly():
+        z = np.where(_alone(x), np.zeros_like(z), z)  # inf - inf, where x is the only inf
+    powers = np.exp(z + error_of(z, apart=True))
+    return powers / rounded(np.sum(powers, axis=-1, keepdims=True), underflows=False)
+
+
+def _softmax_cotangent(p: Array, g: Array) -> Array:
+    p = p + error_of(p, apart=True)
+    terms = g * p
+    added = anp.sum(terms, axis=-1, keepdims=True)
+    added = added + error_of(np.sum(np.abs(getval(terms)), axis=-1, keepdims=True))
+    return p * rounded(g - added, underflows=False, apart=True)
+
+
+defvjp(_probabilities, lambda ans, x: lambda g: _softmax_cotangent(ans, g))
+
+
+def logaddexp(x: Array, y: Array) -> Array:
+    """Return log(eˣ + eʸ), element by element, without overflow; `log_sum_exp` of two.
+
+    An argument of -inf adds nothing.
+
+    Derivative: the share of each argument in the sum, σ(x - y) and σ(y - x). By -inf it is 0.
+
+    Rounding: the sum, and the result once more.
+
+    Args:
+        x: Numbers of any shape.
+        y: Numbers of a shape that broadcasts with `x`.
+    """
+    x, y = array_like(x, y), array_like(y, x)
+    both = np.ones(np.broadcast_shapes(np.shape(getval(x)), np.shape(getval(y))), bool)
+    pair = [select(both, x, getval(y)), select(both, y, getval(x))]
+    return log_sum_exp(anp.concatenate([one[..., None] for one in pair], axis=-1))
