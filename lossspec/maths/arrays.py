@@ -15,7 +15,9 @@ from lossspec.maths.sums import total
 def pick(x: Array, index: np.ndarray) -> Array:
     """Return `x[..., index]`: one element of the last axis for each index.
 
-    Derivative: 1 for that element and 0 for the others. There is no rounding.
+    Derivative: 1 by that element and 0 by the others.
+
+    Rounding: none.
 
     Args:
         x: Numbers of shape (..., C).
@@ -30,7 +32,11 @@ def pick(x: Array, index: np.ndarray) -> Array:
 
 
 def joined(*parts: Array) -> Array:
-    """Return arrays joined along the last axis, without rounding.
+    """Return arrays joined along the last axis.
+
+    Derivative: that of the element, in its old place.
+
+    Rounding: none.
 
     Args:
         *parts: Arrays that have the same shape but for the last axis.
@@ -41,7 +47,9 @@ def joined(*parts: Array) -> Array:
 def one_hot(index: np.ndarray, classes: int, like: Array) -> np.ndarray:
     """Return the one-hot encoding of class indices.
 
-    It has no derivative and no rounding.
+    Derivative: none, since the indices are integers.
+
+    Rounding: none.
 
     Args:
         index: Integers of shape (...), in [0, classes).
@@ -58,7 +66,9 @@ def one_hot(index: np.ndarray, classes: int, like: Array) -> np.ndarray:
 def repeated(x: Array, count: int) -> Array:
     """Return `x` repeated along a new last axis.
 
-    The derivative sums the cotangents of the copies, and is rounded as by `total`.
+    Derivative: the sum of the cotangents of the copies.
+
+    Rounding: none of the result; the derivative as in `total`.
 
     Args:
         x: Numbers of shape (...).

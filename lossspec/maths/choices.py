@@ -16,11 +16,14 @@ from lossspec.thresholds import ANY_FINITE_SLOPE
 def where(condition: Array, yes: Array, no: Array) -> Array:
     """Return `yes` where `condition` holds and `no` elsewhere.
 
-    The derivative flows only into the branch that is taken. Each perturbed member keeps the branch
-    of member 0; there is no rounding.
+    Masks are combined with `&`, `|` and `~`.
+
+    Derivative: that of the branch that is taken; 0 by the other one, even if it is infinite.
+
+    Rounding: none.
 
     Args:
-        condition: A mask.
+        condition: A mask. The perturbed copies of a case keep its branches.
         yes: Numbers, of a shape that broadcasts with `condition`.
         no: Numbers, of a shape that broadcasts with `condition`.
     """
@@ -34,7 +37,9 @@ def where(condition: Array, yes: Array, no: Array) -> Array:
 def absolute(x: Array) -> Array:
     """Return |x|, element by element.
 
-    Derivative: the sign of x. At the kink 0, any value in [-1, 1] is correct. There is no rounding.
+    Derivative: the sign of x. At the kink 0, any value in [-1, 1] is correct.
+
+    Rounding: none.
     """
     raw = getval(x)
     sign = np.sign(raw)
@@ -43,10 +48,11 @@ def absolute(x: Array) -> Array:
 
 
 def positive_part(x: Array) -> Array:
-    """Return max(x, 0), element by element.
+    """Return max(x, 0), element by element. nan stays nan.
 
-    Derivative: 1 above 0 and 0 below; at the kink 0, any value in [0, 1] is correct. nan stays nan.
-    There is no rounding.
+    Derivative: 1 above 0 and 0 below. At the kink 0, any value in [0, 1] is correct.
+
+    Rounding: none.
     """
     raw = getval(x)
     compared(np.isnan(raw))
@@ -57,20 +63,24 @@ def positive_part(x: Array) -> Array:
 
 
 def minimum(x: Array, y: Array) -> Array:
-    """Return the smaller of two arrays, element by element.
+    """Return the smaller of two arrays, element by element. If either is nan, so is the result.
 
-    Derivative: 1 for the smaller one. Equal elements are a kink: any split of the derivative
-    between them is correct. If either element is nan, so is the result. There is no rounding.
+    Derivative: 1 by the smaller one. Equal elements are a kink: any split of the derivative between
+    them is correct.
+
+    Rounding: none.
     """
     x, y = array_like(x, y), array_like(y, x)
     return select(_first(_lead(getval(y), getval(x))) | np.isnan(getval(x)), x, y)
 
 
 def maximum(x: Array, y: Array) -> Array:
-    """Return the larger of two arrays, element by element.
+    """Return the larger of two arrays, element by element. If either is nan, so is the result.
 
-    Derivative: 1 for the larger one. Equal elements are a kink: any split of the derivative
-    between them is correct. If either element is nan, so is the result. There is no rounding.
+    Derivative: 1 by the larger one. Equal elements are a kink: any split of the derivative between
+    them is correct.
+
+    Rounding: none.
     """
     x, y = array_like(x, y), array_like(y, x)
     return select(_first(_lead(getval(x), getval(y))) | np.isnan(getval(x)), x, y)
@@ -90,8 +100,10 @@ def _first(lead: np.ndarray) -> np.ndarray:
 def largest(x: Array) -> Array:
     """Return the maximum over the last axis.
 
-    Derivative: 1 for the largest element. If several are the largest there is a kink: any of them
-    may have the derivative. There is no rounding.
+    Derivative: 1 by the largest element. If several are the largest there is a kink: any of them
+    may have the derivative.
+
+    Rounding: none.
 
     Args:
         x: Numbers of shape (..., K). With K = 0 the result is -inf.
@@ -113,9 +125,11 @@ def largest(x: Array) -> Array:
 
 
 def clamped(x: Array, lowest: Array) -> Array:
-    """Return max(x, lowest) with the derivative 1 by `x`, even where `lowest` is taken.
+    """Return max(x, lowest), with the gradient of a clamp that autograd does not see.
 
-    The derivative by `lowest` is 0. There is no rounding.
+    Derivative: 1 by `x`, even where `lowest` is taken, and 0 by `lowest`.
+
+    Rounding: none.
 
     Args:
         x: Numbers of any shape.
@@ -129,7 +143,9 @@ def clamped_log(x: Array, lowest: float, held: Array) -> Array:
     """Return max(log(x), lowest).
 
     Derivative: 1/x, with two exceptions. If `lowest` is taken, any finite derivative of 0 or more
-    is correct. If `held` is true, any derivative from 0 to 1/x is correct. The result is rounded.
+    is correct. If `held` is true, any derivative from 0 to 1/x is correct.
+
+    Rounding: the result, once.
 
     Args:
         x: Numbers of 0 or more, of any shape.
@@ -165,8 +181,9 @@ def _any_derivative(x: Array, undecided: Array) -> Array:
 def by_convention(x: Array, value: float, undefined: np.ndarray) -> Array:
     """Return `x`, and the conventional `value` where the formula is undefined.
 
-    The derivative is nan where the formula is undefined, so the gradient is not judged there. It is
-    1 elsewhere. There is no rounding.
+    Derivative: 1. It is nan if the formula is undefined, so that the gradient is not judged.
+
+    Rounding: none.
 
     Args:
         x: Numbers of any shape.

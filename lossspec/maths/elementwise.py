@@ -14,9 +14,11 @@ from lossspec.maths.primitives import exactly, select
 
 
 def constant(value: float, like: Array) -> Array:
-    """Return a parameter as an array.
+    """Return a parameter as an array. A float that meets a number becomes one by itself.
 
-    It is rounded unless bfloat16, and so every dtype, represents the value exactly.
+    Derivative: 0.
+
+    Rounding: once, unless bfloat16, and so every dtype, represents the value exactly.
 
     Args:
         value: The value of the parameter.
@@ -27,25 +29,43 @@ def constant(value: float, like: Array) -> Array:
 
 
 def exp(x: Array) -> Array:
-    """Return eˣ, rounded, element by element; inf where it overflows."""
+    """Return eˣ, element by element; inf where it overflows.
+
+    Derivative: eˣ. It is 0 at -inf.
+
+    Rounding: the result, once.
+    """
     return rounded(anp.exp(x))
 
 
 def log(x: Array) -> Array:
-    """Return the natural logarithm, rounded, element by element; -inf at 0, nan below."""
+    """Return the natural logarithm, element by element; -inf at 0, nan below.
+
+    Derivative: 1/x. It is inf at 0.
+
+    Rounding: the result, once.
+    """
     return rounded(anp.log(x))
 
 
 def sqrt(x: Array) -> Array:
-    """Return the square root, rounded, element by element; its derivative is inf at 0."""
+    """Return the square root, element by element; nan below 0.
+
+    Derivative: 1 / (2√x). It is inf at 0.
+
+    Rounding: the result, once.
+    """
     return rounded(anp.sqrt(x))
 
 
 def times(x: Array, y: Array) -> Array:
     """Return x·y, with 0 times anything defined as 0.
 
-    A probability of 0 times a log-probability of -inf is 0, for example. The product is not
-    rounded.
+    A probability of 0 times a log-probability of -inf is 0, for example.
+
+    Derivative: that of a product. An infinite factor of 0 has the derivative 0, and gives 0.
+
+    Rounding: none.
 
     Args:
         x: Numbers of any shape.
@@ -62,7 +82,9 @@ def times(x: Array, y: Array) -> Array:
 def x_log_x(x: Array) -> Array:
     """Return x·log(x), and 0 at 0.
 
-    Derivative: log(x) + 1, with the logarithm rounded; -inf at 0. The result is rounded.
+    Derivative: log(x) + 1. It is -inf at 0.
+
+    Rounding: the result once, and the logarithm of the derivative once.
 
     Args:
         x: Numbers of 0 or more, of any shape.

@@ -1,4 +1,4 @@
-"""What functions of numpy, torch and Python say if a definition gives them a number."""
+"""The errors of functions of numpy, torch and Python that a definition gives a number."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 from lossspec.maths import words
 
-#: What to use, and the foreign names that it stands for.
+#: The expression to use, and the foreign names that it replaces.
 _FOREIGN = {
     "absolute": "abs fabs",
     "positive_part": "relu threshold",
@@ -36,7 +36,7 @@ _FOREIGN = {
     "norm(x - y, 2)": "pairwise_distance",
     "total(x * y) / (norm(x, 2) * norm(y, 2))": "cosine_similarity",
     "joined": "concatenate concat cat hstack append",
-    "pick": "gather take take_along_axis choose",
+    "pick": "take gather take_along_axis choose",
     "repeated": "repeat expand broadcast_to tile",
     "x[..., None] and joined": "stack unsqueeze expand_dims",
     "x_log_x": "xlogy entr",

@@ -44,11 +44,18 @@ class Number(OwnWordsOnly):
 
     `define` gets its tensors as numbers, so the textbook formula has the right budget without any
     word about rounding. A float that not every dtype can hold is rounded where it meets a number.
-    Comparisons give masks: plain arrays of truth values, which `&`, `|` and `~` combine. In a
-    product a mask counts as 0 and 1.
 
-    For powers, 0⁰ is 1. A power with a number as its exponent is nan for a negative base, unless
-    the exponent is whole; its derivative by the exponent is then nan.
+    Comparisons give masks: plain arrays of truth values, which `&`, `|` and `~` combine. Use them
+    in `where`, or as factors of 0 and 1; their sum counts. `x @ y` is `matmul(x, y)`.
+
+    In a power either operand, or both, may be numbers. 0⁰ is 1, and a negative base needs whole
+    exponents.
+
+    Derivative: that of the operator. By the exponent of a base of 0 it is 0, and of a negative
+    base nan. Masks have none.
+
+    Rounding: the result of each operator, once. Negation, comparisons, adding 0 and multiplying by
+    a power of 2 are exact. The derivatives of products, quotients and powers round once more.
 
     Attributes:
         raw: The array, or autograd's box around it, with the members of the ensemble in axis 0.

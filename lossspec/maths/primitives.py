@@ -1,4 +1,4 @@
-"""What the words are made of: a choice without nan in its derivative, and a given derivative."""
+"""Functions that the words are made of: choices and powers without nan, given derivatives."""
 
 from __future__ import annotations
 

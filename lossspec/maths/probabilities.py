@@ -14,9 +14,11 @@ from lossspec.thresholds import SOFTPLUS_LINEAR
 
 
 def sigmoid(x: Array) -> Array:
-    """Return σ(x) = 1 / (1 + e⁻ˣ), without overflow, rounded, element by element.
+    """Return σ(x) = 1 / (1 + e⁻ˣ), without overflow, element by element.
 
-    Derivative: σ(x)·(1 - σ(x)), where 1 - σ(x) has the rounding error of σ(x).
+    Derivative: σ(x)·(1 - σ(x)), where 1 - σ(x) has the rounding error of σ(x). It is 0 at ±inf.
+
+    Rounding: the result, once.
     """
     return rounded(_sigmoid(x))
 
@@ -40,8 +42,11 @@ def softplus(x: Array) -> Array:
     """Return log(1 + eˣ), without overflow, element by element.
 
     For x > `SOFTPLUS_LINEAR` (20) the budget also accepts x itself, as torch documents for its
-    softplus. Derivative: σ(x), with the error of computing it as exp(x - softplus(x)). The result
-    is rounded.
+    softplus.
+
+    Derivative: σ(x), with the error of computing it as exp(x - softplus(x)).
+
+    Rounding: the result, once.
     """
     return rounded(accept_either(_softplus(x), x, getval(x) > SOFTPLUS_LINEAR)) + _by_logarithm(x)
 
@@ -69,8 +74,11 @@ def minus_log_sigmoid(x: Array) -> tuple[Array, Array]:
     """Return (-log σ(x), -log(1 - σ(x))), without overflow.
 
     For |x| > `SOFTPLUS_LINEAR` (20) the budget also accepts the asymptotes |x| and 0, as torch
-    documents for its softplus. The derivatives are -σ(-x) and σ(x). The first result is rounded,
-    and the second as x plus the first.
+    documents for its softplus.
+
+    Derivative: -σ(-x) and σ(x).
+
+    Rounding: the first result once, and the second as x plus the first.
 
     Args:
         x: Logits of any shape.
@@ -96,8 +104,11 @@ def minus_log_sigmoid(x: Array) -> tuple[Array, Array]:
 def log_sum_exp(x: Array) -> Array:
     """Return log Σ eˣ over the last axis, without overflow.
 
-    A term of -inf adds nothing and has the derivative 0. The derivative by the others is their
-    share of the sum. The sum is rounded, and the result once more.
+    A term of -inf adds nothing.
+
+    Derivative: the share of each term in the sum; 0 by -inf.
+
+    Rounding: the sum once, and the result once more.
 
     Args:
         x: Numbers of shape (..., K). With K = 0 the result is -inf.
@@ -133,8 +144,12 @@ def log_softmax(x: Array) -> Array:
 
     The largest element is subtracted first, so the exponentials cannot overflow. An element of
     -inf gives -inf. With a single inf, its own element gives 0 and the others -inf; with several
-    the result is nan. The sum of the exponentials is rounded, and so is the result. Derivative:
-    g - softmax(x)·Σ g for a cotangent g, where the softmax is computed from the rounded result.
+    the result is nan.
+
+    Derivative: g - softmax(x)·Σ g for a cotangent g.
+
+    Rounding: the sum of the exponentials once, and the result once more. The derivative computes
+    the softmax from the rounded result.
 
     Args:
         x: Logits of shape (..., C).

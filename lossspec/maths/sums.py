@@ -166,8 +166,9 @@ def _roundings(terms: int) -> float:
 def matvec(matrix: Array, x: Array) -> Array:
     """Return the product of a matrix with a vector.
 
-    The elements of the result are rounded independently, each as by `total`. The derivatives are
-    those of the product and are not rounded.
+    Derivative: the products of the cotangent with the vector and with the transposed matrix.
+
+    Rounding: each element of the result apart, as in `total`.
 
     Args:
         matrix: Numbers of shape (..., M, K).
@@ -218,9 +219,11 @@ defvjp(
 def norm(x: Array, p: float) -> Array:
     """Return the p-norm ‖x‖ₚ over the last axis.
 
-    Derivative: where x is 0 there is a kink; any value in [-1, 1] by each element is correct. For
-    p = 1 and p = inf the kinks are those of `absolute` and `largest`. The sum of the powers and the
-    root are rounded.
+    Derivative: that of the root of the sum of |x|ᵖ. At x = 0 there is a kink: any value in [-1, 1]
+    by each element is correct. For p = 1 and p = inf the kinks are those of `absolute` and
+    `largest`.
+
+    Rounding: the sum of the powers as in `total`, and the root once.
 
     Args:
         x: Numbers of shape (..., K). One infinite element makes the norm infinite.
