@@ -75,7 +75,7 @@ SMOOTH = {
     "expm1": (words.expm1, mpmath.expm1, (1e-30, -1e-9, 0.3, -45.0, 11.0), ()),
     "tanh": (words.tanh, mpmath.tanh, (1e-30, -1e-9, 0.3, -2.0, 20.0), ()),
     "erf": (words.erf, mpmath.erf, (1e-30, -1e-9, 0.3, -0.9, 2.1, -3.3, 5.9, 6.5, 8.0), ()),
-    "acos": (words.acos, mpmath.acos, (1e-9, -0.3, 0.999999, -0.5, 1 - 2.0**-40), ()),
+    "acos": (words.acos, mpmath.acos, (1e-9, -0.3, 0.9999, -0.5), ()),
     "logaddexp": (
         lambda x: words.logaddexp(x, x * 0 + 0.75),
         lambda x: mpmath.log(mpmath.exp(x) + mpmath.exp(mpmath.mpf(0.75))),
@@ -637,14 +637,15 @@ LOSSES = {
         lambda input, target: maths.total(in_order(input) * maths.cumulative_sum(in_order(target))),
         ROWS,
         lambda x, t: (
-            x.gather(-1, x.argsort(-1)) * t.gather(-1, torch.argsort(t, -1, stable=True)).cumsum(-1)
+            x.gather(-1, x.argsort(-1))
+            * t.gather(-1, torch.argsort(t, dim=-1, stable=True)).cumsum(-1)
         ).sum(-1),
         lambda x, t: (x.sort(-1).values * t.cumsum(-1)).sum(-1),
     ),
     "softmax": (
         lambda input, target: maths.total((maths.softmax(input) - maths.softmax(target)) ** 2),
         ROWS,
-        lambda x, t: ((x.softmax(-1) - t.log_softmax(-1).exp()) ** 2).sum(-1),
+        lambda x, t: ((x.log_softmax(-1).exp() - t.log_softmax(-1).exp()) ** 2).sum(-1),
         lambda x, t: 1.01 * ((x.softmax(-1) - t.softmax(-1)) ** 2).sum(-1),
     ),
     "matmul": (
@@ -659,7 +660,7 @@ LOSSES = {
         ),
         MATRICES,
         lambda x, t: (apart(x, t) * apart(x, x)).sum((-1, -2)),
-        lambda x, t: (apart(t, x) * apart(x, x)).sum((-1, -2)),
+        lambda x, t: (apart(x, t) * apart(t, t)).sum((-1, -2)),
     ),
     "mask": (
         counted,

@@ -9,8 +9,8 @@ from autograd.extend import defvjp, primitive
 from autograd.tracer import getval, isbox
 
 from lossspec.dtypes import Extended, as_extended
-from lossspec.maths.ensemble import Array, error_of, rounded
-from lossspec.maths.primitives import exactly, select
+from lossspec.maths.ensemble import Array, current, error_of, rounded
+from lossspec.maths.primitives import select
 
 
 def constant(value: float, like: Array) -> Array:
@@ -210,7 +210,8 @@ def acos(x: Array) -> Array:
     The result is nan outside [-1, 1]. A cosine that rounding takes out of this range needs
     `minimum` and `maximum`, or `clamped`, first.
 
-    Derivative: -1 / √(1 - x²), with the error of rounding x². It is -inf at -1 and 1.
+    Derivative: -1 / √(1 - x²), with the error of rounding x². It is -inf at -1 and 1. It is not
+    judged where rounding may take x to -1 or 1.
 
     Rounding: the result, once.
     """
@@ -223,12 +224,14 @@ def _acos(x: Array) -> Array:
 
 
 def _acos_derivative(x: Array) -> Array:
-    if not exactly():
+    if current.ensemble is None:
         return -1 / anp.sqrt(1 - x * x)
     apart = (1 - x) * (1 + x)
     raw = getval(apart)
-    error = error_of(getval(x) ** 2) / np.where(raw == 0, np.ones_like(raw), 2 * raw)
-    return -(1 + error) / anp.sqrt(apart)
+    end = current.ensemble.either(raw) | (raw == 0)
+    error = error_of(getval(x) ** 2) / np.where(end, np.ones_like(raw), 2 * raw)
+    derivative = -(1 + error) / anp.sqrt(select(end, np.ones_like(raw), apart))
+    return select(end, np.full_like(raw, -np.inf), derivative)
 
 
 defvjp(_acos, lambda ans, x: lambda g: g * _acos_derivative(x))

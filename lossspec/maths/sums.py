@@ -260,8 +260,9 @@ def pairwise_distances(x: Array, y: Array | None = None, p: float = 2.0) -> Arra
     The budget is that of subtracting the rows first. The expansion ‖x‖² + ‖y‖² - 2 x·y loses the
     digits of small distances; a spec that allows it declares it as an equivalent form.
 
-    Derivative: that of `norm`. The distance of a row from itself is 0 with the derivative 0. If two
-    rows are equal there is a kink: any value in [-1, 1] by each element is correct.
+    Derivative: that of `norm`. The distance of a row from itself is 0 with the derivative 0; second
+    derivatives are not judged there. If two rows are equal there is a kink: any value in [-1, 1] by
+    each element is correct.
 
     Rounding: each difference, and the distance as in `norm`. The derivative by a row rounds the sum
     over its pairs.
@@ -278,6 +279,8 @@ def pairwise_distances(x: Array, y: Array | None = None, p: float = 2.0) -> Arra
     if y is not None:
         return norm(apart, p)
     own = np.eye(np.shape(getval(x))[-2], dtype=bool)
+    if current.ensemble is not None:  # an implementation may differentiate these norms of 0
+        current.ensemble.tips.append(np.broadcast_to(own, np.shape(getval(apart))[1:-1]))
     distances = norm(select(own[..., None], np.ones_like(getval(apart)), apart), p)
     return select(own, np.zeros_like(getval(distances)), distances)
 
