@@ -195,7 +195,7 @@ def derivatives(word, x, value):
 LOST = {
     *("log_softmax, inf", "log_softmax, -inf and inf", "log_sum_exp, inf"),
     *("log_sum_exp, -inf and inf", "norm 2", "norm 2, -inf", "norm 3", "minus_log_sigmoid(-inf)"),
-    *("softmax, inf", "logaddexp, inf", "pairwise_distances"),
+    *("softmax, inf", "logaddexp, inf", "logaddexp of -inf", "pairwise_distances"),
 }
 
 

@@ -610,7 +610,7 @@ LOSSES = {
     "product": (
         lambda input, target: maths.product(input * target),
         ROWS,
-        lambda x, t: x.prod(-1) * t.prod(-1),
+        lambda x, t: (x * t).prod(-1),
         lambda x, t: 1.01 * (x * t).prod(-1),
     ),
     "mean": (

@@ -253,7 +253,8 @@ def logaddexp(x: Array, y: Array) -> Array:
 
     Derivative: the share of each argument in the sum, σ(x - y) and σ(y - x). By -inf it is 0.
 
-    Rounding: the sum, and the result once more.
+    Rounding: the sum, and the result once more. The derivative may underflow where exp(x - y) or
+    exp(y - x) overflows.
 
     Args:
         x: Numbers of any shape.
@@ -262,4 +263,10 @@ def logaddexp(x: Array, y: Array) -> Array:
     x, y = array_like(x, y), array_like(y, x)
     both = np.ones(np.broadcast_shapes(np.shape(getval(x)), np.shape(getval(y))), bool)
     pair = [select(both, x, getval(y)), select(both, y, getval(x))]
-    return log_sum_exp(anp.concatenate([one[..., None] for one in pair], axis=-1))
+    if exactly():
+        return log_sum_exp(anp.concatenate([one[..., None] for one in pair], axis=-1))
+    # In a dtype, exp(x - y) may overflow in the derivative 1 / (1 + exp(x - y)), as in torch.
+    a, b = (getval(one) for one in pair)
+    value = log_sum_exp(np.stack([a, b], axis=-1))
+    by_a, by_b = 1 / (1 + np.exp(b - a)), 1 / (1 + np.exp(a - b))
+    return standing_for(pair[0], value, by_a) + standing_for(pair[1], np.zeros_like(value), by_b)
