@@ -24,7 +24,7 @@ from lossspec.spec_pages.pages import COMMAND
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-GENERATED = {DOCS / "clauses.md", DOCS / "audit.md"}
+GENERATED = {DOCS / "clauses.md", DOCS / "audit.md", DOCS / "vocabulary.md"}
 GUIDES = [ROOT / "README.md", *sorted({*DOCS.glob("*.md")} - GENERATED)]
 TEXTS = [*GUIDES, ROOT / "CONTRIBUTING.md"]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

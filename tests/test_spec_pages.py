@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from lossspec import maths
 from lossspec.clauses import clauses
 from lossspec.spec.catalogue import catalogue
 from lossspec.spec.loss import Symmetry
 from lossspec.spec_pages import pages as pages
+from lossspec.spec_pages import vocabulary
 from lossspec.spec_pages.blocks import Bullets, Code, Formula, Prose, Table
 from lossspec.spec_pages.formula import plain
 
@@ -206,13 +208,39 @@ def test_the_page_names_the_tensors_that_break_a_symmetry():
     assert "- Both negated, without `weight` or `bias`.\n" in pages.text(loss) + "\n"
 
 
+# === the vocabulary =======================================================================
+
+
+def test_the_page_of_the_vocabulary_has_every_word_once_with_derivative_and_rounding():
+    names = re.findall(r"^### `(\w+)\(", PAGES["vocabulary.md"], re.MULTILINE)
+    assert sorted([*names, "PI"]) == maths.__all__
+    for name in names:
+        found = vocabulary.parts(inspect.getdoc(getattr(maths, name)))
+        assert found["Derivative"].endswith("."), name
+        assert found["Rounding"].endswith("."), name
+
+
+def test_a_word_is_described_with_its_signature_shapes_derivative_and_rounding():
+    page = PAGES["vocabulary.md"]
+    section = page.partition("### `total(x, axis=-1)`\n\n")[2].partition("\n### ")[0]
+    assert section.startswith("Return the sum over the last axis, or over other axes;")
+    for line in (
+        r"- `x`: Numbers of shape \(\.\.\., K\), or a mask\.",
+        r"- `axis`: .*negative.*\.",
+        r"- Derivative: 1 by each term\.",
+        r"- Rounding: the result, by .* unit roundoffs.*\.",
+        r"- Returns: Numbers of the shape of `x` without these axes\.",
+    ):
+        assert re.search(rf"^{line}$", section, re.MULTILINE), line
+
+
 # === docs/ ================================================================================
 
 
 def test_the_committed_pages_are_current():
     docs = ROOT / "docs"
     have = {path.relative_to(docs).as_posix() for path in (docs / "losses").glob("*.md")}
-    assert have | {"clauses.md"} == set(PAGES)
+    assert have | {"clauses.md", "vocabulary.md"} == set(PAGES)
     stale = [name for name, page in PAGES.items() if (docs / name).read_text("utf-8") != page]
     assert stale == [], f"run `{pages.COMMAND}`"
 

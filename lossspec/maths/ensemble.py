@@ -245,17 +245,30 @@ class Ensemble:
             high: The one-sided derivative that the last member takes, usually the highest.
         """
         derivative = self.kept(derivative)
-        either = self.either(argument)
-        self.meetings.append(either)
+        either, sides = self.met(argument)
         if not self.free:
             derivative[2:] = np.where(either, high, derivative[0])
+        for i, higher in enumerate(sides, start=-SIDES):
+            derivative[i] = np.where(either, high if higher else low, derivative[0])
+        return derivative
+
+    def met(self, argument: np.ndarray) -> tuple[np.ndarray, tuple[bool, ...]]:
+        """Record a function with a kink where `argument` is 0.
+
+        Args:
+            argument: A number for each element, 0 at the kink.
+
+        Returns:
+            A mask of the elements where rounding may put `argument` on either side of 0, without
+            the member axis. For each of the last `SIDES` members, whether it takes the high side.
+        """
+        either = self.either(argument)
+        self.meetings.append(either)
         # Any two of the first `LISTED` kinks may meet: the members cover all four combinations.
         odd, late, more = self.kinks & 1, self.kinks & 2, self.kinks >= LISTED
         mixed = (more or odd, more or not odd, more or late, more or not late)
-        for i, higher in enumerate((*mixed, False, True), start=-SIDES):
-            derivative[i] = np.where(either, high if higher else low, derivative[0])
         self.kinks += 1
-        return derivative
+        return either, (*map(bool, mixed), False, True)
 
     def crowded(self, loop: tuple[int, ...]) -> np.ndarray:
         """Return where more kinks meet in an element of the loss than `SIDES` can tell apart."""
@@ -337,3 +350,16 @@ def kinked(argument: np.ndarray, derivative: np.ndarray, low: float, high: float
     if current.ensemble is None:
         return derivative
     return current.ensemble.sided(argument, derivative, low, high)
+
+
+def error_of(x: Array, times: float = 1.0, apart: bool = False) -> Array:
+    """Return the error that rounding `x` adds in each member of the current ensemble.
+
+    Args:
+        x: Numbers, of which those that are not finite have no error.
+        times: As in `Ensemble.rounded`.
+        apart: As in `Ensemble.rounded`.
+    """
+    raw = getval(x)
+    finite = np.where(np.isfinite(raw), raw, np.zeros_like(raw))
+    return rounded(finite, times=times, apart=apart, known_zero=True) - finite

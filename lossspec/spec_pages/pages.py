@@ -21,6 +21,7 @@ from lossspec.spec.loss import Example, Form, Loss
 from lossspec.spec.parameters import Parameter
 from lossspec.spec.roles import ClassIndex, Length, Role, Surface
 from lossspec.spec_pages.blocks import Block, Bullets, Code, Formula, Prose, Table, escaped, wrapped
+from lossspec.spec_pages.vocabulary import vocabulary
 
 if TYPE_CHECKING:
     from lossspec.clauses import Clause
@@ -60,7 +61,12 @@ def pages() -> dict[str, str]:
     """Return the generated pages by their path below docs/, for the specs that lossspec ships."""
     losses = [loss for loss in catalogue().values() if _file(loss)]
     single = {f"losses/{loss.name}.md": markdown(loss) for loss in losses}
-    return {"losses/index.md": _index(losses), "clauses.md": _contract(losses), **single}
+    return {
+        "losses/index.md": _index(losses),
+        "clauses.md": _contract(losses),
+        "vocabulary.md": _page(*vocabulary()),
+        **single,
+    }
 
 
 def write(directory: Path) -> list[Path]:
