@@ -28,6 +28,8 @@ _KINDS = (
 #: Numbers of rows a little above a power of two, so that the last block of a kernel is partial.
 _ROWS = (67, 257, 1025, 4099)
 _SOME_ROWS = (5, 9, 17, 33, 65, 131)
+#: The batches of coupled rows: the oracle solves all rows once for each row.
+_COUPLED_ROWS = (5, 9, 17)
 #: A number of features or classes that an int8 cannot hold.
 _WIDE = 131
 _TIES = ("none", "none", "some", "all", "threshold")
@@ -312,11 +314,12 @@ def _axis_sizes(
         sizes: dict[str, int] = {}
     elif plain and loop:  # a number of rows that makes the last block partial
         sizes = {axis: choose(f"plain size of {axis}", (3, 5, 2)) for axis in axes}
-        sizes[loop[0]] = choose("plain rows", _SOME_ROWS)
+        along, coupled = _long_axis(loss, shape, loop)
+        sizes[along] = choose("plain rows", _COUPLED_ROWS if coupled else _SOME_ROWS)
     else:
         kind = choose("sizes", _KINDS)
         if kind == "rows" and loop:
-            sizes = _many_rows(choose, axes, loop)
+            sizes = _many_rows(choose, axes, loop, *_long_axis(loss, shape, loop))
         elif kind == "wide" and core and len(loop) < 2:  # with more axes, kernels add serially
             sizes = dict.fromkeys(axes, choose("breadth", (5, 2)))
             axis = choose("wide axis", core)
@@ -327,12 +330,20 @@ def _axis_sizes(
     return {"1": 1} | sizes
 
 
-def _many_rows(choose: Choices, axes: list[str], loop: list[str]) -> dict[str, int]:
+def _long_axis(loss: Loss, shape: Shape, loop: list[str]) -> tuple[str, bool]:
+    """Return the axis that is long in a large batch, and whether its rows are coupled."""
+    coupled = loss.coupled_axis(shape)
+    return coupled or loop[0], bool(coupled)
+
+
+def _many_rows(
+    choose: Choices, axes: list[str], loop: list[str], along: str, coupled: bool
+) -> dict[str, int]:
     """Draw the sizes of a large batch of small samples."""
     sizes = dict.fromkeys(axes, 2)
     sizes |= dict.fromkeys(loop, 1)
     sizes[loop[-1]] = choose("columns", (1, 2))
-    sizes[loop[0]] = choose("rows", _ROWS)
+    sizes[along] = choose("rows", _COUPLED_ROWS if coupled else _ROWS)
     return sizes
 
 
@@ -485,6 +496,8 @@ def _fill_ignored(
 ) -> None:
     """Fill the ignored rows with nan, infinity or a large number, in place.
 
+    If the form leaves open what such numbers do, fill them with ordinary numbers.
+
     Args:
         choose: The source of the choices.
         form: The form of the call.
@@ -493,11 +506,16 @@ def _fill_ignored(
         parameters: The values of the parameters by name.
     """
     for mask in ignored_rows(form, shape, tensors, parameters):
+        first, role = next(iter(form.tensors.items()))
+        if not form.skips_ignored:
+            ordinary = np.clip(0.5, role.low, role.high)
+            x = tensors[first]
+            tensors[first] = np.where(mask, np.asarray(ordinary).astype(x.dtype), x)
+            continue
         fill = choose("filled", _FILLS)
         # The gradient of a layer's weight sums over all rows, where 0 times infinity is nan.
         if fill == "plain" or any(role.state for role in form.tensors.values()):
             continue
-        first = next(iter(form.tensors))
         x = tensors[first]
         value = precision_limit(x) / 2 if fill == "large" else float(fill)
         tensors[first] = np.where(mask, np.asarray(value).astype(x.dtype), x)

@@ -32,6 +32,7 @@ __all__ = [
     "clause",
     "clauses",
     "failed",
+    "independent",
     "present_id",
     "returned",
     "stateless",
@@ -106,6 +107,11 @@ class Clause:
 def stateless(loss: Loss, surface: Surface) -> bool:
     """Return whether the loss has no trainable parameters on a surface."""
     return not loss.stateful(surface)
+
+
+def independent(loss: Loss, surface: Surface) -> bool:
+    """Return whether the loss of each row depends on that row only."""
+    return loss.rows == "independent"
 
 
 def clause(

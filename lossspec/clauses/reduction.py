@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from lossspec.cases.axes import part_along
-from lossspec.clauses import Judgement, clause
+from lossspec.clauses import Judgement, clause, independent
 from lossspec.clauses.precondition import (
     Precondition,
     has_axes,
@@ -179,9 +179,9 @@ def _nothing_counts(trial: Trial) -> bool:
 
 @clause(enough=40, empty=True, requires=[_nothing_counts])
 def nothing_left(trial: Trial) -> Judgement:
-    """With no counted elements (empty input, or all ignored), `sum` returns 0, `mean` returns NaN,
-    and `none` returns 0 for ignored elements."""
-    wants = {"sum": 0.0, "mean": np.nan, "none": 0.0}
+    """With no counted elements (empty input, or all ignored), `sum` returns 0, `mean` returns NaN
+    or the value that the spec declares, and `none` returns 0 for ignored elements."""
+    wants = {"sum": 0.0, "mean": trial.expected.whole.of_nothing, "none": 0.0}
 
     def judged(reduction: str) -> bool:
         if not trial.can(reduction):
@@ -191,6 +191,8 @@ def nothing_left(trial: Trial) -> Judgement:
         if got.shape != (trial.expected.losses.shape if reduction == "none" else ()):
             raise NotJudged(Excuse.CALL_FAILS)
         want = wants[reduction]
+        if want is None:
+            raise NotJudged(Excuse.UNDEFINED)
         same = np.isnan(got) if np.isnan(want) else got == want
         if not np.all(same):
             wrong = got.ravel()[0]
@@ -210,7 +212,8 @@ LARGEST = precision("float16").largest
 
 
 def _averages_halves(loss: Loss, surface: Surface) -> bool:
-    return _reduces("mean")(loss, surface) and "float16" in loss.dtypes
+    halves = "float16" in loss.dtypes
+    return independent(loss, surface) and halves and _reduces("mean")(loss, surface)
 
 
 @precondition()
