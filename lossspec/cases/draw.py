@@ -29,7 +29,7 @@ _KINDS = (
 _ROWS = (67, 257, 1025, 4099)
 _SOME_ROWS = (5, 9, 17, 33, 65, 131)
 #: The batches of coupled rows: the oracle solves all rows once for each row.
-_COUPLED_ROWS = (5, 9, 17)
+_COUPLED_ROWS = (5, 9)
 #: A number of features or classes that an int8 cannot hold.
 _WIDE = 131
 _TIES = ("none", "none", "some", "all", "threshold")

@@ -609,7 +609,9 @@ def no_batch_is_batch_of_one(trial: Trial) -> Judgement:
 
 
 def _spreads(loss: Loss, surface: Surface) -> bool:
-    return independent(loss, surface) and any(_flat(loss, form, contract) for form in loss.forms for contract in form.contracts)
+    return independent(loss, surface) and any(
+        _flat(loss, form, contract) for form in loss.forms for contract in form.contracts
+    )
 
 
 def _flat(loss: Loss, form: Form, spread: Shape) -> Shape | None:

@@ -49,7 +49,7 @@ class Form:
     share: Definition | None = None
     #: The declaration of the mean, instead of `divisor` and `share`, if the mean of nothing is not
     #: NaN, or if the divisor has a floor.
-    mean: Mean = Mean()
+    mean: Mean = field(default_factory=Mean)
     #: Whether an ignored element may hold any number, also inf or NaN, as if it were removed. If
     #: not, what such numbers do is open: a product with 0 gives NaN, and a selection does not.
     skips_ignored: bool = False

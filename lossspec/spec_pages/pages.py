@@ -309,7 +309,7 @@ def _reductions(loss: Loss) -> Iterator[str]:
         default = "" if place else ", the default"
         read = f", the class's `{loss.results[name]}`" if name in loss.results else ""
         yield f"`{name}`{default}{read}: {says.get(name, 'as the definition says')}."
-    if "mean" in loss.reductions:
+    if "mean" in loss.reductions and any(c.result for f in loss.forms for c in f.contracts):
         yield from _of_nothing(loss)
 
 
