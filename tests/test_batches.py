@@ -119,9 +119,7 @@ def without_own_row(query, key, temperature):
     return log_sum_exp(joined(own[..., None], alike)) - own
 
 
-WITHOUT_OWN_ROW = replace(
-    INFO_NCE, name="of_other_rows", define=without_own_row, equivalents=()
-)
+WITHOUT_OWN_ROW = replace(INFO_NCE, name="of_other_rows", define=without_own_row, equivalents=())
 
 
 def other_rows(query, key, temperature=0.5, reduction="mean", masked=True):

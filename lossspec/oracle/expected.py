@@ -63,7 +63,8 @@ class Whole:
         floor = self.mean.floor
         if floor is None or divisor >= floor:
             return divisor, error
-        return Extended(floor), error + abs(self._held(floor) - floor)
+        held = self._held(floor)
+        return Extended(floor), np.inf if held == 0 else error + abs(held - floor)
 
     def _held(self, number: float) -> Any:
         """Return a number as the dtype holds it."""
