@@ -47,7 +47,7 @@ def published_examples(trial: Trial) -> Judgement:
 
 
 def _takes_nan(loss: Loss, surface: Surface) -> bool:
-    judged = stateless(loss, surface) and independent(loss, surface)
+    judged = stateless(loss, surface) and independent(loss, surface) and "none" in loss.reductions
     return judged and any(_unbounded(loss, form.name) for form in loss.forms)
 
 
