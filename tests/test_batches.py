@@ -10,7 +10,7 @@ from torch.nn import functional
 import lossspec
 from lossspec.clauses import clauses
 from lossspec.errors import SpecError
-from lossspec.maths import absolute, joined, log_softmax, log_sum_exp, pick, total, where
+from lossspec.maths import joined, log_softmax, log_sum_exp, pick, total, where
 from lossspec.spec import Binary, ClassIndex, Form, Loss, Probability, Real, number
 from lossspec.spec_pages.pages import text
 
@@ -299,10 +299,9 @@ def test_a_nan_that_one_loss_for_the_batch_hides_is_found():
 
 
 def from_centre(input):
-    rows = input.shape[-2]
-    centre = total(input[..., :, :, None] * np.eye(1, 1)[0, 0])  # a sum over no axis: the same
-    columns = [total(input[..., :, i]) / rows for i in range(input.shape[-1])]
-    return sum(absolute(centre[..., i] - columns[i][..., None]) for i in range(len(columns)))
+    columns = range(input.shape[-1])
+    centre = [total(input[..., :, i]) / input.shape[-2] for i in columns]
+    return sum((input[..., i] - centre[i][..., None]) ** 2 for i in columns)
 
 
 CENTRED = loss_of(
@@ -317,12 +316,12 @@ CENTRED = loss_of(
 
 
 def centred(input, reduction="mean"):
-    losses = (input - input.mean(0)).abs().sum(-1)
+    losses = ((input - input.mean(0)) ** 2).sum(-1)
     return losses if reduction == "none" else getattr(losses, reduction)()
 
 
 def off_centre(input, reduction="mean"):
-    losses = (input - input.sum(0) / max(len(input) - 1, 1)).abs().sum(-1)
+    losses = ((input - input.sum(0) / max(len(input) - 1, 1)) ** 2).sum(-1)
     return losses if reduction == "none" else getattr(losses, reduction)()
 
 

@@ -208,7 +208,7 @@ def _finished(draft: _Draft) -> Case:
     """Choose memory layouts, gradients and arguments to leave out."""
     choose, form, shape, tensors = draft.choose, draft.form, draft.shape, draft.tensors
     roles = draft.loss.roles(form)
-    layouts = {} if draft.plain else _lay_out(choose, form, shape, roles, tensors)
+    layouts = {} if draft.plain else _lay_out(draft, roles)
     wanted = [n for n in tensors if roles[n].differentiable and not roles[n].scalar]
     requires = choose(
         "requires_grad", [tuple(wanted), tuple(wanted[:1]), tuple(wanted), tuple(wanted[1:]), ()]
@@ -237,22 +237,16 @@ def _finished(draft: _Draft) -> Case:
     )
 
 
-def _lay_out(
-    choose: Choices,
-    form: Form,
-    shape: Shape,
-    roles: Mapping[str, Role],
-    tensors: dict[str, np.ndarray],
-) -> dict[str, str]:
+def _lay_out(draft: _Draft, roles: Mapping[str, Role]) -> dict[str, str]:
     """Choose the layout of each tensor that is not contiguous; repeat the values of expanded ones.
 
     Args:
-        choose: The source of the choices.
-        form: The form of the call.
-        shape: The shape contract, with every axis written out.
+        draft: The case so far; its tensors that become expanded are replaced.
         roles: The roles of the tensors by name.
-        tensors: The arrays by name; those that become expanded are replaced.
     """
+    choose, form, shape, tensors = draft.choose, draft.form, draft.shape, draft.tensors
+    # Rows that are all equal leave no digits to a loss that compares them.
+    settled = form.settle is not None or draft.loss.whole_batch(shape)
     laid = choose("layouts", ("none", "each", "one", "each"))
     if laid == "none":
         return {}
@@ -262,7 +256,7 @@ def _lay_out(
         array = tensors[name]
         layout = choose(f"layout of {name}", _layouts(array.ndim))
         # Repeating values would undo `settle`; many equal terms, added serially, exceed the budget.
-        repeatable = form.settle is None and (not array.ndim or len(array) < _WIDE)
+        repeatable = not settled and (not array.ndim or len(array) < _WIDE)
         if layout == "expanded" and repeatable:
             tensors[name] = _repeated(array)
             if isinstance(roles[name], Distribution) and set(first[name]) & set(shape.core):

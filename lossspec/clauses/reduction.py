@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from lossspec.cases.axes import part_along
-from lossspec.clauses import Judgement, clause, independent
+from lossspec.clauses import Judgement, clause, independent, of_elements
 from lossspec.clauses.precondition import (
     Precondition,
     has_axes,
@@ -182,7 +182,11 @@ def _nothing_counts(trial: Trial) -> bool:
     return not trial.expected.counted.any()
 
 
-@clause(enough=40, empty=True, requires=[_nothing_counts])
+def _may_be_nothing(loss: Loss, surface: Surface) -> bool:
+    return loss.ignores or of_elements(loss, surface)
+
+
+@clause(_may_be_nothing, enough=40, empty=True, requires=[_nothing_counts])
 def nothing_left(trial: Trial) -> Judgement:
     """With no counted elements (empty input, or all ignored), `sum` returns 0, `mean` returns NaN
     or the value that the spec declares, and `none` returns 0 for ignored elements."""
