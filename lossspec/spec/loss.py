@@ -21,8 +21,8 @@ from lossspec.spec.shapes import Shape
 Definition = Callable[..., Any]
 #: A function of the sizes of the other axes and of the parameters, both by name.
 SizeRule = Callable[[Mapping[str, int], Mapping[str, Any]], int]
-#: How the rows of a batch relate: the loss of a row depends on that row only; or on the whole
-#: batch, in any order; or on the whole batch and on the order of its rows.
+#: How the rows of a batch relate. The loss of an independent row depends on that row only. The loss
+#: of a coupled row depends on the whole batch, that of an ordered row also on the order of the rows.
 Rows = Literal["independent", "coupled", "ordered"]
 
 
