@@ -21,8 +21,8 @@ from lossspec.spec.shapes import Shape
 Definition = Callable[..., Any]
 #: A function of the sizes of the other axes and of the parameters, both by name.
 SizeRule = Callable[[Mapping[str, int], Mapping[str, Any]], int]
-#: How the rows of a batch relate. The loss of an independent row depends on that row only. The loss
-#: of a coupled row depends on the whole batch, that of an ordered row also on the order of the rows.
+#: How the rows of a batch relate. The loss of an independent row depends on that row only. That of
+#: a coupled row depends on the whole batch, and that of an ordered row also on the order of rows.
 Rows = Literal["independent", "coupled", "ordered"]
 
 

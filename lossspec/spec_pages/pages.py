@@ -332,7 +332,7 @@ def _of_nothing(loss: Loss) -> Iterator[str]:
 
 def _of_nothing_in(form: Form) -> Iterator[str]:
     mean = form.mean
-    empty = "no elements, or of ignored elements only" if form.ignores else "no elements"
+    empty = "no elements or of ignored elements only" if form.ignores else "no elements"
     for value, what in (
         (mean.of_empty, f"of {empty}"),
         (mean.of_zero_weights, "with a divisor of 0"),
