@@ -63,11 +63,10 @@ def part_along(loss: Loss, case: Case, axis: str, part: slice | np.ndarray) -> C
     """
 
     def take(array: np.ndarray, axes: tuple[str, ...]) -> np.ndarray:
-        where = tuple(
-            part if name == axis and array.shape[i] > 1 else slice(None)
-            for i, name in enumerate(axes)
-        )
-        return np.array(array[where])
+        for i, name in enumerate(axes):  # one axis after the other: a tensor may have it twice
+            if name == axis and array.shape[i] > 1:
+                array = array[(slice(None),) * i + (part,)]
+        return np.array(array)
 
     return each_tensor(loss, case, take)
 

@@ -28,6 +28,8 @@ _KINDS = (
 #: Numbers of rows a little above a power of two, so that the last block of a kernel is partial.
 _ROWS = (67, 257, 1025, 4099)
 _SOME_ROWS = (5, 9, 17, 33, 65, 131)
+#: The batches of coupled rows: the oracle solves all rows once for each row.
+_COUPLED_ROWS = (5, 9)
 #: A number of features or classes that an int8 cannot hold.
 _WIDE = 131
 _TIES = ("none", "none", "some", "all", "threshold")
@@ -206,7 +208,7 @@ def _finished(draft: _Draft) -> Case:
     """Choose memory layouts, gradients and arguments to leave out."""
     choose, form, shape, tensors = draft.choose, draft.form, draft.shape, draft.tensors
     roles = draft.loss.roles(form)
-    layouts = {} if draft.plain else _lay_out(choose, form, shape, roles, tensors)
+    layouts = {} if draft.plain else _lay_out(draft, roles)
     wanted = [n for n in tensors if roles[n].differentiable and not roles[n].scalar]
     requires = choose(
         "requires_grad", [tuple(wanted), tuple(wanted[:1]), tuple(wanted), tuple(wanted[1:]), ()]
@@ -235,22 +237,16 @@ def _finished(draft: _Draft) -> Case:
     )
 
 
-def _lay_out(
-    choose: Choices,
-    form: Form,
-    shape: Shape,
-    roles: Mapping[str, Role],
-    tensors: dict[str, np.ndarray],
-) -> dict[str, str]:
+def _lay_out(draft: _Draft, roles: Mapping[str, Role]) -> dict[str, str]:
     """Choose the layout of each tensor that is not contiguous; repeat the values of expanded ones.
 
     Args:
-        choose: The source of the choices.
-        form: The form of the call.
-        shape: The shape contract, with every axis written out.
+        draft: The case so far; its tensors that become expanded are replaced.
         roles: The roles of the tensors by name.
-        tensors: The arrays by name; those that become expanded are replaced.
     """
+    choose, form, shape, tensors = draft.choose, draft.form, draft.shape, draft.tensors
+    # Rows that are all equal leave no digits to a loss that compares them.
+    settled = form.settle is not None or draft.loss.whole_batch(shape)
     laid = choose("layouts", ("none", "each", "one", "each"))
     if laid == "none":
         return {}
@@ -260,7 +256,7 @@ def _lay_out(
         array = tensors[name]
         layout = choose(f"layout of {name}", _layouts(array.ndim))
         # Repeating values would undo `settle`; many equal terms, added serially, exceed the budget.
-        repeatable = form.settle is None and (not array.ndim or len(array) < _WIDE)
+        repeatable = not settled and (not array.ndim or len(array) < _WIDE)
         if layout == "expanded" and repeatable:
             tensors[name] = _repeated(array)
             if isinstance(roles[name], Distribution) and set(first[name]) & set(shape.core):
@@ -312,11 +308,12 @@ def _axis_sizes(
         sizes: dict[str, int] = {}
     elif plain and loop:  # a number of rows that makes the last block partial
         sizes = {axis: choose(f"plain size of {axis}", (3, 5, 2)) for axis in axes}
-        sizes[loop[0]] = choose("plain rows", _SOME_ROWS)
+        along, coupled = _long_axis(loss, shape, loop)
+        sizes[along] = choose("plain rows", _COUPLED_ROWS if coupled else _SOME_ROWS)
     else:
         kind = choose("sizes", _KINDS)
         if kind == "rows" and loop:
-            sizes = _many_rows(choose, axes, loop)
+            sizes = _many_rows(choose, axes, loop, *_long_axis(loss, shape, loop))
         elif kind == "wide" and core and len(loop) < 2:  # with more axes, kernels add serially
             sizes = dict.fromkeys(axes, choose("breadth", (5, 2)))
             axis = choose("wide axis", core)
@@ -327,12 +324,20 @@ def _axis_sizes(
     return {"1": 1} | sizes
 
 
-def _many_rows(choose: Choices, axes: list[str], loop: list[str]) -> dict[str, int]:
+def _long_axis(loss: Loss, shape: Shape, loop: list[str]) -> tuple[str, bool]:
+    """Return the axis that is long in a large batch, and whether its rows are coupled."""
+    coupled = loss.coupled_axis(shape)
+    return coupled or loop[0], bool(coupled)
+
+
+def _many_rows(
+    choose: Choices, axes: list[str], loop: list[str], along: str, coupled: bool
+) -> dict[str, int]:
     """Draw the sizes of a large batch of small samples."""
     sizes = dict.fromkeys(axes, 2)
     sizes |= dict.fromkeys(loop, 1)
     sizes[loop[-1]] = choose("columns", (1, 2))
-    sizes[loop[0]] = choose("rows", _ROWS)
+    sizes[along] = choose("rows", _COUPLED_ROWS if coupled else _ROWS)
     return sizes
 
 
@@ -485,6 +490,8 @@ def _fill_ignored(
 ) -> None:
     """Fill the ignored rows with nan, infinity or a large number, in place.
 
+    If the form leaves open what such numbers do, fill them with ordinary numbers.
+
     Args:
         choose: The source of the choices.
         form: The form of the call.
@@ -493,11 +500,16 @@ def _fill_ignored(
         parameters: The values of the parameters by name.
     """
     for mask in ignored_rows(form, shape, tensors, parameters):
+        first, role = next(iter(form.tensors.items()))
+        if not form.skips_ignored:
+            ordinary = np.clip(0.5, role.low, role.high)
+            x = tensors[first]
+            tensors[first] = np.where(mask, np.asarray(ordinary).astype(x.dtype), x)
+            continue
         fill = choose("filled", _FILLS)
         # The gradient of a layer's weight sums over all rows, where 0 times infinity is nan.
         if fill == "plain" or any(role.state for role in form.tensors.values()):
             continue
-        first = next(iter(form.tensors))
         x = tensors[first]
         value = precision_limit(x) / 2 if fill == "large" else float(fill)
         tensors[first] = np.where(mask, np.asarray(value).astype(x.dtype), x)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
+from math import isqrt, prod
 from typing import Any, TypeVar
 
 from lossspec.cases.case import Case
@@ -79,13 +79,24 @@ def axes(loss: Loss, size: Size) -> dict[str, int]:
         else:  # an axis that only indices have is a list of classes, shorter than the class axis
             found[axis] = size.inner if axis in carried else max(1, size.inner // 4)
     first = {axis: found[axis] for axis in (*shape.inputs[0], loss.classes) if axis in found}
-    batch, *others = shape.result or ("",)
-    return {batch: max(1, size.elements // prod(first.values()))} | dict.fromkeys(others, 1) | found
+    batch, others = _sample_axis(loss, shape), [*shape.result]
+    found.pop(batch, None)
+    first.pop(batch, None)
+    rows = size.elements // prod(first.values())
+    if loss.whole_batch(shape):  # the loss may compare each row with each other row
+        rows = isqrt(size.elements)
+    return dict.fromkeys(others, 1) | found | {batch: max(1, rows)}
 
 
 def batch_axis(loss: Loss) -> str:
     """Return the axis along which samples, or the elements of an elementwise loss, are counted."""
-    return _shape(loss).result[0]
+    return _sample_axis(loss, _shape(loss))
+
+
+def _sample_axis(loss: Loss, shape: Shape) -> str:
+    if loss.whole_batch(shape):
+        return loss.batch
+    return next(iter(shape.result), "")
 
 
 def workload(loss: Loss, sizes: Mapping[str, int], dtype: str, seed: int) -> Case:

@@ -32,6 +32,8 @@ __all__ = [
     "clause",
     "clauses",
     "failed",
+    "independent",
+    "of_elements",
     "present_id",
     "returned",
     "stateless",
@@ -106,6 +108,16 @@ class Clause:
 def stateless(loss: Loss, surface: Surface) -> bool:
     """Return whether the loss has no trainable parameters on a surface."""
     return not loss.stateful(surface)
+
+
+def of_elements(loss: Loss, surface: Surface) -> bool:
+    """Return whether some unreduced result has an axis, so that it may be empty."""
+    return any(contract.result for form in loss.forms for contract in form.contracts)
+
+
+def independent(loss: Loss, surface: Surface) -> bool:
+    """Return whether the loss of each row depends on that row only."""
+    return loss.rows == "independent"
 
 
 def clause(

@@ -31,6 +31,8 @@ TRAINED = 1200
 #: The learning rate.
 RATE = 0.03
 BATCH = 20
+#: The rows of a batch of coupled rows, for each of which the oracle solves all of them.
+COUPLED_BATCH = 8
 #: The size of the scores: one for each digit, if the loss takes several scores for a sample.
 SIZE = Size("digits", 10 * BATCH, 10, 10, "real images")
 
@@ -76,12 +78,17 @@ class Failed(Exception):
 
 def plain(loss: Loss) -> Case:
     """Return the call of step 0, whose shapes and parameters are those of every step."""
-    return workload(loss, axes(loss, SIZE) | {batch_axis(loss): BATCH}, "float32", 0)
+    return workload(loss, axes(loss, SIZE) | {batch_axis(loss): _rows(loss)}, "float32", 0)
+
+
+def _rows(loss: Loss) -> int:
+    """Return how many rows a batch has."""
+    return BATCH if loss.rows == "independent" else COUPLED_BATCH
 
 
 def trainable(loss: Loss) -> bool:
     """Return whether the spec allows a batch of the size that a training run needs."""
-    return plain(loss).axis_sizes(loss)[batch_axis(loss)] == BATCH
+    return plain(loss).axis_sizes(loss)[batch_axis(loss)] == _rows(loss)
 
 
 def steps(under_test: LossUnderTest, device: str) -> Iterator[Step]:
@@ -120,10 +127,11 @@ def steps(under_test: LossUnderTest, device: str) -> Iterator[Step]:
         optimiser.step()
         return Step(number, case, value, gradients)
 
+    batch = np.arange(_rows(under_test.loss))
     for number in range(STEPS):
-        rows = (np.arange(BATCH) + number * BATCH) % TRAINED
+        rows = (batch + number * len(batch)) % TRAINED
         if number % EVERY == 0:
-            yield called(number, TRAINED + np.arange(BATCH), False)
+            yield called(number, TRAINED + batch, False)
         yield called(number, rows, True)
 
 
@@ -149,7 +157,8 @@ class _Model:
             if self.along in self.axes.get(name, ()) and not self.form.tensors[name].integer
         ]
         self.vectors = plain.tensors[self.made[0]].ndim > 1
-        width = max(plain.tensors[name].size // BATCH for name in self.made)
+        self.rows = _rows(loss)
+        width = max(plain.tensors[name].size // self.rows for name in self.made)
         start = np.random.default_rng(1).standard_normal((64, width)) / 8
         self.weight = torch.tensor(start.astype(np.float32), device=device, requires_grad=True)
 
@@ -160,9 +169,9 @@ class _Model:
         for name, images in zip(self.made, self._images(rows), strict=True):
             shape = self.plain.tensors[name].shape
             at = self.axes[name].index(self.along)
-            width = prod(shape) // BATCH
+            width = prod(shape) // self.rows
             scores = torch.from_numpy(pixels[images]).to(self.device) @ self.weight[:, :width]
-            sample = scores.reshape(BATCH, *shape[:at], *shape[at + 1 :])
+            sample = scores.reshape(self.rows, *shape[:at], *shape[at + 1 :])
             found[name] = _within(self.form.tensors[name], sample.movedim(0, at))
         return found
 

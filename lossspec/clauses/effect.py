@@ -14,7 +14,7 @@ import torch
 
 from lossspec.cases.axes import part_along
 from lossspec.cases.case import Case
-from lossspec.clauses import Judgement, clause, stateless
+from lossspec.clauses import Judgement, clause, of_elements, stateless
 from lossspec.clauses.precondition import (
     conforms,
     differentiable_twice,
@@ -98,7 +98,7 @@ def second_call(trial: Trial) -> Judgement:
     return True
 
 
-@clause(enough=20, requires=[several_along_first_axis, separable, works, conforms])
+@clause(of_elements, enough=20, requires=[several_along_first_axis, separable, works, conforms])
 def other_calls(trial: Trial) -> Judgement:
     """Calls with other numbers, sizes or dtypes do not change the value of a later call."""
     case = trial.case

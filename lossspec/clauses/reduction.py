@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from lossspec.cases.axes import part_along
-from lossspec.clauses import Judgement, clause
+from lossspec.clauses import Judgement, clause, independent, of_elements
 from lossspec.clauses.precondition import (
     Precondition,
     has_axes,
@@ -70,6 +70,11 @@ def _derived(trial: Trial, reduction: str) -> Judgement:
     if not elements.size:
         raise NotJudged(Excuse.NOT_ABOUT)
     _, _, divisor, divisor_error = expected.divided(reduction)
+    shown = trial.case.with_(reduction=reduction)
+    if expected.counted.any() and expected.whole.undivided(reduction) is not None:
+        what = f"{reduction!r} with a divisor of 0"
+        trial.agree(got, expected.value(reduction), what, case=shown)
+        return True
     if not np.isfinite(elements).all() or divisor == 0:
         return False
     dtype = precision(trial.case.dtype)
@@ -93,7 +98,7 @@ def _derived(trial: Trial, reduction: str) -> Judgement:
         got,
         Bounded.around(exact, SLACK * (budget + smallest), trial.case.dtype),
         f"{reduction!r} of the implementation's own 'none'",
-        case=trial.case.with_(reduction=reduction),
+        case=shown,
     )
 
 
@@ -186,11 +191,15 @@ def _nothing_counts(trial: Trial) -> bool:
     return not trial.expected.counted.any()
 
 
-@clause(enough=40, empty=True, requires=[_nothing_counts])
+def _may_be_nothing(loss: Loss, surface: Surface) -> bool:
+    return loss.ignores or of_elements(loss, surface)
+
+
+@clause(_may_be_nothing, enough=40, empty=True, requires=[_nothing_counts])
 def nothing_left(trial: Trial) -> Judgement:
-    """With no counted elements (empty input, or all ignored), `sum` returns 0, `mean` returns NaN,
-    and `none` returns 0 for ignored elements."""
-    wants = {"sum": 0.0, "mean": np.nan, "none": 0.0}
+    """With no counted elements (empty input, or all ignored), `sum` returns 0, `mean` returns NaN
+    or the value that the spec declares, and `none` returns 0 for ignored elements."""
+    wants = {"sum": 0.0, "mean": trial.expected.whole.of_nothing, "none": 0.0}
 
     def judged(reduction: str) -> bool:
         if not trial.can(reduction):
@@ -200,6 +209,8 @@ def nothing_left(trial: Trial) -> Judgement:
         if got.shape != (trial.expected.losses.shape if reduction == "none" else ()):
             raise NotJudged(Excuse.CALL_FAILS)
         want = wants[reduction]
+        if want is None:
+            raise NotJudged(Excuse.UNDEFINED)
         same = np.isnan(got) if np.isnan(want) else got == want
         if not np.all(same):
             wrong = got.ravel()[0]
@@ -220,7 +231,8 @@ LARGEST = precision("float16").largest
 
 
 def _averages_halves(loss: Loss, surface: Surface) -> bool:
-    return _reduces("mean")(loss, surface) and "float16" in loss.dtypes
+    halves = "float16" in loss.dtypes
+    return independent(loss, surface) and halves and _reduces("mean")(loss, surface)
 
 
 @precondition()

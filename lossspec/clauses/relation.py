@@ -10,7 +10,7 @@ import numpy as np
 
 from lossspec.cases.axes import axes_of, part_along
 from lossspec.cases.case import Case
-from lossspec.clauses import Judgement, clause
+from lossspec.clauses import Judgement, clause, independent
 from lossspec.clauses.precondition import (
     all_counted,
     conforms,
@@ -119,7 +119,8 @@ def _rows(trial: Trial) -> int:
 
 
 def _batched(loss: Loss, surface: Surface) -> bool:
-    return any(loss.batched(contract) for form in loss.forms for contract in form.contracts)
+    contracts = (contract for form in loss.forms for contract in form.contracts)
+    return independent(loss, surface) and any(map(loss.batched, contracts))
 
 
 @precondition()
@@ -557,7 +558,7 @@ def index_is_one_hot(trial: Trial) -> Judgement:
 
 
 def _unbatched(loss: Loss, surface: Surface) -> bool:
-    return any(
+    return independent(loss, surface) and any(
         contract.core
         and not loss.batched(contract)
         and any(loss.batched(c) for c in form.contracts)
@@ -608,7 +609,9 @@ def no_batch_is_batch_of_one(trial: Trial) -> Judgement:
 
 
 def _spreads(loss: Loss, surface: Surface) -> bool:
-    return any(_flat(loss, form, contract) for form in loss.forms for contract in form.contracts)
+    return independent(loss, surface) and any(
+        _flat(loss, form, contract) for form in loss.forms for contract in form.contracts
+    )
 
 
 def _flat(loss: Loss, form: Form, spread: Shape) -> Shape | None:
@@ -666,7 +669,8 @@ def further_axes_are_samples(trial: Trial) -> Judgement:
 
 
 def _unreduced(loss: Loss, surface: Surface) -> bool:
-    return "none" in loss.reductions and any(c.result for f in loss.forms for c in f.contracts)
+    results = any(c.result for f in loss.forms for c in f.contracts)
+    return independent(loss, surface) and "none" in loss.reductions and results
 
 
 # Implementations have fast paths for default calls.

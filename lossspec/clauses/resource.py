@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from lossspec.cases.axes import part_along
-from lossspec.clauses import Judgement, clause
+from lossspec.clauses import Judgement, clause, independent
 from lossspec.clauses.precondition import precondition
 from lossspec.clauses.trial import Deviation, NotJudged, Trial, Unsupported
 from lossspec.excuse import Excuse
@@ -19,7 +19,8 @@ from lossspec.thresholds import MEMORY_TIMES, WEIGHED_COPIES, WEIGHED_ELEMENTS
 
 def _elementwise(loss: Loss, surface: Surface) -> bool:
     contracts = (contract for form in loss.forms for contract in form.contracts)
-    return not any(written_out(c.text, spread).core for c in contracts for spread in c.spreads)
+    spread = (written_out(c.text, n) for c in contracts for n in c.spreads)
+    return independent(loss, surface) and not any(contract.core for contract in spread)
 
 
 @precondition()

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from lossspec.cases.case import Case, published
-from lossspec.clauses import Judgement, clause, stateless
+from lossspec.clauses import Judgement, clause, independent, stateless
 from lossspec.clauses.precondition import all_counted, precondition, small, takes_reduction, works
 from lossspec.clauses.trial import Deviation, NotJudged, Trial, any_judged, required
 from lossspec.excuse import Excuse
@@ -48,7 +48,13 @@ def published_examples(trial: Trial) -> Judgement:
 
 
 def _takes_nan(loss: Loss, surface: Surface) -> bool:
-    return stateless(loss, surface) and any(_unbounded(loss, form.name) for form in loss.forms)
+    judged = stateless(loss, surface) and independent(loss, surface) and "none" in loss.reductions
+    return judged and any(_unbounded(loss, form.name) for form in loss.forms)
+
+
+def _single(loss: Loss) -> bool:
+    """Return whether every result is one number, so that no element is free of the NaN."""
+    return not any(contract.result for form in loss.forms for contract in form.contracts)
 
 
 def _unbounded(loss: Loss, form: str) -> list[str]:
@@ -120,6 +126,8 @@ def nan_spreads(trial: Trial) -> Judgement:
         )
     others = replace(want, budget=np.where(reached, np.inf, want.budget))
     # A loss with a single element does not show whether the NaN spreads to others.
+    if _single(trial.loss):
+        return bool(lost.any()) and not beside.expected.compared
     return trial.agree(got, others, "the loss of an element not computed from the NaN", case=case)
 
 

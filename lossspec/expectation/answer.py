@@ -178,8 +178,8 @@ class Answer:
         value = expected.value(reduction)
         if self.rounded_to is not None:
             value = value.rounded_to(self.rounded_to)
-        if reduction == "mean" and not expected.counted.any():
-            return replace(value, budget=np.zeros_like(value.budget))  # it must be nan
+        if not expected.counted.any() and expected.whole.undivided(reduction) is not None:
+            return replace(value, budget=np.zeros_like(value.budget))  # it must be as declared
         return value
 
     @cached_property

@@ -19,6 +19,7 @@ from lossspec.dtypes import Extended, Precision, as_extended
 from lossspec.excuse import Excuse
 from lossspec.oracle.bounds import REASONS, Bounded, roundings, why_open
 from lossspec.oracle.placement import Placed
+from lossspec.spec.mean import Mean
 from lossspec.thresholds import SLACK
 
 
@@ -32,6 +33,7 @@ class Whole:
         counted: As in `Expected`, for every element of the whole call.
         precision: The properties of the case's dtype.
         parts: How many parts of the batch an implementation adds up, one after the other.
+        mean: The declaration of the mean.
     """
 
     case: Case
@@ -39,6 +41,7 @@ class Whole:
     counted: np.ndarray
     precision: Precision
     parts: int
+    mean: Mean
     _divisors: dict[str, tuple[Any, Any]] = field(default_factory=dict)
 
     def divisor(self, reduction: str) -> tuple[Any, Any]:
@@ -53,10 +56,31 @@ class Whole:
             return Extended(shape[0] if shape else 1), Extended(0)
         if reduction != "mean":
             return Extended(1), Extended(0)
-        if np.all((self.counts == 1) | ~self.counted):
-            return self.counts.sum(), Extended(0)  # a whole number is exact
-        terms = roundings(self.counts.size, self.parts) + 1
-        return self.counts.sum(), self.precision.unit * terms * np.abs(self.counts).sum()
+        divisor, error = self.counts.sum(), Extended(0)
+        if not np.all((self.counts == 1) | ~self.counted):  # a whole number is exact
+            terms = roundings(self.counts.size, self.parts) + 1
+            error = self.precision.unit * terms * np.abs(self.counts).sum()
+        floor = self.mean.floor
+        if floor is None or divisor >= floor:
+            return divisor, error
+        held = self._held(floor)
+        return Extended(floor), np.inf if held == 0 else error + abs(held - floor)
+
+    def _held(self, number: float) -> Any:
+        """Return a number as the dtype holds it."""
+        return as_extended(np.asarray(number).astype(self.precision.numpy))
+
+    @property
+    def of_nothing(self) -> float | None:
+        """The mean of no elements; None if it is open, as with a floor that the dtype flushes."""
+        floor = self.mean.floor
+        return None if floor and self._held(floor) == 0 else self.mean.of_empty
+
+    def undivided(self, reduction: str) -> float | None:
+        """Return the declared value of a mean whose divisor is 0; None if it is open."""
+        if reduction != "mean" or self.divisor(reduction)[0] != 0:
+            return None
+        return self.mean.undivided(bool(self.counted.any()))
 
     def too_small(self, array: np.ndarray) -> np.ndarray:
         """Return which numbers of a tensor are too near to 0 for their gradient to be judged.
@@ -169,6 +193,11 @@ class Expected:
             exact, budget = exact / divisor, budget / abs(divisor)
             budget = budget + abs(exact) * (divisor_error / abs(divisor) + self.precision.unit)
             budget = np.where(infinite, 0, SLACK * (budget + self.precision.negligible))
+        declared = self.whole.undivided(reduction)
+        if declared is not None:
+            exact = Extended(declared)
+            # Clause `nothing-left` judges a mean of no elements.
+            budget = Extended(0 if self.whole.counted.any() else np.inf)
         return self._bounded(exact, budget, why=_why_reduced(self, exact, budget, not usable))
 
     def divided(self, reduction: str) -> tuple[Any, Any, Any, Any]:

@@ -106,7 +106,8 @@ class Solution:
     @property
     def _axes(self) -> list[str]:
         """The axes along which the call may be cut, the longest axis first."""
-        axes = [axis for axis in self.case.shape.result if self.sizes[axis] > 1]
+        shape, coupled = self.case.shape, self.loss.coupled_axis(self.case.shape)
+        axes = [axis for axis in shape.result if self.sizes[axis] > 1 and axis != coupled]
         if self.loss.form(self.case.form).settle is not None:  # it may couple the other axes
             axes = [a for a in axes if a == self.loss.batch and separable(self.loss, self.case)]
         return sorted(axes, key=lambda axis: -self.sizes[axis])
@@ -212,7 +213,8 @@ class Solution:
             index = self._index(self.case.shape.result, where)
             every[index], counted[index] = counts(self.loss, case)
         known = precision(self.case.dtype)
-        return Whole(self.case, every, counted, known, self.case.parts(self.loss))
+        mean = self.loss.form(self.case.form).mean
+        return Whole(self.case, every, counted, known, self.case.parts(self.loss), mean)
 
     def _axes_of(self, name: str) -> tuple[str, ...]:
         form, ndim = self.loss.form(self.case.form), self.case.tensors[name].ndim

@@ -45,17 +45,25 @@ class Placed:
         return summed.reshape(permuted).transpose(np.argsort(self.order))
 
 
-def placed_axes(array: np.ndarray, axes: tuple[str, ...], contract: Shape) -> Placed:
+def placed_axes(
+    array: np.ndarray, axes: tuple[str, ...], contract: Shape, coupled: str = ""
+) -> Placed:
     """Return how a tensor maps to the axes of `define`.
 
     Args:
         array: The tensor of the call.
         axes: The name of each of its axes.
         contract: The shape contract of the call.
+        coupled: The axis of coupled rows. It is a core axis, since each loss depends on all rows,
+            and a loop axis, since there is a loss for each row.
     """
-    loop = [axes.index(name) for name in contract.result if name in axes]
+    looped = [name for name in contract.result if name != coupled]
+    loop = [axes.index(name) for name in looped if name in axes]
     ones = [i for i, name in enumerate(axes) if name == "1"]
-    core = [i for i, name in enumerate(axes) if name not in (*contract.result, "1")]
-    view = [array.shape[axes.index(name)] if name in axes else 1 for name in contract.result]
+    core = [i for i, name in enumerate(axes) if name not in (*looped, "1")]
+    view = [
+        array.shape[axes.index(name)] if name in axes and name != coupled else 1
+        for name in contract.result
+    ]
     view += [array.shape[i] for i in core]
     return Placed(tuple(loop + core + ones), tuple(view), len(core))

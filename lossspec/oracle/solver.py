@@ -45,12 +45,14 @@ from typing import Any
 import autograd.numpy as anp
 import numpy as np
 from autograd import make_vjp
+from autograd.tracer import getval
 
 from lossspec.cases.axes import axes_of, simplex
 from lossspec.cases.case import Case
 from lossspec.dtypes import Extended, Precision, as_extended, precision
 from lossspec.errors import OutOfRoom, SpecError, blaming
 from lossspec.excuse import Excuse
+from lossspec.maths import words
 from lossspec.maths.ensemble import ROUNDING_MEMBERS, SIDES, Ensemble, ensemble, step_of
 from lossspec.maths.number import Number, array_of
 from lossspec.oracle.bounds import REASONS, Bounded, why_open
@@ -128,6 +130,7 @@ class _Posed:
             for each member that perturbs it.
         wanted: The names of the tensors to differentiate by.
         ensemble: The number of members, the size of a perturbation, and notes on the evaluation.
+        coupled: The axis of coupled rows; "" if the rows are independent.
     """
 
     loss: Loss
@@ -143,6 +146,7 @@ class _Posed:
     patterns: Mapping[str, list[np.ndarray]]
     wanted: tuple[str, ...]
     ensemble: Ensemble
+    coupled: str
     _members: dict[str, np.ndarray] = field(default_factory=dict)
 
     def members(self, name: str) -> np.ndarray:
@@ -176,7 +180,8 @@ class _Posed:
             if name not in self.case.tensors:
                 shape = role.shape or ""
                 own = contract.axes(shape) if shape.startswith("(") else ()
-                core = tuple(self.sizes[axis] for axis in own if axis not in contract.result)
+                looped = {*contract.result} - {self.coupled}
+                core = tuple(self.sizes[axis] for axis in own if axis not in looped)
                 given[name] = np.full((1,) * (1 + len(self.loop)) + core, role.default, real)
         for name, view in self.fixed.items():
             role = roles[name]
@@ -207,7 +212,32 @@ class _Posed:
             if name not in given:
                 still = name in self._still
                 given[name] = self._still[name] if still else Number(self.members(name))
-        return array_of(part(**{name: given[name] for name in _arguments(part)}))
+        return self.own_rows(array_of(part(**{name: given[name] for name in _arguments(part)})))
+
+    def own_rows(self, results: Any) -> Any:
+        """Return the loss of each row, if the rows are coupled.
+
+        The whole batch is evaluated once for each row, so that each loss has derivatives of its
+        own: along the loop axis of the rows lie copies of the batch.
+
+        Args:
+            results: What a function of the spec returned: for each copy the losses of all rows,
+                along a last axis.
+
+        Returns:
+            From each copy the loss of its own row.
+        """
+        if not self.coupled:
+            return results
+        loop, rows = self.case.shape.result, self.sizes[self.coupled]
+        shape = np.shape(getval(results))
+        if len(shape) != 2 + len(loop) or shape[-1] not in (1, rows):
+            raise SpecError(
+                f"the rows along {self.coupled!r} are coupled, so the result must have one loss "
+                f"for each of the {rows} rows along its last axis; got {list(shape[1:])}"
+            )
+        row = np.arange(rows).reshape((-1,) + (1,) * (len(loop) - 1 - loop.index(self.coupled)))
+        return words.pick(anp.broadcast_to(results, (*shape[:-1], rows)), row)
 
     @property
     def differentiable(self) -> tuple[np.ndarray, ...]:
@@ -260,6 +290,7 @@ def _pose(
     """
     _check_room(case, room)
     form, contract = loss.form(case.form), case.shape
+    coupled = loss.coupled_axis(contract)
     dtype, roles = precision(case.dtype), loss.roles(form)
     sizes = case.axis_sizes(loss)
     loop = tuple(sizes[axis] for axis in contract.result)
@@ -269,7 +300,8 @@ def _pose(
     counted = np.ones(loop, bool)
     for name, array in case.tensors.items():
         role = roles[name]
-        placed[name] = placed_axes(array, axes_of(loss, form, contract, name, array.ndim), contract)
+        own = axes_of(loss, form, contract, name, array.ndim)
+        placed[name] = placed_axes(array, own, contract, coupled)
         view = placed[name].enter(array, loop)
         if not role.integer:
             exact[name] = view
@@ -299,6 +331,7 @@ def _pose(
         patterns,
         tuple(name for name in exact if gradients and roles[name].differentiable),
         Ensemble(size, dtype.unit, dtype.smallest, SLACK, free, step, room),
+        coupled,
     )
 
 
@@ -361,7 +394,7 @@ def solve(
         counts = np.where(posed.counted, posed.each(form.divisor), 0)
         shares = posed.each(form.share)
     if whole is None:
-        whole = Whole(case, counts, posed.counted, dtype, case.parts(loss))
+        whole = Whole(case, counts, posed.counted, dtype, case.parts(loss), form.mean)
 
     with np.errstate(all="ignore"):
         cotangents = _trial_cotangents(posed, whole, shares) if posed.wanted else []
@@ -837,7 +870,8 @@ def _plain_formula_errors(
 
     def evaluate(tensors: tuple[Any, ...]) -> Any:
         given = {**still, **dict(zip(wanted, map(Number, tensors), strict=True))}
-        return array_of(define(**{name: given[name] for name in _arguments(define)}))
+        named = {name: given[name] for name in _arguments(define)}
+        return posed.own_rows(array_of(define(**named)))
 
     blamed = f"define in {dtype.name}"
     with blaming(posed.loss.name, blamed, posed.case.tensors):

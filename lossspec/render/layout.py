@@ -16,6 +16,7 @@ THEMES = (
     "dtype",
     "device",
     "relation",
+    "batch",
     "effect",
     "mode",
     "module",

@@ -9,8 +9,10 @@ from lossspec.spec.loss import (
     Form,
     Loss,
     Refusal,
+    Rows,
     Symmetry,
 )
+from lossspec.spec.mean import Mean
 from lossspec.spec.parameters import Parameter, ignore_index, number, switch
 from lossspec.spec.roles import (
     Binary,
@@ -47,6 +49,7 @@ __all__ = [
     "LogProbability",
     "Logit",
     "Loss",
+    "Mean",
     "NonNegative",
     "Parameter",
     "Positive",
@@ -54,6 +57,7 @@ __all__ = [
     "Real",
     "Refusal",
     "Role",
+    "Rows",
     "Shape",
     "Sign",
     "Surface",

@@ -6,12 +6,13 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from inspect import signature
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from lossspec.dtypes import REAL_DTYPES
 from lossspec.errors import SpecError, blaming
+from lossspec.spec.mean import Mean
 from lossspec.spec.parameters import Parameter
 from lossspec.spec.roles import ClassIndex, Distribution, Role, Surface
 from lossspec.spec.shapes import Shape
@@ -20,6 +21,9 @@ from lossspec.spec.shapes import Shape
 Definition = Callable[..., Any]
 #: A function of the sizes of the other axes and of the parameters, both by name.
 SizeRule = Callable[[Mapping[str, int], Mapping[str, Any]], int]
+#: How the rows of a batch relate. The loss of an independent row depends on that row only. That of
+#: a coupled row depends on the whole batch, and that of an ordered row also on the order of rows.
+Rows = Literal["independent", "coupled", "ordered"]
 
 
 class AnySize(tuple[int, ...]):
@@ -43,6 +47,12 @@ class Form:
     divisor: Definition | None = None
     #: The factor of each element in the mean, likewise.
     share: Definition | None = None
+    #: The declaration of the mean, instead of `divisor` and `share`, if the mean of nothing is not
+    #: NaN, or if the divisor has a floor.
+    mean: Mean = field(default_factory=Mean)
+    #: Whether an ignored element may hold any number, also inf or NaN, as if it were removed. If
+    #: not, what such numbers do is open: a product with 0 gives NaN, and a selection does not.
+    skips_ignored: bool = False
     #: The parameters whose values select this form.
     fixed: Mapping[str, Any] = field(default_factory=dict)
     #: A function that makes drawn tensors fit each other, if roles cannot express how. It takes a
@@ -62,6 +72,18 @@ class Form:
     #: Equivalent forms of that definition.
     equivalents: tuple[Definition, ...] = ()
 
+    def __post_init__(self) -> None:
+        # The form keeps both functions, so that `replace` can change one of them.
+        for name in ("divisor", "share"):
+            declared = getattr(self.mean, name)
+            if declared is not None and getattr(self, name) is not None:
+                raise SpecError(
+                    f"form {self.name!r} has {name}= of its own and another one in its Mean; give "
+                    "one of them"
+                )
+            object.__setattr__(self, name, getattr(self, name) or declared)
+        object.__setattr__(self, "mean", replace(self.mean, divisor=None, share=None))
+
     @cached_property
     def contracts(self) -> tuple[Shape, ...]:
         """The shape contracts in `shapes`, parsed."""
@@ -70,10 +92,7 @@ class Form:
     @property
     def ignores(self) -> bool:
         """Whether a call may mark some elements as ignored."""
-        return any(
-            isinstance(role, ClassIndex) and role.ignored_by is not None
-            for role in self.tensors.values()
-        )
+        return any(_ignorable(role) for role in self.tensors.values())
 
     def lists_classes(self, shape: Shape) -> bool:
         """Return whether a tensor lists class indices along the class axis, padded at the end."""
@@ -174,6 +193,11 @@ class Loss:
     #: The names of the batch axis and of the class axis in shape contracts, by torch's convention.
     batch: str = "N"
     classes: str = "C"
+    #: How the rows of a batch relate. If they are not independent, `define` gets the batch axis of
+    #: each tensor among the core axes, and returns the losses of all rows along a last axis.
+    rows: Rows = "independent"
+    #: Whether a batch that is repeated as a whole gives each row the same loss as before.
+    repeatable: bool = False
     #: The names of its reductions, the default first.
     reductions: tuple[str, ...] = ("mean", "sum", "none")
     #: A function that returns the arguments of the class besides parameters, from the sizes of the
@@ -222,6 +246,15 @@ class Loss:
     def batched(self, shape: Shape) -> bool:
         """Return whether the result of a shape contract has the batch axis."""
         return self.batch in shape.result
+
+    def coupled_axis(self, shape: Shape) -> str:
+        """Return the batch axis if a shape contract has a loss for each row of coupled rows."""
+        return self.batch if self.rows != "independent" and self.batched(shape) else ""
+
+    def whole_batch(self, shape: Shape) -> bool:
+        """Return whether a result of a shape contract depends on all rows of the batch."""
+        inputs = any(self.batch in axes for axes in shape.inputs)
+        return inputs and (self.rows != "independent" or not self.batched(shape))
 
     def stateful(self, surface: Surface) -> bool:
         """Return whether the surface is a class that keeps some tensors as its own parameters."""
@@ -322,6 +355,7 @@ def _problems(loss: Loss) -> Iterator[str]:
         yield from _unknown(f"forms of {parameter!r}", declared.forms, forms)
     for form in loss.forms:
         yield from _problems_of_form(loss, form)
+    yield from _problems_of_rows(loss)
     yield from _unknown("dtypes", loss.dtypes, REAL_DTYPES)
     if loss.parts is not None and not callable(loss.parts):
         yield f"parts takes a function of the sizes and the parameters, got {loss.parts!r}"
@@ -334,6 +368,32 @@ def _problems(loss: Loss) -> Iterator[str]:
         yield from _unknown("reduction of an example", [example.reduction], loss.reductions)
         if missing := ", ".join(form.tensors.keys() - example.arguments.keys()):
             yield f"an example lacks values for {missing}"
+
+
+def _problems_of_rows(loss: Loss) -> Iterator[str]:
+    """Yield the errors in the declaration of how the rows of a batch relate."""
+    yield from _unknown("rows", [loss.rows], get_args(Rows))
+    contracts = [contract for form in loss.forms for contract in form.contracts]
+    whole = any(loss.whole_batch(contract) for contract in contracts)
+    for declared in (f"rows={loss.rows!r}",) * (loss.rows != "independent") + (
+        "repeatable=True",
+    ) * loss.repeatable:
+        if not whole:
+            yield (
+                f"{declared} is about the batch axis {loss.batch!r} of losses that depend on the "
+                "whole batch, but no shape contract has such a loss; name the axis with "
+                "Loss(batch=...), or declare rows='coupled'"
+            )
+    ignored = [n for f in loss.forms for n, role in f.tensors.items() if _ignorable(role)]
+    if loss.rows != "independent" and ignored:
+        yield (
+            f"rows={loss.rows!r} allows no tensor with ignored_by, got {ignored[0]!r}; take a "
+            "tensor that says which rows count, and leave the others out in define"
+        )
+
+
+def _ignorable(role: Role) -> bool:
+    return isinstance(role, ClassIndex) and role.ignored_by is not None
 
 
 def _problems_of_form(loss: Loss, form: Form) -> Iterator[str]:
@@ -352,6 +412,7 @@ def _problems_of_form(loss: Loss, form: Form) -> Iterator[str]:
                 f"tensors are: {names}"
             )
         yield from _problems_of_classes(loss, form, shape)
+    yield from form.mean.problems()
     yield from _unknown("fixed", form.fixed, loss.parameters)
     known = [*loss.roles(form), *loss.parameters_of(form)]
     parts = [("define", form.define or loss.define), ("divisor", form.divisor)]

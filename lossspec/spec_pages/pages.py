@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import cache
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -197,18 +198,21 @@ def _definition(loss: Loss) -> Iterator[Block]:
     yield Formula(loss.formula)
     if source := _source(loss):
         yield Code(source, "python")
-    core = dict.fromkeys(a for form in loss.forms for c in form.contracts for a in c.core)
+    contracts = [contract for form in loss.forms for contract in form.contracts]
+    core = dict.fromkeys(a for c in contracts for a in (loss.coupled_axis(c), *c.core) if a)
+    alone = not any(loss.whole_batch(contract) for contract in contracts)
     axes = _listed([_WRITTEN.get(axis, axis) for axis in core], "and")
     seen = f"It sees the ax{'es' if len(core) > 1 else 'is'} {axes} last"
     yield Prose(
         "`define` returns the loss before reduction, written with functions of `lossspec.maths`."
-        f" {seen if core else 'It works element by element'}. Batches, reductions, dtypes and"
-        " memory layouts are not part of it."
+        f" {seen if core else 'It works element by element'}. {'Batches, r' if alone else 'R'}"
+        "eductions, dtypes and memory layouts are not part of it."
     )
     equivalents = [*loss.equivalents, *(f for form in loss.forms for f in form.equivalents)]
     if equivalents:
         names = _joined([f"`{each.__name__}`" for each in equivalents], "and")
         yield Prose(f"The error budget covers this equivalent form too: {names}.")
+    yield from _of_rows(loss)
 
 
 def _calls(loss: Loss) -> Iterator[Block]:
@@ -324,13 +328,61 @@ def _reductions(loss: Loss) -> Iterator[str]:
         default = "" if place else ", the default"
         read = f", the class's `{loss.results[name]}`" if name in loss.results else ""
         yield f"`{name}`{default}{read}: {says.get(name, 'as the definition says')}."
+    if "mean" in loss.reductions and any(c.result for f in loss.forms for c in f.contracts):
+        yield from _of_nothing(loss)
 
 
 def _mean(form: Form) -> str:
     which = "elements that are not ignored" if form.ignores else "elements"
     of = f"the sum of the losses, each times its `{_head(form.share)}`" if form.share else ""
     by = f"sum of `{_head(form.divisor)}` over the" if form.divisor else "number of"
-    return f"{of or 'the sum of the losses'}, divided by the {by} {which}"
+    floor = f", or by {form.mean.floor:g} if that is more" if form.mean.floor is not None else ""
+    return f"{of or 'the sum of the losses'}, divided by the {by} {which}{floor}"
+
+
+def _of_nothing(loss: Loss) -> Iterator[str]:
+    """Yield what the spec declares about the mean of nothing and about ignored elements."""
+    each = [(form, list(_of_nothing_in(form))) for form in loss.forms]
+    alike = all(says == each[0][1] for _, says in each)
+    for form, says in each[:1] if alike else each:
+        for line in says:
+            yield _sentence(line if alike else f"For {form.name}: {line}")
+
+
+def _of_nothing_in(form: Form) -> Iterator[str]:
+    mean = form.mean
+    empty = "no elements or of ignored elements only" if form.ignores else "no elements"
+    for value, what in (
+        (mean.of_empty, f"of {empty}"),
+        (mean.of_zero_weights, "with a divisor of 0"),
+    ):
+        if value is not None:
+            yield f"the `mean` {what} is {_number(value)}"
+    if form.ignores:
+        held = "an ignored element may hold any number, also an infinity or NaN"
+        yield held if form.skips_ignored else f"{held}, but what these two give is open"
+
+
+def _number(value: float) -> str:
+    return "NaN" if isnan(value) else f"{value:g}"
+
+
+def _of_rows(loss: Loss) -> Iterator[Block]:
+    """Yield how the rows of a batch relate, unless each loss depends on its own row only."""
+    contracts = [contract for form in loss.forms for contract in form.contracts]
+    if not any(loss.whole_batch(contract) for contract in contracts):
+        return
+    axis = f"`{loss.batch}`"
+    says = {
+        "independent": f"The result is one number for all rows along {axis}. Their order does not"
+        " matter.",
+        "coupled": f"The rows along {axis} are coupled: the loss of each row depends on all rows of"
+        " the batch. Their order does not matter.",
+        "ordered": f"The rows along {axis} are ordered: the loss depends on all rows of the batch"
+        " and on their order.",
+    }[loss.rows]
+    more = " A batch that is given twice has the same losses as one that is given once."
+    yield Prose(says + more * loss.repeatable)
 
 
 def _head(function: Callable[..., Any]) -> str:

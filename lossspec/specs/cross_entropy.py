@@ -60,6 +60,7 @@ spec = Loss(
                 "target": ClassIndex(one_hot=True, ignored_by="ignore_index"),
             },
             divisor=divisor,
+            skips_ignored=True,
             widest=1027,
         ),
         Form(

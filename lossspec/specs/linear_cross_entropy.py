@@ -98,6 +98,7 @@ spec = Loss(
                 ClassIndex(one_hot=True, ignored_by="ignore_index", tolerated=("uint8",))
             ),
             divisor=divisor,
+            skips_ignored=True,
         ),
         Form(
             name="class probabilities",

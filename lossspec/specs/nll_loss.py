@@ -36,6 +36,7 @@ spec = Loss(
                 "target": ClassIndex(ignored_by="ignore_index"),
             },
             divisor=divisor,
+            skips_ignored=True,
             widest=1027,
         ),
     ),
