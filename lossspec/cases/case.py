@@ -14,6 +14,7 @@ import numpy as np
 from lossspec.dtypes import REAL_DTYPES, dtype_name, precision
 from lossspec.errors import CaseError, SpecError, blaming
 from lossspec.spec.loss import Example, Form, Loss
+from lossspec.spec.refusals import Refusal
 from lossspec.spec.shapes import Shape, written_out
 
 #: The memory layouts of a tensor; `contiguous` is first, so that shrinking ends there.
@@ -96,6 +97,10 @@ class Case:
         parameters = dict(self.parameters)
         settle_tensors(loss, form, self.shape, np.random.default_rng(0), tensors, parameters)
         return replace(self, tensors=tensors, parameters=parameters)
+
+    def broken_rule(self, loss: Loss) -> Refusal | None:
+        """Return the first refusal of the spec whose rule the call breaks; None if it is valid."""
+        return loss.broken_rule(self.tensors, self.parameters) if loss.refusals else None
 
     def with_(self, **changes: Any) -> Case:
         """Return the same case with other values for some of its attributes."""
@@ -375,6 +380,8 @@ def settle_tensors(
         form.settle(rng, tensors, parameters)
     for name, axes in zip(form.tensors, shape.inputs, strict=True):
         array: Any = tensors.get(name)
+        if isinstance(array, np.generic):  # numpy's functions make one of an array without axes
+            array = tensors[name] = np.asarray(array)
         if np.ndim(array) != len(axes) or not isinstance(array, np.ndarray):
             raise SpecError(
                 f"spec {loss.name!r}: settle set {name} to {type(array).__name__} of shape "

@@ -19,6 +19,7 @@ from hypothesis.database import ExampleDatabase, InMemoryExampleDatabase, choice
 from hypothesis.errors import Flaky
 
 from lossspec.cases.strategies import DrawnCase
+from lossspec.errors import SpecError
 from lossspec.hypothesis_entry import BACKEND, register
 
 T = TypeVar("T")
@@ -266,6 +267,10 @@ def _run(
         error = _carried(left)
         if not isinstance(error, Enough):
             raise error from None
+    except SpecError as error:  # a function of the spec that draws
+        if hasattr(error, "__notes__"):  # Hypothesis adds the repr of the strategy
+            del error.__notes__
+        raise
 
 
 def _escaping(

@@ -23,6 +23,11 @@ def check_examples(loss: Loss) -> None:
         where = f"spec {loss.name!r}: its example ({example.source})"
         try:
             case = published(loss, example)
+            if (refusal := case.broken_rule(loss)) is not None:
+                raise SpecError(
+                    f"the rule of the refusal {refusal.says!r} is broken by it; an example must "
+                    "follow the rules, so correct one of them"
+                )
             expected = SolvedCase(loss, case).expected.value(case.reduction)
         except SpecError as error:
             said = str(error).removeprefix(f"spec {loss.name!r}: ")

@@ -8,10 +8,10 @@ from lossspec.spec.loss import (
     Example,
     Form,
     Loss,
-    Refusal,
     Symmetry,
 )
 from lossspec.spec.parameters import Parameter, ignore_index, number, switch
+from lossspec.spec.refusals import Refusal
 from lossspec.spec.roles import (
     Binary,
     ClassIndex,
