@@ -321,7 +321,7 @@ def _new(options: argparse.Namespace) -> int:
     path = write(options.name, Path.cwd(), force=options.force)
     _say(
         f"{path.name} holds a spec, commented, and an implementation that conforms to it.\n"
-        f"Judge it:\n\n    lossspec run {path.name} --profile=quick\n\n"
+        f"Judge it:\n\n    lossspec run {path.name} --loss={path.stem} --profile=quick\n\n"
         "Then change it to your loss, and judge it again after each change."
     )
     return 0

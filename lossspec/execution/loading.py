@@ -19,6 +19,7 @@ import torch
 from lossspec.errors import ImplementationError, SpecError
 from lossspec.execution.implementation import Implementation, declared_by, unconstructed
 from lossspec.nearest import suggestion
+from lossspec.oracle.examples import check_drawn
 from lossspec.safe_text import foreign_error
 from lossspec.spec.catalogue import catalogue
 from lossspec.spec.loss import Loss
@@ -52,7 +53,8 @@ def load(name: str, losses: tuple[str, ...] = ()) -> Implementation:
         losses: The losses that the user has selected.
 
     Raises:
-        ImplementationError: No implementation was found; the message says what was tried.
+        ImplementationError: No implementation was found, or its own spec has a mistake; the message
+            says what was tried, or names the mistake.
     """
     entries = known()
     path, attribute, module = _module(name, entries)
@@ -61,6 +63,8 @@ def load(name: str, losses: tuple[str, ...] = ()) -> Implementation:
         namespace = _attribute(name, path, attribute, module)
         declaration = declared_by(name, namespace) or declared_by(name, module)
         implementation = Implementation.of(name, namespace, version)
+        for loss in implementation.own:
+            check_drawn(loss)
     except (ImplementationError, KeyboardInterrupt):
         raise
     except BaseException as error:  # reading an attribute of a lazy namespace may run an import

@@ -3,7 +3,7 @@
 This file judges itself. Change it step by step to your loss, and repeat the command after each
 step:
 
-    lossspec run my_loss.py --profile=quick
+    lossspec run my_loss.py --loss=my_loss --profile=quick
 """
 
 from lossspec.spec import Example, Form, Loss, Real, number
