@@ -13,8 +13,8 @@ from lossspec.errors import ArgumentError, SpecError
 from lossspec.implementations.oracle import function
 from lossspec.judging.profiles import PROFILES
 from lossspec.judging.stream import stream
-from lossspec.maths import positive_part, total
-from lossspec.spec import AnySize, Example, Form, Loss, Real, Refusal, number
+from lossspec.maths import log, positive_part, total
+from lossspec.spec import AnySize, Example, Form, Loss, Positive, Real, Refusal, number
 from lossspec.spec_pages.pages import text
 
 
@@ -280,6 +280,25 @@ def test_the_broken_call_is_valid_but_for_the_rule():
         assert len(changed) == 1
         found += 1
     assert found
+
+
+def test_a_rule_about_the_domain_is_broken_outside_of_it():
+    loss = ruled(
+        lambda input: log(input) ** 2,
+        "(N) -> (N)",
+        {"input": Positive()},
+        lambda input: (input > 0).all(),
+        raises=ValueError,
+    )
+
+    def strict(input, reduction="mean"):
+        if (input <= 0).any():
+            raise ValueError("not above 0")
+        return reduced(input.log() ** 2, reduction)
+
+    assert failing(loss, strict, ["refuses-calls"]) == {}
+    wrong = failing(loss, lambda input, reduction="mean": reduced(input.log() ** 2, reduction))
+    assert "refuses-calls" in wrong
 
 
 def test_an_error_that_rounding_hides_is_not_drawn():

@@ -37,14 +37,15 @@ def broken(loss: Loss, case: Case, refusal: Refusal) -> Case | None:
         return _broken_by_spec(loss, case, refusal)
     if any(name not in case.tensors and name not in case.parameters for name in refusal.arguments):
         return None
-    for candidate in chain(
-        _other_parameters(loss, case, refusal),
-        _other_numbers(case, refusal),
-        _other_order(case, refusal),
-        _other_sizes(loss, case),
-    ):
-        if _breaks_only(loss, candidate, refusal):
-            return candidate
+    for within in (True, False):  # a rule about the domain itself is broken outside of it
+        for candidate in chain(
+            _other_parameters(loss, case, refusal),
+            _other_numbers(case, refusal),
+            _other_order(case, refusal),
+            _other_sizes(loss, case),
+        ):
+            if _breaks_only(loss, candidate, refusal, within):
+                return candidate
     return None
 
 
@@ -70,10 +71,16 @@ def _shapes(case: Case) -> str:
     return ", ".join(f"{name} of shape {list(x.shape)}" for name, x in case.tensors.items())
 
 
-def _breaks_only(loss: Loss, case: Case, refusal: Refusal) -> bool:
+def _breaks_only(loss: Loss, case: Case, refusal: Refusal, within: bool) -> bool:
     """Return whether a call breaks this rule, and no other rule, role or size of the spec.
 
     Another error in the call would leave open which one an implementation reports.
+
+    Args:
+        loss: The spec of the loss.
+        case: The changed call.
+        refusal: The refusal with the rule.
+        within: Whether the real tensors of the rule must stay in the domain of their roles.
     """
     if not fits(loss, case) or not _broken_clearly(loss, case, refusal):
         return False
@@ -82,11 +89,12 @@ def _breaks_only(loss: Loss, case: Case, refusal: Refusal) -> bool:
         if name not in case.tensors:
             continue
         array = case.tensors[name]
+        fine = np.ones((), bool)
         if isinstance(role, ClassIndex):
             fine = role.allows(array, sizes[role.classes], case.parameters)
         elif isinstance(role, Length):
             fine = (array >= 0) & (array <= sizes[role.of])
-        else:
+        elif within or name not in refusal.arguments:
             fine = role.contains(array.astype(np.float64)) | ~np.isfinite(array.astype(np.float64))
         if not np.all(fine):
             return False
