@@ -124,6 +124,13 @@ def _parser() -> argparse.ArgumentParser:
     add_arguments(expecting)
     expecting.set_defaults(action=_expect)
 
+    new = commands.add_parser(
+        "new", help="write a file with the spec of a new loss, and an implementation that conforms"
+    )
+    new.add_argument("name", help="the name of the loss, and of the file without .py")
+    new.add_argument("--force", action="store_true", help="overwrite the file if it exists")
+    new.set_defaults(action=_new)
+
     show = commands.add_parser("show", help="print the spec of a loss")
     show.add_argument("loss", help="the name of a function or class")
     show.set_defaults(action=_show)
@@ -306,6 +313,18 @@ def _expect(options: argparse.Namespace) -> int:
     text, status = report(options)
     _say(text)
     return status
+
+
+def _new(options: argparse.Namespace) -> int:
+    from lossspec.starter import write
+
+    path = write(options.name, Path.cwd(), force=options.force)
+    _say(
+        f"{path.name} holds a spec, commented, and an implementation that conforms to it.\n"
+        f"Judge it:\n\n    lossspec run {path.name} --loss={path.stem} --profile=quick\n\n"
+        "Then change it to your loss, and judge it again after each change."
+    )
+    return 0
 
 
 def _show(options: argparse.Namespace) -> int:

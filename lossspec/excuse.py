@@ -60,6 +60,20 @@ _SAYS = {
 }
 
 
+class NotJudged(Exception):
+    """The error that is raised if, while judging a case, it turns out that it cannot be judged.
+
+    A condition that is known beforehand is a `Precondition`.
+
+    Attributes:
+        excuse: The reason under which the case is counted.
+    """
+
+    def __init__(self, excuse: Excuse, why: str = "") -> None:
+        super().__init__(why or excuse.says)
+        self.excuse = excuse
+
+
 def word(reason: str) -> str:
     """Return the value of an excuse as a report prints it."""
     return reason.replace("-", " ")

@@ -99,10 +99,9 @@ def test_a_guide_can_be_followed_from_top_to_bottom(path, tmp_path):
     shell = Shell(tmp_path)
     if path.stem == "README":
         shell.write("mylib.py", MYLIB)
-    files = [(file, code) for _, file, code in blocks(path) if file]
-    for file, code in files:
-        shell.write(file, code)
     for language, file, code in blocks(path):
+        if file:
+            shell.write(file, code)
         if language == "python" and file is None:
             done = shell.run(sys.executable, "-W", "error", "-c", code)
             assert done.returncode == 0, done.stdout

@@ -23,7 +23,7 @@ from lossspec.maths import (
     total,
     where,
 )
-from lossspec.oracle.examples import check_examples
+from lossspec.oracle.examples import check_drawn, check_examples
 from lossspec.oracle.solver import SolvedCase
 from lossspec.report.text import failure_text
 from lossspec.report.verdict import Verdict
@@ -397,29 +397,138 @@ def test_no_clause_makes_a_call_of_a_size_that_the_spec_excludes():
     assert judged["large-batch"] == judged["trained"] == 0
 
 
-def test_every_cell_of_a_faulty_spec_reports_it_under_pytest(workplace):
-    workplace.write(
-        mine="""
-            import lossspec
-            from lossspec.spec import Form, Loss, Real
+FAULTY = """
+    import lossspec
+    from lossspec.spec import Form, Loss, Real
 
-            own = Loss(
-                name="of_rows", module=None, summary="x", formula="x", source="x",
-                define=lambda input, target: input[..., 3] - target[..., 3],
-                forms=(Form(shapes=("(N, X), (N, X) -> (N)",),
-                            tensors={"input": Real(), "target": Real()}),),
-            )
-
-            def of_rows(input, target, reduction="mean"):
-                return (input - target).sum()
-
-            losses = lossspec.Implementation("mine", {"of_rows": of_rows}, own=(own,))
-        """
+    own = Loss(
+        name="of_rows", module=None, summary="x", formula="x", source="x",
+        define=lambda input, target: input[..., 3] - target[..., 3],
+        forms=(Form(shapes=("(N, X), (N, X) -> (N)",),
+                    tensors={"input": Real(), "target": Real()}),),
     )
-    words = ("--impl=mine:losses", "--loss=of_rows", "--clause=value,accepts", "--profile=quick")
-    result = workplace.run(*words, "-p", "no:xdist")
+
+    def of_rows(input, target, reduction="mean"):
+        return (input - target).sum()
+
+    losses = lossspec.Implementation("mine", {"of_rows": of_rows}, own=(own,))
+"""
+WORDS = ("--impl=mine:losses", "--loss=of_rows", "--clause=value,accepts", "--profile=quick")
+
+
+def test_every_cell_of_a_faulty_spec_reports_it_under_pytest(workplace, monkeypatch):
+    # As for a mistake that the calls drawn before the run do not show.
+    monkeypatch.setattr("lossspec.execution.loading.check_drawn", lambda loss: None)
+    workplace.write(mine=FAULTY)
+    result = workplace.run(*WORDS, "-p", "no:xdist")
     assert result.status == 1, result.out
     text = "\n".join(result.out)
     assert "spec 'of_rows': define raised IndexError, called with input of shape" in text
     assert "Traceback" not in text
     assert set(workplace.verdicts("mine.losses").values()) == {"crash"}
+
+
+def test_a_faulty_spec_is_one_error_before_the_run(workplace):
+    workplace.write(mine=FAULTY)
+    result = workplace.run(*WORDS, "-p", "no:xdist")
+    assert result.status == 4
+    (error,) = [line for line in (*result.out, *result.err) if line]
+    assert error.startswith("ERROR: --impl mine:losses: spec 'of_rows': define raised IndexError")
+
+
+@pytest.mark.parametrize("name", catalogue())
+def test_the_check_of_drawn_calls_accepts_every_shipped_spec(name):
+    check_drawn(find(name))
+
+
+# === a size that settle changes ===========================================================
+
+
+def sets(**tensors):
+    def settle(rng, given, parameters):
+        given.update({name: change(given[name]) for name, change in tensors.items()})
+
+    return settle
+
+
+def without_the_last_row(x):
+    return x[:-1]
+
+
+def without_the_last_column(x):
+    return x[:, :-1]
+
+
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        (
+            {
+                "sizes": {"X": (4,)},
+                "settle": sets(input=without_the_last_column, target=without_the_last_column),
+            },
+            r"settle changed input from the shape \[\d+, 4\] to \[\d+, 3\]; sizes allows 4 for the "
+            "axis X; make settle keep the size of X",
+        ),
+        (
+            {
+                "sizes": {"X": lambda sizes, parameters: 4},
+                "settle": sets(input=without_the_last_column, target=without_the_last_column),
+            },
+            r"settle changed input from the shape \[\d+, 4\] to \[\d+, 3\]; sizes computes 4 for "
+            "the axis X; make settle keep the size of X",
+        ),
+        (
+            {"sizes": {"X": (4,)}, "settle": sets(target=without_the_last_column)},
+            r"settle changed target from the shape \[\d+, 4\] to \[\d+, 3\]; ",
+        ),
+        (
+            {
+                "sizes": {"X": AnySize((4,))},
+                "settle": sets(target=without_the_last_column),
+            },
+            r"settle changed target from the shape \[\d+, 4\] to \[\d+, 3\]; the other tensors "
+            "have the size 4 of X; make settle keep the size of X",
+        ),
+        (
+            {
+                "sizes": {"N": AnySize((2, 3))},
+                "settle": sets(input=without_the_last_row, target=without_the_last_row),
+            },
+            r"settle changed input from the shape \[\d+, \d+\] to \[\d+, \d+\]; the result has the "
+            r"axis N, whose size is [23]; make settle keep the size of N",
+        ),
+    ],
+    ids=["listed", "computed", "listed in one tensor", "other tensors", "result"],
+)
+def test_a_size_that_settle_changes_is_a_spec_error(form, message):
+    with pytest.raises(SpecError, match=f"^spec 'of_rows': {message}"):
+        check(spec(**form))
+
+
+def test_settle_may_change_a_size_that_the_spec_leaves_free():
+    drop = sets(input=without_the_last_column, target=without_the_last_column)
+    (cell,) = check(spec(sizes={"X": AnySize((2, 3, 5))}, settle=drop))
+    assert (cell.verdict, cell.examples > 0) == ("conforms", True)
+
+
+def test_settle_may_set_a_scalar_of_numpy():
+    def define(input, target):
+        return absolute(input - target)
+
+    def settle(rng, tensors, parameters):
+        tensors["target"] = np.minimum(tensors["input"], tensors["target"])
+
+    def of_numbers(input, target, reduction="mean"):
+        losses = (input - target).abs()
+        return losses if reduction == "none" else getattr(losses, reduction)()
+
+    loss = spec(define, shapes=("(), () -> ()",), settle=settle)
+    (cell,) = check(loss, of_numbers)
+    assert cell.verdict == "conforms"
+
+
+def test_a_spec_error_has_no_notes_of_hypothesis():
+    with pytest.raises(SpecError) as caught:
+        check(spec(settle=raises))
+    assert not hasattr(caught.value, "__notes__")

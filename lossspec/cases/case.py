@@ -13,7 +13,8 @@ import numpy as np
 
 from lossspec.dtypes import REAL_DTYPES, dtype_name, precision
 from lossspec.errors import CaseError, SpecError, blaming
-from lossspec.spec.loss import Example, Form, Loss
+from lossspec.spec.loss import AnySize, Example, Form, Loss
+from lossspec.spec.refusals import Refusal
 from lossspec.spec.shapes import Shape, written_out
 
 #: The memory layouts of a tensor; `contiguous` is first, so that shrinking ends there.
@@ -96,6 +97,10 @@ class Case:
         parameters = dict(self.parameters)
         settle_tensors(loss, form, self.shape, np.random.default_rng(0), tensors, parameters)
         return replace(self, tensors=tensors, parameters=parameters)
+
+    def broken_rule(self, loss: Loss) -> Refusal | None:
+        """Return the first refusal of the spec whose rule the call breaks; None if it is valid."""
+        return loss.broken_rule(self.tensors, self.parameters) if loss.refusals else None
 
     def with_(self, **changes: Any) -> Case:
         """Return the same case with other values for some of its attributes."""
@@ -375,6 +380,8 @@ def settle_tensors(
         form.settle(rng, tensors, parameters)
     for name, axes in zip(form.tensors, shape.inputs, strict=True):
         array: Any = tensors.get(name)
+        if isinstance(array, np.generic):  # numpy's functions make one of an array without axes
+            array = tensors[name] = np.asarray(array)
         if np.ndim(array) != len(axes) or not isinstance(array, np.ndarray):
             raise SpecError(
                 f"spec {loss.name!r}: settle set {name} to {type(array).__name__} of shape "
@@ -385,3 +392,50 @@ def settle_tensors(
                 f"spec {loss.name!r}: settle set {name} to the dtype {array.dtype}; "
                 f"it must keep {before[name].dtype}"
             )
+    _check_settled_sizes(loss, form, shape, before, tensors, parameters)
+
+
+def _check_settled_sizes(
+    loss: Loss,
+    form: Form,
+    shape: Shape,
+    before: Mapping[str, np.ndarray],
+    tensors: Mapping[str, np.ndarray],
+    parameters: Mapping[str, Any],
+) -> None:
+    """Raise SpecError if `settle` has made the size of an axis one that the spec excludes.
+
+    Args:
+        loss: The spec of the loss.
+        form: The form of the call.
+        shape: The shape contract of the call, with every axis written out.
+        before: The arrays by name, before `settle`.
+        tensors: The arrays by name, after `settle`.
+        parameters: The values of the parameters by name, after `settle`.
+    """
+
+    def wrong(name: str, axis: str, allowed: str) -> SpecError:
+        return SpecError(
+            f"spec {loss.name!r}: settle changed {name} from the shape {list(before[name].shape)} "
+            f"to {list(tensors[name].shape)}; {allowed}; make settle keep the size of {axis}"
+        )
+
+    sizes: dict[str, int] = {"1": 1}
+    for name, axes in zip(form.tensors, shape.inputs, strict=True):
+        for axis, size, old in zip(axes, tensors[name].shape, before[name].shape, strict=True):
+            if sizes.setdefault(axis, size) != size:
+                raise wrong(name, axis, f"the other tensors have the size {sizes[axis]} of {axis}")
+            rule = form.sizes.get(axis)
+            listed = () if rule is None or callable(rule) or isinstance(rule, AnySize) else rule
+            if listed and size not in listed:
+                numbers = " or ".join(map(str, listed))
+                raise wrong(name, axis, f"sizes allows {numbers} for the axis {axis}")
+            if size != old and axis in shape.result:
+                raise wrong(name, axis, f"the result has the axis {axis}, whose size is {old}")
+    for axis, rule in form.sizes.items():
+        if callable(rule) and axis in sizes:
+            with blaming(loss.name, f"sizes[{axis!r}]", sizes=sizes):
+                allowed = rule(sizes, parameters)
+            if sizes[axis] != allowed:
+                name = next(n for n, a in zip(form.tensors, shape.inputs, strict=True) if axis in a)
+                raise wrong(name, axis, f"sizes computes {allowed} for the axis {axis}")

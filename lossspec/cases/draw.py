@@ -12,7 +12,7 @@ from lossspec.cases.case import LAYOUTS, Case, settle_tensors
 from lossspec.cases.ignored import ignored_rows
 from lossspec.cases.values import STYLES, cast_values, dense_values
 from lossspec.dtypes import dtype_name, precision
-from lossspec.errors import blaming
+from lossspec.errors import SpecError, blaming
 from lossspec.spec.loss import Form, Loss
 from lossspec.spec.roles import ClassIndex, Distribution, Factor, Length, Role
 from lossspec.spec.shapes import Shape, written_out
@@ -113,7 +113,23 @@ def drawn(choose: Choices, loss: Loss, dtypes: tuple[str, ...] | None = None) ->
     _mask_classes(draft)
     _fill_ignored(choose, form, shape, tensors, draft.parameters)
     _draw_options(draft)
-    return _finished(draft)
+    case = _finished(draft)
+    _check_rules(loss, case)
+    return case
+
+
+def _check_rules(loss: Loss, case: Case) -> None:
+    """Raise SpecError for a drawn call that breaks a rule of the spec."""
+    refusal = case.broken_rule(loss)
+    if refusal is None:
+        return
+    given = [f"{name} of shape {list(x.shape)}" for name, x in case.tensors.items()]
+    given += [f"{name}={value!r}" for name, value in case.parameters.items()]
+    raise SpecError(
+        f"spec {loss.name!r}: the rule of the refusal {refusal.says!r} is broken by a call that "
+        f"the spec draws, with {', '.join(given)}; a drawn call must follow it, so restrict the "
+        "roles, sizes or parameters, or make settle change the call"
+    )
 
 
 def _begun(choose: Choices, loss: Loss, dtypes: tuple[str, ...] | None) -> _Draft:

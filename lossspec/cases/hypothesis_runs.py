@@ -21,6 +21,7 @@ from hypothesis.errors import Flaky
 from hypothesis.internal.conjecture.providers import HypothesisProvider
 
 from lossspec.cases.strategies import DrawnCase
+from lossspec.errors import SpecError
 from lossspec.hypothesis_entry import BACKEND, register
 
 T = TypeVar("T")
@@ -269,6 +270,10 @@ def _run(
         error = _carried(left)
         if not isinstance(error, Enough):
             raise error from None
+    except SpecError as error:  # a function of the spec that draws
+        if hasattr(error, "__notes__"):  # Hypothesis adds the repr of the strategy
+            del error.__notes__
+        raise
 
 
 @contextmanager

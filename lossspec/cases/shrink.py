@@ -102,7 +102,7 @@ def _valid(loss: Loss, case: Case) -> bool:
                 return False
         elif isinstance(role, Length) and not (array <= sizes[role.of]).all():
             return False
-    return True
+    return case.broken_rule(loss) is None
 
 
 def _sound(loss: Loss, case: Case) -> bool:

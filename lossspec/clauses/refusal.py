@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lossspec.cases.breaking import broken
 from lossspec.clauses import Judgement, clause
 from lossspec.clauses.precondition import conforms, precondition, raises_nothing, small, works
 from lossspec.clauses.trial import Deviation, Trial, any_judged
@@ -15,6 +16,7 @@ from lossspec.excuse import Excuse
 from lossspec.execution.call import argument
 from lossspec.execution.tensors import dtype_of, first_numbers, to_extended, to_torch
 from lossspec.spec.loss import Loss
+from lossspec.spec.refusals import Refusal
 from lossspec.spec.roles import ClassIndex, Length, Surface
 
 #: A refusal depends on the kind of call and not on its numbers, so a few cases suffice.
@@ -248,45 +250,65 @@ def refuses_dtypes(trial: Trial) -> Judgement:
     return _all_refused(trial, floating_classes(trial))
 
 
-def ruled_out(trial: Trial) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the calls that the spec rules out: the breach, and the arguments."""
-    roles = trial.loss.roles(trial.form)
+def _broken(trial: Trial) -> Iterator[tuple[Refusal, dict[str, Any]]]:
+    """Yield each refusal of the spec that a change of the call breaks, and the new arguments."""
+    roles, given = trial.loss.roles(trial.form), trial.case.parameters
     for refusal in trial.loss.refusals:
-        tensors = {name: array.copy() for name, array in trial.case.tensors.items()}
-        parameters = dict(trial.case.parameters)
-        if refusal.breaks(tensors, parameters) is False:
+        invalid = broken(trial.loss, trial.case, refusal)
+        if invalid is None:
             continue
         replaced: dict[str, Any] = {
             name: argument(roles[name], array, device=trial.device)
-            for name, array in tensors.items()
-            if array is not trial.case.tensors.get(name)
-            and not _same(array, trial.case.tensors.get(name))
+            for name, array in invalid.tensors.items()
+            if not _same(array, trial.case.tensors.get(name))
         }
-        given = trial.case.parameters
+        parameters = invalid.parameters
         replaced |= {n: v for n, v in parameters.items() if n not in given or v != given[n]}
         if all(trial.under_test.takes(n) for n in parameters if n in replaced):
-            yield refusal.says, replaced
+            yield refusal, replaced
+
+
+def ruled_out(trial: Trial) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the calls that the spec rules out: the breach, and the arguments."""
+    return ((refusal.says, replaced) for refusal, replaced in _broken(trial))
 
 
 @clause(lambda loss, surface: bool(loss.refusals), enough=ENOUGH, hazard=1, requires=REFUSAL)
 def refuses_calls(trial: Trial) -> Judgement:
-    """Every call that the spec rules out raises an error, which is no assert without a message."""
+    """Every call that the spec rules out raises an error of an allowed type, which is no assert
+    without a message."""
 
-    def judged(ruled: tuple[str, dict[str, Any]]) -> bool:
-        breach, replaced = ruled
-        error = _refused(trial, breach, replaced)
+    def judged(ruled: tuple[Refusal, dict[str, Any]]) -> bool:
+        refusal, replaced = ruled
+        error = _refused(trial, refusal.says, replaced, _wanted(refusal))
         # Such an error does not explain the problem, and `python -O` removes the assert.
         if isinstance(error, AssertionError) and not str(error).strip():
             raise Deviation(
-                f"{breach}: an assert without a message",
+                f"{refusal.says}: an assert without a message",
                 "AssertionError",
                 "an error that says what is wrong",
                 check="not isinstance(error, AssertionError) or str(error)",
                 replaced=replaced,
             )
+        if refusal.types and not isinstance(error, refusal.types):
+            names = [kind.__name__ for kind in refusal.types]
+            told = type(error).__name__, str(error)[:200]
+            raise Deviation(
+                f"{refusal.says}: the type of the error",
+                ": ".join(told),
+                _wanted(refusal),
+                check=f"{{kind.__name__ for kind in type(error).__mro__}} & set({names})",
+                replaced=replaced,
+                raised=told,
+            )
         return True
 
-    return any_judged(trial, judged, ruled_out(trial))
+    return any_judged(trial, judged, _broken(trial))
+
+
+def _wanted(refusal: Refusal) -> str:
+    """Return the expected outcome of a call that the spec refuses, for the report."""
+    return " or ".join(kind.__name__ for kind in refusal.types) or "an error"
 
 
 def _same(x: Any, y: Any) -> bool:

@@ -16,6 +16,7 @@ from lossspec.cases.axes import separable
 from lossspec.cases.case import Case
 from lossspec.dtypes import dtype_name
 from lossspec.excuse import Excuse
+from lossspec.excuse import NotJudged as NotJudged
 from lossspec.execution.call import unsupported_argument
 from lossspec.execution.devices import dtype_problem
 from lossspec.execution.implementation import LossUnderTest
@@ -101,20 +102,6 @@ class Deviation(Exception):
         """Whether a gradient deviates. The call text then contains the cotangent."""
         told = re.search(r"gradient|backward|derivative", self.what) is not None
         return told or "gradients[" in (self.check or "")
-
-
-class NotJudged(Exception):
-    """The error that a clause raises if, while judging, it turns out that it cannot judge a case.
-
-    A condition that is known beforehand is a `Precondition`.
-
-    Attributes:
-        excuse: The reason under which the case is counted.
-    """
-
-    def __init__(self, excuse: Excuse, why: str = "") -> None:
-        super().__init__(why or excuse.says)
-        self.excuse = excuse
 
 
 _NUMBERS = (int, float, np.integer, np.floating, np.ndarray)
@@ -256,10 +243,11 @@ class Trial:
         return perform(self.under_test, self.case, self.device)
 
     def allows(self, case: Case) -> bool:
-        """Return whether the spec allows the axis sizes of a case made from this one."""
-        return self.loss.allows(
-            self.loss.form(case.form), case.axis_sizes(self.loss), case.parameters
-        )
+        """Return whether a case made from this one has allowed sizes and breaks no rule."""
+        sizes = case.axis_sizes(self.loss)
+        if not self.loss.allows(self.loss.form(case.form), sizes, case.parameters):
+            return False
+        return case.broken_rule(self.loss) is None
 
     def holds(self, dtype: str) -> bool:
         """Return whether the device supports a dtype."""
@@ -414,7 +402,7 @@ def returned(call: Callable[[], Any], what: str, want: str = "a tensor") -> Any:
     """Return the result of a variant of the case's call; if that raises, raise `failed`."""
     try:
         return call()
-    except STOPS:
+    except (NotJudged, *STOPS):
         raise
     except BaseException as error:
         raise failed(what, error, want) from None

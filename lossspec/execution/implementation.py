@@ -16,7 +16,7 @@ from lossspec.execution.declaration import ATTRIBUTE, Ability, Declaration, Supp
 from lossspec.execution.messages import unknown_keywords
 from lossspec.oracle.examples import check_examples
 from lossspec.spec.catalogue import catalogue
-from lossspec.spec.loss import Loss
+from lossspec.spec.loss import Loss, names_of
 from lossspec.spec.roles import Surface
 
 
@@ -215,6 +215,8 @@ class Implementation:
     def of(cls, name: str, namespace: Any, version: str | None = None) -> Implementation:
         """Collect the losses that a namespace holds under torch's names.
 
+        The losses of specs in a module, which are not in the catalogue, are collected too.
+
         Args:
             name: The name in reports.
             namespace: A module, an instance of a class or another object with attributes. An
@@ -222,13 +224,16 @@ class Implementation:
             version: The version in reports.
 
         Raises:
-            ImplementationError: The attribute `__lossspec__` is not a `Declaration`.
+            ImplementationError: The attribute `__lossspec__` is not a `Declaration`, or a spec in
+                the module has the name of another spec.
+            SpecError: A spec in the module contradicts its examples.
         """
         if isinstance(namespace, Implementation):
             return namespace
         functions: dict[str, Callable[..., Any]] = {}
         classes: dict[str, Callable[..., Any]] = {}
-        for loss in catalogue().values():
+        own = specs_in(name, namespace)
+        for loss in (*catalogue().values(), *own):
             function = getattr(namespace, loss.name, None)
             if callable(function) and not isinstance(function, ModuleType):
                 functions[loss.name] = function
@@ -238,9 +243,34 @@ class Implementation:
         found = {}
         if isinstance(namespace, ModuleType):
             found = {word: f"{namespace.__name__}:{word}" for word in (*functions, *classes)}
-        implementation = cls(name, functions, classes, version, found=found)
+        implementation = cls(name, functions, classes, version, own, found=found)
         declaration = declared_by(name, namespace)
         return implementation if declaration is None else implementation.declaring(declaration)
+
+
+def specs_in(name: str, namespace: Any) -> tuple[Loss, ...]:
+    """Return the specs that a module holds and that are not in the catalogue.
+
+    Args:
+        name: The name of the implementation, for the message.
+        namespace: The module; any other object holds no specs.
+
+    Raises:
+        ImplementationError: Another spec has the name of one of them.
+    """
+    if not isinstance(namespace, ModuleType):
+        return ()
+    known = catalogue()
+    held = {id(x): x for x in vars(namespace).values() if isinstance(x, Loss)}
+    own = tuple(loss for loss in held.values() if known.get(loss.name) is not loss)
+    names = [word for loss in own for word in (loss.name, loss.module) if word]
+    taken = names_of(known.values())
+    for word in names:
+        if word in taken or names.count(word) > 1:
+            raise ImplementationError(
+                f"{name}: its spec {word!r} has the name of another spec; rename one of them"
+            )
+    return own
 
 
 def declared_by(name: str, namespace: Any) -> Declaration | None:

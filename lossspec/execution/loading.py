@@ -16,9 +16,10 @@ from typing import Any
 
 import torch
 
-from lossspec.errors import ImplementationError
+from lossspec.errors import ImplementationError, SpecError
 from lossspec.execution.implementation import Implementation, declared_by, unconstructed
 from lossspec.nearest import suggestion
+from lossspec.oracle.examples import check_drawn
 from lossspec.safe_text import foreign_error
 from lossspec.spec.catalogue import catalogue
 from lossspec.spec.loss import Loss
@@ -52,7 +53,8 @@ def load(name: str, losses: tuple[str, ...] = ()) -> Implementation:
         losses: The losses that the user has selected.
 
     Raises:
-        ImplementationError: No implementation was found; the message says what was tried.
+        ImplementationError: No implementation was found, or its own spec has a mistake; the message
+            says what was tried, or names the mistake.
     """
     entries = known()
     path, attribute, module = _module(name, entries)
@@ -61,6 +63,8 @@ def load(name: str, losses: tuple[str, ...] = ()) -> Implementation:
         namespace = _attribute(name, path, attribute, module)
         declaration = declared_by(name, namespace) or declared_by(name, module)
         implementation = Implementation.of(name, namespace, version)
+        for loss in implementation.own:
+            check_drawn(loss)
     except (ImplementationError, KeyboardInterrupt):
         raise
     except BaseException as error:  # reading an attribute of a lazy namespace may run an import
@@ -71,9 +75,11 @@ def load(name: str, losses: tuple[str, ...] = ()) -> Implementation:
         implementation = _single(name, attribute, namespace, losses, version)
         found = dict.fromkeys((*implementation.functions, *implementation.classes), where)
     if not found:
+        specs = [f"{loss.name}, of its spec" for loss in implementation.own]
+        such = " or ".join(specs or ["cross_entropy", "CrossEntropyLoss"])
         raise ImplementationError(
-            f"--impl {name}: nothing in it is named like a loss, such as cross_entropy or "
-            "CrossEntropyLoss; wrap other names in lossspec.Implementation"
+            f"--impl {name}: nothing in it is named like a loss, such as {such}; wrap other names "
+            "in lossspec.Implementation"
         )
     if declaration is not None and implementation is not namespace:
         implementation = implementation.declaring(declaration)
@@ -189,6 +195,9 @@ def told(error: BaseException, file: tuple[str, str] = ("", "")) -> str:
         for frame in traceback.extract_tb(error.__traceback__)
         if frame.filename not in own and not frame.filename.startswith("<frozen")
     ]
+    if isinstance(error, SpecError):  # our own message, and its place in the imported file only
+        line = next((line for at, line in reversed(places) if at == file[0]), None)
+        return f"{error} ({file[1]}, line {line})" if line else str(error)
     if isinstance(error, SyntaxError) and error.filename:
         places = [(error.filename, error.lineno)]
         error = SyntaxError(error.msg)  # str(error) would name the place a second time

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeGuard
 import torch
 
 from lossspec.cases.case import Case
+from lossspec.excuse import Excuse, NotJudged
 from lossspec.execution.call import Call, arguments
 from lossspec.execution.checkpoint import under_way
 from lossspec.execution.global_state import Changed, preserved
@@ -88,7 +89,12 @@ def perform(
         device: The device of the tensors.
         backward: Whether to run backward, if the value has a gradient.
         replaced: Arguments (tensors, parameters, reduction) to pass instead of the case's own.
+
+    Raises:
+        NotJudged: The spec refuses the case by a rule, and no argument is replaced.
     """
+    if not replaced and case.broken_rule(under_test.loss) is not None:
+        raise NotJudged(Excuse.NOT_ABOUT, "the spec refuses the related call by a rule")
     tensors = arguments(under_test, case, device)
     if replaced:
         under_way(case, replaced)

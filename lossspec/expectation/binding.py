@@ -79,6 +79,11 @@ def bound(
         requires_grad=tuple(n for n in arrays if roles[n].differentiable and not roles[n].scalar),
     )
     _check_domains(loss, form, case)
+    if (refusal := case.broken_rule(loss)) is not None:
+        raise ArgumentError(
+            f"{refusal.says}: a right {loss.name} refuses this call; see `lossspec show "
+            f"{loss.name}` for the rule"
+        )
     return _with_cotangent(loss, _settled(loss, form, case), upstream)
 
 

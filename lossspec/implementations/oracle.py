@@ -70,6 +70,9 @@ def bind(
 
 def _check(loss: Loss, form: Form, case: Case) -> None:
     sizes = case.axis_sizes(loss)
+    refusal = case.broken_rule(loss)
+    if refusal is not None:
+        raise next(iter(refusal.types), ValueError)(refusal.says)
     for name, value in case.parameters.items():
         if value in loss.parameters[name].refused:
             raise ValueError(f"{name}={value!r} is out of range")

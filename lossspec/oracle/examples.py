@@ -1,15 +1,54 @@
-"""Check the examples of a spec against its definition."""
+"""Check a spec: its examples against its definition, and its definition on drawn calls."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TypeVar
+
 import numpy as np
 
-from lossspec.cases.case import published
+from lossspec.cases.case import Case, published
+from lossspec.cases.draw import drawn
 from lossspec.dtypes import Extended
 from lossspec.errors import SpecError
 from lossspec.oracle.bounds import Bounded
-from lossspec.oracle.solver import SolvedCase
+from lossspec.oracle.solver import SolvedCase, check_defined, solve
 from lossspec.spec.loss import Loss
+
+T = TypeVar("T")
+
+#: How many calls `check_drawn` draws, and the most numbers of those whose answer it computes. It
+#: takes about a second.
+CHECKED, SMALL = 60, 100
+
+
+class _Random:
+    """A source of random choices; Hypothesis warns about draws while pytest starts."""
+
+    def __init__(self, seed: int) -> None:
+        self._rng = np.random.default_rng(seed)
+
+    def __call__(self, what: str, options: Sequence[T]) -> T:
+        return options[int(self._rng.integers(len(options)))]
+
+    def seed(self) -> int:
+        return int(self._rng.integers(2**32))
+
+
+def check_drawn(loss: Loss) -> None:
+    """Check that drawn calls are valid and that the definition gives a number for each.
+
+    Raises:
+        SpecError: A function of the spec raises, breaks another part of the spec, or is nan.
+    """
+    cases = [drawn(_Random(seed), loss) for seed in range(CHECKED)]
+    for case in sorted(cases, key=_size):  # so that an error shows the smallest call
+        if _size(case) <= SMALL:
+            check_defined(loss, solve(loss, case))
+
+
+def _size(case: Case) -> int:
+    return sum(array.size for array in case.tensors.values())
 
 
 def check_examples(loss: Loss) -> None:
@@ -23,6 +62,11 @@ def check_examples(loss: Loss) -> None:
         where = f"spec {loss.name!r}: its example ({example.source})"
         try:
             case = published(loss, example)
+            if (refusal := case.broken_rule(loss)) is not None:
+                raise SpecError(
+                    f"the rule of the refusal {refusal.says!r} is broken by it; an example must "
+                    "follow the rules, so correct one of them"
+                )
             expected = SolvedCase(loss, case).expected.value(case.reduction)
         except SpecError as error:
             said = str(error).removeprefix(f"spec {loss.name!r}: ")

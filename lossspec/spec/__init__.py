@@ -8,12 +8,12 @@ from lossspec.spec.loss import (
     Example,
     Form,
     Loss,
-    Refusal,
     Rows,
     Symmetry,
 )
 from lossspec.spec.mean import Mean
 from lossspec.spec.parameters import Parameter, ignore_index, number, switch
+from lossspec.spec.refusals import Refusal
 from lossspec.spec.roles import (
     Binary,
     ClassIndex,

@@ -14,6 +14,7 @@ from lossspec.dtypes import REAL_DTYPES
 from lossspec.errors import SpecError, blaming
 from lossspec.spec.mean import Mean
 from lossspec.spec.parameters import Parameter
+from lossspec.spec.refusals import Refusal as Refusal
 from lossspec.spec.roles import ClassIndex, Distribution, Role, Surface
 from lossspec.spec.shapes import Shape
 
@@ -100,20 +101,6 @@ class Form:
             isinstance(role, ClassIndex) and role.classes in axes
             for role, axes in zip(self.tensors.values(), shape.inputs, strict=True)
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Refusal:
-    """A call that must raise.
-
-    Attributes:
-        says: The error in the call, as a clause without a full stop.
-        breaks: A function of the tensors, as numpy arrays by name, and of the parameters by name.
-            It makes a valid call invalid in place, or returns False if it cannot.
-    """
-
-    says: str
-    breaks: Callable[[dict[str, Any], dict[str, Any]], bool | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,6 +219,9 @@ class Loss:
         for problem in _problems(self):
             raise SpecError(f"spec {self.name!r}: {problem}")
 
+    def __repr__(self) -> str:
+        return f"<spec {self.name!r}>"
+
     @property
     def breadth(self) -> int:
         """How many ways calls can vary: shape contracts, parameters and optional tensors."""
@@ -292,6 +282,23 @@ class Loss:
             if not allowed:
                 return False
         return True
+
+    def broken_rule(
+        self, tensors: Mapping[str, np.ndarray], parameters: Mapping[str, Any]
+    ) -> Refusal | None:
+        """Return the first refusal whose rule a call breaks; None for a valid call.
+
+        Args:
+            tensors: The tensors of the call by name.
+            parameters: The parameters of the call by name.
+
+        Raises:
+            SpecError: A rule raises.
+        """
+        for refusal in self.refusals:
+            if not refusal.holds(self.name, tensors, parameters):
+                return refusal
+        return None
 
     def equivalents_of(self, form: Form) -> tuple[Definition, ...]:
         """Return the equivalent forms of the definition that a form has."""
@@ -357,6 +364,12 @@ def _problems(loss: Loss) -> Iterator[str]:
         yield from _problems_of_form(loss, form)
     yield from _problems_of_rows(loss)
     yield from _unknown("dtypes", loss.dtypes, REAL_DTYPES)
+    every = {name: role for form in loss.forms for name, role in loss.roles(form).items()}
+    for refusal in loss.refusals:
+        if isinstance(refusal, Refusal):
+            yield from refusal.problems(every, loss.parameters)
+        else:
+            yield f"refusals takes a tuple of Refusal, got {refusal!r}"
     if loss.parts is not None and not callable(loss.parts):
         yield f"parts takes a function of the sizes and the parameters, got {loss.parts!r}"
     for example in loss.examples:

@@ -162,7 +162,7 @@ def _sections(loss: Loss, clauses: Collection[Clause]) -> Iterator[tuple[str, li
         yield "Parameters", [Table(("parameter", "default", "about"), rows)]
     yield "Reductions", [Bullets(tuple(_reductions(loss)))]
     yield "Dtypes", [Prose(_sentence(_listed(loss.dtypes, "and")))]
-    yield "Invalid calls", [Bullets(tuple(_refusals(loss, clauses)))]
+    yield "Invalid calls", [Bullets(tuple(_refusals(loss, clauses))), *_rules(loss)]
     if loss.symmetries:
         says = tuple(
             _sentence(f"{s.says}{f', without {_listed(s.without)}' if s.without else ''}")
@@ -391,7 +391,9 @@ def _head(function: Callable[..., Any]) -> str:
 
 def _refusals(loss: Loss, clauses: Collection[Clause]) -> Iterator[str]:
     for refusal in loss.refusals:
-        yield f"A call raises an error if {refusal.says}."
+        types = [f"`{kind.__name__}`" for kind in refusal.types]
+        raises = f" The error is a {_joined(types, 'or')}." if types else ""
+        yield f"A call raises an error if {refusal.says}.{raises}"
     for name, parameter in loss.parameters.items():
         if parameter.refused:
             values = [_shown(parameter, value) for value in parameter.refused]
@@ -402,6 +404,14 @@ def _refusals(loss: Loss, clauses: Collection[Clause]) -> Iterator[str]:
         told = clause.name in ("refuses-calls", "refuses-parameters")
         if clause.theme == "refusal" and not told and _surfaces(clause, loss):
             yield clause.says
+
+
+def _rules(loss: Loss) -> Iterator[Block]:
+    """Yield the source of the rules that valid calls follow."""
+    rules = [refusal.rule for refusal in loss.refusals if refusal.rule is not None]
+    if source := _source_of(rules, loss.define.__module__):
+        yield Prose("A valid call follows each of these rules:")
+        yield Code(source, "python")
 
 
 def _call(loss: Loss, example: Example) -> str:
@@ -476,8 +486,13 @@ def _source(loss: Loss) -> str:
     for form in loss.forms:
         parts = (form.define, form.divisor, form.share, *form.equivalents)
         roots += [f for f in parts if f is not None]
+    return _source_of(roots, loss.define.__module__)
+
+
+def _source_of(roots: Iterable[Callable[..., Any]], module: str) -> str:
+    """Return the source of functions of a module and of its functions that they use."""
     try:
-        lines, statements = _statements(loss.define.__module__)
+        lines, statements = _statements(module)
     except (OSError, TypeError, KeyError):  # a function typed at a prompt has no source
         return ""
     found: set[ast.stmt] = set()
