@@ -32,6 +32,15 @@ if TYPE_CHECKING:
     from lossspec.report.records import Cell, Report
     from lossspec.report.verdict import Verdict
     from lossspec.spec.catalogue import catalogue
+    from lossspec.spec.constrained import (
+        Box,
+        Label,
+        Mask,
+        Rank,
+        Sorted,
+        Temperature,
+        UnitVector,
+    )
     from lossspec.spec.loss import AnySize, Example, Form, Loss, Refusal, Symmetry
     from lossspec.spec.parameters import Parameter, ignore_index, number, switch
     from lossspec.spec.roles import (
@@ -57,6 +66,7 @@ __all__ = [
     "ArgumentError",
     "ArgumentTypeError",
     "Binary",
+    "Box",
     "CaseError",
     "Cell",
     "ClassIndex",
@@ -73,24 +83,30 @@ __all__ = [
     "Form",
     "Implementation",
     "ImplementationError",
+    "Label",
     "Length",
     "LogProbability",
     "Logit",
     "Loss",
     "LossspecError",
+    "Mask",
     "NonNegative",
     "Parameter",
     "Positive",
     "Probability",
+    "Rank",
     "Real",
     "Refusal",
     "Report",
     "ReportError",
     "Role",
     "Sign",
+    "Sorted",
     "SpecError",
     "Symmetry",
+    "Temperature",
     "Trial",
+    "UnitVector",
     "UnknownName",
     "Unsupported",
     "Verdict",

@@ -8,11 +8,13 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from lossspec.cases.axes import axes_of
 from lossspec.cases.case import LAYOUTS, Case, settle_tensors
 from lossspec.cases.ignored import ignored_rows
-from lossspec.cases.values import STYLES, cast_values, dense_values
+from lossspec.cases.values import STYLES, cast_values, dense_values, integer_values
 from lossspec.dtypes import dtype_name, precision
 from lossspec.errors import blaming
+from lossspec.spec.constrained import Constrained, Label, Mask, Rank
 from lossspec.spec.loss import Form, Loss
 from lossspec.spec.roles import ClassIndex, Distribution, Factor, Length, Role
 from lossspec.spec.shapes import Shape, written_out
@@ -105,7 +107,7 @@ def drawn(choose: Choices, loss: Loss, dtypes: tuple[str, ...] | None = None) ->
     draft = _begun(choose, loss, dtypes)
     _draw_tensors(draft)
     form, shape, tensors = draft.form, draft.shape, draft.tensors
-    _tie(choose, draft.rng, form, tensors, draft.parameters)
+    _tie(choose, draft.rng, form, shape, tensors, draft.parameters)
     if form.settle is not None:  # after `_tie`, which can make the difference of two vectors small
         settle_tensors(loss, form, shape, draft.rng, tensors, draft.parameters)
     _mask_classes(draft)
@@ -164,6 +166,7 @@ def _restrict_sizes(
             many = any(size >= _ROWS[1] for other, size in sizes.items() if other != axis)
             few = [n for n in rule if n <= 8 or not many]
             sizes[axis] = choose(f"size of {axis}", few or [min(rule)])
+    sizes.update(shape.with_tied(sizes))
 
 
 def _draw_tensors(draft: _Draft) -> None:
@@ -178,6 +181,8 @@ def _draw_tensors(draft: _Draft) -> None:
             )
         elif isinstance(role, Length):
             draft.tensors[name] = _lengths(choose, rng, role, dims, sizes[role.of])
+        elif isinstance(role, Constrained):
+            draft.tensors[name] = _constrained(draft, name, role, dims, role.axis(axes))
         else:
             class_axis = next((i for i, a in enumerate(axes) if a in draft.shape.core), None)
             draft.tensors[name] = _dense(draft, name, role, dims, class_axis)
@@ -189,7 +194,12 @@ def _draw_options(draft: _Draft) -> None:
         given = not draft.default(name) if draft.plain else draft.choose(f"with {name}", _EITHER)
         if given:
             dims = _option_shape(draft, name)
-            draft.tensors[name] = _dense(draft, name, role, dims, None)
+            if isinstance(role, Constrained):
+                axes = axes_of(draft.loss, draft.form, draft.shape, name, len(dims))
+                made = _constrained(draft, name, role, dims, role.axis(axes))
+            else:
+                made = _dense(draft, name, role, dims, None)
+            draft.tensors[name] = made
 
 
 def _dense(
@@ -202,11 +212,22 @@ def _dense(
     )
 
 
+def _constrained(
+    draft: _Draft, name: str, role: Constrained, dims: tuple[int, ...], axis: int | None
+) -> np.ndarray:
+    """Draw the values of a tensor whose role restricts several of its numbers together."""
+    if not isinstance(role, Mask | Label | Rank):
+        return role.restored(_dense(draft, name, role, dims, axis), axis)
+    style = _style(draft.choose, name, role, dims)
+    made = role.restored(integer_values(draft.rng, role, style, dims), axis)
+    return made.astype(draft.choose(f"dtype of {name}", role.dtypes))
+
+
 def _finished(draft: _Draft) -> Case:
     """Choose memory layouts, gradients and arguments to leave out."""
     choose, form, shape, tensors = draft.choose, draft.form, draft.shape, draft.tensors
     roles = draft.loss.roles(form)
-    layouts = {} if draft.plain else _lay_out(choose, form, shape, roles, tensors)
+    layouts = {} if draft.plain else _lay_out(choose, draft.loss, form, shape, tensors)
     wanted = [n for n in tensors if roles[n].differentiable and not roles[n].scalar]
     requires = choose(
         "requires_grad", [tuple(wanted), tuple(wanted[:1]), tuple(wanted), tuple(wanted[1:]), ()]
@@ -237,39 +258,48 @@ def _finished(draft: _Draft) -> Case:
 
 def _lay_out(
     choose: Choices,
+    loss: Loss,
     form: Form,
     shape: Shape,
-    roles: Mapping[str, Role],
     tensors: dict[str, np.ndarray],
 ) -> dict[str, str]:
     """Choose the layout of each tensor that is not contiguous; repeat the values of expanded ones.
 
     Args:
         choose: The source of the choices.
+        loss: The spec of the loss.
         form: The form of the call.
         shape: The shape contract, with every axis written out.
-        roles: The roles of the tensors by name.
         tensors: The arrays by name; those that become expanded are replaced.
     """
     laid = choose("layouts", ("none", "each", "one", "each"))
     if laid == "none":
         return {}
-    first = {name: axes[:1] for name, axes in zip(form.tensors, shape.inputs, strict=True)}
+    roles = loss.roles(form)
+    axes = {n: axes_of(loss, form, shape, n, array.ndim) for n, array in tensors.items()}
     layouts = {}
     for name in list(tensors) if laid == "each" else [choose("laid out", list(tensors))]:
         array = tensors[name]
         layout = choose(f"layout of {name}", _layouts(array.ndim))
         # Repeating values would undo `settle`; many equal terms, added serially, exceed the budget.
         repeatable = form.settle is None and (not array.ndim or len(array) < _WIDE)
+        repeatable &= _may_repeat(roles[name], array, axes[name])
         if layout == "expanded" and repeatable:
             tensors[name] = _repeated(array)
-            if isinstance(roles[name], Distribution) and set(first[name]) & set(shape.core):
+            if isinstance(roles[name], Distribution) and set(axes[name][:1]) & set(shape.core):
                 tensors[name] = np.full_like(array, 1 / max(len(array), 1))
         elif layout == "expanded" or roles[name].scalar:
             layout = "contiguous"
         if layout != "contiguous":
             layouts[name] = layout
     return layouts
+
+
+def _may_repeat(role: Role, array: np.ndarray, axes: tuple[str, ...]) -> bool:
+    """Return whether a role allows a tensor that repeats its first slice."""
+    if not isinstance(role, Constrained):
+        return True
+    return bool(role.holds(_repeated(array), role.axis(axes)).all())
 
 
 def _layouts(ndim: int) -> Sequence[str]:
@@ -304,7 +334,12 @@ def _axis_sizes(
 ) -> dict[str, int]:
     """Draw a size for each axis, including the axis `1`."""
     axes = list(
-        dict.fromkeys(a for axes in (*shape.inputs, shape.result) for a in axes if a != "1")
+        dict.fromkeys(
+            axis
+            for axes in (*shape.inputs, shape.result)
+            for axis in axes
+            if axis not in shape.fixed and axis not in shape.tied
+        )
     )
     core = [axis for axis in axes if axis in shape.core]
     loop = [axis for axis in axes if axis not in core]
@@ -324,7 +359,7 @@ def _axis_sizes(
             sizes[axis] = choose(f"width of {axis}", widths)
         else:
             sizes = _few(choose, kind, axes, loop)
-    return {"1": 1} | sizes
+    return shape.with_tied(shape.fixed | sizes)
 
 
 def _many_rows(choose: Choices, axes: list[str], loop: list[str]) -> dict[str, int]:
@@ -413,6 +448,7 @@ def _tie(
     choose: Choices,
     rng: np.random.Generator,
     form: Form,
+    shape: Shape,
     tensors: dict[str, np.ndarray],
     parameters: Mapping[str, Any],
 ) -> None:
@@ -424,14 +460,16 @@ def _tie(
         choose: The source of the choices.
         rng: The generator of the values.
         form: The form of the call.
+        shape: The shape contract, with every axis written out.
         tensors: The arrays by name.
         parameters: The values of the parameters by name.
     """
     names = list(form.tensors)
     first = names[0]
-    for name in names[1:]:
+    for at, name in enumerate(names[1:], 1):
         x, y = tensors[first], tensors[name]
-        if form.tensors[name].style != form.tensors[first].style or x.shape != y.shape:
+        role = form.tensors[name]
+        if role.style != form.tensors[first].style or x.shape != y.shape or role.integer:
             continue
         kind = choose(f"ties of {name}", _TIES)
         if kind == "none":
@@ -446,10 +484,11 @@ def _tie(
                 nudge = rng.integers(-1, 2, x.shape)
                 ends = np.nextafter(met, (nudge * np.inf).astype(x.dtype))
                 met = np.where(nudge == 0, met, ends)
-            role = form.tensors[name]
             usable = np.isfinite(met) & (met >= role.low) & (met <= role.high)
         chosen = usable & ((rng.random(x.shape) < 0.5) | (kind == "all"))
         tensors[name] = np.where(chosen, met, y).astype(y.dtype)
+        if isinstance(role, Constrained):
+            tensors[name] = role.restored(tensors[name], role.axis(shape.inputs[at]))
 
 
 def _mask_classes(draft: _Draft) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
+from math import isqrt, prod
 from typing import Any, TypeVar
 
 from lossspec.cases.case import Case
@@ -74,13 +74,20 @@ def axes(loss: Loss, size: Size) -> dict[str, int]:
     }
     found: dict[str, int] = {}
     for axis in shape.core:
-        if axis == loss.classes and size.classes is not None:
+        if axis in shape.fixed:
+            found[axis] = shape.fixed[axis]
+        elif axis in shape.tied:
+            continue  # it has the size of the axis that it repeats
+        elif axis == loss.classes and size.classes is not None:
             found[axis] = size.classes
         else:  # an axis that only indices have is a list of classes, shorter than the class axis
             found[axis] = size.inner if axis in carried else max(1, size.inner // 4)
     first = {axis: found[axis] for axis in (*shape.inputs[0], loss.classes) if axis in found}
-    batch, *others = shape.result or ("",)
-    return {batch: max(1, size.elements // prod(first.values()))} | dict.fromkeys(others, 1) | found
+    batch, *others = (axis for axis in shape.result or ("",) if axis not in shape.tied)
+    rows = max(1, size.elements // prod(first.values()))
+    if batch in shape.tied.values():  # the first tensor has the square of the rows
+        rows = max(1, isqrt(rows))
+    return shape.with_tied({batch: rows} | dict.fromkeys(others, 1) | found)
 
 
 def batch_axis(loss: Loss) -> str:

@@ -14,7 +14,7 @@ from lossspec.dtypes import REAL_DTYPES
 from lossspec.errors import SpecError, blaming
 from lossspec.spec.parameters import Parameter
 from lossspec.spec.roles import ClassIndex, Distribution, Role, Surface
-from lossspec.spec.shapes import Shape
+from lossspec.spec.shapes import Shape, root
 
 #: A function whose arguments are tensors and parameters by name.
 Definition = Callable[..., Any]
@@ -248,6 +248,10 @@ class Loss:
         Raises:
             SpecError: A size function of the spec raises.
         """
+        for axis, size in sizes.items():
+            first = root(axis)
+            if size != (int(first) if first.isdigit() else sizes.get(first, size)):
+                return False
         for axis, rule in form.sizes.items():
             if axis not in sizes or isinstance(rule, AnySize):
                 continue

@@ -20,6 +20,7 @@ from lossspec.spec.catalogue import catalogue
 from lossspec.spec.loss import Example, Form, Loss
 from lossspec.spec.parameters import Parameter
 from lossspec.spec.roles import ClassIndex, Length, Role, Surface
+from lossspec.spec.shapes import root
 from lossspec.spec_pages.blocks import Block, Bullets, Code, Formula, Prose, Table, escaped, wrapped
 
 if TYPE_CHECKING:
@@ -226,6 +227,8 @@ def _legend(loss: Loss) -> Iterator[Block]:
     axes = {a for f in loss.forms for c in f.contracts for g in (*c.inputs, c.result) for a in g}
     meant = {loss.batch: "the batch", loss.classes: "the classes"} | _AXES
     known = [f"`{_WRITTEN.get(a, a)}` for {words}" for a, words in meant.items() if a in axes]
+    known += [f"`{a}` for an axis of size {a}" for a in sorted(axes) if a.isdigit() and a != "1"]
+    known += [f"`{root(a)}`, named twice, for two axes of one size" for a in axes if root(a) != a]
     if known:
         yield Prose(_sentence(_joined(known, "and").replace("` for ", "` stands for ", 1)))
 
