@@ -58,7 +58,7 @@ class Constrained(Role):
             array: The tensor.
             axis: The index that `axis` returns.
         """
-        return np.isfinite(array.astype(np.float64)) & self.contains(array)
+        return np.asarray(np.isfinite(array.astype(np.float64)) & self.contains(array))
 
     def restored(self, array: np.ndarray, axis: int | None) -> np.ndarray:
         """Return an array near to this one that the role allows; the same array if it is allowed.
@@ -243,7 +243,7 @@ class Sorted(Constrained):
 
 def _same_along(one: np.ndarray, other: np.ndarray, axis: int | None) -> np.ndarray:
     equal = np.asarray(one == other)
-    return equal if axis is None else equal.all(axis, keepdims=True)
+    return equal if axis is None else np.asarray(equal.all(axis, keepdims=True))
 
 
 def _unit(array: np.ndarray) -> float:

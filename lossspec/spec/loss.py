@@ -12,6 +12,7 @@ import numpy as np
 
 from lossspec.dtypes import REAL_DTYPES
 from lossspec.errors import SpecError, blaming
+from lossspec.spec.constrained import SIDES_OF_A_BOX, Box, Constrained
 from lossspec.spec.parameters import Parameter
 from lossspec.spec.roles import ClassIndex, Distribution, Role, Surface
 from lossspec.spec.shapes import Shape, root
@@ -356,6 +357,7 @@ def _problems_of_form(loss: Loss, form: Form) -> Iterator[str]:
                 f"tensors are: {names}"
             )
         yield from _problems_of_classes(loss, form, shape)
+        yield from _problems_of_structure(form, shape)
     yield from _unknown("fixed", form.fixed, loss.parameters)
     known = [*loss.roles(form), *loss.parameters_of(form)]
     parts = [("define", form.define or loss.define), ("divisor", form.divisor)]
@@ -376,6 +378,25 @@ def _problems_of_classes(loss: Loss, form: Form, shape: Shape) -> Iterator[str]:
             yield (
                 f"{name!r} refers to classes, but the shape contract {shape.text!r} has no axis "
                 f"{axis!r} for them; name their axis with Loss(classes=...)"
+            )
+
+
+def _problems_of_structure(form: Form, shape: Shape) -> Iterator[str]:
+    """Yield an error for each tensor that lacks the axis along which its role restricts numbers."""
+    for (name, role), axes in zip(form.tensors.items(), shape.inputs, strict=False):
+        if not isinstance(role, Constrained) or role.elementwise:
+            continue
+        kind, at = type(role).__name__, role.axis(axes)
+        if at is None:
+            yield (
+                f"the {kind} {name!r} needs an axis {role.along or ''!r} to restrict its numbers "
+                f"along, but its axes in {shape.text!r} are ({', '.join(map(root, axes))}); name "
+                "one of them with along=..."
+            )
+        elif isinstance(role, Box) and root(axes[at]) != str(SIDES_OF_A_BOX):
+            yield (
+                f"the Box {name!r} needs an axis of size {SIDES_OF_A_BOX} in {shape.text!r}, as in "
+                f"'(N, {SIDES_OF_A_BOX})', got the axis {root(axes[at])!r}"
             )
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from lossspec.render.layout import THEMES
 from lossspec.report.files import replace_file
 from lossspec.spec.catalogue import catalogue
+from lossspec.spec.constrained import Constrained, Label, Rank, Sorted
 from lossspec.spec.loss import Example, Form, Loss
 from lossspec.spec.parameters import Parameter
 from lossspec.spec.roles import ClassIndex, Length, Role, Surface
@@ -248,10 +249,24 @@ def _values(role: Role) -> str:
             parts.append(f"An implementation may refuse {_listed(role.tolerated)}.")
     elif isinstance(role, Length):
         parts = [parts[0].replace("`of`", f"`{role.of}`"), f"Dtype {_listed(role.dtypes)}."]
+    elif isinstance(role, Label):
+        parts = [f"An integer label from {role.low:g} to {role.high:g}."]
+        parts.append(f"Dtype {_listed(role.dtypes)}.")
+    elif isinstance(role, Rank):
+        parts = [parts[0].replace("`first`", f"{role.first}"), f"Dtype {_listed(role.dtypes)}."]
+    elif isinstance(role, Sorted) and role.descending:
+        parts = [parts[0].replace("ascending", "descending")]
     standard = {field.name: field.default for field in fields(role)}
     for name, words in (("low", "At least"), ("high", "At most")):
+        if isinstance(role, Label):
+            break  # named already
         if (bound := getattr(role, name)) != standard[name]:
             parts.append(f"{words} {bound:g}.")
+    if isinstance(role, Constrained):
+        if role.along:
+            parts.append(f"Its axis is `{role.along}`.")
+        if role.checked:
+            parts.append("Other numbers must raise.")
     if role.scalar:
         parts.append("Passed as a Python number or as a tuple of Python numbers.")
     if role.through:
