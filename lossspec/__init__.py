@@ -41,8 +41,8 @@ if TYPE_CHECKING:
         Temperature,
         UnitVector,
     )
-    from lossspec.spec.loss import AnySize, Example, Form, Loss, Refusal, Symmetry
-    from lossspec.spec.parameters import Parameter, ignore_index, number, switch
+    from lossspec.spec.loss import AnySize, Example, Form, Key, Loss, Refusal, Symmetry
+    from lossspec.spec.parameters import Parameter, choice, ignore_index, number, switch, vector
     from lossspec.spec.roles import (
         Binary,
         ClassIndex,
@@ -83,6 +83,7 @@ __all__ = [
     "Form",
     "Implementation",
     "ImplementationError",
+    "Key",
     "Label",
     "Length",
     "LogProbability",
@@ -114,6 +115,7 @@ __all__ = [
     "all_but",
     "catalogue",
     "check",
+    "choice",
     "clause",
     "expect",
     "ignore_index",
@@ -121,6 +123,7 @@ __all__ = [
     "parametrize",
     "strategies",
     "switch",
+    "vector",
 ]
 
 #: The module that a name is imported from, if it is not `lossspec.spec`.

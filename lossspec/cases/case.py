@@ -174,7 +174,10 @@ class Case:
             spread=data["spread"],
             dtype=data["dtype"],
             tensors=tensors,
-            parameters=dict(data["parameters"]),
+            parameters={
+                name: tuple(value) if isinstance(value, list) else value
+                for name, value in data["parameters"].items()
+            },
             reduction=data["reduction"],
             cotangent=_array(
                 "cotangent",

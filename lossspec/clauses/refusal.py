@@ -105,7 +105,7 @@ def refuses_parameters(trial: Trial) -> Judgement:
 
 
 def _takes_reduction(loss: Loss, surface: Surface) -> bool:
-    return not (surface == "class" and loss.results)
+    return not loss.returns_every_reduction(surface)
 
 
 @precondition(Excuse.NOT_SUPPORTED)

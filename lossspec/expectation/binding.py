@@ -229,6 +229,8 @@ def _parameter(name: str, parameter: Parameter, given: Any) -> Any:
     if parameter.code:
         return _expression(name, parameter, given)
     default = parameter.default
+    if isinstance(default, tuple):
+        return _vector(name, parameter, given)
     wanted: type | tuple[type, ...] = type(default)
     if isinstance(default, float):
         wanted = (int, float)
@@ -241,6 +243,19 @@ def _parameter(name: str, parameter: Parameter, given: Any) -> Any:
         raise UnknownName(name, given, parameter.values)
     _check_range(name, parameter, given)
     return float(given) if isinstance(default, float) else given
+
+
+def _vector(name: str, parameter: Parameter, given: Any) -> tuple[float, ...]:
+    """Return a tuple of numbers, after a check of its values."""
+    plain = isinstance(given, list | tuple) and all(
+        isinstance(x, int | float) and not isinstance(x, bool) and not math.isnan(x) for x in given
+    )
+    if not plain:
+        raise ArgumentTypeError(f"{name} takes a tuple of numbers, got {_brief(given)}")
+    value = tuple(map(float, given))
+    if value in parameter.refused:
+        raise ArgumentError(f"{name}={given!r} is out of range: a right loss refuses it")
+    return value
 
 
 def _check_range(name: str, parameter: Parameter, given: Any) -> None:

@@ -48,7 +48,7 @@ from lossspec.dtypes import Extended, Precision, as_extended, precision
 from lossspec.errors import OutOfRoom, SpecError, blaming
 from lossspec.excuse import Excuse
 from lossspec.maths.ensemble import ROUNDING_MEMBERS, SIDES, Ensemble, ensemble, step_of
-from lossspec.maths.number import Number, array_of
+from lossspec.maths.number import Number, array_of, vector
 from lossspec.oracle.bounds import REASONS, Bounded, why_open
 from lossspec.oracle.expected import Expected, Whole
 from lossspec.oracle.placement import Placed, placed_axes
@@ -180,6 +180,8 @@ class _Posed:
             else:
                 given[name] = view[None]
         for name, value in self.case.parameters.items():
+            if isinstance(value, tuple):
+                value = vector(value, 1 + len(self.loop), real)
             given[name] = real(value) if isinstance(value, float) else value
         return given
 

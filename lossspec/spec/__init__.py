@@ -16,11 +16,12 @@ from lossspec.spec.loss import (
     Definition,
     Example,
     Form,
+    Key,
     Loss,
     Refusal,
     Symmetry,
 )
-from lossspec.spec.parameters import Parameter, ignore_index, number, switch
+from lossspec.spec.parameters import Parameter, choice, ignore_index, number, switch, vector
 from lossspec.spec.roles import (
     Binary,
     ClassIndex,
@@ -53,6 +54,7 @@ __all__ = [
     "Example",
     "Factor",
     "Form",
+    "Key",
     "Label",
     "Length",
     "LogProbability",
@@ -76,9 +78,11 @@ __all__ = [
     "UnitVector",
     "Weight",
     "catalogue",
+    "choice",
     "find",
     "ignore_index",
     "number",
     "switch",
+    "vector",
     "written_out",
 ]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from inspect import signature
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -21,6 +21,10 @@ from lossspec.spec.shapes import Shape, root
 Definition = Callable[..., Any]
 #: A function of the sizes of the other axes and of the parameters, both by name.
 SizeRule = Callable[[Mapping[str, int], Mapping[str, Any]], int]
+
+
+class Key(str):
+    """The key under which a dict of results holds a loss, as in `results={"mean": Key("loss")}`."""
 
 
 class AnySize(tuple[int, ...]):
@@ -184,9 +188,12 @@ class Loss:
     #: other, from the sizes of the axes and the parameters. The budget of a sum grows with their
     #: number. The default is one part.
     parts: SizeRule | None = None
-    #: For each reduction, the field of the class's result that holds it, if the class takes no
+    #: For each reduction, where the result of a call holds it: the name of an attribute, the index
+    #: in a tuple or the `Key` of a dict. A call with different places for its reductions takes no
     #: `reduction`.
-    results: Mapping[str, str] = field(default_factory=dict)
+    results: Mapping[str, str | int] = field(default_factory=dict)
+    #: The surfaces whose calls return such a result; other calls return the loss itself.
+    results_on: tuple[Surface, ...] = ("class",)
     dtypes: tuple[str, ...] = REAL_DTYPES
     refusals: tuple[Refusal, ...] = ()
     symmetries: tuple[Symmetry, ...] = ()
@@ -208,6 +215,14 @@ class Loss:
         object.__setattr__(self, "forms", forms)
         for problem in _problems(self):
             raise SpecError(f"spec {self.name!r}: {problem}")
+
+    def place_of(self, reduction: str, surface: Surface) -> str | int | None:
+        """Return where the result of a call holds a reduction; None if it is the result itself."""
+        return self.results.get(reduction) if surface in self.results_on else None
+
+    def returns_every_reduction(self, surface: Surface) -> bool:
+        """Return whether one call returns all reductions, and so takes no `reduction`."""
+        return surface in self.results_on and len(set(self.results.values())) > 1
 
     @property
     def breadth(self) -> int:
@@ -295,6 +310,15 @@ class Loss:
         }
 
 
+def place_text(place: str | int | None) -> str:
+    """Return the code that takes the loss from the result of a call; "" for the result itself."""
+    if place is None:
+        return ""
+    if isinstance(place, Key | int):
+        return f"[{str(place)!r}]" if isinstance(place, Key) else f"[{place}]"
+    return f".{place}"
+
+
 def _counting_along(form: Form, classes: str) -> Form:
     """Return a form in which every tensor of class indices names its class axis."""
     named = {
@@ -328,6 +352,10 @@ def _problems(loss: Loss) -> Iterator[str]:
     for form in loss.forms:
         yield from _problems_of_form(loss, form)
     yield from _unknown("dtypes", loss.dtypes, REAL_DTYPES)
+    yield from _unknown("results", loss.results, loss.reductions)
+    if loss.results and (missing := ", ".join(n for n in loss.reductions if n not in loss.results)):
+        yield f"results lacks the reductions {missing}; name where a result holds each of them"
+    yield from _unknown("results_on", loss.results_on, get_args(Surface))
     if loss.parts is not None and not callable(loss.parts):
         yield f"parts takes a function of the sizes and the parameters, got {loss.parts!r}"
     for example in loss.examples:

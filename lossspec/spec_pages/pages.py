@@ -18,7 +18,7 @@ from lossspec.render.layout import THEMES
 from lossspec.report.files import replace_file
 from lossspec.spec.catalogue import catalogue
 from lossspec.spec.constrained import Constrained, Label, Rank, Sorted
-from lossspec.spec.loss import Example, Form, Loss
+from lossspec.spec.loss import Example, Form, Loss, place_text
 from lossspec.spec.parameters import Parameter
 from lossspec.spec.roles import ClassIndex, Length, Role, Surface
 from lossspec.spec.shapes import root
@@ -321,7 +321,8 @@ def _reductions(loss: Loss) -> Iterator[str]:
         says["mean"] = ". ".join([each[0], *(f"{m[:1].upper()}{m[1:]}" for m in each[1:])])
     for place, name in enumerate(loss.reductions):
         default = "" if place else ", the default"
-        read = f", the class's `{loss.results[name]}`" if name in loss.results else ""
+        held = place_text(loss.results.get(name)).removeprefix(".")
+        read = f", the {' and the '.join(loss.results_on)}'s `{held}`" if held else ""
         yield f"`{name}`{default}{read}: {says.get(name, 'as the definition says')}."
 
 
