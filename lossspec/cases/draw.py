@@ -11,6 +11,7 @@ import numpy as np
 from lossspec.cases.axes import axes_of
 from lossspec.cases.case import LAYOUTS, Case, settle_tensors
 from lossspec.cases.ignored import ignored_rows
+from lossspec.cases.settled import check_settled
 from lossspec.cases.values import STYLES, cast_values, dense_values, integer_values
 from lossspec.dtypes import dtype_name, precision
 from lossspec.errors import blaming
@@ -110,6 +111,7 @@ def drawn(choose: Choices, loss: Loss, dtypes: tuple[str, ...] | None = None) ->
     _tie(choose, draft.rng, form, shape, tensors, draft.parameters)
     if form.settle is not None:  # after `_tie`, which can make the difference of two vectors small
         settle_tensors(loss, form, shape, draft.rng, tensors, draft.parameters)
+        check_settled(loss, form, shape, draft.sizes, tensors, draft.parameters)
     _mask_classes(draft)
     _fill_ignored(choose, form, shape, tensors, draft.parameters)
     _draw_options(draft)
@@ -351,7 +353,7 @@ def _axis_sizes(
     else:
         kind = choose("sizes", _KINDS)
         if kind == "rows" and loop:
-            sizes = _many_rows(choose, axes, loop)
+            sizes = _many_rows(choose, axes, loop, loop[0] in shape.tied.values())
         elif kind == "wide" and core and len(loop) < 2:  # with more axes, kernels add serially
             sizes = dict.fromkeys(axes, choose("breadth", (5, 2)))
             axis = choose("wide axis", core)
@@ -362,12 +364,19 @@ def _axis_sizes(
     return shape.with_tied(shape.fixed | sizes)
 
 
-def _many_rows(choose: Choices, axes: list[str], loop: list[str]) -> dict[str, int]:
-    """Draw the sizes of a large batch of small samples."""
+def _many_rows(choose: Choices, axes: list[str], loop: list[str], squared: bool) -> dict[str, int]:
+    """Draw the sizes of a large batch of small samples.
+
+    Args:
+        choose: The source of the choices.
+        axes: The names of all axes.
+        loop: The names of the axes of the result.
+        squared: Whether a tensor has the square of the rows.
+    """
     sizes = dict.fromkeys(axes, 2)
     sizes |= dict.fromkeys(loop, 1)
     sizes[loop[-1]] = choose("columns", (1, 2))
-    sizes[loop[0]] = choose("rows", _ROWS)
+    sizes[loop[0]] = choose("rows", _ROWS[:1] if squared else _ROWS)
     return sizes
 
 
