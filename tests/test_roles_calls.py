@@ -54,16 +54,15 @@ WEIGHTED = spec_of(
     weighted,
     "(N, C), (N) -> (N)",
     {"input": Logit(), "target": ClassIndex(checked=False, tolerated=())},
-    of_form={"sizes": {"C": lambda sizes, parameters: len(parameters["class_weights"])}},
     parameters={
         "class_weights": vector(
-            (1.0, 1.0), (0.3, 2.0), (0.1, 0.0, 4.0), refused=((-1.0, 1.0),), doc="The weights."
+            (1.0, 1.0), (0.3, 2.0), (0.1, 0.0, 4.0), along="C", refused=((-1.0, 1.0),)
         )
     },
 )
 
 
-def torch_weighted(input, target, class_weights=(1.0, 1.0), reduction="mean", *, last=None):
+def torch_weighted(input, target, class_weights=(1.0, 1.0), reduction="mean"):
     if input.shape[:-1] != target.shape or min(class_weights) < 0:
         raise ValueError("the shapes or the weights are wrong")
     weights = torch.tensor(class_weights, dtype=input.dtype)[target]
@@ -149,6 +148,8 @@ def test_the_right_answer_of_a_call_takes_a_list_for_a_vector():
     input, target = torch.zeros(2, 2), torch.tensor([0, 1])
     expected = lossspec.expect(WEIGHTED, input, target, class_weights=[3.0, 1.0])
     assert float(expected.value) == pytest.approx(2 * np.log(2))
+    with pytest.raises(lossspec.ArgumentError, match="no shape contract"):
+        lossspec.expect(WEIGHTED, input, target, class_weights=[1.0, 1.0, 1.0])
     with pytest.raises(lossspec.ArgumentError, match="out of range"):
         lossspec.expect(WEIGHTED, input, target, class_weights=[-1.0, 1.0])
 

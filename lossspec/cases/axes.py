@@ -84,7 +84,15 @@ def part_along(
             array = array[(slice(None),) * i + (index,)]
         return np.array(array)
 
-    return each_tensor(loss, case, take)
+    known = loss.parameters_of(loss.form(case.form))
+    counted = {
+        name: tuple(np.asarray(value)[part].tolist())
+        for name, value in case.parameters.items()
+        if name in known and known[name].along == axis
+    }
+    return each_tensor(loss, case, take).with_(
+        parameters={**case.parameters, **counted}, omitted=case.omitted - counted.keys()
+    )
 
 
 def each_tensor(

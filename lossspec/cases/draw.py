@@ -159,6 +159,8 @@ def _restrict_sizes(
     parameters: Mapping[str, Any],
 ) -> None:
     """Set the size of each axis that the spec restricts, in place."""
+    counted = loss.counted_by(form, parameters)
+    sizes.update({axis: size for axis, size in counted.items() if axis in sizes})
     for axis, rule in form.sizes.items():
         if callable(rule):
             with blaming(loss.name, f"sizes[{axis!r}]", sizes=sizes):

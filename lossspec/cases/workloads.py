@@ -73,9 +73,11 @@ def axes(loss: Loss, size: Size) -> dict[str, int]:
         if name not in indices
     }
     found: dict[str, int] = {}
+    defaults = {name: p.values[0] for name, p in loss.parameters_of(form).items()}
+    known = {**shape.fixed, **loss.counted_by(form, defaults)}
     for axis in shape.core:
-        if axis in shape.fixed:
-            found[axis] = shape.fixed[axis]
+        if axis in known:
+            found[axis] = known[axis]
         elif axis in shape.tied:
             continue  # it has the size of the axis that it repeats
         elif axis == loss.classes and size.classes is not None:

@@ -114,11 +114,13 @@ def without(under_test: LossUnderTest, case: Case, name: str) -> Case | None:
                 tensors[given] = np.where(array == case.parameters[name], 0, array).astype(
                     array.dtype
                 )
-    return case.with_(
+    remaining = case.with_(
         tensors=tensors,
         parameters={**case.parameters, name: default},
         omitted=case.omitted | {name},
     )
+    valid = loss.allows(form, remaining.axis_sizes(loss), remaining.parameters)
+    return remaining if valid else None
 
 
 def owned(under_test: LossUnderTest, case: Case) -> dict[str, str]:

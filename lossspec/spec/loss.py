@@ -268,6 +268,9 @@ class Loss:
             first = root(axis)
             if size != (int(first) if first.isdigit() else sizes.get(first, size)):
                 return False
+        for axis, size in self.counted_by(form, parameters).items():
+            if sizes.get(axis, size) != size:
+                return False
         for axis, rule in form.sizes.items():
             if axis not in sizes or isinstance(rule, AnySize):
                 continue
@@ -279,6 +282,15 @@ class Loss:
             if not allowed:
                 return False
         return True
+
+    def counted_by(self, form: Form, parameters: Mapping[str, Any]) -> dict[str, int]:
+        """Return the sizes of the axes for whose elements a parameter has a number each."""
+        known = self.parameters_of(form)
+        return {
+            known[name].along: len(value)
+            for name, value in parameters.items()
+            if name in known and known[name].along
+        }
 
     def equivalents_of(self, form: Form) -> tuple[Definition, ...]:
         """Return the equivalent forms of the definition that a form has."""
@@ -386,6 +398,10 @@ def _problems_of_form(loss: Loss, form: Form) -> Iterator[str]:
             )
         yield from _problems_of_classes(loss, form, shape)
         yield from _problems_of_structure(form, shape)
+        for name, parameter in loss.parameters.items():
+            if parameter.along and (not parameter.forms or form.name in parameter.forms):
+                where = f"along of the parameter {name!r} in {shape.text!r}"
+                yield from _unknown(where, [parameter.along], shape.core)
     yield from _unknown("fixed", form.fixed, loss.parameters)
     known = [*loss.roles(form), *loss.parameters_of(form)]
     parts = [("define", form.define or loss.define), ("divisor", form.divisor)]

@@ -27,6 +27,8 @@ class Parameter:
     #: Whether a value other than 0 gives every class a share of the target, as label smoothing
     #: does. Then no class may have a score of -inf.
     smooths: bool = False
+    #: For a tuple of numbers: the axis that has a number for each of its elements.
+    along: str = ""
     #: The explanation that is printed on the page of the loss.
     doc: str = ""
 
@@ -74,18 +76,20 @@ def number(
 def vector(
     default: Sequence[float],
     *also: Sequence[float],
+    along: str = "",
     refused: Sequence[Sequence[float]] = (),
     forms: Sequence[str] = (),
     doc: str = "",
 ) -> Parameter:
     """Return a parameter that is a tuple of real numbers, such as one weight for each class.
 
-    `define` gets the numbers along the last axis. They are rounded to the dtype. If their count
-    must be the size of an axis, let `Form.sizes` compute that size from the parameter.
+    `define` gets the numbers along the last axis. They are rounded to the dtype.
 
     Args:
         default: The default.
         *also: Other valid values to draw, also of other lengths.
+        along: The axis that has one of the numbers for each of its elements, if there is one. The
+            size of this axis is the length of the tuple.
         refused: Values that must raise.
         forms: The names of the forms that take it; all forms if empty.
         doc: The explanation that is printed on the page of the loss.
@@ -97,6 +101,7 @@ def vector(
     return Parameter(
         default=numbers(default),
         values=(numbers(default), *map(numbers, also)),
+        along=along,
         refused=tuple(map(numbers, refused)),
         forms=tuple(forms),
         doc=doc,

@@ -293,6 +293,8 @@ def _parameter(name: str, parameter: Parameter) -> tuple[str, str, str]:
         return ", ".join(f"`{_shown(parameter, value)}`" for value in values)
 
     parts = [_sentence(parameter.doc)] if parameter.doc else []
+    if parameter.along:
+        parts.append(f"One number for each element of the axis `{parameter.along}`.")
     parts.append(f"Drawn values: {shown(parameter.values)}.")
     if parameter.refused:
         parts.append(f"Values that must raise: {shown(parameter.refused)}.")
