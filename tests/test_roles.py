@@ -330,7 +330,7 @@ JUDGED = {
     ),
 }
 each = pytest.mark.parametrize("name", JUDGED)
-#: Where a batch has too few calls to judge, a clause is inconclusive.
+#: A clause is inconclusive if too few calls are about it.
 FINE = {"conforms", "inconclusive", "unsupported"}
 
 
