@@ -49,7 +49,8 @@ MESSAGE = 5
 BOUNDARY = re.compile(r"(?<=[.!?])\s+|\n\s*\n|\n(?=\s*(?:[-*+#>|]|\d+[.)]\s))|\|")
 #: A line of a program, a tag or a command of LaTeX: the string that holds one is no message.
 NO_MESSAGE = re.compile(
-    r"^\s*(?:(?:import|from|def|class) \w|try:|[\w.\[\]]+ = )|</\w+>|\\(?:frac|ell|begin|log|sum)\b",
+    r"^\s*(?:(?:import|from|def|class) \w|try:|[\w.\[\]]+ = )"
+    r"|</\w+>|\\(?:frac|ell|begin|log|sum)\b",
     re.MULTILINE,
 )
 #: proselint's checks that mistake a technical term, or ask for signs that source files avoid.

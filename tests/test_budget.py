@@ -15,8 +15,8 @@ from lossspec.execution.implementation import LossUnderTest
 from lossspec.execution.tensors import to_extended
 from lossspec.implementations.oracle import bind
 from lossspec.judging.deviation import deviation_of
+from lossspec.maths import matvec
 from lossspec.maths.ensemble import ROUNDING_MEMBERS, SIDES, Ensemble, ensemble, rounded
-from lossspec.maths.words import matvec
 from lossspec.oracle.bounds import Bounded, roundings
 from lossspec.oracle.solver import SolvedCase, solve
 from lossspec.spec.catalogue import catalogue, find

@@ -11,7 +11,7 @@ from lossspec.judging.profiles import Profile
 from lossspec.judging.shrinking import NUMBERS, STRUCTURES
 from lossspec.judging.shrinking import shrink as shrink_solved
 from lossspec.judging.stream import stream
-from lossspec.maths.words import absolute, total
+from lossspec.maths import absolute, total
 from lossspec.oracle.solver import SolvedCase, solve
 from lossspec.spec.catalogue import catalogue, find
 from lossspec.spec.loss import AnySize, Form, Loss

@@ -12,7 +12,7 @@ import torch
 from autograd import elementwise_grad
 
 from lossspec.cases.case import Case
-from lossspec.maths.words import log_softmax, one_hot, sigmoid
+from lossspec.maths import log_softmax, one_hot, sigmoid
 from lossspec.oracle.expected import Expected
 from lossspec.oracle.solver import solve
 from lossspec.spec.catalogue import find

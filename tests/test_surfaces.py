@@ -14,7 +14,7 @@ from lossspec.implementations.counterpart import torch_counterpart
 from lossspec.implementations.oracle import bind, function
 from lossspec.judging.campaign import Campaign
 from lossspec.judging.profiles import Profile
-from lossspec.maths.words import absolute, largest, log_sum_exp, norm, total
+from lossspec.maths import absolute, largest, log_sum_exp, norm, total
 from lossspec.spec.catalogue import catalogue, find
 from lossspec.spec.loss import Form, Loss
 from lossspec.spec.parameters import number

@@ -97,6 +97,9 @@ class Number:
     def __pow__(self, exponent: Any) -> Number:
         return _operate(operator.pow, self, exponent)
 
+    def __rpow__(self, base: Any) -> Number:
+        return _operate(operator.pow, base, self)
+
     def __lt__(self, other: Any) -> Any:
         return getval(self.raw) < _plain(other)
 

@@ -417,8 +417,8 @@ def _widened(
         cotangents: The cotangents to run the plain formula with.
 
     Returns:
-        The new `budget` and the new `bounded`. Where the derivatives of both forms differ by more
-        than rounding, each of them is correct, as at a kink.
+        The new `budget` and the new `bounded`. Two derivatives that differ by more than rounding
+        are both correct, as at a kink.
     """
     with ensemble(posed.ensemble):
         own, derivatives, _ = _evaluated(posed)

@@ -192,6 +192,10 @@ def _definition(loss: Loss) -> Iterator[Block]:
         f" {seen if core else 'It works element by element'}. Batches, reductions, dtypes and"
         " memory layouts are not part of it."
     )
+    equivalents = [*loss.equivalents, *(f for form in loss.forms for f in form.equivalents)]
+    if equivalents:
+        names = _joined([f"`{each.__name__}`" for each in equivalents], "and")
+        yield Prose(f"The error budget covers this equivalent form too: {names}.")
 
 
 def _calls(loss: Loss) -> Iterator[Block]:
