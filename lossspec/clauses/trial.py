@@ -210,12 +210,13 @@ class Trial:
     def ones(self, name: str) -> np.ndarray | None:
         """Return ones for an optional tensor; None if its shape has no axis in this case."""
         first = next(iter(self.case.tensors.values()))
-        shape = self.loss.options[name].shape or ""
+        role = self.loss.options[name]
+        shape, dtype = role.shape or "", role.dtypes[0] if role.integer else first.dtype
         if not shape.startswith("("):
-            return np.ones_like(first)
+            return np.ones(first.shape, dtype)
         sizes = self.case.axis_sizes(self.loss)
         axes = self.case.shape.axes(shape)
-        return np.ones([sizes[axis] for axis in axes], first.dtype) if axes else None
+        return np.ones([sizes[axis] for axis in axes], dtype) if axes else None
 
     @property
     def differentiable(self) -> tuple[str, ...]:
