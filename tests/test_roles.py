@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
 
 import lossspec
 from lossspec.cases.axes import axes_of
 from lossspec.cases.case import Case
 from lossspec.cases.shrink import fits, simpler_numbers
+from lossspec.dtypes import precision
+from lossspec.execution.tensors import to_numpy
 from lossspec.judging.profiles import PROFILES
 from lossspec.judging.stream import stream
 from lossspec.maths import (
@@ -40,6 +43,7 @@ from lossspec.spec import (
     UnitVector,
 )
 from lossspec.spec.constrained import Constrained
+from lossspec.spec_pages.pages import markdown as page_of
 
 
 def spec_of(name, define, contract, tensors, options=None, **of_form):
@@ -393,8 +397,6 @@ def test_masks_are_drawn_all_false_all_true_and_mixed():
     "role", [UnitVector(), Box(), Sorted(), Sorted(descending=True), Rank(first=1)], ids=str
 )
 def test_a_restored_array_is_allowed_and_kept(role, dtype):
-    from lossspec.dtypes import precision
-
     rng = np.random.default_rng(0)
     numpy = np.int64 if role.integer else precision(dtype).numpy
     array = (rng.standard_normal((3, 4, 4)) * 8).astype(numpy)
@@ -406,3 +408,59 @@ def test_a_restored_array_is_allowed_and_kept(role, dtype):
         assert role.restored(restored, axis).tobytes() == restored.tobytes()
         for _, wrong in role.breaches(restored, axis):
             assert not role.holds(wrong, axis).all()
+
+
+@pytest.mark.parametrize(
+    ("contract", "tensors", "says"),
+    [
+        ("(N, D), (N, D) -> (N)", {"x": Box(), "y": Box()}, "needs an axis of size 4"),
+        (
+            "(N, D), (N, D) -> (N)",
+            {"x": UnitVector(along="K"), "y": Real()},
+            "the UnitVector 'x' needs an axis 'K' to restrict its numbers along",
+        ),
+        ("(), () -> ()", {"x": Sorted(), "y": Real()}, "the Sorted 'x' needs an axis"),
+        ("(N, 0), (N, 0) -> (N)", {"x": Real(), "y": Real()}, "got '0' in"),
+        ("(N, n-1), (N) -> (N)", {"x": Real(), "y": Real()}, "got 'n-1' in"),
+    ],
+)
+def test_a_contract_that_does_not_fit_its_roles_is_one_error(contract, tensors, says):
+    with pytest.raises(lossspec.SpecError) as raised:
+        spec_of("a_loss", cosine, contract, tensors)
+    assert says in str(raised.value)
+
+
+def test_the_page_of_a_loss_names_fixed_and_tied_axes_and_structures():
+    boxes = page_of(JUDGED["checked boxes"].spec)
+    assert "`4` for an axis of size 4" in boxes
+    assert "along an axis of 4" in boxes
+    assert "Other numbers must raise." in boxes
+    assert "`N`, named twice, for two axes of one size" in page_of(JUDGED["tied axes"].spec)
+    assert "An integer label from 0 to 5." in page_of(JUDGED["labels"].spec)
+    assert "A rank: an integer from 1 on" in page_of(JUDGED["ranks"].spec)
+
+
+def test_the_right_answer_of_a_call_takes_the_roles():
+    mask = torch.tensor([True, False])
+    x = torch.tensor([3.0, 5.0])
+    expected = lossspec.expect(JUDGED["mask"].spec, x, torch.zeros(2), mask)
+    assert float(expected.value) == 9.0
+    with pytest.raises(lossspec.ArgumentTypeError, match="allowed: bool"):
+        lossspec.expect(JUDGED["mask"].spec, x, torch.zeros(2), mask.float())
+    swapped = torch.tensor([[2.0, 0.0, 1.0, 1.0]])
+    with pytest.raises(lossspec.ArgumentError, match="x1 <= x2"):
+        lossspec.expect(JUDGED["boxes"].spec, swapped, swapped)
+    with pytest.raises(lossspec.ArgumentError, match="from 0 to 5"):
+        lossspec.expect(JUDGED["labels"].spec, x, torch.tensor([1, 6]))
+
+
+@pytest.mark.parametrize("role", [Mask(), Label(high=3), Rank(), UnitVector(), Box(), Sorted()])
+def test_the_public_strategy_draws_the_role(role):
+    @settings(max_examples=30, deadline=None, database=None)
+    @given(lossspec.strategies.tensors(role, (3, 4)))
+    def drawn(tensor):
+        array = to_numpy(tensor)
+        assert role.holds(array, role.axis(("N", "4"))).all()
+        assert tensor.dtype == getattr(torch, role.dtypes[0] if role.integer else "float32")
+
+    drawn()

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import lossspec
+from lossspec.cases.case import Case
 from lossspec.errors import SpecError
 from lossspec.judging.profiles import PROFILES
 from lossspec.judging.stream import stream
@@ -134,8 +135,6 @@ def test_a_wrong_loss_with_such_a_parameter_is_found(spec, wrong, clause):
 
 
 def test_a_vector_is_drawn_in_each_length_and_stored_as_a_tuple():
-    from lossspec.cases.case import Case
-
     cases = [solved.case for solved in stream(WEIGHTED, PROFILES["quick"], 0)]
     assert {len(case.parameters["class_weights"]) for case in cases} == {2, 3}
     for case in cases:

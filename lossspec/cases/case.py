@@ -174,10 +174,7 @@ class Case:
             spread=data["spread"],
             dtype=data["dtype"],
             tensors=tensors,
-            parameters={
-                name: tuple(value) if isinstance(value, list) else value
-                for name, value in data["parameters"].items()
-            },
+            parameters=_vectors(data["parameters"]),
             reduction=data["reduction"],
             cotangent=_array(
                 "cotangent",
@@ -196,6 +193,11 @@ class Case:
             },
             requires_grad=tuple(data["requires_grad"]),
         )
+
+
+def _vectors(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters of a stored case, with each array as a tuple."""
+    return {n: tuple(value) if isinstance(value, list) else value for n, value in stored.items()}
 
 
 def listed(array: np.ndarray) -> Any:

@@ -87,19 +87,27 @@ def dense_values(
                 return np.ones(shape)
             grid = [0.0, 0.0, 2.0] if style == "zeros" else [0.5, 1.0, 2.0, 3.0, 0.0]
             return rng.choice(grid, shape)
-        case "temperature":
-            if style == "grid":
-                return rng.choice([1.0, 0.5, 2.0, 4.0], shape)
-            return 10 ** (
-                rng.uniform(-2, -1, shape) if style == "small" else rng.uniform(-1, 1, shape)
-            )
+        case "temperature" | "unit_vector" | "box" | "sorted":
+            return _structured(rng, role, style, shape, axis)
+    raise SpecError(f"got the role style {role!r}, want one of {', '.join(STYLES)}")
+
+
+def _structured(
+    rng: np.random.Generator, role: str, style: str, shape: tuple[int, ...], axis: int | None
+) -> np.ndarray:
+    """Return values that `restored` of their role brings into its structure."""
+    match role:
         case "unit_vector":
             return _directions(rng, style, shape, axis)
         case "box":
             return _boxes(rng, style, shape, axis)
         case "sorted":
             return _reals(rng, style, shape)
-    raise SpecError(f"got the role style {role!r}, want one of {', '.join(STYLES)}")
+    if style == "grid":
+        return rng.choice([1.0, 0.5, 2.0, 4.0], shape)
+    return np.asarray(
+        10 ** (rng.uniform(-2, -1, shape) if style == "small" else rng.uniform(-1, 1, shape))
+    )
 
 
 def integer_values(

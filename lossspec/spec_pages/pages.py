@@ -185,7 +185,7 @@ def _definition(loss: Loss) -> Iterator[Block]:
     if source := _source(loss):
         yield Code(source, "python")
     core = dict.fromkeys(a for form in loss.forms for c in form.contracts for a in c.core)
-    axes = _listed([_WRITTEN.get(axis, axis) for axis in core], "and")
+    axes = _listed([_WRITTEN.get(axis, root(axis)) for axis in core], "and")
     seen = f"It sees the ax{'es' if len(core) > 1 else 'is'} {axes} last"
     yield Prose(
         "`define` returns the loss before reduction, in the words of `lossspec.maths`."
