@@ -233,6 +233,10 @@ def torch_diagonal(scores, reduction="mean"):
     return reduced(-torch.log_softmax(scores, -1).diagonal(), reduction)
 
 
+def torch_any_diagonal(scores, reduction="mean"):
+    return reduced(-torch.log_softmax(scores, -1).diagonal(), reduction)
+
+
 def torch_diagonal_of_columns(scores, reduction="mean"):
     return torch_diagonal(scores.T, reduction)
 
@@ -368,6 +372,14 @@ def test_the_numbers_have_the_structure_of_their_role(name):
         assert {n: x.dtype for n, x in again.tensors.items()} == {
             n: x.dtype for n, x in case.tensors.items()
         }
+
+
+def test_axes_that_are_not_equal_must_raise_where_the_contract_ties_them():
+    for function, verdict in ((torch_diagonal, "conforms"), (torch_any_diagonal, "deviates")):
+        (cell,) = lossspec.check(
+            JUDGED["tied axes"].spec, function, profile="quick", clauses=["refuses-shapes"]
+        )
+        assert cell.verdict == verdict
 
 
 def broken(loss, case):

@@ -197,7 +197,8 @@ class _Model:
         _, labels = digits()
         label = labels[images[0]].reshape(-1, *(1,) * (like.ndim - 1))
         if isinstance(role, ClassIndex):
-            listed = label + np.zeros_like(like)
+            classes = self.plain.axis_sizes(self.loss)[role.classes]  # may be less than 10
+            listed = label % max(classes, 1) + np.zeros_like(like)
             if role.ends is not None:  # the list holds one label
                 listed[..., 1:] = role.ends
             return np.asarray(listed.astype(like.dtype))

@@ -170,6 +170,12 @@ def misshapen(trial: Trial) -> Iterator[tuple[str, dict[str, Any], bool]]:
     case, form = trial.case, trial.form
     names = list(form.tensors)
     shape = case.shape
+    for name, axes in zip(names, shape.inputs, strict=True):
+        array = case.tensors[name]
+        for i, axis in enumerate(axes):
+            if axis in shape.tied and array.shape[i] > 1:
+                longer = np.concatenate([array, array.take([0], i)], i)
+                yield f"{name} of shape {list(longer.shape)}", {name: longer}, False
     for name, axes in list(zip(names, shape.inputs, strict=True))[1:]:
         array = case.tensors[name]
         if array.ndim and array.shape[0] > 1 and axes[0] in shape.inputs[0]:
