@@ -134,6 +134,11 @@ def test_a_wrong_loss_with_such_a_parameter_is_found(spec, wrong, clause):
     assert verdicts(spec, wrong, clauses=[clause]) == {clause: "deviates"}
 
 
+def test_a_training_run_has_no_more_classes_than_the_vector():
+    (cell,) = lossspec.check(WEIGHTED, torch_weighted, profile="standard", clauses=["trained"])
+    assert cell.verdict == "conforms"
+
+
 def test_a_vector_is_drawn_in_each_length_and_stored_as_a_tuple():
     cases = [solved.case for solved in stream(WEIGHTED, PROFILES["quick"], 0)]
     assert {len(case.parameters["class_weights"]) for case in cases} == {2, 3}
