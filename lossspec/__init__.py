@@ -32,8 +32,17 @@ if TYPE_CHECKING:
     from lossspec.report.records import Cell, Report
     from lossspec.report.verdict import Verdict
     from lossspec.spec.catalogue import catalogue
-    from lossspec.spec.loss import AnySize, Example, Form, Loss, Refusal, Symmetry
-    from lossspec.spec.parameters import Parameter, ignore_index, number, switch
+    from lossspec.spec.constrained import (
+        Box,
+        Label,
+        Mask,
+        Rank,
+        Sorted,
+        Temperature,
+        UnitVector,
+    )
+    from lossspec.spec.loss import AnySize, Example, Form, Key, Loss, Refusal, Symmetry
+    from lossspec.spec.parameters import Parameter, choice, ignore_index, number, switch, vector
     from lossspec.spec.roles import (
         Binary,
         ClassIndex,
@@ -57,6 +66,7 @@ __all__ = [
     "ArgumentError",
     "ArgumentTypeError",
     "Binary",
+    "Box",
     "CaseError",
     "Cell",
     "ClassIndex",
@@ -73,24 +83,31 @@ __all__ = [
     "Form",
     "Implementation",
     "ImplementationError",
+    "Key",
+    "Label",
     "Length",
     "LogProbability",
     "Logit",
     "Loss",
     "LossspecError",
+    "Mask",
     "NonNegative",
     "Parameter",
     "Positive",
     "Probability",
+    "Rank",
     "Real",
     "Refusal",
     "Report",
     "ReportError",
     "Role",
     "Sign",
+    "Sorted",
     "SpecError",
     "Symmetry",
+    "Temperature",
     "Trial",
+    "UnitVector",
     "UnknownName",
     "Unsupported",
     "Verdict",
@@ -98,6 +115,7 @@ __all__ = [
     "all_but",
     "catalogue",
     "check",
+    "choice",
     "clause",
     "expect",
     "ignore_index",
@@ -105,6 +123,7 @@ __all__ = [
     "parametrize",
     "strategies",
     "switch",
+    "vector",
 ]
 
 #: The module that a name is imported from, if it is not `lossspec.spec`.

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lossspec.cases.case import Case
 from lossspec.cases.strategies import cases as _cases
-from lossspec.cases.values import STYLES, cast_values, dense_values
+from lossspec.cases.values import STYLES, cast_values, dense_values, integer_values
 from lossspec.dtypes import REAL_DTYPES, dtype_name
 from lossspec.errors import ArgumentError, ArgumentTypeError, UnknownName
 from lossspec.execution.devices import given_devices
@@ -19,6 +19,7 @@ from lossspec.execution.tensors import to_torch
 from lossspec.expectation.answer import spec_of
 from lossspec.expectation.drawn_call import DrawnCall
 from lossspec.safe_text import one_line
+from lossspec.spec.constrained import SIDES_OF_A_BOX, Box, Constrained, Label, Mask, Rank
 from lossspec.spec.loss import Loss
 from lossspec.spec.roles import ClassIndex, Distribution, Length, Role
 
@@ -120,11 +121,34 @@ def _tensors(
         raise ArgumentError("a Distribution needs at least one axis, got the shape ()")
     style = draw(st.sampled_from(STYLES[role.style]))
     seed = draw(st.integers(0, 2**32 - 1))
+    if isinstance(role, Constrained):
+        return to_torch(_constrained(role, style, rng(seed), dims, axis, dtype))
     along = _class_axis(axis, len(dims))
     dense = dense_values(rng(seed), role.style, style, dims, along)
     if not isinstance(role, Distribution):
         dense = _simpler(draw, dense, 1.0 if role.style in ("positive", "sign") else 0.0)
     return to_torch(cast_values(dense, role, dtype))
+
+
+def _constrained(
+    role: Constrained,
+    style: str,
+    rng: np.random.Generator,
+    dims: tuple[int, ...],
+    axis: int | None,
+    dtype: str,
+) -> np.ndarray:
+    """Return the numbers of a role that restricts them together, along the last axis by default."""
+    along = None if role.elementwise or not dims else _class_axis(axis, len(dims))
+    if along is not None and axis is None:
+        along = len(dims) - 1
+    if isinstance(role, Box) and (along is None or dims[along] != SIDES_OF_A_BOX):
+        raise ArgumentError(f"shape takes an axis of {SIDES_OF_A_BOX} for a Box, got {dims!r}")
+    if isinstance(role, Mask | Label | Rank):
+        return role.restored(integer_values(rng, role, style, dims), along).astype(dtype)
+    return role.restored(
+        cast_values(dense_values(rng, role.style, style, dims, along), role, dtype), along
+    )
 
 
 def tensors(
@@ -146,7 +170,8 @@ def tensors(
         shape: A tuple of sizes, one size, or a strategy for either.
         dtype: The dtype; by default float32, or the first dtype of an integer role.
         axis: The axis of the classes, along which for example a `Distribution` sums to 1; by
-            default the second axis, as in torch.
+            default the second axis, as in torch. For a role such as `UnitVector`, the axis along
+            which it restricts the numbers; by default the last axis.
         classes: The number of classes of a `ClassIndex`, or the greatest value of a `Length`.
 
     Raises:
@@ -167,8 +192,9 @@ def tensors(
             f"role takes a role such as lossspec.Logit(), got {one_line(repr(role))}"
         )
     whole, known = False, REAL_DTYPES
-    if isinstance(role, ClassIndex | Length):
-        whole, known = True, (*role.dtypes, *getattr(role, "tolerated", ()))
+    if role.integer:
+        whole = isinstance(role, ClassIndex | Length)
+        known = (*role.dtypes, *getattr(role, "tolerated", ()))
     name = known[0] if dtype is None else str(dtype).removeprefix("torch.")
     if name not in known:
         raise UnknownName(f"dtype of a {type(role).__name__}", name, known)

@@ -7,9 +7,10 @@ from collections.abc import Callable
 import numpy as np
 
 from lossspec.cases.case import Case
+from lossspec.spec.constrained import Constrained
 from lossspec.spec.loss import Form, Loss
 from lossspec.spec.roles import Distribution
-from lossspec.spec.shapes import Shape
+from lossspec.spec.shapes import Shape, root
 
 
 def axes_of(loss: Loss, form: Form, contract: Shape, name: str, ndim: int) -> tuple[str, ...]:
@@ -46,13 +47,24 @@ def separable(loss: Loss, case: Case) -> bool:
     """Return whether a part of the batch is a valid case.
 
     It is not if the form has `settle` and some tensor has no batch axis: `settle` may have adjusted
-    that tensor to the whole batch.
+    that tensor to the whole batch. Nor is it if an axis is tied to the batch, as in `(N, N)`: then
+    each row refers to all rows. The same holds for a role that restricts the numbers of all rows
+    together, as sorted values of the batch.
     """
-    settled = loss.form(case.form).settle is not None
+    form = loss.form(case.form)
+    if loss.batch in case.shape.tied.values():
+        return False
+    for role, axes in zip(form.tensors.values(), case.shape.inputs, strict=True):
+        at = role.axis(axes) if isinstance(role, Constrained) else None
+        if at is not None and axes[at] == loss.batch:
+            return False
+    settled = form.settle is not None
     return not settled or all(loss.batch in axes for axes in case.shape.inputs)
 
 
-def part_along(loss: Loss, case: Case, axis: str, part: slice | np.ndarray) -> Case:
+def part_along(
+    loss: Loss, case: Case, axis: str, part: slice | np.ndarray, *, alone: bool = False
+) -> Case:
     """Return a case with a part of one axis, in every tensor that has the axis.
 
     Args:
@@ -60,15 +72,27 @@ def part_along(loss: Loss, case: Case, axis: str, part: slice | np.ndarray) -> C
         case: The whole case.
         axis: The contract's name for the axis.
         part: The part of the axis, as a slice or as an array of indices.
+        alone: Whether the axes that are tied to it stay whole. Then the result is no valid call.
     """
 
     def take(array: np.ndarray, axes: tuple[str, ...]) -> np.ndarray:
-        for i, name in enumerate(axes):  # one axis after the other: a tensor may have it twice
-            if name == axis and array.shape[i] > 1:
-                array = array[(slice(None),) * i + (part,)]
+        where = tuple(
+            part if array.shape[i] > 1 and (name if alone else root(name)) == axis else slice(None)
+            for i, name in enumerate(axes)
+        )
+        for i, index in enumerate(where):  # two arrays of indices at once would take a diagonal
+            array = array[(slice(None),) * i + (index,)]
         return np.array(array)
 
-    return each_tensor(loss, case, take)
+    known = loss.parameters_of(loss.form(case.form))
+    counted = {
+        name: tuple(np.asarray(value)[part].tolist())
+        for name, value in case.parameters.items()
+        if name in known and known[name].along == axis
+    }
+    return each_tensor(loss, case, take).with_(
+        parameters={**case.parameters, **counted}, omitted=case.omitted - counted.keys()
+    )
 
 
 def each_tensor(

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from lossspec.cases.axes import axes_of
+from lossspec.spec.constrained import Mask
 from lossspec.spec.loss import Form, Loss
-from lossspec.spec.shapes import Shape, written_out
+from lossspec.spec.roles import Role
+from lossspec.spec.shapes import Shape, root, written_out
 
 
 def fit(
@@ -47,9 +49,12 @@ def _fits(
     arrays: Mapping[str, np.ndarray],
     parameters: Mapping[str, Any],
 ) -> bool:
-    sizes: dict[str, int] = {"1": 1}
-    for name, role in form.tensors.items():
-        if name not in arrays or role.integer != (arrays[name].dtype.kind in "iu"):
+    sizes = dict(shape.fixed)
+    for name, role in loss.roles(form).items():
+        if name not in arrays:
+            if name in form.tensors:
+                return False
+        elif (name in form.tensors or role.integer) and not _fits_dtype(role, arrays[name]):
             return False
     if arrays.keys() - loss.roles(form).keys():
         return False
@@ -60,6 +65,13 @@ def _fits(
             return False
         for axis, size in zip(axes, array.shape, strict=True):
             spread = declared is not None and declared.startswith("broadcasts") and size == 1
-            if not spread and sizes.setdefault(axis, size) != size:
+            if not spread and sizes.setdefault(root(axis), size) != size:
                 return False
     return loss.allows(form, sizes, parameters)
+
+
+def _fits_dtype(role: Role, array: np.ndarray) -> bool:
+    """Return whether an array has a dtype of the kind that a role wants."""
+    if isinstance(role, Mask) or array.dtype.kind == "b":
+        return isinstance(role, Mask) and array.dtype.kind == "b"
+    return role.integer == (array.dtype.kind in "iu")

@@ -15,7 +15,7 @@ from lossspec.dtypes import REAL_DTYPES, dtype_name, precision
 from lossspec.errors import CaseError, SpecError, blaming
 from lossspec.spec.loss import AnySize, Example, Form, Loss
 from lossspec.spec.refusals import Refusal
-from lossspec.spec.shapes import Shape, written_out
+from lossspec.spec.shapes import Shape, root, written_out
 
 #: The memory layouts of a tensor; `contiguous` is first, so that shrinking ends there.
 LAYOUTS = ("contiguous", "permuted", "sliced", "pitched", "offset", "expanded", "channels_last")
@@ -161,16 +161,15 @@ class Case:
         _check_stored(data)
         tensors = {name: _array(name, entry) for name, entry in data["tensors"].items()}
         spread = written_out(data["contract"], data["spread"])
-        sizes: dict[str, int] = {"1": 1}
+        sizes = dict(spread.fixed)
         for axes, (name, array) in zip(spread.inputs, tensors.items(), strict=False):
             if len(axes) != array.ndim:
-                raise CaseError(
-                    f"tensor {name}: got {array.ndim} axes, want the axes ({', '.join(axes)})"
-                )
+                wanted = ", ".join(map(root, axes))
+                raise CaseError(f"tensor {name}: got {array.ndim} axes, want the axes ({wanted})")
             sizes |= dict(zip(axes, array.shape, strict=True))
         if strange := [axis for axis in spread.result if axis not in sizes]:
             raise CaseError(
-                f"contract: got the axes {', '.join(strange)} in the result, "
+                f"contract: got the axes {', '.join(map(root, strange))} in the result, "
                 "want only axes of the tensors"
             )
         return cls(
@@ -180,7 +179,7 @@ class Case:
             spread=data["spread"],
             dtype=data["dtype"],
             tensors=tensors,
-            parameters=dict(data["parameters"]),
+            parameters=_vectors(data["parameters"]),
             reduction=data["reduction"],
             cotangent=_array(
                 "cotangent",
@@ -199,6 +198,11 @@ class Case:
             },
             requires_grad=tuple(data["requires_grad"]),
         )
+
+
+def _vectors(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters of a stored case, with each array as a tuple."""
+    return {n: tuple(value) if isinstance(value, list) else value for n, value in stored.items()}
 
 
 def listed(array: np.ndarray) -> Any:
@@ -322,7 +326,7 @@ def published(loss: Loss, example: Example) -> Case:
     form = loss.form(example.form)
     roles = loss.roles(form)
     tensors = {
-        name: np.array(value, np.int64 if roles[name].integer else np.float32)
+        name: np.array(value, roles[name].dtypes[0] if roles[name].integer else np.float32)
         for name, value in example.arguments.items()
     }
     for contract in form.contracts:
@@ -332,7 +336,7 @@ def published(loss: Loss, example: Example) -> Case:
             if any(len(axes) != array.ndim for axes, array in named):
                 continue
             pairs = [pair for axes, x in named for pair in zip(axes, x.shape, strict=True)]
-            sizes = {"1": 1} | dict(pairs)
+            sizes = shape.with_tied({**dict(pairs), **shape.fixed})
             if any(sizes[axis] != size for axis, size in pairs):
                 continue
             parameters = {n: p.values[0] for n, p in loss.parameters_of(form).items()}
@@ -383,9 +387,10 @@ def settle_tensors(
         if isinstance(array, np.generic):  # numpy's functions make one of an array without axes
             array = tensors[name] = np.asarray(array)
         if np.ndim(array) != len(axes) or not isinstance(array, np.ndarray):
+            wanted = ", ".join(map(root, axes))
             raise SpecError(
                 f"spec {loss.name!r}: settle set {name} to {type(array).__name__} of shape "
-                f"{list(np.shape(array))}; it must be an array with the axes ({', '.join(axes)})"
+                f"{list(np.shape(array))}; it must be an array with the axes ({wanted})"
             )
         if array.dtype != before[name].dtype:
             raise SpecError(

@@ -8,11 +8,14 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from lossspec.cases.axes import axes_of
 from lossspec.cases.case import LAYOUTS, Case, settle_tensors
 from lossspec.cases.ignored import ignored_rows
-from lossspec.cases.values import STYLES, cast_values, dense_values
+from lossspec.cases.settled import check_settled
+from lossspec.cases.values import STYLES, cast_values, dense_values, integer_values
 from lossspec.dtypes import dtype_name, precision
 from lossspec.errors import SpecError, blaming
+from lossspec.spec.constrained import Constrained, Label, Mask, Rank
 from lossspec.spec.loss import Form, Loss
 from lossspec.spec.roles import ClassIndex, Distribution, Factor, Length, Role
 from lossspec.spec.shapes import Shape, written_out
@@ -107,9 +110,10 @@ def drawn(choose: Choices, loss: Loss, dtypes: tuple[str, ...] | None = None) ->
     draft = _begun(choose, loss, dtypes)
     _draw_tensors(draft)
     form, shape, tensors = draft.form, draft.shape, draft.tensors
-    _tie(choose, draft.rng, form, tensors, draft.parameters)
+    _tie(choose, draft.rng, form, shape, tensors, draft.parameters)
     if form.settle is not None:  # after `_tie`, which can make the difference of two vectors small
         settle_tensors(loss, form, shape, draft.rng, tensors, draft.parameters)
+        check_settled(loss, form, shape, draft.sizes, tensors, draft.parameters)
     _mask_classes(draft)
     _fill_ignored(choose, form, shape, tensors, draft.parameters)
     _draw_options(draft)
@@ -173,6 +177,8 @@ def _restrict_sizes(
     parameters: Mapping[str, Any],
 ) -> None:
     """Set the size of each axis that the spec restricts, in place."""
+    counted = loss.counted_by(form, parameters)
+    sizes.update({axis: size for axis, size in counted.items() if axis in sizes})
     for axis, rule in form.sizes.items():
         if callable(rule):
             with blaming(loss.name, f"sizes[{axis!r}]", sizes=sizes):
@@ -182,6 +188,7 @@ def _restrict_sizes(
             many = any(size >= _ROWS[1] for other, size in sizes.items() if other != axis)
             few = [n for n in rule if n <= 8 or not many]
             sizes[axis] = choose(f"size of {axis}", few or [min(rule)])
+    sizes.update(shape.with_tied(sizes))
 
 
 def _draw_tensors(draft: _Draft) -> None:
@@ -196,6 +203,8 @@ def _draw_tensors(draft: _Draft) -> None:
             )
         elif isinstance(role, Length):
             draft.tensors[name] = _lengths(choose, rng, role, dims, sizes[role.of])
+        elif isinstance(role, Constrained):
+            draft.tensors[name] = _constrained(draft, name, role, dims, role.axis(axes))
         else:
             class_axis = next((i for i, a in enumerate(axes) if a in draft.shape.core), None)
             draft.tensors[name] = _dense(draft, name, role, dims, class_axis)
@@ -207,7 +216,12 @@ def _draw_options(draft: _Draft) -> None:
         given = not draft.default(name) if draft.plain else draft.choose(f"with {name}", _EITHER)
         if given:
             dims = _option_shape(draft, name)
-            draft.tensors[name] = _dense(draft, name, role, dims, None)
+            if isinstance(role, Constrained):
+                axes = axes_of(draft.loss, draft.form, draft.shape, name, len(dims))
+                made = _constrained(draft, name, role, dims, role.axis(axes))
+            else:
+                made = _dense(draft, name, role, dims, None)
+            draft.tensors[name] = made
 
 
 def _dense(
@@ -218,6 +232,17 @@ def _dense(
     return cast_values(
         dense_values(draft.rng, role.style, style, dims, class_axis), role, draft.dtype
     )
+
+
+def _constrained(
+    draft: _Draft, name: str, role: Constrained, dims: tuple[int, ...], axis: int | None
+) -> np.ndarray:
+    """Draw the values of a tensor whose role restricts several of its numbers together."""
+    if not isinstance(role, Mask | Label | Rank):
+        return role.restored(_dense(draft, name, role, dims, axis), axis)
+    style = _style(draft.choose, name, role, dims)
+    made = role.restored(integer_values(draft.rng, role, style, dims), axis)
+    return made.astype(draft.choose(f"dtype of {name}", role.dtypes))
 
 
 def _finished(draft: _Draft) -> Case:
@@ -266,22 +291,30 @@ def _lay_out(draft: _Draft, roles: Mapping[str, Role]) -> dict[str, str]:
     laid = choose("layouts", ("none", "each", "one", "each"))
     if laid == "none":
         return {}
-    first = {name: axes[:1] for name, axes in zip(form.tensors, shape.inputs, strict=True)}
+    axes = {n: axes_of(draft.loss, form, shape, n, array.ndim) for n, array in tensors.items()}
     layouts = {}
     for name in list(tensors) if laid == "each" else [choose("laid out", list(tensors))]:
         array = tensors[name]
         layout = choose(f"layout of {name}", _layouts(array.ndim))
         # Repeating values would undo `settle`; many equal terms, added serially, exceed the budget.
         repeatable = not settled and (not array.ndim or len(array) < _WIDE)
+        repeatable &= _may_repeat(roles[name], array, axes[name])
         if layout == "expanded" and repeatable:
             tensors[name] = _repeated(array)
-            if isinstance(roles[name], Distribution) and set(first[name]) & set(shape.core):
+            if isinstance(roles[name], Distribution) and set(axes[name][:1]) & set(shape.core):
                 tensors[name] = np.full_like(array, 1 / max(len(array), 1))
         elif layout == "expanded" or roles[name].scalar:
             layout = "contiguous"
         if layout != "contiguous":
             layouts[name] = layout
     return layouts
+
+
+def _may_repeat(role: Role, array: np.ndarray, axes: tuple[str, ...]) -> bool:
+    """Return whether a role allows a tensor that repeats its first slice."""
+    if not isinstance(role, Constrained):
+        return True
+    return bool(role.holds(_repeated(array), role.axis(axes)).all())
 
 
 def _layouts(ndim: int) -> Sequence[str]:
@@ -316,7 +349,12 @@ def _axis_sizes(
 ) -> dict[str, int]:
     """Draw a size for each axis, including the axis `1`."""
     axes = list(
-        dict.fromkeys(a for axes in (*shape.inputs, shape.result) for a in axes if a != "1")
+        dict.fromkeys(
+            axis
+            for axes in (*shape.inputs, shape.result)
+            for axis in axes
+            if axis not in shape.fixed and axis not in shape.tied
+        )
     )
     core = [axis for axis in axes if axis in shape.core]
     loop = [axis for axis in axes if axis not in core]
@@ -329,7 +367,8 @@ def _axis_sizes(
     else:
         kind = choose("sizes", _KINDS)
         if kind == "rows" and loop:
-            sizes = _many_rows(choose, axes, loop, *_long_axis(loss, shape, loop))
+            squared = loop[0] in shape.tied.values()
+            sizes = _many_rows(choose, axes, loop, *_long_axis(loss, shape, loop), squared)
         elif kind == "wide" and core and len(loop) < 2:  # with more axes, kernels add serially
             sizes = dict.fromkeys(axes, choose("breadth", (5, 2)))
             axis = choose("wide axis", core)
@@ -337,7 +376,7 @@ def _axis_sizes(
             sizes[axis] = choose(f"width of {axis}", widths)
         else:
             sizes = _few(choose, kind, axes, loop)
-    return {"1": 1} | sizes
+    return shape.with_tied(shape.fixed | sizes)
 
 
 def _long_axis(loss: Loss, shape: Shape, loop: list[str]) -> tuple[str, bool]:
@@ -347,13 +386,23 @@ def _long_axis(loss: Loss, shape: Shape, loop: list[str]) -> tuple[str, bool]:
 
 
 def _many_rows(
-    choose: Choices, axes: list[str], loop: list[str], along: str, coupled: bool
+    choose: Choices, axes: list[str], loop: list[str], along: str, coupled: bool, squared: bool
 ) -> dict[str, int]:
-    """Draw the sizes of a large batch of small samples."""
+    """Draw the sizes of a large batch of small samples.
+
+    Args:
+        choose: The source of the choices.
+        axes: The names of all axes.
+        loop: The names of the axes of the result.
+        along: The axis that is long.
+        coupled: Whether the rows along it are coupled.
+        squared: Whether a tensor has the square of the rows.
+    """
     sizes = dict.fromkeys(axes, 2)
     sizes |= dict.fromkeys(loop, 1)
     sizes[loop[-1]] = choose("columns", (1, 2))
-    sizes[along] = choose("rows", _COUPLED_ROWS if coupled else _ROWS)
+    rows = _ROWS[:1] if squared else _ROWS
+    sizes[along] = choose("rows", _COUPLED_ROWS if coupled else rows)
     return sizes
 
 
@@ -434,6 +483,7 @@ def _tie(
     choose: Choices,
     rng: np.random.Generator,
     form: Form,
+    shape: Shape,
     tensors: dict[str, np.ndarray],
     parameters: Mapping[str, Any],
 ) -> None:
@@ -445,14 +495,16 @@ def _tie(
         choose: The source of the choices.
         rng: The generator of the values.
         form: The form of the call.
+        shape: The shape contract, with every axis written out.
         tensors: The arrays by name.
         parameters: The values of the parameters by name.
     """
     names = list(form.tensors)
     first = names[0]
-    for name in names[1:]:
+    for at, name in enumerate(names[1:], 1):
         x, y = tensors[first], tensors[name]
-        if form.tensors[name].style != form.tensors[first].style or x.shape != y.shape:
+        role = form.tensors[name]
+        if role.style != form.tensors[first].style or x.shape != y.shape or role.integer:
             continue
         kind = choose(f"ties of {name}", _TIES)
         if kind == "none":
@@ -467,10 +519,11 @@ def _tie(
                 nudge = rng.integers(-1, 2, x.shape)
                 ends = np.nextafter(met, (nudge * np.inf).astype(x.dtype))
                 met = np.where(nudge == 0, met, ends)
-            role = form.tensors[name]
             usable = np.isfinite(met) & (met >= role.low) & (met <= role.high)
         chosen = usable & ((rng.random(x.shape) < 0.5) | (kind == "all"))
         tensors[name] = np.where(chosen, met, y).astype(y.dtype)
+        if isinstance(role, Constrained):
+            tensors[name] = role.restored(tensors[name], role.axis(shape.inputs[at]))
 
 
 def _mask_classes(draft: _Draft) -> None:

@@ -14,8 +14,10 @@ from lossspec.cases.axes import axes_of, part_along, simplex
 from lossspec.cases.case import Case
 from lossspec.cases.ignored import ignored_rows
 from lossspec.dtypes import dtype_name, precision
+from lossspec.spec.constrained import Constrained, Mask
 from lossspec.spec.loss import AnySize, Loss
 from lossspec.spec.roles import ClassIndex, Length, Role
+from lossspec.spec.shapes import root
 from lossspec.thresholds import SLACK
 
 #: The most calls of the predicate; they take about a second for a small case.
@@ -72,7 +74,7 @@ def sound_change(loss: Loss, case: Case, candidate: Case) -> Case | None:
 def fits(loss: Loss, case: Case) -> bool:
     """Return whether each axis has the same size in all tensors, and the spec allows that size."""
     form, shape = loss.form(case.form), case.shape
-    sizes: dict[str, int] = {"1": 1}
+    sizes = dict(shape.fixed)
     for name, array in case.tensors.items():
         declared = (loss.options[name].shape or "") if name in loss.options else ""
         axes = axes_of(loss, form, shape, name, array.ndim)
@@ -81,8 +83,9 @@ def fits(loss: Loss, case: Case) -> bool:
         for axis, size in zip(axes, array.shape, strict=True):
             if declared.startswith("broadcasts") and size == 1:
                 continue
-            if sizes.setdefault(axis, size) != size:
+            if sizes.setdefault(root(axis), size) != size:
                 return False
+    sizes = shape.with_tied(sizes)
     result = tuple(sizes.get(axis, 0) for axis in shape.result)
     return case.cotangent.shape == result and loss.allows(form, sizes, case.parameters)
 
@@ -116,7 +119,10 @@ def _sound(loss: Loss, case: Case) -> bool:
 
 
 def _normalized(loss: Loss, case: Case) -> Case:
-    """Return a case whose distributions sum to 1; one that sums to 0 becomes the first class."""
+    """Return a case whose distributions sum to 1 and whose roles allow their numbers.
+
+    A distribution that sums to 0 becomes the first class.
+    """
     tensors = dict(case.tensors)
     for name, axis in simplex(loss, case).items():
         shares = tensors[name].astype(np.float64)
@@ -129,6 +135,11 @@ def _normalized(loss: Loss, case: Case) -> Case:
         rounded = SLACK * precision(dtype_name(tensors[name])).unit
         shares = np.where(np.abs(total - 1) > rounded, shares / total, shares)
         tensors[name] = np.moveaxis(shares, -1, axis).astype(tensors[name].dtype)
+    form = loss.form(case.form)
+    for name, role in loss.roles(form).items():
+        if isinstance(role, Constrained) and name in tensors:
+            axes = axes_of(loss, form, case.shape, name, tensors[name].ndim)
+            tensors[name] = role.restored(tensors[name], role.axis(axes))
     return case.with_(tensors=tensors)
 
 
@@ -148,6 +159,8 @@ def _shorter(loss: Loss, case: Case) -> Iterator[Case]:
     rules = loss.form(case.form).sizes
     for axis, size in case.axis_sizes(loss).items():
         rule = rules.get(axis)
+        if axis in case.shape.fixed or axis in case.shape.tied:
+            continue
         if rule is not None and not callable(rule) and not isinstance(rule, AnySize):
             for allowed in sorted({n for n in rule if 0 < n < size}):
                 yield part_along(loss, case, axis, slice(0, allowed))
@@ -197,7 +210,9 @@ def _plainer(loss: Loss, case: Case) -> Iterator[Case]:
     roles = loss.roles(loss.form(case.form))
     for name, array in case.tensors.items():
         role = roles[name]
-        if isinstance(role, ClassIndex | Length):
+        if isinstance(role, Mask):
+            yield case.with_(tensors={**case.tensors, name: np.ones_like(array)})
+        elif role.integer:
             yield case.with_(tensors={**case.tensors, name: array.astype(role.dtypes[0])})
         else:
             for digits in (0, 1, 2):
@@ -222,6 +237,6 @@ def _allowed(role: Role, numbers: np.ndarray) -> np.ndarray:
     """Return which numbers a role allows; nan and infinity are allowed, as in ignored rows."""
     x = np.asarray(numbers).astype(np.float64)
     inside = ~np.isfinite(x) | ((x >= role.low) & (x <= role.high))
-    if role.style in ("sign", "positive"):
+    if role.style in ("sign", "positive", "temperature"):
         inside &= x != 0
     return np.asarray(inside)

@@ -6,6 +6,7 @@ import numpy as np
 
 from lossspec.dtypes import precision
 from lossspec.errors import SpecError
+from lossspec.spec.constrained import Label, Mask, Rank
 from lossspec.spec.roles import Factor, Role
 
 #: The styles of dense values for each role; shrinking ends at the first one.
@@ -22,6 +23,13 @@ STYLES: dict[str, tuple[str, ...]] = {
     "sign": ("sign",),
     "binary": ("binary",),
     "weight": ("grid", "ones", "uniform", "zeros"),
+    "temperature": ("grid", "uniform", "small"),
+    "mask": ("all", "some", "none", "leading", "some"),
+    "label": ("few", "any", "same"),
+    "rank": ("in order", "any", "reversed"),
+    "unit_vector": ("axes", "normal", "sparse", "near"),
+    "box": ("grid", "uniform", "offset", "flat"),
+    "sorted": ("grid", "normal", "wide", "tiny"),
 }
 
 
@@ -79,7 +87,90 @@ def dense_values(
                 return np.ones(shape)
             grid = [0.0, 0.0, 2.0] if style == "zeros" else [0.5, 1.0, 2.0, 3.0, 0.0]
             return rng.choice(grid, shape)
+        case "temperature" | "unit_vector" | "box" | "sorted":
+            return _structured(rng, role, style, shape, axis)
     raise SpecError(f"got the role style {role!r}, want one of {', '.join(STYLES)}")
+
+
+def _structured(
+    rng: np.random.Generator, role: str, style: str, shape: tuple[int, ...], axis: int | None
+) -> np.ndarray:
+    """Return values that `restored` of their role brings into its structure."""
+    match role:
+        case "unit_vector":
+            return _directions(rng, style, shape, axis)
+        case "box":
+            return _boxes(rng, style, shape, axis)
+        case "sorted":
+            return _reals(rng, style, shape)
+    if style == "grid":
+        return rng.choice([1.0, 0.5, 2.0, 4.0], shape)
+    return np.asarray(
+        10 ** (rng.uniform(-2, -1, shape) if style == "small" else rng.uniform(-1, 1, shape))
+    )
+
+
+def integer_values(
+    rng: np.random.Generator, role: Mask | Label | Rank, style: str, shape: tuple[int, ...]
+) -> np.ndarray:
+    """Return the values of an integer role in a style, in its first dtype.
+
+    Ranks are numbers whose order is that of the ranks; `Rank.restored` makes ranks of them.
+
+    Args:
+        rng: The generator of the values.
+        role: The role.
+        style: The style of the values, one of `STYLES[role.style]`.
+        shape: The shape of the array.
+    """
+    if isinstance(role, Mask):
+        mask = np.asarray(rng.random(shape) < {"all": 2.0, "none": -1.0}.get(style, 0.6))
+        if style == "leading" and shape:
+            mask[...] = False
+            mask[: max(1, shape[0] // 2)] = True
+        return mask
+    if isinstance(role, Rank):
+        order = np.arange(int(np.prod(shape)))
+        if style == "any":
+            order = rng.permutation(order)
+        return (order[::-1] if style == "reversed" else order).reshape(shape)
+    low, high = int(role.low), int(role.high)
+    if style == "same":
+        return np.full(shape, rng.integers(low, high + 1), role.dtypes[0])
+    last = min(low + 2, high) if style == "few" else high
+    return np.asarray(rng.integers(low, last + 1, shape)).astype(role.dtypes[0])
+
+
+def _directions(
+    rng: np.random.Generator, style: str, shape: tuple[int, ...], axis: int | None
+) -> np.ndarray:
+    """Return vectors along an axis, whose norms `UnitVector.restored` makes 1."""
+    x = rng.standard_normal(shape)
+    if axis is None or not x.size:
+        return x
+    if style == "axes":
+        top = np.abs(x).max(axis, keepdims=True)
+        return np.where(np.abs(x) == top, np.sign(x), 0.0)
+    if style == "sparse":
+        return np.where(rng.random(shape) < 0.4, 0.0, x)
+    if style == "near":  # their differences cancel
+        return np.asarray(np.broadcast_to(x.take([0], 0) if axis else x, shape) + 1e-2 * x)
+    return x
+
+
+def _boxes(
+    rng: np.random.Generator, style: str, shape: tuple[int, ...], axis: int | None
+) -> np.ndarray:
+    """Return boxes along an axis; most of them overlap."""
+    sides = shape[:axis] + shape[axis + 1 :] if axis is not None else shape[:-1]
+    corner, size = rng.uniform(0, 1, (2, *sides, 2))
+    if style == "grid":
+        corner, size = rng.integers(-4, 5, (*sides, 2)) / 2, rng.integers(1, 7, (*sides, 2)) / 2
+    elif style == "offset":  # pixels
+        corner, size = 300 * corner + 50, 200 * size
+    elif style == "flat":
+        size = np.where(rng.random(size.shape) < 0.3, 0.0, size)
+    return np.moveaxis(np.concatenate([corner, corner + size], -1), -1, axis or 0)
 
 
 def _reals(rng: np.random.Generator, style: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -143,6 +234,6 @@ def cast_values(values: np.ndarray, role: Role, dtype: str) -> np.ndarray:
             limit = (32 * info.unit) ** (-1 / role.count)
             values = values * min(1.0, limit / max(np.abs(values).max(initial=0), limit))
         cast = np.clip(values, low, high).astype(info.numpy)
-        if role.style == "positive":
+        if role.style in ("positive", "temperature"):
             cast = np.where(cast > 0, cast, info.numpy(info.smallest * 2**10)).astype(info.numpy)
     return np.asarray(cast)

@@ -73,19 +73,28 @@ def axes(loss: Loss, size: Size) -> dict[str, int]:
         if name not in indices
     }
     found: dict[str, int] = {}
+    defaults = {name: p.values[0] for name, p in loss.parameters_of(form).items()}
+    known = {**shape.fixed, **loss.counted_by(form, defaults)}
     for axis in shape.core:
-        if axis == loss.classes and size.classes is not None:
+        if axis in known:
+            found[axis] = known[axis]
+        elif axis in shape.tied:
+            continue  # it has the size of the axis that it repeats
+        elif axis == loss.classes and size.classes is not None:
             found[axis] = size.classes
         else:  # an axis that only indices have is a list of classes, shorter than the class axis
             found[axis] = size.inner if axis in carried else max(1, size.inner // 4)
     first = {axis: found[axis] for axis in (*shape.inputs[0], loss.classes) if axis in found}
     batch, others = _sample_axis(loss, shape), [*shape.result]
+    others = [axis for axis in others if axis not in shape.tied]
     found.pop(batch, None)
     first.pop(batch, None)
-    rows = size.elements // prod(first.values())
+    rows = max(1, size.elements // prod(first.values()))
     if loss.whole_batch(shape):  # the loss may compare each row with each other row
         rows = isqrt(size.elements)
-    return dict.fromkeys(others, 1) | found | {batch: max(1, rows)}
+    elif batch in shape.tied.values():  # the first tensor has the square of the rows
+        rows = isqrt(rows)
+    return shape.with_tied(dict.fromkeys(others, 1) | found | {batch: max(1, rows)})
 
 
 def batch_axis(loss: Loss) -> str:

@@ -18,6 +18,7 @@ from lossspec.execution.call import arguments, constructed, handed
 from lossspec.execution.implementation import LossUnderTest
 from lossspec.execution.outcome import backward_from, differentiable
 from lossspec.execution.tensors import to_numpy
+from lossspec.spec.constrained import Constrained
 from lossspec.spec.loss import Loss
 from lossspec.spec.roles import ClassIndex, Role
 
@@ -172,7 +173,11 @@ class _Model:
             width = prod(shape) // self.rows
             scores = torch.from_numpy(pixels[images]).to(self.device) @ self.weight[:, :width]
             sample = scores.reshape(self.rows, *shape[:at], *shape[at + 1 :])
-            found[name] = _within(self.form.tensors[name], sample.movedim(0, at))
+            role = self.form.tensors[name]
+            made = _within(role, sample.movedim(0, at))
+            if isinstance(role, Constrained):
+                made = _structured(role, made, role.axis(self.axes[name]))
+            found[name] = made
         return found
 
     def case(self, rows: np.ndarray, scores: Mapping[str, torch.Tensor]) -> Case:
@@ -201,11 +206,12 @@ class _Model:
         _, labels = digits()
         label = labels[images[0]].reshape(-1, *(1,) * (like.ndim - 1))
         if isinstance(role, ClassIndex):
-            listed = label + np.zeros_like(like)
+            classes = self.plain.axis_sizes(self.loss)[role.classes]  # may be less than 10
+            listed = label % max(classes, 1) + np.zeros_like(like)
             if role.ends is not None:  # the list holds one label
                 listed[..., 1:] = role.ends
             return np.asarray(listed.astype(like.dtype))
-        if role.integer:
+        if role.integer or isinstance(role, Constrained):
             return like
         width = like.shape[-1] if like.ndim > 1 else 1
         hot = (label == np.arange(width)) if width > 1 else (label % 2 == 0)
@@ -221,6 +227,22 @@ class _Model:
         return np.asarray(np.clip(hot, role.low, role.high).astype(like.dtype))
 
 
+def _structured(role: Constrained, scores: torch.Tensor, axis: int | None) -> torch.Tensor:
+    """Map scores to numbers that a role restricts together."""
+    if axis is None:
+        return scores
+    match role.style:
+        case "unit_vector":
+            return torch.nn.functional.normalize(scores, dim=axis)
+        case "box":
+            corner, size = scores.chunk(2, axis)
+            return torch.cat([corner, corner + size.exp()], axis)
+        case "sorted":
+            return scores.sort(axis, descending=getattr(role, "descending", False)).values
+        case _:
+            return scores
+
+
 def _within(role: Role, scores: torch.Tensor) -> torch.Tensor:
     """Map scores into the domain of a role."""
     match role.style:
@@ -230,5 +252,7 @@ def _within(role: Role, scores: torch.Tensor) -> torch.Tensor:
             return torch.sigmoid(scores)
         case "positive" | "non_negative":
             return scores.exp()
+        case "temperature":
+            return 1 + torch.nn.functional.softplus(scores)
         case _:
             return scores

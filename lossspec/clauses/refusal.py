@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lossspec.cases.axes import axes_of
 from lossspec.cases.breaking import broken
 from lossspec.clauses import Judgement, clause
 from lossspec.clauses.precondition import conforms, precondition, raises_nothing, small, works
@@ -15,6 +16,7 @@ from lossspec.clauses.trial import Deviation, Trial, any_judged
 from lossspec.excuse import Excuse
 from lossspec.execution.call import argument
 from lossspec.execution.tensors import dtype_of, first_numbers, to_extended, to_torch
+from lossspec.spec.constrained import Constrained
 from lossspec.spec.loss import Loss
 from lossspec.spec.refusals import Refusal
 from lossspec.spec.roles import ClassIndex, Length, Surface
@@ -105,7 +107,7 @@ def refuses_parameters(trial: Trial) -> Judgement:
 
 
 def _takes_reduction(loss: Loss, surface: Surface) -> bool:
-    return not (surface == "class" and loss.results)
+    return not loss.returns_every_reduction(surface)
 
 
 @precondition(Excuse.NOT_SUPPORTED)
@@ -170,6 +172,12 @@ def misshapen(trial: Trial) -> Iterator[tuple[str, dict[str, Any], bool]]:
     case, form = trial.case, trial.form
     names = list(form.tensors)
     shape = case.shape
+    for name, axes in zip(names, shape.inputs, strict=True):
+        array = case.tensors[name]
+        for i, axis in enumerate(axes):
+            if axis in shape.tied and array.shape[i] > 1:
+                longer = np.concatenate([array, array.take([0], i)], i)
+                yield f"{name} of shape {list(longer.shape)}", {name: longer}, False
     for name, axes in list(zip(names, shape.inputs, strict=True))[1:]:
         array = case.tensors[name]
         if array.ndim and array.shape[0] > 1 and axes[0] in shape.inputs[0]:
@@ -248,6 +256,30 @@ def floating_classes(trial: Trial) -> Iterator[tuple[str, dict[str, Any]]]:
 def refuses_dtypes(trial: Trial) -> Judgement:
     """Class indices in a floating-point dtype raise an error."""
     return _all_refused(trial, floating_classes(trial))
+
+
+def _has_checked_values(loss: Loss, surface: Surface) -> bool:
+    roles = (role for form in loss.forms for role in loss.roles(form).values())
+    return any(isinstance(role, Constrained) and role.checked for role in roles)
+
+
+def wrong_values(trial: Trial) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield tensors that break the structure that their role demands: the breach, the tensor."""
+    case = trial.case
+    for name, role in trial.loss.roles(trial.form).items():
+        if not (isinstance(role, Constrained) and role.checked) or name not in case.tensors:
+            continue
+        array = case.tensors[name]
+        axes = axes_of(trial.loss, trial.form, case.shape, name, array.ndim)
+        for breach, wrong in role.breaches(array, role.axis(axes)):
+            yield f"{name} holds {breach}", {name: to_torch(wrong, device=trial.device)}
+
+
+@clause(_has_checked_values, only_on="processor", enough=ENOUGH, hazard=1, requires=REFUSAL)
+def refuses_values(trial: Trial) -> Judgement:
+    """Numbers that break the structure of a tensor, such as a box whose sides are swapped, raise an
+    error if the spec says that they are checked."""
+    return _all_refused(trial, wrong_values(trial))
 
 
 def _broken(trial: Trial) -> Iterator[tuple[Refusal, dict[str, Any]]]:

@@ -26,6 +26,7 @@ from lossspec.execution.timeout import STOPS
 from lossspec.oracle.bounds import Bounded
 from lossspec.oracle.expected import Expected
 from lossspec.oracle.solver import SolvedCase
+from lossspec.spec.constrained import Constrained
 from lossspec.spec.loss import Form, Loss
 from lossspec.spec.roles import ClassIndex
 from lossspec.thresholds import RESULT_NUMBERS
@@ -180,17 +181,29 @@ class Trial:
     @property
     def permutable(self) -> bool:
         """Whether the classes may be renumbered."""
-        return self.loss.exchangeable and not self.form.lists_classes(self.case.shape)
+        listed = self.form.lists_classes(self.case.shape)
+        return self.loss.exchangeable and not listed and not self._ordered_along(self.loss.classes)
+
+    def _ordered_along(self, axis: str) -> bool:
+        """Return whether the role of a tensor gives the order along an axis a meaning."""
+        return any(
+            isinstance(role, Constrained)
+            and role.ordered
+            and (at := role.axis(axes)) is not None
+            and axes[at] == axis
+            for role, axes in zip(self.form.tensors.values(), self.case.shape.inputs, strict=True)
+        )
 
     def ones(self, name: str) -> np.ndarray | None:
         """Return ones for an optional tensor; None if its shape has no axis in this case."""
         first = next(iter(self.case.tensors.values()))
-        shape = self.loss.options[name].shape or ""
+        role = self.loss.options[name]
+        shape, dtype = role.shape or "", role.dtypes[0] if role.integer else first.dtype
         if not shape.startswith("("):
-            return np.ones_like(first)
+            return np.ones(first.shape, dtype)
         sizes = self.case.axis_sizes(self.loss)
         axes = self.case.shape.axes(shape)
-        return np.ones([sizes[axis] for axis in axes], first.dtype) if axes else None
+        return np.ones([sizes[axis] for axis in axes], dtype) if axes else None
 
     @property
     def differentiable(self) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from lossspec.excuse import Excuse
 from lossspec.execution.call import unsupported_argument
 from lossspec.oracle.bounds import Bounded
 from lossspec.oracle.solver import SolvedCase
+from lossspec.spec.constrained import Constrained, Mask
 from lossspec.spec.loss import Example, Loss
 from lossspec.spec.roles import Surface
 
@@ -62,7 +63,9 @@ def _unbounded(loss: Loss, form: str) -> list[str]:
     return [
         name
         for name, role in loss.form(form).tensors.items()
-        if role.low == -np.inf and role.high == np.inf and not (role.integer or role.scalar)
+        if role.low == -np.inf
+        and role.high == np.inf
+        and not (role.integer or role.scalar or isinstance(role, Constrained))
     ]
 
 
@@ -81,8 +84,9 @@ def _has_number_that_may_be_nan(trial: Trial) -> bool:
 # A kernel may skip elements whose weight is 0.
 @precondition(Excuse.IGNORED)
 def _no_zero_in_options(trial: Trial) -> bool:
-    """No optional tensor, such as a weight, holds a 0."""
-    given = (n for n in trial.loss.options if n in trial.case.tensors)
+    """No optional tensor, such as a weight, holds a 0, and no mask holds False."""
+    roles = trial.loss.roles(trial.form)
+    given = (n for n in trial.case.tensors if n in trial.loss.options or isinstance(roles[n], Mask))
     return not any((trial.case.tensors[n] == 0).any() for n in given)
 
 

@@ -14,7 +14,7 @@ from lossspec.execution.checkpoint import under_way
 from lossspec.execution.global_state import preserved
 from lossspec.execution.implementation import LossUnderTest
 from lossspec.execution.tensors import to_torch
-from lossspec.spec.loss import Loss
+from lossspec.spec.loss import Key, Loss, place_text
 from lossspec.spec.roles import Role
 
 
@@ -66,7 +66,7 @@ def unsupported_argument(under_test: LossUnderTest, case: Case) -> str | None:
             or (name not in under_test.conventions and _ignores(loss, case, name))
         ):
             return name
-    if under_test.takes("reduction") or (under_test.surface == "class" and loss.results):
+    if under_test.takes("reduction") or loss.returns_every_reduction(under_test.surface):
         return None
     return None if case.reduction == loss.reductions[0] else f"reduction={case.reduction!r}"
 
@@ -114,11 +114,13 @@ def without(under_test: LossUnderTest, case: Case, name: str) -> Case | None:
                 tensors[given] = np.where(array == case.parameters[name], 0, array).astype(
                     array.dtype
                 )
-    return case.with_(
+    remaining = case.with_(
         tensors=tensors,
         parameters={**case.parameters, name: default},
         omitted=case.omitted | {name},
     )
+    valid = loss.allows(form, remaining.axis_sizes(loss), remaining.parameters)
+    return remaining if valid else None
 
 
 def owned(under_test: LossUnderTest, case: Case) -> dict[str, str]:
@@ -171,7 +173,8 @@ class Call:
         tensor_keywords: The names of the tensors that are passed by keyword.
         keywords: Everything else that is passed by keyword.
         owned: The tensors that the class owns, with the paths of the module's parameters.
-        result: The attribute of the returned object that holds the loss, if it has one.
+        result: Where the returned object holds the loss, as in `Loss.results`; None if it is the
+            loss itself.
         replaced: Tensors, parameters or a reduction that are passed instead of the case's own.
     """
 
@@ -181,7 +184,7 @@ class Call:
     tensor_keywords: tuple[str, ...]
     keywords: Mapping[str, Any]
     owned: Mapping[str, str]
-    result: str | None
+    result: str | int | None
     replaced: Mapping[str, Any]
 
     @classmethod
@@ -204,7 +207,7 @@ class Call:
             tensor_keywords=tuple(n for n in case.tensors if n not in {**form.tensors, **own}),
             keywords={**_keywords(under_test, case), **others},
             owned=own,
-            result=loss.results.get(case.reduction) if under_test.surface == "class" else None,
+            result=loss.place_of(case.reduction, under_test.surface),
             replaced=replaced,
         )
 
@@ -265,9 +268,24 @@ class Call:
 
         def call(tensors: Mapping[str, Any]) -> Any:
             value = target(*(tensors[name] for name in given))
-            return value if result is None else getattr(value, result)
+            return value if result is None else taken_from(value, result)
 
         return call
+
+
+def taken_from(value: Any, place: str | int) -> Any:
+    """Return the loss that the result of a call holds.
+
+    Args:
+        value: The result.
+        place: Where it holds the loss, as in `Loss.results`.
+
+    Raises:
+        TypeError: The result is a tensor, so it holds nothing.
+    """
+    if isinstance(value, torch.Tensor):
+        raise TypeError(f"the call returned a tensor, not a result with {place_text(place)}")
+    return value[place] if isinstance(place, Key | int) else getattr(value, place)
 
 
 def _keywords(under_test: LossUnderTest, case: Case) -> dict[str, Any]:

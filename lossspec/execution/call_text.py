@@ -14,6 +14,7 @@ from lossspec.execution.call import Call, Positional, argument
 from lossspec.execution.implementation import LossUnderTest
 from lossspec.execution.tensors import to_numpy
 from lossspec.safe_text import foreign_error
+from lossspec.spec.loss import place_text
 from lossspec.spec.roles import Role
 
 #: The most characters that are written of a tensor, which also limits its numbers.
@@ -82,9 +83,9 @@ def _expression(call: Call, named: bool) -> list[str]:
         for name, path in call.owned.items():
             lines.append(f"state = loss.get_parameter({path!r})")
             lines.append(f"state.data = {name}.reshape(state.shape)")
-        made = f"{made}({passed}){f'.{call.result}' if call.result else ''}"
+        made = f"{made}({passed}){place_text(call.result)}"
     else:
-        made = f"{loss.name}({', '.join([passed, *extra])})"
+        made = f"{loss.name}({', '.join([passed, *extra])}){place_text(call.result)}"
     return [*lines, f"value = {made}" if named else made]
 
 

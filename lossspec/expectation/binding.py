@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lossspec.cases.axes import axes_of
 from lossspec.cases.binding import fit
 from lossspec.cases.case import Case
 from lossspec.cases.ignored import ignored_rows
@@ -18,6 +19,7 @@ from lossspec.execution.call import Expression
 from lossspec.execution.layouts import without_numbers
 from lossspec.execution.tensors import dtype_of, to_numpy
 from lossspec.safe_text import one_line
+from lossspec.spec.constrained import Constrained, Label, Mask
 from lossspec.spec.loss import Form, Loss
 from lossspec.spec.parameters import Parameter
 from lossspec.spec.roles import ClassIndex, Length, Role
@@ -172,7 +174,7 @@ def _array(name: str, roles: Sequence[Role], given: Any) -> np.ndarray:
 def _dtypes_of(role: Role) -> tuple[str, ...]:
     if isinstance(role, ClassIndex):
         return (*role.dtypes, *role.tolerated)
-    return role.dtypes if isinstance(role, Length) else REAL_DTYPES
+    return role.dtypes if role.integer else REAL_DTYPES
 
 
 def _tensor_of(name: str, array: np.ndarray) -> torch.Tensor:
@@ -213,7 +215,11 @@ def _no_contract(loss: Loss, arrays: Mapping[str, np.ndarray], parameters: Any) 
     lines = []
     for form in loss.forms:
         if all(parameters.get(name) == value for name, value in form.fixed.items()):
-            kinds = [f"integer {name}" for name, r in form.tensors.items() if r.integer]
+            kinds = [
+                f"{'bool' if isinstance(r, Mask) else 'integer'} {name}"
+                for name, r in form.tensors.items()
+                if r.integer
+            ]
             told = f" with {' and '.join(kinds)}" if kinds else ""
             lines += [f"{text}{told}" for text in form.shapes]
     names = ", ".join(next(iter(loss.forms)).tensors)
@@ -228,6 +234,8 @@ def _parameter(name: str, parameter: Parameter, given: Any) -> Any:
     if parameter.code:
         return _expression(name, parameter, given)
     default = parameter.default
+    if isinstance(default, tuple):
+        return _vector(name, parameter, given)
     wanted: type | tuple[type, ...] = type(default)
     if isinstance(default, float):
         wanted = (int, float)
@@ -240,6 +248,19 @@ def _parameter(name: str, parameter: Parameter, given: Any) -> Any:
         raise UnknownName(name, given, parameter.values)
     _check_range(name, parameter, given)
     return float(given) if isinstance(default, float) else given
+
+
+def _vector(name: str, parameter: Parameter, given: Any) -> tuple[float, ...]:
+    """Return a tuple of numbers, after a check of its values."""
+    plain = isinstance(given, list | tuple) and all(
+        isinstance(x, int | float) and not isinstance(x, bool) and not math.isnan(x) for x in given
+    )
+    if not plain:
+        raise ArgumentTypeError(f"{name} takes a tuple of numbers, got {_brief(given)}")
+    value = tuple(map(float, given))
+    if value in parameter.refused:
+        raise ArgumentError(f"{name}={given!r} is out of range: a right loss refuses it")
+    return value
 
 
 def _check_range(name: str, parameter: Parameter, given: Any) -> None:
@@ -280,6 +301,10 @@ def _check_domains(loss: Loss, form: Form, case: Case) -> None:
         if name not in case.tensors:
             continue
         array = case.tensors[name]
+        if isinstance(role, Constrained):
+            axes = axes_of(loss, form, case.shape, name, array.ndim)
+            _check_structure(name, role, array, role.axis(axes))
+            continue
         counted = _counted(form, case.shape, case, name)
         for start in range(0, array.size, _BLOCK):
             numbers = array.reshape(-1)[start : start + _BLOCK]
@@ -301,6 +326,20 @@ def _check_domains(loss: Loss, form: Form, case: Case) -> None:
                 f"{name} holds {array[at]}{place}{also}; allowed: "
                 f"{_domain(role, sizes, case.parameters)}"
             )
+
+
+def _check_structure(name: str, role: Constrained, array: np.ndarray, axis: int | None) -> None:
+    """Raise ArgumentError for numbers that the role does not allow together; nan is allowed."""
+    wrong = ~role.holds(array, axis)
+    if array.dtype.kind not in "iub":
+        lost = np.isnan(array.astype(np.float64))
+        wrong &= ~(lost if axis is None else lost.any(axis, keepdims=True))
+    if wrong.any():
+        at = tuple(int(i) for i in np.argwhere(wrong)[0])
+        raise ArgumentError(
+            f"{name} holds {array[at]}{f' at {list(at)}' if at else ''}, which breaks its role; "
+            f"allowed: {_domain(role, {}, {})}"
+        )
 
 
 def _counted(form: Form, shape: Shape, case: Case, name: str) -> Any:
@@ -343,6 +382,8 @@ def _domain(role: Role, sizes: Mapping[str, int], parameters: Mapping[str, Any])
         return f"a class from 0 to {sizes[role.classes] - 1}{also}{ends}"
     if isinstance(role, Length):
         return f"a length from 0 to {sizes[role.of]}"
+    if isinstance(role, Label):
+        return f"an integer label from {role.low:g} to {role.high:g}"
     doc = " ".join((type(role).__doc__ or "").split()).rstrip(".")
     return f"{doc[:1].lower()}{doc[1:]}"
 

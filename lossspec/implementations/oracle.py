@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.autograd.function import once_differentiable
 
+from lossspec.cases.axes import axes_of
 from lossspec.cases.binding import fit
 from lossspec.cases.case import Case
 from lossspec.execution.implementation import Implementation
@@ -16,6 +17,7 @@ from lossspec.execution.tensors import dtype_of, from_extended, to_numpy
 from lossspec.oracle.expected import Expected
 from lossspec.oracle.solver import solve
 from lossspec.spec.catalogue import catalogue
+from lossspec.spec.constrained import Constrained
 from lossspec.spec.loss import Form, Loss
 from lossspec.spec.roles import ClassIndex, Length
 
@@ -78,7 +80,11 @@ def _check(loss: Loss, form: Form, case: Case) -> None:
             raise ValueError(f"{name}={value!r} is out of range")
     for name, role in form.tensors.items():
         array = case.tensors[name]
-        if isinstance(role, Length):
+        if isinstance(role, Constrained):
+            axes = axes_of(loss, form, case.shape, name, array.ndim)
+            if role.checked and not role.holds(array, role.axis(axes)).all():
+                raise ValueError(f"{name} holds numbers that its role does not allow")
+        elif isinstance(role, Length):
             if not ((array >= 0) & (array <= sizes[role.of])).all():
                 raise ValueError(f"{name} holds a length outside [0, {sizes[role.of]}]")
         elif isinstance(role, ClassIndex):

@@ -21,6 +21,7 @@ from lossspec.execution.implementation import LossUnderTest
 from lossspec.execution.layouts import SCRIPTED
 from lossspec.execution.tensors import to_numpy
 from lossspec.safe_text import block, docstring
+from lossspec.spec.loss import place_text
 
 _HEAD = '''\
 """{says}
@@ -245,8 +246,8 @@ def _expression(call: Call) -> str:
         for one in call.positional
     ]
     if call.under_test.surface == "function":
-        return f"target({', '.join([*given, *_keywords(call)])})"
-    return f"target({', '.join(given)})" + (f".{call.result}" if call.result else "")
+        return f"target({', '.join([*given, *_keywords(call)])}){place_text(call.result)}"
+    return f"target({', '.join(given)}){place_text(call.result)}"
 
 
 def _find(found: str) -> str:

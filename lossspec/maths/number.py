@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from autograd.extend import defvjp, primitive
 from autograd.tracer import getval
@@ -202,6 +203,19 @@ def _exact(operation: Callable[[Any, Any], Any], x: Any, y: Any) -> bool:
         return False
     mantissa = np.abs(np.frexp(np.asarray(getval(factor), np.float64))[0])
     return bool(np.all((mantissa == 0.5) | (mantissa == 0)))
+
+
+def vector(values: Sequence[float], axes: int, real: Any) -> Number:
+    """Return the numbers of a parameter along a last axis, each rounded as `constant` does.
+
+    Args:
+        values: The numbers.
+        axes: How many axes of size 1 come before the last one.
+        real: The floating type.
+    """
+    plain = np.asarray(values, real).reshape((1,) * axes + (len(values),))
+    exact = [float(ml_dtypes.bfloat16(value)) == value for value in values]
+    return Number(np.where(exact, plain, rounded(plain, apart=True)))
 
 
 def word(function: Callable[..., Any]) -> Callable[..., Any]:

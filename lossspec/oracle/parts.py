@@ -125,7 +125,7 @@ class Solution:
         piece = self.case
         for axis in self._axes:
             axes.append(axis)
-            piece = part_along(self.loss, piece, axis, slice(1))
+            piece = part_along(self.loss, piece, axis, slice(1), alone=True)
             try:
                 taken = _measured(self.loss, piece)
             except OutOfRoom:
@@ -148,7 +148,7 @@ class Solution:
             for axis in axes:
                 length = few if axis == last else 1
                 first = self.case if axis == axes[0] else piece
-                piece = part_along(self.loss, first, axis, slice(length))
+                piece = part_along(self.loss, first, axis, slice(length), alone=True)
             taken = _measured(self.loss, piece) / few
         left = max(1, int(PART_BYTES // taken))
         lengths = {}
@@ -178,7 +178,9 @@ class Solution:
                 for start, (axis, length) in zip(first, self.cut.items(), strict=True)
             }
             case = reduce(
-                lambda case, axis: part_along(self.loss, case, axis, where[axis]), where, self.case
+                lambda case, axis: part_along(self.loss, case, axis, where[axis], alone=True),
+                where,
+                self.case,
             )
             yield where, case
 

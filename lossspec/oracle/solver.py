@@ -54,10 +54,11 @@ from lossspec.errors import OutOfRoom, SpecError, blaming
 from lossspec.excuse import Excuse
 from lossspec.maths import words
 from lossspec.maths.ensemble import ROUNDING_MEMBERS, SIDES, Ensemble, ensemble, step_of
-from lossspec.maths.number import Number, array_of
+from lossspec.maths.number import Number, array_of, vector
 from lossspec.oracle.bounds import REASONS, Bounded, why_open
 from lossspec.oracle.expected import Expected, Whole
 from lossspec.oracle.placement import Placed, placed_axes
+from lossspec.spec.constrained import Constrained, Mask
 from lossspec.spec.loss import Definition, Loss
 from lossspec.spec.roles import ClassIndex
 from lossspec.thresholds import (
@@ -182,7 +183,8 @@ class _Posed:
                 own = contract.axes(shape) if shape.startswith("(") else ()
                 looped = {*contract.result} - {self.coupled}
                 core = tuple(self.sizes[axis] for axis in own if axis not in looped)
-                given[name] = np.full((1,) * (1 + len(self.loop)) + core, role.default, real)
+                kind = np.dtype(role.dtypes[0]) if role.integer else real
+                given[name] = np.full((1,) * (1 + len(self.loop)) + core, role.default, kind)
         for name, view in self.fixed.items():
             role = roles[name]
             if isinstance(role, ClassIndex) and role.one_hot:
@@ -190,6 +192,8 @@ class _Posed:
             else:
                 given[name] = view[None]
         for name, value in self.case.parameters.items():
+            if isinstance(value, tuple):
+                value = vector(value, 1 + len(self.loop), real)
             given[name] = real(value) if isinstance(value, float) else value
         return given
 
@@ -309,7 +313,7 @@ def _pose(
         if isinstance(role, ClassIndex) and role.ignored_by is not None:
             counted = counted & (view != case.parameters.get(role.ignored_by))
             view = np.where(counted, view, np.zeros_like(view))
-        fixed[name] = view.astype(np.int64)
+        fixed[name] = view if isinstance(role, Mask) else view.astype(np.int64)
     if not counted.all():
         exact = _without_ignored(exact, placed, counted)
     patterns = _patterns(exact, placed)
@@ -550,6 +554,10 @@ def _outside(loss: Loss, case: Case) -> dict[str, np.ndarray]:
         role = roles[name]
         if isinstance(role, ClassIndex):
             found[name] = ~role.allows(array, sizes[role.classes], case.parameters)
+            continue
+        if isinstance(role, Constrained):
+            axes = axes_of(loss, loss.form(case.form), case.shape, name, array.ndim)
+            found[name] = ~role.holds(array, role.axis(axes))
             continue
         x = array.astype(np.float64)
         found[name] = ~(np.isfinite(x) & role.contains(x))

@@ -1,18 +1,28 @@
 """The specification of a loss: tensors with roles, shapes, parameters, a definition, refusals."""
 
 from lossspec.spec.catalogue import catalogue, find
+from lossspec.spec.constrained import (
+    Box,
+    Label,
+    Mask,
+    Rank,
+    Sorted,
+    Temperature,
+    UnitVector,
+)
 from lossspec.spec.loss import (
     OF_DIFFERENCE,
     AnySize,
     Definition,
     Example,
     Form,
+    Key,
     Loss,
     Rows,
     Symmetry,
 )
 from lossspec.spec.mean import Mean
-from lossspec.spec.parameters import Parameter, ignore_index, number, switch
+from lossspec.spec.parameters import Parameter, choice, ignore_index, number, switch, vector
 from lossspec.spec.refusals import Refusal
 from lossspec.spec.roles import (
     Binary,
@@ -38,6 +48,7 @@ __all__ = [
     "OF_DIFFERENCE",
     "AnySize",
     "Binary",
+    "Box",
     "ClassIndex",
     "Count",
     "Definition",
@@ -45,28 +56,37 @@ __all__ = [
     "Example",
     "Factor",
     "Form",
+    "Key",
+    "Label",
     "Length",
     "LogProbability",
     "Logit",
     "Loss",
+    "Mask",
     "Mean",
     "NonNegative",
     "Parameter",
     "Positive",
     "Probability",
+    "Rank",
     "Real",
     "Refusal",
     "Role",
     "Rows",
     "Shape",
     "Sign",
+    "Sorted",
     "Surface",
     "Symmetry",
+    "Temperature",
+    "UnitVector",
     "Weight",
     "catalogue",
+    "choice",
     "find",
     "ignore_index",
     "number",
     "switch",
+    "vector",
     "written_out",
 ]

@@ -12,11 +12,12 @@ import numpy as np
 
 from lossspec.dtypes import REAL_DTYPES
 from lossspec.errors import SpecError, blaming
+from lossspec.spec.constrained import SIDES_OF_A_BOX, Box, Constrained
 from lossspec.spec.mean import Mean
 from lossspec.spec.parameters import Parameter
 from lossspec.spec.refusals import Refusal as Refusal
 from lossspec.spec.roles import ClassIndex, Distribution, Role, Surface
-from lossspec.spec.shapes import Shape
+from lossspec.spec.shapes import Shape, root
 
 #: A function whose arguments are tensors and parameters by name.
 Definition = Callable[..., Any]
@@ -25,6 +26,10 @@ SizeRule = Callable[[Mapping[str, int], Mapping[str, Any]], int]
 #: How the rows of a batch relate. The loss of an independent row depends on that row only. That of
 #: a coupled row depends on the whole batch, and that of an ordered row also on the order of rows.
 Rows = Literal["independent", "coupled", "ordered"]
+
+
+class Key(str):
+    """The key under which a dict of results holds a loss, as in `results={"mean": Key("loss")}`."""
 
 
 class AnySize(tuple[int, ...]):
@@ -194,9 +199,12 @@ class Loss:
     #: other, from the sizes of the axes and the parameters. The budget of a sum grows with their
     #: number. The default is one part.
     parts: SizeRule | None = None
-    #: For each reduction, the field of the class's result that holds it, if the class takes no
+    #: For each reduction, where the result of a call holds it: the name of an attribute, the index
+    #: in a tuple or the `Key` of a dict. A call with different places for its reductions takes no
     #: `reduction`.
-    results: Mapping[str, str] = field(default_factory=dict)
+    results: Mapping[str, str | int] = field(default_factory=dict)
+    #: The surfaces whose calls return such a result; other calls return the loss itself.
+    results_on: tuple[Surface, ...] = ("class",)
     dtypes: tuple[str, ...] = REAL_DTYPES
     refusals: tuple[Refusal, ...] = ()
     symmetries: tuple[Symmetry, ...] = ()
@@ -221,6 +229,14 @@ class Loss:
 
     def __repr__(self) -> str:
         return f"<spec {self.name!r}>"
+
+    def place_of(self, reduction: str, surface: Surface) -> str | int | None:
+        """Return where the result of a call holds a reduction; None if it is the result itself."""
+        return self.results.get(reduction) if surface in self.results_on else None
+
+    def returns_every_reduction(self, surface: Surface) -> bool:
+        """Return whether one call returns all reductions, and so takes no `reduction`."""
+        return surface in self.results_on and len(set(self.results.values())) > 1
 
     @property
     def breadth(self) -> int:
@@ -271,6 +287,13 @@ class Loss:
         Raises:
             SpecError: A size function of the spec raises.
         """
+        for axis, size in sizes.items():
+            first = root(axis)
+            if size != (int(first) if first.isdigit() else sizes.get(first, size)):
+                return False
+        for axis, size in self.counted_by(form, parameters).items():
+            if sizes.get(axis, size) != size:
+                return False
         for axis, rule in form.sizes.items():
             if axis not in sizes or isinstance(rule, AnySize):
                 continue
@@ -300,6 +323,15 @@ class Loss:
                 return refusal
         return None
 
+    def counted_by(self, form: Form, parameters: Mapping[str, Any]) -> dict[str, int]:
+        """Return the sizes of the axes for whose elements a parameter has a number each."""
+        known = self.parameters_of(form)
+        return {
+            known[name].along: len(value)
+            for name, value in parameters.items()
+            if name in known and known[name].along
+        }
+
     def equivalents_of(self, form: Form) -> tuple[Definition, ...]:
         """Return the equivalent forms of the definition that a form has."""
         return form.equivalents if form.define else self.equivalents
@@ -328,6 +360,15 @@ class Loss:
             }
             for form in self.forms
         }
+
+
+def place_text(place: str | int | None) -> str:
+    """Return the code that takes the loss from the result of a call; "" for the result itself."""
+    if place is None:
+        return ""
+    if isinstance(place, Key | int):
+        return f"[{str(place)!r}]" if isinstance(place, Key) else f"[{place}]"
+    return f".{place}"
 
 
 def _counting_along(form: Form, classes: str) -> Form:
@@ -370,6 +411,10 @@ def _problems(loss: Loss) -> Iterator[str]:
             yield from refusal.problems(every, loss.parameters)
         else:
             yield f"refusals takes a tuple of Refusal, got {refusal!r}"
+    yield from _unknown("results", loss.results, loss.reductions)
+    if loss.results and (missing := ", ".join(n for n in loss.reductions if n not in loss.results)):
+        yield f"results lacks the reductions {missing}; name where a result holds each of them"
+    yield from _unknown("results_on", loss.results_on, get_args(Surface))
     if loss.parts is not None and not callable(loss.parts):
         yield f"parts takes a function of the sizes and the parameters, got {loss.parts!r}"
     for example in loss.examples:
@@ -425,6 +470,11 @@ def _problems_of_form(loss: Loss, form: Form) -> Iterator[str]:
                 f"tensors are: {names}"
             )
         yield from _problems_of_classes(loss, form, shape)
+        yield from _problems_of_structure(form, shape)
+        for name, parameter in loss.parameters.items():
+            if parameter.along and (not parameter.forms or form.name in parameter.forms):
+                where = f"along of the parameter {name!r} in {shape.text!r}"
+                yield from _unknown(where, [parameter.along], shape.core)
     yield from form.mean.problems()
     yield from _unknown("fixed", form.fixed, loss.parameters)
     known = [*loss.roles(form), *loss.parameters_of(form)]
@@ -446,6 +496,25 @@ def _problems_of_classes(loss: Loss, form: Form, shape: Shape) -> Iterator[str]:
             yield (
                 f"{name!r} refers to classes, but the shape contract {shape.text!r} has no axis "
                 f"{axis!r} for them; name their axis with Loss(classes=...)"
+            )
+
+
+def _problems_of_structure(form: Form, shape: Shape) -> Iterator[str]:
+    """Yield an error for each tensor that lacks the axis along which its role restricts numbers."""
+    for (name, role), axes in zip(form.tensors.items(), shape.inputs, strict=False):
+        if not isinstance(role, Constrained) or role.elementwise:
+            continue
+        kind, at = type(role).__name__, role.axis(axes)
+        if at is None:
+            yield (
+                f"the {kind} {name!r} needs an axis {role.along or ''!r} to restrict its numbers "
+                f"along, but its axes in {shape.text!r} are ({', '.join(map(root, axes))}); name "
+                "one of them with along=..."
+            )
+        elif isinstance(role, Box) and root(axes[at]) != str(SIDES_OF_A_BOX):
+            yield (
+                f"the Box {name!r} needs an axis of size {SIDES_OF_A_BOX} in {shape.text!r}, as in "
+                f"'(N, {SIDES_OF_A_BOX})', got the axis {root(axes[at])!r}"
             )
 
 

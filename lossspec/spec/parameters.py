@@ -1,4 +1,4 @@
-"""Parameters: arguments of a loss that are Python numbers, switches or strings."""
+"""Parameters: arguments of a loss that are Python numbers, tuples of them, switches or words."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Parameter:
-    """An argument of a loss that is a Python number, switch or string."""
+    """An argument of a loss that is a Python number, a tuple of numbers, a switch or a string."""
 
     default: Any
     #: The valid values that are drawn, the default first.
@@ -27,6 +27,8 @@ class Parameter:
     #: Whether a value other than 0 gives every class a share of the target, as label smoothing
     #: does. Then no class may have a score of -inf.
     smooths: bool = False
+    #: For a tuple of numbers: the axis that has a number for each of its elements.
+    along: str = ""
     #: The explanation that is printed on the page of the loss.
     doc: str = ""
 
@@ -67,6 +69,66 @@ def number(
         forms=tuple(forms),
         absent=absent,
         smooths=smooths,
+        doc=doc,
+    )
+
+
+def vector(
+    default: Sequence[float],
+    *also: Sequence[float],
+    along: str = "",
+    refused: Sequence[Sequence[float]] = (),
+    forms: Sequence[str] = (),
+    doc: str = "",
+) -> Parameter:
+    """Return a parameter that is a tuple of real numbers, such as one weight for each class.
+
+    `define` gets the numbers along the last axis. They are rounded to the dtype.
+
+    Args:
+        default: The default.
+        *also: Other valid values to draw, also of other lengths.
+        along: The axis that has one of the numbers for each of its elements, if there is one. The
+            size of this axis is the length of the tuple.
+        refused: Values that must raise.
+        forms: The names of the forms that take it; all forms if empty.
+        doc: The explanation that is printed on the page of the loss.
+    """
+
+    def numbers(given: Sequence[float]) -> tuple[float, ...]:
+        return tuple(map(float, given))
+
+    return Parameter(
+        default=numbers(default),
+        values=(numbers(default), *map(numbers, also)),
+        along=along,
+        refused=tuple(map(numbers, refused)),
+        forms=tuple(forms),
+        doc=doc,
+    )
+
+
+def choice(
+    default: str,
+    *also: str,
+    refused: Sequence[str] = (),
+    forms: Sequence[str] = (),
+    doc: str = "",
+) -> Parameter:
+    """Return a parameter that is one of several words.
+
+    Args:
+        default: The default.
+        *also: The other words.
+        refused: Words that must raise.
+        forms: The names of the forms that take it; all forms if empty.
+        doc: The explanation that is printed on the page of the loss.
+    """
+    return Parameter(
+        default=default,
+        values=(default, *also),
+        refused=tuple(refused),
+        forms=tuple(forms),
         doc=doc,
     )
 

@@ -43,8 +43,10 @@ class Role:
 
     #: The name of the strategy with which `lossspec.cases` draws its numbers.
     style = "real"
-    #: Whether it holds integers, such as indices or lengths: exact and without a gradient.
+    #: Whether it holds integers, such as indices or lengths: exact and without a gradient. Then its
+    #: `dtypes` are those of a call.
     integer = False
+    dtypes = tuple[str, ...]()
 
     @property
     def optional(self) -> bool:

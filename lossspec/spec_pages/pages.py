@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Any
 from lossspec.render.layout import THEMES
 from lossspec.report.files import replace_file
 from lossspec.spec.catalogue import catalogue
-from lossspec.spec.loss import Example, Form, Loss
+from lossspec.spec.constrained import Constrained, Label, Rank, Sorted
+from lossspec.spec.loss import Example, Form, Loss, place_text
 from lossspec.spec.parameters import Parameter
 from lossspec.spec.roles import ClassIndex, Length, Role, Surface
+from lossspec.spec.shapes import root
 from lossspec.spec_pages.blocks import Block, Bullets, Code, Formula, Prose, Table, escaped, wrapped
 from lossspec.spec_pages.vocabulary import vocabulary
 
@@ -201,7 +203,7 @@ def _definition(loss: Loss) -> Iterator[Block]:
     contracts = [contract for form in loss.forms for contract in form.contracts]
     core = dict.fromkeys(a for c in contracts for a in (loss.coupled_axis(c), *c.core) if a)
     alone = not any(loss.whole_batch(contract) for contract in contracts)
-    axes = _listed([_WRITTEN.get(axis, axis) for axis in core], "and")
+    axes = _listed([_WRITTEN.get(axis, root(axis)) for axis in core], "and")
     seen = f"It sees the ax{'es' if len(core) > 1 else 'is'} {axes} last"
     yield Prose(
         "`define` returns the loss before reduction, written with functions of `lossspec.maths`."
@@ -249,6 +251,8 @@ def _legend(loss: Loss) -> Iterator[Block]:
     axes = {a for f in loss.forms for c in f.contracts for g in (*c.inputs, c.result) for a in g}
     meant = {loss.batch: "the batch", loss.classes: "the classes"} | _AXES
     known = [f"`{_WRITTEN.get(a, a)}` for {words}" for a, words in meant.items() if a in axes]
+    known += [f"`{a}` for an axis of size {a}" for a in sorted(axes) if a.isdigit() and a != "1"]
+    known += [f"`{root(a)}`, named twice, for two axes of one size" for a in axes if root(a) != a]
     if known:
         yield Prose(_sentence(_joined(known, "and").replace("` for ", "` stands for ", 1)))
 
@@ -268,10 +272,24 @@ def _values(role: Role) -> str:
             parts.append(f"An implementation may refuse {_listed(role.tolerated)}.")
     elif isinstance(role, Length):
         parts = [parts[0].replace("`of`", f"`{role.of}`"), f"Dtype {_listed(role.dtypes)}."]
+    elif isinstance(role, Label):
+        parts = [f"An integer label from {role.low:g} to {role.high:g}."]
+        parts.append(f"Dtype {_listed(role.dtypes)}.")
+    elif isinstance(role, Rank):
+        parts = [parts[0].replace("`first`", f"{role.first}"), f"Dtype {_listed(role.dtypes)}."]
+    elif isinstance(role, Sorted) and role.descending:
+        parts = [parts[0].replace("ascending", "descending")]
     standard = {field.name: field.default for field in fields(role)}
     for name, words in (("low", "At least"), ("high", "At most")):
+        if isinstance(role, Label):
+            break  # named already
         if (bound := getattr(role, name)) != standard[name]:
             parts.append(f"{words} {bound:g}.")
+    if isinstance(role, Constrained):
+        if role.along:
+            parts.append(f"Its axis is `{role.along}`.")
+        if role.checked:
+            parts.append("Other numbers must raise.")
     if role.scalar:
         parts.append("Passed as a Python number or as a tuple of Python numbers.")
     if role.through:
@@ -298,6 +316,8 @@ def _parameter(name: str, parameter: Parameter) -> tuple[str, str, str]:
         return ", ".join(f"`{_shown(parameter, value)}`" for value in values)
 
     parts = [_sentence(parameter.doc)] if parameter.doc else []
+    if parameter.along:
+        parts.append(f"One number for each element of the axis `{parameter.along}`.")
     parts.append(f"Drawn values: {shown(parameter.values)}.")
     if parameter.refused:
         parts.append(f"Values that must raise: {shown(parameter.refused)}.")
@@ -326,7 +346,8 @@ def _reductions(loss: Loss) -> Iterator[str]:
         says["mean"] = ". ".join([each[0], *(f"{m[:1].upper()}{m[1:]}" for m in each[1:])])
     for place, name in enumerate(loss.reductions):
         default = "" if place else ", the default"
-        read = f", the class's `{loss.results[name]}`" if name in loss.results else ""
+        held = place_text(loss.results.get(name)).removeprefix(".")
+        read = f", the {' and the '.join(loss.results_on)}'s `{held}`" if held else ""
         yield f"`{name}`{default}{read}: {says.get(name, 'as the definition says')}."
     if "mean" in loss.reductions and any(c.result for f in loss.forms for c in f.contracts):
         yield from _of_nothing(loss)
