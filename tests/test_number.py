@@ -8,7 +8,7 @@ import torch
 from autograd import make_vjp
 
 import lossspec
-from lossspec.maths import log, norm, positive_part, softplus, total
+from lossspec.maths import absolute, log, norm, positive_part, softplus, total
 from lossspec.maths.ensemble import ROUNDING_MEMBERS, SIDES, Ensemble, ensemble
 from lossspec.maths.number import Number, array_of
 from lossspec.spec.loss import Form, Loss
@@ -173,6 +173,15 @@ def test_products_and_quotients_in_plain_operators_have_the_right_budget():
     )
     assert verdicts(spec, lambda x, t: (x * x - t * t) / (1 + x * x)) == RIGHT
     assert verdicts(spec, lambda x, t: (x * x - t * t) / (1.01 + x * x))["value"] == "deviates"
+
+
+def test_the_absolute_value_of_a_rounded_zero_has_a_budget():
+    def define(input, target):
+        return target + absolute(input * 0.1 - 0.1 * input)
+
+    spec = pointwise("rounded_zero", define)
+    assert verdicts(spec, lambda x, t: t + (x * 0.1 - x / 10).abs())["value"] == "conforms"
+    assert verdicts(spec, lambda x, t: t + 0.01 * x.abs())["value"] == "deviates"
 
 
 # === equivalent forms ======================================================================

@@ -44,7 +44,12 @@ def absolute(x: Array) -> Array:
     raw = getval(x)
     sign = np.sign(raw)
     # The value is |x| whichever side a member takes, since a root or a power may follow.
-    return standing_for(x, raw * kept(sign), kinked(raw, sign, -1.0, 1.0))
+    value = raw * kept(sign)
+    if current.ensemble is not None:
+        rounding = current.ensemble.rounding
+        # A rounded 0 has a size, although member 0 has no sign to keep.
+        value[rounding] = np.broadcast_to(np.abs(raw), value.shape)[rounding]
+    return standing_for(x, value, kinked(raw, sign, -1.0, 1.0))
 
 
 def positive_part(x: Array) -> Array:
