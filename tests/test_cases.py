@@ -17,6 +17,7 @@ from lossspec.errors import CaseError
 from lossspec.execution.tensors import to_extended, to_torch
 from lossspec.judging.profiles import PROFILES, Profile
 from lossspec.judging.stream import stream
+from lossspec.maths.number import Number, array_of
 from lossspec.oracle.solver import _arguments, _pose, solve
 from lossspec.spec.catalogue import catalogue, find
 
@@ -324,8 +325,8 @@ def test_a_definition_computes_in_the_dtype_of_its_inputs(name):
         posed = _pose(loss, solved.case)
         given = {
             **posed.rest(posed.precision.numpy),
-            **{n: x[None] for n, x in posed.exact.items()},
+            **{n: Number(x[None]) for n, x in posed.exact.items()},
         }
         with np.errstate(all="ignore"):
             result = posed.define(**{name: given[name] for name in _arguments(posed.define)})
-        assert np.asarray(result).dtype == NUMPY[solved.case.dtype], solved.case.form
+        assert np.asarray(array_of(result)).dtype == NUMPY[solved.case.dtype], solved.case.form

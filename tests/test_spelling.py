@@ -81,6 +81,7 @@ def renamed_spec(loss):
         batch=AXES[loss.batch],
         classes=AXES[loss.classes],
         define=renamed_function(loss.define),
+        equivalents=tuple(map(renamed_function, loss.equivalents)),
         forms=tuple(map(renamed_form, loss.forms)),
         options=renamed({name: renamed_role(role) for name, role in loss.options.items()}),
         parameters=renamed(loss.parameters),

@@ -15,7 +15,7 @@ from autograd.tracer import getval
 from lossspec.maths.elementwise import array_like, constant
 from lossspec.maths.ensemble import Array, current, kept, rounded
 from lossspec.maths.foreign import OwnWordsOnly, advice
-from lossspec.maths.primitives import power
+from lossspec.maths.primitives import divided, power
 from lossspec.maths.sums import matmul
 
 
@@ -177,6 +177,8 @@ def _operate(operation: Callable[[Any, Any], Any], x: Any, y: Any) -> Number:
     x_raw, y_raw = _operand(x, like), _operand(y, like)
     if operation is operator.pow and (np.ndim(getval(y_raw)) or not isinstance(x, Number)):
         result = power(array_like(x_raw, like), array_like(y_raw, like))
+    elif operation is operator.truediv:
+        result = divided(x_raw, y_raw)
     else:
         result = operation(x_raw, y_raw)
     return Number(result if _exact(operation, x, y) else _round(operation, result))
