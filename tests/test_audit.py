@@ -133,6 +133,13 @@ def test_every_clause_finds_a_defect_and_judges_a_right_loss():
     assert names - set(RECORD.judged) == set()
 
 
+def test_the_clauses_that_judge_no_shipped_loss_are_these():
+    """tests/test_roles_calls.py and tests/test_batches.py have wrong and right losses for them."""
+    others = {each.name for each in clauses().values() if each.speaks_on("cpu")}
+    others -= {clause.name for clause in audited()}
+    assert others == {"refuses-values", "whole-batch-permutation", "whole-batch-repetition"}
+
+
 def test_no_right_loss_is_reported():
     assert {id: cases for id, cases in RECORD.right.items() if cases} == {}
 

@@ -205,10 +205,10 @@ def _definition(loss: Loss) -> Iterator[Block]:
     alone = not any(loss.whole_batch(contract) for contract in contracts)
     axes = _listed([_WRITTEN.get(axis, root(axis)) for axis in core], "and")
     seen = f"It sees the ax{'es' if len(core) > 1 else 'is'} {axes} last"
+    free = f"{'Batches, reductions' if alone else 'Reductions'}, dtypes and memory layouts"
     yield Prose(
         "`define` returns the loss before reduction, written with functions of `lossspec.maths`."
-        f" {seen if core else 'It works element by element'}. {'Batches, r' if alone else 'R'}"
-        "eductions, dtypes and memory layouts are not part of it."
+        f" {seen if core else 'It works element by element'}. {free} are not part of it."
     )
     equivalents = [*loss.equivalents, *(f for form in loss.forms for f in form.equivalents)]
     if equivalents:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -22,6 +22,7 @@ from lossspec.clauses import Clause, clauses
 from lossspec.judging.profiles import PROFILES, Profile
 from lossspec.report.files import replace_file
 from lossspec.spec.catalogue import catalogue
+from lossspec.spec.roles import Surface
 from tests.defects.catalogue import Baseline, RecreatedBug, defects, right_implementations
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -297,5 +298,12 @@ def _case(number: int | None) -> str:
 
 
 def audited() -> list[Clause]:
-    """Return the clauses that an audit uses, which judge on the CPU."""
-    return [clause for clause in clauses().values() if clause.speaks_on("cpu")]
+    """Return the clauses that judge a shipped loss on the CPU."""
+    return [
+        clause
+        for clause in clauses().values()
+        if clause.speaks_on("cpu")
+        and any(
+            clause.applies(loss, on) for loss in catalogue().values() for on in get_args(Surface)
+        )
+    ]
