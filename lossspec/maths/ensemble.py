@@ -118,6 +118,9 @@ class Ensemble:
     compared: bool = False
     #: Masks of the elements that the definition declares to be nan, with `by_convention`.
     stated: list[np.ndarray] = field(default_factory=list)
+    #: How many axes behind the member axis count elements of the loss. Their elements are rounded
+    #: alike, so that a budget does not depend on the place in the batch.
+    loop_axes: int = 0
 
     @property
     def rounding(self) -> slice:
@@ -135,6 +138,7 @@ class Ensemble:
             self.step,
             self.room,
             self.numbers,
+            loop_axes=self.loop_axes,
         )
 
     def take(self, numbers: int) -> None:
@@ -177,7 +181,7 @@ class Ensemble:
         """
         raw = getval(x)
         self.take(raw.size)
-        apart = apart and raw.ndim > 1
+        apart = apart and raw.ndim > 1 + self.loop_axes
         shape = (*(1,) * (raw.ndim - 2), raw.shape[-1]) if apart else (1,) * (raw.ndim - 1)
         ways = _SIGNS[self.words % len(_SIGNS)]
         if steady:

@@ -334,7 +334,9 @@ def _pose(
         counted,
         patterns,
         tuple(name for name in exact if gradients and roles[name].differentiable),
-        Ensemble(size, dtype.unit, dtype.smallest, SLACK, free, step, room),
+        Ensemble(
+            size, dtype.unit, dtype.smallest, SLACK, free, step, room, loop_axes=len(loop)
+        ),
         coupled,
     )
 
