@@ -255,7 +255,7 @@ def new_parameter_settle(rng, tensors, parameters):
     [
         (
             shrinking_settle,
-            r"settle gave y the shape \[1, 2\], so the axis 'N' of .* has size 1, but \d+ in",
+            r"settle changed y from the shape \[2, 2\] to \[1, 2\]; .* keep the size of N",
         ),
         (negative_settle, "settle set y to numbers that NonNegative does not allow"),
         (unsorting_settle, "settle set x to numbers that Sorted does not allow"),
