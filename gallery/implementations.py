@@ -82,15 +82,22 @@ def generalized_box_iou_loss(
     require_same_shape(input, target)
     if input.ndim != 2 or input.shape[-1] != 4:
         raise ValueError(f"the boxes must be of shape (N, 4), got {list(input.shape)}")
-    overlap = (
-        torch.minimum(input[:, 2:], target[:, 2:]) - torch.maximum(input[:, :2], target[:, :2])
-    )
-    overlap = overlap.clamp(min=0).prod(-1)
-    around = torch.maximum(input[:, 2:], target[:, 2:]) - torch.minimum(input[:, :2], target[:, :2])
-    around = around.prod(-1)
-    areas = (input[:, 2:] - input[:, :2]).prod(-1) + (target[:, 2:] - target[:, :2]).prod(-1)
-    union = areas - overlap
-    return reduced(1 - overlap / (union + eps) + (around - union) / (around + eps), reduction)
+    wide = torch.promote_types(input.dtype, torch.float32)  # 1 / eps overflows in float16
+    losses = _giou_losses(input.to(wide), target.to(wide), eps)
+    return reduced(losses.to(input.dtype), reduction)
+
+
+def _giou_losses(input: Tensor, target: Tensor, eps: float) -> Tensor:
+    near, near_target = input[:, :2], target[:, :2]
+    far, far_target = input[:, 2:], target[:, 2:]
+    overlap = _area((torch.minimum(far, far_target) - torch.maximum(near, near_target)).clamp(0))
+    around = _area(torch.maximum(far, far_target) - torch.minimum(near, near_target))
+    union = _area(far - near) + _area(far_target - near_target) - overlap
+    return 1 - overlap / (union + eps) + (around - union) / (around + eps)
+
+
+def _area(sides: Tensor) -> Tensor:
+    return sides[:, 0] * sides[:, 1]
 
 
 def pinball_loss(

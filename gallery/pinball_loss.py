@@ -19,9 +19,7 @@ spec = Loss(
     source="https://scikit-learn.org/stable/modules/model_evaluation.html#pinball-loss",
     define=define,
     forms=(
-        Form(
-            shapes=("(*), (*) -> (*)",), tensors={"input": Real(), "target": Real(learned=False)}
-        ),
+        Form(shapes=("(*), (*) -> (*)",), tensors={"input": Real(), "target": Real(learned=False)}),
     ),
     parameters={
         "quantile": number(

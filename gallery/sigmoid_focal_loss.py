@@ -26,7 +26,9 @@ spec = Loss(
             *(0.25, 0.0, 0.6, 1.0), refused=(-0.5, 1.5), doc="The weight of y = 1, in [0, 1]."
         ),
         "gamma": number(
-            *(2.0, 0.0, 1.0, 5.0), refused=(-1.0,), doc="How fast a right prediction stops counting."
+            *(2.0, 0.0, 1.0, 5.0),
+            refused=(-1.0,),
+            doc="How fast a right prediction stops counting.",
         ),
     },
     examples=(
