@@ -37,7 +37,9 @@ spec = Loss(
             tensors={"input": Box(), "target": Box(learned=False)},
         ),
     ),
-    parameters={"eps": number(1e-7, 1e-3, doc="Added to both divisors; above 0.")},
+    parameters={
+        "eps": number(1e-7, 1e-3, refused=(0.0, -1.0), doc="Added to both divisors; above 0.")
+    },
     examples=(
         Example(
             arguments={"input": [[0.0, 0.0, 2.0, 2.0]], "target": [[1.0, 1.0, 3.0, 3.0]]},

@@ -82,6 +82,8 @@ def generalized_box_iou_loss(
     require_same_shape(input, target)
     if input.ndim != 2 or input.shape[-1] != 4:
         raise ValueError(f"the boxes must be of shape (N, 4), got {list(input.shape)}")
+    if eps <= 0:
+        raise ValueError(f"eps must be above 0, got {eps}")
     wide = torch.promote_types(input.dtype, torch.float32)  # 1 / eps overflows in float16
     losses = _giou_losses(input.to(wide), target.to(wide), eps)
     return reduced(losses.to(input.dtype), reduction)
