@@ -29,6 +29,8 @@ def where(condition: Array, yes: Array, no: Array) -> Array:
     """
     condition = kept(np.asarray(getval(condition)))
     like = yes if np.ndim(getval(yes)) else no
+    if not np.ndim(getval(like)):  # two parameters, which take the shape of the mask
+        like = np.zeros(condition.shape, np.result_type(yes, no))
     yes, no = array_like(yes, like), array_like(no, like)
     compared(np.isnan(getval(yes)) != np.isnan(getval(no)))
     return select(condition, yes, no)
