@@ -334,9 +334,7 @@ def _pose(
         counted,
         patterns,
         tuple(name for name in exact if gradients and roles[name].differentiable),
-        Ensemble(
-            size, dtype.unit, dtype.smallest, SLACK, free, step, room, loop_axes=len(loop)
-        ),
+        Ensemble(size, dtype.unit, dtype.smallest, SLACK, free, step, room, loop_axes=len(loop)),
         coupled,
     )
 
