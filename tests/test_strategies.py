@@ -331,7 +331,7 @@ def test_the_shape_may_be_a_strategy():
     [
         (lambda: calls("cros_entropy"), UnknownName, "did you mean cross_entropy"),
         (lambda: cases("hubber_loss"), UnknownName, "did you mean huber_loss"),
-        (lambda: calls(3), ArgumentTypeError, "is a name or a lossspec.Loss, got 3"),
+        (lambda: calls(3), ArgumentTypeError, "must be a name or a lossspec.Loss, got 3"),
         (lambda: calls("l1_loss", dtypes="float23"), UnknownName, "dtype of l1_loss 'float23'"),
         (lambda: calls("l1_loss", device="gpu"), DeviceError, "device gpu: not a torch device"),
         (lambda: calls("l1_loss", numbers=0), ArgumentError, "1 or more, got 0"),
