@@ -1,6 +1,6 @@
 """Direct preference optimisation: a policy should prefer the chosen answer to the rejected one."""
 
-from lossspec.maths import softplus
+from lossspec.maths import minus_log_sigmoid
 from lossspec.spec import Example, Form, LogProbability, Loss, number
 
 
@@ -8,13 +8,13 @@ def define(policy_chosen, policy_rejected, reference_chosen, reference_rejected,
     """Return -log σ(β (log-ratio of the chosen answer - log-ratio of the rejected answer))."""
     chosen = policy_chosen - reference_chosen
     rejected = policy_rejected - reference_rejected
-    return softplus(-beta * (chosen - rejected))
+    return minus_log_sigmoid(beta * (chosen - rejected))[0]
 
 
 def of_models(policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta):
     """Return the same from the preference of each model."""
     policy, reference = policy_chosen - policy_rejected, reference_chosen - reference_rejected
-    return softplus(-beta * (policy - reference))
+    return minus_log_sigmoid(beta * (policy - reference))[0]
 
 
 FIXED = LogProbability(differentiable=False, learned=False)
