@@ -8,7 +8,9 @@ import torch
 from autograd import make_vjp
 
 import lossspec
-from lossspec.maths import absolute, log, norm, positive_part, softplus, total
+from lossspec.judging.profiles import Profile
+from lossspec.judging.stream import stream
+from lossspec.maths import absolute, log, norm, positive_part, softplus, sqrt, total
 from lossspec.maths.ensemble import ROUNDING_MEMBERS, SIDES, Ensemble, ensemble
 from lossspec.maths.number import Number, array_of
 from lossspec.spec.loss import Form, Loss
@@ -204,6 +206,18 @@ def test_an_equivalent_form_widens_the_budget_and_no_other_form_does():
     assert verdicts(wide, expanded) == RIGHT
     assert verdicts(wide, lambda x, t: (x - t) ** 2) == RIGHT
     assert verdicts(wide, lambda x, t: 1.01 * (x - t) ** 2)["value"] == "deviates"
+
+
+def test_an_overflow_of_an_equivalent_form_is_the_reason_for_an_open_budget():
+    def rooted(input, target):
+        return sqrt((input - target) ** 2)
+
+    spec = pointwise("size", lambda input, target: absolute(input - target), equivalents=(rooted,))
+    profile = Profile("few", 200, 1)
+    expected = [each.expected for each in stream(spec, profile, 0, ("float16",))]
+    open_budgets = [(e.why[np.isinf(e.budget)] != 0).all() for e in expected]
+    assert any(np.isinf(e.budget).any() for e in expected)
+    assert all(open_budgets)
 
 
 def test_the_subgradient_of_an_equivalent_form_is_correct_too():

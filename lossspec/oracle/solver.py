@@ -413,7 +413,9 @@ def solve(
             for name, derivative in derivatives.items()
         }
         for other in _equivalents(posed):
-            budget, bounded = _widened(other, whole, losses[0], why, budget, bounded, cotangents)
+            budget, why, bounded = _widened(
+                other, whole, losses[0], why, budget, bounded, cotangents
+            )
     return Expected(
         case,
         np.where(posed.counted, losses[0], 0),
@@ -453,7 +455,7 @@ def _widened(
     budget: np.ndarray,
     bounded: _Derivatives,
     cotangents: Sequence[np.ndarray],
-) -> tuple[np.ndarray, _Derivatives]:
+) -> tuple[np.ndarray, np.ndarray, _Derivatives]:
     """Widen the budgets of a definition so that they cover an equivalent form.
 
     Args:
@@ -466,7 +468,7 @@ def _widened(
         cotangents: The cotangents to run the plain formula with.
 
     Returns:
-        The new `budget` and the new `bounded`. Two derivatives that differ by more than rounding
+        The new `budget`, `why` and `bounded`. Two derivatives that differ by more than rounding
         are both correct, as at a kink.
     """
     with ensemble(posed.ensemble):
@@ -476,18 +478,21 @@ def _widened(
     error = _sensitivity(own, posed.ensemble, dtype) + dtype.unit * np.abs(own[0]) + plain
     apart = np.abs(own[0] - losses)
     error = error + np.where(np.isfinite(apart), apart, 0) / SLACK
+    opened = np.isinf(error) & np.isfinite(budget) & (budget > 0)
+    why_widened = np.where(opened, why_open(Excuse.OVERFLOW, opened), why)
     budget = np.where(np.isfinite(budget) & (budget > 0), np.fmax(budget, error), budget)
     widened = {}
     for name, (sides, known, reason) in bounded.items():
-        others, error, _ = _budget_of_derivative(
+        others, error, lost = _budget_of_derivative(
             posed, whole, name, losses, why, derivatives[name], plain_back[name]
         )
         apart = np.abs(others - sides[:1])
         equal = ~(apart > SLACK * np.maximum(known, error))
         error = np.fmax(known, error + np.where(equal, apart, 0).max(0) / SLACK)
         sides = np.concatenate([sides, np.where(equal, sides[:1], others)])
+        reason = np.where(np.isfinite(known) & np.isinf(error), lost, reason)
         widened[name] = (sides, np.where(np.isfinite(known), error, known), reason)
-    return budget, widened
+    return budget, why_widened, widened
 
 
 def _budget_of_losses(
