@@ -10,7 +10,7 @@ from autograd import make_vjp
 import lossspec
 from lossspec.judging.profiles import Profile
 from lossspec.judging.stream import stream
-from lossspec.maths import absolute, log, norm, positive_part, softplus, sqrt, total
+from lossspec.maths import absolute, log, mean, norm, positive_part, softplus, sqrt, total, where
 from lossspec.maths.ensemble import ROUNDING_MEMBERS, SIDES, Ensemble, ensemble
 from lossspec.maths.number import Number, array_of
 from lossspec.spec.loss import Form, Loss
@@ -124,6 +124,25 @@ def test_indexing_keeps_a_number_a_number():
     assert isinstance(first, Number)
     assert (first.shape, first.ndim) == ((1, 2), 2)
     assert np.array_equal(first.raw, x[..., 0])
+
+
+def test_two_parameters_chosen_by_a_mask_are_numbers_that_round():
+    mask = np.array([[True, False]])
+    chosen = where(mask, 0.3, 0.7)
+    assert isinstance(chosen, Number)
+    assert np.array_equal(chosen.raw, [[0.3, 0.7]])
+
+    def quotient(x):
+        return where(x > 1, 0.5, 0.25) / where(x > 1, 1.5, 3.0)
+
+    assert roundings(quotient, made(3.1, 0.7)) == pytest.approx(1.0)
+
+
+def test_the_mean_of_a_mask_is_a_number_and_its_count_is_none():
+    mask = np.array([[True, False, False]])
+    assert isinstance(mean(mask), Number)
+    assert array_of(mean(mask))[0] == pytest.approx(1 / 3)
+    assert not isinstance(total(mask), Number)
 
 
 # === budgets of textbook formulas ==========================================================

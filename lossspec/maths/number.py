@@ -10,7 +10,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 from autograd.extend import defvjp, primitive
-from autograd.tracer import getval
+from autograd.tracer import getval, isbox
 
 from lossspec.maths.elementwise import array_like, constant
 from lossspec.maths.ensemble import Array, current, kept, rounded
@@ -221,19 +221,28 @@ def vector(values: Sequence[float], axes: int, real: Any) -> Number:
 
 
 def word(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Turn a function of arrays into one of numbers."""
+    """Turn a function of arrays into one of numbers.
+
+    It returns numbers, unless it is given plain floating arrays only. Two parameters that a mask
+    chooses from are numbers, and so is the mean of a mask.
+    """
 
     @wraps(function)
     def of_numbers(*args: Any, **kwargs: Any) -> Any:
-        given = any(isinstance(x, Number) for x in (*args, *kwargs.values()))
+        given = (*args, *kwargs.values())
+        plain = not any(isinstance(x, Number) for x in given)
         result = function(*map(array_of, args), **{name: array_of(x) for name, x in kwargs.items()})
-        if not given:
+        if plain and (any(map(_is_floating, given)) or not np.ndim(getval(result))):
             return result
         if isinstance(result, tuple):
             return tuple(map(Number, result))
         return result if getval(result).dtype.kind in "biu" else Number(result)
 
     return of_numbers
+
+
+def _is_floating(x: Any) -> bool:
+    return isbox(x) or (isinstance(x, np.ndarray) and x.dtype.kind not in "biu")
 
 
 def array_of(x: Any) -> Any:
