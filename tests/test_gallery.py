@@ -1,14 +1,33 @@
 """The gallery: the right losses conform to its specs, and wrong ones are found."""
 
+import importlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
 import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, logsigmoid
 
 import lossspec
-from gallery import implementations
-from gallery.implementations import _giou_losses, info_nce, reduced
 
-SPECS = {spec.name: spec for spec in implementations.SPECS}
+GALLERY = Path(__file__).parents[1] / "gallery"
+sys.path.insert(0, str(GALLERY))
+implementations = importlib.import_module("lossspec_gallery.implementations")
+_giou_losses, info_nce, reduced = (
+    getattr(implementations, name) for name in ("_giou_losses", "info_nce", "reduced")
+)
+
+ENTRIES = tomllib.loads((GALLERY / "pyproject.toml").read_text("utf-8"))["project"]["entry-points"]
+SPECS = {
+    name: EntryPoint(name, value, "lossspec.specs").load()
+    for name, value in ENTRIES["lossspec.specs"].items()
+}
 CLAUSES = ["value", "gradient", "sum-of-none", "refuses-parameters", "refuses-shapes"]
 #: The clauses that only some of the losses have.
 MORE = {
@@ -147,3 +166,42 @@ def test_a_wrong_loss_is_found(name, wrong, clause):
 def test_a_gradient_that_the_plain_formula_loses_in_float16_is_not_compared():
     found = verdicts("generalized_box_iou_loss", giou_in_float16, ["gradient"], "float16")
     assert found == {"gradient": "conforms"}
+
+
+def test_each_spec_is_an_entry_point_of_its_name():
+    files = {path.stem for path in (GALLERY / "lossspec_gallery").glob("*.py")}
+    assert set(SPECS) == files - {"__init__", "implementations"}
+    assert {name: spec.name for name, spec in SPECS.items()} == {name: name for name in SPECS}
+    assert [name for name in SPECS if not hasattr(implementations, name)] == []
+
+
+def test_the_installed_gallery_is_judged_by_name(tmp_path):
+    # setuptools leaves a build folder in the source
+    source, site = tmp_path / "source", tmp_path / "site"
+    shutil.copytree(
+        GALLERY, source, ignore=shutil.ignore_patterns("__pycache__", "build", "*.egg*")
+    )
+    options = ("--no-deps", "--no-build-isolation", "--target", str(site))
+    run(sys.executable, "-m", "pip", "install", *options, str(source), cwd=tmp_path)
+    judge = ("run", "gallery", "--profile=quick", "--clause=value", f"--reports={tmp_path / 'r'}")
+    run(sys.executable, "-m", "lossspec", *judge, cwd=tmp_path, path=str(site))
+    artifact = json.loads((tmp_path / "r/gallery/conformance.json").read_text("utf-8"))
+    judged = [cell for cell in artifact["cells"] if cell["loss"] in SPECS]
+    assert {cell["loss"]: cell["verdict"] for cell in judged} == dict.fromkeys(SPECS, "conforms")
+
+
+def run(*command, cwd, path=""):
+    """Run a command and return its output; a failure shows the whole output."""
+    # The pytest around this one must not configure the one inside.
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
+    done = subprocess.run(
+        command,
+        cwd=cwd,
+        env=inherited | {"PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout

@@ -1,27 +1,11 @@
-"""The losses of the gallery in torch, as a library writes them, with their specs.
+"""The losses of the gallery in torch, as a library writes them.
 
-`lossspec run gallery.implementations` judges them.
+`lossspec run gallery` judges them.
 """
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, logsigmoid, softplus
-
-from .dice_loss import spec as dice_loss_spec
-from .dpo_loss import spec as dpo_loss_spec
-from .generalized_box_iou_loss import spec as generalized_box_iou_loss_spec
-from .info_nce import spec as info_nce_spec
-from .pinball_loss import spec as pinball_loss_spec
-from .sigmoid_focal_loss import spec as sigmoid_focal_loss_spec
-
-SPECS = (
-    dice_loss_spec,
-    dpo_loss_spec,
-    generalized_box_iou_loss_spec,
-    info_nce_spec,
-    pinball_loss_spec,
-    sigmoid_focal_loss_spec,
-)
 
 
 def reduced(losses: Tensor, reduction: str) -> Tensor:
