@@ -31,10 +31,14 @@ APART = 1000
 TRIED = 150
 #: The maths words whose call may be replaced by its first argument.
 WORDS = (
-    *("absolute", "clamped", "clamped_log", "exp", "log"),
-    *("log_softmax", "norm", "positive_part", "sigmoid", "softplus", "sqrt", "x_log_x"),
+    *("absolute", "acos", "clamped", "clamped_log", "cumulative_sum", "erf", "exp", "expm1"),
+    *("log", "log1p", "log_softmax", "minus_log_sigmoid", "norm", "positive_part", "sigmoid"),
+    *("softmax", "softplus", "sort", "sqrt", "tanh", "x_log_x"),
 )
-SWAPPED = {"minimum": "maximum", "maximum": "minimum"}
+SWAPPED = {
+    **{"minimum": "maximum", "maximum": "minimum", "total": "mean", "mean": "total"},
+    **{"product": "total", "logaddexp": "maximum", "log_sum_exp": "largest"},
+}
 FLIPPED: Mapping[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Lt: ast.LtE,
     ast.LtE: ast.Lt,
@@ -231,8 +235,8 @@ def _instead(node: ast.expr) -> Iterator[ast.expr]:
             yield from (body, orelse)
         case ast.Call(func=ast.Name(id="where"), args=[test, yes, no]):
             yield from (yes, no, ast.Call(node.func, [test, no, yes], []))
-        case ast.Call(func=ast.Name(id=name), args=args) if name in SWAPPED:
-            yield ast.Call(ast.Name(SWAPPED[name], ast.Load()), args, [])
+        case ast.Call(func=ast.Name(id=name), args=args, keywords=named) if name in SWAPPED:
+            yield ast.Call(ast.Name(SWAPPED[name], ast.Load()), args, named)
             yield from args
         case ast.Call(func=ast.Name(id=name), args=[first, *_]) if name in WORDS:
             yield first
