@@ -363,6 +363,19 @@ def test_a_backward_that_writes_to_the_cotangent_is_found():
     assert [cell.reason for cell in cells] == ["the cotangent was written to in backward"]
 
 
+def test_a_constructor_that_extends_the_list_of_its_caller_is_named():
+    class Extending(torch.nn.AdaptiveLogSoftmaxWithLoss):
+        def __init__(self, in_features, n_classes, cutoffs, div_value=4.0, head_bias=False):
+            super().__init__(in_features, n_classes, cutoffs, div_value, head_bias)
+            cutoffs.append(n_classes)
+
+    name = "adaptive_log_softmax_with_loss"
+    cell = verdict(name, Extending, "inputs-untouched")
+    assert (cell.verdict, cell.reason) == (Verdict.DEVIATES, "the list cutoffs was changed")
+    right = verdict(name, torch.nn.AdaptiveLogSoftmaxWithLoss, "inputs-untouched")
+    assert right.verdict is Verdict.CONFORMS
+
+
 class FirstClasses(torch.nn.CrossEntropyLoss):
     classes = None
 

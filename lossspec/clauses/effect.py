@@ -39,7 +39,8 @@ from lossspec.spec.roles import ClassIndex
 
 @clause(empty=True)
 def inputs_untouched(trial: Trial) -> Judgement:
-    """A call and its backward change no bit of the inputs or of the cotangent."""
+    """A call and its backward change no bit of the inputs or of the cotangent, and no argument that
+    is a list."""
     plain = trial.case.with_(requires_grad=())
     outcomes: list[tuple[Case | None, Outcome]] = [(None, trial.outcome)]
     if trial.case.requires_grad:  # without gradients, losses reuse memory more often
@@ -53,6 +54,9 @@ def inputs_untouched(trial: Trial) -> Judgement:
                 check=f"same_bits(inputs[{name!r}], before[{name!r}])",
                 case=case,
             )
+        for name, (after, before) in outcome.lists.items():
+            if after != before:
+                raise Deviation(f"the list {name} was changed", after, before, check=None)
         if outcome.written is not None:
             raise Deviation(
                 "the cotangent was written to in backward",

@@ -38,6 +38,8 @@ class Outcome:
         written: The cotangent after and before backward, if backward has written to it.
         warnings: The messages of the warnings.
         changed: The global settings of torch that the call changed, which have been restored.
+        lists: The arguments that are lists, by name, as they are after the call, and copies of
+            them from before it.
     """
 
     inputs: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -51,6 +53,7 @@ class Outcome:
     oversized: bool = False
     warnings: list[str] = field(default_factory=list)
     changed: list[Changed] = field(default_factory=list)
+    lists: dict[str, tuple[list[Any], list[Any]]] = field(default_factory=dict)
 
     @property
     def returned(self) -> bool:
@@ -106,6 +109,11 @@ def perform(
         try:
             with preserved(outcome.changed):
                 call = Call.of(under_test, case, replaced)
+                outcome.lists = {
+                    name: (given, [*given])
+                    for name, given in call.keywords.items()
+                    if isinstance(given, list)
+                }
                 constructed = call.constructed(tensors)
                 given = call.handed(tensors)
                 outcome.keep(given)
