@@ -392,6 +392,24 @@ def test_a_module_that_keeps_the_number_of_classes_is_found():
     assert [cell.reason.partition(" at ")[0] for cell in cells] == ["the value after other calls"]
 
 
+class FirstContract(torch.nn.CrossEntropyLoss):
+    """Whether the targets are probabilities is decided in the first call."""
+
+    probabilities = None
+
+    def forward(self, input, target):
+        if self.probabilities is None:
+            self.probabilities = target.is_floating_point()
+        if self.probabilities and not target.is_floating_point():
+            target = torch.nn.functional.one_hot(target, input.shape[-1]).to(input.dtype)
+        return super().forward(input, target)
+
+
+def test_a_module_that_keeps_the_form_of_its_first_call_is_found():
+    cell = verdict("cross_entropy", FirstContract, "other-calls")
+    assert (cell.verdict, "after other calls" in cell.reason) == (Verdict.DEVIATES, True)
+
+
 def test_an_error_that_the_valid_call_also_raises_is_not_judged():
     def loss(input, target, ignore_index=-100, reduction="mean", label_smoothing=0.0):
         assert label_smoothing < 1  # a bare assertion, which is no valid refusal of a class

@@ -14,6 +14,7 @@ import torch
 
 from lossspec.cases.axes import part_along
 from lossspec.cases.case import Case
+from lossspec.cases.contracts import in_other_contracts
 from lossspec.clauses import Judgement, clause, of_elements, stateless
 from lossspec.clauses.precondition import (
     conforms,
@@ -29,7 +30,7 @@ from lossspec.clauses.precondition import (
 from lossspec.clauses.trial import Deviation, NotJudged, Trial, failed, returned
 from lossspec.dtypes import dtype_name
 from lossspec.excuse import Excuse
-from lossspec.execution.call import arguments, constructed, handed, ready
+from lossspec.execution.call import Call, arguments, constructed, handed, ready
 from lossspec.execution.devices import accelerates
 from lossspec.execution.global_state import other_settings
 from lossspec.execution.outcome import Outcome, backward_from, perform
@@ -104,11 +105,23 @@ def second_call(trial: Trial) -> Judgement:
 
 @clause(of_elements, enough=20, requires=[several_along_first_axis, separable, works, conforms])
 def other_calls(trial: Trial) -> Judgement:
-    """Calls with other numbers, sizes or dtypes do not change the value of a later call."""
+    """Calls with other numbers, sizes, shape contracts or dtypes do not change the value of a later
+    call."""
+    contracts = [other for other in _of_other_contracts(trial) if trial.allows(other)]
+    others = [other for other in _others(trial) if trial.allows(other)]
+    if trial.under_test.surface == "function":
+        return _after(trial, contracts + others)
+    # A module may keep what its first call shows.
+    informative = [_after(trial, [first]) for first in contracts]
+    return any([*informative, _after(trial, others)])
+
+
+def _after(trial: Trial, others: list[Case]) -> bool:
+    """Judge the value of a call of the function or of a new module, after other calls of it."""
     case = trial.case
     tensors = arguments(trial.under_test, case, trial.device)
     call = constructed(trial.under_test, case, tensors, {})
-    for other in filter(trial.allows, _others(trial)):
+    for other in others:
         # These calls only prepare the next one; the shape of an option may rule one of them out.
         with suppress(Exception):
             call(handed(trial.under_test, other, arguments(trial.under_test, other, trial.device)))
@@ -116,6 +129,14 @@ def other_calls(trial: Trial) -> Judgement:
     value = returned(lambda: call(given), "the call after other calls")
     want = trial.expected.value(case.reduction)
     return trial.agree(to_extended(value), want, "the value after other calls", of=None)
+
+
+def _of_other_contracts(trial: Trial) -> list[Case]:
+    """Return calls in other shape contracts, which the constructor's tensors may not fit."""
+    call = Call.of(trial.under_test, trial.case)
+    if trial.under_test.surface == "class" and (call.owned or call.tensor_keywords):
+        return []
+    return list(in_other_contracts(trial.loss, trial.case))
 
 
 def _others(trial: Trial) -> list[Case]:
