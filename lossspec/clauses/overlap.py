@@ -1,0 +1,415 @@
+"""Clauses on calls that overlap: live results of several calls, changed tensors, and threads."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from lossspec.cases.axes import part_along
+from lossspec.cases.case import Case
+from lossspec.clauses import Judgement, clause
+from lossspec.clauses.precondition import (
+    conforms,
+    first_axis,
+    precondition,
+    raises_nothing,
+    separable,
+    wants_gradients,
+    works,
+)
+from lossspec.clauses.trial import Deviation, NotJudged, Trial, failed, returned
+from lossspec.excuse import Excuse
+from lossspec.execution.call import Call, arguments, unsupported_argument
+from lossspec.execution.global_state import preserved
+from lossspec.execution.outcome import Outcome, differentiable, perform
+from lossspec.execution.tensors import first_numbers, same_bits, to_extended, to_torch
+from lossspec.oracle.bounds import Bounded
+from lossspec.spec.roles import ClassIndex
+
+#: The seconds between two switches of Python threads in clause `threads`. The default of 0.005
+#: seconds is longer than most calls, which then never overlap.
+SWITCH_INTERVAL = 1e-6
+#: The number of calls that each thread makes in clause `threads`.
+CALLS_PER_THREAD = 4
+
+
+@precondition()
+def _has_other_numbers(trial: Trial) -> bool:
+    """Equal rows in place of the rows of the batch give other numbers of the same shape."""
+    return trial.separable and other_numbers(trial) is not None
+
+
+@precondition(Excuse.NOT_DIFFERENTIABLE)
+def _has_graph(trial: Trial) -> bool:
+    """Backward can start from the result."""
+    return differentiable(trial.outcome.value)
+
+
+def other_numbers(trial: Trial) -> Case | None:
+    """Return a valid case of the same shape with other numbers in the tensors that a call passes.
+
+    Each row is replaced by the first one. Tensors that the constructor of a class takes stay.
+
+    Returns:
+        The case, or None if no number changes or the spec does not allow the case.
+    """
+    case, axis = trial.case, first_axis(trial)
+    if axis is None:
+        return None
+    size = case.axis_sizes(trial.loss)[axis]
+    other = part_along(trial.loss, case, axis, np.zeros(size, int))
+    call = Call.of(trial.under_test, case)
+    passed = {each.name for each in call.positional}
+    if trial.under_test.surface == "function":
+        passed |= {*call.tensor_keywords}
+    tensors = {n: other.tensors[n] if n in passed else x for n, x in case.tensors.items()}
+    same = all(np.array_equal(tensors[n], x, equal_nan=True) for n, x in case.tensors.items())
+    other = case.with_(tensors=tensors, parameters=other.parameters, layouts={})
+    return None if same or other.parameters != case.parameters or not trial.allows(other) else other
+
+
+class _Live:
+    """A result with a live graph: the tensors of the call, the result and its gradients.
+
+    Attributes:
+        case: The case that was called.
+        inputs: The tensors that require a gradient, by name.
+        value: The result.
+        kept: A copy of the result, made after the call.
+    """
+
+    def __init__(self, case: Case, tensors: Mapping[str, Any], call: Callable[[], Any]) -> None:
+        self.case = case
+        self.inputs = {n: tensors[n] for n in case.requires_grad}
+        self.value: torch.Tensor = returned(call, "one of two calls with other numbers")
+        if not isinstance(self.value, torch.Tensor):
+            raise NotJudged(Excuse.CALL_FAILS)  # clause `accepts` reports it
+        self.kept = self.value.detach().clone()
+
+    def unharmed(self, what: str) -> None:
+        """Raise Deviation if the result has changed since it was returned."""
+        if not same_bits(self.value.detach(), self.kept):
+            got, want = first_numbers(self.value.detach(), 4), first_numbers(self.kept, 4)
+            raise Deviation(f"the first result after {what}", got, want, check=None)
+
+    def gradients(self) -> dict[str, torch.Tensor]:
+        """Return the gradients by name, without those that backward does not reach."""
+        if not self.value.requires_grad:
+            return {}
+        upstream = to_torch(self.case.upstream(self.case.reduction), device=str(self.value.device))
+        found = torch.autograd.grad(
+            self.value,
+            list(self.inputs.values()),
+            upstream.to(self.value.dtype).expand(self.value.shape),
+            allow_unused=True,
+        )
+        return {n: x for n, x in zip(self.inputs, found, strict=True) if x is not None}
+
+
+def _callers(trial: Trial, *cases: Case) -> Iterator[tuple[dict[str, Any], Callable[[], Any]]]:
+    """Yield the tensors and the call of each case; on a class, one module makes all calls."""
+    module: Callable[[Mapping[str, Any]], Any] | None = None
+    own: dict[str, Any] = {}
+    for case in cases:
+        tensors, call = (
+            arguments(trial.under_test, case, trial.device),
+            Call.of(trial.under_test, case),
+        )
+        if module is None or trial.under_test.surface == "function":
+            module = call.constructed(tensors)
+            own = {name: tensors[name] for name in (*call.owned, *call.tensor_keywords)}
+        elif trial.under_test.surface != "function":
+            tensors |= own
+        yield tensors, _preserving(module, call, tensors)
+
+
+def _preserving(
+    module: Callable[[Mapping[str, Any]], Any], call: Call, tensors: Mapping[str, Any]
+) -> Callable[[], Any]:
+    """Return a call of a module that leaves the global settings as they are."""
+
+    def again() -> Any:
+        with preserved():
+            return module(call.handed(tensors))
+
+    return again
+
+
+@clause(enough=10, requires=[separable, works, raises_nothing, _has_other_numbers, conforms])
+def live_results(trial: Trial) -> Judgement:
+    """After a call with other numbers of the same shape, the result and the gradients of the first
+    call are still right, and those of the second call are right too."""
+    case, other = trial.case, other_numbers(trial)
+    assert other is not None
+    (tensors, call), (others, call_again) = _callers(trial, case, other)
+    first, second = _Live(case, tensors, call), _Live(other, others, call_again)
+    first.unharmed("a call with other numbers")
+    with torch.no_grad():
+        returned(call_again, "a call under no_grad")
+    first.unharmed("a call under no_grad")
+    mine = returned(first.gradients, "backward after a call with other numbers", "gradients")
+    kept = {name: gradient.clone() for name, gradient in mine.items()}
+    theirs = returned(second.gradients, "the second of two backwards", "gradients")
+    for name, gradient in mine.items():
+        if not same_bits(gradient, kept[name]):
+            what = f"the first gradient of {name} after a second backward"
+            got, want = first_numbers(gradient, 4), first_numbers(kept[name], 4)
+            raise Deviation(what, got, want, check=None, gradient_of=name)
+    informative = _judge_gradients(trial, mine, trial.expected.gradients(), "the first")
+    solved = trial.solved.changed(other)
+    want = solved.expected.value(other.reduction)
+    informative |= trial.agree(
+        to_extended(second.value), want, "the value of a second call with other numbers", of=None
+    )
+    informative |= _judge_gradients(trial, theirs, solved.expected.gradients(), "the second")
+    _judge_same_memory(trial, tensors, others, call, want)
+    return _judge_plain(trial, other) or informative
+
+
+def _is_tensor(given: Any) -> bool:
+    return isinstance(given, torch.Tensor)
+
+
+def _judge_gradients(
+    trial: Trial, found: Mapping[str, torch.Tensor], right: Mapping[str, Bounded], whose: str
+) -> bool:
+    """Compare the gradients of one of two live results with the right ones."""
+    informative = False
+    for name, want in right.items():
+        if name not in found:
+            continue  # clause `gradient` reports a missing gradient
+        what = f"{whose} of two live results: the gradient of {name}"
+        got = to_extended(found[name].reshape(trial.case.tensors[name].shape))
+        informative |= trial.agree(got, want, what, of=None, gradient_of=name)
+    return informative
+
+
+def _judge_same_memory(
+    trial: Trial,
+    tensors: Mapping[str, Any],
+    others: Mapping[str, Any],
+    call: Callable[[], Any],
+    want: Bounded,
+) -> None:
+    """Write the numbers of the second call into the tensors of the first, and call again."""
+    changed = [
+        name
+        for name, tensor in tensors.items()
+        if _is_tensor(tensor) and tensor is not others[name]
+    ]
+    if any(name in trial.case.layouts for name in changed):
+        return  # an expanded tensor cannot be written to
+    if any(tensor != others[n] for n, tensor in tensors.items() if not _is_tensor(tensor)):
+        return  # a number cannot be changed in place
+    with torch.no_grad():
+        for name in changed:
+            tensors[name].copy_(others[name])
+    value = returned(call, "a call with other numbers in the same tensors")
+    what = "the value of a call with other numbers in the same tensors"
+    trial.agree(to_extended(value), want, what, of=None)
+
+
+def _judge_plain(trial: Trial, other: Case) -> bool:
+    """Judge the unreduced results of two calls without gradients, which may share memory."""
+    if not trial.can("none"):
+        return False
+    changes = {"requires_grad": (), "reduction": "none"}
+    calls = _callers(trial, trial.case.with_(**changes), other.with_(**changes))
+    (tensors, call), (_, call_again) = calls
+    first = _Live(trial.case.with_(**changes), tensors, call)
+    returned(call_again, "the second of two calls without gradients")
+    first.unharmed("a call with other numbers, without gradients")
+    return True
+
+
+@clause(
+    enough=10,
+    requires=[
+        wants_gradients,
+        separable,
+        works,
+        raises_nothing,
+        _has_graph,
+        _has_other_numbers,
+        conforms,
+    ],
+)
+def changed_in_place(trial: Trial) -> Judgement:
+    """If a tensor is changed in place after the call, backward raises an error or gives the
+    gradients of the call."""
+    case, other = trial.case.with_(layouts={}), other_numbers(trial)
+    assert other is not None
+    _, want = _backward_after(trial, case, None, None)
+    told = False
+    for name, numbers in other.tensors.items():
+        if trial.loss.roles(trial.form)[name].scalar:
+            continue
+        if np.array_equal(numbers, case.tensors[name], equal_nan=True):
+            continue
+        told = True
+        raised, got = _backward_after(trial, case, name, numbers)
+        if raised:
+            continue
+        for of, gradient in got.items():
+            if _differs(trial, of, gradient, want.get(of)):
+                raise Deviation(
+                    f"the gradient of {of} after {name} was changed in place",
+                    first_numbers(gradient, 4),
+                    first_numbers(want[of], 4),
+                    check=None,
+                    gradient_of=of,
+                )
+    return told
+
+
+def _differs(trial: Trial, name: str, got: torch.Tensor, want: torch.Tensor | None) -> bool:
+    """Return whether a gradient is neither that of an undisturbed call nor within the budget."""
+    if want is None or same_bits(got + 0, want + 0):  # adding 0 makes -0 equal to 0
+        return False
+    right = trial.expected.gradients().get(name)
+    return right is None or bool((right.error(to_extended(got)) > 1).any())
+
+
+def _backward_after(
+    trial: Trial, case: Case, name: str | None, numbers: np.ndarray | None
+) -> tuple[bool, dict[str, torch.Tensor]]:
+    """Call a case, write numbers into one of its tensors, and go backward.
+
+    A tensor that the call gets through a function such as `log_softmax` is a leaf of its own here.
+    Otherwise the backward of that function would raise instead of that of the loss.
+
+    Returns:
+        Whether backward raised an error, and the gradients by name.
+    """
+    call = Call.of(trial.under_test, case)
+    tensors = arguments(trial.under_test, case, trial.device)
+    made = call.constructed(tensors)
+    given = call.handed(tensors)
+    for each in call.positional:
+        if each.through is not None and isinstance(given[each.name], torch.Tensor):
+            wants = given[each.name].requires_grad
+            given[each.name] = given[each.name].detach().clone().requires_grad_(wants)
+    live = _Live(case, given, lambda: made(given))
+    if name is not None and numbers is not None:
+        with torch.no_grad():
+            target = given[name]
+            target.copy_(to_torch(numbers, device=trial.device).reshape(target.shape))
+    try:
+        return False, live.gradients()
+    except Exception:
+        return True, {}
+
+
+def _with_other_parameters(trial: Trial) -> Iterator[Case]:
+    """Yield valid calls with another value of one parameter each, on the same tensors."""
+    case = trial.case
+    for name, parameter in trial.loss.parameters_of(trial.form).items():
+        if name in trial.form.fixed or parameter.along:
+            continue
+        for value in parameter.values:
+            other = case.with_(
+                parameters={**case.parameters, name: value}, omitted=case.omitted - {name}
+            )
+            if value != case.parameters[name] and _callable(trial, other):
+                yield other
+                break
+
+
+def _callable(trial: Trial, case: Case) -> bool:
+    """Return whether the implementation takes a call and every class index in it is allowed."""
+    sizes = case.axis_sizes(trial.loss)
+    return (
+        trial.allows(case)
+        and unsupported_argument(trial.under_test, case) is None
+        and all(
+            role.allows(case.tensors[name], sizes[role.classes], case.parameters).all()
+            for name, role in trial.form.tensors.items()
+            if isinstance(role, ClassIndex)
+        )
+    )
+
+
+def _companions(trial: Trial) -> list[Case]:
+    """Return up to three further calls: with another parameter, another shape, other numbers."""
+    case, axis, found = trial.case, first_axis(trial), list(_with_other_parameters(trial))
+    if found:  # the parameter that differs depends on the size of the case, which varies
+        size = sum(array.size for array in case.tensors.values())
+        found = [found[size % len(found)]]
+    if axis is not None and trial.separable:
+        size = case.axis_sizes(trial.loss)[axis]
+        if size > 1:
+            found.append(part_along(trial.loss, case, axis, np.arange(size // 2)))
+        other = other_numbers(trial)
+        found += [] if other is None else [other]
+    return [each for each in found if trial.allows(each)]
+
+
+@contextmanager
+def _switching_often() -> Iterator[None]:
+    """Let Python switch threads as often as it can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+
+
+@clause(enough=10, requires=[works])
+def threads(trial: Trial) -> Judgement:
+    """Calls from several threads at once, with the same or with other parameters, shapes and
+    numbers, give the same bits as each call on its own."""
+    cases = [trial.case, *_companions(trial)]
+    alone = [trial.outcome, *(_performed(trial, case) for case in cases[1:])]
+    pairs = [(case, one) for case, one in zip(cases, alone, strict=True) if one.error is None]
+    if trial.outcome.error is not None:
+        pairs.insert(0, (trial.case, trial.outcome))
+    pairs.append(pairs[0])
+    results: list[tuple[Outcome, Outcome]] = []
+    start = threading.Barrier(len(pairs))
+
+    def work(case: Case, one: Outcome) -> None:
+        start.wait()
+        for _ in range(CALLS_PER_THREAD):
+            results.append((_performed(trial, case), one))
+
+    workers = [threading.Thread(target=work, args=pair) for pair in pairs]
+    with _switching_often():
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+    for outcome, one in results:
+        _judge_thread(outcome, one)
+    return True
+
+
+def _performed(trial: Trial, case: Case) -> Outcome:
+    """Run a case, forward and backward."""
+    return perform(trial.under_test, case, trial.device)
+
+
+def _judge_thread(outcome: Outcome, alone: Outcome) -> None:
+    """Raise Deviation if a call from one of several threads differs from the call on its own."""
+    what = "a call from one of several threads"
+    value = alone.value.detach()
+    want = first_numbers(value, 4)
+    if outcome.error is not None and not outcome.returned:
+        raise failed(what, outcome.error, str(want))
+    if not isinstance(outcome.value, torch.Tensor) or not same_bits(outcome.value.detach(), value):
+        raise Deviation(what, outcome.value, want, check=None)
+    for name, right in alone.gradients.items():
+        got = outcome.gradients.get(name)
+        if right is None or alone.error is not None or outcome.error is not None:
+            continue
+        if got is None or not same_bits(got + 0, right + 0):  # adding 0 makes -0 equal to 0
+            got = None if got is None else first_numbers(got, 4)
+            raise Deviation(
+                f"the gradient of {name} in {what}", got, first_numbers(right, 4), check=None
+            )
