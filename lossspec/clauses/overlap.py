@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
+
+import lossspec
 
 from lossspec.cases.axes import part_along
 from lossspec.cases.case import Case
@@ -25,9 +30,9 @@ from lossspec.clauses.precondition import (
 )
 from lossspec.clauses.trial import Deviation, NotJudged, Trial, failed, returned
 from lossspec.excuse import Excuse
-from lossspec.execution.call import Call, arguments, unsupported_argument
+from lossspec.execution.call import Call, arguments, ready, unsupported_argument
 from lossspec.execution.global_state import preserved
-from lossspec.execution.outcome import Outcome, differentiable, perform
+from lossspec.execution.outcome import Outcome, differentiable, legible, perform
 from lossspec.execution.tensors import first_numbers, same_bits, to_extended, to_torch
 from lossspec.oracle.bounds import Bounded
 from lossspec.spec.roles import ClassIndex
@@ -35,8 +40,16 @@ from lossspec.spec.roles import ClassIndex
 #: The seconds between two switches of Python threads in clause `threads`. The default of 0.005
 #: seconds is longer than most calls, which then never overlap.
 SWITCH_INTERVAL = 1e-6
-#: The number of calls that each thread makes in clause `threads`.
-CALLS_PER_THREAD = 4
+#: The number of times that each thread constructs a call in clause `threads`, and the number of
+#: calls without backward that it then makes. Calls in a row overlap more often.
+CALLS_PER_THREAD = 2
+CALLS_IN_A_ROW = 3
+#: The number of lines of a call after which another thread makes a different call.
+INTERRUPTED_LINES = 24
+#: The seconds to wait for that call. It may wait for a lock that the interrupted call holds.
+INTERRUPTION = 0.5
+#: The folders of torch and of this package, whose lines are not interrupted.
+_PACKAGES = tuple(f"{Path(file).parent}{os.sep}" for file in (torch.__file__, lossspec.__file__))
 
 
 @precondition()
@@ -145,7 +158,7 @@ def _preserving(
 def live_results(trial: Trial) -> Judgement:
     """After a call with other numbers of the same shape, the result and the gradients of the first
     call are still right, and those of the second call are right too."""
-    case, other = trial.case, other_numbers(trial)
+    case, other = trial.case.with_(layouts={}), other_numbers(trial)
     assert other is not None
     (tensors, call), (others, call_again) = _callers(trial, case, other)
     first, second = _Live(case, tensors, call), _Live(other, others, call_again)
@@ -203,8 +216,6 @@ def _judge_same_memory(
         for name, tensor in tensors.items()
         if _is_tensor(tensor) and tensor is not others[name]
     ]
-    if any(name in trial.case.layouts for name in changed):
-        return  # an expanded tensor cannot be written to
     if any(tensor != others[n] for n, tensor in tensors.items() if not _is_tensor(tensor)):
         return  # a number cannot be changed in place
     with torch.no_grad():
@@ -378,6 +389,8 @@ def threads(trial: Trial) -> Judgement:
         start.wait()
         for _ in range(CALLS_PER_THREAD):
             results.append((_performed(trial, case), one))
+            call, _ = ready(trial.under_test, case, trial.device)
+            results.extend((_valued(call), one) for _ in range(CALLS_IN_A_ROW))
 
     workers = [threading.Thread(target=work, args=pair) for pair in pairs]
     with _switching_often():
@@ -385,9 +398,47 @@ def threads(trial: Trial) -> Judgement:
             worker.start()
         for worker in workers:
             worker.join()
+    for case, _ in pairs[1:-1]:
+        results.append((_interrupted(trial, case), trial.outcome))
     for outcome, one in results:
         _judge_thread(outcome, one)
     return True
+
+
+def _interrupted(trial: Trial, other: Case) -> Outcome:
+    """Call the case of a trial, and make another call in a thread after each line of its code."""
+    call, _ = ready(trial.under_test, trial.case, trial.device)
+    again, _ = ready(trial.under_test, other, trial.device)
+    left = INTERRUPTED_LINES
+
+    def line(frame: FrameType, event: str, argument: Any) -> Any:
+        nonlocal left
+        if frame.f_code.co_filename.startswith(_PACKAGES):
+            return None  # not the code of the implementation
+        if left and event == "line":
+            left -= 1
+            worker = threading.Thread(target=_valued, args=(again,), daemon=True)
+            worker.start()
+            worker.join(INTERRUPTION)
+            left = 0 if worker.is_alive() else left
+        return line
+
+    before = sys.gettrace()
+    sys.settrace(line)
+    try:
+        return _valued(call)
+    finally:
+        sys.settrace(before)
+
+
+def _valued(call: Callable[[], Any]) -> Outcome:
+    """Return the outcome of a call without its backward."""
+    outcome = Outcome(phase="call")
+    try:
+        outcome.value = call()
+    except Exception as error:
+        outcome.error = legible(error)
+    return outcome
 
 
 def _performed(trial: Trial, case: Case) -> Outcome:
@@ -400,14 +451,14 @@ def _judge_thread(outcome: Outcome, alone: Outcome) -> None:
     what = "a call from one of several threads"
     value = alone.value.detach()
     want = first_numbers(value, 4)
-    if outcome.error is not None and not outcome.returned:
+    if outcome.error is not None and (not outcome.returned or alone.error is None):
         raise failed(what, outcome.error, str(want))
     if not isinstance(outcome.value, torch.Tensor) or not same_bits(outcome.value.detach(), value):
         raise Deviation(what, outcome.value, want, check=None)
     for name, right in alone.gradients.items():
-        got = outcome.gradients.get(name)
-        if right is None or alone.error is not None or outcome.error is not None:
+        if right is None or alone.error is not None or name not in outcome.gradients:
             continue
+        got = outcome.gradients[name]
         if got is None or not same_bits(got + 0, right + 0):  # adding 0 makes -0 equal to 0
             got = None if got is None else first_numbers(got, 4)
             raise Deviation(
