@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -15,7 +15,6 @@ import numpy as np
 import torch
 
 import lossspec
-
 from lossspec.cases.axes import part_along
 from lossspec.cases.case import Case
 from lossspec.clauses import Judgement, clause
@@ -116,7 +115,7 @@ class _Live:
         if not self.value.requires_grad:
             return {}
         upstream = to_torch(self.case.upstream(self.case.reduction), device=str(self.value.device))
-        found = torch.autograd.grad(
+        found: Sequence[torch.Tensor | None] = torch.autograd.grad(
             self.value,
             list(self.inputs.values()),
             upstream.to(self.value.dtype).expand(self.value.shape),
@@ -137,7 +136,7 @@ def _callers(trial: Trial, *cases: Case) -> Iterator[tuple[dict[str, Any], Calla
         if module is None or trial.under_test.surface == "function":
             module = call.constructed(tensors)
             own = {name: tensors[name] for name in (*call.owned, *call.tensor_keywords)}
-        elif trial.under_test.surface != "function":
+        else:
             tensors |= own
         yield tensors, _preserving(module, call, tensors)
 
@@ -172,8 +171,8 @@ def live_results(trial: Trial) -> Judgement:
     for name, gradient in mine.items():
         if not same_bits(gradient, kept[name]):
             what = f"the first gradient of {name} after a second backward"
-            got, want = first_numbers(gradient, 4), first_numbers(kept[name], 4)
-            raise Deviation(what, got, want, check=None, gradient_of=name)
+            pair = first_numbers(gradient, 4), first_numbers(kept[name], 4)
+            raise Deviation(what, *pair, check=None, gradient_of=name)
     informative = _judge_gradients(trial, mine, trial.expected.gradients(), "the first")
     solved = trial.solved.changed(other)
     want = solved.expected.value(other.reduction)
@@ -458,9 +457,9 @@ def _judge_thread(outcome: Outcome, alone: Outcome) -> None:
     for name, right in alone.gradients.items():
         if right is None or alone.error is not None or name not in outcome.gradients:
             continue
-        got = outcome.gradients[name]
-        if got is None or not same_bits(got + 0, right + 0):  # adding 0 makes -0 equal to 0
-            got = None if got is None else first_numbers(got, 4)
+        gradient = outcome.gradients[name]
+        if gradient is None or not same_bits(gradient + 0, right + 0):  # makes -0 equal to 0
+            got = None if gradient is None else first_numbers(gradient, 4)
             raise Deviation(
                 f"the gradient of {name} in {what}", got, first_numbers(right, 4), check=None
             )
