@@ -33,15 +33,12 @@ from lossspec.execution.call import Call, arguments, ready, unsupported_argument
 from lossspec.execution.global_state import preserved
 from lossspec.execution.outcome import Outcome, differentiable, legible, perform
 from lossspec.execution.tensors import first_numbers, same_bits, to_extended, to_torch
-from lossspec.oracle.bounds import Bounded
 from lossspec.spec.roles import ClassIndex
 
 #: The seconds between two switches of Python threads in clause `threads`. The default of 0.005
 #: seconds is longer than most calls, which then never overlap.
-SWITCH_INTERVAL = 1e-6
-#: The number of times that each thread constructs a call in clause `threads`, and the number of
-#: calls without backward that it then makes. Calls in a row overlap more often.
-CALLS_PER_THREAD = 2
+SWITCH_INTERVAL = 1e-5
+#: The number of calls without backward that each thread makes in a row in clause `threads`.
 CALLS_IN_A_ROW = 3
 #: The number of lines of a call after which another thread makes a different call.
 INTERRUPTED_LINES = 24
@@ -106,9 +103,7 @@ class _Live:
 
     def unharmed(self, what: str) -> None:
         """Raise Deviation if the result has changed since it was returned."""
-        if not same_bits(self.value.detach(), self.kept):
-            got, want = first_numbers(self.value.detach(), 4), first_numbers(self.kept, 4)
-            raise Deviation(f"the first result after {what}", got, want, check=None)
+        _compare(self.value, self.kept, f"the first result after {what}")
 
     def gradients(self) -> dict[str, torch.Tensor]:
         """Return the gradients by name, without those that backward does not reach."""
@@ -156,9 +151,10 @@ def _preserving(
 @clause(enough=10, requires=[separable, works, raises_nothing, _has_other_numbers, conforms])
 def live_results(trial: Trial) -> Judgement:
     """After a call with other numbers of the same shape, the result and the gradients of the first
-    call are still right, and those of the second call are right too."""
+    call are still right, and the second call gives what it gives on its own."""
     case, other = trial.case.with_(layouts={}), other_numbers(trial)
     assert other is not None
+    alone = _performed(trial, other)
     (tensors, call), (others, call_again) = _callers(trial, case, other)
     first, second = _Live(case, tensors, call), _Live(other, others, call_again)
     first.unharmed("a call with other numbers")
@@ -169,60 +165,57 @@ def live_results(trial: Trial) -> Judgement:
     kept = {name: gradient.clone() for name, gradient in mine.items()}
     theirs = returned(second.gradients, "the second of two backwards", "gradients")
     for name, gradient in mine.items():
-        if not same_bits(gradient, kept[name]):
-            what = f"the first gradient of {name} after a second backward"
-            pair = first_numbers(gradient, 4), first_numbers(kept[name], 4)
-            raise Deviation(what, *pair, check=None, gradient_of=name)
-    informative = _judge_gradients(trial, mine, trial.expected.gradients(), "the first")
-    solved = trial.solved.changed(other)
-    want = solved.expected.value(other.reduction)
-    informative |= trial.agree(
-        to_extended(second.value), want, "the value of a second call with other numbers", of=None
-    )
-    informative |= _judge_gradients(trial, theirs, solved.expected.gradients(), "the second")
-    _judge_same_memory(trial, tensors, others, call, want)
+        what = f"the first gradient of {name} after a second backward"
+        _compare(gradient, kept[name], what, gradient_of=name)
+    informative = _judge_gradients(trial, mine)
+    if alone.error is None:
+        _compare(second.value, alone.value, "the value of a second call with other numbers")
+        for name, gradient in theirs.items():
+            what = f"the second of two live results: the gradient of {name}"
+            _compare(gradient, alone.gradients[name], what, gradient_of=name)
+        _judge_same_memory(tensors, others, call, alone.value)
     return _judge_plain(trial, other) or informative
 
 
-def _is_tensor(given: Any) -> bool:
-    return isinstance(given, torch.Tensor)
+def _compare(
+    got: torch.Tensor, want: torch.Tensor | None, what: str, gradient_of: str | None = None
+) -> None:
+    """Raise Deviation if two tensors differ; adding 0 makes -0 equal to 0."""
+    if want is None:
+        return  # clause `gradient` reports a missing gradient
+    got = got.detach()
+    if not same_bits(
+        got.reshape(want.shape) + 0 if got.numel() == want.numel() else got, want.detach() + 0
+    ):
+        pair = first_numbers(got, 4), first_numbers(want, 4)
+        raise Deviation(what, *pair, check=None, gradient_of=gradient_of)
 
 
-def _judge_gradients(
-    trial: Trial, found: Mapping[str, torch.Tensor], right: Mapping[str, Bounded], whose: str
-) -> bool:
-    """Compare the gradients of one of two live results with the right ones."""
+def _judge_gradients(trial: Trial, found: Mapping[str, torch.Tensor]) -> bool:
+    """Compare the gradients of the first of two live results with the right ones."""
     informative = False
-    for name, want in right.items():
+    for name, want in trial.expected.gradients().items():
         if name not in found:
             continue  # clause `gradient` reports a missing gradient
-        what = f"{whose} of two live results: the gradient of {name}"
+        what = f"the first of two live results: the gradient of {name}"
         got = to_extended(found[name].reshape(trial.case.tensors[name].shape))
         informative |= trial.agree(got, want, what, of=None, gradient_of=name)
     return informative
 
 
 def _judge_same_memory(
-    trial: Trial,
-    tensors: Mapping[str, Any],
-    others: Mapping[str, Any],
-    call: Callable[[], Any],
-    want: Bounded,
+    tensors: Mapping[str, Any], others: Mapping[str, Any], call: Callable[[], Any], want: Any
 ) -> None:
     """Write the numbers of the second call into the tensors of the first, and call again."""
-    changed = [
-        name
-        for name, tensor in tensors.items()
-        if _is_tensor(tensor) and tensor is not others[name]
-    ]
-    if any(tensor != others[n] for n, tensor in tensors.items() if not _is_tensor(tensor)):
+    names = [name for name, given in tensors.items() if given is not others[name]]
+    changed = [name for name in names if isinstance(tensors[name], torch.Tensor)]
+    if any(tensors[name] != others[name] for name in names if name not in changed):
         return  # a number cannot be changed in place
     with torch.no_grad():
         for name in changed:
             tensors[name].copy_(others[name])
     value = returned(call, "a call with other numbers in the same tensors")
-    what = "the value of a call with other numbers in the same tensors"
-    trial.agree(to_extended(value), want, what, of=None)
+    _compare(value, want, "the value of a call with other numbers in the same tensors")
 
 
 def _judge_plain(trial: Trial, other: Case) -> bool:
@@ -346,11 +339,8 @@ def _callable(trial: Trial, case: Case) -> bool:
 
 
 def _companions(trial: Trial) -> list[Case]:
-    """Return up to three further calls: with another parameter, another shape, other numbers."""
+    """Return calls to make beside that of the trial: other parameters, another shape, numbers."""
     case, axis, found = trial.case, first_axis(trial), list(_with_other_parameters(trial))
-    if found:  # the parameter that differs depends on the size of the case, which varies
-        size = sum(array.size for array in case.tensors.values())
-        found = [found[size % len(found)]]
     if axis is not None and trial.separable:
         size = case.axis_sizes(trial.loss)[axis]
         if size > 1:
@@ -371,25 +361,22 @@ def _switching_often() -> Iterator[None]:
         sys.setswitchinterval(before)
 
 
-@clause(enough=10, requires=[works])
+@clause(enough=4, requires=[works])
 def threads(trial: Trial) -> Judgement:
     """Calls from several threads at once, with the same or with other parameters, shapes and
     numbers, give the same bits as each call on its own."""
-    cases = [trial.case, *_companions(trial)]
-    alone = [trial.outcome, *(_performed(trial, case) for case in cases[1:])]
-    pairs = [(case, one) for case, one in zip(cases, alone, strict=True) if one.error is None]
-    if trial.outcome.error is not None:
-        pairs.insert(0, (trial.case, trial.outcome))
-    pairs.append(pairs[0])
+    companions = _companions(trial)
+    pairs = [(trial.case, trial.outcome)] * 2
+    pairs += [(case, _performed(trial, case)) for case in companions[:1]]
+    pairs = [(case, one) for case, one in pairs if one.returned]
     results: list[tuple[Outcome, Outcome]] = []
     start = threading.Barrier(len(pairs))
 
     def work(case: Case, one: Outcome) -> None:
         start.wait()
-        for _ in range(CALLS_PER_THREAD):
-            results.append((_performed(trial, case), one))
-            call, _ = ready(trial.under_test, case, trial.device)
-            results.extend((_valued(call), one) for _ in range(CALLS_IN_A_ROW))
+        results.append((_performed(trial, case), one))
+        call, _ = ready(trial.under_test, case, trial.device)
+        results.extend((_valued(call), one) for _ in range(CALLS_IN_A_ROW))
 
     workers = [threading.Thread(target=work, args=pair) for pair in pairs]
     with _switching_often():
@@ -397,8 +384,7 @@ def threads(trial: Trial) -> Judgement:
             worker.start()
         for worker in workers:
             worker.join()
-    for case, _ in pairs[1:-1]:
-        results.append((_interrupted(trial, case), trial.outcome))
+    results += [(_interrupted(trial, case), trial.outcome) for case in companions]
     for outcome, one in results:
         _judge_thread(outcome, one)
     return True

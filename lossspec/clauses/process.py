@@ -66,7 +66,7 @@ def _switched(names: Sequence[str]) -> Iterator[None]:
         yield
 
 
-@clause(enough=20, requires=[works, raises_nothing, conforms])
+@clause(enough=10, requires=[works, raises_nothing, conforms])
 def user_settings(trial: Trial) -> Judgement:
     """With deterministic algorithms, the default dtype float64 and anomaly detection, the value,
     its dtype and the gradients are right."""
