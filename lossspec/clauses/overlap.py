@@ -31,7 +31,13 @@ from lossspec.clauses.trial import Deviation, NotJudged, Trial, failed, returned
 from lossspec.excuse import Excuse
 from lossspec.execution.call import Call, arguments, ready, unsupported_argument
 from lossspec.execution.global_state import preserved
-from lossspec.execution.outcome import Outcome, differentiable, legible, perform
+from lossspec.execution.outcome import (
+    Outcome,
+    before_backward,
+    differentiable,
+    legible,
+    perform,
+)
 from lossspec.execution.tensors import first_numbers, same_bits, to_extended, to_torch
 from lossspec.spec.roles import ClassIndex
 
@@ -110,12 +116,9 @@ class _Live:
         if not self.value.requires_grad:
             return {}
         upstream = to_torch(self.case.upstream(self.case.reduction), device=str(self.value.device))
-        found: Sequence[torch.Tensor | None] = torch.autograd.grad(
-            self.value,
-            list(self.inputs.values()),
-            upstream.to(self.value.dtype).expand(self.value.shape),
-            allow_unused=True,
-        )
+        end = before_backward(self.value, upstream.to(self.value.dtype).expand(self.value.shape))
+        inputs = list(self.inputs.values())
+        found: Sequence[torch.Tensor | None] = torch.autograd.grad(end, inputs, allow_unused=True)
         return {n: x for n, x in zip(self.inputs, found, strict=True) if x is not None}
 
 
@@ -392,7 +395,9 @@ def threads(trial: Trial) -> Judgement:
 
 def _interrupted(trial: Trial, other: Case) -> Outcome:
     """Call the case of a trial, and make another call in a thread after each line of its code."""
-    call, _ = ready(trial.under_test, trial.case, trial.device)
+    call = Call.of(trial.under_test, trial.case)
+    tensors = arguments(trial.under_test, trial.case, trial.device)
+    made, given = call.constructed(tensors), call.handed(tensors)
     again, _ = ready(trial.under_test, other, trial.device)
     left = INTERRUPTED_LINES
 
@@ -408,12 +413,16 @@ def _interrupted(trial: Trial, other: Case) -> Outcome:
             left = 0 if worker.is_alive() else left
         return line
 
-    before = sys.gettrace()
-    sys.settrace(line)
-    try:
-        return _valued(call)
-    finally:
-        sys.settrace(before)
+    def interrupted() -> Any:
+        before = sys.gettrace()
+        sys.settrace(line)
+        try:
+            return made(given)
+        finally:
+            sys.settrace(before)
+
+    with preserved():
+        return _valued(interrupted)
 
 
 def _valued(call: Callable[[], Any]) -> Outcome:
