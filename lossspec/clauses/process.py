@@ -47,10 +47,11 @@ def _changed(trial: Trial) -> list[Changed]:
     return changed
 
 
+DETERMINISM = "deterministic algorithms"
 #: The settings that users change, by the words for them in a report.
 _SWITCHES: Mapping[str, Callable[[], object]] = {
     # Warn only: torch documents that some losses raise on accelerators.
-    "deterministic algorithms": partial(set_deterministic, True, warn_only=True),
+    DETERMINISM: partial(set_deterministic, True, warn_only=True),
     "the default dtype float64": partial(torch.set_default_dtype, torch.float64),
     # Without the search for nan, for which torch documents an error.
     "anomaly detection": partial(torch.set_anomaly_enabled, True, False),
@@ -70,12 +71,28 @@ def _switched(names: Sequence[str]) -> Iterator[None]:
 def user_settings(trial: Trial) -> Judgement:
     """With deterministic algorithms, the default dtype float64 and anomaly detection, the value,
     its dtype and the gradients are right."""
+    names = [name for name in _SWITCHES if _takes(trial, name)]
     try:
-        return _judge_under(trial, [*_SWITCHES])
+        return _judge_under(trial, names)
     except Deviation:
-        for name in _SWITCHES:  # name the setting, if a single one breaks the call
+        for name in names:  # name the setting, if a single one breaks the call
             _judge_under(trial, [name])
         raise
+
+
+def _takes(trial: Trial, name: str) -> bool:
+    """Return whether a call may run under a setting: torch documents a refusal for some.
+
+    Code that was compiled without deterministic algorithms refuses to run with them.
+    """
+    if name != DETERMINISM:
+        return True
+    with _switched([name]):
+        outcome = perform(trial.under_test, trial.case, trial.device)
+    refused = isinstance(outcome.error, RuntimeError) and "deterministic" in str(outcome.error)
+    if refused:
+        trial.skipped[Excuse.NOT_SUPPORTED] += 1
+    return not refused
 
 
 def _judge_under(trial: Trial, names: Sequence[str]) -> bool:

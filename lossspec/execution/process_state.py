@@ -209,6 +209,8 @@ def _another(switch: Setting, value: Any) -> Any:
     """Return another value of a setting; the same value if no other is known to be harmless."""
     if switch.name == "torch.default_device":
         return None if value is not None else torch.device("cpu")
+    if switch.name.endswith("allow_tf32"):  # it follows from the precision of matrix products
+        return value
     if isinstance(value, bool):
         return not value
     if isinstance(value, int):
