@@ -71,13 +71,15 @@ def _switched(names: Sequence[str]) -> Iterator[None]:
 def user_settings(trial: Trial) -> Judgement:
     """With deterministic algorithms, the default dtype float64 and anomaly detection, the value,
     its dtype and the gradients are right."""
-    names = [name for name in _SWITCHES if _takes(trial, name)]
     try:
-        return _judge_under(trial, names)
+        return _judge_under(trial, [*_SWITCHES])
     except Deviation:
+        names = [name for name in _SWITCHES if _takes(trial, name)]
         for name in names:  # name the setting, if a single one breaks the call
             _judge_under(trial, [name])
-        raise
+        if len(names) == len(_SWITCHES):
+            raise
+    return _judge_under(trial, names)
 
 
 def _takes(trial: Trial, name: str) -> bool:
