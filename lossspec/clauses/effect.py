@@ -285,8 +285,8 @@ def _kept_alive(trial: Trial) -> list[str]:
             if isinstance(tensor, torch.Tensor)
         ]
         value = made(given)
-        if differentiable(value):
-            backward_from(value, trial.case)
+    if differentiable(value):
+        backward_from(value, trial.case)
     del value, given, tensors
     kept = [name for name, ref in refs if name in passed and ref() is not None]
     del made

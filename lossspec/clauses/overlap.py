@@ -153,8 +153,8 @@ def _preserving(
 
 @clause(enough=10, requires=[separable, works, raises_nothing, _has_other_numbers, conforms])
 def live_results(trial: Trial) -> Judgement:
-    """After a call with other numbers of the same shape, the result and the gradients of the first
-    call are still right, and the second call gives what it gives on its own."""
+    """After a call with other numbers of the same shape, the first result and its gradients are
+    still right, and the second call gives what it gives on its own."""
     case, other = trial.case.with_(layouts={}), other_numbers(trial)
     assert other is not None
     alone = _performed(trial, other)
@@ -301,7 +301,8 @@ def _backward_after(
         if each.through is not None and isinstance(given[each.name], torch.Tensor):
             wants = given[each.name].requires_grad
             given[each.name] = given[each.name].detach().clone().requires_grad_(wants)
-    live = _Live(case, given, lambda: made(given))
+    with preserved():
+        live = _Live(case, given, lambda: made(given))
     if name is not None and numbers is not None:
         with torch.no_grad():
             target = given[name]

@@ -163,8 +163,8 @@ def _performed(trial: Trial, tensors: dict[str, Any]) -> Outcome:
     try:
         with preserved():
             outcome.value = call.constructed(tensors)(call.handed(tensors))
-            if differentiable(outcome.value):
-                backward_from(outcome.value, trial.case)
+        if differentiable(outcome.value):
+            backward_from(outcome.value, trial.case)
     except Exception as error:
         outcome.error = error
     outcome.gradients = {
