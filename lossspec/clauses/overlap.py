@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -50,8 +51,6 @@ CALLS_IN_A_ROW = 3
 INTERRUPTED_LINES = 24
 #: The seconds to wait for that call. It may wait for a lock that the interrupted call holds.
 INTERRUPTION = 0.5
-#: The folders of torch and of this package, whose lines are not interrupted.
-_PACKAGES = tuple(f"{Path(file).parent}{os.sep}" for file in (torch.__file__, lossspec.__file__))
 
 
 @precondition()
@@ -394,6 +393,12 @@ def threads(trial: Trial) -> Judgement:
     return True
 
 
+@cache
+def _packages() -> tuple[str, ...]:
+    """Return the folders of torch and of this package, whose lines are not interrupted."""
+    return tuple(f"{Path(file).parent}{os.sep}" for file in (torch.__file__, lossspec.__file__))
+
+
 def _interrupted(trial: Trial, other: Case) -> Outcome:
     """Call the case of a trial, and make another call in a thread after each line of its code."""
     call = Call.of(trial.under_test, trial.case)
@@ -404,7 +409,7 @@ def _interrupted(trial: Trial, other: Case) -> Outcome:
 
     def line(frame: FrameType, event: str, argument: Any) -> Any:
         nonlocal left
-        if frame.f_code.co_filename.startswith(_PACKAGES):
+        if frame.f_code.co_filename.startswith(_packages()):
             return None  # not the code of the implementation
         if left and event == "line":
             left -= 1

@@ -52,9 +52,9 @@ DETERMINISM = "deterministic algorithms"
 _SWITCHES: Mapping[str, Callable[[], object]] = {
     # Warn only: torch documents that some losses raise on accelerators.
     DETERMINISM: partial(set_deterministic, True, warn_only=True),
-    "the default dtype float64": partial(torch.set_default_dtype, torch.float64),
+    "the default dtype float64": lambda: torch.set_default_dtype(torch.float64),
     # Without the search for nan, for which torch documents an error.
-    "anomaly detection": partial(torch.set_anomaly_enabled, True, False),
+    "anomaly detection": lambda: torch.set_anomaly_enabled(True, False),
 }
 
 

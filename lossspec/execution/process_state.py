@@ -48,12 +48,12 @@ LEFT_OUT: Mapping[str, str] = {
 }
 #: The setters of torch whose readers have a name of another form, or whose value is private.
 _OTHER_READERS: Mapping[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
-    "set_flush_denormal": (lambda: _flushes(), torch.set_flush_denormal),
+    "set_flush_denormal": (lambda: _flushes(), lambda on: torch.set_flush_denormal(on)),
     "set_printoptions": (
         print_options,
         lambda value: torch.set_printoptions(**value),  # type: ignore[no-untyped-call]
     ),
-    "set_default_device": (default_device_context, torch.set_default_device),
+    "set_default_device": (default_device_context, lambda to: torch.set_default_device(to)),
 }
 
 
@@ -142,7 +142,7 @@ def _of_functions() -> Iterator[Setting]:
     )
     yield Setting(
         "torch.autograd.set_multithreading_enabled",
-        "torch._C._is_multithreading_enabled()",
+        "torch.autograd.set_multithreading_enabled",
         is_multithreading_enabled,
         lambda on: torch.autograd.set_multithreading_enabled(on),
     )
