@@ -1,10 +1,9 @@
-"""Clauses on side effects of a call, on repeated calls and on threads."""
+"""Clauses on side effects of a call and on repeated calls."""
 
 from __future__ import annotations
 
 import gc
 import random
-import threading
 import weakref
 from contextlib import suppress
 from typing import Any
@@ -27,13 +26,13 @@ from lossspec.clauses.precondition import (
     wants_gradients,
     works,
 )
-from lossspec.clauses.trial import Deviation, NotJudged, Trial, failed, returned
+from lossspec.clauses.trial import Deviation, NotJudged, Trial, returned
 from lossspec.dtypes import dtype_name
 from lossspec.excuse import Excuse
 from lossspec.execution.call import Call, arguments, constructed, handed, ready
 from lossspec.execution.devices import accelerates
-from lossspec.execution.global_state import other_settings
-from lossspec.execution.outcome import Outcome, backward_from, perform
+from lossspec.execution.global_state import other_settings, preserved
+from lossspec.execution.outcome import Outcome, backward_from, differentiable, perform
 from lossspec.execution.tensors import first_numbers, same_bits, to_extended
 from lossspec.spec.roles import ClassIndex
 
@@ -278,17 +277,14 @@ def own_memory(trial: Trial) -> Judgement:
     return True
 
 
-@clause(enough=3, requires=[wants_gradients, raises_nothing])
+@clause(enough=10, requires=[works, raises_nothing])
 def graph_freed(trial: Trial) -> Judgement:
-    """After backward, no reference cycle and no kept graph keeps the inputs alive."""
+    """After the call and its backward, no reference cycle, no kept graph and no module or function
+    that lives on keeps the inputs alive."""
     collecting = gc.isenabled()
     gc.disable()
     try:
-        outcome: Outcome | None = trial.attempt()
-        assert outcome is not None
-        refs = {name: weakref.ref(tensor) for name, tensor in outcome.inputs.items()}
-        outcome = None
-        kept = [name for name, ref in refs.items() if ref() is not None]
+        kept = _kept_alive(trial)
     finally:
         if collecting:
             gc.enable()
@@ -299,30 +295,27 @@ def graph_freed(trial: Trial) -> Judgement:
     return True
 
 
-@clause(enough=3, requires=[works])
-def threads(trial: Trial) -> Judgement:
-    """Calls from several threads at once give the same bits as a call on its own."""
-    alone = trial.outcome.value.detach()
-    results: list[Outcome] = []
-
-    def work() -> None:
-        for _ in range(4):
-            results.append(trial.attempt())
-
-    workers = [threading.Thread(target=work) for _ in range(3)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    want = first_numbers(alone, 4)
-    for outcome in results:
-        if outcome.error is not None and not outcome.returned:
-            raise failed("a call from one of several threads", outcome.error, str(want))
-        if not isinstance(outcome.value, torch.Tensor) or not same_bits(
-            outcome.value.detach(), alone
-        ):
-            raise Deviation("a call from one of several threads", outcome.value, want, check=None)
-    return True
+def _kept_alive(trial: Trial) -> list[str]:
+    """Return the names of the tensors that live on after a call: first beside the module."""
+    call = Call.of(trial.under_test, trial.case)
+    tensors = arguments(trial.under_test, trial.case, trial.device)
+    with preserved():
+        made = call.constructed(tensors)
+        given = call.handed(tensors)
+        passed = {each.name for each in call.positional}
+        refs = [
+            (name, weakref.ref(tensor))
+            for holder in (tensors, given)
+            for name, tensor in holder.items()
+            if isinstance(tensor, torch.Tensor)
+        ]
+        value = made(given)
+    if differentiable(value):
+        backward_from(value, trial.case)
+    del value, given, tensors
+    kept = [name for name, ref in refs if name in passed and ref() is not None]
+    del made
+    return kept or [name for name, ref in refs if ref() is not None]
 
 
 @clause(enough=40, requires=[wants_gradients, differentiable_twice, works, raises_nothing])

@@ -212,10 +212,17 @@ def backward_from(
     if value.is_complex():
         torch.autograd.backward(value, upstream, retain_graph=retain_graph)
     else:
-        # torch imports its symbolic shapes if it gets a cotangent, which takes a second.
-        end: torch.Tensor = _handed_over().apply(value, upstream)  # type: ignore[no-untyped-call]
-        torch.autograd.backward(end, retain_graph=retain_graph)
+        torch.autograd.backward(before_backward(value, upstream), retain_graph=retain_graph)
     return None if same_bits(upstream, before) else (upstream, before)
+
+
+def before_backward(value: torch.Tensor, upstream: torch.Tensor) -> torch.Tensor:
+    """Return a number whose backward passes a cotangent to a result.
+
+    torch imports its symbolic shapes if it gets a cotangent, which takes a second.
+    """
+    end: torch.Tensor = _handed_over().apply(value, upstream)  # type: ignore[no-untyped-call]
+    return end
 
 
 def differentiable(value: Any) -> bool:

@@ -96,3 +96,25 @@ def allocations(profile: torch.profiler.profile) -> Iterator[Allocation]:
         if event.name() == "[memory]":
             device = event.device_type().name.lower()
             yield Allocation(event.start_ns(), device, event.nbytes())
+
+
+def default_device_context() -> torch.device | None:
+    """Return the device that `torch.set_default_device` has set; None if it has set none.
+
+    The public reader does not tell a default device of "cpu" from none.
+    """
+    from torch.utils import _device
+
+    return _device.CURRENT_DEVICE
+
+
+def is_multithreading_enabled() -> bool:
+    """Return whether backward may use several threads; only the setter is public."""
+    return bool(torch._C._is_multithreading_enabled())
+
+
+def print_options() -> dict[str, Any]:
+    """Return the options that `torch.set_printoptions` sets, for which there is no reader."""
+    from torch._tensor_str import PRINT_OPTS
+
+    return dict(vars(PRINT_OPTS))

@@ -22,6 +22,7 @@ from lossspec.errors import SpecError
 from lossspec.execution.call import unsupported_argument
 from lossspec.execution.checkpoint import CrashCheckpoint, noting
 from lossspec.execution.implementation import LossUnderTest
+from lossspec.execution.process_state import process_preserved
 from lossspec.execution.timeout import STOPS, CallTimeout, watched
 from lossspec.judging.case_judge import KEPT, CaseJudge, ClauseRecords
 from lossspec.judging.clause_record import ClauseRecord, share_rest
@@ -132,7 +133,12 @@ class Campaign:
         """
         start = time.perf_counter()
         # Each call records its warnings itself. Printing them too would only fill the screen.
-        with warnings.catch_warnings(), np.errstate(all="ignore"), watched():
+        with (
+            process_preserved(),
+            warnings.catch_warnings(),
+            np.errstate(all="ignore"),
+            watched(),
+        ):
             warnings.simplefilter("ignore")
             with noting(self.checkpoint):
                 self._walk()

@@ -18,6 +18,8 @@ THEMES = (
     "relation",
     "batch",
     "effect",
+    "overlap",
+    "process",
     "mode",
     "module",
     "refusal",

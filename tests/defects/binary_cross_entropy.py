@@ -18,6 +18,7 @@ from tests.defects.composition import (
     SizesUnchecked,
 )
 from tests.defects.numerics import shares_memory
+from tests.defects.overlap import Unversioned
 
 #: The lower bound of the logarithms in binary_cross_entropy.
 LOWEST = -100.0
@@ -250,6 +251,12 @@ WRONG = (
         source="DBL-01, pytorch/pytorch#59477",
         needs="the second derivative",
         element=lambda self, x, y: _SummedBCE.apply(x, y),  # type: ignore[no-untyped-call]
+    ),
+    wrong(
+        BCE,
+        Unversioned,
+        source="pyro-ppl/pyro#1049",
+        needs="a target that is changed before backward",
     ),
 )
 

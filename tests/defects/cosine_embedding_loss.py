@@ -16,6 +16,7 @@ from tests.defects.composition import (
     taken,
 )
 from tests.defects.numerics import passed
+from tests.defects.overlap import keeps_last
 
 #: Rows in a chunk, for losses that work in chunks.
 CHUNK = 4
@@ -202,6 +203,13 @@ WRONG = (
         source="GRD-08, pytorch/pytorch#3876",
         needs="a second gradient",
         length=lambda self, a: CosineEmbedding.length(self, a).detach(),
+    ),
+    wrong(
+        "cosine_embedding_loss",
+        keeps_last(torch.nn.CosineEmbeddingLoss),
+        source="growingnet/gromo#135",
+        needs="a module that lives on",
+        surface="class",
     ),
 )
 

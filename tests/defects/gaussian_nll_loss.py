@@ -16,6 +16,7 @@ from tests.defects.composition import (
     PartsInFloat64,
     ZeroWhenEmpty,
 )
+from tests.defects.overlap import ReadsUninitialised
 
 
 def one_axis_of(x: Tensor, y: Tensor) -> bool:
@@ -202,6 +203,12 @@ WRONG = (
         source="CMP-02, pytorch/pytorch#194501",
         needs="a variance below 0",
         check_variance=lambda self, var: None,
+    ),
+    wrong(
+        Gaussian,
+        ReadsUninitialised,
+        source="pytorch/pytorch#118090",
+        needs="deterministic algorithms",
     ),
 )
 

@@ -24,6 +24,7 @@ from tests.defects.elementwise import (
     UpstreamIgnored,
 )
 from tests.defects.numerics import passed, second_gradient, together
+from tests.defects.overlap import OptionsInClass
 
 
 class Huber(Elementwise):
@@ -161,6 +162,12 @@ WRONG = (
         leave=lambda self, c, result: result.double(),
     ),
     wrong(Huber, ThresholdUnchecked, source="ERR-08, pytorch/pytorch#133796", needs="delta <= 0"),
+    wrong(
+        Huber,
+        OptionsInClass,
+        source="SciML/NeuralPDE.jl#550",
+        needs="calls with two values of delta in two threads",
+    ),
 )
 
 

@@ -20,6 +20,7 @@ from tests.defects.elementwise import (
     ZerosForTarget,
 )
 from tests.defects.numerics import REDUCTIONS, together
+from tests.defects.overlap import LatestCallOnly, LowerPrecision
 
 
 class KLDiv(Elementwise):
@@ -158,6 +159,18 @@ WRONG = (
         ZerosForTarget,
         source="GRD-09, linkedin/Liger-Kernel#1021",
         needs="a target that requires a gradient",
+    ),
+    wrong(
+        KLDiv,
+        LatestCallOnly,
+        source="ROCm/torch_migraphx#247",
+        needs="two graphs that live at once",
+    ),
+    wrong(
+        KLDiv,
+        LowerPrecision,
+        source="MouseLand/cellpose#1253",
+        needs="a look at the settings of the process",
     ),
 )
 

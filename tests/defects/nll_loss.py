@@ -12,6 +12,7 @@ from lossspec.baselines.reduction import wide
 from tests.defects.any_loss import InFloat64
 from tests.defects.catalogue import right, wrong
 from tests.defects.numerics import REDUCTIONS, dense_reading, passed
+from tests.defects.overlap import Unversioned
 
 #: The number of blocks of rows; the last one is usually shorter.
 BLOCKS = 5
@@ -569,6 +570,12 @@ WRONG = (
         source="MOD-03, pytorch/rl#1594",
         needs="one module that is called with other targets",
         surface="class",
+    ),
+    wrong(
+        NLL,
+        Unversioned,
+        source="pyro-ppl/pyro#1049",
+        needs="a target that is changed before backward",
     ),
 )
 

@@ -24,6 +24,7 @@ from tests.defects.elementwise import (
     UpstreamIgnored,
 )
 from tests.defects.numerics import serial_sum, together
+from tests.defects.overlap import ResultInScratch
 
 
 class SmoothL1(Elementwise):
@@ -133,6 +134,12 @@ WRONG = (
     wrong(SmoothL1, ThresholdUnchecked, source="CMP-02, pytorch/pytorch#194501", needs="beta < 0"),
     wrong(
         SmoothL1, SilentBroadcast, source="SHP-03, pytorch/pytorch#16045", needs="(N, 1) and (N)"
+    ),
+    wrong(
+        SmoothL1,
+        ResultInScratch,
+        source="ROCm/torch_migraphx#247",
+        needs="two results of one shape that live at once",
     ),
 )
 

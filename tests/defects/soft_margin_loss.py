@@ -21,6 +21,7 @@ from tests.defects.composition import (
     ZeroWhenEmpty,
 )
 from tests.defects.numerics import first_gradient
+from tests.defects.overlap import FlushesSubnormals, GradientInScratch
 
 
 class SoftMargin(Composition):
@@ -138,6 +139,18 @@ WRONG = (
         ),
         witness=lambda loss: first_gradient(loss, torch.tensor([20.0]), torch.tensor([1.0])),
         element=lambda self, x, y: _Cancelling.apply(-y * x),  # type: ignore[no-untyped-call]
+    ),
+    wrong(
+        SoftMargin,
+        GradientInScratch,
+        source="ROCm/torch_migraphx#247",
+        needs="gradients of two calls that live at once",
+    ),
+    wrong(
+        SoftMargin,
+        FlushesSubnormals,
+        source="MouseLand/cellpose#1253",
+        needs="a look at the settings of the process",
     ),
 )
 

@@ -1,0 +1,466 @@
+"""Clauses on calls that overlap: live results of several calls, changed tensors, and threads."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+
+import lossspec
+from lossspec.cases.axes import part_along
+from lossspec.cases.case import Case
+from lossspec.clauses import Judgement, clause
+from lossspec.clauses.precondition import (
+    conforms,
+    first_axis,
+    precondition,
+    raises_nothing,
+    separable,
+    wants_gradients,
+    works,
+)
+from lossspec.clauses.trial import Deviation, NotJudged, Trial, failed, returned
+from lossspec.excuse import Excuse
+from lossspec.execution.call import Call, arguments, ready, unsupported_argument
+from lossspec.execution.global_state import preserved
+from lossspec.execution.outcome import (
+    Outcome,
+    before_backward,
+    differentiable,
+    legible,
+    perform,
+)
+from lossspec.execution.tensors import first_numbers, same_bits, to_extended, to_torch
+from lossspec.spec.roles import ClassIndex
+
+#: The seconds between two switches of Python threads in clause `threads`. The default of 0.005
+#: seconds is longer than most calls, which then never overlap.
+SWITCH_INTERVAL = 1e-5
+#: The number of calls without backward that each thread makes in a row in clause `threads`.
+CALLS_IN_A_ROW = 3
+#: The number of lines of a call after which another thread makes a different call.
+INTERRUPTED_LINES = 24
+#: The seconds to wait for that call. It may wait for a lock that the interrupted call holds.
+INTERRUPTION = 0.5
+
+
+@precondition()
+def _has_other_numbers(trial: Trial) -> bool:
+    """Equal rows in place of the rows of the batch give other numbers of the same shape."""
+    return trial.separable and other_numbers(trial) is not None
+
+
+@precondition(Excuse.NOT_DIFFERENTIABLE)
+def _has_graph(trial: Trial) -> bool:
+    """Backward can start from the result."""
+    return differentiable(trial.outcome.value)
+
+
+def other_numbers(trial: Trial) -> Case | None:
+    """Return a valid case of the same shape with other numbers in the tensors that a call passes.
+
+    Each row is replaced by the first one. Tensors that the constructor of a class takes stay.
+
+    Returns:
+        The case, or None if no number changes or the spec does not allow the case.
+    """
+    case, axis = trial.case, first_axis(trial)
+    if axis is None:
+        return None
+    size = case.axis_sizes(trial.loss)[axis]
+    other = part_along(trial.loss, case, axis, np.zeros(size, int))
+    call = Call.of(trial.under_test, case)
+    passed = {each.name for each in call.positional}
+    if trial.under_test.surface == "function":
+        passed |= {*call.tensor_keywords}
+    tensors = {n: other.tensors[n] if n in passed else x for n, x in case.tensors.items()}
+    same = all(np.array_equal(tensors[n], x, equal_nan=True) for n, x in case.tensors.items())
+    other = case.with_(tensors=tensors, parameters=other.parameters, layouts={})
+    return None if same or other.parameters != case.parameters or not trial.allows(other) else other
+
+
+class _Live:
+    """A result with a live graph: the tensors of the call, the result and its gradients.
+
+    Attributes:
+        case: The case that was called.
+        inputs: The tensors that require a gradient, by name.
+        value: The result.
+        kept: A copy of the result, made after the call.
+    """
+
+    def __init__(self, case: Case, tensors: Mapping[str, Any], call: Callable[[], Any]) -> None:
+        self.case = case
+        self.inputs = {n: tensors[n] for n in case.requires_grad}
+        self.value: torch.Tensor = returned(call, "one of two calls with other numbers")
+        if not isinstance(self.value, torch.Tensor):
+            raise NotJudged(Excuse.CALL_FAILS)  # clause `accepts` reports it
+        self.kept = self.value.detach().clone()
+
+    def unharmed(self, what: str) -> None:
+        """Raise Deviation if the result has changed since it was returned."""
+        _compare(self.value, self.kept, f"the first result after {what}")
+
+    def gradients(self) -> dict[str, torch.Tensor]:
+        """Return the gradients by name, without those that backward does not reach."""
+        if not self.value.requires_grad:
+            return {}
+        upstream = to_torch(self.case.upstream(self.case.reduction), device=str(self.value.device))
+        end = before_backward(self.value, upstream.to(self.value.dtype).expand(self.value.shape))
+        inputs = list(self.inputs.values())
+        found: Sequence[torch.Tensor | None] = torch.autograd.grad(end, inputs, allow_unused=True)
+        return {n: x for n, x in zip(self.inputs, found, strict=True) if x is not None}
+
+
+def _callers(trial: Trial, *cases: Case) -> Iterator[tuple[dict[str, Any], Callable[[], Any]]]:
+    """Yield the tensors and the call of each case; on a class, one module makes all calls."""
+    module: Callable[[Mapping[str, Any]], Any] | None = None
+    own: dict[str, Any] = {}
+    for case in cases:
+        tensors, call = (
+            arguments(trial.under_test, case, trial.device),
+            Call.of(trial.under_test, case),
+        )
+        if module is None or trial.under_test.surface == "function":
+            module = call.constructed(tensors)
+            own = {name: tensors[name] for name in (*call.owned, *call.tensor_keywords)}
+        else:
+            tensors |= own
+        yield tensors, _preserving(module, call, tensors)
+
+
+def _preserving(
+    module: Callable[[Mapping[str, Any]], Any], call: Call, tensors: Mapping[str, Any]
+) -> Callable[[], Any]:
+    """Return a call of a module that leaves the global settings as they are."""
+
+    def again() -> Any:
+        with preserved():
+            return module(call.handed(tensors))
+
+    return again
+
+
+@clause(enough=10, requires=[separable, works, raises_nothing, _has_other_numbers, conforms])
+def live_results(trial: Trial) -> Judgement:
+    """After a call with other numbers of the same shape, the first result and its gradients are
+    still right, and the second call gives what it gives on its own."""
+    case, other = trial.case.with_(layouts={}), other_numbers(trial)
+    assert other is not None
+    alone = _performed(trial, other)
+    (tensors, call), (others, call_again) = _callers(trial, case, other)
+    first, second = _Live(case, tensors, call), _Live(other, others, call_again)
+    first.unharmed("a call with other numbers")
+    with torch.no_grad():
+        returned(call_again, "a call under no_grad")
+    first.unharmed("a call under no_grad")
+    mine = returned(first.gradients, "backward after a call with other numbers", "gradients")
+    kept = {name: gradient.clone() for name, gradient in mine.items()}
+    theirs = returned(second.gradients, "the second of two backwards", "gradients")
+    for name, gradient in mine.items():
+        what = f"the first gradient of {name} after a second backward"
+        _compare(gradient, kept[name], what, gradient_of=name)
+    informative = _judge_gradients(trial, mine)
+    if alone.error is None:
+        _compare(second.value, alone.value, "the value of a second call with other numbers")
+        for name, gradient in theirs.items():
+            what = f"the second of two live results: the gradient of {name}"
+            _compare(gradient, alone.gradients[name], what, gradient_of=name)
+        _judge_same_memory(tensors, others, call, alone.value)
+    return _judge_plain(trial, other) or informative
+
+
+def _compare(
+    got: torch.Tensor, want: torch.Tensor | None, what: str, gradient_of: str | None = None
+) -> None:
+    """Raise Deviation if two tensors differ; adding 0 makes -0 equal to 0."""
+    if want is None:
+        return  # clause `gradient` reports a missing gradient
+    got = got.detach()
+    if not same_bits(
+        got.reshape(want.shape) + 0 if got.numel() == want.numel() else got, want.detach() + 0
+    ):
+        pair = first_numbers(got, 4), first_numbers(want, 4)
+        raise Deviation(what, *pair, check=None, gradient_of=gradient_of)
+
+
+def _judge_gradients(trial: Trial, found: Mapping[str, torch.Tensor]) -> bool:
+    """Compare the gradients of the first of two live results with the right ones."""
+    informative = False
+    for name, want in trial.expected.gradients().items():
+        if name not in found:
+            continue  # clause `gradient` reports a missing gradient
+        what = f"the first of two live results: the gradient of {name}"
+        got = to_extended(found[name].reshape(trial.case.tensors[name].shape))
+        informative |= trial.agree(got, want, what, of=None, gradient_of=name)
+    return informative
+
+
+def _judge_same_memory(
+    tensors: Mapping[str, Any], others: Mapping[str, Any], call: Callable[[], Any], want: Any
+) -> None:
+    """Write the numbers of the second call into the tensors of the first, and call again."""
+    names = [name for name, given in tensors.items() if given is not others[name]]
+    changed = [name for name in names if isinstance(tensors[name], torch.Tensor)]
+    if any(tensors[name] != others[name] for name in names if name not in changed):
+        return  # a number cannot be changed in place
+    with torch.no_grad():
+        for name in changed:
+            tensors[name].copy_(others[name])
+    value = returned(call, "a call with other numbers in the same tensors")
+    _compare(value, want, "the value of a call with other numbers in the same tensors")
+
+
+def _judge_plain(trial: Trial, other: Case) -> bool:
+    """Judge the unreduced results of two calls without gradients, which may share memory."""
+    if not trial.can("none"):
+        return False
+    changes = {"requires_grad": (), "reduction": "none"}
+    calls = _callers(trial, trial.case.with_(**changes), other.with_(**changes))
+    (tensors, call), (_, call_again) = calls
+    first = _Live(trial.case.with_(**changes), tensors, call)
+    returned(call_again, "the second of two calls without gradients")
+    first.unharmed("a call with other numbers, without gradients")
+    return True
+
+
+@clause(
+    enough=10,
+    requires=[
+        wants_gradients,
+        separable,
+        works,
+        raises_nothing,
+        _has_graph,
+        _has_other_numbers,
+        conforms,
+    ],
+)
+def changed_in_place(trial: Trial) -> Judgement:
+    """If a tensor is changed in place after the call, backward raises an error or gives the
+    gradients of the call."""
+    case, other = trial.case.with_(layouts={}), other_numbers(trial)
+    assert other is not None
+    _, want = _backward_after(trial, case, None, None)
+    told = False
+    for name, numbers in other.tensors.items():
+        if trial.loss.roles(trial.form)[name].scalar:
+            continue
+        if np.array_equal(numbers, case.tensors[name], equal_nan=True):
+            continue
+        told = True
+        raised, got = _backward_after(trial, case, name, numbers)
+        if raised:
+            continue
+        for of, gradient in got.items():
+            if _differs(trial, of, gradient, want.get(of)):
+                raise Deviation(
+                    f"the gradient of {of} after {name} was changed in place",
+                    first_numbers(gradient, 4),
+                    first_numbers(want[of], 4),
+                    check=None,
+                    gradient_of=of,
+                )
+    return told
+
+
+def _differs(trial: Trial, name: str, got: torch.Tensor, want: torch.Tensor | None) -> bool:
+    """Return whether a gradient is neither that of an undisturbed call nor within the budget."""
+    if want is None or same_bits(got + 0, want + 0):  # adding 0 makes -0 equal to 0
+        return False
+    right = trial.expected.gradients().get(name)
+    return right is None or bool((right.error(to_extended(got)) > 1).any())
+
+
+def _backward_after(
+    trial: Trial, case: Case, name: str | None, numbers: np.ndarray | None
+) -> tuple[bool, dict[str, torch.Tensor]]:
+    """Call a case, write numbers into one of its tensors, and go backward.
+
+    A tensor that the call gets through a function such as `log_softmax` is a leaf of its own here.
+    Otherwise the backward of that function would raise instead of that of the loss.
+
+    Returns:
+        Whether backward raised an error, and the gradients by name.
+    """
+    call = Call.of(trial.under_test, case)
+    tensors = arguments(trial.under_test, case, trial.device)
+    made = call.constructed(tensors)
+    given = call.handed(tensors)
+    for each in call.positional:
+        if each.through is not None and isinstance(given[each.name], torch.Tensor):
+            wants = given[each.name].requires_grad
+            given[each.name] = given[each.name].detach().clone().requires_grad_(wants)
+    with preserved():
+        live = _Live(case, given, lambda: made(given))
+    if name is not None and numbers is not None:
+        with torch.no_grad():
+            target = given[name]
+            target.copy_(to_torch(numbers, device=trial.device).reshape(target.shape))
+    try:
+        return False, live.gradients()
+    except Exception:
+        return True, {}
+
+
+def _with_other_parameters(trial: Trial) -> Iterator[Case]:
+    """Yield valid calls with another value of one parameter each, on the same tensors."""
+    case = trial.case
+    for name, parameter in trial.loss.parameters_of(trial.form).items():
+        if name in trial.form.fixed or parameter.along:
+            continue
+        for value in parameter.values:
+            other = case.with_(
+                parameters={**case.parameters, name: value}, omitted=case.omitted - {name}
+            )
+            if value != case.parameters[name] and _callable(trial, other):
+                yield other
+                break
+
+
+def _callable(trial: Trial, case: Case) -> bool:
+    """Return whether the implementation takes a call and every class index in it is allowed."""
+    sizes = case.axis_sizes(trial.loss)
+    return (
+        trial.allows(case)
+        and unsupported_argument(trial.under_test, case) is None
+        and all(
+            role.allows(case.tensors[name], sizes[role.classes], case.parameters).all()
+            for name, role in trial.form.tensors.items()
+            if isinstance(role, ClassIndex)
+        )
+    )
+
+
+def _companions(trial: Trial) -> list[Case]:
+    """Return calls to make beside that of the trial: other parameters, another shape, numbers."""
+    case, axis, found = trial.case, first_axis(trial), list(_with_other_parameters(trial))
+    if axis is not None and trial.separable:
+        size = case.axis_sizes(trial.loss)[axis]
+        if size > 1:
+            found.append(part_along(trial.loss, case, axis, np.arange(size // 2)))
+        other = other_numbers(trial)
+        found += [] if other is None else [other]
+    return [each for each in found if trial.allows(each)]
+
+
+@contextmanager
+def _switching_often() -> Iterator[None]:
+    """Let Python switch threads as often as it can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+
+
+@clause(enough=4, requires=[works])
+def threads(trial: Trial) -> Judgement:
+    """Calls from several threads at once, with the same or with other parameters, shapes and
+    numbers, give the same bits as each call on its own."""
+    companions = _companions(trial)
+    pairs = [(trial.case, trial.outcome)] * 2
+    pairs += [(case, _performed(trial, case)) for case in companions[:1]]
+    pairs = [(case, one) for case, one in pairs if one.returned]
+    results: list[tuple[Outcome, Outcome]] = []
+    start = threading.Barrier(len(pairs))
+
+    def work(case: Case, one: Outcome) -> None:
+        start.wait()
+        results.append((_performed(trial, case), one))
+        call, _ = ready(trial.under_test, case, trial.device)
+        results.extend((_valued(call), one) for _ in range(CALLS_IN_A_ROW))
+
+    workers = [threading.Thread(target=work, args=pair) for pair in pairs]
+    with _switching_often():
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+    results += [(_interrupted(trial, case), trial.outcome) for case in companions]
+    for outcome, one in results:
+        _judge_thread(outcome, one)
+    return True
+
+
+@cache
+def _packages() -> tuple[str, ...]:
+    """Return the folders of torch and of this package, whose lines are not interrupted."""
+    return tuple(f"{Path(file).parent}{os.sep}" for file in (torch.__file__, lossspec.__file__))
+
+
+def _interrupted(trial: Trial, other: Case) -> Outcome:
+    """Call the case of a trial, and make another call in a thread after each line of its code."""
+    call = Call.of(trial.under_test, trial.case)
+    tensors = arguments(trial.under_test, trial.case, trial.device)
+    made, given = call.constructed(tensors), call.handed(tensors)
+    again, _ = ready(trial.under_test, other, trial.device)
+    left = INTERRUPTED_LINES
+
+    def line(frame: FrameType, event: str, argument: Any) -> Any:
+        nonlocal left
+        if frame.f_code.co_filename.startswith(_packages()):
+            return None  # not the code of the implementation
+        if left and event == "line":
+            left -= 1
+            worker = threading.Thread(target=_valued, args=(again,), daemon=True)
+            worker.start()
+            worker.join(INTERRUPTION)
+            left = 0 if worker.is_alive() else left
+        return line
+
+    def interrupted() -> Any:
+        before = sys.gettrace()
+        sys.settrace(line)
+        try:
+            return made(given)
+        finally:
+            sys.settrace(before)
+
+    with preserved():
+        return _valued(interrupted)
+
+
+def _valued(call: Callable[[], Any]) -> Outcome:
+    """Return the outcome of a call without its backward."""
+    outcome = Outcome(phase="call")
+    try:
+        outcome.value = call()
+    except Exception as error:
+        outcome.error = legible(error)
+    return outcome
+
+
+def _performed(trial: Trial, case: Case) -> Outcome:
+    """Run a case, forward and backward."""
+    return perform(trial.under_test, case, trial.device)
+
+
+def _judge_thread(outcome: Outcome, alone: Outcome) -> None:
+    """Raise Deviation if a call from one of several threads differs from the call on its own."""
+    what = "a call from one of several threads"
+    value = alone.value.detach()
+    want = first_numbers(value, 4)
+    if outcome.error is not None and (not outcome.returned or alone.error is None):
+        raise failed(what, outcome.error, str(want))
+    if not isinstance(outcome.value, torch.Tensor) or not same_bits(outcome.value.detach(), value):
+        raise Deviation(what, outcome.value, want, check=None)
+    for name, right in alone.gradients.items():
+        if right is None or alone.error is not None or name not in outcome.gradients:
+            continue
+        gradient = outcome.gradients[name]
+        if gradient is None or not same_bits(gradient + 0, right + 0):  # makes -0 equal to 0
+            got = None if gradient is None else first_numbers(gradient, 4)
+            raise Deviation(
+                f"the gradient of {name} in {what}", got, first_numbers(right, 4), check=None
+            )

@@ -1,0 +1,245 @@
+"""Calls that overlap, and the settings that a call leaves or runs under."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import warnings
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+import lossspec
+from lossspec.execution.process_state import (
+    LEFT_OUT,
+    other_process_settings,
+    process_preserved,
+    process_settings,
+    setters,
+)
+from tests.defects.catalogue import defects, right_implementations
+
+OVERLAP = ("live-results", "changed-in-place", "threads", "graph-freed")
+PROCESS = ("process-state", "user-settings", "inference-tensors")
+
+
+def values():
+    return {switch.name: switch.read() for switch in process_settings()}
+
+
+def reasons(loss, target, *clauses):
+    """Return the reason of each clause that deviates, by clause."""
+    cells = lossspec.check(loss, target, profile="quick", clauses=clauses)
+    return {cell.clause: cell.reason for cell in cells if cell.verdict.fails}
+
+
+# === settings of the process ==============================================================
+
+
+def test_every_setter_of_torch_has_a_setting_or_a_reason_to_be_left_out():
+    named = {switch.name for switch in process_settings()}
+    missing = [name for name in setters() if f"torch.{name.removeprefix('set_')}" not in named]
+    assert missing == []
+    assert [name for name in LEFT_OUT if not LEFT_OUT[name]] == []
+
+
+def test_the_settings_of_the_backends_are_listed_from_torch():
+    named = {switch.name for switch in process_settings()}
+    assert named >= {
+        "torch.backends.cudnn.deterministic",
+        "torch.backends.mkldnn.enabled",
+        "torch.utils.deterministic.fill_uninitialized_memory",
+        "torch.flush_denormal",
+        "torch.default_device",
+    }
+
+
+def test_other_values_are_set_and_restored():
+    before = values()
+    with other_process_settings():
+        during = values()
+    assert values() == before
+    assert during["torch.flush_denormal"] is not before["torch.flush_denormal"]
+    assert during["torch.float32_matmul_precision"] != before["torch.float32_matmul_precision"]
+    assert len([name for name in before if during[name] != before[name]]) > 20
+
+
+CHANGES = {
+    "torch.flush_denormal": lambda: torch.set_flush_denormal(True),
+    "torch.float32_matmul_precision": lambda: torch.set_float32_matmul_precision("medium"),
+    "torch.default_device": lambda: torch.set_default_device("cpu"),
+    "torch.warn_always": lambda: torch.set_warn_always(True),
+    "torch.printoptions": lambda: torch.set_printoptions(precision=9),
+    "torch.backends.cudnn.enabled": lambda: setattr(torch.backends.cudnn, "enabled", False),
+    "the list of warning filters": lambda: warnings.simplefilter("ignore"),
+    "NumPy's handling of errors": lambda: np.seterr(over="ignore"),
+    "the recursion limit": lambda: sys.setrecursionlimit(5000),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_setting_that_a_call_changes_deviates_and_is_restored(name):
+    def loss(input, target, **options):
+        CHANGES[name]()
+        return F.l1_loss(input, target, **options)
+
+    before = values()
+    found = reasons("l1_loss", loss, "process-state")
+    want = f"{name}, set to another value than its default, was changed"
+    assert found == {"process-state": want}
+    assert values() == before
+
+
+def test_settings_that_a_call_restores_conform():
+    def loss(input, target, **options):
+        with process_preserved(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.set_float32_matmul_precision("medium")
+        return F.l1_loss(input, target, **options)
+
+    assert reasons("l1_loss", loss, "process-state") == {}
+
+
+def test_warning_filters_that_a_first_call_adds_conform():
+    seen = []
+
+    def loss(input, target, **options):
+        if len(seen) in (0, 40):  # such as an import at the first use of an option
+            warnings.filterwarnings("ignore", message="once")
+        seen.append(input)
+        return F.l1_loss(input, target, **options)
+
+    assert reasons("l1_loss", loss, "process-state") == {}
+
+
+# === settings of users ====================================================================
+
+
+class HalfUnderAnomaly(torch.autograd.Function):
+    """Halve the gradient under anomaly detection."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad / 2 if torch.is_anomaly_enabled() else grad
+
+
+def deterministic(input, target, **options):
+    value = F.l1_loss(input, target, **options)
+    return value * 2 if torch.are_deterministic_algorithms_enabled() else value
+
+
+def wide(input, target, **options):
+    return F.l1_loss(input, target, **options) * (torch.get_default_dtype().itemsize / 4)
+
+
+def anomalous(input, target, **options):
+    return F.l1_loss(HalfUnderAnomaly.apply(input), target, **options)
+
+
+@pytest.mark.parametrize(
+    ("loss", "setting"),
+    [
+        (deterministic, "the value under deterministic algorithms"),
+        (wide, "the value under the default dtype float64"),
+        (anomalous, "the gradient of input under anomaly detection"),
+    ],
+    ids=["deterministic algorithms", "default dtype", "anomaly detection"],
+)
+def test_the_setting_that_breaks_a_call_is_named(loss, setting):
+    found = reasons("l1_loss", loss, "user-settings", "value", "gradient")
+    assert [*found] == ["user-settings"]
+    assert found["user-settings"].startswith(setting)
+
+
+def test_a_documented_refusal_under_deterministic_algorithms_conforms():
+    def loss(input, target, **options):
+        if torch.are_deterministic_algorithms_enabled():
+            raise RuntimeError("l1_loss does not have a deterministic implementation")
+        return F.l1_loss(input, target, **options)
+
+    assert reasons("l1_loss", loss, "user-settings") == {}
+
+
+def test_an_inference_tensor_that_is_ignored_deviates():
+    def loss(input, target, weight=None, pos_weight=None, **options):
+        if pos_weight is not None and pos_weight.is_inference() and not input.is_inference():
+            pos_weight = None
+        return F.binary_cross_entropy_with_logits(
+            input, target, weight=weight, pos_weight=pos_weight, **options
+        )
+
+    found = reasons("binary_cross_entropy_with_logits", loss, "inference-tensors", "value")
+    assert [*found] == ["inference-tensors"]
+
+
+# === overlapping calls ====================================================================
+
+
+@pytest.mark.parametrize(
+    ("defect", "clause"),
+    [
+        ("smooth_l1_loss/result-in-scratch", "live-results"),
+        ("soft_margin_loss/gradient-in-scratch", "live-results"),
+        ("kl_div/latest-call-only", "live-results"),
+        ("nll_loss/unversioned", "changed-in-place"),
+        ("binary_cross_entropy/unversioned", "changed-in-place"),
+        ("huber_loss/options-in-class", "threads"),
+        ("cosine_embedding_loss/keeps-last", "graph-freed"),
+        ("kl_div/lower-precision", "process-state"),
+        ("soft_margin_loss/flushes-subnormals", "process-state"),
+        ("gaussian_nll_loss/reads-uninitialised", "user-settings"),
+    ],
+)
+def test_a_wrong_loss_deviates(defect, clause):
+    wrong = defects()[defect]
+    assert [*reasons(wrong.loss, wrong.make(), clause)] == [clause]
+
+
+@pytest.mark.parametrize(
+    "name", ["kl_div/composite", "l1_loss/in-blocks", "cross_entropy/textbook", "ctc_loss/textbook"]
+)
+def test_a_right_loss_conforms(name):
+    right = right_implementations()[name]
+    assert reasons(right.loss, right.make(), *OVERLAP, *PROCESS) == {}
+
+
+def test_a_value_that_is_kept_for_a_tensor_deviates():
+    kept = {}
+
+    def loss(input, target, **options):
+        found, copy = kept.get(id(target), (lambda: None, target))
+        if found() is not target:
+            copy = target.detach().clone()
+            kept[id(target)] = weakref.ref(target), copy
+        return F.l1_loss(input, target if target.requires_grad else copy, **options)
+
+    found = reasons("l1_loss", loss, "live-results", "value")
+    assert [*found] == ["live-results"]
+    what = "the value of a call with other numbers in the same tensors"
+    assert found["live-results"].startswith(what)
+
+
+def test_a_loss_that_locks_its_shared_options_conforms():
+    lock, shared = threading.Lock(), {}
+
+    def loss(input, target, **options):
+        with lock:
+            shared["options"] = options
+            value = F.huber_loss(input, target, **shared["options"])
+            shared.clear()
+        return value
+
+    assert reasons("huber_loss", loss, "threads") == {}
+
+
+def test_threads_restore_the_trace_function_and_the_switch_interval():
+    before = sys.gettrace(), sys.getswitchinterval()
+    assert reasons("huber_loss", F.huber_loss, "threads") == {}
+    assert (sys.gettrace(), sys.getswitchinterval()) == before
