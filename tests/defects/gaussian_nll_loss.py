@@ -207,7 +207,7 @@ WRONG = (
     wrong(
         Gaussian,
         ReadsUninitialised,
-        source="pytorch/pytorch#118090",
+        source="IGN-01, pytorch/pytorch#20406",
         needs="deterministic algorithms",
     ),
 )
