@@ -286,11 +286,10 @@ class _Batch:
         )
         try:
             with _silent():
-                gradients: Any = torch.autograd.grad(
-                    values,
-                    [given[name] for name in names],
-                    upstream.to(values.dtype).expand(values.shape),
-                    allow_unused=True,
+                # torch imports its symbolic shapes if it gets a cotangent, which takes a second.
+                total = (values * upstream.to(values.dtype)).sum()
+                gradients = torch.autograd.grad(
+                    total, [given[name] for name in names], allow_unused=True
                 )
         except Exception as error:
             raise raised(trial, Ability.VMAP, error, "backward of torch.vmap") from None
