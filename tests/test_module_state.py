@@ -130,13 +130,25 @@ def test_a_module_with_a_wrong_state_is_found(loss, target, clause, what):
     assert what in cell.reason
 
 
+class Wrapped(nn.Module):
+    """A module that holds the loss of torch."""
+
+    def __init__(self, weight=None, ignore_index=-100, reduction="mean"):
+        super().__init__()
+        self.inner = nn.NLLLoss(weight, ignore_index=ignore_index, reduction=reduction)
+
+    def forward(self, input, target):
+        return self.inner(input, target)
+
+
 @pytest.mark.parametrize("clause", ["state-dict", "pickled", "moved-to-dtype", "representation"])
 @pytest.mark.parametrize(
     ("loss", "target"),
     [
         ("binary_cross_entropy_with_logits", nn.BCEWithLogitsLoss),
         ("poisson_nll_loss", nn.PoissonNLLLoss),
+        ("nll_loss", Wrapped),
     ],
 )
-def test_a_module_of_torch_conforms(loss, target, clause):
+def test_a_right_module_conforms(loss, target, clause):
     assert judged(loss, target, clause).verdict is Verdict.CONFORMS
