@@ -29,6 +29,7 @@ from lossspec.clauses.precondition import (
     documented_dtypes,
     precondition,
     small,
+    uses_options,
     wants_gradients,
     works,
 )
@@ -72,17 +73,6 @@ def _has_elements(trial: Trial) -> bool:
 def _of_a_mean(trial: Trial) -> bool:
     """The reduction is `mean`, if the loss has it, since exporting is slow."""
     return "mean" not in trial.loss.reductions or trial.case.reduction == "mean"
-
-
-def _uses_options(trial: Trial) -> bool:
-    """Return whether the call uses an option, or the implementation takes none.
-
-    Without options, a call cannot show that they are lost on the way.
-    """
-    known, case = trial.loss.parameters_of(trial.form), trial.case
-    taken = [name for name in (*known, *trial.loss.options) if trial.under_test.takes(name)]
-    changed = any(case.parameters[name] != known[name].default for name in known)
-    return changed or any(name in trial.loss.options for name in case.tensors) or not taken
 
 
 #: The preconditions of a clause that runs a right call in another way.
@@ -177,7 +167,7 @@ def vmap(trial: Trial) -> Judgement:
             if deviation.raised is None:
                 raise
             trial.skipped[Excuse.NOT_SUPPORTED] += 1
-    return any(judged) and _uses_options(trial)
+    return any(judged) and uses_options(trial)
 
 
 def _batch_axes(trial: Trial, names: Sequence[str]) -> dict[str, int | None]:
