@@ -31,15 +31,15 @@ def _has_two_axes(trial: Trial) -> bool:
 def _orders(trial: Trial) -> Iterator[Case]:
     """Yield the case with other orders of axes in memory.
 
-    First all tensors have their axes reversed. Then the first two axes are swapped, but not those
-    of the first tensor, so that the tensors differ in their order.
+    First all tensors have their axes reversed. Then some have their first two axes swapped: the
+    first tensor if it has further axes, as if its batch were not in front, or else the others.
     """
     roles, tensors = trial.loss.roles(trial.form), trial.case.tensors
     names = [name for name in tensors if _has_order(tensors[name]) and not roles[name].scalar]
     yield trial.case.with_(layouts=dict.fromkeys(names, "permuted"))
-    others = names[1:] or [name for name in names if tensors[name].ndim > 2]
-    if others:
-        yield trial.case.with_(layouts=dict.fromkeys(others, "swapped"))
+    some = names[:1] if tensors[names[0]].ndim > 2 else names[1:]
+    if some:
+        yield trial.case.with_(layouts=dict.fromkeys(some, "swapped"))
 
 
 def _of_two_axes(loss: Loss, surface: Surface) -> bool:
