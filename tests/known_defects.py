@@ -260,6 +260,10 @@ DEFECTS = {
     "tensor-subclass": _wrong(
         lambda tensors, given: type(tensors[0]) is not torch.Tensor, ", of a tensor subclass"
     ),
+    "transposed": _wrong(
+        lambda tensors, given: not tensors[0].is_contiguous(),
+        ", where the first tensor is not contiguous",
+    ),
     "value": _wrong(lambda tensors, given: True, ""),
     "vmap": _beyond(
         lambda tensors: any(map(torch._C._functorch.is_batchedtensor, tensors)),

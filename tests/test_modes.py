@@ -122,6 +122,17 @@ def test_a_loss_that_loses_precision_under_autocast_conforms():
     assert verdict("cosine_embedding_loss", product, "autocast").verdict is Verdict.CONFORMS
 
 
+def test_an_option_that_autocast_loses_is_found():
+    def forgets(input, target, log_input=True, full=False, eps=1e-8, reduction="mean"):
+        full = full and not torch.is_autocast_enabled("cpu")
+        return F.poisson_nll_loss(
+            input, target, log_input=log_input, full=full, eps=eps, reduction=reduction
+        )
+
+    assert verdict("poisson_nll_loss", forgets, "autocast").verdict is Verdict.DEVIATES
+    assert verdict("poisson_nll_loss", F.poisson_nll_loss, "autocast").verdict is Verdict.CONFORMS
+
+
 def test_a_loss_that_warns_about_complex_inputs_is_unsupported():
     cell = verdict("l1_loss", F.l1_loss, "complex-inputs")
     assert cell.verdict is Verdict.CONFORMS

@@ -19,6 +19,8 @@ from lossspec.spec.shapes import Shape, root, written_out
 
 #: The memory layouts of a tensor; `contiguous` is first, so that shrinking ends there.
 LAYOUTS = ("contiguous", "permuted", "sliced", "pitched", "offset", "expanded", "channels_last")
+#: The layouts that are not drawn; a clause gives them to the tensors of a drawn case.
+UNDRAWN_LAYOUTS = ("swapped",)
 
 
 #: Dtypes that a stored tensor may have.
@@ -269,10 +271,10 @@ def _check_stored(data: Any) -> None:
     for name, entry in data["tensors"].items():
         if not isinstance(entry, Mapping) or not {"dtype", "shape", "data"} <= set(entry):
             raise CaseError(f"tensor {name}: want an object with dtype, shape and data")
-        if entry.get("layout", "contiguous") not in LAYOUTS:
+        if entry.get("layout", "contiguous") not in (*LAYOUTS, *UNDRAWN_LAYOUTS):
             raise CaseError(
                 f"tensor {name}: got layout {reprlib.repr(entry['layout'])}, "
-                f"want one of {', '.join(LAYOUTS)}"
+                f"want one of {', '.join((*LAYOUTS, *UNDRAWN_LAYOUTS))}"
             )
 
 

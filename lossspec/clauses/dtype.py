@@ -12,7 +12,7 @@ import torch
 from lossspec.cases.case import Case
 from lossspec.clauses import Judgement, clause
 from lossspec.clauses.ability import lacking, raised
-from lossspec.clauses.precondition import conforms, precondition, works
+from lossspec.clauses.precondition import conforms, precondition, uses_options, works
 from lossspec.clauses.trial import Deviation, NotJudged, Trial, failed
 from lossspec.dtypes import precision
 from lossspec.excuse import Excuse
@@ -163,7 +163,7 @@ def autocast(trial: Trial) -> Judgement:
         # Under autocast, torch computes matrix products in the lower precision.
         want = SolvedCase(trial.loss, case.with_(dtype=LOW)).expected.value(case.reduction)
     trial.agree(got, want, "the value under autocast", of=None)
-    return True
+    return uses_options(trial)
 
 
 def _complex(loss: Loss, surface: Surface) -> bool:

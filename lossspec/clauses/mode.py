@@ -9,14 +9,17 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 
+from lossspec.cases.axes import part_along
 from lossspec.cases.case import Case
 from lossspec.clauses import Judgement, clause, stateless
 from lossspec.clauses.ability import raised
@@ -25,11 +28,13 @@ from lossspec.clauses.precondition import (
     differentiable_twice,
     documented_dtypes,
     precondition,
+    small,
+    uses_options,
     wants_gradients,
     works,
 )
 from lossspec.clauses.refusal import misshapen, out_of_range, ruled_out
-from lossspec.clauses.trial import Deviation, NotJudged, Trial, returned
+from lossspec.clauses.trial import Deviation, NotJudged, Trial, Unsupported, returned
 from lossspec.excuse import Excuse
 from lossspec.execution.call import arguments, constructed, handed, invoke, ready
 from lossspec.execution.checkpoint import under_way
@@ -37,6 +42,7 @@ from lossspec.execution.declaration import Ability
 from lossspec.execution.outcome import backward_from, differentiable
 from lossspec.execution.tensors import to_extended, to_torch
 from lossspec.execution.torch_private import fake_tensor_mode, without_subclasses
+from lossspec.oracle.solver import SolvedCase
 
 
 @precondition(Excuse.NOT_SUPPORTED)
@@ -140,28 +146,160 @@ def functional_gradient(trial: Trial) -> Judgement:
     return informative
 
 
-@clause(stateless, enough=20, slow=True, requires=PLAIN)
+@clause(stateless, enough=20, requires=PLAIN)
 def vmap(trial: Trial) -> Judgement:
-    """Under `torch.vmap` over several copies of a call, each copy has the right value."""
-    case = trial.case
+    """Under `torch.vmap` over several calls, along any axis and with tensors that all calls share,
+    each call has the right value and gradients."""
     names = [name for name, role in trial.loss.roles(trial.form).items() if not role.scalar]
-    inputs = arguments(trial.under_test, case.with_(requires_grad=()), trial.device)
-    several = {name: torch.stack([x, x, x]) for name, x in inputs.items() if name in names}
+    names = [name for name in names if name in trial.case.tensors]
+    mirrored = _mirrored(trial)
+    other = trial.solved if mirrored is trial.case else SolvedCase(trial.loss, mirrored)
+    judged = [_Batch(trial, _batch_axes(trial, names), [trial.solved, other]).judge()]
+    # The right answer to a call that shares a tensor with a mirrored call is not known.
+    same = [trial.solved] * 2
+    for axes in _shared_axes(names):
+        try:
+            judged.append(_Batch(trial, axes, same).judge())
+        except Unsupported as lack:
+            trial.skipped[lack.excuse] += 1
+        except Deviation as deviation:
+            # torch documents that in-place operations which would widen a shared tensor raise.
+            if deviation.raised is None:
+                raise
+            trial.skipped[Excuse.NOT_SUPPORTED] += 1
+    return any(judged) and uses_options(trial)
 
-    def loss(given: dict[str, Any]) -> Any:
-        return invoke(trial.under_test, case, {**inputs, **given})
 
-    try:
-        with _silent():
-            values = torch.vmap(loss)(several)
-    except Exception as error:
-        raise raised(trial, Ability.VMAP, error, "torch.vmap") from None
-    want = trial.expected.value(case.reduction)
-    judged = [
-        trial.agree(to_extended(value), want, "the value under torch.vmap", of=None)
-        for value in values
-    ]
-    return all(judged)
+def _batch_axes(trial: Trial, names: Sequence[str]) -> dict[str, int | None]:
+    """Return the axis along which each tensor is batched, a different one for each.
+
+    Args:
+        trial: The trial of the case.
+        names: The names of the tensors.
+    """
+    axes = [(-1, 0, 1)[i % 3] for i in range(len(names))]
+    return {
+        name: min(axis, trial.case.tensors[name].ndim)
+        for name, axis in zip(names, axes, strict=True)
+    }
+
+
+def _shared_axes(names: Sequence[str]) -> Iterator[dict[str, int | None]]:
+    """Yield the axis along which each tensor is batched; None for one that all calls share."""
+    if len(names) > 1:
+        yield {name: None if i == 0 else -1 for i, name in enumerate(names)}
+        yield {name: 0 if i == 0 else None for i, name in enumerate(names)}
+
+
+def _mirrored(trial: Trial) -> Case:
+    """Return the case with its batch and its optional tensors reversed, if the call is valid."""
+    loss, case = trial.loss, trial.case
+    if not small.holds(trial):  # a second right answer would take too long
+        return case
+    known, roles = loss.parameters_of(trial.form).values(), loss.roles(trial.form)
+    if loss.batched(case.shape) and not any(parameter.along for parameter in known):
+        size = case.axis_sizes(loss)[loss.batch]
+        turned = part_along(loss, case, loss.batch, np.arange(size)[::-1])
+        # All calls of a batch get the same numbers, such as lengths in tuples.
+        same = all(
+            np.array_equal(array, case.tensors[name])
+            for name, array in turned.tensors.items()
+            if roles[name].scalar
+        )
+        case = turned if same and trial.allows(turned) else case
+    optional = {
+        name: array[::-1].copy()
+        for name, array in case.tensors.items()
+        if name in loss.options and array.ndim == 1 and not roles[name].scalar
+    }
+    turned = case.with_(tensors={**case.tensors, **optional}) if optional else case
+    return turned if trial.allows(turned) else case
+
+
+@dataclass
+class _Batch:
+    """Several calls that `torch.vmap` makes as one.
+
+    Attributes:
+        trial: The trial of the case.
+        axes: The axis along which each tensor is batched; None for a shared one.
+        calls: The calls, which differ in the numbers only.
+    """
+
+    trial: Trial
+    axes: Mapping[str, int | None]
+    calls: Sequence[SolvedCase]
+
+    def judge(self) -> bool:
+        """Judge the values and the gradients; return whether a wrong one would have shown."""
+        trial, case = self.trial, self.trial.case
+        inputs = arguments(trial.under_test, case.with_(requires_grad=()), trial.device)
+        given = {
+            name: inputs[name] if axis is None else self._stacked(name, axis)
+            for name, axis in self.axes.items()
+        }
+
+        def loss(batched: dict[str, Any]) -> Any:
+            return invoke(trial.under_test, case, {**inputs, **batched})
+
+        try:
+            with _silent():
+                values = torch.vmap(loss, in_dims=(dict(self.axes),))(given)
+        except Exception as error:
+            raise raised(trial, Ability.VMAP, error, "torch.vmap") from None
+        what = f"the value under torch.vmap{self._way}"
+        judged = [
+            trial.agree(to_extended(value), call.expected.value(case.reduction), what, of=None)
+            for value, call in zip(values, self.calls, strict=True)
+        ]
+        if differentiable(values):
+            self._judge_gradients(given, values)
+        return all(judged)
+
+    def _stacked(self, name: str, axis: int) -> torch.Tensor:
+        """Return the tensors of all calls along one axis."""
+        arrays = [
+            to_torch(call.case.tensors[name], device=self.trial.device) for call in self.calls
+        ]
+        stacked = torch.stack(arrays, axis).detach()
+        return stacked.requires_grad_(name in self.trial.case.requires_grad)
+
+    def _judge_gradients(self, given: Mapping[str, torch.Tensor], values: torch.Tensor) -> None:
+        """Judge the gradients of the batched tensors, each in its own call."""
+        trial, case = self.trial, self.trial.case
+        names = [name for name, tensor in given.items() if tensor.requires_grad]
+        upstream = torch.stack(
+            [
+                to_torch(call.case.upstream(case.reduction), device=trial.device)
+                for call in self.calls
+            ]
+        )
+        try:
+            with _silent():
+                # torch imports its symbolic shapes if it gets a cotangent, which takes a second.
+                total = (values * upstream.to(values.dtype)).sum()
+                gradients = torch.autograd.grad(
+                    total, [given[name] for name in names], allow_unused=True
+                )
+        except Exception as error:
+            raise raised(trial, Ability.VMAP, error, "backward of torch.vmap") from None
+        for name, gradient in zip(names, gradients, strict=True):
+            what = f"the gradient of {name} under torch.vmap{self._way}"
+            if gradient is None:
+                if trial.outcome.gradients.get(name) is not None:
+                    raise Deviation(f"no {what[4:]}", None, "a gradient, as without it", check=None)
+                continue
+            axis = self.axes[name]
+            assert axis is not None, "a shared tensor requires no gradient"
+            for call, own in zip(self.calls, gradient.unbind(axis), strict=True):
+                want = call.expected.gradients().get(name)
+                if want is not None:
+                    trial.agree(to_extended(own), want, what, of=None, gradient_of=name)
+
+    @property
+    def _way(self) -> str:
+        """The axes, for the report."""
+        return " along axes " + ", ".join(f"{axis} of {name}" for name, axis in self.axes.items())
 
 
 @clause(stateless, enough=4, slow=True, requires=PLAIN)

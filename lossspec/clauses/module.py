@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lossspec.cases.case import Case
 from lossspec.clauses import Judgement, clause
 from lossspec.clauses.ability import raised
 from lossspec.clauses.precondition import documented_dtypes, precondition, works
@@ -56,15 +57,32 @@ def _has_a_batch(trial: Trial) -> bool:
 OTHER = {"float32": "float64", "float64": "float32"}
 
 
-def _made(trial: Trial) -> tuple[Any, list[Any]]:
-    """Return a module and the tensors of its call; raise NotJudged if the class makes no module."""
-    case = trial.case.with_(requires_grad=())
+def _made(trial: Trial, case: Case | None = None) -> tuple[Any, list[Any]]:
+    """Return a module and the tensors of its call; raise NotJudged if the class makes no module.
+
+    Args:
+        trial: The trial of the case.
+        case: The case to construct the module for; None for that of the trial.
+    """
+    case = (trial.case if case is None else case).with_(requires_grad=())
     tensors = arguments(trial.under_test, case, trial.device)
     module = trial.under_test.target(**keywords(trial.under_test, case, tensors))
     if not isinstance(module, torch.nn.Module):
         raise NotJudged(Excuse.NOT_ABOUT, "the class does not make a torch.nn.Module")
     given = handed(trial.under_test, case, tensors)
     return module, [given[name] for name in trial.form.tensors]
+
+
+def _constructed_with(trial: Trial) -> list[str]:
+    """Return the names of the tensors that the constructor gets."""
+    return [name for name in trial.case.tensors if name in trial.loss.options]
+
+
+def _overwrite(module: torch.nn.Module) -> None:
+    """Set every number in the buffers and parameters of a module to 0."""
+    with torch.no_grad():
+        for tensor in (*module.buffers(), *module.parameters()):
+            tensor.zero_()
 
 
 def _same(trial: Trial, module: Any, given: list[Any], what: str) -> None:
@@ -74,16 +92,37 @@ def _same(trial: Trial, module: Any, given: list[Any], what: str) -> None:
         raise Deviation(what, got, want, check=None)
 
 
-@clause(_module, enough=20, requires=(works,))
+@clause(_module, enough=20, requires=(_copies_can_be_written, works))
 def pickled(trial: Trial) -> Judgement:
-    """A deep copy of a module, and a pickled and unpickled one, give the same value."""
+    """A copy, a deep copy, and a pickled and unpickled module give the same value. The last two
+    share no tensor with the original."""
     module, given = _made(trial)
-    _same(trial, copy.deepcopy(module), given, "a deep copy")
+    shallow = returned(lambda: copy.copy(module), "copy.copy", "a module")
+    _same(trial, shallow, given, "a copy")
+    deep = returned(lambda: copy.deepcopy(module), "copy.deepcopy", "a module")
+    _same(trial, deep, given, "a deep copy")
+    loaded = None
     # Pickle cannot find a local class by name, for which the module is not to blame.
     if all(map(_pickles, (type(module), *trial.case.parameters.values()))):
         data = returned(lambda: pickle.dumps(module), "pickling")
-        _same(trial, pickle.loads(data), given, "a pickled module")
-    return True
+        loaded = pickle.loads(data)
+        _same(trial, loaded, given, "a pickled module")
+    _overwrite(module)
+    _same(trial, deep, given, "a deep copy, after the tensors of the original changed,")
+    if loaded is not None:
+        _same(trial, loaded, given, "a pickled module, after the tensors of the original changed,")
+    return _tells(trial)
+
+
+def _tells(trial: Trial) -> bool:
+    """Return whether the constructor gets a tensor, or the implementation takes none there."""
+    loss, under_test = trial.loss, trial.under_test
+    taken = [
+        name
+        for name, role in loss.options.items()
+        if under_test.surface in role.surfaces and under_test.takes(name)
+    ]
+    return bool(_constructed_with(trial)) or not taken
 
 
 def _pickles(thing: Any) -> bool:
@@ -96,14 +135,32 @@ def _pickles(thing: Any) -> bool:
 
 @clause(_module, enough=20, requires=(_copies_can_be_written, works))
 def state_dict(trial: Trial) -> Judgement:
-    """After a call, the `state_dict` of a module loads into a new module with the same arguments,
-    which gives the same value."""
+    """The `state_dict` of a module holds the tensors of its constructor under their names, and
+    nothing else. After a call it loads into a module constructed with other tensors, which then
+    gives the same value. The module has no trainable parameters."""
     module, given = _made(trial)
-    fresh, _ = _made(trial)
+    names = _constructed_with(trial)
+    others = {name: np.zeros_like(trial.case.tensors[name]) for name in names}
+    fresh, _ = _made(trial, trial.case.with_(tensors={**trial.case.tensors, **others}))
     module(*given)
     state = module.state_dict()
+    # A module may hold another one, whose name then stands before that of the tensor.
+    found = sorted({name.rpartition(".")[2] for name in state})
+    if found != sorted(names):
+        raise Deviation("the names in the state_dict", found, sorted(names), check=None)
+    trained = [name for name, _ in module.named_parameters()]
+    if trained:
+        raise Deviation("the parameters of the module", trained, [], check=None)
     returned(lambda: fresh.load_state_dict(state), "loading its state_dict", "it loads")
     _same(trial, fresh, given, "a module with the loaded state")
+    return _tells(trial)
+
+
+@clause(_module, once=True, requires=(works,))
+def representation(trial: Trial) -> Judgement:
+    """`repr` of a module returns text, as that of every `torch.nn.Module` does."""
+    module, _ = _made(trial)
+    returned(lambda: repr(module), "repr", "text")
     return True
 
 
@@ -119,11 +176,16 @@ def evaluation_mode(trial: Trial) -> Judgement:
 @clause(_module, enough=20, requires=(_has_another_dtype, works))
 def moved_to_dtype(trial: Trial) -> Judgement:
     """After `.to(dtype)`, a module works with inputs of that dtype and returns that dtype.
-    Converting float32 to float64 and back keeps the value."""
+    Converting float32 to float64 and back keeps the value. Converting to bfloat16 and back leaves
+    numbers, such as a margin, unchanged."""
     module, given = _made(trial)
     other = torch_dtype(OTHER[trial.case.dtype])
     if other is torch.float64:  # only widening and narrowing again is exact
         _same(trial, module.to(other).to(given[0].dtype), given, "the value after .to and back")
+    if not _constructed_with(trial):
+        lower = module.to(torch.bfloat16).to(given[0].dtype)
+        _same(trial, lower, given, "the value after .to(torch.bfloat16) and back")
+        module, _ = _made(trial)
     module.to(other)
     moved = [
         x.to(other) if isinstance(x, torch.Tensor) and x.is_floating_point() else x for x in given

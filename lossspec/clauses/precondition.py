@@ -127,6 +127,17 @@ def wants_gradients(trial: Trial) -> bool:
     return bool(trial.case.requires_grad)
 
 
+def uses_options(trial: Trial) -> bool:
+    """Return whether the call uses an option, or the implementation takes none.
+
+    Without options, a call cannot show that they are lost on the way.
+    """
+    known, case = trial.loss.parameters_of(trial.form), trial.case
+    taken = [name for name in (*known, *trial.loss.options) if trial.under_test.takes(name)]
+    changed = any(case.parameters[name] != known[name].default for name in known)
+    return changed or any(name in trial.loss.options for name in case.tensors) or not taken
+
+
 def takes_reduction(name: str) -> Precondition:
     """Return the precondition that the implementation takes a reduction."""
     return Precondition(

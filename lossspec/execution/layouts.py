@@ -23,6 +23,8 @@ def laid_out(plain: torch.Tensor, layout: str) -> torch.Tensor:
     if layout == "permuted":
         order = list(range(plain.ndim))[::-1]
         return plain.permute(order).contiguous().permute(order)
+    if layout == "swapped" and plain.ndim > 1:
+        return plain.transpose(0, 1).contiguous().transpose(0, 1)
     # The gaps hold numbers that no kernel may read. An integer there is a valid class index, so
     # that a kernel which does read it stays within bounds.
     filler = 77 if plain.is_floating_point() else int(plain.max())

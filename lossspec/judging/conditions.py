@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from lossspec.cases.case import LAYOUTS, Case
+from lossspec.cases.case import LAYOUTS, UNDRAWN_LAYOUTS, Case
 from lossspec.cases.features import FEATURES, features
 from lossspec.dtypes import REAL_DTYPES
 from lossspec.errors import DeviationsError
@@ -231,7 +231,7 @@ def known_features(loss: Loss) -> list[str]:
         *FEATURES,
         *(f"{axes}-d" for axes in range(9)),
         *(f"with {name}" for name in tensors),
-        *(f"{name} {layout}" for name in tensors for layout in LAYOUTS[1:]),
+        *(f"{name} {layout}" for name in tensors for layout in (*LAYOUTS[1:], *UNDRAWN_LAYOUTS)),
         *(f"{name} not contiguous" for name in tensors),
         *(f"{name} at an end of its domain" for name in tensors),
         *(f"{name} near 0" for name in tensors),

@@ -1,0 +1,66 @@
+"""Other orders of axes in memory, under the options that choose another path."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import lossspec
+from lossspec.execution.layouts import laid_out
+from lossspec.report.verdict import Verdict
+
+
+def judged(loss, target):
+    (cell,) = lossspec.check(loss, target, clauses=["transposed"], profile="quick")
+    return cell
+
+
+def memory_order(x):
+    """Return a transposed matrix as a kernel reads it that takes it for contiguous."""
+    if x.ndim != 2 or x.is_contiguous() or not x.t().is_contiguous():
+        return x
+    return x.as_strided(x.shape, (x.shape[1], 1))
+
+
+def smoothed(input, target, weight=None, label_smoothing=0.0, **options):
+    if label_smoothing:
+        input = memory_order(input)
+    return F.cross_entropy(input, target, weight, label_smoothing=label_smoothing, **options)
+
+
+def swapped(anchor, positive, negative, swap=False, **options):
+    if swap:
+        negative = memory_order(negative)
+    return F.triplet_margin_loss(anchor, positive, negative, swap=swap, **options)
+
+
+@pytest.mark.parametrize(
+    ("loss", "target"),
+    [
+        ("cross_entropy", smoothed),
+        ("triplet_margin_loss", swapped),
+    ],
+)
+def test_a_path_that_takes_a_matrix_for_contiguous_is_found(loss, target):
+    cell = judged(loss, target)
+    assert cell.verdict is Verdict.DEVIATES
+    assert "with another order of axes in memory" in cell.reason
+    assert judged(loss, getattr(F, loss)).verdict is Verdict.CONFORMS
+
+
+def test_an_error_of_another_order_is_found():
+    def views(input, target, reduction="mean"):
+        return F.mse_loss(input.view(-1), target.reshape(-1), reduction=reduction).view(
+            input.shape if reduction == "none" else ()
+        )
+
+    cell = judged("mse_loss", views)
+    assert cell.verdict is Verdict.DEVIATES
+    assert cell.reason == "call with another order of axes in memory raised"
+
+
+def test_a_swapped_tensor_keeps_its_numbers():
+    plain = torch.arange(24.0).view(2, 3, 4)
+    moved = laid_out(plain, "swapped")
+    assert torch.equal(moved, plain)
+    assert moved.stride() == (4, 8, 1)
+    assert laid_out(plain[0, 0], "swapped").is_contiguous()

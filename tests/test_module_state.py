@@ -1,0 +1,154 @@
+"""The state of a module: buffers, numbers, copies and its text."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import lossspec
+from lossspec.report.verdict import Verdict
+
+
+def judged(loss, target, clause):
+    (cell,) = lossspec.check(loss, target, clauses=[clause], profile="quick")
+    return cell
+
+
+class TrainedWeight(nn.CrossEntropyLoss):
+    """The weight is a parameter, which an optimizer changes."""
+
+    def __init__(self, weight=None, ignore_index=-100, reduction="mean", label_smoothing=0.0):
+        super().__init__(
+            ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing
+        )
+        del self.weight
+        self.weight = None if weight is None else nn.Parameter(weight.detach())
+
+
+class UnsavedWeight(nn.NLLLoss):
+    """The weight is a buffer that the state_dict leaves out."""
+
+    def __init__(self, weight=None, ignore_index=-100, reduction="mean"):
+        super().__init__(ignore_index=ignore_index, reduction=reduction)
+        self.register_buffer("weight", weight, persistent=False)
+
+
+class OtherName(nn.MultiLabelSoftMarginLoss):
+    """The state_dict has the weight under another name."""
+
+    def __init__(self, weight=None, reduction="mean"):
+        super().__init__(reduction=reduction)
+        self.register_buffer("class_weight", weight)
+
+    def forward(self, input, target):
+        return F.multilabel_soft_margin_loss(
+            input, target, weight=self.class_weight, reduction=self.reduction
+        )
+
+
+class SavedNumber(nn.HuberLoss):
+    """Delta is a buffer."""
+
+    def __init__(self, reduction="mean", delta=1.0):
+        super().__init__(reduction=reduction, delta=delta)
+        del self.delta
+        self.register_buffer("delta", torch.tensor(delta, dtype=torch.float64))
+
+    def forward(self, input, target):
+        return F.huber_loss(input, target, reduction=self.reduction, delta=float(self.delta))
+
+
+class CachedWeight(nn.MultiMarginLoss):
+    """A loaded state_dict does not reach the copy of the weight that the call uses."""
+
+    def __init__(self, p=1, margin=1.0, weight=None, reduction="mean"):
+        super().__init__(p, margin, weight, reduction=reduction)
+        self.used = None if weight is None else weight.clone()
+
+    def forward(self, input, target):
+        return F.multi_margin_loss(
+            input, target, self.p, self.margin, self.used, reduction=self.reduction
+        )
+
+
+class ConvertedNumber(nn.GaussianNLLLoss):
+    """Eps is a tensor that `.to(dtype)` rounds."""
+
+    def __init__(self, *, full=False, eps=1e-6, reduction="mean"):
+        super().__init__(full=full, eps=eps, reduction=reduction)
+        del self.eps
+        self.register_buffer("eps", torch.tensor(eps, dtype=torch.float64), persistent=False)
+
+    def forward(self, input, target, var):
+        return F.gaussian_nll_loss(
+            input, target, var, full=self.full, eps=float(self.eps), reduction=self.reduction
+        )
+
+
+class SharedCopy(nn.CrossEntropyLoss):
+    """A deep copy has the same tensors as the original."""
+
+    def __deepcopy__(self, memo):
+        return copy.copy(self)
+
+
+class NoShallowCopy(nn.HingeEmbeddingLoss):
+    """copy.copy raises."""
+
+    def __copy__(self):
+        raise TypeError("not copyable")
+
+
+class NoText(nn.TripletMarginLoss):
+    """The text of the module names an attribute that does not exist."""
+
+    def extra_repr(self):
+        return f"margin={self.margn}"
+
+
+WRONG = [
+    ("cross_entropy", TrainedWeight, "state-dict", "the parameters of the module"),
+    ("nll_loss", UnsavedWeight, "state-dict", "the names in the state_dict"),
+    ("multilabel_soft_margin_loss", OtherName, "state-dict", "the names in the state_dict"),
+    ("huber_loss", SavedNumber, "state-dict", "the names in the state_dict"),
+    ("multi_margin_loss", CachedWeight, "state-dict", "a module with the loaded state"),
+    ("gaussian_nll_loss", ConvertedNumber, "moved-to-dtype", "and back"),
+    ("cross_entropy", SharedCopy, "pickled", "after the tensors of the original changed"),
+    ("hinge_embedding_loss", NoShallowCopy, "pickled", "copy.copy raised"),
+    ("triplet_margin_loss", NoText, "representation", "repr raised"),
+]
+
+
+@pytest.mark.parametrize(
+    ("loss", "target", "clause", "what"), WRONG, ids=[row[1].__name__ for row in WRONG]
+)
+def test_a_module_with_a_wrong_state_is_found(loss, target, clause, what):
+    cell = judged(loss, target, clause)
+    assert cell.verdict is Verdict.DEVIATES
+    assert what in cell.reason
+
+
+class Wrapped(nn.Module):
+    """A module that holds the loss of torch."""
+
+    def __init__(self, weight=None, ignore_index=-100, reduction="mean"):
+        super().__init__()
+        self.inner = nn.NLLLoss(weight, ignore_index=ignore_index, reduction=reduction)
+
+    def forward(self, input, target):
+        return self.inner(input, target)
+
+
+@pytest.mark.parametrize("clause", ["state-dict", "pickled", "moved-to-dtype", "representation"])
+@pytest.mark.parametrize(
+    ("loss", "target"),
+    [
+        ("binary_cross_entropy_with_logits", nn.BCEWithLogitsLoss),
+        ("poisson_nll_loss", nn.PoissonNLLLoss),
+        ("nll_loss", Wrapped),
+    ],
+)
+def test_a_right_module_conforms(loss, target, clause):
+    assert judged(loss, target, clause).verdict is Verdict.CONFORMS
