@@ -121,11 +121,30 @@ MEAN_OF_MANY_MARGIN = 8
 WEIGHED_ELEMENTS = 4096
 #: `memory-in-proportion`: fewest repetitions of a case. Chosen: other cases are not judged.
 WEIGHED_COPIES = 8
-#: `memory-in-proportion`: largest ratio of peak memory to the memory of the inputs.
+#: `memory-in-proportion`: most numbers in the inputs for each element of the unreduced loss.
+#: Derived: a matrix of the square of `WEIGHED_ELEMENTS` is then twice what `MEMORY_TIMES` allows.
+WEIGHED_NUMBERS = 32
+#: `memory-in-proportion`: size of the axes within a sample of the default call. Chosen: as
+#: `WEIGHED_NUMBERS`, it keeps the inputs small.
+SHORT = 4
+#: `memory-in-proportion` and `memory-within-samples`: largest ratio of peak memory to the memory of
+#: the inputs.
 #: Measured: `lossspec run torch.nn.functional --clause=memory-in-proportion --profile=quick` writes
-#: the share of it that torch needs as `worst`: 0.05 with torch 2.13.0. An implementation may keep
+#: the share of it that torch needs as `worst`: WORST with torch 2.13.0. An implementation may keep
 #: some twenty copies in float64 of float32 inputs.
 MEMORY_TIMES = 64
+#: `memory-within-samples`: size of the axes within a sample.
+#: Derived: a matrix of its square exceeds the memory that `MEMORY_TIMES` allows 16 times.
+WIDE = 1024
+#: `memory-within-samples`: rows of the measured call. Chosen: more rows only take time.
+WIDE_ROWS = 4
+#: `memory-within-samples`: two sizes, the second double the first, for which the numbers that the
+#: definition makes are counted. Chosen: small, since their ratio shows how the numbers grow.
+WIDE_PROBES = (16, 32)
+#: `memory-within-samples`: ratio of the growth of the definition's numbers to that of its inputs,
+#: above which the definition itself needs more memory.
+#: Derived: the ratio is 1 in proportion, and 2 for all pairs.
+FASTER = 1.5
 
 #: `no-host-copy`: most numbers that one call may copy to the host.
 #: Chosen: it allows flags and counts, which torch reads too, but not a tensor for a computation on

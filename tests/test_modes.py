@@ -10,6 +10,7 @@ from lossspec.cases.case import published
 from lossspec.clauses import clauses
 from lossspec.clauses.trial import Trial
 from lossspec.execution.implementation import LossUnderTest
+from lossspec.execution.memory import made
 from lossspec.judging.deviation import deviation_of
 from lossspec.oracle.solver import SolvedCase, solve
 from lossspec.report.verdict import Verdict
@@ -303,11 +304,75 @@ def test_quadratic_memory_is_found_for_correct_numbers():
     )
 
 
-def test_memory_is_not_checked_for_losses_of_vectors():
-    assert not any(
-        clauses()["memory-in-proportion"].applies(find(name), "function")
-        for name in ("triplet_margin_loss", "cosine_embedding_loss", "cross_entropy", "ctc_loss")
-    )
+def rows_compared(anchor, positive, negative, margin=1.0, p=2.0, eps=1e-6, swap=False, **more):
+    far = F.pairwise_distance(anchor, negative, p, eps)
+    if swap:
+        far = torch.minimum(far, F.pairwise_distance(positive, negative, p, eps))
+    pairs = (anchor.unsqueeze(-2) - positive.unsqueeze(-3) + eps).norm(p, -1)
+    near = pairs.diagonal(dim1=-2, dim2=-1) if anchor.ndim == 2 else pairs[..., 0, 0]
+    losses = torch.relu(near - far + margin)
+    reduction = more.get("reduction", "mean")
+    return losses if reduction == "none" else getattr(losses, reduction)()
+
+
+def test_all_pairs_of_rows_are_found_where_a_row_is_a_vector():
+    cell = verdict("triplet_margin_loss", rows_compared, "memory-in-proportion")
+    assert cell.verdict is Verdict.DEVIATES
+    assert cell.want == "at most 64 times"
+
+
+class Jacobian(torch.autograd.Function):
+    """The softmax, whose backward makes the matrix of all derivatives of a row."""
+
+    @staticmethod
+    def forward(ctx, input):
+        softmax = input.softmax(-1)
+        ctx.save_for_backward(softmax)
+        return softmax.log()
+
+    @staticmethod
+    def backward(ctx, upstream):
+        (p,) = ctx.saved_tensors
+        jacobian = torch.eye(p.shape[-1]).to(p) - p.unsqueeze(-2)
+        return torch.einsum("...i,...ij->...j", upstream, jacobian)
+
+
+def test_a_matrix_of_all_classes_is_found_in_backward():
+    def loss(input, target, **more):
+        return F.nll_loss(Jacobian.apply(input), target, **more)
+
+    cell = verdict("cross_entropy", loss, "memory-within-samples")
+    assert cell.verdict is Verdict.DEVIATES
+    assert cell.reason == "the peak memory of a call with N = 4, C = 1024"
+
+
+def test_pairs_of_classes_are_allowed_where_the_definition_has_them():
+    def pairs(input, target, reduction="mean"):
+        listed = target.clamp(min=0)
+        counts = (target >= 0).cumprod(-1).to(input.dtype)
+        classes = torch.arange(input.shape[-1])
+        named = ((listed.unsqueeze(-1) == classes) & (counts.unsqueeze(-1) > 0)).any(-2)
+        own = input.gather(-1, listed).unsqueeze(-1)
+        hinge = torch.relu(1 - own + input.unsqueeze(-2))
+        kept = counts.unsqueeze(-1) * (~named).to(input.dtype).unsqueeze(-2)
+        losses = (hinge * kept).sum((-1, -2)) / input.shape[-1]
+        return losses if reduction == "none" else getattr(losses, reduction)()
+
+    assert verdict("multilabel_margin_loss", pairs, "value").verdict is Verdict.CONFORMS
+    cell = verdict("multilabel_margin_loss", pairs, "memory-within-samples")
+    assert cell.verdict is Verdict.CONFORMS
+
+
+def test_memory_within_a_sample_is_judged_where_samples_have_an_axis_of_their_own():
+    clause = clauses()["memory-within-samples"]
+    assert clause.applies(find("cosine_embedding_loss"), "function")
+    assert not clause.applies(find("mse_loss"), "function")
+
+
+def test_the_memory_of_a_loss_outside_torch_is_measured_by_the_profiler():
+    tensor = torch.ones(3)
+    assert made(lambda: tensor.numpy() + 1) is None
+    assert made(lambda: (tensor + 1).view(3, 1)) == 12
 
 
 # === modules, and related calls ===========================================================
