@@ -68,6 +68,10 @@ SECOND_ORDER_LARGEST = 8.0
 #: Smallest magnitude of an input, other than 0, for which second derivatives are compared.
 #: Chosen: kernels of torch add undocumented epsilons of 1e-12, which affect smaller inputs.
 SECOND_ORDER_SMALLEST = 1e-8
+#: Largest magnitudes of the copies of an input for which second derivatives are compared, if they
+#: are all 0 for the input itself.
+#: Chosen: a few sizes, so that differences fall below a threshold of 3, of 1 and of 0.1.
+SECOND_ORDER_SIZES = (2.0, 0.25, 2.0**-5)
 
 
 def second_order_error(unit: float) -> float:

@@ -1,18 +1,23 @@
 """Modes: other dtypes, containers and transformations, where defects are found."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
 import lossspec
+from gallery.pinball_loss import spec as PINBALL
 from lossspec.cases.case import published
 from lossspec.clauses import clauses
 from lossspec.clauses.trial import Trial
 from lossspec.execution.implementation import LossUnderTest
 from lossspec.execution.memory import made
 from lossspec.judging.deviation import deviation_of
-from lossspec.oracle.solver import SolvedCase, solve
+from lossspec.judging.profiles import PROFILES
+from lossspec.judging.stream import stream
+from lossspec.oracle.solver import SolvedCase, solve, solve_second
 from lossspec.report.verdict import Verdict
 from lossspec.spec.catalogue import catalogue, find
 
@@ -574,3 +579,75 @@ def test_a_loss_that_never_compiles_is_unsupported_under_compiled_refusal():
     cell = verdict("mse_loss", uncompilable, "compiled-refusal")
     assert cell.verdict == "unsupported"
     assert "it does not work with torch.compile" in cell.reason
+
+
+# === second derivatives ====================================================================
+
+
+def second_derivatives(loss, count=24):
+    """Yield the exact second derivatives of some small cases of a loss."""
+    profile = replace(PROFILES["quick"], examples=count, even=True)
+    for solved in stream(loss, profile, 0):
+        case = solved.case
+        roles = loss.roles(loss.form(case.form))
+        names = [n for n in case.tensors if roles[n].differentiable and not roles[n].integer]
+        numbers = sum(case.tensors[n].size for n in case.tensors)
+        if case.dtype in ("float32", "float64") and numbers <= 60:
+            rng = np.random.default_rng(0)
+            along = {n: rng.uniform(1, 2, case.tensors[n].shape) for n in names}
+            found = solve_second(solved.expected, loss, case.reduction, along)
+            yield from (bounded.exact for bounded in (found or {}).values())
+
+
+@pytest.mark.filterwarnings("ignore:Output seems independent")  # autograd, of a second derivative
+@pytest.mark.parametrize("loss", [*catalogue().values(), PINBALL], ids=lambda loss: loss.name)
+def test_a_loss_is_declared_piecewise_linear_where_its_second_derivatives_are_0(loss):
+    curved = any((exact[np.isfinite(exact)] != 0).any() for exact in second_derivatives(loss))
+    assert loss.piecewise_linear is not curved
+    assert clauses()["second-order"].applies(loss, "function") is curved
+
+
+class HalfCurved(torch.autograd.Function):
+    """The gradient of smooth_l1_loss, whose own derivative is 0 for differences above 1."""
+
+    @staticmethod
+    def forward(ctx, difference, beta):
+        ctx.save_for_backward(difference)
+        ctx.beta = beta
+        return (difference / beta).clamp(-1, 1)
+
+    @staticmethod
+    def backward(ctx, upstream):
+        (difference,) = ctx.saved_tensors
+        return upstream * (difference.abs() < min(1.0, ctx.beta)) / ctx.beta, None
+
+
+class WithHalfCurved(torch.autograd.Function):
+    """smooth_l1_loss of a difference, with that gradient."""
+
+    @staticmethod
+    def forward(ctx, difference, beta):
+        ctx.save_for_backward(difference)
+        ctx.beta = beta
+        return F.smooth_l1_loss(difference, difference * 0, reduction="none", beta=beta)
+
+    @staticmethod
+    def backward(ctx, upstream):
+        (difference,) = ctx.saved_tensors
+        return upstream * HalfCurved.apply(difference, ctx.beta), None
+
+
+def test_second_derivatives_are_judged_in_every_piece():
+    def loss(input, target, reduction="mean", beta=1.0):
+        if beta <= 0:
+            return F.smooth_l1_loss(input, target, reduction=reduction, beta=beta)
+        losses = WithHalfCurved.apply(input - target, beta)
+        return losses if reduction == "none" else getattr(losses, reduction)()
+
+    found = lossspec.check(
+        "smooth_l1_loss", loss, profile="standard", clauses=["gradient", "second-order"]
+    )
+    assert {cell.clause: cell.verdict for cell in found} == {
+        "gradient": Verdict.CONFORMS,
+        "second-order": Verdict.DEVIATES,
+    }
