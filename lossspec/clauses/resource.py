@@ -65,6 +65,7 @@ def _few_numbers_for_each(trial: Trial) -> bool:
 # It is judged once, since each shrunk case would take as much memory.
 @clause(
     independent,
+    enough=1,
     once=True,
     requires=[
         _in_float32,
@@ -102,7 +103,7 @@ def _has_wide_axes(loss: Loss, surface: Surface) -> bool:
 
 
 # The case of the trial shows only that the implementation works.
-@clause(_has_wide_axes, once=True, requires=[works, _has_graph])
+@clause(_has_wide_axes, enough=1, once=True, requires=[works, _has_graph])
 def memory_within_samples(trial: Trial) -> Judgement:
     """With axes of 1,024 within a sample, the peak memory of forward and backward is at most 64
     times that of the inputs, and of the definition's own numbers if those grow faster."""
