@@ -55,6 +55,8 @@ class Deviation(Exception):
         accepted: Whether an invalid call, with the arguments in `replaced`, raised nothing.
         numbers: The deviating number and the expected one; of arrays, the pair that differs most.
         compared: All numbers of the result, and the right ones with their budgets.
+        repeated: All numbers of a repeated call, and those of the first with the budgets of both;
+            None for any other deviation.
     """
 
     def __init__(
@@ -74,9 +76,11 @@ class Deviation(Exception):
         shapes: tuple[Sequence[int], Sequence[int]] | None = None,
         accepted: bool = False,
         compared: tuple[np.ndarray, Bounded] | None = None,
+        repeated: tuple[np.ndarray, Bounded] | None = None,
     ) -> None:
         super().__init__(what)
         self.compared = compared
+        self.repeated = repeated
         self.gradient_of = gradient_of
         self.raised = raised
         self.shapes = None if shapes is None else (tuple(shapes[0]), tuple(shapes[1]))
