@@ -348,7 +348,7 @@ def test_a_matrix_of_all_classes_is_found_in_backward():
 
     cell = verdict("cross_entropy", loss, "memory-within-samples")
     assert cell.verdict is Verdict.DEVIATES
-    assert cell.reason == "the peak memory of a call with N = 4, C = 1024"
+    assert cell.reason == "the peak memory of a call with N = 4, C = 256"
 
 
 def test_pairs_of_classes_are_allowed_where_the_definition_has_them():
@@ -372,6 +372,7 @@ def test_memory_within_a_sample_is_judged_where_samples_have_an_axis_of_their_ow
     clause = clauses()["memory-within-samples"]
     assert clause.applies(find("cosine_embedding_loss"), "function")
     assert not clause.applies(find("mse_loss"), "function")
+    assert not clause.applies(find("ctc_loss"), "function")  # it may loop over the sequences
 
 
 def test_the_memory_of_a_loss_outside_torch_is_measured_by_the_profiler():
