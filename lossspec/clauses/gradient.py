@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from lossspec.clauses.precondition import (
     wants_gradients,
     works,
 )
-from lossspec.clauses.trial import Deviation, NotJudged, Trial, Unsupported
+from lossspec.clauses.trial import Deviation, NotJudged, Trial, Unsupported, any_judged
 from lossspec.dtypes import as_extended, precision
 from lossspec.excuse import Excuse
 from lossspec.execution.call import arguments, constructed, handed, invoke
@@ -190,21 +191,14 @@ def _curved(loss: Loss, surface: Surface) -> bool:
 def second_order(trial: Trial) -> Judgement:
     """If the gradients can be differentiated, the second derivatives are those of the definition to
     half the digits of float32."""
-    reasons: list[NotJudged] = []
-    judged = False
-    for case in _of_all_sizes(trial):
+    told: list[bool] = []
+
+    def judged(case: Case) -> bool:
         solved = trial.solved if case is trial.case else SolvedCase(trial.loss, case)
-        try:
-            informative = _curvature_agrees(trial, solved)
-        except NotJudged as reason:
-            reasons.append(reason)
-            continue
-        judged = True
-        if informative:
-            return True
-    if not judged:
-        raise reasons[0]
-    return False
+        told.append(_curvature_agrees(trial, solved))
+        return told[-1]
+
+    return any_judged(trial, judged, takewhile(lambda case: not any(told), _of_all_sizes(trial)))
 
 
 def _curvature_agrees(trial: Trial, solved: SolvedCase) -> bool:
