@@ -15,6 +15,7 @@ class Excuse(StrEnum):
     EXPECTED_FAILURE = "expected-failure"
     SAME_AS_TORCH = "same-as-torch"
     OTHER_MEANING = "other-meaning"
+    NONDETERMINISTIC = "nondeterministic"
     UNDOCUMENTED_DTYPE = "undocumented-dtype"
     NOT_SUPPORTED = "not-supported"
     NOT_IMPLEMENTED = "not-implemented"
@@ -40,6 +41,10 @@ _SAYS = {
     Excuse.SAME_AS_TORCH: "torch returns the same result for the same call",
     Excuse.OTHER_MEANING: (
         "the implementation lacks a parameter, and is right for the other documented value of it"
+    ),
+    Excuse.NONDETERMINISTIC: (
+        "torch documents an operation of the call as nondeterministic on this device, and the "
+        "repeated result differs by no more than the error budgets"
     ),
     Excuse.UNDOCUMENTED_DTYPE: "the documentation neither promises nor rules out this dtype",
     Excuse.NOT_SUPPORTED: "the implementation does not support this call, which is optional",

@@ -68,6 +68,10 @@ SECOND_ORDER_LARGEST = 8.0
 #: Smallest magnitude of an input, other than 0, for which second derivatives are compared.
 #: Chosen: kernels of torch add undocumented epsilons of 1e-12, which affect smaller inputs.
 SECOND_ORDER_SMALLEST = 1e-8
+#: Largest magnitudes of the copies of an input for which second derivatives are compared, if they
+#: are all 0 for the input itself.
+#: Chosen: a few sizes, so that differences fall below a threshold of 3, of 1 and of 0.1.
+SECOND_ORDER_SIZES = (2.0, 0.25, 2.0**-5)
 
 
 def second_order_error(unit: float) -> float:
@@ -121,11 +125,31 @@ MEAN_OF_MANY_MARGIN = 8
 WEIGHED_ELEMENTS = 4096
 #: `memory-in-proportion`: fewest repetitions of a case. Chosen: other cases are not judged.
 WEIGHED_COPIES = 8
-#: `memory-in-proportion`: largest ratio of peak memory to the memory of the inputs.
+#: `memory-in-proportion`: most numbers in the inputs for each element of the unreduced loss.
+#: Derived: a matrix of the square of `WEIGHED_ELEMENTS` is then twice what `MEMORY_TIMES` allows.
+WEIGHED_NUMBERS = 32
+#: `memory-in-proportion`: size of the axes within a sample of the default call. Chosen: as
+#: `WEIGHED_NUMBERS`, it keeps the inputs small.
+SHORT = 4
+#: `memory-in-proportion` and `memory-within-samples`: largest ratio of peak memory to the memory of
+#: the inputs.
 #: Measured: `lossspec run torch.nn.functional --clause=memory-in-proportion --profile=quick` writes
-#: the share of it that torch needs as `worst`: 0.05 with torch 2.13.0. An implementation may keep
+#: the share of it that torch needs as `worst`: 0.17 with torch 2.13.0. An implementation may keep
 #: some twenty copies in float64 of float32 inputs.
 MEMORY_TIMES = 64
+#: `memory-within-samples`: size of the axes within a sample.
+#: Derived: a matrix of its square exceeds the memory that `MEMORY_TIMES` allows 4 times. A longer
+#: axis would take a right loss that loops over it in Python too long.
+WIDE = 256
+#: `memory-within-samples`: rows of the measured call. Chosen: more rows only take time.
+WIDE_ROWS = 4
+#: `memory-within-samples`: two sizes, the second double the first, for which the numbers that the
+#: definition makes are counted. Chosen: small, since their ratio shows how the numbers grow.
+WIDE_PROBES = (16, 32)
+#: `memory-within-samples`: ratio of the growth of the definition's numbers to that of its inputs,
+#: above which the definition itself needs more memory.
+#: Derived: the ratio is 1 in proportion, and 2 for all pairs.
+FASTER = 1.5
 
 #: `no-host-copy`: most numbers that one call may copy to the host.
 #: Chosen: it allows flags and counts, which torch reads too, but not a tensor for a computation on

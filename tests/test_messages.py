@@ -8,6 +8,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from lossspec.execution import messages
+from lossspec.execution.global_state import told_of_nondeterminism
 
 
 def error_of(call):
@@ -141,3 +142,12 @@ def test_a_gradient_that_cannot_be_differentiated_is_marked(call, want):
         seen.append(node)
         nodes += [behind for behind, _ in node.next_functions if behind is not None]
     assert any(messages.differentiable_once(node) for node in seen) == want
+
+
+def test_torch_warns_of_an_operation_without_a_deterministic_implementation():
+    with warnings.catch_warnings(record=True) as caught, told_of_nondeterminism():
+        warnings.simplefilter("always")
+        torch.zeros(2).put_(torch.tensor([0]), torch.ones(1))
+        torch.zeros(2).add(1)
+    assert [messages.nondeterministic(str(each.message)) for each in caught] == [True]
+    assert not torch.are_deterministic_algorithms_enabled()

@@ -1,17 +1,23 @@
 """Modes: other dtypes, containers and transformations, where defects are found."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
 import lossspec
+from gallery.pinball_loss import spec as PINBALL
 from lossspec.cases.case import published
 from lossspec.clauses import clauses
 from lossspec.clauses.trial import Trial
 from lossspec.execution.implementation import LossUnderTest
+from lossspec.execution.memory import made
 from lossspec.judging.deviation import deviation_of
-from lossspec.oracle.solver import SolvedCase, solve
+from lossspec.judging.profiles import PROFILES
+from lossspec.judging.stream import stream
+from lossspec.oracle.solver import SolvedCase, solve, solve_second
 from lossspec.report.verdict import Verdict
 from lossspec.spec.catalogue import catalogue, find
 
@@ -314,11 +320,76 @@ def test_quadratic_memory_is_found_for_correct_numbers():
     )
 
 
-def test_memory_is_not_checked_for_losses_of_vectors():
-    assert not any(
-        clauses()["memory-in-proportion"].applies(find(name), "function")
-        for name in ("triplet_margin_loss", "cosine_embedding_loss", "cross_entropy", "ctc_loss")
-    )
+def rows_compared(anchor, positive, negative, margin=1.0, p=2.0, eps=1e-6, swap=False, **more):
+    far = F.pairwise_distance(anchor, negative, p, eps)
+    if swap:
+        far = torch.minimum(far, F.pairwise_distance(positive, negative, p, eps))
+    pairs = (anchor.unsqueeze(-2) - positive.unsqueeze(-3) + eps).norm(p, -1)
+    near = pairs.diagonal(dim1=-2, dim2=-1) if anchor.ndim == 2 else pairs[..., 0, 0]
+    losses = torch.relu(near - far + margin)
+    reduction = more.get("reduction", "mean")
+    return losses if reduction == "none" else getattr(losses, reduction)()
+
+
+def test_all_pairs_of_rows_are_found_where_a_row_is_a_vector():
+    cell = verdict("triplet_margin_loss", rows_compared, "memory-in-proportion")
+    assert cell.verdict is Verdict.DEVIATES
+    assert cell.want == "at most 64 times"
+
+
+class Jacobian(torch.autograd.Function):
+    """The softmax, whose backward makes the matrix of all derivatives of a row."""
+
+    @staticmethod
+    def forward(ctx, input):
+        softmax = input.softmax(-1)
+        ctx.save_for_backward(softmax)
+        return softmax.log()
+
+    @staticmethod
+    def backward(ctx, upstream):
+        (p,) = ctx.saved_tensors
+        jacobian = torch.eye(p.shape[-1]).to(p) - p.unsqueeze(-2)
+        return torch.einsum("...i,...ij->...j", upstream, jacobian)
+
+
+def test_a_matrix_of_all_classes_is_found_in_backward():
+    def loss(input, target, **more):
+        return F.nll_loss(Jacobian.apply(input), target, **more)
+
+    cell = verdict("cross_entropy", loss, "memory-within-samples")
+    assert cell.verdict is Verdict.DEVIATES
+    assert cell.reason == "the peak memory of a call with N = 4, C = 256"
+
+
+def test_pairs_of_classes_are_allowed_where_the_definition_has_them():
+    def pairs(input, target, reduction="mean"):
+        listed = target.clamp(min=0)
+        counts = (target >= 0).cumprod(-1).to(input.dtype)
+        classes = torch.arange(input.shape[-1])
+        named = ((listed.unsqueeze(-1) == classes) & (counts.unsqueeze(-1) > 0)).any(-2)
+        own = input.gather(-1, listed).unsqueeze(-1)
+        hinge = torch.relu(1 - own + input.unsqueeze(-2))
+        kept = counts.unsqueeze(-1) * (~named).to(input.dtype).unsqueeze(-2)
+        losses = (hinge * kept).sum((-1, -2)) / input.shape[-1]
+        return losses if reduction == "none" else getattr(losses, reduction)()
+
+    assert verdict("multilabel_margin_loss", pairs, "value").verdict is Verdict.CONFORMS
+    cell = verdict("multilabel_margin_loss", pairs, "memory-within-samples")
+    assert cell.verdict is Verdict.CONFORMS
+
+
+def test_memory_within_a_sample_is_judged_where_samples_have_an_axis_of_their_own():
+    clause = clauses()["memory-within-samples"]
+    assert clause.applies(find("cosine_embedding_loss"), "function")
+    assert not clause.applies(find("mse_loss"), "function")
+    assert not clause.applies(find("ctc_loss"), "function")  # it may loop over the sequences
+
+
+def test_the_memory_of_a_loss_outside_torch_is_measured_by_the_profiler():
+    tensor = torch.ones(3)
+    assert made(lambda: tensor.numpy() + 1) is None
+    assert made(lambda: (tensor + 1).view(3, 1)) == 12
 
 
 # === modules, and related calls ===========================================================
@@ -551,3 +622,75 @@ def test_a_loss_that_never_compiles_is_unsupported_under_compiled_refusal():
     cell = verdict("mse_loss", uncompilable, "compiled-refusal")
     assert cell.verdict == "unsupported"
     assert "it does not work with torch.compile" in cell.reason
+
+
+# === second derivatives ====================================================================
+
+
+def second_derivatives(loss, count=24):
+    """Yield the exact second derivatives of some small cases of a loss."""
+    profile = replace(PROFILES["quick"], examples=count, even=True)
+    for solved in stream(loss, profile, 0):
+        case = solved.case
+        roles = loss.roles(loss.form(case.form))
+        names = [n for n in case.tensors if roles[n].differentiable and not roles[n].integer]
+        numbers = sum(case.tensors[n].size for n in case.tensors)
+        if case.dtype in ("float32", "float64") and numbers <= 60:
+            rng = np.random.default_rng(0)
+            along = {n: rng.uniform(1, 2, case.tensors[n].shape) for n in names}
+            found = solve_second(solved.expected, loss, case.reduction, along)
+            yield from (bounded.exact for bounded in (found or {}).values())
+
+
+@pytest.mark.filterwarnings("ignore:Output seems independent")  # autograd, of a second derivative
+@pytest.mark.parametrize("loss", [*catalogue().values(), PINBALL], ids=lambda loss: loss.name)
+def test_a_loss_is_declared_piecewise_linear_where_its_second_derivatives_are_0(loss):
+    curved = any((exact[np.isfinite(exact)] != 0).any() for exact in second_derivatives(loss))
+    assert loss.piecewise_linear is not curved
+    assert clauses()["second-order"].applies(loss, "function") is curved
+
+
+class HalfCurved(torch.autograd.Function):
+    """The gradient of smooth_l1_loss, whose own derivative is 0 for differences above 1."""
+
+    @staticmethod
+    def forward(ctx, difference, beta):
+        ctx.save_for_backward(difference)
+        ctx.beta = beta
+        return (difference / beta).clamp(-1, 1)
+
+    @staticmethod
+    def backward(ctx, upstream):
+        (difference,) = ctx.saved_tensors
+        return upstream * (difference.abs() < min(1.0, ctx.beta)) / ctx.beta, None
+
+
+class WithHalfCurved(torch.autograd.Function):
+    """smooth_l1_loss of a difference, with that gradient."""
+
+    @staticmethod
+    def forward(ctx, difference, beta):
+        ctx.save_for_backward(difference)
+        ctx.beta = beta
+        return F.smooth_l1_loss(difference, difference * 0, reduction="none", beta=beta)
+
+    @staticmethod
+    def backward(ctx, upstream):
+        (difference,) = ctx.saved_tensors
+        return upstream * HalfCurved.apply(difference, ctx.beta), None
+
+
+def test_second_derivatives_are_judged_in_every_piece():
+    def loss(input, target, reduction="mean", beta=1.0):
+        if beta <= 0:
+            return F.smooth_l1_loss(input, target, reduction=reduction, beta=beta)
+        losses = WithHalfCurved.apply(input - target, beta)
+        return losses if reduction == "none" else getattr(losses, reduction)()
+
+    found = lossspec.check(
+        "smooth_l1_loss", loss, profile="standard", clauses=["gradient", "second-order"]
+    )
+    assert {cell.clause: cell.verdict for cell in found} == {
+        "gradient": Verdict.CONFORMS,
+        "second-order": Verdict.DEVIATES,
+    }

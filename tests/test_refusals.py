@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,12 +10,14 @@ import torch
 
 import lossspec
 from lossspec.cases.breaking import broken
+from lossspec.clauses import clauses
 from lossspec.errors import ArgumentError, SpecError
 from lossspec.implementations.oracle import function
 from lossspec.judging.profiles import PROFILES
 from lossspec.judging.stream import stream
 from lossspec.maths import log, positive_part, total
 from lossspec.spec import AnySize, Example, Form, Loss, Positive, Real, Refusal, number
+from lossspec.spec.catalogue import find
 from lossspec.spec_pages.pages import text
 
 
@@ -393,3 +396,10 @@ def test_breaks_is_used_where_a_rule_has_one():
     loss = interval(breaks=swapped)
     assert failing(loss, refusing(ValueError("no")), ["refuses-calls"]) == {}
     assert "refuses-calls" in failing(loss, lenient, ["refuses-calls"])
+
+
+def test_an_unknown_reduction_is_not_asked_of_a_loss_with_one_reduction():
+    clause = clauses()["refuses-reductions"]
+    loss = find("l1_loss")
+    assert clause.applies(loss, "function")
+    assert not clause.applies(replace(loss, reductions=("sum",), examples=()), "function")

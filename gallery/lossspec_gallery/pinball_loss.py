@@ -26,6 +26,7 @@ spec = Loss(
             *(0.5, 0.1, 0.75, 0.99), refused=(-0.1, 1.1), doc="The quantile τ, in [0, 1]."
         ),
     },
+    piecewise_linear=True,
     examples=(
         Example(
             arguments={"input": [1.0, 4.0], "target": [2.0, 2.0]},

@@ -26,7 +26,7 @@ from lossspec.clauses.precondition import (
     wants_gradients,
     works,
 )
-from lossspec.clauses.trial import Deviation, NotJudged, Trial, returned
+from lossspec.clauses.trial import Deviation, NotJudged, Trial, repeated_result, returned
 from lossspec.dtypes import dtype_name
 from lossspec.excuse import Excuse
 from lossspec.execution.call import Call, arguments, constructed, handed, ready
@@ -87,10 +87,14 @@ def second_call(trial: Trial) -> Judgement:
                 first_numbers(again, 4),
                 first_numbers(gradients[name], 4),
                 check=None,
+                repeated=repeated_result(
+                    again, gradients[name], trial.expected.gradients().get(name)
+                ),
             )
-    for what, got in (
-        ("the second call's result", second.detach()),
-        ("the first result after a second call", first.detach()),
+    want = trial.expected.value(trial.case.reduction)
+    for what, got, bounded in (
+        ("the second call's result", second.detach(), want),
+        ("the first result after a second call", first.detach(), None),
     ):
         if not same_bits(got, kept):
             raise Deviation(
@@ -98,6 +102,7 @@ def second_call(trial: Trial) -> Judgement:
                 first_numbers(got, 4),
                 first_numbers(kept, 4),
                 check="same_bits(call().detach(), call().detach())",
+                repeated=repeated_result(got, kept, bounded),
             )
     return True
 
@@ -347,5 +352,8 @@ def second_backward(trial: Trial) -> Judgement:
                 got,
                 first_numbers(first, 4),
                 check=None,
+                repeated=None
+                if second is None
+                else repeated_result(second, first, trial.expected.gradients().get(name)),
             )
     return True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from lossspec.clauses.precondition import (
     wants_gradients,
     works,
 )
-from lossspec.clauses.trial import Deviation, NotJudged, Trial, Unsupported
+from lossspec.clauses.trial import Deviation, NotJudged, Trial, Unsupported, any_judged
 from lossspec.dtypes import as_extended, precision
 from lossspec.excuse import Excuse
 from lossspec.execution.call import arguments, constructed, handed, invoke
@@ -27,8 +29,17 @@ from lossspec.execution.outcome import differentiable
 from lossspec.execution.support import leaves_torch
 from lossspec.execution.tensors import to_extended, to_torch
 from lossspec.oracle.bounds import Bounded
-from lossspec.oracle.solver import solve_second
-from lossspec.thresholds import SECOND_ORDER_LARGEST, SECOND_ORDER_SMALLEST, SLACK
+from lossspec.oracle.expected import Expected
+from lossspec.oracle.solver import SolvedCase, solve_second
+from lossspec.spec.constrained import Constrained
+from lossspec.spec.loss import Loss
+from lossspec.spec.roles import Role, Surface
+from lossspec.thresholds import (
+    SECOND_ORDER_LARGEST,
+    SECOND_ORDER_SIZES,
+    SECOND_ORDER_SMALLEST,
+    SLACK,
+)
 
 
 @precondition(Excuse.CALL_FAILS)
@@ -70,8 +81,36 @@ def _of_differentiable_tensors(trial: Trial) -> bool:
 
 @precondition(Excuse.TOO_UNCERTAIN)
 def _of_moderate_size(trial: Trial) -> bool:
-    """Every number is 0, or its magnitude is from 1e-8 to 8."""
-    sizes = [np.abs(trial.case.tensors[name]) for name in trial.differentiable]
+    """Every number is 0, or its magnitude is from 1e-8 to 8, if need be after scaling all tensors
+    without limits by the same factor."""
+    return next(_of_all_sizes(trial), None) is not None
+
+
+def _of_all_sizes(trial: Trial) -> Iterator[Case]:
+    """Yield the case, and copies with smaller numbers, as far as their numbers are moderate.
+
+    With smaller numbers more differences lie below a threshold, in another piece of the loss.
+    """
+    case, roles = trial.case, trial.loss.roles(trial.form)
+    free = [name for name in case.tensors if _unlimited(roles[name])]
+    largest = max((np.abs(as_extended(case.tensors[n])).max(initial=0) for n in free), default=0)
+    scales = [size / largest for size in SECOND_ORDER_SIZES if 0 < size < largest < np.inf]
+    for factor in (1.0, *(2.0 ** np.floor(np.log2(float(scale))) for scale in scales)):
+        scaled = {n: np.asarray(case.tensors[n] * factor, case.tensors[n].dtype) for n in free}
+        smaller = case if factor == 1 else case.with_(tensors={**case.tensors, **scaled})
+        if _moderate(trial, smaller) and trial.allows(smaller):
+            yield smaller
+
+
+def _unlimited(role: Role) -> bool:
+    """Return whether a tensor may hold any number."""
+    limited = role.low > -np.inf or role.high < np.inf
+    return not (limited or role.integer or role.scalar or isinstance(role, Constrained))
+
+
+def _moderate(trial: Trial, case: Case) -> bool:
+    """Return whether every number of a differentiable tensor is 0 or of moderate size."""
+    sizes = [np.abs(case.tensors[name]) for name in trial.differentiable]
     return not any(
         (size > SECOND_ORDER_LARGEST).any() or ((size > 0) & (size < SECOND_ORDER_SMALLEST)).any()
         for size in sizes
@@ -133,8 +172,12 @@ def ignored_gradient(trial: Trial) -> Judgement:
     return True
 
 
+def _curved(loss: Loss, surface: Surface) -> bool:
+    return stateless(loss, surface) and not loss.piecewise_linear
+
+
 @clause(
-    stateless,
+    _curved,
     enough=20,
     slow=True,
     requires=(
@@ -148,15 +191,27 @@ def ignored_gradient(trial: Trial) -> Judgement:
 def second_order(trial: Trial) -> Judgement:
     """If the gradients can be differentiated, the second derivatives are those of the definition to
     half the digits of float32."""
-    case = trial.case.with_(requires_grad=trial.differentiable)
-    directions = _directions(trial, case)
+    told: list[bool] = []
+
+    def judged(case: Case) -> bool:
+        solved = trial.solved if case is trial.case else SolvedCase(trial.loss, case)
+        told.append(_curvature_agrees(trial, solved))
+        return told[-1]
+
+    return any_judged(trial, judged, takewhile(lambda case: not any(told), _of_all_sizes(trial)))
+
+
+def _curvature_agrees(trial: Trial, solved: SolvedCase) -> bool:
+    """Compare the second derivatives of a case; return whether a wrong one would have shown."""
+    case, expected = solved.case.with_(requires_grad=trial.differentiable), solved.expected
+    directions = _directions(expected, case)
     got = _curvature(trial, case, directions)
-    wants = solve_second(trial.expected, trial.loss, case.reduction, directions)
+    wants = solve_second(expected, trial.loss, case.reduction, directions)
     if wants is None:
         raise NotJudged(Excuse.UNDEFINED, "the second derivative is NaN by the definition")
     informative = False
     for name, want in wants.items():
-        want = trial.expected.counted_only(name, want)
+        want = expected.counted_only(name, want)
         informative |= trial.agree(
             got[name],
             want,
@@ -172,7 +227,7 @@ def second_order(trial: Trial) -> Judgement:
 _ONCE = "its gradients cannot be differentiated"
 
 
-def _directions(trial: Trial, case: Case) -> dict[str, np.ndarray]:
+def _directions(expected: Expected, case: Case) -> dict[str, np.ndarray]:
     """Return a direction for each tensor that requires a gradient, the same for the same case.
 
     Along an axis that sums to 1, the direction sums to 0.
@@ -181,8 +236,8 @@ def _directions(trial: Trial, case: Case) -> dict[str, np.ndarray]:
     directions = {}
     for name in case.requires_grad:
         direction = rng.choice([-1.0, 0.5, 1.0, 2.0], case.tensors[name].shape)
-        if name in trial.expected.simplex:
-            along = np.moveaxis(direction, trial.expected.simplex[name], -1)
+        if name in expected.simplex:
+            along = np.moveaxis(direction, expected.simplex[name], -1)
             pairs = along.shape[-1] // 2
             along[..., pairs : 2 * pairs] = -along[..., :pairs]
             along[..., 2 * pairs :] = 0
@@ -284,7 +339,7 @@ def forward_mode(trial: Trial) -> Judgement:
     """If forward mode works, its derivatives differ from those of the definition by no more than
     the error budget."""
     case = trial.case
-    directions = _directions(trial, case)
+    directions = _directions(trial.expected, case)
     tangent = _tangent(trial, directions)
     upstream = case.upstream(case.reduction)
     got = (tangent * as_extended(upstream)).sum()

@@ -28,7 +28,14 @@ from lossspec.clauses.precondition import (
     wants_gradients,
     works,
 )
-from lossspec.clauses.trial import Deviation, NotJudged, Trial, failed, returned
+from lossspec.clauses.trial import (
+    Deviation,
+    NotJudged,
+    Trial,
+    failed,
+    repeated_result,
+    returned,
+)
 from lossspec.excuse import Excuse
 from lossspec.execution.call import Call, arguments, ready, unsupported_argument
 from lossspec.execution.global_state import preserved
@@ -40,6 +47,7 @@ from lossspec.execution.outcome import (
     perform,
 )
 from lossspec.execution.tensors import first_numbers, same_bits, to_extended, to_torch
+from lossspec.oracle.expected import Expected
 from lossspec.spec.roles import ClassIndex
 
 #: The seconds between two switches of Python threads in clause `threads`. The default of 0.005
@@ -372,14 +380,14 @@ def threads(trial: Trial) -> Judgement:
     pairs = [(trial.case, trial.outcome)] * 2
     pairs += [(case, _performed(trial, case)) for case in companions[:1]]
     pairs = [(case, one) for case, one in pairs if one.returned]
-    results: list[tuple[Outcome, Outcome]] = []
+    results: list[tuple[Case, Outcome, Outcome]] = []
     start = threading.Barrier(len(pairs))
 
     def work(case: Case, one: Outcome) -> None:
         start.wait()
-        results.append((_performed(trial, case), one))
+        results.append((case, _performed(trial, case), one))
         call, _ = ready(trial.under_test, case, trial.device)
-        results.extend((_valued(call), one) for _ in range(CALLS_IN_A_ROW))
+        results.extend((case, _valued(call), one) for _ in range(CALLS_IN_A_ROW))
 
     workers = [threading.Thread(target=work, args=pair) for pair in pairs]
     with _switching_often():
@@ -387,9 +395,9 @@ def threads(trial: Trial) -> Judgement:
             worker.start()
         for worker in workers:
             worker.join()
-    results += [(_interrupted(trial, case), trial.outcome) for case in companions]
-    for outcome, one in results:
-        _judge_thread(outcome, one)
+    results += [(trial.case, _interrupted(trial, case), trial.outcome) for case in companions]
+    for case, outcome, one in results:
+        _judge_thread(trial, case, outcome, one)
     return True
 
 
@@ -446,21 +454,33 @@ def _performed(trial: Trial, case: Case) -> Outcome:
     return perform(trial.under_test, case, trial.device)
 
 
-def _judge_thread(outcome: Outcome, alone: Outcome) -> None:
+def _judge_thread(trial: Trial, case: Case, outcome: Outcome, alone: Outcome) -> None:
     """Raise Deviation if a call from one of several threads differs from the call on its own."""
     what = "a call from one of several threads"
     value = alone.value.detach()
     want = first_numbers(value, 4)
     if outcome.error is not None and (not outcome.returned or alone.error is None):
         raise failed(what, outcome.error, str(want))
-    if not isinstance(outcome.value, torch.Tensor) or not same_bits(outcome.value.detach(), value):
-        raise Deviation(what, outcome.value, want, check=None)
+    got = outcome.value
+    if not isinstance(got, torch.Tensor):
+        raise Deviation(what, got, want, check=None)
+    if not same_bits(got.detach(), value):
+        bounded = None if outcome.oversized else _expected(trial, case).value(case.reduction)
+        repeated = repeated_result(got.detach(), value, bounded)
+        raise Deviation(what, got, want, check=None, repeated=repeated)
     for name, right in alone.gradients.items():
         if right is None or alone.error is not None or name not in outcome.gradients:
             continue
         gradient = outcome.gradients[name]
-        if gradient is None or not same_bits(gradient + 0, right + 0):  # makes -0 equal to 0
-            got = None if gradient is None else first_numbers(gradient, 4)
-            raise Deviation(
-                f"the gradient of {name} in {what}", got, first_numbers(right, 4), check=None
-            )
+        what_of_it = f"the gradient of {name} in {what}"
+        if gradient is None:
+            raise Deviation(what_of_it, None, first_numbers(right, 4), check=None)
+        if not same_bits(gradient + 0, right + 0):  # makes -0 equal to 0
+            pair = first_numbers(gradient, 4), first_numbers(right, 4)
+            bounded = _expected(trial, case).gradients().get(name)
+            repeated = repeated_result(gradient, right, bounded)
+            raise Deviation(what_of_it, *pair, check=None, repeated=repeated)
+
+
+def _expected(trial: Trial, case: Case) -> Expected:
+    return (trial.solved if case is trial.case else trial.solved.changed(case)).expected

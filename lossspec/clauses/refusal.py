@@ -107,7 +107,7 @@ def refuses_parameters(trial: Trial) -> Judgement:
 
 
 def _takes_reduction(loss: Loss, surface: Surface) -> bool:
-    return not loss.returns_every_reduction(surface)
+    return len(loss.reductions) > 1 and not loss.returns_every_reduction(surface)
 
 
 @precondition(Excuse.NOT_SUPPORTED)

@@ -55,6 +55,8 @@ class Deviation(Exception):
         accepted: Whether an invalid call, with the arguments in `replaced`, raised nothing.
         numbers: The deviating number and the expected one; of arrays, the pair that differs most.
         compared: All numbers of the result, and the right ones with their budgets.
+        repeated: All numbers of a repeated call, and those of the first with the budgets of both;
+            None for any other deviation.
     """
 
     def __init__(
@@ -74,9 +76,11 @@ class Deviation(Exception):
         shapes: tuple[Sequence[int], Sequence[int]] | None = None,
         accepted: bool = False,
         compared: tuple[np.ndarray, Bounded] | None = None,
+        repeated: tuple[np.ndarray, Bounded] | None = None,
     ) -> None:
         super().__init__(what)
         self.compared = compared
+        self.repeated = repeated
         self.gradient_of = gradient_of
         self.raised = raised
         self.shapes = None if shapes is None else (tuple(shapes[0]), tuple(shapes[1]))
@@ -481,3 +485,20 @@ def _text(value: Any, digits: int = 9) -> str:
     if isinstance(value, np.floating | float):
         return f"{float(value):.{digits}g}"
     return str(value)
+
+
+def repeated_result(
+    again: torch.Tensor, first: torch.Tensor, want: Bounded | None
+) -> tuple[np.ndarray, Bounded] | None:
+    """Return a repeated result, and the first one with twice its budget.
+
+    Args:
+        again: The repeated result.
+        first: The first result.
+        want: The right answer; None if the result must keep its bits on every device.
+    """
+    if want is None or again.shape != first.shape or first.shape != want.exact.shape:
+        return None
+    # At a kink each call may take another one-sided derivative.
+    budget = 2 * want.budget + (want.high - want.low)
+    return to_extended(again), Bounded.around(to_extended(first), budget, want.dtype)

@@ -101,6 +101,18 @@ def preserved(changed: list[Changed] | None = None) -> Iterator[None]:
 
 
 @contextmanager
+def told_of_nondeterminism() -> Iterator[None]:
+    """Let torch warn of operations without a deterministic implementation, in this context."""
+    warned = torch.is_deterministic_algorithms_warn_only_enabled()
+    before = torch.are_deterministic_algorithms_enabled()
+    set_deterministic(True, warn_only=True)
+    try:
+        yield
+    finally:
+        set_deterministic(before, warn_only=warned)
+
+
+@contextmanager
 def other_settings() -> Iterator[None]:
     """Change grad mode, the default dtype and the deterministic flag to unusual values."""
     usual = torch.get_default_dtype() is torch.float32

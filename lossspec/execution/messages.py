@@ -47,6 +47,15 @@ def unknown_keywords(error: BaseException, keywords: Collection[str]) -> set[str
     return named
 
 
+def nondeterministic(warning: str) -> bool:
+    """Return whether torch warns that an operation has no deterministic implementation.
+
+    Torch warns of the operations that the page of `torch.use_deterministic_algorithms` lists. If
+    the wording changes, a repeated call with other bits on an accelerator is a deviation.
+    """
+    return "does not have a deterministic implementation" in warning
+
+
 def refuses_autocast(error: BaseException) -> bool:
     """Return whether an error says that a call does not support autocast.
 

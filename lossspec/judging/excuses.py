@@ -12,7 +12,10 @@ from lossspec.clauses import Clause
 from lossspec.clauses.trial import Deviation, Trial
 from lossspec.dtypes import dtype_name
 from lossspec.excuse import Excuse
+from lossspec.execution.devices import accelerates
+from lossspec.execution.global_state import told_of_nondeterminism
 from lossspec.execution.implementation import LossUnderTest
+from lossspec.execution.messages import nondeterministic
 from lossspec.implementations.counterpart import composed_counterpart
 from lossspec.judging.deviation import deviation_of
 from lossspec.judging.known_deviations import KnownDeviation
@@ -61,6 +64,8 @@ class Excuses:
             return Excuse.EXPECTED_FAILURE, known
         if self.by_absence(clause, trial):
             return Excuse.OTHER_MEANING, None
+        if self.by_order(trial, deviation):
+            return Excuse.NONDETERMINISTIC, None
         torchs = self.inherited(clause, trial, deviation)
         if torchs is not None:
             return Excuse.SAME_AS_TORCH, torchs.implementation
@@ -70,6 +75,25 @@ class Excuses:
         """Return the known deviation that covers a deviation of a case, if there is one."""
         about = (known for known in self.known if known.clause == clause.name)
         return next((known for known in about if known.covers(case, deviation)), None)
+
+    def by_order(self, trial: Trial, deviation: Deviation) -> bool:
+        """Return whether a repeated result differs by its rounding only, as torch documents.
+
+        On an accelerator, threads add numbers in any order. Torch lists the operations that do so,
+        and warns of them if it is asked for deterministic algorithms.
+
+        Args:
+            trial: The trial.
+            deviation: Its deviation.
+        """
+        if deviation.repeated is None or not accelerates(self.device):
+            return False
+        got, want = deviation.repeated
+        if got.shape != want.exact.shape or (want.error(got) > 1).any():
+            return False
+        with told_of_nondeterminism():
+            outcome = trial.attempt()
+        return any(map(nondeterministic, outcome.warnings))
 
     def by_absence(self, clause: Clause, trial: Trial) -> bool:
         """Return whether the trial conforms if the parameters it lacks have another value.

@@ -367,6 +367,19 @@ def counts(loss: Loss, case: Case, room: float = float("inf")) -> tuple[np.ndarr
     return np.where(posed.counted, each, 0), posed.counted
 
 
+def numbers_made(loss: Loss, case: Case) -> float:
+    """Return how many numbers the definition makes on the way to the losses of a case.
+
+    Args:
+        loss: The spec.
+        case: The case.
+    """
+    posed = _pose(loss, case, gradients=False)
+    with np.errstate(all="ignore"), ensemble(posed.ensemble):
+        posed.evaluate(posed.define, posed.differentiable)
+    return posed.ensemble.numbers / posed.ensemble.size
+
+
 def solve(
     loss: Loss,
     case: Case,

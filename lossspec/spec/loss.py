@@ -216,6 +216,9 @@ class Loss:
     complex: bool = False
     #: Whether adding a number to all logits of a row leaves the loss unchanged.
     shift_invariant: bool = False
+    #: Whether the loss is piecewise linear in its differentiable tensors, so that all its second
+    #: derivatives are 0.
+    piecewise_linear: bool = False
     #: Whether the class has torch's methods `log_prob` and `predict`.
     ranks: bool = False
     examples: tuple[Example, ...] = ()

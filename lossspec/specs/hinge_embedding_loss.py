@@ -26,6 +26,7 @@ spec = Loss(
             1.0, 0.0, 0.3, 3.0, -0.5, doc="The distance above which a dissimilar pair has loss 0."
         )
     },
+    piecewise_linear=True,
     examples=(
         Example(
             arguments={"input": [0.5, 0.25, 3.0], "target": [1.0, -1.0, -1.0]},

@@ -39,6 +39,7 @@ spec = Loss(
             doc="Factor for each element; the mean divides by the sum of the weights.",
         )
     },
+    piecewise_linear=True,
     examples=(
         Example(
             arguments={"input": [1.0, 2.5, 4.0, 0.5], "target": [2.0, 2.5, 2.0, 1.0]},

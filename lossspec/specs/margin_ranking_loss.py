@@ -39,6 +39,7 @@ spec = Loss(
             },
         ),
     ),
+    piecewise_linear=True,
     examples=(
         Example(
             arguments={

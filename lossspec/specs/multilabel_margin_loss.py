@@ -54,6 +54,7 @@ spec = Loss(
     ),
     shift_invariant=True,
     refusals=(Refusal(says="the target has fewer entries than there are classes", breaks=shorter),),
+    piecewise_linear=True,
     examples=(
         Example(
             arguments={"input": [[0.1, 0.2, 0.4, 0.8]], "target": [[3, 0, -1, 1]]},

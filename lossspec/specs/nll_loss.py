@@ -48,6 +48,7 @@ spec = Loss(
         )
     },
     parameters={"ignore_index": ignore_index()},
+    piecewise_linear=True,
     examples=(
         Example(
             arguments={

@@ -111,7 +111,23 @@ class TargetBroadcasts(CosineEmbedding):
             super().check_shapes(input1, input2, target)
 
 
+class AllPairsOfRows(CosineEmbedding):
+    """The cosines are the diagonal of a matrix of all pairs of rows."""
+
+    def cosine(self, a: Tensor, b: Tensor) -> Tensor:
+        if a.ndim < 2:
+            return super().cosine(a, b)
+        pairs = (self.unit(a) * self.unit(b)).sum(-1).diag_embed()
+        return pairs.diagonal(dim1=-2, dim2=-1)
+
+
 WRONG = (
+    wrong(
+        CosineEmbedding,
+        AllPairsOfRows,
+        source="rpautrat/SuperPoint#289",
+        needs="a large batch, and the memory that it takes",
+    ),
     wrong(
         CosineEmbedding,
         BufferOfInputDtype,

@@ -630,7 +630,38 @@ class NothingInEvaluation(torch.nn.CrossEntropyLoss):
         return value if self.training else torch.zeros_like(value)
 
 
+class _WholeJacobian(torch.autograd.Function):
+    """The logarithm of the softmax, whose backward makes the matrix of all derivatives of a row."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        log_p = x.log_softmax(-1)
+        ctx.save_for_backward(log_p)
+        return log_p
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> Tensor:
+        (log_p,) = ctx.saved_tensors
+        unit = torch.eye(log_p.shape[-1], dtype=log_p.dtype, device=log_p.device)
+        jacobian = unit - log_p.exp().unsqueeze(-2)
+        return torch.matmul(upstream.unsqueeze(-2), jacobian).squeeze(-2)
+
+
+class WholeJacobian(CrossEntropy):
+    """Backward makes a matrix of the derivatives of all classes by all classes, for each row."""
+
+    def log_probabilities(self, c: Classes) -> Tensor:
+        log_p: Tensor = _WholeJacobian.apply(c.x)  # type: ignore[no-untyped-call]
+        return log_p
+
+
 WRONG = (
+    wrong(
+        CrossEntropy,
+        WholeJacobian,
+        source="tenstorrent/tt-metal#52923",
+        needs="many classes, and the memory that backward takes",
+    ),
     wrong(CrossEntropy, MeanOverAll, source="RED-13, llvm/torch-mlir#3585", needs="some ignored"),
     wrong(
         CrossEntropy,

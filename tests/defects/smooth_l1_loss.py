@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -87,7 +89,59 @@ class NegativeBetaIsL1(SmoothL1):
         c.parameter = max(c.parameter, 0.0)
 
 
+class _HalfCurved(torch.autograd.Function):
+    """The gradient of the loss, whose own derivative is 0 for differences above 1."""
+
+    @staticmethod
+    def forward(ctx: Any, difference: Tensor, beta: float) -> Tensor:
+        ctx.save_for_backward(difference)
+        ctx.beta = beta
+        return (difference / beta).clamp(-1, 1)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
+        (difference,) = ctx.saved_tensors
+        return upstream * (difference.abs() < min(1.0, ctx.beta)) / ctx.beta, None
+
+
+class _OfHalfCurved(torch.autograd.Function):
+    """The loss of a difference, with that gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, difference: Tensor, beta: float) -> Tensor:
+        ctx.save_for_backward(difference)
+        ctx.beta = beta
+        r = difference.abs()
+        return torch.where(r < beta, r * r / (2 * beta), r - beta / 2)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
+        (difference,) = ctx.saved_tensors
+        curved: Tensor = _HalfCurved.apply(  # type: ignore[no-untyped-call]
+            difference, ctx.beta
+        )
+        return upstream * curved, None
+
+
+class CurvatureWithoutBeta(SmoothL1):
+    """The second derivative is 0 for differences from 1 to beta."""
+
+    def element(self, c: Elements) -> Tensor:
+        if c.parameter == 0:
+            return super().element(c)
+        losses: Tensor = _OfHalfCurved.apply(  # type: ignore[no-untyped-call]
+            c.residual, c.parameter
+        )
+        return losses
+
+
 WRONG = (
+    wrong(
+        SmoothL1,
+        CurvatureWithoutBeta,
+        source="pytorch/pytorch#44433",
+        needs="a second derivative, beta > 1, and a difference from 1 to beta",
+    ),
     wrong(
         SmoothL1,
         CompiledUnchecked,
