@@ -13,7 +13,7 @@ from lossspec.spec.roles import Factor, Role
 STYLES: dict[str, tuple[str, ...]] = {
     "real": ("grid", "normal", "wide", "offset", "tiny", "rows", "logarithmic", "huge"),
     "factor": ("grid", "normal", "wide", "offset", "tiny", "rows", "logarithmic"),
-    "logit": ("grid", "normal", "wide", "offset", "saturated", "rows", "tiny", "huge"),
+    "logit": ("grid", "normal", "wide", "offset", "saturated", "rows", "tiny"),
     "log_probability": ("grid", "normal", "wide", "softmax", "tiny"),
     "probability": ("grid", "uniform", "edges", "binary"),
     "distribution": ("one_hot", "softmax", "sparse", "smooth"),
