@@ -155,7 +155,7 @@ def _begun(choose: Choices, loss: Loss, dtypes: tuple[str, ...] | None) -> _Draf
     further = [c for c in form.contracts if any("d*" in axes for axes in c.inputs)]
     contracts = (*form.contracts, *further)
     contract = form.contracts[0] if plain else choose(f"contract of {form.name}", contracts)
-    spreads = (*contract.spreads, *(2 for spread in contract.spreads if spread > 3))
+    spreads = (*contract.spreads, *(2 for _ in loss.options if len(contract.spreads) > 3))
     shape = written_out(contract.text, choose("spread", spreads))
     sizes = _axis_sizes(choose, loss, form, shape, plain)
     dtype = choose("dtype", dtypes or loss.dtypes)

@@ -191,7 +191,9 @@ def _reals(rng: np.random.Generator, style: str, shape: tuple[int, ...]) -> np.n
         case "huge":  # a few of them, so that the others keep their digits
             top = rng.choice([60.0, 120.0, 120.0, 500.0])
             huge = rng.choice([-1.0, 1.0], shape) * 2 ** rng.uniform(top - 6, top, shape)
-            return np.where(rng.random(shape) < 0.3, huge, rng.standard_normal(shape))
+            some = np.asarray(rng.random(shape) < 0.3)
+            some.flat[:1] = True
+            return np.where(some, huge, rng.standard_normal(shape))
         case "logarithmic":
             return rng.choice([-1.0, 1.0], shape) * 10 ** rng.uniform(-6, 4, shape)
         case _:

@@ -440,7 +440,7 @@ def weight_scale(trial: Trial) -> Judgement:
         role.default == 1 and surface in role.surfaces for role in loss.options.values()
     ),
     enough=ENOUGH,
-    requires=[has_its_dtype],
+    requires=[has_its_dtype, _sum_in_range],
 )
 def neutral_weight(trial: Trial) -> Judgement:
     """Passing ones for an optional weight gives the same result as passing none."""
