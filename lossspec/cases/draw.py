@@ -251,7 +251,11 @@ def _dense(
     draft: _Draft, name: str, role: Role, dims: tuple[int, ...], class_axis: int | None
 ) -> np.ndarray:
     """Draw the values of a tensor in one of the styles of its role."""
-    style = _style(draft.choose, name, role, dims)
+    if name in draft.loss.options and _square(draft):  # equal numbers hide a wrong axis
+        unequal = tuple(style for style in STYLES[role.style] if style != "ones")
+        style = draft.choose(f"style of {name} (square)", unequal)
+    else:
+        style = _style(draft.choose, name, role, dims)
     if style == "huge" and draft.shape.core:
         style = "wide"  # norms and other sums of powers would overflow
     return cast_values(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -329,10 +329,10 @@ def _sum_of_copies(
             continue
         terms = expected.terms(name, "sum", trial.case.upstream("sum"))
         assert terms is not None  # a sum has a gradient
-        shared = GradientTerms(
-            *(scale * getattr(terms, one.name) for one in fields(terms)[:-1]),
-            terms=terms.terms * copies,
+        exact, low, high, budgets, size_of = (
+            scale * part for part in (terms.exact, terms.low, terms.high, terms.budget, terms.size)
         )
+        shared = GradientTerms(exact, low, high, budgets, size_of, terms.terms * copies)
         right = expected.summed(name, shared)
         what_of = f"the gradient of {name} for {what}"
         trial.agree(to_extended(gradient), right, what_of, of=None, gradient_of=name)

@@ -1,7 +1,5 @@
 """Huber loss: quadratic within delta of the target, linear beyond."""
 
-from math import inf
-
 from lossspec.maths import absolute, minimum, where
 from lossspec.spec.loss import OF_DIFFERENCE, Example, Form, Loss
 from lossspec.spec.parameters import number
@@ -12,16 +10,12 @@ def define(input, target, delta, weight):
     """Return weight r² / 2 for r < δ, else weight δ (r - δ / 2), with r = |input - target|."""
     # At r = 0 the loss has no kink, but `absolute` has: second derivatives are not judged there.
     r = absolute(input - target)
-    if delta == inf:
-        return weight * r**2 / 2
     return weight * where(r < delta, r**2 / 2, delta * (r - delta / 2))
 
 
 def without_branches(input, target, delta, weight):
     """Return w (q² / 2 + δ (r - q)), with q = min(r, δ)."""
     r = absolute(input - target)
-    if delta == inf:
-        return weight * r**2 / 2
     q = minimum(r, delta)
     return weight * (q**2 / 2 + delta * (r - q))
 
@@ -50,10 +44,12 @@ spec = Loss(
     },
     parameters={
         "delta": number(
-            *(1.0, 0.3, 2.5, inf),
+            1.0,
+            0.3,
+            2.5,
+            1000.0,
             refused=(-1.0, 0.0),
-            doc="The absolute error δ above which the loss is linear; it must be positive. With"
-            " inf the loss is half the squared error.",
+            doc="The absolute error δ above which the loss is linear; it must be positive.",
         )
     },
     examples=(
