@@ -155,7 +155,8 @@ def _begun(choose: Choices, loss: Loss, dtypes: tuple[str, ...] | None) -> _Draf
     further = [c for c in form.contracts if any("d*" in axes for axes in c.inputs)]
     contracts = (*form.contracts, *further)
     contract = form.contracts[0] if plain else choose(f"contract of {form.name}", contracts)
-    spreads = (*contract.spreads, *(2 for _ in loss.options if len(contract.spreads) > 3))
+    several = (2, 2, 4) if loss.options and len(contract.spreads) > 3 else ()
+    spreads = (*contract.spreads, *several)
     shape = written_out(contract.text, choose("spread", spreads))
     sizes = _axis_sizes(choose, loss, form, shape, plain)
     dtype = choose("dtype", dtypes or loss.dtypes)
@@ -394,7 +395,7 @@ def _axis_sizes(
         along, coupled = _long_axis(loss, shape, loop)
         sizes[along] = choose("plain rows", _COUPLED_ROWS if coupled else _SOME_ROWS)
     else:
-        kind = choose(*_kinds(loss, shape, axes, core))
+        kind = choose(*_kinds(loss, shape, core, loop))
         if kind == "rows" and loop:
             squared = loop[0] in shape.tied.values()
             sizes = _many_rows(choose, axes, loop, *_long_axis(loss, shape, loop), squared)
@@ -410,12 +411,21 @@ def _axis_sizes(
 
 
 def _kinds(
-    loss: Loss, shape: Shape, axes: Sequence[str], core: Sequence[str]
+    loss: Loss, shape: Shape, core: Sequence[str], loop: Sequence[str]
 ) -> tuple[str, Sequence[str]]:
-    """Return the name of the choice of a kind of sizes, and the kinds."""
+    """Return the name of the choice of a kind of sizes, and the kinds.
+
+    Args:
+        loss: The spec of the loss.
+        shape: The shape contract, with every axis written out.
+        core: The names of the axes that the result lacks.
+        loop: The names of the axes of the result.
+    """
+    count = len(core) + len(loop)
     if core and shape.spread > 1:
-        return f"sizes ({len(axes)} axes)", _KINDS_OF_MANY_AXES
-    if loss.options and len(axes) > 1:  # an option along a wrong axis fits a square call
+        wide = ("wide",) if len(loop) < 2 else ()
+        return f"sizes ({count} axes)", _KINDS_OF_MANY_AXES + wide
+    if loss.options and count > 1:  # an option along a wrong axis fits a square call
         return "sizes (with options)", (*_KINDS, *["square"] * 3)
     return "sizes", _KINDS
 
