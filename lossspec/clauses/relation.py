@@ -206,7 +206,8 @@ def ignored_is_deleted(trial: Trial) -> Judgement:
         target = np.moveaxis(case.tensors[name].copy(), axes.index(batch), 0)
         target[~kept] = mark
         target = np.moveaxis(target, 0, axes.index(batch))
-        other = case.with_(tensors={**case.tensors, name: target})
+        layouts = {n: layout for n, layout in case.layouts.items() if n != name}
+        other = case.with_(tensors={**case.tensors, name: target}, layouts=layouts)
         marked = Trial(trial.under_test, SolvedCase(trial.loss, other), trial.device)
     fewer = part_along(trial.loss, marked.case, batch, np.flatnonzero(kept))
     return _agree_reduced(marked, fewer, "without the ignored rows")
