@@ -264,7 +264,7 @@ def _elementwise(loss: Loss, surface: Surface) -> bool:
 
 @clause(
     _elementwise,
-    enough=6,
+    enough=15,
     requires=[
         _not_in_float64,
         has_axes,
