@@ -116,8 +116,8 @@ def _first_contract(trial: Trial) -> bool:
     ],
 )
 def block_of_rows(trial: Trial) -> Judgement:
-    """With as many rows as a kernel may take at once, from 32 to 4096, or one row more or less,
-    each row has the same loss and gradient as in a small batch, and no input changes."""
+    """With 31 to 4097 rows (powers of two and their neighbours), each row has the same loss and
+    gradient as in a small batch, and no input changes."""
     judged = [_of_rows(trial, count) for count in BESIDE_BLOCKS]
     return all(judged)
 
@@ -232,8 +232,8 @@ def block_of_classes(trial: Trial) -> Judgement:
 
 @clause(_free_classes, enough=1, once=True, slow=True, requires=[works, has_its_dtype])
 def many_classes(trial: Trial) -> Judgement:
-    """With as many classes as a kernel may take at once, from 32 to 4096, with one class more or
-    less, and with more than 65,536 classes, value and gradients of a default call are right."""
+    """With 31 to 4097 classes (powers of two and their neighbours) and with more than 65,536, value
+    and gradients of a default call are right."""
     return _judged_classes(trial, (*BESIDE_BLOCKS, WIDEST_OF_16_BITS + 64))
 
 
@@ -275,7 +275,6 @@ def _elementwise(loss: Loss, surface: Surface) -> bool:
         has_its_dtype,
         works,
         conforms,
-        _losses_known,
     ],
 )
 def sum_of_many(trial: Trial) -> Judgement:
