@@ -511,7 +511,7 @@ def _class_indices(
         dtype = choose("index dtype (byte)", role.dtypes + role.tolerated)
     else:
         dtype = choose("index dtype", role.dtypes * 6 + role.tolerated)
-    if sizes[role.classes] > np.iinfo(dtype).max:
+    if sizes[role.classes] - 1 > np.iinfo(dtype).max:
         dtype = role.dtypes[0]
     if role.ignored_by is None:
         return parameters, target.astype(dtype)
