@@ -402,8 +402,8 @@ def _axis_sizes(
         elif kind == "wide" and core and len(loop) < 2:  # with more axes, kernels add serially
             sizes = dict.fromkeys(axes, choose("breadth", (5, 2)))
             axis = choose("wide axis", core)
-            classes = (_WIDE, _BYTE, form.widest)
-            widths = tuple(dict.fromkeys(classes)) if axis == loss.classes else (_WIDE,)
+            classes = (*dict.fromkeys((_WIDE, form.widest)), _BYTE, _BYTE)
+            widths = classes if axis == loss.classes else (_WIDE,)
             sizes[axis] = choose(f"width of {axis}", widths)
         else:
             sizes = _few(choose, kind, axes, loop)
@@ -508,7 +508,7 @@ def _class_indices(
         target.flat[-1] = sizes[role.classes] - 1  # random draws seldom contain the last class
     # Draw the documented dtypes most often.
     if _WIDE <= sizes[role.classes] <= _BYTE and role.tolerated:
-        dtype = choose("index dtype (byte)", role.dtypes + role.tolerated)
+        dtype = choose("index dtype (byte)", role.dtypes[:1] + role.tolerated * 2)
     else:
         dtype = choose("index dtype", role.dtypes * 6 + role.tolerated)
     if sizes[role.classes] - 1 > np.iinfo(dtype).max:
@@ -517,6 +517,8 @@ def _class_indices(
         return parameters, target.astype(dtype)
     kind = kind or choose("ignored", _IGNORED)
     sentinel = parameters[role.ignored_by]
+    if dtype == "uint8" and sizes[role.classes] >= _WIDE and sentinel < 0:
+        kind = "none"  # so that the mark keeps its value
     if dtype == "uint8" and not 0 <= sentinel <= 255:
         if kind == "none":  # the class that the sentinel would be in this dtype is not ignored
             if target.size and sentinel % 256 < sizes[role.classes]:
