@@ -198,7 +198,7 @@ def ignored_is_deleted(trial: Trial) -> Judgement:
     assert found is not None
     name, mark = found
     counted = np.moveaxis(trial.expected.counted, case.shape.result.index(batch), 0)
-    kept = counted.reshape(len(counted), -1).any(1)
+    kept = np.asarray(counted.reshape(len(counted), -1).any(1), bool)
     marked = trial
     if kept.all():  # ignore one of the rows, in all its positions
         kept[len(kept) // 2] = False
