@@ -110,6 +110,16 @@ LARGE_BATCH_PARTS = (64, 16, 4, 1)
 #: Chosen: the clause is then reported as unsupported.
 LARGE_BATCH_SECONDS = 2.0
 
+#: `block-of-rows` and similar clauses: how many rows or classes a kernel takes at once.
+#: Chosen: the powers of two that GPU and vector kernels use; a right loss has no such limit.
+BLOCKS = (32, 64, 128, 256, 512, 1024, 2048, 4096)
+#: `many-classes`: the number of classes that 16 bits cannot count.
+#: Derived: 2¹⁶.
+WIDEST_OF_16_BITS = 2**16
+#: `sum-of-many`: fewest elements. Derived: 2¹⁷ equal terms, added one after the other, exceed the
+#: budget in every dtype but float64.
+SUM_OF_MANY_ELEMENTS = 2**17
+
 #: `mean-of-many`: fewest elements. Derived: float16 cannot count beyond 65,504.
 MEAN_OF_MANY_ELEMENTS = 70_000
 #: `mean-of-many`: most numbers in all tensors. Chosen: larger calls are not made.

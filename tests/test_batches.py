@@ -18,12 +18,14 @@ from lossspec.spec_pages.pages import text
 OF_INDEPENDENT_ROWS = {
     "batch-permutation",
     "batch-split",
+    "block-of-rows",
     "no-batch-is-batch-of-one",
     "further-axes-are-samples",
     "large-batch",
     "mean-of-many",
     "memory-in-proportion",
     "nan-spreads",
+    "sum-of-many",
 }
 RELATIONS = ["whole-batch-permutation", "whole-batch-repetition"]
 JUDGED = ["value", "gradient", "sum-of-none", "mean-divisor", "nothing-left", RELATIONS[0]]

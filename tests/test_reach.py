@@ -218,6 +218,75 @@ def test_streams_reach_default_calls_of_many_rows(name):
     assert missing(name, {f"but for {one}": lambda c, o=one: plain(c, o) for one in besides}) == []
 
 
+def near(case: Case) -> bool:
+    """Return whether another tensor differs from the first by at most 0.3 % in every element."""
+    x = first(case).astype(np.float64)
+    others = [y.astype(np.float64) for y in list(case.tensors.values())[1:] if y.shape == x.shape]
+    apart = [np.abs(x - y) <= 2**-7 * np.abs(x) for y in others]
+    return x.size > 1 and any(
+        close.all() and (x != y).any() for close, y in zip(apart, others, strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["mse_loss", "l1_loss", "huber_loss", "triplet_margin_loss", "gaussian_nll_loss"]
+)
+def test_streams_reach_pairs_near_each_other_and_far_from_0(name):
+    wanted = {"near": near, "far from 0": lambda c: near(c) and (np.abs(first(c)) > 1e4).all()}
+    assert missing(name, wanted) == []
+
+
+@pytest.mark.parametrize("name", ["mse_loss", "margin_ranking_loss", "hinge_embedding_loss"])
+def test_streams_reach_numbers_near_the_largest(name):
+    wanted = {"huge": lambda c: c.dtype == "float32" and (np.abs(numbers(c)) > 1e32).any()}
+    assert missing(name, wanted) == []
+
+
+def further(case: Case) -> list[int]:
+    """Return the sizes of the further axes of a call with a class axis."""
+    return [size for axis, size in sizes(case).items() if axis.startswith("d")]
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "nll_loss"])
+def test_quick_streams_reach_square_and_uneven_calls_with_further_axes(name):
+    quick = [solved.case for solved in stream(find(name), PROFILES["quick"], 0)]
+    drawn_shapes = [
+        (len(further(c)), first(c).shape) for c in quick if c.spread > 1 and min(first(c).shape) > 1
+    ]
+    for count in (2, 3):
+        shapes = [shape for k, shape in drawn_shapes if k == count]
+        assert any(len(set(shape)) == 1 for shape in shapes)
+        assert any(len(set(shape[2:])) == 1 < len(set(shape)) for shape in shapes)
+        assert any(set(shape[2:]) & set(shape[:2]) and len(set(shape)) > 1 for shape in shapes)
+
+
+@named
+def test_quick_streams_reach_every_option_on_a_square_call(name):
+    loss = find(name)
+    quick = [solved.case for solved in stream(loss, PROFILES["quick"], 0)]
+    dependent = any(form.sizes for form in loss.forms)  # such sizes are seldom square
+    for option in () if dependent else loss.options:
+        square = [c for c in quick if option in c.tensors and "square" in features(c)]
+        assert any(len(set(c.tensors[option].ravel().tolist())) > 1 for c in square), option
+
+
+def test_streams_reach_a_byte_of_classes_with_the_class_of_the_wrapped_mark():
+    wanted = {
+        "a byte": lambda c: c.tensors["target"].dtype == "uint8" and sizes(c)["C"] == 256,
+        "the wrapped mark": lambda c: (
+            c.tensors["target"].dtype == "uint8"
+            and c.parameters.get("ignore_index", 0) < 0
+            and (c.tensors["target"] == c.parameters["ignore_index"] % 256).any()
+        ),
+    }
+    assert missing("nll_loss", wanted) == []
+
+
+def test_streams_reach_impossible_classes_that_no_target_holds():
+    wanted = {"-inf": lambda c: np.isneginf(c.tensors["log_probs"].astype(float)).any()}
+    assert missing("ctc_loss", wanted) == []
+
+
 def test_a_missing_feature_is_named():
     assert missing("l1_loss", {"four thousand axes": lambda c: first(c).ndim > 4000}) == [
         "four thousand axes"

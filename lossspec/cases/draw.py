@@ -28,6 +28,8 @@ _KINDS = (
     *(["small"] * 3 + ["distinct"] * 2 + ["square"] * 2 + ["empty"] * 2),
     *("ones", "rows", "wide"),
 )
+#: The same for a sample with several axes. `crossed` repeats two sizes, so that a wrong axis fits.
+_KINDS_OF_MANY_AXES = ("small", "square", "distinct", "crossed", "even", "empty")
 #: Numbers of rows a little above a power of two, so that the last block of a kernel is partial.
 _ROWS = (67, 257, 1025, 4099)
 _SOME_ROWS = (5, 9, 17, 33, 65, 131)
@@ -35,12 +37,18 @@ _SOME_ROWS = (5, 9, 17, 33, 65, 131)
 _COUPLED_ROWS = (5, 9)
 #: A number of features or classes that an int8 cannot hold.
 _WIDE = 131
-_TIES = ("none", "none", "some", "all", "threshold")
+#: A number of classes that a uint8 can just hold.
+_BYTE = 256
+_TIES = ("none", "none", "some", "all", "threshold", "near")
+#: The sizes of numbers that are near each other, as pixels, prices or temperatures are.
+_OFFSETS = (1.0, 300.0, 20_000.0)
+_UNLIMITED = (-np.inf, np.inf)
 _IGNORED = ("none", "some", "some", "leading", "all")
 _FILLS = ("plain", "plain", "nan", "inf", "-inf", "large")
 
 
 _EITHER = (False, True)
+_OFTEN = (False, True, True)
 _SELDOM = (False, False, False, False, False, True)
 
 
@@ -143,8 +151,13 @@ def _begun(choose: Choices, loss: Loss, dtypes: tuple[str, ...] | None) -> _Draf
     # Fused kernels often special-case a large batch with at most one non-default argument.
     plain = choose("plain", _SELDOM)
     besides = choose(f"plain but for, {form.name}", ("", *known, *loss.options)) if plain else None
-    contract = form.contracts[0] if plain else choose(f"contract of {form.name}", form.contracts)
-    shape = written_out(contract.text, choose("spread", contract.spreads))
+    # Contracts with further axes have many shapes; so has `*` of two axes, which may be square.
+    further = [c for c in form.contracts if any("d*" in axes for axes in c.inputs)]
+    contracts = (*form.contracts, *further)
+    contract = form.contracts[0] if plain else choose(f"contract of {form.name}", contracts)
+    several = (2, 2, 4) if loss.options and len(contract.spreads) > 3 else ()
+    spreads = (*contract.spreads, *several)
+    shape = written_out(contract.text, choose("spread", spreads))
     sizes = _axis_sizes(choose, loss, form, shape, plain)
     dtype = choose("dtype", dtypes or loss.dtypes)
     parameters = {
@@ -213,7 +226,12 @@ def _draw_tensors(draft: _Draft) -> None:
 def _draw_options(draft: _Draft) -> None:
     """Choose the optional tensors of the call, and draw their values."""
     for name, role in draft.loss.options.items():
-        given = not draft.default(name) if draft.plain else draft.choose(f"with {name}", _EITHER)
+        if draft.plain:
+            given = not draft.default(name)
+        elif _square(draft):
+            given = draft.choose(f"with {name} (square)", _OFTEN)
+        else:
+            given = draft.choose(f"with {name}", _EITHER)
         if given:
             dims = _option_shape(draft, name)
             if isinstance(role, Constrained):
@@ -224,11 +242,23 @@ def _draw_options(draft: _Draft) -> None:
             draft.tensors[name] = made
 
 
+def _square(draft: _Draft) -> bool:
+    """Return whether two axes of the first tensor have the same size, so that a wrong one fits."""
+    sizes = [size for size in next(iter(draft.tensors.values())).shape if size > 1]
+    return len(set(sizes)) < len(sizes)
+
+
 def _dense(
     draft: _Draft, name: str, role: Role, dims: tuple[int, ...], class_axis: int | None
 ) -> np.ndarray:
     """Draw the values of a tensor in one of the styles of its role."""
-    style = _style(draft.choose, name, role, dims)
+    if name in draft.loss.options and _square(draft):  # equal numbers hide a wrong axis
+        unequal = tuple(style for style in STYLES[role.style] if style != "ones")
+        style = draft.choose(f"style of {name} (square)", unequal)
+    else:
+        style = _style(draft.choose, name, role, dims)
+    if style == "huge" and draft.shape.core:
+        style = "wide"  # norms and other sums of powers would overflow
     return cast_values(
         dense_values(draft.rng, role.style, style, dims, class_axis), role, draft.dtype
     )
@@ -365,18 +395,39 @@ def _axis_sizes(
         along, coupled = _long_axis(loss, shape, loop)
         sizes[along] = choose("plain rows", _COUPLED_ROWS if coupled else _SOME_ROWS)
     else:
-        kind = choose("sizes", _KINDS)
+        kind = choose(*_kinds(loss, shape, core, loop))
         if kind == "rows" and loop:
             squared = loop[0] in shape.tied.values()
             sizes = _many_rows(choose, axes, loop, *_long_axis(loss, shape, loop), squared)
         elif kind == "wide" and core and len(loop) < 2:  # with more axes, kernels add serially
             sizes = dict.fromkeys(axes, choose("breadth", (5, 2)))
             axis = choose("wide axis", core)
-            widths = (_WIDE, form.widest) if axis == loss.classes else (_WIDE,)
+            classes = (*dict.fromkeys((_WIDE, form.widest)), _BYTE, _BYTE)
+            widths = classes if axis == loss.classes else (_WIDE,)
             sizes[axis] = choose(f"width of {axis}", widths)
         else:
             sizes = _few(choose, kind, axes, loop)
     return shape.with_tied(shape.fixed | sizes)
+
+
+def _kinds(
+    loss: Loss, shape: Shape, core: Sequence[str], loop: Sequence[str]
+) -> tuple[str, Sequence[str]]:
+    """Return the name of the choice of a kind of sizes, and the kinds.
+
+    Args:
+        loss: The spec of the loss.
+        shape: The shape contract, with every axis written out.
+        core: The names of the axes that the result lacks.
+        loop: The names of the axes of the result.
+    """
+    count = len(core) + len(loop)
+    if core and shape.spread > 1:
+        wide = ("wide",) if len(loop) < 2 else ()
+        return f"sizes ({count} axes)", _KINDS_OF_MANY_AXES + wide
+    if loss.options and count > 1:  # an option along a wrong axis fits a square call
+        return "sizes (with options)", (*_KINDS, *["square"] * 3)
+    return "sizes", _KINDS
 
 
 def _long_axis(loss: Loss, shape: Shape, loop: list[str]) -> tuple[str, bool]:
@@ -407,7 +458,12 @@ def _many_rows(
 
 
 def _few(choose: Choices, kind: str, axes: list[str], loop: list[str]) -> dict[str, int]:
-    """Draw sizes below ten: all equal, all different, with an empty axis, or independent."""
+    """Draw sizes below ten: equal, different, in pairs, with an empty axis, or independent."""
+    if kind in ("crossed", "even"):  # further axes cross those before them, or equal each other
+        pair = choose(kind, ((2, 3), (3, 2), (4, 3)))
+        sizes = dict(zip(axes, pair * len(axes), strict=False))
+        same = dict.fromkeys(axes[2:], pair[1] + 2)
+        return sizes | same if kind == "even" else sizes
     if kind == "ones":
         return dict.fromkeys(axes, 1)
     if kind == "square":
@@ -451,14 +507,23 @@ def _class_indices(
     if target.size and sizes[role.classes] >= _WIDE:
         target.flat[-1] = sizes[role.classes] - 1  # random draws seldom contain the last class
     # Draw the documented dtypes most often.
-    dtype = choose("index dtype", role.dtypes * 6 + role.tolerated)
-    if sizes[role.classes] > np.iinfo(dtype).max:
+    if _WIDE <= sizes[role.classes] <= _BYTE and role.tolerated:
+        dtype = choose("index dtype (byte)", role.dtypes[:1] + role.tolerated * 2)
+    else:
+        dtype = choose("index dtype", role.dtypes * 6 + role.tolerated)
+    if sizes[role.classes] - 1 > np.iinfo(dtype).max:
         dtype = role.dtypes[0]
     if role.ignored_by is None:
         return parameters, target.astype(dtype)
     kind = kind or choose("ignored", _IGNORED)
     sentinel = parameters[role.ignored_by]
+    if dtype == "uint8" and sizes[role.classes] >= _WIDE and sentinel < 0:
+        kind = "none"  # so that the mark keeps its value
     if dtype == "uint8" and not 0 <= sentinel <= 255:
+        if kind == "none":  # the class that the sentinel would be in this dtype is not ignored
+            if target.size and sentinel % 256 < sizes[role.classes]:
+                target.flat[0] = sentinel % 256
+            return parameters, target.astype(dtype)
         sentinel = 255
         parameters = {**parameters, role.ignored_by: sentinel}
     ignored = np.zeros(dims, bool)
@@ -490,6 +555,7 @@ def _tie(
     """Make elements of the tensors of one role equal, or move them to a threshold, in place.
 
     At a threshold, two elements differ by the value of a parameter, up to one ulp more or less.
+    Near each other, they differ by one ulp up to a thousandth of their size.
 
     Args:
         choose: The source of the choices.
@@ -501,14 +567,22 @@ def _tie(
     """
     names = list(form.tensors)
     first = names[0]
-    for at, name in enumerate(names[1:], 1):
+    twins = [
+        name
+        for name in names[1:]
+        if form.tensors[name].style == form.tensors[first].style
+        and tensors[name].shape == tensors[first].shape
+        and not form.tensors[name].integer
+    ]
+    for name in twins:
+        at, role = names.index(name), form.tensors[name]
         x, y = tensors[first], tensors[name]
-        role = form.tensors[name]
-        if role.style != form.tensors[first].style or x.shape != y.shape or role.integer:
-            continue
         kind = choose(f"ties of {name}", _TIES)
         if kind == "none":
             continue
+        if kind == "near":
+            _bring_near(rng, form, shape, tensors, twins)
+            return
         step = np.zeros(x.shape)
         if kind == "threshold":
             apart = [v for v in parameters.values() if isinstance(v, float)] or [1.0]
@@ -524,6 +598,45 @@ def _tie(
         tensors[name] = np.where(chosen, met, y).astype(y.dtype)
         if isinstance(role, Constrained):
             tensors[name] = role.restored(tensors[name], role.axis(shape.inputs[at]))
+
+
+def _bring_near(
+    rng: np.random.Generator,
+    form: Form,
+    shape: Shape,
+    tensors: dict[str, np.ndarray],
+    names: Sequence[str],
+) -> None:
+    """Bring tensors near the first one, in place, with a common offset if their roles allow it.
+
+    The differences keep their digits, but differences of squares do not.
+
+    Args:
+        rng: The generator of the values.
+        form: The form of the call.
+        shape: The shape contract, with every axis written out.
+        tensors: The arrays by name.
+        names: The names of the tensors.
+    """
+    first, places = next(iter(form.tensors)), list(form.tensors)
+    free = [form.tensors[name] for name in (first, *names)]
+    x = tensors[first]
+    limited = [isinstance(r, Constrained | Factor) or (r.low, r.high) != _UNLIMITED for r in free]
+    if not any(limited):
+        offset = rng.choice(_OFFSETS) * (1 + rng.standard_normal(x.shape) / 100)
+        tensors[first] = x = np.asarray(offset).astype(x.dtype)
+    numbers, ulp = x.astype(np.float64), 2 * precision(dtype_name(x)).unit
+    for name in names:
+        role = form.tensors[name]
+        apart = np.exp(rng.uniform(np.log(ulp), np.log(max(1e-3, 4 * ulp)), x.shape))
+        with np.errstate(all="ignore"):
+            near = numbers * (1 + rng.choice([-1.0, 1.0], x.shape) * apart)
+            near = np.asarray(near).astype(x.dtype)
+        usable = np.isfinite(near) & (near >= role.low) & (near <= role.high)
+        tensors[name] = np.where(usable, near, tensors[name]).astype(x.dtype)
+        if isinstance(role, Constrained):
+            axis = role.axis(shape.inputs[places.index(name)])
+            tensors[name] = role.restored(tensors[name], axis)
 
 
 def _mask_classes(draft: _Draft) -> None:
@@ -600,8 +713,9 @@ def _option_shape(draft: _Draft, name: str) -> tuple[int, ...]:
         return like
     shapes = [like, like[-1:], like[1:], (1,), ()]
     if like[-1] > 1 and like[-1] in like[:-1]:  # broadcasting along the wrong axis would also work
-        shapes += [like[-1:]] * 4
-    kept = choose(f"shape of {name}", shapes)
+        kept = choose(f"shape of {name} (square)", [like, like[-1:], like[1:], like[-1:]])
+    else:
+        kept = choose(f"shape of {name}", shapes)
     if kept == like and choose(f"one axis of {name}", _EITHER):
         axis = choose(f"axis of {name}", range(len(like)))
         kept = (*like[:axis], 1, *like[axis + 1 :])

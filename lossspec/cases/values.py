@@ -11,7 +11,7 @@ from lossspec.spec.roles import Factor, Role
 
 #: The styles of dense values for each role; shrinking ends at the first one.
 STYLES: dict[str, tuple[str, ...]] = {
-    "real": ("grid", "normal", "wide", "offset", "tiny", "rows", "logarithmic"),
+    "real": ("grid", "normal", "wide", "offset", "tiny", "rows", "logarithmic", "huge"),
     "factor": ("grid", "normal", "wide", "offset", "tiny", "rows", "logarithmic"),
     "logit": ("grid", "normal", "wide", "offset", "saturated", "rows", "tiny"),
     "log_probability": ("grid", "normal", "wide", "softmax", "tiny"),
@@ -188,6 +188,12 @@ def _reals(rng: np.random.Generator, style: str, shape: tuple[int, ...]) -> np.n
         case "rows":
             scale = 10 ** rng.uniform(-3, 3, (*shape[:1], *(1 for _ in shape[1:])))
             return rng.standard_normal(shape) * scale
+        case "huge":  # a few of them, so that the others keep their digits
+            top = rng.choice([60.0, 120.0, 120.0, 500.0])
+            huge = rng.choice([-1.0, 1.0], shape) * 2 ** rng.uniform(top - 6, top, shape)
+            some = np.asarray(rng.random(shape) < 0.3)
+            some.flat[:1] = True
+            return np.where(some, huge, rng.standard_normal(shape))
         case "logarithmic":
             return rng.choice([-1.0, 1.0], shape) * 10 ** rng.uniform(-6, 4, shape)
         case _:

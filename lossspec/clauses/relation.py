@@ -19,6 +19,7 @@ from lossspec.clauses.precondition import (
     precondition,
     separable,
     several_along_first_axis,
+    small,
     takes_reduction,
     works,
 )
@@ -169,23 +170,47 @@ def batch_split(trial: Trial) -> Judgement:
     return _agree(trial, other, "'none' with the last rows alone", "none", where)
 
 
+def _ignorable(trial: Trial) -> tuple[str, int] | None:
+    """Return the tensor of a call whose numbers mark ignored rows, and the number that does."""
+    loss, case = trial.loss, trial.case
+    for (name, role), axes in zip(trial.form.tensors.items(), case.shape.inputs, strict=True):
+        if isinstance(role, ClassIndex) and role.ignored_by is not None and loss.batch in axes:
+            mark, limits = case.parameters[role.ignored_by], np.iinfo(case.tensors[name].dtype)
+            return (name, mark) if limits.min <= mark <= limits.max else None
+    return None
+
+
 @precondition()
-def _some_rows_ignored(trial: Trial) -> bool:
-    """Some rows of the batch are ignored and some are not."""
-    counted = trial.expected.counted
-    return counted.ndim == 1 and bool(counted.any()) and not counted.all()
+def _rows_that_may_be_ignored(trial: Trial) -> bool:
+    """The batch has at least two rows, each of which may be ignored; some are not."""
+    some = bool(trial.expected.counted.any())
+    return _rows(trial) > 1 and some and _ignorable(trial) is not None
 
 
 @clause(
     lambda loss, surface: loss.ignores,
     enough=ENOUGH,
-    requires=[_some_rows_ignored, has_its_dtype],
+    requires=[_rows_that_may_be_ignored, has_its_dtype, small],
 )
 def ignored_is_deleted(trial: Trial) -> Judgement:
     """Removing the ignored rows from a batch changes neither `sum` nor `mean`."""
-    counted = trial.expected.counted
-    other = part_along(trial.loss, trial.case, trial.loss.batch, np.flatnonzero(counted))
-    return _agree_reduced(trial, other, "without the ignored rows")
+    case, batch, found = trial.case, trial.loss.batch, _ignorable(trial)
+    assert found is not None
+    name, mark = found
+    counted = np.moveaxis(trial.expected.counted, case.shape.result.index(batch), 0)
+    kept = np.asarray(counted.reshape(len(counted), -1).any(1), bool)
+    marked = trial
+    if kept.all():  # ignore one of the rows, in all its positions
+        kept[len(kept) // 2] = False
+        axes = case.shape.inputs[list(trial.form.tensors).index(name)]
+        target = np.moveaxis(case.tensors[name].copy(), axes.index(batch), 0)
+        target[~kept] = mark
+        target = np.moveaxis(target, 0, axes.index(batch))
+        layouts = {n: layout for n, layout in case.layouts.items() if n != name}
+        other = case.with_(tensors={**case.tensors, name: target}, layouts=layouts)
+        marked = Trial(trial.under_test, SolvedCase(trial.loss, other), trial.device)
+    fewer = part_along(trial.loss, marked.case, batch, np.flatnonzero(kept))
+    return _agree_reduced(marked, fewer, "without the ignored rows")
 
 
 def _has_classes(loss: Loss, surface: Surface) -> bool:
@@ -440,7 +465,7 @@ def weight_scale(trial: Trial) -> Judgement:
         role.default == 1 and surface in role.surfaces for role in loss.options.values()
     ),
     enough=ENOUGH,
-    requires=[has_its_dtype],
+    requires=[has_its_dtype, _sum_in_range],
 )
 def neutral_weight(trial: Trial) -> Judgement:
     """Passing ones for an optional weight gives the same result as passing none."""

@@ -35,7 +35,7 @@ MOST = 4
 #: For each choice of a draw, the values that do not hide an option.
 PREFERRED: Mapping[str, tuple[Any, ...]] = {
     "plain": (False,),
-    "sizes": ("small", "distinct", "square"),
+    "sizes": ("small", "distinct", "square", "crossed", "even"),
     "masked": ("no",),
     "filled": ("plain",),
     "layouts": ("none",),
@@ -70,6 +70,7 @@ class Switched:
         return self.choose.seed()
 
     def _suiting(self, what: str, options: Sequence[T]) -> Sequence[T]:
+        what = what.partition(" (")[0]  # the rest says for which cases the choice is of its own
         if what in PREFERRED:
             return [option for option in options if option in PREFERRED[what]]
         if what == "reduction" and self.mean:

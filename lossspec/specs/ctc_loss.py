@@ -48,7 +48,11 @@ def share(target_lengths):
 
 
 def settle(rng, tensors, parameters):
-    """Make the targets fit their lengths, and replace labels that equal the blank."""
+    """Make the targets fit their lengths, replace labels that equal the blank, mask some classes.
+
+    In one case of eight, a class that no target holds is impossible in some frames: its score is
+    -inf.
+    """
     targets, lengths = tensors["targets"], tensors["target_lengths"]
     classes = tensors["log_probs"].shape[-1]
     blank = parameters["blank"] = parameters["blank"] % classes
@@ -61,7 +65,12 @@ def settle(rng, tensors, parameters):
         counts = np.ones(targets.shape, bool)
     # A label is never the blank. Padding after the last label need not be a class.
     other = np.where(counts, (blank + 1) % classes, -1)
-    tensors["targets"] = np.where(targets == blank, other, targets).astype(targets.dtype)
+    targets = np.where(targets == blank, other, targets).astype(targets.dtype)
+    tensors["targets"] = targets
+    if rng.random() < 1 / 8:
+        x = tensors["log_probs"]
+        unused = ~np.isin(np.arange(classes), [blank, *targets.ravel()])
+        x[(rng.random(x.shape) < 0.5) & unused] = -np.inf
 
 
 def breaks(name, value, where=lambda tensors: True):

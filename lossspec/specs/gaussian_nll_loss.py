@@ -64,9 +64,7 @@ spec = Loss(
     parameters={
         "full": switch(False, doc="Whether to add the constant term, (log 2π) / 2."),
         "eps": number(
-            1e-6,
-            2.0**-10,
-            0.5,
+            *(1e-6, 2.0**-10, 0.5, 1e-12),
             doc="The lower bound of the variance. A smaller variance is replaced by it and gets the"
             " gradient at the bound, since autograd does not see the replacement.",
         ),

@@ -23,7 +23,8 @@ spec = Loss(
     forms=(Form(shapes=("(*), (*) -> (*)",), tensors={"input": Real(), "target": Sign()}),),
     parameters={
         "margin": number(
-            1.0, 0.0, 0.3, 3.0, -0.5, doc="The distance above which a dissimilar pair has loss 0."
+            *(1.0, 0.0, 0.3, 2.5, -0.5, 1000.0),
+            doc="The distance above which a dissimilar pair has loss 0.",
         )
     },
     piecewise_linear=True,

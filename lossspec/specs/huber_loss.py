@@ -46,7 +46,8 @@ spec = Loss(
         "delta": number(
             1.0,
             0.3,
-            3.0,
+            2.5,
+            1000.0,
             refused=(-1.0, 0.0),
             doc="The absolute error δ above which the loss is linear; it must be positive.",
         )

@@ -27,7 +27,9 @@ spec = Loss(
         ),
     ),
     parameters={
-        "margin": number(0.0, 0.3, 1.0, 3.0, -0.5, doc="The lead above which the loss is 0.")
+        "margin": number(
+            *(0.0, 0.3, 1.0, 2.5, -0.5, 1000.0), doc="The lead above which the loss is 0."
+        )
     },
     symmetries=(
         Symmetry(

@@ -47,7 +47,8 @@ spec = Loss(
             default=1, values=(1, 2), refused=(0, 3, -1), doc="The power of each term: 1 or 2."
         ),
         "margin": number(
-            1.0, 0.0, 0.25, 3.0, -0.5, doc="The lead over a class above which its term is 0."
+            *(1.0, 0.0, 0.25, 2.5, -0.5, 100.0),
+            doc="The lead over a class above which its term is 0.",
         ),
     },
     shift_invariant=True,

@@ -49,9 +49,7 @@ spec = Loss(
         "log_input": switch(True, doc="Whether the input is the logarithm of the rate."),
         "full": switch(False, doc="Whether to add Stirling's approximation of log y! if y > 1."),
         "eps": number(
-            1e-8,
-            2.0**-10,
-            0.5,
+            *(1e-8, 2.0**-10, 0.5, 1e-30),
             doc="Added to the rate inside the logarithm, so that a rate of 0 has a finite loss. It"
             " has no effect if the input is the logarithm of the rate.",
         ),

@@ -1,5 +1,7 @@
 """Smooth L1 loss: quadratic within beta of the target, absolute beyond."""
 
+from math import inf
+
 from lossspec.maths import absolute, minimum, where
 from lossspec.spec.loss import OF_DIFFERENCE, Example, Form, Loss
 from lossspec.spec.parameters import number
@@ -41,9 +43,10 @@ spec = Loss(
     ),
     parameters={
         "beta": number(
-            *(1.0, 0.0, 0.3, 3.0, 2.0**-20),
+            *(1.0, 0.0, 0.3, 2.5, 2.0**-20, inf),
             refused=(-1.0,),
-            doc="The absolute error β above which the loss is linear; 0 gives the L1 loss.",
+            doc="The absolute error β above which the loss is linear; 0 gives the L1 loss, and inf"
+            " gives 0.",
         )
     },
     examples=(

@@ -1,5 +1,7 @@
 """Triplet margin loss: the anchor should be nearer to the positive than to the negative."""
 
+from math import inf
+
 from lossspec.maths import minimum, norm, positive_part
 from lossspec.spec.loss import Example, Form, Loss, Symmetry
 from lossspec.spec.parameters import number, switch
@@ -37,9 +39,11 @@ spec = Loss(
     forms=(Form(shapes=("(N, D), (N, D), (N, D) -> (N)", "(D), (D), (D) -> ()"), tensors=TENSORS),),
     parameters={
         "margin": number(
-            1.0, 0.3, 3.0, 20.0, refused=(0.0, -1.0), doc="By how much nearer; above 0."
+            1.0, 0.3, 2.5, 20.0, refused=(0.0, -1.0), doc="By how much nearer; above 0."
         ),
-        "p": number(2.0, 1.0, 1.5, 3.0, doc="The degree of the norm."),
+        "p": number(
+            2.0, 1.0, 1.5, 3.0, inf, doc="The degree of the norm; inf gives the maximum norm."
+        ),
         "eps": number(
             *(1e-6, 0.0, 2.0**-10, 0.25), absent=0.0, doc="Added to each difference of coordinates."
         ),

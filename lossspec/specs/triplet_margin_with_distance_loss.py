@@ -67,7 +67,7 @@ spec = Loss(
             " The default is Euclidean, with 1e-6 added to each difference of coordinates.",
         ),
         "margin": number(
-            1.0, 0.3, 0.0, 3.0, 20.0, refused=(-1.0,), doc="By how much nearer; 0 or more."
+            1.0, 0.3, 0.0, 2.5, 20.0, refused=(-1.0,), doc="By how much nearer; 0 or more."
         ),
         "swap": switch(
             False,

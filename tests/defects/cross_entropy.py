@@ -138,6 +138,34 @@ class CrossEntropy(NLL):
 # === wrong ===============================================================================
 
 
+class PhantomClass(CrossEntropy):
+    """If a block of 128 classes is full, the softmax counts one more class with the score 0."""
+
+    def log_probabilities(self, c: Classes) -> Tensor:
+        if c.count and c.count % 128 == 0:
+            padded = torch.cat([c.x, torch.zeros_like(c.x[..., :1])], -1)
+            return padded.log_softmax(-1)[..., :-1]
+        return super().log_probabilities(c)
+
+
+class LastRowOfFullBlocks(CrossEntropy):
+    """If the number of rows is a multiple of 256, the last row has no gradient."""
+
+    def log_probabilities(self, c: Classes) -> Tensor:
+        if c.x.ndim == 2 and len(c.x) and len(c.x) % 256 == 0:
+            c.x = torch.cat([c.x[:-1], c.x[-1:].detach()])
+        return super().log_probabilities(c)
+
+
+class IndexInSixteenBits(CrossEntropy):
+    """With more than 32,768 classes, the class index is cut to 16 bits."""
+
+    def enter(self, c: Classes) -> None:
+        super().enter(c)
+        if not c.soft and c.count > 2**15:
+            c.t = c.t % 2**16
+
+
 class MeanOverAllWithoutWeight(CrossEntropy):
     """Without a weight, the mean also counts ignored elements."""
 
@@ -661,6 +689,24 @@ WRONG = (
         WholeJacobian,
         source="tenstorrent/tt-metal#52923",
         needs="many classes, and the memory that backward takes",
+    ),
+    wrong(
+        CrossEntropy,
+        PhantomClass,
+        source="verl-project/verl#5349",
+        needs="a number of classes that a block divides",
+    ),
+    wrong(
+        CrossEntropy,
+        LastRowOfFullBlocks,
+        source="verl-project/verl#2899",
+        needs="a number of rows that a block divides",
+    ),
+    wrong(
+        CrossEntropy,
+        IndexInSixteenBits,
+        source="unslothai/unsloth#19",
+        needs="more than 65,536 classes",
     ),
     wrong(CrossEntropy, MeanOverAll, source="RED-13, llvm/torch-mlir#3585", needs="some ignored"),
     wrong(

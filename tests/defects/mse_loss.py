@@ -131,6 +131,40 @@ WRONG = (
     ),
     wrong(
         MSE,
+        "expanded-square",
+        "The square of the difference is computed as x² - 2xy + y².",
+        source="pytorch/pytorch#42479",
+        needs="an input near the target, and both far from 0",
+        element=lambda self, c: (
+            c.input * c.input - 2 * c.input * c.target + c.target * c.target
+        ).to(c.x.dtype),
+    ),
+    wrong(
+        MSE,
+        "last-row-of-full-blocks",
+        "If the number of rows is a multiple of 512, the last row has the loss 0.",
+        source="verl-project/verl#2899",
+        needs="a number of rows that a block divides",
+        element=lambda self, c: (
+            torch.cat([c.residual[:-1] ** 2, 0 * c.residual[-1:]])
+            if c.input.ndim and len(c.input) and len(c.input) % 512 == 0
+            else c.residual**2
+        ),
+    ),
+    wrong(
+        MSE,
+        "sum-saturates",
+        "In bfloat16 the sum stops growing when it is 256 times its mean term.",
+        source="pytorch/executorch#20089",
+        needs="bfloat16, and more than 100,000 elements",
+        reduce=lambda self, c, losses: (
+            MSE.reduce(self, c, losses)
+            if c.reduction != "sum" or c.input.dtype != torch.bfloat16 or not losses.numel()
+            else losses.sum().minimum(256 * losses.mean())
+        ),
+    ),
+    wrong(
+        MSE,
         ZerosForTarget,
         source="GRD-08, pytorch/pytorch#3876",
         needs="a target that requires a gradient",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from typing import TypeAlias
 
 import torch
@@ -168,6 +169,8 @@ class PowerSums(TripletWithDistance):
     """Sums of powers and their roots, with a gradient of 0 where the sum is 0."""
 
     def norm(self, z: Tensor, p: float) -> Tensor:
+        if p == inf:
+            return z.abs().amax(-1)
         power = (z.abs() ** p if p != 2 else z * z).sum(-1)
         return torch.where(power > 0, torch.where(power > 0, power, 1) ** (1 / p), 0)
 

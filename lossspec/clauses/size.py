@@ -1,0 +1,339 @@
+"""Clauses on calls whose sizes are those of the blocks of a kernel, or beyond them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import lru_cache
+
+import numpy as np
+
+from lossspec.cases.axes import axes_of, part_along
+from lossspec.cases.case import Case
+from lossspec.cases.workloads import Size, axes, batch_axis, has_classes, workload
+from lossspec.clauses import Judgement, clause, independent, of_elements
+from lossspec.clauses.precondition import (
+    conforms,
+    first_axis,
+    has_axes,
+    has_its_dtype,
+    precondition,
+    separable,
+    several_along_first_axis,
+    small,
+    takes_reduction,
+    wants_gradients,
+    works,
+)
+from lossspec.clauses.trial import Deviation, NotJudged, Trial, failed, required
+from lossspec.dtypes import precision
+from lossspec.excuse import Excuse
+from lossspec.execution.outcome import Outcome, perform
+from lossspec.execution.tensors import first_numbers, to_extended
+from lossspec.oracle.bounds import Bounded, roundings
+from lossspec.oracle.expected import GradientTerms
+from lossspec.oracle.solver import SolvedCase
+from lossspec.spec.loss import AnySize, Loss
+from lossspec.spec.roles import Surface
+from lossspec.thresholds import (
+    BLOCKS,
+    LARGE_BATCH_ROOM,
+    SLACK,
+    SUM_OF_MANY_ELEMENTS,
+    WIDEST_OF_16_BITS,
+)
+
+#: Each size of a block, and one element less and more.
+BESIDE_BLOCKS = tuple(block + more for block in BLOCKS for more in (-1, 0, 1))
+
+
+def _has_rows(loss: Loss, surface: Surface) -> bool:
+    return independent(loss, surface) and of_elements(loss, surface)
+
+
+@precondition(Excuse.TOO_UNCERTAIN)
+def _losses_known(trial: Trial) -> bool:
+    """For some element of the loss, the budget is less than a tenth of it."""
+    return trial.expected.value("none").informative
+
+
+@precondition()
+def _unreduced_results(trial: Trial) -> bool:
+    """The loss has the reduction `none`."""
+    return "none" in trial.loss.reductions
+
+
+def _rows(trial: Trial, count: int) -> tuple[str, np.ndarray, Case]:
+    """Return the first axis, the rows that a longer one repeats, and the call with them."""
+    axis = first_axis(trial)
+    assert axis is not None
+    rows = np.arange(count) % trial.case.axis_sizes(trial.loss)[axis]
+    case = part_along(trial.loss, trial.case, axis, rows).with_(layouts={})
+    room = sum(array.size for array in case.tensors.values())
+    if room > LARGE_BATCH_ROOM:
+        raise NotJudged(Excuse.TOO_EXPENSIVE)
+    if not trial.allows(case):
+        raise NotJudged(Excuse.NOT_ABOUT)
+    return axis, rows, case
+
+
+def _performed(trial: Trial, case: Case, what: str) -> Outcome:
+    """Run a call; raise Deviation if it raises, or writes to one of its tensors."""
+    outcome = perform(trial.under_test, case, trial.device)
+    if outcome.error is not None:
+        raise failed(f"a call with {what}", outcome.error, "a result")
+    for name in outcome.touched():
+        raise Deviation(
+            f"{name} was written to, in a call with {what}",
+            first_numbers(outcome.inputs[name], 8),
+            first_numbers(outcome.before[name], 8),
+            check=None,
+        )
+    return outcome
+
+
+@precondition()
+def _first_contract(trial: Trial) -> bool:
+    """The call has the first shape contract of its form, for which kernels are written first."""
+    return trial.case.contract == trial.form.contracts[0].text
+
+
+@clause(
+    _has_rows,
+    enough=3,
+    requires=[
+        _unreduced_results,
+        _first_contract,
+        wants_gradients,
+        takes_reduction("none"),
+        several_along_first_axis,
+        separable,
+        small,
+        has_its_dtype,
+        works,
+        conforms,
+        _losses_known,
+    ],
+)
+def block_of_rows(trial: Trial) -> Judgement:
+    """With 31 to 4097 rows (powers of two and their neighbours), each row has the same loss and
+    gradient as in a small batch, and no input changes."""
+    judged = [_of_rows(trial, count) for count in BESIDE_BLOCKS]
+    return all(judged)
+
+
+def _of_rows(trial: Trial, count: int) -> bool:
+    """Compare the losses and the gradients of a number of rows, which repeat those of the case."""
+    axis, rows, many = _rows(trial, count)
+    what, case = f"{count} rows", trial.case
+    outcome = _performed(trial, many.with_(reduction="none"), what)
+    got, place = required(trial.number(outcome)), case.shape.result.index(axis)
+    value = _taken(trial.expected.value("none"), rows, place)
+    informative = trial.agree(got, value, f"the loss with {what}", of=None, case=case)
+    _agree_gradients(trial, outcome, axis, rows, "none", what)
+    return informative
+
+
+def _agree_gradients(
+    trial: Trial, outcome: Outcome, axis: str, rows: np.ndarray, reduction: str, what: str
+) -> None:
+    """Compare the gradients of tensors whose rows repeat those of the case.
+
+    Args:
+        trial: The trial.
+        outcome: The call with many rows.
+        axis: The axis of the rows.
+        rows: For each row of the call, its row in the case.
+        reduction: The reduction of the call, `none` or `sum`.
+        what: The call, for the report.
+    """
+    case = trial.case
+    for name in case.requires_grad:
+        names = axes_of(trial.loss, trial.form, case.shape, name, case.tensors[name].ndim)
+        right = trial.expected.gradient(name, reduction, case.upstream(reduction))
+        gradient = outcome.gradients[name]
+        if right is None or gradient is None or axis not in names:
+            continue
+        at = names.index(axis)
+        if case.tensors[name].shape[at] != case.axis_sizes(trial.loss)[axis]:
+            continue
+        want = _taken(trial.expected.counted_only(name, right), rows, at)
+        what_of = f"the gradient of {name} with {what}"
+        trial.agree(to_extended(gradient), want, what_of, of=None, case=case, gradient_of=name)
+
+
+def _taken(bounded: Bounded, rows: np.ndarray, axis: int) -> Bounded:
+    """Repeat the right numbers of a few rows as the rows of a call are repeated."""
+    exact, budget, low, high = (
+        part.take(rows, axis) for part in (bounded.exact, bounded.budget, bounded.low, bounded.high)
+    )
+    return Bounded(exact, budget, low, high, bounded.dtype, bounded.free_axis)
+
+
+def _free_classes(loss: Loss, surface: Surface) -> bool:
+    """Return whether a default call has any number of classes, and compares no pairs of them."""
+    form = loss.forms[0]
+    free = isinstance(form.sizes.get(loss.classes, AnySize(())), AnySize)
+    return has_classes(loss) and free and not any(map(form.lists_classes, form.contracts))
+
+
+@lru_cache(maxsize=32)
+def _of_classes(loss: Loss, classes: int) -> SolvedCase:
+    """Return a default call of one row with a number of classes, and its right answer."""
+    sizes = axes(loss, Size("", 1, 2, classes, ""))
+    sizes = {axis: size if axis == loss.classes else min(size, 2) for axis, size in sizes.items()}
+    sizes[batch_axis(loss)] = 1
+    dtype = "float32" if "float32" in loss.dtypes else loss.dtypes[0]
+    case = workload(loss, sizes, dtype, classes)
+    reduction = "none" if "none" in loss.reductions else case.reduction
+    return SolvedCase(loss, case.with_(reduction=reduction))
+
+
+def _judged_classes(trial: Trial, counts: Sequence[int]) -> bool:
+    """Judge default calls of one row with these numbers of classes."""
+    judged = [informative for count in counts for informative in _classes(trial, count)]
+    return any(judged)
+
+
+def _classes(trial: Trial, count: int) -> Iterator[bool]:
+    """Judge value and gradients with a number of classes; yield whether each was judged closely."""
+    solved = _of_classes(trial.loss, count)
+    if solved.case.axis_sizes(trial.loss).get(trial.loss.classes) != count:
+        raise NotJudged(Excuse.NOT_ABOUT)
+    beside = Trial(trial.under_test, solved, trial.device)
+    if not beside.can(solved.case.reduction):
+        raise NotJudged(Excuse.NOT_SUPPORTED)
+    what = f"{count} classes"
+    outcome = _performed(trial, solved.case, what)
+    want = _serial(beside.expected.value(solved.case.reduction), count)
+    got = required(trial.number(outcome))
+    yield trial.agree(got, want, f"the loss with {what}", of=None, case=solved.case)
+    for name, right in beside.expected.gradients().items():
+        gradient = outcome.gradients.get(name)
+        if gradient is not None:
+            what_of = f"the gradient of {name} with {what}"
+            got = to_extended(gradient)
+            want = _serial(right, count)
+            yield trial.agree(got, want, what_of, of=None, case=solved.case, gradient_of=name)
+
+
+def _serial(bounded: Bounded, count: int) -> Bounded:
+    """Widen budgets by the roundings of a serial sum over this many terms of one sign."""
+    unit = precision(bounded.dtype).unit
+    return replace(bounded, budget=bounded.budget + unit * count * np.abs(bounded.exact))
+
+
+@clause(_free_classes, enough=1, once=True, requires=[works, has_its_dtype])
+def block_of_classes(trial: Trial) -> Judgement:
+    """With 1024 or 4096 classes, or one more than 4096, value and gradients of a default call are
+    right."""
+    return _judged_classes(trial, (1024, BLOCKS[-1], BLOCKS[-1] + 1))
+
+
+@clause(_free_classes, enough=1, once=True, slow=True, requires=[works, has_its_dtype])
+def many_classes(trial: Trial) -> Judgement:
+    """With 31 to 4097 classes (powers of two and their neighbours) and with more than 65,536, value
+    and gradients of a default call are right."""
+    return _judged_classes(trial, (*BESIDE_BLOCKS, WIDEST_OF_16_BITS + 64))
+
+
+@precondition(Excuse.TOO_EXPENSIVE)
+def _few_beside_many(trial: Trial) -> bool:
+    """The unreduced loss is not empty, and 131,072 elements are at least 64 copies of it."""
+    return 0 < trial.expected.losses.size <= SUM_OF_MANY_ELEMENTS / 64
+
+
+@precondition()
+def _not_in_float64(trial: Trial) -> bool:
+    """The call is not in float64, whose sums keep digits enough."""
+    return trial.case.dtype != "float64"
+
+
+@precondition()
+def _all_terms(trial: Trial) -> bool:
+    """Every element is counted, and the mean divides by the number of elements."""
+    expected = trial.expected
+    return bool(expected.counted.all() and (expected.counts == 1).all())
+
+
+def _elementwise(loss: Loss, surface: Surface) -> bool:
+    """Return whether the loss of each element depends on one number of each tensor."""
+    plain = not any(contract.core for form in loss.forms for contract in form.contracts)
+    return plain and _has_rows(loss, surface) and {"sum", "none"} <= set(loss.reductions)
+
+
+@clause(
+    _elementwise,
+    enough=15,
+    requires=[
+        _not_in_float64,
+        has_axes,
+        several_along_first_axis,
+        separable,
+        _few_beside_many,
+        _all_terms,
+        has_its_dtype,
+        works,
+        conforms,
+    ],
+)
+def sum_of_many(trial: Trial) -> Judgement:
+    """Over more than 131,072 elements, `sum` and `mean` are as accurate as a pairwise sum, and so
+    is the gradient of a tensor that broadcasts."""
+    size = trial.expected.losses.size
+    copies = SUM_OF_MANY_ELEMENTS // size + 1
+    axis = first_axis(trial)
+    assert axis is not None
+    axis, rows, many = _rows(trial, copies * trial.case.axis_sizes(trial.loss)[axis])
+    judged = [_sum_of_copies(trial, many, copies, name, axis, rows) for name in ("sum", "mean")]
+    return any(judged)
+
+
+def _sum_of_copies(
+    trial: Trial, many: Case, copies: int, reduction: str, axis: str, rows: np.ndarray
+) -> bool:
+    """Compare a reduction of many copies of the rows, and the gradients.
+
+    Args:
+        trial: The trial.
+        many: The call with the copies.
+        copies: How many copies of the call there are.
+        reduction: The reduction, `sum` or `mean`.
+        axis: The axis of the rows.
+        rows: For each row of the call, its row in the case.
+
+    Returns:
+        Whether a wrong result would have shown.
+    """
+    expected, info = trial.expected, precision(trial.case.dtype)
+    if reduction not in trial.loss.reductions or not trial.can(reduction):
+        return False
+    count = expected.losses.size * copies
+    scale = copies if reduction == "sum" else copies / count
+    size = float(np.abs(expected.losses).sum()) * copies
+    if not size < (info.largest if reduction == "sum" else info.largest_sum) / SLACK:
+        return False  # the sum overflows
+    what = f"{reduction!r} over {count} elements"
+    outcome = _performed(trial, many.with_(reduction=reduction), what)
+    got = required(trial.number(outcome))
+    added = roundings(count) + 2
+    budget = expected.budget.sum() * scale + info.unit * added * size * scale / copies
+    want = Bounded.around(expected.losses.sum() * scale, SLACK * budget, trial.case.dtype)
+    trial.agree(got, want, what, of=None)
+    if reduction == "sum":
+        _agree_gradients(trial, outcome, axis, rows, reduction, what)
+    for name in many.requires_grad:
+        gradient = outcome.gradients[name]
+        if gradient is None or many.tensors[name].shape != trial.case.tensors[name].shape:
+            continue
+        terms = expected.terms(name, "sum", trial.case.upstream("sum"))
+        assert terms is not None  # a sum has a gradient
+        exact, low, high, budgets, size_of = (
+            scale * part for part in (terms.exact, terms.low, terms.high, terms.budget, terms.size)
+        )
+        shared = GradientTerms(exact, low, high, budgets, size_of, terms.terms * copies)
+        right = expected.summed(name, shared)
+        what_of = f"the gradient of {name} for {what}"
+        trial.agree(to_extended(gradient), right, what_of, of=None, gradient_of=name)
+    # A serial sum in bfloat16 keeps fewer than one term in a hundred.
+    return bool(SLACK * budget < 0.99 * abs(want.exact))

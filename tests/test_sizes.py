@@ -1,0 +1,113 @@
+"""Clauses on sizes of blocks, many classes and many elements."""
+
+import numpy as np
+import pytest
+import torch
+
+import lossspec
+from lossspec.audit import audit
+from lossspec.clauses import clauses
+from lossspec.clauses.size import BESIDE_BLOCKS, _of_classes
+from lossspec.clauses.trial import Deviation, Trial
+from lossspec.execution.implementation import LossUnderTest
+from lossspec.judging.profiles import Profile
+from lossspec.judging.stream import stream
+from lossspec.oracle.solver import SolvedCase
+from lossspec.spec.catalogue import find
+from tests.defects.catalogue import defects
+
+F = torch.nn.functional
+SIZES = ("block-of-rows", "block-of-classes", "many-classes", "sum-of-many")
+
+
+def verdicts(loss, target, *names, profile="quick"):
+    cells = lossspec.check(loss, target, profile=profile, clauses=list(names))
+    return {cell.clause: str(cell.verdict) for cell in cells}
+
+
+@pytest.mark.parametrize(
+    ("defect", "clause"),
+    [
+        ("mse_loss/last-row-of-full-blocks", "block-of-rows"),
+        ("mse_loss/sum-saturates", "sum-of-many"),
+        ("mse_loss/expanded-square", "value"),
+        ("cross_entropy/phantom-class", "block-of-classes"),
+        ("cross_entropy/last-row-of-full-blocks", "block-of-rows"),
+    ],
+)
+def test_a_defect_of_large_sizes_is_found_in_profile_quick(defect, clause):
+    found = verdicts(defects()[defect].loss, defects()[defect].make(), clause)
+    assert found == {clause: "deviates"}
+
+
+def test_class_indices_of_sixteen_bits_are_found_among_many_classes():
+    wrong = defects()["cross_entropy/index-in-sixteen-bits"]
+    (result,) = audit([wrong], only={"many-classes"})
+    assert [one.clause for one in result.found] == ["many-classes"]
+
+
+@pytest.mark.parametrize("loss", ["nll_loss", "multi_margin_loss", "soft_margin_loss", "l1_loss"])
+def test_torch_conforms_at_large_sizes(loss):
+    applicable = [n for n in SIZES if clauses()[n].applies(find(loss), "function")]
+    found = verdicts(loss, getattr(F, loss), *applicable)
+    assert found
+    assert set(found.values()) == {"conforms"}
+
+
+def test_a_loss_that_lists_classes_is_not_judged_with_many():
+    loss = find("multilabel_margin_loss")
+    assert not clauses()["block-of-classes"].applies(loss, "function")
+    assert clauses()["block-of-rows"].applies(loss, "function")
+
+
+def writes_to_large_inputs(input, target, reduction="mean"):
+    value = F.soft_margin_loss(input, target, reduction=reduction)
+    if input.numel() > 2000:
+        with torch.no_grad():
+            target.mul_(-1)
+    return value
+
+
+def test_a_large_input_that_is_written_to_is_found():
+    found = verdicts("soft_margin_loss", writes_to_large_inputs, "block-of-rows")
+    assert found == {"block-of-rows": "deviates"}
+
+
+def shared_gradient_low(input, target, var, full=False, eps=1e-6, reduction="mean"):
+    """Return the loss; the gradient of a shared target over many elements is too small."""
+    if target.requires_grad and target.numel() * 1000 < input.numel():
+        target = target.detach() + 0.9 * (target - target.detach())
+    return F.gaussian_nll_loss(input, target, var, full=full, eps=eps, reduction=reduction)
+
+
+def test_the_gradient_of_a_broadcast_tensor_over_many_elements_is_judged():
+    loss, clause = find("gaussian_nll_loss"), clauses()["sum-of-many"]
+    contract = "(N, *), (1, *), (N, *) -> (N, *)"
+    drawn = (one.case for one in stream(loss, Profile("many", 200, 1), 0))
+    case = next(case for case in drawn if (case.contract, case.spread) == (contract, 1))
+    rng = np.random.default_rng(0)
+    shapes = {"input": (4, 3), "target": (1, 3), "var": (4, 3)}
+    case = case.with_(
+        dtype="float32",
+        tensors={
+            name: rng.uniform(1, 2, shape).astype("float32") for name, shape in shapes.items()
+        },
+        parameters={"full": False, "eps": 1e-6},
+        cotangent=np.ones((4, 3), "float32"),
+        requires_grad=("input", "target", "var"),
+        layouts={},
+    )
+    solved = SolvedCase(loss, case)
+    right = Trial(LossUnderTest("torch", loss, "function", F.gaussian_nll_loss), solved)
+    assert clause.unmet(right) is None
+    assert clause.judge(right)
+    wrong = LossUnderTest("wrong", loss, "function", shared_gradient_low)
+    with pytest.raises(Deviation, match="the gradient of target"):
+        clause.judge(Trial(wrong, solved))
+
+
+def test_the_sizes_are_those_of_blocks_and_their_neighbours():
+    assert {31, 32, 33, 255, 256, 257, 4095, 4096, 4097} <= set(BESIDE_BLOCKS)
+    case = _of_classes(find("cross_entropy"), 1024).case
+    assert case.tensors["input"].shape == (1, 1024)
+    assert case.tensors["target"].tolist() == [1023]
