@@ -42,7 +42,7 @@ def form(name, clusters, define):
     tails = {}
     sizes = {
         "N": AnySize((2, 3, 1, 5, 67, 0)),
-        "H": AnySize((4, 3, 8, 5, 1)),
+        "H": AnySize((4, 3, 8, 7, 1)),  # of 7, ⌊7 / 1.5²⌋ is not ⌊⌊7 / 1.5⌋ / 1.5⌋
         "A": tuple(len(clusters) + frequent for frequent in (2, 1, 5)),
     }
     for i in clusters:
