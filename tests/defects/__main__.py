@@ -1,8 +1,9 @@
-"""The command `python -m tests.defects`: audit, soak, record."""
+"""The command `python -m tests.defects`: audit, soak, blind, record."""
 
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from lossspec.judging.profiles import Profile
 from lossspec.report.files import replace_file
 from lossspec.spec.catalogue import catalogue, find
 from lossspec.spec.loss import Loss
+from tests.defects.blind_set import blind_defects, blind_right, losses
 from tests.defects.catalogue import Baseline, defects, right_implementations
 from tests.defects.record import COMMAND, DOCS, Record, differences, record
 from tests.defects.record_page import page
@@ -48,7 +50,10 @@ def _parser() -> argparse.ArgumentParser:
         "soak", help="judge the right losses and print which are reported"
     )
     soaking.set_defaults(action=_soak)
-    for command in (auditing, soaking):
+    trying = commands.add_parser("blind", help="judge the blind set and print what is missed")
+    trying.add_argument("--first", action="store_true", help="stop at the first deviation")
+    trying.set_defaults(action=_blind)
+    for command in (auditing, soaking, trying):
         command.add_argument("loss", nargs="*", help="default: every loss")
         command.add_argument("--profile", default="quick")
         command.add_argument("--seed", type=int, default=0)
@@ -124,6 +129,23 @@ def _reports(result: Result) -> list[str]:
         f"{each.clause} in case {each.index + 1}: {each.what}: got {each.got}, want {each.want}"
         for each in result.found
     ] + [f"{name}: lossspec itself failed: {error}" for name, error in result.crashed.items()]
+
+
+def _blind(options: argparse.Namespace) -> int:
+    profile = chosen(options.profile, options.cases)
+    torch.set_num_threads(1)
+    logging.disable(logging.CRITICAL)  # torch.compile logs when a traced call raises
+    found = wrong = reported = right = 0
+    for loss in options.loss or losses():
+        for result in audit(blind_defects(loss), profile, options.seed, first_only=options.first):
+            wrong, found = wrong + 1, found + (not result.missed)
+            by = ", ".join(f"{each.clause} {each.index + 1}" for each in result.found)
+            print(f"{result.implementation.id}: {by or 'MISSED'}", flush=True)
+        for result in audit(blind_right(loss), profile, options.seed):
+            right, reported = right + 1, reported + bool(_reports(_soaked(result)))
+    print(f"profile {profile.name}, seed {options.seed}: {found} of {wrong} wrong losses found,")
+    print(f"{reported} of {right} right losses reported")
+    return 1 if reported else 0
 
 
 def _record(options: argparse.Namespace) -> int:
