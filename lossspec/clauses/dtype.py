@@ -103,6 +103,41 @@ def mixed_dtypes(trial: Trial) -> Judgement:
     return True
 
 
+def _whole(trial: Trial) -> dict[str, np.ndarray]:
+    """Return the data of a call that are whole numbers, in int64."""
+    roles, found = trial.loss.roles(trial.form), {}
+    for name, array in trial.case.tensors.items():
+        role = roles[name]
+        data = not (role.learned or role.integer or role.scalar) and array.dtype.kind not in "iub"
+        if data and array.size and np.isfinite(array).all():
+            numbers = array.astype(np.float64)
+            if (numbers == np.rint(numbers)).all() and np.abs(numbers).max() < 2**53:
+                found[name] = numbers.astype(np.int64)
+    return found
+
+
+@precondition()
+def _has_whole_data(trial: Trial) -> bool:
+    """The numbers of a tensor of data, such as counts or labels, are all whole."""
+    return bool(_whole(trial))
+
+
+@clause(enough=8, requires=(_has_whole_data, works, conforms))
+def integer_data(trial: Trial) -> Judgement:
+    """With counts or labels in int64, the call raises, or the value and the gradients are right."""
+    case, judged = trial.case, False
+    for name, whole in _whole(trial).items():
+        wants = tuple(each for each in case.requires_grad if each != name)
+        other = case.with_(tensors={**case.tensors, name: whole}, requires_grad=wants)
+        outcome = perform(trial.under_test, other, trial.device)
+        if outcome.error is None:
+            _right(trial, outcome, trial.expected, f"with {name} in int64", other)
+            judged = True
+    if not judged:
+        raise NotJudged(Excuse.NOT_SUPPORTED, "it does not take whole numbers in int64")
+    return True
+
+
 def _inherited(trial: Trial) -> bool:
     """Return whether the loss calls the kernel of another loss of torch, with its limits."""
     torchs = torch_counterpart(trial.loss, trial.under_test.surface)
@@ -125,7 +160,7 @@ def _right(trial: Trial, outcome: Outcome, expected: Expected, when: str, case: 
         return
     trial.agree(got, expected.value(case.reduction), f"the value {when}", case=case)
     for name, want in expected.gradients().items():
-        gradient = outcome.gradients[name]
+        gradient = outcome.gradients.get(name)
         if gradient is not None:
             trial.agree(
                 to_extended(gradient),

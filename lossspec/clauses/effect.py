@@ -26,7 +26,14 @@ from lossspec.clauses.precondition import (
     wants_gradients,
     works,
 )
-from lossspec.clauses.trial import Deviation, NotJudged, Trial, repeated_result, returned
+from lossspec.clauses.trial import (
+    Deviation,
+    NotJudged,
+    Trial,
+    plain_trial,
+    repeated_result,
+    returned,
+)
 from lossspec.dtypes import dtype_name
 from lossspec.excuse import Excuse
 from lossspec.execution.call import Call, arguments, constructed, handed, ready
@@ -65,6 +72,46 @@ def inputs_untouched(trial: Trial) -> Judgement:
                 case=case,
             )
     return True
+
+
+@clause(enough=10, requires=[wants_gradients, works, raises_nothing, conforms])
+def computed_inputs(trial: Trial) -> Judgement:
+    """If the tensors are results of other operations, as in a network, the call and its backward
+    change none of them, and the value and the gradients are right."""
+    plain = plain_trial(trial)
+    if plain.outcome.error is None:
+        _judge_computed(plain)
+    return _judge_computed(trial)
+
+
+def _judge_computed(trial: Trial) -> bool:
+    """Call a case with results of other operations; return whether it was judged closely."""
+    case, call = trial.case, Call.of(trial.under_test, trial.case)
+    leaves = arguments(trial.under_test, case, trial.device)
+    computed = {n: leaves[n].clone() for n in case.requires_grad if n not in call.owned}
+    tensors = leaves | computed
+    with preserved():
+        made = call.constructed(tensors)
+        kept = {name: tensor.detach().clone() for name, tensor in computed.items()}
+        value = made(call.handed(tensors))
+        if differentiable(value):
+            backward_from(value, case)
+    for name, tensor in computed.items():
+        if not same_bits(tensor.detach(), kept[name]):
+            pair = first_numbers(tensor.detach(), 8), first_numbers(kept[name], 8)
+            what = f"{name}, the result of another operation, was written to"
+            raise Deviation(what, *pair, check=None, case=case)
+    want = trial.expected.value(case.reduction)
+    what = "of tensors that are results of other operations"
+    informative = trial.agree(to_extended(value), want, f"the value {what}", of=None, case=case)
+    for name, right in trial.expected.gradients().items():
+        gradient = leaves[name].grad if name in computed else None
+        if gradient is None:
+            continue  # clause `gradient` reports a missing gradient
+        got = to_extended(gradient.reshape(case.tensors[name].shape))
+        what_of = f"the gradient of {name} {what}"
+        informative |= trial.agree(got, right, what_of, of=None, case=case, gradient_of=name)
+    return informative
 
 
 @clause(enough=40, requires=[works])
@@ -239,7 +286,16 @@ def random_state(trial: Trial) -> Judgement:
     for found in again.changed:
         what = f"{found.switch.name}, set to another value than its default, was changed"
         raise Deviation(what, found.after, found.before, check=None)
-    call, _ = ready(trial.under_test, trial.case, trial.device)  # a constructor may draw numbers
+    _judge_draws(trial, trial.case)
+    longer = _of_new_size(trial)
+    if longer is not None:
+        _judge_draws(trial, longer)
+    return True
+
+
+def _judge_draws(trial: Trial, case: Case) -> None:
+    """Raise Deviation if a call changes the state of a random generator."""
+    call, _ = ready(trial.under_test, case, trial.device)  # a constructor may draw numbers
     _draw(trial.device)
     before = _random_states(trial.device)
     call()
@@ -250,9 +306,21 @@ def random_state(trial: Trial) -> Judgement:
                 f"{whose} random generator was changed",
                 "another state",
                 "the state before the call",
-                check=_UNDRAWN if whose == "torch's" else None,
+                check=_UNDRAWN if whose == "torch's" and case is trial.case else None,
+                case=case,
             )
-    return True
+
+
+def _of_new_size(trial: Trial) -> Case | None:
+    """Return a call with a number of rows that is seldom drawn, since a first call may differ."""
+    axis = first_axis(trial)
+    if axis is None or not trial.separable:
+        return None
+    size = trial.case.axis_sizes(trial.loss)[axis]
+    if not 0 < size <= 64:
+        return None
+    longer = part_along(trial.loss, trial.case, axis, np.arange(3 * size + 2) % size)
+    return longer.with_(layouts={}) if trial.allows(longer) else None
 
 
 @precondition()

@@ -84,13 +84,16 @@ COMPILED = (_small, works, differentiable_twice, documented_dtypes, _tells, conf
 @clause(enough=40, requires=(works, conforms))
 def grad_mode(trial: Trial) -> Judgement:
     """The value is the same under `torch.no_grad`, under `torch.inference_mode`, and if no input
-    requires a gradient."""
+    requires a gradient; under both it has no graph."""
     want = trial.expected.value(trial.case.reduction)
     informative = False
     for name, mode in (("no_grad", torch.no_grad), ("inference_mode", torch.inference_mode)):
         with mode():
             result = returned(lambda: _called(trial, trial.case), f"the call under {name}")
             value = to_extended(result)
+        if result.requires_grad:
+            what = f"the result under {name} has a graph"
+            raise Deviation(what, "requires_grad=True", "requires_grad=False", check=None)
         informative |= trial.agree(value, want, f"the value under {name}", of=None)
     plain = trial.case.with_(requires_grad=())
     result = returned(lambda: _called(trial, plain), "the call with no gradient required")

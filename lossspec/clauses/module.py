@@ -15,7 +15,7 @@ from lossspec.clauses.ability import raised
 from lossspec.clauses.precondition import documented_dtypes, precondition, works
 from lossspec.clauses.trial import Deviation, NotJudged, Trial, Unsupported, returned
 from lossspec.excuse import Excuse
-from lossspec.execution.call import arguments, handed, instance, keywords
+from lossspec.execution.call import Call, arguments, handed, instance, keywords, taken_from
 from lossspec.execution.declaration import Ability
 from lossspec.execution.tensors import same_bits, to_extended, torch_dtype
 from lossspec.oracle.bounds import Bounded
@@ -164,12 +164,29 @@ def representation(trial: Trial) -> Judgement:
     return True
 
 
-@clause(_module, enough=20, requires=(works,))
+@clause(lambda loss, surface: surface == "class", enough=20, requires=(works,))
 def evaluation_mode(trial: Trial) -> Judgement:
-    """After `eval()` and after `train()`, a module gives the same value."""
-    module, given = _made(trial)
-    _same(trial, module.eval(), given, "the value in evaluation mode")
-    _same(trial, module.train(), given, "the value in training mode")
+    """After `eval()` and after `train()`, a module gives the same value, with a graph."""
+    call = Call.of(trial.under_test, trial.case)
+    tensors = arguments(trial.under_test, trial.case, trial.device)
+    module = call.instance(tensors)
+    if not isinstance(module, torch.nn.Module):
+        raise NotJudged(Excuse.NOT_ABOUT, "the class does not make a torch.nn.Module")
+    given = call.handed(tensors)
+
+    def called() -> Any:
+        value = module(*(given[each.name] for each in call.positional))
+        return value if call.result is None else taken_from(value, call.result)
+
+    want = trial.outcome.value
+    for mode, switch in (("evaluation", module.eval), ("training", module.train)):
+        switch()
+        got = returned(called, f"the value in {mode} mode", "the same value")
+        if not isinstance(got, torch.Tensor) or not same_bits(got.detach(), want.detach()):
+            raise Deviation(f"the value in {mode} mode", got, want.detach(), check=None)
+        if want.requires_grad and not got.requires_grad:
+            what = f"the value in {mode} mode has no graph"
+            raise Deviation(what, "requires_grad=False", "requires_grad=True", check=None)
     return True
 
 

@@ -122,6 +122,7 @@ DEPRECATED = (
     (None, False, "none"),
     (False, True, "sum"),
     (True, False, "none"),
+    (False, False, "none"),
 )
 
 

@@ -191,6 +191,8 @@ def misshapen(trial: Trial) -> Iterator[tuple[str, dict[str, Any], bool]]:
             broadcast = axes == shape.inputs[0] and not shape.core
             if isinstance(form.tensors[name], Length):
                 continue  # one length for each sample, in any shape, is not ambiguous
+            if broadcast and trial.loss.broadcasts:
+                continue
             if other.shape != array.shape and (broadcast or axes == shape.result):
                 yield f"{name} of shape {list(other.shape)}", {name: other}, broadcast
         one = array.ndim == 0 and case.tensors[names[0]].ndim == 1

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 
 from lossspec.cases.axes import separable
 from lossspec.cases.case import Case
+from lossspec.cases.workloads import Size, axes, workload
 from lossspec.dtypes import dtype_name
 from lossspec.excuse import Excuse
 from lossspec.excuse import NotJudged as NotJudged
@@ -502,3 +503,15 @@ def repeated_result(
     # At a kink each call may take another one-sided derivative.
     budget = 2 * want.budget + (want.high - want.low)
     return to_extended(again), Bounded.around(to_extended(first), budget, want.dtype)
+
+
+def plain_trial(trial: Trial) -> Trial:
+    """Return a trial of a small default call, for which fused kernels are written first."""
+    return Trial(trial.under_test, _plain_call(trial.loss), trial.device)
+
+
+@lru_cache(maxsize=64)
+def _plain_call(loss: Loss) -> SolvedCase:
+    """Return a default call of a few rows in float32 and its right answer."""
+    dtype = "float32" if "float32" in loss.dtypes else loss.dtypes[0]
+    return SolvedCase(loss, workload(loss, axes(loss, Size("few", 15, 5, None, "")), dtype, 0))

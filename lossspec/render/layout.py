@@ -17,6 +17,8 @@ THEMES = (
     "device",
     "relation",
     "batch",
+    "size",
+    "layout",
     "effect",
     "overlap",
     "process",

@@ -219,6 +219,8 @@ class Loss:
     #: Whether the loss is piecewise linear in its differentiable tensors, so that all its second
     #: derivatives are 0.
     piecewise_linear: bool = False
+    #: Whether an implementation may broadcast tensors of different shapes without a warning.
+    broadcasts: bool = False
     #: Whether the class has torch's methods `log_prob` and `predict`.
     ranks: bool = False
     examples: tuple[Example, ...] = ()

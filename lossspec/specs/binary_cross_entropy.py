@@ -47,12 +47,12 @@ spec = Loss(
         ),
     ),
     options={"weight": Weight(shape="broadcasts with input", doc="Factor for each element.")},
+    # torch refuses such targets too, but its documentation only says what they should be.
     refusals=tuple(
         Refusal(
-            says=f"an element of {name} is {side}",
-            breaks=beyond(name, end, way),
+            says=f"an element of input is {side}",
+            breaks=beyond("input", end, way),
         )
-        for name in ("input", "target")
         for side, end, way in (("below 0", 0, -np.inf), ("above 1", 1, np.inf))
     ),
     examples=(

@@ -20,6 +20,12 @@ def without_branches(input, target, delta, weight):
     return weight * (q**2 / 2 + delta * (r - q))
 
 
+def of_smooth_l1(input, target, delta, weight):
+    """Return δ times the smooth L1 loss whose beta is δ."""
+    r = absolute(input - target)
+    return weight * (delta * where(r < delta, r**2 / (2 * delta), r - delta / 2))
+
+
 spec = Loss(
     name="huber_loss",
     module="HuberLoss",
@@ -29,7 +35,7 @@ spec = Loss(
     r" \delta\,(|x - y| - \delta / 2) & \text{otherwise} \end{cases}",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.HuberLoss.html",
     define=define,
-    equivalents=(without_branches,),
+    equivalents=(without_branches, of_smooth_l1),
     symmetries=OF_DIFFERENCE,
     forms=(
         Form(shapes=("(*), (*) -> (*)",), tensors={"input": Real(), "target": Real(learned=False)}),

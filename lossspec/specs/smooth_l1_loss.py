@@ -26,6 +26,14 @@ def without_branches(input, target, beta):
     return q**2 / (2 * beta) + (r - q)
 
 
+def of_huber(input, target, beta):
+    """Return the Huber loss whose delta is β, divided by β."""
+    r = absolute(input - target)
+    if beta == 0:
+        return r
+    return where(r < beta, r**2 / 2, beta * (r - beta / 2)) / beta
+
+
 spec = Loss(
     name="smooth_l1_loss",
     module="SmoothL1Loss",
@@ -35,7 +43,7 @@ spec = Loss(
     r" |x - y| - \beta / 2 & \text{otherwise} \end{cases}",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.SmoothL1Loss.html",
     define=define,
-    equivalents=(without_branches,),
+    equivalents=(without_branches, of_huber),
     symmetries=OF_DIFFERENCE,
     deprecated_reductions=True,
     forms=(

@@ -24,6 +24,7 @@ spec = Loss(
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.SoftMarginLoss.html",
     define=define,
     equivalents=(as_binary_cross_entropy,),
+    broadcasts=True,  # torch broadcasts a target to the input without a warning
     deprecated_reductions=True,
     forms=(Form(shapes=("(*), (*) -> (*)",), tensors={"input": Logit(), "target": Sign()}),),
     symmetries=(
