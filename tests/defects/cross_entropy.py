@@ -157,6 +157,16 @@ class LastRowOfFullBlocks(CrossEntropy):
         return super().log_probabilities(c)
 
 
+class LogitsOfANetworkLost(CrossEntropy):
+    """Logits that another operation gives are overwritten with 0, if a gradient is required."""
+
+    def __call__(self, input: Tensor, target: Tensor, *options: Any, **more: Any) -> Tensor:
+        value = super().__call__(input, target, *options, **more)
+        if input.requires_grad and not input.is_leaf:
+            input.data.zero_()
+        return value
+
+
 class IndexInSixteenBits(CrossEntropy):
     """With more than 32,768 classes, the class index is cut to 16 bits."""
 
@@ -701,6 +711,12 @@ WRONG = (
         LastRowOfFullBlocks,
         source="verl-project/verl#2899",
         needs="a number of rows that a block divides",
+    ),
+    wrong(
+        CrossEntropy,
+        LogitsOfANetworkLost,
+        source="MUT-01, linkedin/Liger-Kernel#272",
+        needs="an input that another operation gives",
     ),
     wrong(
         CrossEntropy,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,6 +58,18 @@ class Poisson(Composition):
     def stirling(self, y: Tensor) -> Tensor:
         """Return Stirling's approximation of the logarithm of a factorial."""
         return y * y.log() - y + 0.5 * (2 * math.pi * y).log()
+
+
+class StirlingInTargetDtype(Poisson):
+    """Stirling's approximation is converted to the dtype of the target, which may be integer."""
+
+    def __call__(self, input: Tensor, target: Tensor, *options: Any, **more: Any) -> Tensor:
+        self.counts = target.dtype
+        return super().__call__(input, target, *options, **more)
+
+    def log_factorial(self, y: Tensor) -> Tensor:
+        found = super().log_factorial(y)
+        return found if self.counts.is_floating_point else found.to(self.counts).to(found.dtype)
 
 
 # === wrong ===============================================================================
@@ -134,6 +147,12 @@ WRONG = (
         source="CMP-05, pytorch/pytorch#170745",
         needs="full, and float64",
         stirling=lambda self, y: Poisson.stirling(self, y.float()).to(y.dtype),
+    ),
+    wrong(
+        Poisson,
+        StirlingInTargetDtype,
+        source="CMP-05, pytorch/pytorch#170745",
+        needs="full, and an integer target",
     ),
     wrong(
         Poisson,
