@@ -34,6 +34,9 @@ for name in CI_VARIABLES:  # the tests see the same environment everywhere
 
 from hypothesis import settings  # noqa: E402  # it reads these variables when it is imported
 
+# The specs of the gallery, which is a distribution of its own.
+sys.path.insert(0, str(Path(__file__).parents[1] / "gallery"))
+
 # A test must not replay failing cases that an earlier test stored.
 settings.register_profile("without memory", settings.default, database=None)
 settings.load_profile("without memory")

@@ -1,6 +1,5 @@
 """The gallery: the right losses conform to its specs, and wrong ones are found."""
 
-import importlib
 import json
 import os
 import shutil
@@ -12,17 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from lossspec_gallery import implementations
+from lossspec_gallery.implementations import _giou_losses, info_nce, reduced
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, logsigmoid
 
 import lossspec
 
 GALLERY = Path(__file__).parents[1] / "gallery"
-sys.path.insert(0, str(GALLERY))
-implementations = importlib.import_module("lossspec_gallery.implementations")
-_giou_losses, info_nce, reduced = (
-    getattr(implementations, name) for name in ("_giou_losses", "info_nce", "reduced")
-)
-
 ENTRIES = tomllib.loads((GALLERY / "pyproject.toml").read_text("utf-8"))["project"]["entry-points"]
 SPECS = {
     name: EntryPoint(name, value, "lossspec.specs").load()

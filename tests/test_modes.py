@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from lossspec_gallery.pinball_loss import spec as PINBALL
 from torch.nn import functional as F
 
 import lossspec
-from gallery.pinball_loss import spec as PINBALL
 from lossspec.cases.case import published
 from lossspec.clauses import clauses
 from lossspec.clauses.trial import Trial

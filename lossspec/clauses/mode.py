@@ -34,15 +34,16 @@ from lossspec.clauses.precondition import (
     works,
 )
 from lossspec.clauses.refusal import misshapen, out_of_range, ruled_out
-from lossspec.clauses.trial import Deviation, NotJudged, Trial, Unsupported, returned
+from lossspec.clauses.trial import Deviation, NotJudged, Trial, Unsupported, failed, returned
 from lossspec.excuse import Excuse
 from lossspec.execution.call import arguments, constructed, handed, invoke, ready
 from lossspec.execution.checkpoint import under_way
 from lossspec.execution.declaration import Ability
 from lossspec.execution.outcome import backward_from, differentiable
 from lossspec.execution.tensors import to_extended, to_torch
-from lossspec.execution.torch_private import fake_tensor_mode, without_subclasses
+from lossspec.execution.torch_private import fake_tensor_mode, mixes_devices, without_subclasses
 from lossspec.oracle.solver import SolvedCase
+from lossspec.spec.roles import Length
 
 
 @precondition(Excuse.NOT_SUPPORTED)
@@ -307,7 +308,8 @@ class _Batch:
 
 @clause(stateless, enough=4, slow=True, requires=PLAIN)
 def fake_tensors(trial: Trial) -> Judgement:
-    """On fake tensors the result has the same shape and dtype as on real tensors."""
+    """On fake tensors the result has the same shape and dtype as on real tensors. On fake tensors
+    of an accelerator, the call makes no tensor on the host that it then combines with them."""
     case = trial.case.with_(requires_grad=())
     # Made before the mode is on: torch keeps the number of a one-element tensor that is made under
     # it, and then computes with the number instead of with the shape.
@@ -330,7 +332,35 @@ def fake_tensors(trial: Trial) -> Judgement:
             check=None,
             shapes=(got.shape, want.shape),
         )
+    _judge_fake_accelerator(trial, inputs)
     return True
+
+
+#: The device of fake tensors, which torch needs no such device for.
+ACCELERATOR = "cuda"
+
+
+def _judge_fake_accelerator(trial: Trial, inputs: Mapping[str, Any]) -> None:
+    """Raise Deviation if a call on fake tensors of an accelerator mixes devices."""
+    if any(isinstance(role, Length) for role in trial.form.tensors.values()):
+        return  # lengths may be on the host
+    case = trial.case.with_(requires_grad=())
+    with _silent(), fake_tensor_mode():
+        faked = {
+            name: torch.empty(x.shape, dtype=x.dtype, device=ACCELERATOR)
+            if isinstance(x, torch.Tensor)
+            else x
+            for name, x in inputs.items()
+        }
+        try:
+            got = invoke(trial.under_test, case, faked)
+        except Exception as error:
+            if not mixes_devices(error):
+                return  # such as a number that fake tensors do not have
+            raise failed("the call on fake tensors of an accelerator", error, "a tensor") from None
+    if isinstance(got, torch.Tensor) and got.device.type != ACCELERATOR:
+        what = "the device of the result on fake tensors of an accelerator"
+        raise Deviation(what, got.device.type, ACCELERATOR, check=None)
 
 
 @cache

@@ -44,10 +44,13 @@ def _refused(
         The error.
 
     Raises:
-        Deviation: The call raised no error.
+        Deviation: The call raised no error, or it changed a global setting before it raised one.
     """
     outcome = trial.refusal(**replaced)
     if outcome.error is not None:
+        for found in outcome.changed:
+            what = f"{breach}: {found.switch.name} was changed before the error was raised"
+            raise Deviation(what, found.after, found.before, check=None, replaced=replaced)
         return outcome.error
     got = outcome.value
     if isinstance(got, torch.Tensor):
@@ -123,7 +126,7 @@ def _takes_the_reduction_argument(trial: Trial) -> bool:
     requires=[_takes_the_reduction_argument, *REFUSAL],
 )
 def refuses_reductions(trial: Trial) -> Judgement:
-    """A reduction with an unknown name raises an error."""
+    """A reduction with an unknown name raises an error, and changes no global setting."""
     for name in ("avg", "Mean", ""):
         if name not in trial.loss.reductions:
             _refused(trial, f"reduction={name!r} is unknown", {"reduction": name})
@@ -215,7 +218,8 @@ def _no_empty_axis(trial: Trial) -> bool:
 
 @clause(enough=ENOUGH, hazard=2, requires=[_no_empty_axis, *REFUSAL])
 def refuses_shapes(trial: Trial) -> Judgement:
-    """Shapes that break the contract raise an error, or at least a warning if they broadcast."""
+    """Shapes that break the contract raise an error, or at least a warning if they broadcast. No
+    global setting is changed."""
 
     def judged(breach: tuple[str, dict[str, Any], bool]) -> bool:
         what, replaced, warning_will_do = breach

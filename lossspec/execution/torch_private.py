@@ -64,6 +64,13 @@ def fake_tensor_mode() -> Any:
     return FakeTensorMode()
 
 
+def mixes_devices(error: BaseException) -> bool:
+    """Return whether an operation on fake tensors got tensors of several devices."""
+    from torch._subclasses.fake_tensor import FakeTensorDeviceMismatchError
+
+    return isinstance(error, FakeTensorDeviceMismatchError)
+
+
 def occupy(cuda: Any, cycles: int) -> None:
     """Keep a device busy for some time.
 

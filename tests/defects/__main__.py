@@ -17,7 +17,7 @@ from lossspec.judging.profiles import Profile
 from lossspec.report.files import replace_file
 from lossspec.spec.catalogue import catalogue, find
 from lossspec.spec.loss import Loss
-from tests.defects.blind_set import blind_defects, blind_right, losses
+from tests.defects.blind_set import FOUND, Found, blind_defects, blind_right, losses
 from tests.defects.catalogue import Baseline, defects, right_implementations
 from tests.defects.record import COMMAND, DOCS, Record, differences, record
 from tests.defects.record_page import page
@@ -50,10 +50,13 @@ def _parser() -> argparse.ArgumentParser:
         "soak", help="judge the right losses and print which are reported"
     )
     soaking.set_defaults(action=_soak)
-    trying = commands.add_parser("blind", help="judge the blind set and print what is missed")
-    trying.add_argument("--first", action="store_true", help="stop at the first deviation")
+    trying = commands.add_parser(
+        "blind", help="judge the blind set, in quick and what is missed in standard"
+    )
+    trying.add_argument("loss", nargs="*", help="default: every loss")
+    trying.add_argument("--write", action="store_true", help=f"keep the findings in {FOUND.name}")
     trying.set_defaults(action=_blind)
-    for command in (auditing, soaking, trying):
+    for command in (auditing, soaking):
         command.add_argument("loss", nargs="*", help="default: every loss")
         command.add_argument("--profile", default="quick")
         command.add_argument("--seed", type=int, default=0)
@@ -132,19 +135,20 @@ def _reports(result: Result) -> list[str]:
 
 
 def _blind(options: argparse.Namespace) -> int:
-    profile = chosen(options.profile, options.cases)
     torch.set_num_threads(1)
     logging.disable(logging.CRITICAL)  # torch.compile logs when a traced call raises
-    found = wrong = reported = right = 0
-    for loss in options.loss or losses():
-        for result in audit(blind_defects(loss), profile, options.seed, first_only=options.first):
-            wrong, found = wrong + 1, found + (not result.missed)
-            by = ", ".join(f"{each.clause} {each.index + 1}" for each in result.found)
-            print(f"{result.implementation.id}: {by or 'MISSED'}", flush=True)
-        for result in audit(blind_right(loss), profile, options.seed):
+    chosen_losses, found = options.loss or losses(), Found.read()
+    reported = right = 0
+    for loss in chosen_losses:
+        for defect in blind_defects(loss):
+            found.judge(defect)
+            print(f"{defect.id}: {found.told(defect)}", flush=True)
+        for result in audit(blind_right(loss), "quick"):
             right, reported = right + 1, reported + bool(_reports(_soaked(result)))
-    print(f"profile {profile.name}, seed {options.seed}: {found} of {wrong} wrong losses found,")
+    print(found.summary(chosen_losses))
     print(f"{reported} of {right} right losses reported")
+    if options.write:
+        found.write()
     return 1 if reported else 0
 
 

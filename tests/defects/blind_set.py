@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import json
 import sys
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
-from lossspec.audit import Defect, RightImplementation
+from lossspec.audit import Defect, RightImplementation, audit
 
 FOLDER = Path(__file__).parent / "blind"
+FOUND = Path(__file__).parent / "blind.json"
+PROFILES: tuple[Literal["quick", "standard"], ...] = ("quick", "standard")
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +70,52 @@ def blind_right(loss: str) -> list[RightImplementation]:
         )
         for name, thing in _named(_module(loss), "right")
     ]
+
+
+@dataclass
+class Found:
+    """Which clause finds each wrong loss of the blind set first, and in which profile.
+
+    Attributes:
+        by: The profile and the clause, by the id of the wrong loss; None if none finds it.
+    """
+
+    by: dict[str, tuple[str, str] | None]
+
+    @classmethod
+    def read(cls) -> Found:
+        """Return what was kept in the repository."""
+        kept = json.loads(FOUND.read_text("utf-8")) if FOUND.exists() else {}
+        return cls({name: None if by is None else tuple(by) for name, by in kept.items()})
+
+    def write(self) -> None:
+        """Keep the findings in the repository, with a line for each wrong loss."""
+        lines = (f"{json.dumps(name)}: {json.dumps(by)}" for name, by in sorted(self.by.items()))
+        FOUND.write_text("{\n" + ",\n".join(lines) + "\n}\n", "utf-8")
+
+    def judge(self, defect: Defect) -> None:
+        """Judge a wrong loss in profile quick, and in profile standard if quick misses it."""
+        self.by[defect.id] = None
+        for profile in PROFILES:
+            (result,) = audit([defect], profile, first_only=True)
+            if result.found:
+                self.by[defect.id] = profile, result.found[0].clause
+                return
+
+    def told(self, defect: Defect) -> str:
+        """Return how a wrong loss is found, in words."""
+        by = self.by[defect.id]
+        return "MISSED" if by is None else f"{by[1]}, in {by[0]}"
+
+    def summary(self, losses: Sequence[str]) -> str:
+        """Return how many of the wrong losses each profile finds."""
+        ids = [defect.id for loss in losses for defect in blind_defects(loss)]
+        found = Counter(by[0] for each in ids if (by := self.by.get(each)) is not None)
+        quick, longer = found["quick"], found["standard"]
+        return (
+            f"{len(ids)} wrong losses: quick finds {quick} ({quick / len(ids):.0%}),"
+            f" standard {quick + longer} ({(quick + longer) / len(ids):.0%})"
+        )
 
 
 @cache
