@@ -1,4 +1,4 @@
-"""The blind set: each defect shows, the suite finds what it found, and right losses are spared."""
+"""The blind set: each defect shows, the suite finds it as before, and right losses conform."""
 
 import logging
 
@@ -57,7 +57,7 @@ def test_most_defects_are_found():
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("loss", losses())
-def test_right_losses_are_spared(loss):
+def test_right_losses_have_no_reports(loss):
     for result in audit(blind_right(loss), "quick", cases=24):
         assert (result.implementation.id, [each.what for each in result.found]) == (
             result.implementation.id,
