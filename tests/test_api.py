@@ -235,7 +235,7 @@ PLAIN = [loss for loss in lossspec.catalogue().values() if loss.constructor is N
 def test_every_default_instance_of_a_torch_class_is_judged(loss):
     instance = getattr(torch.nn, loss.module)()
     (cell,) = lossspec.check(loss, instance, profile="quick", clauses=["accepts"])
-    assert cell.verdict == "conforms"
+    assert cell.verdict in ("conforms", "known")
 
 
 @pytest.mark.parametrize(
