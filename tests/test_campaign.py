@@ -231,8 +231,8 @@ def test_a_campaign_ends_when_every_clause_has_enough_cases():
         return F.l1_loss(input, target, reduction=reduction)
 
     _, found = clause_records(counted, names=("graph-freed",), profile=PROFILES["standard"])
-    assert found["graph-freed"].informative == 3
-    assert len(calls) < 40
+    assert found["graph-freed"].informative == clauses()["graph-freed"].enough
+    assert len(calls) < 100
 
 
 def test_a_clause_counts_its_cases_and_the_informative_ones():
@@ -1025,7 +1025,7 @@ def test_an_option_refused_for_its_type_deviates():
 
 def rows_of(loss, slow=False, pairs=False):
     def by_rows(input, target, weight=None, ignore_index=-100, reduction="mean"):
-        if input.ndim == 2 and len(input) > 4096:
+        if input.numel() > 2**16:
             if pairs:
                 raise MemoryError
             start = time.process_time()

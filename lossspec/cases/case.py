@@ -142,7 +142,7 @@ class Case:
                 }
                 for name, array in self.tensors.items()
             },
-            "parameters": dict(self.parameters),
+            "parameters": {n: _stored(value) for n, value in self.parameters.items()},
             "omitted": sorted(self.omitted),
             "reduction": self.reduction,
             "cotangent": listed(self.cotangent),
@@ -181,7 +181,7 @@ class Case:
             spread=data["spread"],
             dtype=data["dtype"],
             tensors=tensors,
-            parameters=_vectors(data["parameters"]),
+            parameters={n: _unstored(value) for n, value in data["parameters"].items()},
             reduction=data["reduction"],
             cotangent=_array(
                 "cotangent",
@@ -202,9 +202,18 @@ class Case:
         )
 
 
-def _vectors(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parameters of a stored case, with each array as a tuple."""
-    return {n: tuple(value) if isinstance(value, list) else value for n, value in stored.items()}
+def _stored(parameter: Any) -> Any:
+    """Return a parameter for strict JSON; an infinite number becomes `{"float": "inf"}`."""
+    if isinstance(parameter, float) and not np.isfinite(parameter):
+        return {"float": str(parameter)}
+    return parameter
+
+
+def _unstored(stored: Any) -> Any:
+    """Return a parameter of a stored case; an array becomes a tuple."""
+    if isinstance(stored, Mapping):
+        return float(stored["float"])
+    return tuple(stored) if isinstance(stored, list) else stored
 
 
 def listed(array: np.ndarray) -> Any:
@@ -262,6 +271,8 @@ def _check_stored(data: Any) -> None:
     if data["dtype"] not in STORED:
         raise CaseError(f"dtype: got {data['dtype']!r}, want one of {', '.join(STORED)}")
     for name, value in data["parameters"].items():
+        if isinstance(value, Mapping) and value.get("float") in ("inf", "-inf", "nan"):
+            continue
         plain = value if isinstance(value, list | tuple) else [value]
         if not all(isinstance(x, str | int | float | None) for x in plain):
             raise CaseError(

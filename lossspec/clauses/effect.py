@@ -93,9 +93,9 @@ def _judge_computed(trial: Trial) -> bool:
     with preserved():
         made = call.constructed(tensors)
         kept = {name: tensor.detach().clone() for name, tensor in computed.items()}
-        value = made(call.handed(tensors))
-        if differentiable(value):
-            backward_from(value, case)
+        value = returned(lambda: made(call.handed(tensors)), "a call with computed tensors")
+    if differentiable(value):
+        returned(lambda: backward_from(value, case), "backward to computed tensors")
     for name, tensor in computed.items():
         if not same_bits(tensor.detach(), kept[name]):
             pair = first_numbers(tensor.detach(), 8), first_numbers(kept[name], 8)

@@ -39,6 +39,7 @@ from lossspec.excuse import Excuse
 from lossspec.execution.call import arguments, constructed, handed, invoke, ready
 from lossspec.execution.checkpoint import under_way
 from lossspec.execution.declaration import Ability
+from lossspec.execution.global_state import preserved
 from lossspec.execution.outcome import backward_from, differentiable
 from lossspec.execution.tensors import to_extended, to_torch
 from lossspec.execution.torch_private import fake_tensor_mode, mixes_devices, without_subclasses
@@ -247,7 +248,7 @@ class _Batch:
             return invoke(trial.under_test, case, {**inputs, **batched})
 
         try:
-            with _silent():
+            with _silent(), preserved():
                 values = torch.vmap(loss, in_dims=(dict(self.axes),))(given)
         except Exception as error:
             raise raised(trial, Ability.VMAP, error, "torch.vmap") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -72,7 +73,7 @@ def _expression(call: Call, named: bool) -> list[str]:
     loss = call.under_test.loss
     extra = [f"{name}={name}" for name in call.tensor_keywords]
     for name, value in call.keywords.items():
-        extra.append(f"{name}={_replaced(value) if name in call.replaced else repr(value)}")
+        extra.append(f"{name}={_replaced(value) if name in call.replaced else python_text(value)}")
     passed = ", ".join(map(_positional, call.positional))
     lines = []
     if call.under_test.surface == "class":
@@ -107,7 +108,7 @@ def _replaced(value: Any) -> str:
     """Return the Python text of an argument that replaces the case's own."""
     if isinstance(value, torch.Tensor):
         return _short(to_numpy(value))
-    return f"{_short(value)}.numpy()" if isinstance(value, np.ndarray) else repr(value)
+    return f"{_short(value)}.numpy()" if isinstance(value, np.ndarray) else python_text(value)
 
 
 def _short(array: Any) -> str:
@@ -119,3 +120,13 @@ def _short(array: Any) -> str:
     if len(text) > LISTED or part.size < array.size:
         text = f"{text[: LISTED - 20]} ... {array.size} numbers"
     return f"tensor({text}, dtype={dtype_name(array)})"
+
+
+def python_text(value: Any) -> str:
+    """Return a value as Python code."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"float({str(value)!r})"
+    if isinstance(value, tuple | list):
+        inside = ", ".join(map(python_text, value))
+        return f"[{inside}]" if isinstance(value, list) else f"({inside}{',' * (len(value) == 1)})"
+    return repr(value)

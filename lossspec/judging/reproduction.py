@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 import pprint
 from typing import Any
 
@@ -15,7 +14,7 @@ from lossspec.clauses.trial import Deviation
 from lossspec.dtypes import dtype_name
 from lossspec.execution import files
 from lossspec.execution.call import Call, argument
-from lossspec.execution.call_text import call_text
+from lossspec.execution.call_text import call_text, python_text
 from lossspec.execution.devices import accelerates
 from lossspec.execution.implementation import LossUnderTest
 from lossspec.execution.layouts import SCRIPTED
@@ -214,7 +213,7 @@ def _inputs(call: Call) -> list[str]:
             given = to_numpy(given)
         elif isinstance(given, np.ndarray) and roles[name].scalar:
             given = argument(roles[name], given)
-        code = _tensor(given, layout) if isinstance(given, np.ndarray) else _code(given)
+        code = _tensor(given, layout) if isinstance(given, np.ndarray) else python_text(given)
         lines.append(f"    {name!r}: {code},")
     return lines
 
@@ -222,7 +221,7 @@ def _inputs(call: Call) -> list[str]:
 def _keywords(call: Call) -> list[str]:
     """Return the code of the keyword arguments of a call."""
     tensors = [f"{name}=inputs[{name!r}]" for name in call.tensor_keywords]
-    return tensors + [f"{name}={_code(value)}" for name, value in call.keywords.items()]
+    return tensors + [f"{name}={python_text(value)}" for name, value in call.keywords.items()]
 
 
 def _construct(call: Call, device: str) -> str:
@@ -259,22 +258,14 @@ def _find(found: str) -> str:
     return _FIND_FILE.format(path=module, module=name, expression=expression)
 
 
-def _code(value: Any) -> str:
-    """Return a value as Python code."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return f"float({str(value)!r})"
-    if isinstance(value, tuple | list):
-        inside = ", ".join(map(_code, value))
-        return f"[{inside}]" if isinstance(value, list) else f"({inside}{',' * (len(value) == 1)})"
-    return repr(value)
-
-
 def _tensor(array: np.ndarray, layout: str) -> str:
     name = dtype_name(array)
     if array.dtype.kind in "iub":
         data = repr(array.ravel().tolist())
     elif array.dtype.kind == "c":
-        parts = [f"complex({_code(z.real)}, {_code(z.imag)})" for z in array.ravel().tolist()]
+        parts = [
+            f"complex({python_text(z.real)}, {python_text(z.imag)})" for z in array.ravel().tolist()
+        ]
         data = f"[{', '.join(parts)}]"
     else:
         numbers = array.astype(np.float64).ravel().tolist()
