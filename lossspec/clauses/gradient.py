@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from lossspec.cases.case import Case
+from lossspec.cases.shrink import sound_change
 from lossspec.clauses import Judgement, clause, stateless
 from lossspec.clauses.ability import lacking, raised
 from lossspec.clauses.precondition import (
@@ -183,16 +184,36 @@ def _two_long_axes(trial: Trial) -> bool:
 def expanded_cotangent(trial: Trial) -> Judgement:
     """For a cotangent that is expanded along the last or the first axis of an unreduced result, as
     a sum over one axis sends it, the gradients are right."""
-    return any([_expanded_along(trial, axis) for axis in (-1, 0)])
+    plain = _without_options(trial)
+    solved = [trial.solved] if plain is trial.case else [trial.solved, trial.solved.changed(plain)]
+    parts = [(one, axis) for one in solved for axis in (-1, 0)]
+    return any_judged(trial, lambda part: _expanded_along(trial, *part), parts)
 
 
-def _expanded_along(trial: Trial, axis: int) -> bool:
+def _without_options(trial: Trial) -> Case:
+    """Return the case without its optional tensors and with default parameters, where allowed."""
+    loss, case, known = trial.loss, trial.case, trial.loss.parameters_of(trial.form)
+    given = {n: x for n, x in case.tensors.items() if n in trial.form.tensors}
+    bare = case.with_(
+        tensors=given,
+        layouts={n: x for n, x in case.layouts.items() if n in given},
+        requires_grad=tuple(n for n in case.requires_grad if n in given),
+    )
+    case = sound_change(loss, case, bare) or case
+    for name in (each for each in known if each not in trial.form.fixed):
+        parameters = {**case.parameters, name: known[name].default}
+        case = sound_change(loss, case, case.with_(parameters=parameters)) or case
+    return case
+
+
+def _expanded_along(trial: Trial, solved: SolvedCase, axis: int) -> bool:
     """Judge the gradients for a cotangent that is expanded along an axis."""
-    shape = trial.expected.losses.shape
+    case, expected = solved.case, solved.expected
+    shape = expected.losses.shape
     rest = tuple(size for at, size in enumerate(shape) if at != axis % len(shape))
     numbers = np.expand_dims(np.resize(EXPANDED, rest), axis)
-    cotangent = np.broadcast_to(numbers, shape).astype(trial.case.cotangent.dtype)
-    case = trial.case.with_(reduction="none", cotangent=cotangent)
+    cotangent = np.broadcast_to(numbers, shape).astype(case.cotangent.dtype)
+    case = case.with_(reduction="none", cotangent=cotangent)
     outcome = perform(trial.under_test, case, trial.device)
     where = "last" if axis else "first"
     what = f"a cotangent expanded along the {where} axis"
@@ -201,12 +222,12 @@ def _expanded_along(trial: Trial, axis: int) -> bool:
     informative = False
     for name in case.requires_grad:
         gradient = outcome.gradients[name]
-        want = trial.expected.gradient(name, "none", cotangent)
+        want = expected.gradient(name, "none", cotangent)
         if gradient is None or want is None:
             continue  # clause `gradient` reports a missing gradient
         informative |= trial.agree(
             to_extended(gradient),
-            trial.expected.counted_only(name, want),
+            expected.counted_only(name, want),
             f"the gradient of {name} for {what}",
             of=f"gradients[{name!r}]",
             case=case,

@@ -249,14 +249,13 @@ def _average_of_blocks(expected: Expected, place: int, size: int, by_rows: bool)
 @precondition(Excuse.TOO_UNCERTAIN)
 def _shows_means_of_blocks(trial: Trial) -> bool:
     """Over 4097 sorted rows, the average of the means of blocks of rows differs from the mean by
-    more than the budget; if elements can be ignored or weighted, then also if it is weighted by
-    rows."""
+    more than the budget; if elements can be ignored, then also if it is weighted by rows."""
     axis = first_axis(trial)
     if axis is None or not trial.expected.counts.any():
         return False
     place, rows = trial.case.shape.result.index(axis), _sorted_rows(trial)
     expected = _of_many(trial.expected, trial.case, rows, place)
-    ways = [False, True] if trial.form.ignores or trial.form.divisor else [False]
+    ways = [False, True] if trial.form.ignores else [False]
     with np.errstate(all="ignore"):
         want = expected.value("mean")
         wrong = [_average_of_blocks(expected, place, n, by) for n in AVERAGED for by in ways]
@@ -269,7 +268,6 @@ def _shows_means_of_blocks(trial: Trial) -> bool:
     enough=3,
     requires=[
         _first_contract,
-        wants_gradients,
         takes_reduction("mean"),
         several_along_first_axis,
         separable,
