@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from itertools import takewhile
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 
 from lossspec.cases.case import Case
-from lossspec.cases.shrink import sound_change
+from lossspec.cases.workloads import Size, axes, of_several_axes, workload
 from lossspec.clauses import Judgement, clause, stateless
 from lossspec.clauses.ability import lacking, raised
 from lossspec.clauses.precondition import (
@@ -31,7 +32,13 @@ from lossspec.clauses.trial import (
 )
 from lossspec.dtypes import as_extended, precision
 from lossspec.excuse import Excuse
-from lossspec.execution.call import arguments, constructed, handed, invoke
+from lossspec.execution.call import (
+    arguments,
+    constructed,
+    handed,
+    invoke,
+    unsupported_argument,
+)
 from lossspec.execution.declaration import Ability
 from lossspec.execution.messages import differentiable_once
 from lossspec.execution.outcome import differentiable, perform
@@ -184,31 +191,29 @@ def _two_long_axes(trial: Trial) -> bool:
 def expanded_cotangent(trial: Trial) -> Judgement:
     """For a cotangent that is expanded along the last or the first axis of an unreduced result, as
     a sum over one axis sends it, the gradients are right."""
-    plain = _without_options(trial)
-    solved = [trial.solved] if plain is trial.case else [trial.solved, trial.solved.changed(plain)]
+    plain = _plain_of_several_axes(trial.loss)
+    solved = [trial.solved] if plain is None else [trial.solved, plain]
     parts = [(one, axis) for one in solved for axis in (-1, 0)]
     return any_judged(trial, lambda part: _expanded_along(trial, *part), parts)
 
 
-def _without_options(trial: Trial) -> Case:
-    """Return the case without its optional tensors and with default parameters, where allowed."""
-    loss, case, known = trial.loss, trial.case, trial.loss.parameters_of(trial.form)
-    given = {n: x for n, x in case.tensors.items() if n in trial.form.tensors}
-    bare = case.with_(
-        tensors=given,
-        layouts={n: x for n, x in case.layouts.items() if n in given},
-        requires_grad=tuple(n for n in case.requires_grad if n in given),
-    )
-    case = sound_change(loss, case, bare) or case
-    for name in (each for each in known if each not in trial.form.fixed):
-        parameters = {**case.parameters, name: known[name].default}
-        case = sound_change(loss, case, case.with_(parameters=parameters)) or case
-    return case
+@lru_cache(maxsize=4)
+def _plain_of_several_axes(loss: Loss) -> SolvedCase | None:
+    """Return a default call whose unreduced result has several axes; None if there is none."""
+    shape = of_several_axes(loss)
+    if shape is None:
+        return None
+    sizes = axes(loss, Size("", 24, 3, None, "")) | dict.fromkeys(shape.result, 3)
+    dtype = "float32" if "float32" in loss.dtypes else loss.dtypes[0]
+    case = workload(loss, sizes, dtype, len(sizes), shape)
+    return SolvedCase(loss, case.with_(reduction="none"))
 
 
 def _expanded_along(trial: Trial, solved: SolvedCase, axis: int) -> bool:
     """Judge the gradients for a cotangent that is expanded along an axis."""
     case, expected = solved.case, solved.expected
+    if unsupported_argument(trial.under_test, case.with_(reduction="none")) is not None:
+        raise NotJudged(Excuse.NOT_SUPPORTED)
     shape = expected.losses.shape
     rest = tuple(size for at, size in enumerate(shape) if at != axis % len(shape))
     numbers = np.expand_dims(np.resize(EXPANDED, rest), axis)

@@ -278,33 +278,30 @@ def _judge_unreduced(trial: Trial, other: Case) -> bool:
 
 
 @lru_cache(maxsize=4)
-def _plain_cases(loss: Loss) -> tuple[SolvedCase, list[Case]]:
+def _plain_cases(loss: Loss) -> tuple[Case, list[Case]]:
     """Return a default call, and other default calls with tensors of the same shapes."""
     dtype = "float32" if "float32" in loss.dtypes else loss.dtypes[0]
     sizes = axes(loss, Size("", 24, 3, None, ""))
     first, *others = (workload(loss, sizes, dtype, seed) for seed in range(LATER_CALLS + 1))
     shapes = {name: array.shape for name, array in first.tensors.items()}
     alike = [one for one in others if {n: x.shape for n, x in one.tensors.items()} == shapes]
-    return SolvedCase(loss, first), alike
+    return first, alike
 
 
 @clause(enough=1, once=True, requires=[works])
 def plain_live_results(trial: Trial) -> Judgement:
     """Of five default calls with different numbers, with and without gradients, the first keeps its
     result and gets the right gradients, under any reduction."""
-    solved, others = _plain_cases(trial.loss)
+    plain, others = _plain_cases(trial.loss)
     if not others:
         raise NotJudged(Excuse.NOT_ABOUT)
 
     def judged(reduction: str) -> bool:
-        wanted = solved.case.requires_grad
+        wanted = plain.requires_grad
         for names in (wanted, ()) if wanted else ((),):
             changes = {"reduction": reduction, "requires_grad": names}
-            first = Trial(
-                trial.under_test,
-                SolvedCase(trial.loss, solved.case.with_(**changes)),
-                trial.device,
-            )
+            same = SolvedCase(trial.loss, plain.with_(**changes))
+            first = Trial(trial.under_test, same, trial.device, bar=trial.bar)
             _judge_first(first, [one.with_(**changes) for one in others])
         return True
 
