@@ -118,10 +118,13 @@ class Case:
         """Return the memory layout of the cotangent.
 
         A cotangent with equal elements is expanded from one number, as the backward of `sum` does.
+        One that is equal along some axes is expanded along these (`even`), as by a sum over them.
         """
         if reduction == "none" and self.cotangent.size > 1:
             if (self.cotangent == self.cotangent.flat[0]).all():
                 return "expanded"
+            if any(_even(self.cotangent, axis) for axis in range(self.cotangent.ndim)):
+                return "even"
             return "permuted" if self.layouts else "contiguous"
         return "contiguous"
 
@@ -200,6 +203,11 @@ class Case:
             },
             requires_grad=tuple(data["requires_grad"]),
         )
+
+
+def _even(array: np.ndarray, axis: int) -> bool:
+    """Return whether an axis has several elements and all numbers are equal along it."""
+    return array.shape[axis] > 1 and bool((array == array.take([0], axis)).all())
 
 
 def _stored(parameter: Any) -> Any:

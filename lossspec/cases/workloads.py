@@ -108,7 +108,9 @@ def _sample_axis(loss: Loss, shape: Shape) -> str:
     return next(iter(shape.result), "")
 
 
-def workload(loss: Loss, sizes: Mapping[str, int], dtype: str, seed: int) -> Case:
+def workload(
+    loss: Loss, sizes: Mapping[str, int], dtype: str, seed: int, shape: Shape | None = None
+) -> Case:
     """Return a default call of a given size, with contiguous tensors and ordinary numbers.
 
     Every tensor that is learned in training requires a gradient.
@@ -118,12 +120,20 @@ def workload(loss: Loss, sizes: Mapping[str, int], dtype: str, seed: int) -> Cas
         sizes: The sizes of the axes by name; those that follow from others may be left out.
         dtype: The dtype of the real tensors.
         seed: The seed of the numbers.
+        shape: A contract of the first form, written out; None for that of a batch.
     """
-    case = drawn(_Plain(loss, sizes, seed), loss, (dtype,))
+    case = drawn(_Plain(loss, sizes, seed, shape or _shape(loss)), loss, (dtype,))
     # Training needs no gradient of data, even if the loss is differentiable by it.
     roles = loss.roles(_form(loss))
     learned = tuple(name for name in case.requires_grad if roles[name].learned)
     return case.with_(requires_grad=learned or case.requires_grad[:1])
+
+
+def of_several_axes(loss: Loss) -> Shape | None:
+    """Return a contract of the first form whose result has several axes, as few as possible."""
+    shapes = (written_out(c.text, n) for c in _form(loss).contracts for n in c.spreads)
+    several = (shape for shape in shapes if len(shape.result) > 1)
+    return min(several, key=lambda shape: len(shape.result), default=None)
 
 
 def _form(loss: Loss) -> Form:
@@ -150,20 +160,22 @@ class _Plain:
         loss: The spec of the loss.
         sizes: The wanted sizes of the axes by name.
         start: The seed of the numbers.
+        shape: The shape contract, written out.
     """
 
     loss: Loss
     sizes: Mapping[str, int]
     start: int
+    shape: Shape
 
     def __call__(self, what: str, options: Sequence[T]) -> T:
         """Return the choice of a workload where it has one, and the first option otherwise."""
         first: Any = options[0]
         under_test, _, name = what.partition(" of ")
         if under_test == "contract":
-            first = next(c for c in _form(self.loss).contracts if c.text == _shape(self.loss).text)
+            first = next(c for c in _form(self.loss).contracts if c.text == self.shape.text)
         elif what == "spread":
-            first = next((spread for spread in options if spread), first)
+            first = next((spread for spread in options if spread == self.shape.spread), first)
         elif under_test == "size":
             first = self._size(name, options)
         elif under_test == "style":

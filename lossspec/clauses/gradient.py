@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from itertools import takewhile
 from typing import Any
 
@@ -10,22 +11,37 @@ import numpy as np
 import torch
 
 from lossspec.cases.case import Case
+from lossspec.cases.workloads import Size, axes, of_several_axes, workload
 from lossspec.clauses import Judgement, clause, stateless
 from lossspec.clauses.ability import lacking, raised
 from lossspec.clauses.precondition import (
     conforms,
     differentiable_twice,
     precondition,
+    takes_reduction,
     wants_gradients,
     works,
 )
-from lossspec.clauses.trial import Deviation, NotJudged, Trial, Unsupported, any_judged
+from lossspec.clauses.trial import (
+    Deviation,
+    NotJudged,
+    Trial,
+    Unsupported,
+    any_judged,
+    failed,
+)
 from lossspec.dtypes import as_extended, precision
 from lossspec.excuse import Excuse
-from lossspec.execution.call import arguments, constructed, handed, invoke
+from lossspec.execution.call import (
+    arguments,
+    constructed,
+    handed,
+    invoke,
+    unsupported_argument,
+)
 from lossspec.execution.declaration import Ability
 from lossspec.execution.messages import differentiable_once
-from lossspec.execution.outcome import differentiable
+from lossspec.execution.outcome import differentiable, perform
 from lossspec.execution.support import leaves_torch
 from lossspec.execution.tensors import to_extended, to_torch
 from lossspec.oracle.bounds import Bounded
@@ -144,6 +160,82 @@ def gradient(trial: Trial) -> Judgement:
             check=f"gradients[{name!r}] is not None",
             detached=not differentiable(outcome.value),
             missing=True,
+            gradient_of=name,
+        )
+    return informative
+
+
+#: The numbers of a cotangent that is expanded along one axis, again and again along the others.
+EXPANDED = (1.0, -0.5, 2.0, 0.25, -1.5)
+
+
+def _of_two_axes(loss: Loss, surface: Surface) -> bool:
+    """Return whether an unreduced result of some form can have two axes."""
+    results = [shape.result for form in loss.forms for shape in form.contracts]
+    return "none" in loss.reductions and any(len(axes) > 1 or "*" in axes for axes in results)
+
+
+@precondition()
+def _two_long_axes(trial: Trial) -> bool:
+    """The first and the last axis of the unreduced result are different, and each has at least two
+    elements."""
+    shape = trial.expected.losses.shape
+    return len(shape) > 1 and shape[0] > 1 and shape[-1] > 1
+
+
+@clause(
+    _of_two_axes,
+    enough=20,
+    requires=[wants_gradients, takes_reduction("none"), _two_long_axes, works, conforms],
+)
+def expanded_cotangent(trial: Trial) -> Judgement:
+    """For a cotangent that is expanded along the last or the first axis of an unreduced result, as
+    a sum over one axis sends it, the gradients are right."""
+    plain = _plain_of_several_axes(trial.loss)
+    solved = [trial.solved] if plain is None else [trial.solved, plain]
+    parts = [(one, axis) for one in solved for axis in (-1, 0)]
+    return any_judged(trial, lambda part: _expanded_along(trial, *part), parts)
+
+
+@lru_cache(maxsize=4)
+def _plain_of_several_axes(loss: Loss) -> SolvedCase | None:
+    """Return a default call whose unreduced result has several axes; None if there is none."""
+    shape = of_several_axes(loss)
+    if shape is None:
+        return None
+    sizes = axes(loss, Size("", 24, 3, None, "")) | dict.fromkeys(shape.result, 3)
+    dtype = "float32" if "float32" in loss.dtypes else loss.dtypes[0]
+    case = workload(loss, sizes, dtype, len(sizes), shape)
+    return SolvedCase(loss, case.with_(reduction="none"))
+
+
+def _expanded_along(trial: Trial, solved: SolvedCase, axis: int) -> bool:
+    """Judge the gradients for a cotangent that is expanded along an axis."""
+    case, expected = solved.case, solved.expected
+    if unsupported_argument(trial.under_test, case.with_(reduction="none")) is not None:
+        raise NotJudged(Excuse.NOT_SUPPORTED)
+    shape = expected.losses.shape
+    rest = tuple(size for at, size in enumerate(shape) if at != axis % len(shape))
+    numbers = np.expand_dims(np.resize(EXPANDED, rest), axis)
+    cotangent = np.broadcast_to(numbers, shape).astype(case.cotangent.dtype)
+    case = case.with_(reduction="none", cotangent=cotangent)
+    outcome = perform(trial.under_test, case, trial.device)
+    where = "last" if axis else "first"
+    what = f"a cotangent expanded along the {where} axis"
+    if outcome.error is not None:
+        raise failed(f"backward with {what}", outcome.error, "gradients", check=None, case=case)
+    informative = False
+    for name in case.requires_grad:
+        gradient = outcome.gradients[name]
+        want = expected.gradient(name, "none", cotangent)
+        if gradient is None or want is None:
+            continue  # clause `gradient` reports a missing gradient
+        informative |= trial.agree(
+            to_extended(gradient),
+            expected.counted_only(name, want),
+            f"the gradient of {name} for {what}",
+            of=f"gradients[{name!r}]",
+            case=case,
             gradient_of=name,
         )
     return informative

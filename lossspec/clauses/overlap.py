@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,6 +18,7 @@ import torch
 import lossspec
 from lossspec.cases.axes import part_along
 from lossspec.cases.case import Case
+from lossspec.cases.workloads import Size, axes, workload
 from lossspec.clauses import Judgement, clause
 from lossspec.clauses.precondition import (
     conforms,
@@ -32,6 +33,7 @@ from lossspec.clauses.trial import (
     Deviation,
     NotJudged,
     Trial,
+    any_judged,
     failed,
     repeated_result,
     returned,
@@ -48,11 +50,16 @@ from lossspec.execution.outcome import (
 )
 from lossspec.execution.tensors import first_numbers, same_bits, to_extended, to_torch
 from lossspec.oracle.expected import Expected
+from lossspec.oracle.solver import SolvedCase
+from lossspec.spec.loss import Loss
 from lossspec.spec.roles import ClassIndex
 
 #: The seconds between two switches of Python threads in clause `threads`. The default of 0.005
 #: seconds is longer than most calls, which then never overlap.
 SWITCH_INTERVAL = 1e-5
+#: The number of later calls whose results are kept before the first goes backward in the clauses
+#: on live results. A loss may take its memory from a ring of several buffers.
+LATER_CALLS = 4
 #: The number of calls without backward that each thread makes in a row in clause `threads`.
 CALLS_IN_A_ROW = 3
 #: The number of lines of a call after which another thread makes a different call.
@@ -160,31 +167,35 @@ def _preserving(
 
 @clause(enough=10, requires=[separable, works, raises_nothing, _has_other_numbers, conforms])
 def live_results(trial: Trial) -> Judgement:
-    """After a call with other numbers of the same shape, the first result and its gradients are
-    still right, and the second call gives what it gives on its own."""
+    """After calls with other numbers of the same shape, the first result and its gradients are
+    still right, and each later call gives what it gives on its own."""
     case, other = trial.case.with_(layouts={}), other_numbers(trial)
     assert other is not None
     alone = _performed(trial, other)
     (tensors, call), (others, call_again) = _callers(trial, case, other)
-    first, second = _Live(case, tensors, call), _Live(other, others, call_again)
-    first.unharmed("a call with other numbers")
+    first = _Live(case, tensors, call)
+    later = [_Live(other, others, call_again) for _ in range(LATER_CALLS)]
+    first.unharmed("calls with other numbers")
     with torch.no_grad():
         returned(call_again, "a call under no_grad")
     first.unharmed("a call under no_grad")
-    mine = returned(first.gradients, "backward after a call with other numbers", "gradients")
+    mine = returned(first.gradients, "backward after calls with other numbers", "gradients")
     kept = {name: gradient.clone() for name, gradient in mine.items()}
-    theirs = returned(second.gradients, "the second of two backwards", "gradients")
+    theirs = returned(later[0].gradients, "the second of two backwards", "gradients")
     for name, gradient in mine.items():
         what = f"the first gradient of {name} after a second backward"
         _compare(gradient, kept[name], what, gradient_of=name)
     informative = _judge_gradients(trial, mine)
     if alone.error is None:
-        _compare(second.value, alone.value, "the value of a second call with other numbers")
+        for live in later:
+            _compare(live.value, alone.value, "the value of a later call with other numbers")
         for name, gradient in theirs.items():
             what = f"the second of two live results: the gradient of {name}"
             _compare(gradient, alone.gradients[name], what, gradient_of=name)
         _judge_same_memory(tensors, others, call, alone.value)
-    return _judge_plain(trial, other) or informative
+    for pair in _without_gradients(trial, other):
+        _judge_refilled(trial, *pair)
+    return _judge_unreduced(trial, other) or informative
 
 
 def _compare(
@@ -228,7 +239,32 @@ def _judge_same_memory(
     _compare(value, want, "the value of a call with other numbers in the same tensors")
 
 
-def _judge_plain(trial: Trial, other: Case) -> bool:
+def _without_gradients(trial: Trial, other: Case) -> Iterator[tuple[Case, Case]]:
+    """Yield two calls without gradients, as they are and with each switch turned on."""
+    known = trial.loss.parameters_of(trial.form)
+    off = [n for n, given in trial.case.parameters.items() if given is False and n in known]
+    for turned in ((), *((name,) for name in off if name not in trial.form.fixed)):
+        parameters = {**trial.case.parameters, **dict.fromkeys(turned, True)}
+        omitted = trial.case.omitted - {*turned}
+        pair = [
+            case.with_(parameters=parameters, omitted=omitted, requires_grad=(), layouts={})
+            for case in (trial.case, other)
+        ]
+        if all(_callable(trial, case) for case in pair):
+            yield pair[0], pair[1]
+
+
+def _judge_refilled(trial: Trial, case: Case, other: Case) -> None:
+    """Call a case, write the numbers of another one into its tensors, and call at once again."""
+    alone = _performed(trial, other)
+    if alone.error is not None or _performed(trial, case).error is not None:
+        return  # clause `accepts` reports it
+    (tensors, call), (others, _) = _callers(trial, case, other)
+    returned(call, "a call without gradients")
+    _judge_same_memory(tensors, others, call, alone.value)
+
+
+def _judge_unreduced(trial: Trial, other: Case) -> bool:
     """Judge the unreduced results of two calls without gradients, which may share memory."""
     if not trial.can("none"):
         return False
@@ -239,6 +275,60 @@ def _judge_plain(trial: Trial, other: Case) -> bool:
     returned(call_again, "the second of two calls without gradients")
     first.unharmed("a call with other numbers, without gradients")
     return True
+
+
+@lru_cache(maxsize=4)
+def _plain_cases(loss: Loss) -> tuple[Case, list[Case]]:
+    """Return a default call, and other default calls with tensors of the same shapes."""
+    dtype = "float32" if "float32" in loss.dtypes else loss.dtypes[0]
+    sizes = axes(loss, Size("", 24, 3, None, ""))
+    first, *others = (workload(loss, sizes, dtype, seed) for seed in range(LATER_CALLS + 1))
+    shapes = {name: array.shape for name, array in first.tensors.items()}
+    alike = [one for one in others if {n: x.shape for n, x in one.tensors.items()} == shapes]
+    return first, alike
+
+
+@clause(enough=1, once=True, requires=[works])
+def plain_live_results(trial: Trial) -> Judgement:
+    """Of five default calls with different numbers, with and without gradients, the first keeps its
+    result and gets the right gradients, under any reduction."""
+    plain, others = _plain_cases(trial.loss)
+    if not others:
+        raise NotJudged(Excuse.NOT_ABOUT)
+
+    def judged(reduction: str) -> bool:
+        wanted = plain.requires_grad
+        for names in (wanted, ()) if wanted else ((),):
+            changes = {"reduction": reduction, "requires_grad": names}
+            same = SolvedCase(trial.loss, plain.with_(**changes))
+            first = Trial(trial.under_test, same, trial.device, bar=trial.bar)
+            _judge_first(first, [one.with_(**changes) for one in others])
+        return True
+
+    return any_judged(trial, judged, trial.loss.reductions)
+
+
+def _judge_first(trial: Trial, others: Sequence[Case]) -> None:
+    """Make the call of a trial and others, and judge the first result and its gradients."""
+    if not trial.can(trial.case.reduction):
+        raise NotJudged(Excuse.NOT_SUPPORTED)
+    alone = trial.outcome
+    if alone.error is not None or not trial.worked:
+        raise NotJudged(Excuse.CALL_FAILS)  # clause `accepts` reports it
+    cases = [trial.case, *others]
+    calls = zip(cases, _callers(trial, *cases), strict=True)
+    first, *later = (_Live(case, tensors, call) for case, (tensors, call) in calls)
+    first.unharmed(f"{len(later)} calls with other numbers")
+    found = returned(first.gradients, "the first backward of several", "gradients")
+    for name, gradient in found.items():
+        want = alone.gradients.get(name)
+        if want is None or same_bits(gradient.reshape(want.shape) + 0, want + 0):
+            continue  # adding 0 makes -0 equal to 0
+        right = trial.expected.gradients().get(name)
+        if right is not None:
+            what = f"the gradient of {name} after {len(later)} calls with other numbers"
+            got = to_extended(gradient.reshape(right.exact.shape))
+            trial.agree(got, right, what, of=None, case=trial.case, gradient_of=name)
 
 
 @clause(

@@ -25,16 +25,16 @@ from lossspec.clauses.precondition import (
     wants_gradients,
     works,
 )
-from lossspec.clauses.trial import Deviation, NotJudged, Trial, failed, required
+from lossspec.clauses.trial import Deviation, NotJudged, Trial, any_judged, failed, required
 from lossspec.dtypes import precision
 from lossspec.excuse import Excuse
 from lossspec.execution.outcome import Outcome, perform
 from lossspec.execution.tensors import first_numbers, to_extended
 from lossspec.oracle.bounds import Bounded, roundings
-from lossspec.oracle.expected import GradientTerms
+from lossspec.oracle.expected import Expected, GradientTerms, Whole
 from lossspec.oracle.solver import SolvedCase
 from lossspec.spec.loss import AnySize, Loss
-from lossspec.spec.roles import Surface
+from lossspec.spec.roles import ClassIndex, Surface
 from lossspec.thresholds import (
     BLOCKS,
     LARGE_BATCH_ROOM,
@@ -69,12 +69,17 @@ def _rows(trial: Trial, count: int) -> tuple[str, np.ndarray, Case]:
     assert axis is not None
     rows = np.arange(count) % trial.case.axis_sizes(trial.loss)[axis]
     case = part_along(trial.loss, trial.case, axis, rows).with_(layouts={})
+    return axis, rows, _checked(trial, case)
+
+
+def _checked(trial: Trial, case: Case) -> Case:
+    """Return a call with many rows; raise NotJudged if it is too large or not allowed."""
     room = sum(array.size for array in case.tensors.values())
     if room > LARGE_BATCH_ROOM:
         raise NotJudged(Excuse.TOO_EXPENSIVE)
     if not trial.allows(case):
         raise NotJudged(Excuse.NOT_ABOUT)
-    return axis, rows, case
+    return case
 
 
 def _performed(trial: Trial, case: Case, what: str) -> Outcome:
@@ -135,7 +140,13 @@ def _of_rows(trial: Trial, count: int) -> bool:
 
 
 def _agree_gradients(
-    trial: Trial, outcome: Outcome, axis: str, rows: np.ndarray, reduction: str, what: str
+    trial: Trial,
+    outcome: Outcome,
+    axis: str,
+    rows: np.ndarray,
+    reduction: str,
+    what: str,
+    expected: Expected | None = None,
 ) -> None:
     """Compare the gradients of tensors whose rows repeat those of the case.
 
@@ -144,13 +155,15 @@ def _agree_gradients(
         outcome: The call with many rows.
         axis: The axis of the rows.
         rows: For each row of the call, its row in the case.
-        reduction: The reduction of the call, `none` or `sum`.
+        reduction: The reduction of the call.
         what: The call, for the report.
+        expected: The right answer of the case with the divisor of the whole call; None for its own,
+            which is right for `none` and `sum`.
     """
-    case = trial.case
+    case, expected = trial.case, expected or trial.expected
     for name in case.requires_grad:
         names = axes_of(trial.loss, trial.form, case.shape, name, case.tensors[name].ndim)
-        right = trial.expected.gradient(name, reduction, case.upstream(reduction))
+        right = expected.gradient(name, reduction, case.upstream(reduction))
         gradient = outcome.gradients[name]
         if right is None or gradient is None or axis not in names:
             continue
@@ -168,6 +181,158 @@ def _taken(bounded: Bounded, rows: np.ndarray, axis: int) -> Bounded:
         part.take(rows, axis) for part in (bounded.exact, bounded.budget, bounded.low, bounded.high)
     )
     return Bounded(exact, budget, low, high, bounded.dtype, bounded.free_axis)
+
+
+#: The number of rows in clause `uneven_rows`: all blocks leave a last one that is shorter.
+UNEVEN_ROWS = BLOCKS[-1] + 1
+#: The sizes of the blocks whose means must not be averaged.
+AVERAGED = (BLOCKS[3], BLOCKS[-1])
+
+
+def _reduces_rows(loss: Loss, surface: Surface) -> bool:
+    return _has_rows(loss, surface) and "mean" in loss.reductions
+
+
+def _sorted_rows(trial: Trial) -> np.ndarray:
+    """Return the rows of the case many times each: ignored ones first, then the smallest losses."""
+    axis, expected = first_axis(trial), trial.expected
+    assert axis is not None
+    place = trial.case.shape.result.index(axis)
+    others = tuple(at for at in range(expected.losses.ndim) if at != place)
+    order = np.lexsort((expected.losses.sum(others), expected.counts.sum(others)))
+    return np.asarray(order[np.arange(UNEVEN_ROWS) * len(order) // UNEVEN_ROWS])
+
+
+def _of_many(trial: Trial, many: Case, rows: np.ndarray, place: int) -> Expected:
+    """Return the right values of a call whose rows repeat those of a case; it has no gradients."""
+    expected, parts = trial.expected, many.parts(trial.loss)
+
+    def taken(numbers: np.ndarray) -> np.ndarray:
+        return numbers.take(rows, place) if numbers.ndim else numbers
+
+    counts, counted = taken(expected.counts), taken(expected.counted)
+    whole = Whole(many, counts, counted, expected.precision, parts, expected.whole.mean)
+    return replace(
+        expected,
+        case=many,
+        losses=taken(expected.losses),
+        budget=taken(expected.budget),
+        counts=counts,
+        shares=taken(expected.shares),
+        counted=counted,
+        why=taken(expected.why),
+        stated=taken(expected.stated),
+        whole=whole,
+        _known={},
+    )
+
+
+def _summed_serially(expected: Expected, reduction: str) -> Bounded:
+    """Return a reduced value with a budget for serial sums: of the losses, and of the divisor."""
+    value, divisor = expected.value(reduction), expected.divisor(reduction)[0]
+    with np.errstate(all="ignore"):
+        shares = expected.shares if reduction == "mean" else 1
+        size = np.abs(expected.losses * shares).sum() / abs(divisor)
+        budget = value.budget + 2 * expected.precision.unit * expected.losses.size * size
+    return replace(value, budget=np.asarray(np.where(np.isnan(budget), np.inf, budget)))
+
+
+def _average_of_blocks(expected: Expected, place: int, size: int, by_rows: bool) -> np.ndarray:
+    """Return the wrong mean of an implementation that averages the means of blocks of rows.
+
+    Args:
+        expected: The right values of the call.
+        place: The axis of the rows.
+        size: The number of rows in a block; the last one is shorter.
+        by_rows: Whether a block counts as often as it has rows.
+    """
+    starts = np.arange(0, expected.losses.shape[place], size)
+    lengths = np.diff([*starts, expected.losses.shape[place]])
+    others = tuple(at for at in range(expected.losses.ndim) if at != place)
+    sums, counts = (
+        np.add.reduceat(part.sum(others), starts)
+        for part in (expected.losses * expected.shares, expected.counts)
+    )
+    means = np.divide(sums, counts, out=np.zeros_like(sums), where=counts != 0)
+    return np.asarray(np.average(means, weights=lengths if by_rows else None))
+
+
+@precondition(Excuse.TOO_UNCERTAIN)
+def _shows_means_of_blocks(trial: Trial) -> bool:
+    """Over 4097 sorted rows, the average of the means of blocks of rows differs from the mean by
+    more than the budget; if elements can be ignored, then also if it is weighted by rows."""
+    axis = first_axis(trial)
+    if axis is None or not trial.expected.counts.any():
+        return False
+    place, rows = trial.case.shape.result.index(axis), _sorted_rows(trial)
+    expected = _of_many(trial, part_along(trial.loss, trial.case, axis, rows), rows, place)
+    ways = [False, True] if trial.form.ignores else [False]
+    with np.errstate(all="ignore"):
+        want = _summed_serially(expected, "mean")
+        wrong = [_average_of_blocks(expected, place, n, by) for n in AVERAGED for by in ways]
+        shows = [bool(np.isfinite(got) and (want.error(got) > 1).all()) for got in wrong]
+    return want.informative and all(shows)
+
+
+@clause(
+    _reduces_rows,
+    enough=3,
+    requires=[
+        _first_contract,
+        takes_reduction("mean"),
+        several_along_first_axis,
+        separable,
+        small,
+        has_its_dtype,
+        works,
+        conforms,
+        _shows_means_of_blocks,
+    ],
+)
+def uneven_rows(trial: Trial) -> Judgement:
+    """With 4097 rows, of which those that count least come first, every reduction and its gradients
+    are those of the definition, with the divisor of the whole batch."""
+    plain = Trial(trial.under_test, _plain_rows(trial.loss), trial.device, bar=trial.bar)
+    return any_judged(trial, _uneven, [trial, plain])
+
+
+@lru_cache(maxsize=4)
+def _plain_rows(loss: Loss) -> SolvedCase:
+    """Return a default call of a few rows, half of which are ignored if the form allows it."""
+    sizes = axes(loss, Size("", 24, 3, None, "")) | {batch_axis(loss): 6}
+    dtype = "float32" if "float32" in loss.dtypes else loss.dtypes[0]
+    case = workload(loss, sizes, dtype, UNEVEN_ROWS)
+    tensors = dict(case.tensors)
+    for name, role in loss.form(case.form).tensors.items():
+        if isinstance(role, ClassIndex) and role.ignored_by is not None and tensors[name].ndim:
+            marked = np.array(tensors[name])
+            marked[: len(marked) // 2] = case.parameters[role.ignored_by]
+            tensors[name] = marked
+    return SolvedCase(loss, case.with_(tensors=tensors))
+
+
+def _uneven(trial: Trial) -> bool:
+    """Judge each reduction over many rows; return whether a wrong result would have shown."""
+    if not trial.can("mean") or not trial.worked or not trial.conforms:
+        raise NotJudged(Excuse.CALL_FAILS)
+    if not _shows_means_of_blocks.holds(trial):
+        raise NotJudged(Excuse.TOO_UNCERTAIN)
+    axis, order = first_axis(trial), _sorted_rows(trial)
+    assert axis is not None
+    many = _checked(trial, part_along(trial.loss, trial.case, axis, order).with_(layouts={}))
+    place = trial.case.shape.result.index(axis)
+    right = _of_many(trial, many, order, place)
+    expected = replace(trial.expected, whole=right.whole, _known={})
+    judged = []
+    for reduction in trial.loss.reductions:
+        if reduction == "none" or not trial.can(reduction):
+            continue
+        what = f"{reduction!r} over {UNEVEN_ROWS} rows"
+        outcome = _performed(trial, many.with_(reduction=reduction), what)
+        got, want = required(trial.number(outcome)), _summed_serially(right, reduction)
+        judged.append(trial.agree(got, want, what, of=None, case=trial.case))
+        _agree_gradients(trial, outcome, axis, order, reduction, what, expected)
+    return any(judged)
 
 
 def _free_classes(loss: Loss, surface: Surface) -> bool:

@@ -42,6 +42,11 @@ def laid_out(plain: torch.Tensor, layout: str) -> torch.Tensor:
         store = torch.full((plain.numel() + 5,), filler, dtype=plain.dtype).to(plain.device)
         store[3:-2] = plain.reshape(-1)
         return store[3:-2].view(plain.shape)
+    if layout == "even":  # expanded along each axis along which the numbers are equal
+        for axis in range(plain.ndim):
+            first = plain.narrow(axis, 0, 1).expand(plain.shape)
+            plain = first if torch.equal(plain, first) else plain
+        return plain
     if layout == "expanded":
         return plain[:1].expand(plain.shape)
     if layout == "channels_last" and plain.ndim == 4:
