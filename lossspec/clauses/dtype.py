@@ -13,7 +13,7 @@ from lossspec.cases.case import Case
 from lossspec.clauses import Judgement, clause
 from lossspec.clauses.ability import lacking, raised
 from lossspec.clauses.precondition import conforms, precondition, uses_options, works
-from lossspec.clauses.trial import Deviation, NotJudged, Trial, failed
+from lossspec.clauses.trial import Deviation, NotJudged, Trial, Unsupported, failed
 from lossspec.dtypes import precision
 from lossspec.excuse import Excuse
 from lossspec.execution.declaration import Ability
@@ -24,7 +24,7 @@ from lossspec.implementations.counterpart import torch_counterpart
 from lossspec.oracle.expected import Expected
 from lossspec.oracle.solver import SolvedCase
 from lossspec.spec.loss import Loss
-from lossspec.spec.roles import Surface
+from lossspec.spec.roles import Role, Surface
 
 #: A wider dtype for each dtype: it holds every number of the narrower one.
 WIDER = {"float16": "float32", "bfloat16": "float32", "float32": "float64"}
@@ -105,11 +105,10 @@ def mixed_dtypes(trial: Trial) -> Judgement:
 
 def _whole(trial: Trial) -> dict[str, np.ndarray]:
     """Return the data of a call that are whole numbers, in int64."""
-    roles, found = trial.loss.roles(trial.form), {}
-    for name, array in trial.case.tensors.items():
-        role = roles[name]
-        data = not (role.learned or role.integer or role.scalar) and array.dtype.kind not in "iub"
-        if data and array.size and np.isfinite(array).all():
+    found = {}
+    for name, role in trial.form.tensors.items():
+        array = trial.case.tensors[name]
+        if _is_data(role) and array.size and np.isfinite(array).all():
             numbers = array.astype(np.float64)
             if (numbers == np.rint(numbers)).all() and np.abs(numbers).max() < 2**53:
                 found[name] = numbers.astype(np.int64)
@@ -122,7 +121,17 @@ def _has_whole_data(trial: Trial) -> bool:
     return bool(_whole(trial))
 
 
-@clause(enough=8, requires=(_has_whole_data, works, conforms))
+def _is_data(role: Role) -> bool:
+    """Return whether a tensor holds real numbers that are not learned, such as counts."""
+    learned = role.learned and role.differentiable
+    return not (learned or role.integer or role.scalar)
+
+
+def _has_data(loss: Loss, surface: Surface) -> bool:
+    return any(_is_data(role) for form in loss.forms for role in form.tensors.values())
+
+
+@clause(_has_data, enough=8, requires=(_has_whole_data, works, conforms))
 def integer_data(trial: Trial) -> Judgement:
     """With counts or labels in int64, the call raises, or the value and the gradients are right."""
     case, judged = trial.case, False
@@ -134,7 +143,7 @@ def integer_data(trial: Trial) -> Judgement:
             _right(trial, outcome, trial.expected, f"with {name} in int64", other)
             judged = True
     if not judged:
-        raise NotJudged(Excuse.NOT_SUPPORTED, "it does not take whole numbers in int64")
+        raise Unsupported("it does not take whole numbers in int64")
     return True
 
 

@@ -12,7 +12,7 @@ import torch
 
 from lossspec.clauses import Judgement, clause, stateless
 from lossspec.clauses.precondition import conforms, precondition, raises_nothing, works
-from lossspec.clauses.trial import Deviation, NotJudged, Trial, failed
+from lossspec.clauses.trial import Deviation, Trial, Unsupported, failed
 from lossspec.excuse import Excuse
 from lossspec.execution.call import Call, arguments, ready
 from lossspec.execution.global_state import Changed, preserved
@@ -151,7 +151,7 @@ def inference_tensors(trial: Trial) -> Judgement:
     outcome = _performed(trial, tensors)
     if outcome.error is not None and "nference" in str(outcome.error):
         # torch documents that autograd cannot save an inference tensor.
-        raise NotJudged(Excuse.NOT_SUPPORTED, "autograd cannot save an inference tensor")
+        raise Unsupported("autograd cannot save an inference tensor")
     if outcome.error is not None:
         raise failed("the call with inference tensors", outcome.error, "a tensor")
     return _judge_outcome(trial, outcome, "with inference tensors")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 
 from lossspec.cases.axes import part_along
-from lossspec.clauses import Judgement, clause, independent, of_elements
+from lossspec.clauses import Judgement, clause, independent
 from lossspec.clauses.precondition import (
     Precondition,
     has_axes,
@@ -33,7 +33,7 @@ from lossspec.excuse import Excuse
 from lossspec.execution.outcome import perform
 from lossspec.execution.torch_private import set_deterministic
 from lossspec.oracle.bounds import Bounded, roundings
-from lossspec.spec.loss import Loss
+from lossspec.spec.loss import Loss, SizeRule
 from lossspec.spec.roles import Surface
 from lossspec.thresholds import (
     MEAN_OF_MANY_COPIES,
@@ -193,7 +193,17 @@ def _nothing_counts(trial: Trial) -> bool:
 
 
 def _may_be_nothing(loss: Loss, surface: Surface) -> bool:
-    return loss.ignores or of_elements(loss, surface)
+    return loss.ignores or any(
+        _may_be_0(form.sizes.get(axis))
+        for form in loss.forms
+        for contract in form.contracts
+        for axis in contract.result
+    )
+
+
+def _may_be_0(rule: Sequence[int] | SizeRule | None) -> bool:
+    """Return whether the sizes of an axis include 0, which they do without a rule."""
+    return rule is None or callable(rule) or 0 in rule
 
 
 @clause(_may_be_nothing, enough=40, empty=True, requires=[_nothing_counts])
