@@ -278,7 +278,6 @@ def _shows_means_of_blocks(trial: Trial) -> bool:
     _reduces_rows,
     enough=3,
     requires=[
-        _first_contract,
         takes_reduction("mean"),
         several_along_first_axis,
         separable,
