@@ -266,10 +266,10 @@ def _shows_means_of_blocks(trial: Trial) -> bool:
         return False
     place, rows = trial.case.shape.result.index(axis), _sorted_rows(trial)
     expected = _of_many(trial, part_along(trial.loss, trial.case, axis, rows), rows, place)
-    ways = [False, True] if trial.form.ignores else [False]
+    ways = [(size, False) for size in AVERAGED] + [(AVERAGED[0], True)] * trial.form.ignores
     with np.errstate(all="ignore"):
         want = _summed_serially(expected, "mean")
-        wrong = [_average_of_blocks(expected, place, n, by) for n in AVERAGED for by in ways]
+        wrong = [_average_of_blocks(expected, place, size, by_rows) for size, by_rows in ways]
         shows = [bool(np.isfinite(got) and (want.error(got) > 1).all()) for got in wrong]
     return want.informative and all(shows)
 
