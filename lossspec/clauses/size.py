@@ -297,7 +297,7 @@ def uneven_rows(trial: Trial) -> Judgement:
 @lru_cache(maxsize=4)
 def _plain_rows(loss: Loss) -> SolvedCase:
     """Return a default call of a few rows, half of which are ignored if the form allows it."""
-    sizes = axes(loss, Size("", 24, 3, None, "")) | {batch_axis(loss): 6}
+    sizes = axes(loss, Size("", 24, 3, None, "")) | {batch_axis(loss): 12}
     dtype = "float32" if "float32" in loss.dtypes else loss.dtypes[0]
     case = workload(loss, sizes, dtype, UNEVEN_ROWS)
     tensors = dict(case.tensors)
