@@ -26,6 +26,7 @@ OF_INDEPENDENT_ROWS = {
     "memory-in-proportion",
     "nan-spreads",
     "sum-of-many",
+    "uneven-rows",
 }
 RELATIONS = ["whole-batch-permutation", "whole-batch-repetition"]
 JUDGED = ["value", "gradient", "sum-of-none", "mean-divisor", "nothing-left", RELATIONS[0]]

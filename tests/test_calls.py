@@ -243,3 +243,80 @@ def test_threads_restore_the_trace_function_and_the_switch_interval():
     before = sys.gettrace(), sys.getswitchinterval()
     assert reasons("huber_loss", F.huber_loss, "threads") == {}
     assert (sys.gettrace(), sys.getswitchinterval()) == before
+
+
+# === several live results =================================================================
+
+
+class FromARing(torch.autograd.Function):
+    """The absolute error, whose gradient waits in one of four buffers that take turns."""
+
+    @staticmethod
+    def forward(ctx, input, target, rings):
+        difference = input - target
+        ring = rings.setdefault((input.shape, input.dtype), [])
+        ctx.sign = ring.pop(0) if len(ring) == 4 else torch.empty_like(difference)
+        ring.append(ctx.sign)
+        torch.sign(difference, out=ctx.sign)
+        return difference.abs()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * ctx.sign, -grad * ctx.sign, None
+
+
+def reduced(losses, reduction):
+    return losses if reduction == "none" else getattr(losses, reduction)()
+
+
+def test_a_ring_of_buffers_is_found_by_several_later_calls():
+    rings = {}
+
+    def loss(input, target, weight=None, reduction="mean"):
+        if weight is not None or input.shape != target.shape:
+            return F.l1_loss(input, target, weight=weight, reduction=reduction)
+        return reduced(FromARing.apply(input, target, rings), reduction)
+
+    found = reasons("l1_loss", loss, "live-results", "plain-live-results", "value", "gradient")
+    assert "plain-live-results" in found
+    assert not {"value", "gradient"} & {*found}
+
+
+def test_scratch_memory_of_calls_without_options_is_found():
+    scratch = {}
+
+    def loss(input, target, weight=None, reduction="mean"):
+        value = F.binary_cross_entropy(input, target, weight, reduction=reduction)
+        if value.requires_grad or weight is not None or reduction != "none":
+            return value
+        kept = scratch.setdefault((value.shape, value.dtype), torch.empty_like(value))
+        return kept.copy_(value)
+
+    found = reasons("binary_cross_entropy", loss, "plain-live-results", "value")
+    what = "the first result after 4 calls with other numbers"
+    assert [*found] == ["plain-live-results"]
+    assert found["plain-live-results"].startswith(what)
+
+
+def test_a_value_that_is_kept_by_address_under_a_switch_is_found():
+    kept = {}
+
+    def loss(input, target, var, full=False, **options):
+        if not full or not torch.is_tensor(var) or var.requires_grad:
+            return F.gaussian_nll_loss(input, target, var, full=full, **options)
+        key = var.data_ptr(), var.shape, var.dtype
+        if key not in kept:
+            kept.clear()
+            kept[key] = var.clone()
+        return F.gaussian_nll_loss(input, target, kept[key], full=full, **options)
+
+    found = reasons("gaussian_nll_loss", loss, "live-results")
+    what = "the value of a call with other numbers in the same tensors"
+    assert found["live-results"].startswith(what)
+
+
+@pytest.mark.parametrize("loss", ["ctc_loss", "nll_loss", "triplet_margin_loss", "mse_loss"])
+def test_torch_conforms_with_several_live_results(loss):
+    names = ["live-results", "plain-live-results"]
+    cells = lossspec.check(loss, getattr(F, loss), profile="quick", clauses=names)
+    assert {str(cell.verdict) for cell in cells} == {"conforms"}

@@ -64,3 +64,45 @@ def test_a_swapped_tensor_keeps_its_numbers():
     assert torch.equal(moved, plain)
     assert moved.stride() == (4, 8, 1)
     assert laid_out(plain[0, 0], "swapped").is_contiguous()
+
+
+class OneNumberForEven(torch.autograd.Function):
+    """Pass a gradient on; one whose stride along an axis is 0 is taken for one number."""
+
+    @staticmethod
+    def forward(ctx, value, axis):
+        ctx.axis = axis
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        if grad.ndim and grad.numel() and grad.stride(ctx.axis) == 0:
+            grad = grad.flatten()[0].expand(grad.shape)
+        return grad, None
+
+
+@pytest.mark.parametrize(("axis", "where"), [(-1, "last"), (0, "first")])
+def test_a_cotangent_taken_for_one_number_is_found(axis, where):
+    def loss(input, target, weight=None, label_smoothing=0.0, **options):
+        value = F.cross_entropy(input, target, weight, label_smoothing=label_smoothing, **options)
+        plain = weight is None and not label_smoothing
+        return OneNumberForEven.apply(value, axis) if plain else value
+
+    names = ["gradient", "expanded-cotangent"]
+    cells = lossspec.check("cross_entropy", loss, clauses=names, profile="quick")
+    found = {cell.clause: cell.reason for cell in cells if cell.verdict.fails}
+    assert [*found] == ["expanded-cotangent"]
+    assert f"for a cotangent expanded along the {where} axis" in found["expanded-cotangent"]
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "kl_div", "gaussian_nll_loss"])
+def test_torch_conforms_for_an_expanded_cotangent(loss):
+    cells = lossspec.check(loss, getattr(F, loss), clauses=["expanded-cotangent"], profile="quick")
+    assert [cell.verdict for cell in cells] == [Verdict.CONFORMS]
+
+
+def test_even_numbers_are_expanded_along_their_axis():
+    numbers = torch.tensor([[1.0, 1.0, 1.0], [2.0, 2.0, 2.0]])
+    assert laid_out(numbers, "even").stride() == (3, 0)
+    assert laid_out(numbers.t().contiguous(), "even").stride() == (0, 1)
+    assert torch.equal(laid_out(numbers, "even"), numbers)

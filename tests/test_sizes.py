@@ -7,7 +7,13 @@ import torch
 import lossspec
 from lossspec.audit import audit
 from lossspec.clauses import clauses
-from lossspec.clauses.size import BESIDE_BLOCKS, _of_classes
+from lossspec.clauses.size import (
+    BESIDE_BLOCKS,
+    UNEVEN_ROWS,
+    _of_classes,
+    _plain_rows,
+    _sorted_rows,
+)
 from lossspec.clauses.trial import Deviation, Trial
 from lossspec.execution.implementation import LossUnderTest
 from lossspec.judging.profiles import Profile
@@ -17,7 +23,7 @@ from lossspec.spec.catalogue import find
 from tests.defects.catalogue import defects
 
 F = torch.nn.functional
-SIZES = ("block-of-rows", "block-of-classes", "many-classes", "sum-of-many")
+SIZES = ("block-of-rows", "block-of-classes", "many-classes", "sum-of-many", "uneven-rows")
 
 
 def verdicts(loss, target, *names, profile="quick"):
@@ -71,6 +77,52 @@ def writes_to_large_inputs(input, target, reduction="mean"):
 def test_a_large_input_that_is_written_to_is_found():
     found = verdicts("soft_margin_loss", writes_to_large_inputs, "block-of-rows")
     assert found == {"block-of-rows": "deviates"}
+
+
+def mean_of_means(input, target, margin=1.0, reduction="mean"):
+    """Return the loss; from 1000 rows on, `mean` averages the means of blocks of 1000 rows."""
+
+    def own(x, y, reduction=reduction):
+        return F.hinge_embedding_loss(x, y, margin=margin, reduction=reduction)
+
+    if reduction != "mean" or input.shape != target.shape or input.shape[:1].numel() < 1000:
+        return own(input, target)
+    blocks = zip(input.split(1000), target.split(1000), strict=True)
+    return torch.stack([own(*block) for block in blocks]).mean()
+
+
+def weighted_by_rows(input, target, weight=None, ignore_index=-100, reduction="mean"):
+    """Return the loss; above 512 rows, blocks count by their rows, ignored ones included."""
+
+    def own(x, t, reduction):
+        return F.nll_loss(x, t, weight, ignore_index=ignore_index, reduction=reduction)
+
+    if reduction != "mean" or input.ndim != 2 or len(input) <= 512:
+        return own(input, target, reduction)
+    total = 0.0
+    for x, t in zip(input.split(512), target.split(512), strict=True):
+        given = torch.ones_like(x[0]) if weight is None else weight
+        count = torch.where(t == ignore_index, 0, given[t.clamp(0, x.shape[1] - 1).long()]).sum()
+        total = total + own(x, t, "sum") / count.clamp_min(1e-30) * (len(x) / len(input))
+    return total
+
+
+@pytest.mark.parametrize(
+    ("loss", "wrong"),
+    [("hinge_embedding_loss", mean_of_means), ("nll_loss", weighted_by_rows)],
+)
+def test_an_average_of_means_of_blocks_is_found(loss, wrong):
+    found = verdicts(loss, wrong, "uneven-rows", "block-of-rows")
+    assert found == {"uneven-rows": "deviates", "block-of-rows": "conforms"}
+
+
+def test_the_last_rows_of_a_long_batch_count_most():
+    solved = _plain_rows(find("nll_loss"))
+    trial = Trial(LossUnderTest("torch", find("nll_loss"), "function", F.nll_loss), solved)
+    counted = solved.expected.counted[_sorted_rows(trial)]
+    assert counted.size == UNEVEN_ROWS
+    assert not counted[: UNEVEN_ROWS // 2].any()
+    assert counted[-UNEVEN_ROWS // 3 :].all()
 
 
 def shared_gradient_low(input, target, var, full=False, eps=1e-6, reduction="mean"):

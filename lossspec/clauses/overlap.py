@@ -290,8 +290,8 @@ def _plain_cases(loss: Loss) -> tuple[Case, list[Case]]:
 
 @clause(enough=1, once=True, requires=[works])
 def plain_live_results(trial: Trial) -> Judgement:
-    """Of five default calls with different numbers, with and without gradients, the first keeps its
-    result and gets the right gradients, under any reduction."""
+    """After four more default calls with other numbers, the first keeps its result and gets the
+    right gradients, under any reduction, with and without gradients."""
     plain, others = _plain_cases(trial.loss)
     if not others:
         raise NotJudged(Excuse.NOT_ABOUT)
