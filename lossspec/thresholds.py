@@ -120,6 +120,10 @@ WIDEST_OF_16_BITS = 2**16
 #: budget in every dtype but float64.
 SUM_OF_MANY_ELEMENTS = 2**17
 
+#: `block-of-rows` and similar clauses: CPU seconds of a call, after which no more are made.
+#: Chosen: a loop over rows in Python takes about 0.1 ms for each.
+MANY_ROWS_SECONDS = 0.5
+
 #: `mean-of-many`: fewest elements. Derived: float16 cannot count beyond 65,504.
 MEAN_OF_MANY_ELEMENTS = 70_000
 #: `mean-of-many`: most numbers in all tensors. Chosen: larger calls are not made.

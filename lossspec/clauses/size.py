@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
+from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -25,7 +29,15 @@ from lossspec.clauses.precondition import (
     wants_gradients,
     works,
 )
-from lossspec.clauses.trial import Deviation, NotJudged, Trial, any_judged, failed, required
+from lossspec.clauses.trial import (
+    Deviation,
+    NotJudged,
+    Trial,
+    Unsupported,
+    any_judged,
+    failed,
+    required,
+)
 from lossspec.dtypes import precision
 from lossspec.excuse import Excuse
 from lossspec.execution.outcome import Outcome, perform
@@ -38,6 +50,7 @@ from lossspec.spec.roles import ClassIndex, Surface
 from lossspec.thresholds import (
     BLOCKS,
     LARGE_BATCH_ROOM,
+    MANY_ROWS_SECONDS,
     SLACK,
     SUM_OF_MANY_ELEMENTS,
     WIDEST_OF_16_BITS,
@@ -82,9 +95,24 @@ def _checked(trial: Trial, case: Case) -> Case:
     return case
 
 
+#: The implementations that take too long for calls with many rows, by the identity of each.
+_SLOW: WeakValueDictionary[int, Any] = WeakValueDictionary()
+
+
 def _performed(trial: Trial, case: Case, what: str) -> Outcome:
-    """Run a call; raise Deviation if it raises, or writes to one of its tensors."""
+    """Run a call.
+
+    Raises:
+        Deviation: The call raises, or writes to one of its tensors.
+        Unsupported: An earlier call with many rows took too long.
+    """
+    if id(trial.under_test.target) in _SLOW:
+        raise Unsupported("a call with thousands of rows takes too long")
+    start = time.process_time()
     outcome = perform(trial.under_test, case, trial.device)
+    if time.process_time() - start > MANY_ROWS_SECONDS:
+        with suppress(TypeError):  # some objects cannot be referred to weakly
+            _SLOW[id(trial.under_test.target)] = trial.under_test.target
     if outcome.error is not None:
         raise failed(f"a call with {what}", outcome.error, "a result")
     for name in outcome.touched():
@@ -340,7 +368,7 @@ def _free_classes(loss: Loss, surface: Surface) -> bool:
     return has_classes(loss) and free and not any(map(form.lists_classes, form.contracts))
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=4)
 def _of_classes(loss: Loss, classes: int) -> SolvedCase:
     """Return a default call of one row with a number of classes, and its right answer."""
     sizes = axes(loss, Size("", 1, 2, classes, ""))

@@ -242,9 +242,12 @@ class AnalyticGradient(Elementwise):
 
     def element(self, c: Elements) -> Tensor:
         x, y = together(c.x, c.y)
+        kept = copy.copy(c)
+        if c.pos_weight is not None:  # backward needs it as it is now
+            kept.pos_weight = c.pos_weight.detach().clone()
 
         def at(x: Tensor, y: Tensor) -> Elements:
-            part = copy.copy(c)
+            part = copy.copy(kept)
             part.x, part.y = x, y
             return part
 
