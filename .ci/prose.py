@@ -24,6 +24,8 @@ from proselint.registry.checks import Check, CheckResult, types
 from proselint.tools import LintFile
 
 ROOT = Path(__file__).resolve().parents[1]
+#: Folders of generated code, and of code that is kept as others wrote it.
+FOREIGN = {"__pycache__", "blind"}
 GLOSSARY = ROOT / "docs" / "glossary.md"
 CHECKED = (
     "README.md",
@@ -81,7 +83,7 @@ def files(names: list[str]) -> Iterator[Path]:
     for path in map(Path, names):
         if path.is_dir():
             inside = (p for p in path.rglob("*") if p.suffix in (".md", ".py", ".toml"))
-            yield from sorted(p for p in inside if "__pycache__" not in p.parts)
+            yield from sorted(p for p in inside if not FOREIGN & set(p.parts))
         else:
             yield path
 
