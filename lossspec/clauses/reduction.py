@@ -19,6 +19,7 @@ from lossspec.clauses.precondition import (
     some_counted,
     takes_reduction,
 )
+from lossspec.clauses.room import require_room
 from lossspec.clauses.trial import (
     Deviation,
     NotJudged,
@@ -300,6 +301,7 @@ def mean_of_many(trial: Trial) -> Judgement:
     many = part_along(loss, case, axis, np.arange(size * copies) % size)
     if not trial.allows(many):
         raise NotJudged(Excuse.NOT_ABOUT)
+    require_room(trial, axis, size * copies)
     many = many.with_(reduction="mean", requires_grad=(), layouts={})
     got = required(trial.number(perform(trial.under_test, many, trial.device)))
     if got.shape != ():

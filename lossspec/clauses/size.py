@@ -29,6 +29,7 @@ from lossspec.clauses.precondition import (
     wants_gradients,
     works,
 )
+from lossspec.clauses.room import require_room
 from lossspec.clauses.trial import (
     Deviation,
     NotJudged,
@@ -78,8 +79,7 @@ def _unreduced_results(trial: Trial) -> bool:
 
 def _rows(trial: Trial, count: int) -> tuple[str, np.ndarray, Case]:
     """Return the first axis, the rows that a longer one repeats, and the call with them."""
-    axis = first_axis(trial)
-    assert axis is not None
+    axis = _axis_of(trial)
     rows = np.arange(count) % trial.case.axis_sizes(trial.loss)[axis]
     case = part_along(trial.loss, trial.case, axis, rows).with_(layouts={})
     return axis, rows, _checked(trial, case)
@@ -93,6 +93,13 @@ def _checked(trial: Trial, case: Case) -> Case:
     if not trial.allows(case):
         raise NotJudged(Excuse.NOT_ABOUT)
     return case
+
+
+def _axis_of(trial: Trial) -> str:
+    """Return the first axis of a trial that has one."""
+    axis = first_axis(trial)
+    assert axis is not None
+    return axis
 
 
 #: The implementations that take too long for calls with many rows, by the identity of each.
@@ -151,6 +158,7 @@ def _first_contract(trial: Trial) -> bool:
 def block_of_rows(trial: Trial) -> Judgement:
     """With 31 to 4097 rows (powers of two and their neighbours), each row has the same loss and
     gradient as in a small batch, and no input changes."""
+    require_room(trial, _axis_of(trial), BESIDE_BLOCKS[-1])
     judged = [_of_rows(trial, count) for count in BESIDE_BLOCKS]
     return all(judged)
 
@@ -343,8 +351,8 @@ def _uneven(trial: Trial) -> bool:
         raise NotJudged(Excuse.CALL_FAILS)
     if not _shows_means_of_blocks.holds(trial):
         raise NotJudged(Excuse.TOO_UNCERTAIN)
-    axis, order = first_axis(trial), _sorted_rows(trial)
-    assert axis is not None
+    axis, order = _axis_of(trial), _sorted_rows(trial)
+    require_room(trial, axis, len(order))
     many = _checked(trial, part_along(trial.loss, trial.case, axis, order).with_(layouts={}))
     place = trial.case.shape.result.index(axis)
     right = _of_many(trial, many, order, place)
@@ -475,6 +483,7 @@ def sum_of_many(trial: Trial) -> Judgement:
     copies = SUM_OF_MANY_ELEMENTS // size + 1
     axis = first_axis(trial)
     assert axis is not None
+    require_room(trial, axis, copies * trial.case.axis_sizes(trial.loss)[axis])
     axis, rows, many = _rows(trial, copies * trial.case.axis_sizes(trial.loss)[axis])
     judged = [_sum_of_copies(trial, many, copies, name, axis, rows) for name in ("sum", "mean")]
     return any(judged)
