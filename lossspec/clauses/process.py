@@ -53,7 +53,7 @@ _FLOAT64 = "the default dtype float64"
 _SWITCHES: Mapping[str, Callable[[], object]] = {
     # Warn only: torch documents that some losses raise on accelerators.
     DETERMINISM: partial(set_deterministic, True, warn_only=True),
-    "the default dtype float64": lambda: torch.set_default_dtype(torch.float64),
+    _FLOAT64: lambda: torch.set_default_dtype(torch.float64),
     # Without the search for nan, for which torch documents an error.
     "anomaly detection": lambda: torch.set_anomaly_enabled(True, False),
 }
