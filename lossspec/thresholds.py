@@ -109,6 +109,9 @@ LARGE_BATCH_PARTS = (64, 16, 4, 1)
 #: `large-batch`: CPU seconds of a trial, above which no larger one is made.
 #: Chosen: the clause is then reported as unsupported.
 LARGE_BATCH_SECONDS = 2.0
+#: `large-batch`: the bytes of all tensors that the call may make, as a small batch foretells.
+#: Chosen: a hundred float64 tensors of the size of the batch, five times over.
+LARGE_BATCH_BYTES = 2**32
 
 #: `block-of-rows` and similar clauses: how many rows or classes a kernel takes at once.
 #: Chosen: the powers of two that GPU and vector kernels use; a right loss has no such limit.

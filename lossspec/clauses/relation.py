@@ -23,6 +23,7 @@ from lossspec.clauses.precondition import (
     takes_reduction,
     works,
 )
+from lossspec.clauses.room import require_room
 from lossspec.clauses.trial import (
     Deviation,
     NotJudged,
@@ -43,6 +44,7 @@ from lossspec.spec.loss import Form, Loss, Symmetry
 from lossspec.spec.roles import ClassIndex, Distribution, Surface, Weight
 from lossspec.spec.shapes import Shape
 from lossspec.thresholds import (
+    LARGE_BATCH_BYTES,
     LARGE_BATCH_NUMBERS,
     LARGE_BATCH_PARTS,
     LARGE_BATCH_ROOM,
@@ -783,7 +785,12 @@ def large_batch(trial: Trial) -> Judgement:
 
 
 def _of_many(trial: Trial, axis: str, rows: np.ndarray) -> Outcome:
-    """Run a call with many rows, after ever larger parts; raise Unsupported if a part is slow."""
+    """Run a call with many rows, after ever larger parts.
+
+    Raises:
+        Unsupported: A part is slow, or the call would take too much memory.
+    """
+    require_room(trial, axis, len(rows), LARGE_BATCH_BYTES)
     for part in LARGE_BATCH_PARTS:  # time or memory may grow with the square of the rows
         some = part_along(trial.loss, trial.case, axis, rows[: len(rows) // part])
         start = time.process_time()  # wall time would count other processes

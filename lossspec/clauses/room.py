@@ -13,16 +13,17 @@ from lossspec.execution.outcome import perform
 from lossspec.thresholds import MANY_ROWS_BYTES, PROBED_ROWS
 
 
-def require_room(trial: Trial, axis: str, count: int) -> None:
+def require_room(trial: Trial, axis: str, count: int, limit: int = MANY_ROWS_BYTES) -> None:
     """Check that calls with many rows need little memory, which a loss of all pairs exceeds.
 
     Args:
         trial: The trial whose rows are repeated.
         axis: The axis of the rows.
         count: The number of rows of the longest call.
+        limit: The most bytes of all tensors that the call makes.
 
     Raises:
-        Unsupported: The call would take more than `MANY_ROWS_BYTES`.
+        Unsupported: The call would take more.
     """
     if count <= PROBED_ROWS:
         return
@@ -31,7 +32,7 @@ def require_room(trial: Trial, axis: str, count: int) -> None:
         return  # torch does not show the memory of another library
     growth = max(1.0, math.log2(whole / half))
     expected = whole * (count / PROBED_ROWS) ** growth
-    if expected > MANY_ROWS_BYTES:
+    if expected > limit:
         raise Unsupported(f"a call with {count} rows takes about {expected / 2**30:.1f} GiB")
 
 
