@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -25,15 +26,37 @@ def require_room(trial: Trial, axis: str, count: int, limit: int = MANY_ROWS_BYT
     Raises:
         Unsupported: The call would take more.
     """
-    if count <= PROBED_ROWS:
+    require_memory(lambda rows: _made_by(trial, axis, rows), PROBED_ROWS, count, "rows", limit)
+
+
+def require_memory(
+    weigh: Callable[[int], int | None],
+    probed: int,
+    count: int,
+    what: str,
+    limit: int = MANY_ROWS_BYTES,
+) -> None:
+    """Check that a long call needs little memory, by a call of a given length and of half of it.
+
+    Args:
+        weigh: A function that returns the bytes that a call of a length makes; None if unknown.
+        probed: The length of the call that is weighed.
+        count: The length of the longest call.
+        what: The word for what is counted, for the report.
+        limit: The most bytes of all tensors that the longest call makes.
+
+    Raises:
+        Unsupported: The longest call would take more.
+    """
+    if count <= probed:
         return
-    half, whole = _made_by(trial, axis, PROBED_ROWS // 2), _made_by(trial, axis, PROBED_ROWS)
+    half, whole = weigh(probed // 2), weigh(probed)
     if not half or not whole:
         return  # torch does not show the memory of another library
     growth = max(1.0, math.log2(whole / half))
-    expected = whole * (count / PROBED_ROWS) ** growth
+    expected = whole * (count / probed) ** growth
     if expected > limit:
-        raise Unsupported(f"a call with {count} rows takes about {expected / 2**30:.1f} GiB")
+        raise Unsupported(f"a call with {count} {what} takes about {expected / 2**30:.1f} GiB")
 
 
 def _made_by(trial: Trial, axis: str, count: int) -> int | None:

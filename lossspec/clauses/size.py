@@ -29,7 +29,7 @@ from lossspec.clauses.precondition import (
     wants_gradients,
     works,
 )
-from lossspec.clauses.room import require_room
+from lossspec.clauses.room import require_memory, require_room
 from lossspec.clauses.trial import (
     Deviation,
     NotJudged,
@@ -41,6 +41,7 @@ from lossspec.clauses.trial import (
 )
 from lossspec.dtypes import precision
 from lossspec.excuse import Excuse
+from lossspec.execution.memory import made
 from lossspec.execution.outcome import Outcome, perform
 from lossspec.execution.tensors import first_numbers, to_extended
 from lossspec.oracle.bounds import Bounded, roundings
@@ -433,7 +434,16 @@ def block_of_classes(trial: Trial) -> Judgement:
 def many_classes(trial: Trial) -> Judgement:
     """With 31 to 4097 classes (powers of two and their neighbours) and with more than 65,536, value
     and gradients of a default call are right."""
-    return _judged_classes(trial, (*BESIDE_BLOCKS, WIDEST_OF_16_BITS + 64))
+    judged = _judged_classes(trial, BESIDE_BLOCKS)
+    most = WIDEST_OF_16_BITS + 64
+    require_memory(lambda count: _made_by_classes(trial, count), BLOCKS[-2], most, "classes")
+    return _judged_classes(trial, (most,)) or judged
+
+
+def _made_by_classes(trial: Trial, count: int) -> int | None:
+    """Return the bytes of all tensors that a default call with a number of classes makes."""
+    case = _of_classes(trial.loss, count).case
+    return made(lambda: perform(trial.under_test, case, trial.device))
 
 
 @precondition(Excuse.TOO_EXPENSIVE)
