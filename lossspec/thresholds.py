@@ -126,9 +126,11 @@ SUM_OF_MANY_ELEMENTS = 2**17
 #: `block-of-rows` and similar clauses: CPU seconds of a call, after which no more are made.
 #: Chosen: a loop over rows in Python takes about 0.1 ms for each.
 MANY_ROWS_SECONDS = 0.5
-#: The same: the number of rows of a call that is measured first, and the bytes of all tensors that
-#: a longer call may make. Chosen: a loss in proportion to its inputs makes a hundredth of them.
+#: The same: the number of rows of a call whose memory is measured first. Chosen: all pairs of so
+#: few rows take little memory.
 PROBED_ROWS = 128
+#: The same: the bytes of all tensors that a longer call may make.
+#: Chosen: a loss in proportion to its inputs makes a hundredth of them.
 MANY_ROWS_BYTES = 2**30
 
 #: `mean-of-many`: fewest elements. Derived: float16 cannot count beyond 65,504.

@@ -191,7 +191,7 @@ def resolves(dotted):
 
 @named
 def test_every_option_that_is_named_exists(path):
-    known = {"--check"}  # of `python -m tests.defects record`
+    known = {"--check", "--write"}  # of `python -m tests.defects record`
     known |= {f"--hypothesis-{name}" for name in ("seed", "profile", "show-statistics")}
     known |= {"--pyargs", "--noconftest", "--group", "--tx"}  # of pytest, pip and pytest-xdist
     known |= {"--benchmark-columns", "--benchmark-sort", "--benchmark-json"}  # of pytest-benchmark

@@ -638,7 +638,7 @@ LOSSES = {
         lambda input, target: maths.total(in_order(input) * maths.cumulative_sum(in_order(target))),
         ROWS,
         lambda x, t: (
-            x.gather(-1, x.argsort(-1))
+            x.gather(-1, torch.argsort(x, dim=-1, stable=True))
             * t.gather(-1, torch.argsort(t, dim=-1, stable=True)).cumsum(-1)
         ).sum(-1),
         lambda x, t: (x.sort(-1).values * t.cumsum(-1)).sum(-1),

@@ -23,8 +23,9 @@ from lossspec.execution.tensors import dtype_of, to_extended, torch_dtype
 from lossspec.implementations.counterpart import torch_counterpart
 from lossspec.oracle.expected import Expected
 from lossspec.oracle.solver import SolvedCase
+from lossspec.spec.constrained import Constrained
 from lossspec.spec.loss import Loss
-from lossspec.spec.roles import Role, Surface
+from lossspec.spec.roles import Distribution, Role, Surface
 
 #: A wider dtype for each dtype: it holds every number of the narrower one.
 WIDER = {"float16": "float32", "bfloat16": "float32", "float32": "float64"}
@@ -104,27 +105,28 @@ def mixed_dtypes(trial: Trial) -> Judgement:
 
 
 def _whole(trial: Trial) -> dict[str, np.ndarray]:
-    """Return the data of a call that are whole numbers, in int64."""
+    """Return the data of a call, rounded to whole numbers, where their roles allow these."""
     found = {}
     for name, role in trial.form.tensors.items():
         array = trial.case.tensors[name]
         if _is_data(role) and array.size and np.isfinite(array).all():
-            numbers = array.astype(np.float64)
-            if (numbers == np.rint(numbers)).all() and np.abs(numbers).max() < 2**53:
-                found[name] = numbers.astype(np.int64)
+            numbers = np.rint(array.astype(np.float64))
+            if role.contains(numbers).all() and np.abs(numbers).max() < 2**53:
+                found[name] = numbers
     return found
 
 
 @precondition()
 def _has_whole_data(trial: Trial) -> bool:
-    """The numbers of a tensor of data, such as counts or labels, are all whole."""
+    """A tensor of data, such as counts or labels, may hold whole numbers."""
     return bool(_whole(trial))
 
 
 def _is_data(role: Role) -> bool:
     """Return whether a tensor holds real numbers that are not learned, such as counts."""
     learned = role.learned and role.differentiable
-    return not (learned or role.integer or role.scalar)
+    free = not isinstance(role, Constrained | Distribution)
+    return free and not (learned or role.integer or role.scalar)
 
 
 def _has_data(loss: Loss, surface: Surface) -> bool:
@@ -136,11 +138,18 @@ def integer_data(trial: Trial) -> Judgement:
     """With counts or labels in int64, the call raises, or the value and the gradients are right."""
     case, judged = trial.case, False
     for name, whole in _whole(trial).items():
+        numbers = case.tensors[name]
         wants = tuple(each for each in case.requires_grad if each != name)
-        other = case.with_(tensors={**case.tensors, name: whole}, requires_grad=wants)
-        outcome = perform(trial.under_test, other, trial.device)
+        rounded = case.with_(
+            tensors={**case.tensors, name: whole.astype(numbers.dtype)}, requires_grad=wants
+        )
+        given = rounded.with_(tensors={**case.tensors, name: whole.astype(np.int64)})
+        if not trial.allows(rounded) or not (rounded.tensors[name] == whole).all():
+            continue
+        outcome = perform(trial.under_test, given, trial.device)
         if outcome.error is None:
-            _right(trial, outcome, trial.expected, f"with {name} in int64", other)
+            solved = trial.solved.changed(rounded)
+            _right(trial, outcome, solved.expected, f"with {name} in int64", given)
             judged = True
     if not judged:
         raise Unsupported("it does not take whole numbers in int64")

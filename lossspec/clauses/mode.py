@@ -252,6 +252,11 @@ class _Batch:
                 values = torch.vmap(loss, in_dims=(dict(self.axes),))(given)
         except Exception as error:
             raise raised(trial, Ability.VMAP, error, "torch.vmap") from None
+        shape = list(values.shape) if isinstance(values, torch.Tensor) else type(values).__name__
+        wanted = [len(self.calls), *trial.outcome.value.shape]
+        if shape != wanted:
+            what = f"the shape of the value under torch.vmap{self._way}"
+            raise Deviation(what, shape, wanted, check=None)
         what = f"the value under torch.vmap{self._way}"
         judged = [
             trial.agree(to_extended(value), call.expected.value(case.reduction), what, of=None)

@@ -200,9 +200,8 @@ def moved_to_dtype(trial: Trial) -> Judgement:
     if other is torch.float64:  # only widening and narrowing again is exact
         _same(trial, module.to(other).to(given[0].dtype), given, "the value after .to and back")
     if not _constructed_with(trial):
-        lower = module.to(torch.bfloat16).to(given[0].dtype)
+        lower = _made(trial)[0].to(torch.bfloat16).to(given[0].dtype)
         _same(trial, lower, given, "the value after .to(torch.bfloat16) and back")
-        module, _ = _made(trial)
     module.to(other)
     moved = [
         x.to(other) if isinstance(x, torch.Tensor) and x.is_floating_point() else x for x in given
