@@ -134,7 +134,7 @@ def _has_data(loss: Loss, surface: Surface) -> bool:
 
 
 # In float32 only, since torch computes logarithms of integers in its default dtype.
-@clause(_has_data, enough=12, requires=(_of_float32, _has_whole_data, works, conforms))
+@clause(_has_data, enough=40, requires=(_of_float32, _has_whole_data, works, conforms))
 def integer_data(trial: Trial) -> Judgement:
     """With counts or labels in int64 beside float32, the call raises, or the value and the
     gradients are right."""
