@@ -113,7 +113,9 @@ def _of_all_sizes(trial: Trial) -> Iterator[Case]:
     scales = [size / largest for size in SECOND_ORDER_SIZES if 0 < size < largest < np.inf]
     for factor in (1.0, *(2.0 ** np.floor(np.log2(float(scale))) for scale in scales)):
         scaled = {n: np.asarray(case.tensors[n] * factor, case.tensors[n].dtype) for n in free}
-        smaller = case if factor == 1 else case.with_(tensors={**case.tensors, **scaled})
+        smaller = case
+        if factor != 1:  # `settle` may have a rule about small numbers, such as short vectors
+            smaller = case.with_(tensors={**case.tensors, **scaled}).settled(trial.loss)
         if _moderate(trial, smaller) and trial.allows(smaller):
             yield smaller
 
