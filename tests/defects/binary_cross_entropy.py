@@ -92,13 +92,6 @@ class InputUnchecked(BCE):
         super().check_range(*tensors[1:])
 
 
-class TargetUnchecked(BCE):
-    """A target below 0 or above 1 is accepted instead of raising."""
-
-    def check_range(self, *tensors: Tensor) -> None:
-        super().check_range(*tensors[:1])
-
-
 class TargetGradientRaises(BCE):
     """A target that requires a gradient raises."""
 
@@ -202,12 +195,6 @@ WRONG = (
     ),
     wrong(
         BCE, InputUnchecked, source="ERR-09, pytorch/pytorch#51866", needs="an input outside [0, 1]"
-    ),
-    wrong(
-        BCE,
-        TargetUnchecked,
-        source="CMP-01, pytorch/pytorch#193757",
-        needs="a target outside [0, 1]",
     ),
     wrong(
         BCE,

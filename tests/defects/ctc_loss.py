@@ -173,20 +173,6 @@ class NegativeLengthIsZero(CTC):
         super().check_lengths(lp, targets, frames.clamp(min=0), lengths)
 
 
-class LengthsMayAddUpToLess(CTC):
-    """Concatenated targets may be longer than the sum of the target lengths."""
-
-    def check_lengths(self, lp: Tensor, targets: Tensor, frames: Tensor, lengths: Tensor) -> None:
-        if targets.ndim == 1 and not (lengths < 0).any():
-            targets = targets[: int(lengths.sum())]
-        super().check_lengths(lp, targets, frames, lengths)
-
-    def padded(self, targets: Tensor, lengths: Tensor) -> Tensor:
-        return super().padded(
-            targets[: int(lengths.sum())] if targets.ndim == 1 else targets, lengths
-        )
-
-
 class EqualLabelsTouch(CTC):
     """No blank is required between two equal labels."""
 
@@ -267,12 +253,6 @@ WRONG = (
     ),
     wrong(
         CTC, NegativeLengthIsZero, source="CRS-01, pytorch/pytorch#51732", needs="a negative length"
-    ),
-    wrong(
-        CTC,
-        LengthsMayAddUpToLess,
-        source="CRS-03, pytorch/pytorch#15946",
-        needs="lengths that do not add up",
     ),
     wrong(
         CTC,

@@ -15,7 +15,6 @@ from tests.defects.composition import (
     InOwnDtype,
     Noisy,
     PartsInFloat64,
-    SizesUnchecked,
     UnknownReductionIsNone,
     UpstreamIgnored,
     ZeroWhenEmpty,
@@ -89,9 +88,6 @@ WRONG = (
     ),
     wrong(SoftMargin, FloatResult, source="DTY-08, pytorch/pytorch#176844", needs="not float32"),
     wrong(SoftMargin, Noisy, source="DET-01, pytorch/pytorch#17350", needs="a second call"),
-    wrong(
-        SoftMargin, SizesUnchecked, source="SHP-03, pytorch/pytorch#16045", needs="(N, 1) and (N)"
-    ),
     wrong(
         SoftMargin,
         "log-of-one-plus-exp",
