@@ -163,6 +163,8 @@ def _weigh(trial: Trial, case: Case, what: str, documented: float = 0.0) -> bool
         held, given = weighed(trial.under_test, case, trial.device, MEMORY_TIMES)
     except Exception as error:  # other clauses report the error
         raise Unsupported(f"its memory could not be measured ({foreign_error(error)})") from None
+    if not given:
+        raise NotJudged(Excuse.NOT_ABOUT)
     trial.worst = held / (MEMORY_TIMES * (given + documented))
     if trial.worst > 1:
         raise Deviation(
