@@ -59,9 +59,13 @@ def class_of_function(loss: Loss, called: Callable[..., Any]) -> type[torch.nn.M
         def __init__(self, reduction=loss.reductions[0], **options):
             super().__init__()
             self.reduction, self.options = reduction, options
+            for name, given in options.items():
+                if isinstance(given, torch.Tensor):
+                    self.register_buffer(name, given)
 
         def forward(self, *tensors):
-            return called(*tensors, reduction=self.reduction, **self.options)
+            options = {**self.options, **dict(self.named_buffers())}
+            return called(*tensors, reduction=self.reduction, **options)
 
     return Made
 
@@ -113,7 +117,7 @@ def test_a_function_made_from_a_torch_class_conforms():
         if clause_record.broken
     } == {}
     found = {
-        n: clause_record.found[1].what
+        n: clause_record.found.deviation.what
         for n, clause_record in clause_records.items()
         if clause_record.found
     }
@@ -193,7 +197,7 @@ def test_no_clause_fails_on_a_loss_of_unusual_shapes(loss, surface):
         if clause_record.broken
     } == {}
     found = {
-        n: clause_record.found[1].what
+        n: clause_record.found.deviation.what
         for n, clause_record in clause_records.items()
         if clause_record.found
     }
