@@ -171,14 +171,15 @@ def _inherited(trial: Trial) -> bool:
 
 def _right(trial: Trial, outcome: Outcome, expected: Expected, when: str, case: Case) -> None:
     """Raise Deviation if the call raised, or if its value or a gradient is wrong."""
+    got = trial.number(outcome)
+    if got is not None:
+        trial.agree(got, expected.value(case.reduction), f"the value {when}", case=case)
     if outcome.error is not None:
         raise failed(
             f"{outcome.phase} {when}", outcome.error, "a gradient", check="error is None", case=case
         )
-    got = trial.number(outcome)
     if got is None:
         return
-    trial.agree(got, expected.value(case.reduction), f"the value {when}", case=case)
     for name, want in expected.gradients().items():
         gradient = outcome.gradients.get(name)
         if gradient is not None:
