@@ -13,7 +13,14 @@ from lossspec.cases.case import Case
 from lossspec.clauses import Judgement, clause
 from lossspec.clauses.ability import lacking, raised
 from lossspec.clauses.precondition import conforms, precondition, uses_options, works
-from lossspec.clauses.trial import Deviation, NotJudged, Trial, Unsupported, failed
+from lossspec.clauses.trial import (
+    Deviation,
+    NotJudged,
+    Trial,
+    Unsupported,
+    any_judged,
+    failed,
+)
 from lossspec.dtypes import precision
 from lossspec.excuse import Excuse
 from lossspec.execution.declaration import Ability
@@ -138,23 +145,25 @@ def _has_data(loss: Loss, surface: Surface) -> bool:
 def integer_data(trial: Trial) -> Judgement:
     """With counts or labels in int64 beside float32, the call raises, or the value and the
     gradients are right."""
-    case, judged = trial.case, False
-    for name, whole in _whole(trial).items():
-        numbers = case.tensors[name]
-        wants = tuple(each for each in case.requires_grad if each != name)
-        rounded = case.with_(
-            tensors={**case.tensors, name: whole.astype(numbers.dtype)}, requires_grad=wants
-        )
-        given = rounded.with_(tensors={**case.tensors, name: whole.astype(np.int64)})
-        if not trial.allows(rounded) or not (rounded.tensors[name] == whole).all():
-            continue
-        outcome = perform(trial.under_test, given, trial.device)
-        if outcome.error is None:
-            solved = trial.solved.changed(rounded)
-            _right(trial, outcome, solved.expected, f"with {name} in int64", given)
-            judged = True
-    if not judged:
+    return any_judged(trial, lambda part: _with_integers(trial, *part), _whole(trial).items())
+
+
+def _with_integers(trial: Trial, name: str, whole: np.ndarray) -> bool:
+    """Judge a call that gets one of its tensors, rounded to whole numbers, in int64."""
+    case = trial.case
+    held = whole.astype(case.tensors[name].dtype)
+    rounded = case.with_(
+        tensors={**case.tensors, name: held},
+        requires_grad=tuple(each for each in case.requires_grad if each != name),
+    )
+    if not trial.allows(rounded) or not (held == whole).all():
+        raise NotJudged(Excuse.NOT_ABOUT)
+    given = rounded.with_(tensors={**case.tensors, name: whole.astype(np.int64)})
+    outcome = perform(trial.under_test, given, trial.device)
+    if outcome.error is not None:
         raise Unsupported("it does not take whole numbers in int64")
+    solved = trial.solved.changed(rounded)
+    _right(trial, outcome, solved.expected, f"with {name} in int64", given)
     return True
 
 
