@@ -191,7 +191,9 @@ class _Plain:
         """Return the wanted size, or the nearest one that the spec allows."""
         wanted = self.sizes.get(axis, options[0])
         rule = _form(self.loss).sizes.get(axis)
-        if rule is None or callable(rule) or isinstance(rule, AnySize):
+        # A rule of the spec may exclude sizes that no list of sizes names.
+        ruled = any(refusal.rule is not None for refusal in self.loss.refusals)
+        if rule is None or callable(rule) or (isinstance(rule, AnySize) and not ruled):
             return wanted
         return min(rule, key=lambda size: abs(size - wanted))
 
