@@ -196,8 +196,10 @@ class Expected:
         declared = self.whole.undivided(reduction)
         if declared is not None:
             exact = Extended(declared)
-            # Clause `nothing-left` judges a mean of no elements.
-            budget = Extended(0 if self.whole.counted.any() else np.inf)
+            # Clause `nothing-left` judges a mean of no elements. An element may overflow before it
+            # is multiplied by its weight of 0.
+            finite = bool(np.isfinite(self.budget).all())
+            budget = Extended(0 if self.whole.counted.any() and finite else np.inf)
         return self._bounded(exact, budget, why=_why_reduced(self, exact, budget, not usable))
 
     def divided(self, reduction: str) -> tuple[Any, Any, Any, Any]:
