@@ -135,7 +135,21 @@ class CurvatureWithoutBeta(SmoothL1):
         return losses
 
 
+class ReprRaises(torch.nn.SmoothL1Loss):
+    """Printing the module raises an error, since it reads an attribute that does not exist."""
+
+    def extra_repr(self) -> str:
+        return f"beta={self.threshold}"
+
+
 WRONG = (
+    wrong(
+        "smooth_l1_loss",
+        ReprRaises,
+        source="torchmd/torchmd-net#23",
+        needs="repr of a module",
+        surface="class",
+    ),
     wrong(
         SmoothL1,
         CurvatureWithoutBeta,
