@@ -11,6 +11,8 @@ from lossspec.spec_pages.blocks import Table
 from tests.defects.catalogue import RecreatedBug, defects
 from tests.defects.record import COMMAND, COSTLY, PROFILE, Record, audited
 
+#: How many clauses are named that find a defect.
+NAMED = 12
 #: The most labels of bugs in a cell of a table.
 LISTED = 6
 
@@ -100,5 +102,6 @@ def _missed(record: Record) -> Iterator[str]:
 
 def _defect_row(defect: RecreatedBug, cases: Mapping[str, int]) -> tuple[str, ...]:
     first = str(min(cases.values())) if cases else ""
-    by = ", ".join(f"`{name}`" for name in cases)
+    by = ", ".join(f"`{name}`" for name in [*cases][:NAMED])
+    by += f" and {len(cases) - NAMED} more" if len(cases) > NAMED else ""
     return (defect.loss, _says(defect), first, by)
