@@ -27,6 +27,7 @@ from lossspec.execution.timeout import STOPS
 from lossspec.oracle.bounds import Bounded
 from lossspec.oracle.expected import Expected
 from lossspec.oracle.solver import SolvedCase
+from lossspec.safe_text import one_line
 from lossspec.spec.constrained import Constrained
 from lossspec.spec.loss import Form, Loss
 from lossspec.spec.roles import ClassIndex
@@ -453,6 +454,7 @@ def failed(
     error = legible(raised)
     kind, text = type(error).__name__, str(error)[:200]
     if unimplemented(error):
+        text = one_line(text)
         told = f'{what} raised {kind}: "{text}"' if text else f"{what} raised {kind}"
         return Unsupported(told, Excuse.NOT_IMPLEMENTED)
     return Deviation(
