@@ -201,12 +201,25 @@ def _remarked(loss: Loss, case: Case) -> Iterator[Case]:
             )
 
 
+def _left_out(loss: Loss, case: Case) -> Iterator[Case]:
+    """Yield the case without the parameters that have their default value."""
+    form = loss.form(case.form)
+    defaults = {
+        name
+        for name, parameter in loss.parameters_of(form).items()
+        if name not in form.fixed and case.parameters[name] == parameter.default
+    }
+    if defaults - case.omitted:
+        yield case.with_(omitted=case.omitted | defaults)
+
+
 def _plainer(loss: Loss, case: Case) -> Iterator[Case]:
     """Yield the case with rounded tensors, then with single elements set to 0, 1 or -1."""
     ones = np.ones_like(case.cotangent)
     if not np.array_equal(case.cotangent, ones):
         yield case.with_(cotangent=ones)
     yield from _remarked(loss, case)
+    yield from _left_out(loss, case)
     roles = loss.roles(loss.form(case.form))
     for name, array in case.tensors.items():
         role = roles[name]
