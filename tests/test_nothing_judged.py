@@ -90,7 +90,12 @@ def test_a_clause_that_cannot_run_judges_nothing(workplace, monkeypatch):
 
 def test_cells_that_are_all_inconclusive_judge_nothing(workplace):
     workplace.write(mylib="from torch.nn.functional import triplet_margin_loss")
-    words = ("--impl=mylib", "--loss=triplet_margin_loss", "--clause=mean-of-many", "--profile=quick")
+    words = (
+        "--impl=mylib",
+        "--loss=triplet_margin_loss",
+        "--clause=mean-of-many",
+        "--profile=quick",
+    )
     result = workplace.run(*words)
     if set(workplace.verdicts("mylib").values()) != {"inconclusive"}:
         pytest.fail(f"choose another clause: {workplace.verdicts('mylib')}")
