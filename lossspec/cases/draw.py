@@ -257,8 +257,8 @@ def _dense(
         style = draft.choose(f"style of {name} (square)", unequal)
     else:
         style = _style(draft.choose, name, role, dims)
-    if style == "huge" and draft.shape.core:
-        style = "wide"  # norms and other sums of powers would overflow
+    if style == "huge" and (draft.shape.core or draft.dtype == "float16"):
+        style = "wide"  # norms and other sums of powers would overflow, in float16 all squares
     return cast_values(
         dense_values(draft.rng, role.style, style, dims, class_axis), role, draft.dtype
     )

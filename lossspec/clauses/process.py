@@ -77,10 +77,12 @@ def user_settings(trial: Trial) -> Judgement:
     try:
         return _judge_under(trial, names)
     except Deviation:
-        for name in names:  # name the setting, if a single one breaks the call
+        taken = [name for name in names if _takes(trial, name)]
+        for name in taken:  # name the setting, if a single one breaks the call
             _judge_under(trial, [name])
-        raise
-    return _judge_under(trial, names)
+        if taken == names:
+            raise
+    return _judge_under(trial, taken)
 
 
 def _takes(trial: Trial, name: str) -> bool:

@@ -18,6 +18,7 @@ from hypothesis.database import ExampleDatabase
 from lossspec.cases.case import Case
 from lossspec.cases.hypothesis_runs import remember
 from lossspec.clauses import Clause
+from lossspec.dtypes import precision
 from lossspec.errors import SpecError
 from lossspec.execution.call import unsupported_argument
 from lossspec.execution.checkpoint import CrashCheckpoint, noting
@@ -40,6 +41,7 @@ from lossspec.judging.spread_failure import spread_failure
 from lossspec.judging.stream import CHOSEN, candidates
 from lossspec.judging.support import Support
 from lossspec.oracle.solver import SolvedCase
+from lossspec.thresholds import INFORMATIVE, SLACK
 
 #: Receives the number of cases judged, of cases to judge, and of clauses that deviate so far.
 OnProgress = Callable[[int, int, int], None]
@@ -227,6 +229,14 @@ class Campaign:
             kept = hazardous and len(self._case_judge.kept) < KEPT
             return kept or any(map(self.learns, drawn.values()))
 
+        def lacking(dtype: str) -> int:
+            value = drawn.get("value")
+            # In bfloat16 a few roundings make a case uninformative, and further draws do not help.
+            coarse = SLACK * 4 * precision(dtype).unit > INFORMATIVE
+            if value is None or coarse or not self.learns(value):
+                return 0
+            return max(0, self.profile.each_dtype - value.informed[dtype])
+
         def fails(solved: SolvedCase) -> bool:
             before = self._unexcused()
             self._look(solved, drawn)
@@ -240,6 +250,7 @@ class Campaign:
             self.support,
             look,
             wants_more,
+            lacking,
             lambda more: self._count(more=more),
         )
         cases.hand_over_again(self.database, self._key, fails)

@@ -27,6 +27,7 @@ class ClauseRecord:
         shown: The findings that a report shows, with shrunk cases. Each is of another kind.
         examples: The number of judged cases.
         informative: The number of judged cases that could tell right from wrong.
+        informed: For each dtype, the number of those cases.
         excused: For each excuse, the number of cases that have it.
         blocked: For each precondition by its name, the number of cases that do not meet it.
         skipped: For each excuse, the number of parts of judged cases that were not judged.
@@ -59,6 +60,7 @@ class ClauseRecord:
     shown: list[Finding] = field(default_factory=list)
     examples: int = 0
     informative: int = 0
+    informed: Counter[str] = field(default_factory=Counter)
     excused: Counter[Excuse] = field(default_factory=Counter)
     blocked: Counter[str] = field(default_factory=Counter)
     skipped: Counter[Excuse] = field(default_factory=Counter)

@@ -21,6 +21,9 @@ from lossspec.judging.support import Support
 from lossspec.oracle.solver import SolvedCase
 from lossspec.spec.loss import Loss
 
+#: The most cases to draw for each informative case that a dtype lacks.
+TRIES = 5
+
 
 @dataclass
 class DrawnCases:
@@ -34,6 +37,7 @@ class DrawnCases:
         support: Knows in which dtypes calls have worked.
         look: Judges a case, and returns its largest error ÷ budget.
         wants_more: Returns whether more cases are needed.
+        lacking: Returns how many informative cases a dtype still needs.
         more: Called with the number of cases that will be drawn beyond those of the profile.
     """
 
@@ -44,6 +48,7 @@ class DrawnCases:
     support: Support
     look: Callable[[SolvedCase], float]
     wants_more: Callable[[], bool]
+    lacking: Callable[[str], int]
     more: Callable[[int], None]
     #: The cases with the largest errors, each with its error ÷ budget.
     _worst: list[tuple[float, SolvedCase]] = field(init=False, default_factory=list)
@@ -67,8 +72,8 @@ class DrawnCases:
     def hand_over(self) -> None:
         """Draw the stream of cases, then replacement cases, then search for larger errors.
 
-        Replacement cases make up for cases in dtypes that do not work. The search starts from the
-        cases with the largest errors.
+        Replacement cases make up for cases in dtypes that do not work, and for dtypes in which few
+        cases could tell right from wrong. The search starts from the cases with the largest errors.
         """
         loss, profile = self.loss, self.profile
         look_at_stream(loss, profile.cases(loss), self.seed, self.dtypes, self._look_if_wanted)
@@ -77,8 +82,22 @@ class DrawnCases:
         works, lost = self._wasted()
         self.more(lost)
         look_at_stream(loss, lost, self.seed + REPLACED, works, self._look_if_wanted)
+        for dtype in works:
+            self._replace_uninformative(dtype)
         best = [solved for _, solved in self._worst if solved.dtypes == self.dtypes]
         look_for_worse(loss, profile.searched, self.seed, self.dtypes, best, self.look)
+
+    def _replace_uninformative(self, dtype: str) -> None:
+        """Draw cases in a dtype until enough of them could tell right from wrong."""
+        count = TRIES * self.lacking(dtype)
+        self.more(count)
+
+        def look(solved: SolvedCase) -> None:
+            if not self.lacking(dtype):
+                raise Enough
+            self._look_if_wanted(solved)
+
+        look_at_stream(self.loss, count, self.seed + REPLACED, (dtype,), look)
 
     def _look_if_wanted(self, solved: SolvedCase) -> None:
         if not self.wants_more():

@@ -126,6 +126,7 @@ def judge_stored(clause_record: ClauseRecord, known: KnownDeviation, trial: Tria
 def _count(clause_record: ClauseRecord, trial: Trial, informative: bool) -> None:
     clause_record.examples += 1
     clause_record.informative += informative
+    clause_record.informed[trial.case.dtype] += informative
     clause_record.dtypes.add(trial.case.dtype)
     clause_record.figures |= trial.figures
     if trial.asked is not None:

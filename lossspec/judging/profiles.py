@@ -19,6 +19,9 @@ class Profile:
     informative: int
     #: The share of `Clause.enough` after which a clause needs no more cases.
     patience: float = 1.0
+    #: The number of informative cases of `value` in each dtype. If the drawn cases contain fewer,
+    #: more are drawn in that dtype. In float16, for example, many squares overflow.
+    each_dtype: int = 4
     #: The number of further cases, which Hypothesis searches near the largest errors.
     searched: int = 0
     #: Whether every loss has the same number of cases, independently of its breadth.
