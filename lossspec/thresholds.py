@@ -146,6 +146,9 @@ MEAN_OF_MANY_MARGIN = 8
 #: `memory-in-proportion`: elements of the measured call.
 #: Derived: a matrix of their square exceeds the memory that `MEMORY_TIMES` allows 64 times.
 WEIGHED_ELEMENTS = 4096
+#: `memory-in-proportion`: most operations of torch in the measured call.
+#: Chosen: torch's losses run fewer than 50, and the profiler takes about 0.2 ms for each.
+MEASURED_OPERATIONS = 20_000
 #: `memory-in-proportion`: fewest repetitions of a case. Chosen: other cases are not judged.
 WEIGHED_COPIES = 8
 #: `memory-in-proportion`: most numbers in the inputs for each element of the unreduced loss.

@@ -1,6 +1,7 @@
 """The recorder: every planned cell has a verdict, also after a process has died."""
 
 import json
+import re
 from textwrap import dedent
 
 import execnet
@@ -130,7 +131,7 @@ def test_the_fatal_call_is_reported_and_other_cells_are_judged(workplace):
     }
     killed = cells["mse_loss", "accepts"]
     assert killed["reason"] == "the process ended while this clause was judged"
-    assert "input = tensor([]" in killed["call"]
+    assert re.search(r"^input = tensor\(\[[\[\], ]*\]", killed["call"])  # no number
     assert "l1_loss(input, target" in cells["l1_loss", "threads"]["call"]
 
 

@@ -192,8 +192,8 @@ def size_rule_that_settle_breaks(workplace):
 
 MISTAKES = {
     nan_in_the_domain: (
-        r"define is nan at \[.*\] for finite numbers that its roles allow: input = \[.*\], "
-        r"target = \[0\], scale = .*; correct define, narrow the domain of a role, or declare the "
+        r"define is nan at \[.*\] for finite numbers that its roles allow: input = \S+, "
+        r"target = 0, scale = .*; correct define, narrow the domain of a role, or declare the "
         "nan with maths.by_convention"
     ),
     wrong_example: (

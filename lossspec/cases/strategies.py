@@ -16,6 +16,9 @@ from lossspec.spec.loss import Loss
 
 T = TypeVar("T")
 
+#: The number of choices of a case that `cases` draws. Hypothesis prefers fewer choices to smaller
+#: ones, and a large case can have fewer than a small one. With equal numbers it finds small cases.
+CHOICES = 48
 #: A function that restricts the choices of a case.
 Narrow = Callable[[Choices], Choices]
 
@@ -49,7 +52,11 @@ def cases(draw: st.DrawFn, loss: Loss, dtypes: tuple[str, ...] | None = None) ->
         loss: The spec of the loss.
         dtypes: The dtypes to choose from; those of the spec by default.
     """
-    return drawn(_Drawn(draw), loss, dtypes)
+    choose = _Drawn(draw)
+    case = drawn(choose, loss, dtypes)
+    for _ in range(CHOICES - len(choose.made)):
+        draw(_indices(1))
+    return case
 
 
 @st.composite

@@ -19,6 +19,7 @@ from lossspec.spec.loss import Loss
 from lossspec.spec.roles import Length, Surface
 from lossspec.thresholds import (
     FASTER,
+    MEASURED_OPERATIONS,
     MEMORY_TIMES,
     SHORT,
     WEIGHED_COPIES,
@@ -157,10 +158,12 @@ def _weigh(trial: Trial, case: Case, what: str, documented: float = 0.0) -> bool
     Returns:
         Whether its memory could be measured.
     """
-    from lossspec.execution.memory import weighed
+    from lossspec.execution.memory import TooManyOperations, weighed
 
     try:
         held, given = weighed(trial.under_test, case, trial.device, MEMORY_TIMES)
+    except TooManyOperations:
+        raise Unsupported(f"{what} runs more than {MEASURED_OPERATIONS:,} operations") from None
     except Exception as error:  # other clauses report the error
         raise Unsupported(f"its memory could not be measured ({foreign_error(error)})") from None
     if not given:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from functools import cache
 from typing import Any
@@ -17,6 +18,7 @@ from lossspec.execution.torch_private import (
     storage_identity,
     tree_leaves,
 )
+from lossspec.thresholds import MEASURED_OPERATIONS
 
 
 def peak(work: Step, device: str) -> int:
@@ -47,6 +49,10 @@ def peak(work: Step, device: str) -> int:
     return top
 
 
+class TooManyOperations(Exception):
+    """A call runs more than `MEASURED_OPERATIONS`; to record each of them would take minutes."""
+
+
 class _Made:
     """The bytes of all tensors that operations of torch make, whether or not they are freed.
 
@@ -57,14 +63,19 @@ class _Made:
     Attributes:
         bytes: The bytes so far.
         foreign: Whether an operation was not one of torch's own.
+        left: The number of operations that may still follow.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: float) -> None:
         super().__init__()
         self.bytes = 0
         self.foreign = False
+        self.left = most
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.left -= 1
+        if self.left < 0:
+            raise TooManyOperations
         made = func(*args, **(kwargs or {}))
         self.foreign |= func.namespace != "aten"
         given = {_storage(leaf) for leaf in tree_leaves((args, kwargs)) if _has_storage(leaf)}
@@ -88,16 +99,20 @@ def _making() -> type[Any]:
     return type("Making", (_Made, dispatch_mode()), {})
 
 
-def made(work: Step) -> int | None:
+def made(work: Step, most: float = math.inf) -> int | None:
     """Return the bytes of all tensors that some work makes, which its peak memory cannot exceed.
 
     Args:
         work: The work, without arguments.
+        most: The most operations of the work.
 
     Returns:
         The bytes. None if the work may allocate memory that torch does not show.
+
+    Raises:
+        TooManyOperations: The work runs more operations.
     """
-    with _making()() as seen:
+    with _making()(most) as seen:
         work()
     return None if seen.foreign or not seen.bytes else int(seen.bytes)
 
@@ -113,13 +128,16 @@ def weighed(
         device: The device whose memory is measured.
         enough: A multiple of the inputs. If the call makes tensors of at most that size in all,
             their size is returned instead of the peak, which is never larger.
+
+    Raises:
+        TooManyOperations: `enough` is given, and the call runs too many operations.
     """
     inputs = Inputs(under_test.loss, case, device, under_test)
     work = step(inputs.call(under_test), "full")
     inputs.refill()
     work()  # the first step may allocate memory that later ones reuse
     inputs.refill()
-    total = made(work) if enough else None
+    total = made(work, MEASURED_OPERATIONS) if enough else None
     if total is not None and total <= enough * inputs.bytes:
         return total, inputs.bytes
     inputs.refill()

@@ -548,7 +548,10 @@ def check_defined(loss: Loss, expected: Expected) -> None:
     if not lost.any():
         return
     at = [int(i) for i in np.argwhere(lost)[0]]
-    given = ", ".join(f"{name} = {_brief(array)}" for name, array in case.tensors.items())
+    given = ", ".join(
+        f"{name} = {_brief(array[(*at,)] if array.shape == lost.shape else array)}"
+        for name, array in case.tensors.items()
+    )
     given += "".join(f", {name} = {value!r}" for name, value in case.parameters.items())
     raise SpecError(
         f"spec {loss.name!r}: define is nan at {at} for finite numbers that its roles allow: "
@@ -558,8 +561,10 @@ def check_defined(loss: Loss, expected: Expected) -> None:
 
 
 def _brief(array: np.ndarray) -> str:
-    """Return the first twelve numbers of a tensor as text; if there are more, also its shape."""
+    """Return a number, or the first twelve numbers of a tensor and its shape if it has more."""
     listed = as_extended(array) if array.dtype.kind not in "iub" else array
+    if not array.ndim:
+        return f"{listed.item():.9g}"
     first = ", ".join(f"{x:.9g}" for x in listed.ravel()[:12].tolist())
     return f"[{first}]" if array.size <= 12 else f"[{first}, ...] of shape {list(array.shape)}"
 
