@@ -1,5 +1,6 @@
 """Causes: cells with one cause form one block, and a block hides no other cause."""
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,6 +53,21 @@ def in_float32(function):
 
 
 # === causes in implementations ================================================================
+
+
+def test_a_silenced_warning_is_not_a_missing_refusal():
+    def silencing(input, target, reduction="mean", delta=1.0, weight=None):
+        warnings.simplefilter("ignore")
+        return functional.huber_loss(input, target, reduction, delta, weight)
+
+    def unwarned(input, target, reduction="mean", delta=1.0, weight=None):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return functional.huber_loss(input, target, reduction, delta, weight)
+
+    clauses = ("process-state", "refuses-shapes")
+    assert failing(checked(silencing, *clauses)) == ["process-state"]
+    assert failing(checked(unwarned, *clauses)) == ["refuses-shapes"]
 
 
 def test_an_error_in_every_call_is_one_block_shown_by_accepts():

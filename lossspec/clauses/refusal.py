@@ -12,7 +12,7 @@ from lossspec.cases.axes import axes_of
 from lossspec.cases.breaking import broken
 from lossspec.clauses import Judgement, clause
 from lossspec.clauses.precondition import conforms, precondition, raises_nothing, small, works
-from lossspec.clauses.trial import Deviation, Trial, any_judged
+from lossspec.clauses.trial import Deviation, NotJudged, Trial, any_judged
 from lossspec.excuse import Excuse
 from lossspec.execution.call import argument
 from lossspec.execution.tensors import dtype_of, first_numbers, to_extended, to_torch
@@ -230,6 +230,8 @@ def refuses_shapes(trial: Trial) -> Judgement:
             # A warning that the valid call gives too is not about shapes.
             if outcome.error is None and set(outcome.warnings) - set(trial.outcome.warnings):
                 return True
+            if outcome.silenced:  # clause `process-state` reports it
+                raise NotJudged(Excuse.CALL_FAILS)
         want = "an error, or a warning about broadcasting" if warning_will_do else "an error"
         _refused(trial, f"{what} for an input of shape {list(first.shape)}", tensors, want)
         return True

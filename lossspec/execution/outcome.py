@@ -37,6 +37,7 @@ class Outcome:
         phase: The phase that was reached last; it raised the error, if there is one.
         written: The cotangent after and before backward, if backward has written to it.
         warnings: The messages of the warnings.
+        silenced: Whether the call left other warning filters, which may have hidden a warning.
         changed: The global settings of torch that the call changed, which have been restored.
         lists: The arguments that are lists, by name, as they are after the call, and copies of
             them from before it.
@@ -52,6 +53,7 @@ class Outcome:
     #: Whether the value has a wrong shape and too many elements; only its shape is reported then.
     oversized: bool = False
     warnings: list[str] = field(default_factory=list)
+    silenced: bool = False
     changed: list[Changed] = field(default_factory=list)
     lists: dict[str, tuple[list[Any], list[Any]]] = field(default_factory=dict)
 
@@ -106,6 +108,7 @@ def perform(
     outcome.keep(tensors)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
+        filters = [*warnings.filters]
         try:
             with preserved(outcome.changed):
                 call = Call.of(under_test, case, replaced)
@@ -128,6 +131,7 @@ def perform(
             raise
         except BaseException as error:  # even sys.exit in a loss must not end the run
             outcome.error = legible(error)
+        outcome.silenced = filters != warnings.filters
     outcome.warnings = [str(warning.message) for warning in caught]
     outcome.gradients = {
         name: tensors[name].grad

@@ -18,9 +18,10 @@ _INDENT = "    "
 
 
 def screen(report: Report, path: str | PathLike[str] | None = None) -> str:
-    """Return the counts, the first deviations, and the reasons why cells were not judged.
+    """Return the counts, the deviations, and the reasons why cells were not judged.
 
-    The text has at most 24 lines of 80 columns.
+    The text has at most 24 lines of 80 columns. The first deviations are told in full. The others
+    get one line each, as far as there is room.
 
     Args:
         report: The report.
@@ -34,11 +35,14 @@ def screen(report: Report, path: str | PathLike[str] | None = None) -> str:
     # Reserve two lines: the number of other failures, and an empty line.
     room = HEIGHT - len(head) - len(why) - len(foot) - 2
     left = len(report.failing)
+    shortened = False
     for block in _newsworthy(report):
         lines = list(_lines(block))
         if len(body) + len(lines) > room:
+            shortened = True
+        if len(body) == room:
             break
-        body += lines
+        body += [_brief(block)] if shortened else lines
         left -= block.count
     if left:
         body.append(f"… and {plural(left, 'more failing cell')}")
@@ -72,6 +76,14 @@ def _lines(block: Block) -> Iterator[str]:
         yield from _wrapped(one_line(f"and {other.told()}"), _INDENT, _INDENT, lines=1)
     if cell.repeat and cell.repeat.isprintable():
         yield from _command(cell.repeat)
+
+
+def _brief(block: Block) -> str:
+    """Return the name, the number of cells and the finding of a block on one line."""
+    cell = block.shown
+    more = f" and {plural(len(block.others), 'more cell')}" if block.others else ""
+    told = f"{cell.verdict.sign} {cell.verdict}: {cell.id}{more}; {cell.cause or found(cell)}"
+    return _cut(one_line(told))
 
 
 def _also(block: Block) -> list[str]:
