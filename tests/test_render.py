@@ -658,7 +658,7 @@ def test_the_terminal_shows_each_failure_once_before_second_surfaces():
     twice = [cell(clause=c, surface=s, verdict="deviates") for c in "abcdefg" for s in surfaces]
     told = re.findall(r"✗ deviates: ([^\s;]+)", screen(report(*twice)))
     assert told[:7] == [f"huber_loss/{clause}[class-cpu]" for clause in "abcdefg"]
-    assert told[7:] == [f"huber_loss/{clause}[function-cpu]" for clause in "abcdefg"]
+    assert told[7:] == [f"huber_loss/{clause}[function-cpu]" for clause in "abc"]
 
 
 CAUSE = "float64: as if computed in float32"
