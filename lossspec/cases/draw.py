@@ -49,6 +49,7 @@ _FILLS = ("plain", "plain", "nan", "inf", "-inf", "large")
 
 _EITHER = (False, True)
 _OFTEN = (False, True, True)
+_THIRD = (True, False, False)
 _SELDOM = (False, False, False, False, False, True)
 
 
@@ -153,15 +154,17 @@ def _begun(choose: Choices, loss: Loss, dtypes: tuple[str, ...] | None) -> _Draf
     besides = choose(f"plain but for, {form.name}", ("", *known, *loss.options)) if plain else None
     # Contracts with further axes have many shapes; so has `*` of two axes, which may be square.
     further = [c for c in form.contracts if any("d*" in axes for axes in c.inputs)]
-    contracts = (*form.contracts, *further)
+    contracts = (form.contracts[0], *form.contracts, *further)
     contract = form.contracts[0] if plain else choose(f"contract of {form.name}", contracts)
     several = (2, 2, 4) if loss.options and len(contract.spreads) > 3 else ()
     spreads = (*contract.spreads, *several)
     shape = written_out(contract.text, choose("spread", spreads))
     sizes = _axis_sizes(choose, loss, form, shape, plain)
     dtype = choose("dtype", dtypes or loss.dtypes)
+    # Fused kernels often serve the defaults only, and leave other values to plain code.
+    default = plain or (bool(known) and choose("default parameters", _THIRD))
     parameters = {
-        name: parameter.values[0] if plain and name != besides else choose(name, parameter.values)
+        name: parameter.values[0] if default and name != besides else choose(name, parameter.values)
         for name, parameter in known.items()
     }
     _restrict_sizes(choose, loss, form, shape, sizes, parameters)

@@ -5,6 +5,7 @@ from lossspec.maths.number import word
 
 PI = words.PI
 absolute = word(words.absolute)
+accumulated = word(words.accumulated)
 acos = word(words.acos)
 argsort = word(words.argsort)
 by_convention = word(words.by_convention)

@@ -28,6 +28,29 @@ def constant(value: float, like: Array) -> Array:
     return filled if float(ml_dtypes.bfloat16(value)) == value else rounded(filled)
 
 
+@primitive
+def _accumulated(x: Array) -> Array:
+    return x + 0
+
+
+defvjp(
+    _accumulated,
+    lambda ans, x: lambda g: rounded(_accumulated(g), known_zero=True, apart=True),
+)
+
+
+def accumulated(x: Array) -> Array:
+    """Return x, of which backward adds up the derivatives of several uses.
+
+    If these nearly cancel, as q/β and -1 do in q²/2β + (r - q), the rounding of their sum matters.
+
+    Derivative: 1.
+
+    Rounding: the sum of the derivatives, once.
+    """
+    return _accumulated(x)
+
+
 def exp(x: Array) -> Array:
     """Return eˣ, element by element; inf where it overflows.
 

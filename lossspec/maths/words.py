@@ -38,6 +38,7 @@ from lossspec.maths.choices import (
     where,
 )
 from lossspec.maths.elementwise import (
+    accumulated,
     acos,
     constant,
     erf,
@@ -75,6 +76,7 @@ PI = pi
 __all__ = [
     "PI",
     "absolute",
+    "accumulated",
     "acos",
     "argsort",
     "by_convention",

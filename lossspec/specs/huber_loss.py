@@ -1,6 +1,6 @@
 """Huber loss: quadratic within delta of the target, linear beyond."""
 
-from lossspec.maths import absolute, minimum, where
+from lossspec.maths import absolute, accumulated, minimum, where
 from lossspec.spec.loss import OF_DIFFERENCE, Example, Form, Loss
 from lossspec.spec.parameters import number
 from lossspec.spec.roles import Real, Weight
@@ -16,7 +16,7 @@ def define(input, target, delta, weight):
 def without_branches(input, target, delta, weight):
     """Return w (q² / 2 + δ (r - q)), with q = min(r, δ)."""
     r = absolute(input - target)
-    q = minimum(r, delta)
+    q = accumulated(minimum(r, delta))
     return weight * (q**2 / 2 + delta * (r - q))
 
 

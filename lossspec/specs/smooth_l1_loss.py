@@ -2,7 +2,7 @@
 
 from math import inf
 
-from lossspec.maths import absolute, minimum, where
+from lossspec.maths import absolute, accumulated, minimum, where
 from lossspec.spec.loss import OF_DIFFERENCE, Example, Form, Loss
 from lossspec.spec.parameters import number
 from lossspec.spec.roles import Real
@@ -22,7 +22,7 @@ def without_branches(input, target, beta):
     r = absolute(input - target)
     if beta == 0:
         return r
-    q = minimum(r, beta)
+    q = accumulated(minimum(r, beta))
     return q**2 / (2 * beta) + (r - q)
 
 
