@@ -108,7 +108,53 @@ class NoText(nn.TripletMarginLoss):
         return f"margin={self.margn}"
 
 
+class NoGraph(nn.AdaptiveLogSoftmaxWithLoss):
+    """log_prob is meant for inference only."""
+
+    @torch.no_grad()
+    def log_prob(self, input):
+        return super().log_prob(input)
+
+
+class HeadReset(nn.AdaptiveLogSoftmaxWithLoss):
+    """reset_parameters leaves out the tail."""
+
+    def reset_parameters(self):
+        self.head.reset_parameters()
+
+
+class KeptLayer(nn.AdaptiveLogSoftmaxWithLoss):
+    """Evaluation mode keeps a copy of the head, which later changes of the head do not reach."""
+
+    def forward(self, input, target):
+        if self.training:
+            return super().forward(input, target)
+        if "kept" not in vars(self):
+            self.__dict__["kept"] = copy.deepcopy(self).train()
+        return self.kept(input, target)
+
+
+class HiddenDistance(nn.Module):
+    """The distance is in a dictionary, where torch does not see a module."""
+
+    def __init__(self, *, distance_function=None, margin=1.0, swap=False, reduction="mean"):
+        super().__init__()
+        self.options = {"distance_function": distance_function, "margin": margin, "swap": swap}
+        self.reduction = reduction
+
+    def forward(self, anchor, positive, negative):
+        return F.triplet_margin_with_distance_loss(
+            anchor, positive, negative, **self.options, reduction=self.reduction
+        )
+
+
+ADAPTIVE = "adaptive_log_softmax_with_loss"
+DISTANCE = "triplet_margin_with_distance_loss"
 WRONG = [
+    (ADAPTIVE, NoGraph, "every-class", "log_prob has no graph"),
+    (ADAPTIVE, HeadReset, "reset-parameters", "the parameters that reset_parameters keeps"),
+    (ADAPTIVE, KeptLayer, "evaluation-mode", "after the parameters changed"),
+    (DISTANCE, HiddenDistance, "registered", "with distance_function as a module"),
     ("cross_entropy", TrainedWeight, "state-dict", "the parameters of the module"),
     ("nll_loss", UnsavedWeight, "state-dict", "the names in the state_dict"),
     ("multilabel_soft_margin_loss", OtherName, "state-dict", "the names in the state_dict"),
@@ -139,6 +185,19 @@ class Wrapped(nn.Module):
 
     def forward(self, input, target):
         return self.inner(input, target)
+
+
+@pytest.mark.parametrize(
+    ("loss", "target", "clause"),
+    [
+        (ADAPTIVE, nn.AdaptiveLogSoftmaxWithLoss, "every-class"),
+        (ADAPTIVE, nn.AdaptiveLogSoftmaxWithLoss, "reset-parameters"),
+        (ADAPTIVE, nn.AdaptiveLogSoftmaxWithLoss, "evaluation-mode"),
+        (DISTANCE, nn.TripletMarginWithDistanceLoss, "registered"),
+    ],
+)
+def test_a_right_module_with_parameters_conforms(loss, target, clause):
+    assert judged(loss, target, clause).verdict is Verdict.CONFORMS
 
 
 @pytest.mark.parametrize("clause", ["state-dict", "pickled", "moved-to-dtype", "representation"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from lossspec.execution.declaration import Ability
 from lossspec.execution.tensors import same_bits, to_extended, torch_dtype
 from lossspec.oracle.bounds import Bounded
 from lossspec.oracle.solver import SolvedCase
+from lossspec.safe_text import foreign_error
 from lossspec.spec.loss import Loss
 from lossspec.spec.roles import ClassIndex, Surface
 
@@ -166,7 +168,8 @@ def representation(trial: Trial) -> Judgement:
 
 @clause(lambda loss, surface: surface == "class", enough=20, requires=(works,))
 def evaluation_mode(trial: Trial) -> Judgement:
-    """After `eval()` and after `train()`, a module gives the same value, with a graph."""
+    """After `eval()` and after `train()`, a module gives the same value, with a graph. After its
+    parameters changed, it uses the new ones, also in evaluation mode."""
     call = Call.of(trial.under_test, trial.case)
     tensors = arguments(trial.under_test, trial.case, trial.device)
     module = call.instance(tensors)
@@ -187,6 +190,87 @@ def evaluation_mode(trial: Trial) -> Judgement:
         if want.requires_grad and not got.requires_grad:
             what = f"the value in {mode} mode has no graph"
             raise Deviation(what, "requires_grad=False", "requires_grad=True", check=None)
+    _judge_changed_parameters(module, called)
+    return True
+
+
+def _judge_changed_parameters(module: torch.nn.Module, call: Callable[[], Any]) -> None:
+    """Raise Deviation if evaluation mode uses parameters that were changed since."""
+    if not any(True for _ in module.parameters()):
+        return
+    what = "the value in evaluation mode after the parameters changed"
+    module.eval()
+    with torch.no_grad():
+        returned(call, what)
+        for parameter in module.parameters():
+            parameter.data = parameter * -0.5  # not in place: elements may share memory
+        got = returned(call, what)
+    module.train()
+    want = returned(call, what)
+    if not same_bits(got.detach(), want.detach()):
+        raise Deviation(what, got, want.detach(), check=None)
+
+
+#: A number that no initialization draws.
+_UNDRAWN = 12345.0
+
+
+@clause(lambda loss, surface: loss.stateful(surface), once=True, requires=(works,))
+def reset_parameters(trial: Trial) -> Judgement:
+    """If a module has the method `reset_parameters`, as those of torch.nn have, it draws every
+    parameter anew."""
+    module = instance(
+        trial.under_test, trial.case, arguments(trial.under_test, trial.case, trial.device), {}
+    )
+    if not hasattr(module, "reset_parameters"):
+        raise Unsupported("it has no method reset_parameters")
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.data = torch.full_like(parameter, _UNDRAWN)
+    returned(module.reset_parameters, "reset_parameters", "None")
+    kept = [name for name, p in module.named_parameters() if (p == _UNDRAWN).any()]
+    if kept:
+        raise Deviation("the parameters that reset_parameters keeps", kept, [], check=None)
+    return True
+
+
+class _Learned(torch.nn.Module):
+    """A distance with a parameter, which is learned with those of the network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
+        x, y = tensors
+        return self.scale * (x - y).square().flatten(1).sum(1)
+
+
+def _function_of(loss: Loss) -> str | None:
+    """Return the parameter that takes a function, such as a distance."""
+    return next((name for name, each in loss.parameters.items() if each.code), None)
+
+
+@clause(
+    lambda loss, surface: _module(loss, surface) and _function_of(loss) is not None,
+    once=True,
+    requires=(works,),
+)
+def registered(trial: Trial) -> Judgement:
+    """If the constructor gets a module in place of a function, its parameters are among those of
+    the loss, so that an optimizer and `state_dict` see them."""
+    name, learned = _function_of(trial.loss), _Learned()
+    assert name is not None
+    given = {**keywords(trial.under_test, trial.case, {}), name: learned}
+    try:
+        module = trial.under_test.target(**given)
+    except Exception as error:
+        raise Unsupported(f"{name} cannot be a module ({foreign_error(error)})") from None
+    if not isinstance(module, torch.nn.Module):
+        raise NotJudged(Excuse.NOT_ABOUT, "the class does not make a torch.nn.Module")
+    if not any(parameter is learned.scale for parameter in module.parameters()):
+        found = [each for each, _ in module.named_parameters()]
+        raise Deviation(f"the parameters, with {name} as a module", found, ["scale"], check=None)
     return True
 
 
@@ -243,14 +327,15 @@ def moved_to_device(trial: Trial) -> Judgement:
     requires=(_has_a_batch, works),
 )
 def every_class(trial: Trial) -> Judgement:
-    """`log_prob` gives the definition's result for each class, and `predict` the class with the
-    largest one."""
-    case = trial.case.with_(requires_grad=())
+    """`log_prob` gives the definition's result for each class, with a graph, and `predict` the
+    class with the largest one."""
+    first = next(iter(trial.form.tensors))
+    case = trial.case.with_(requires_grad=(first,))
     tensors = arguments(trial.under_test, case, trial.device)
     module = instance(trial.under_test, case, tensors, {})
     if not (hasattr(module, "log_prob") and hasattr(module, "predict")):
         raise Unsupported("it has no method log_prob or no method predict")
-    input = tensors[next(iter(trial.form.tensors))]
+    input = tensors[first]
     given = returned(lambda: module.log_prob(input), "log_prob")
     wants = _of_each_class(trial)
     if tuple(given.shape) != (len(input), len(wants)):
@@ -260,6 +345,10 @@ def every_class(trial: Trial) -> Judgement:
             (len(input), len(wants)),
             check=None,
             case=case,
+        )
+    if not given.requires_grad:
+        raise Deviation(
+            "log_prob has no graph", "requires_grad=False", "requires_grad=True", check=None
         )
     scores = to_extended(given)
     informative = False
