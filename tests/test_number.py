@@ -10,9 +10,21 @@ from autograd import make_vjp
 import lossspec
 from lossspec.judging.profiles import Profile
 from lossspec.judging.stream import stream
-from lossspec.maths import absolute, log, mean, norm, positive_part, softplus, sqrt, total, where
+from lossspec.maths import (
+    absolute,
+    accumulated,
+    log,
+    mean,
+    norm,
+    positive_part,
+    softplus,
+    sqrt,
+    total,
+    where,
+)
 from lossspec.maths.ensemble import ROUNDING_MEMBERS, SIDES, Ensemble, ensemble
 from lossspec.maths.number import Number, array_of
+from lossspec.spec.catalogue import find
 from lossspec.spec.loss import Form, Loss
 from lossspec.spec.roles import Real
 
@@ -98,6 +110,10 @@ def test_a_product_of_zero_and_a_sum_of_subnormal_numbers_are_exact():
     assert (np.abs(tiny - tiny[:1]) <= 2 * UNIT * tiny[0]).all()
 
 
+def twice(x):
+    return x * 2**-10 + x
+
+
 def test_the_backward_pass_of_a_product_is_rounded_and_that_of_a_sum_is_not():
     def gradient(compute):
         with ensemble(MEMBERS.fresh()):
@@ -107,6 +123,8 @@ def test_the_backward_pass_of_a_product_is_rounded_and_that_of_a_sum_is_not():
 
     assert gradient(lambda x: x * 1.1) > 0
     assert gradient(lambda x: x + 1.1) == 0
+    # The two derivatives nearly cancel; an implementation adds them up with a rounding of each.
+    assert gradient(lambda x: twice(accumulated(x))) > 100 * gradient(twice)
 
 
 @pytest.mark.parametrize("compare", [operator.lt, operator.le, operator.gt, operator.ge])
@@ -225,6 +243,17 @@ def test_an_equivalent_form_widens_the_budget_and_no_other_form_does():
     assert verdicts(wide, expanded) == RIGHT
     assert verdicts(wide, lambda x, t: (x - t) ** 2) == RIGHT
     assert verdicts(wide, lambda x, t: 1.01 * (x - t) ** 2)["value"] == "deviates"
+
+
+def test_a_form_whose_derivatives_cancel_conforms_if_it_adds_them_up_as_declared():
+    def clamped(x, t):
+        d = (x - t).abs()
+        q = d.clamp(max=1)
+        return q * (q / 2) + (d - q)
+
+    smooth = find("smooth_l1_loss")
+    cells = lossspec.check(smooth, reduced(clamped), profile="standard", clauses=["gradient"])
+    assert [cell.verdict for cell in cells] == ["conforms"]
 
 
 def test_an_overflow_of_an_equivalent_form_is_the_reason_for_an_open_budget():

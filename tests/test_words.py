@@ -412,7 +412,8 @@ ROUNDS = {
     "pairwise_distances": lambda x: words.pairwise_distances(x[..., None], x[..., None] + 4),
 }
 EXACT = {
-    **{name: getattr(words, name) for name in ("absolute", "largest", "positive_part", "sort")},
+    **{name: getattr(words, name) for name in ("absolute", "accumulated", "largest")},
+    **{name: getattr(words, name) for name in ("positive_part", "sort")},
     "argsort": lambda x: words.pick(x[..., None, :], words.argsort(x)),
     "by_convention": lambda x: words.by_convention(x, 0.0, np.zeros(x.shape, bool)),
     "clamped": lambda x: words.clamped(x, 0.25),

@@ -168,6 +168,8 @@ def _begun(choose: Choices, loss: Loss, dtypes: tuple[str, ...] | None) -> _Draf
         for name, parameter in known.items()
     }
     _restrict_sizes(choose, loss, form, shape, sizes, parameters)
+    # A single number is no batch, whose size `batchmean` divides by.
+    reductions = [r for r in loss.reductions[::-1] if r != "batchmean" or shape.inputs[0]]
     return _Draft(
         choose=choose,
         loss=loss,
@@ -179,7 +181,7 @@ def _begun(choose: Choices, loss: Loss, dtypes: tuple[str, ...] | None) -> _Draf
         dtype=dtype,
         sizes=sizes,
         parameters=parameters,
-        reduction=choose("reduction", loss.reductions[::-1]),
+        reduction=choose("reduction", reductions),
         rng=np.random.default_rng(choose.seed()),
     )
 

@@ -288,7 +288,7 @@ def random_state(trial: Trial) -> Judgement:
         raise Deviation(what, found.after, found.before, check=None)
     _judge_draws(trial, trial.case)
     longer = _of_new_size(trial)
-    if longer is not None:
+    if longer is not None and perform(trial.under_test, longer, trial.device).returned:
         _judge_draws(trial, longer)
     return True
 

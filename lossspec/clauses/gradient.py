@@ -17,6 +17,7 @@ from lossspec.clauses.ability import lacking, raised
 from lossspec.clauses.precondition import (
     conforms,
     differentiable_twice,
+    has_its_shape,
     precondition,
     takes_reduction,
     wants_gradients,
@@ -136,7 +137,7 @@ def _moderate(trial: Trial, case: Case) -> bool:
 
 
 # Empty tensors are judged too, since a result without a graph ends a training loop.
-@clause(empty=True, requires=(wants_gradients, _goes_backward))
+@clause(empty=True, requires=(wants_gradients, _goes_backward, has_its_shape))
 def gradient(trial: Trial) -> Judgement:
     """For any cotangent, each tensor that requires a gradient gets one, which differs from that of
     the definition by no more than the error budget."""
@@ -226,6 +227,8 @@ def _expanded_along(trial: Trial, solved: SolvedCase, axis: int) -> bool:
     what = f"a cotangent expanded along the {where} axis"
     if outcome.error is not None:
         raise failed(f"backward with {what}", outcome.error, "gradients", check=None, case=case)
+    if outcome.value.shape != shape:  # clause `result-shape` reports it
+        raise NotJudged(Excuse.CALL_FAILS)
     informative = False
     for name in case.requires_grad:
         gradient = outcome.gradients[name]

@@ -266,9 +266,9 @@ def _judge_refilled(trial: Trial, case: Case, other: Case) -> None:
 
 def _judge_unreduced(trial: Trial, other: Case) -> bool:
     """Judge the unreduced results of two calls without gradients, which may share memory."""
-    if not trial.can("none"):
-        return False
     changes = {"requires_grad": (), "reduction": "none"}
+    if not trial.can("none") or not _performed(trial, trial.case.with_(**changes)).returned:
+        return False
     calls = _callers(trial, trial.case.with_(**changes), other.with_(**changes))
     (tensors, call), (_, call_again) = calls
     first = _Live(trial.case.with_(**changes), tensors, call)
@@ -302,7 +302,11 @@ def plain_live_results(trial: Trial) -> Judgement:
             changes = {"reduction": reduction, "requires_grad": names}
             same = SolvedCase(trial.loss, plain.with_(**changes))
             first = Trial(trial.under_test, same, trial.device, bar=trial.bar)
-            _judge_first(first, [one.with_(**changes) for one in others])
+            try:
+                _judge_first(first, [one.with_(**changes) for one in others])
+            except Deviation as deviation:
+                deviation.case = deviation.case or same.case
+                raise
         return True
 
     return any_judged(trial, judged, trial.loss.reductions)
@@ -484,7 +488,8 @@ def threads(trial: Trial) -> Judgement:
             worker.start()
         for worker in workers:
             worker.join()
-    results += [(trial.case, _interrupted(trial, case), trial.outcome) for case in companions]
+    interrupted = [_interrupted(trial, case) for case in companions]
+    results += [(trial.case, each, trial.outcome) for each in interrupted if each is not None]
     for case, outcome, one in results:
         _judge_thread(trial, case, outcome, one)
     return True
@@ -496,12 +501,19 @@ def _packages() -> tuple[str, ...]:
     return tuple(f"{Path(file).parent}{os.sep}" for file in (torch.__file__, lossspec.__file__))
 
 
-def _interrupted(trial: Trial, other: Case) -> Outcome:
-    """Call the case of a trial, and make another call in a thread after each line of its code."""
+def _interrupted(trial: Trial, other: Case) -> Outcome | None:
+    """Call the case of a trial, and make another call in a thread after each line of its code.
+
+    Returns:
+        The outcome. None if a module cannot be constructed for the other call.
+    """
     call = Call.of(trial.under_test, trial.case)
     tensors = arguments(trial.under_test, trial.case, trial.device)
     made, given = call.constructed(tensors), call.handed(tensors)
-    again, _ = ready(trial.under_test, other, trial.device)
+    try:
+        again, _ = ready(trial.under_test, other, trial.device)
+    except Exception:
+        return None
     left = INTERRUPTED_LINES
 
     def line(frame: FrameType, event: str, argument: Any) -> Any:

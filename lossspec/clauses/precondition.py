@@ -67,6 +67,13 @@ def has_its_dtype(trial: Trial) -> bool:
 
 
 @precondition(Excuse.CALL_FAILS)
+def has_its_shape(trial: Trial) -> bool:
+    """The result has the documented shape, so that backward can take the cotangent of the case."""
+    shape = trial.case.upstream(trial.case.reduction).shape
+    return bool(getattr(trial.outcome.value, "shape", None) == shape)
+
+
+@precondition(Excuse.CALL_FAILS)
 def raises_nothing(trial: Trial) -> bool:
     """The call and its backward raise no error."""
     return trial.outcome.error is None

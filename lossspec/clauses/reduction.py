@@ -166,7 +166,7 @@ def _same(trial: Trial, reduction: str, got: np.ndarray, want: np.ndarray) -> bo
     return near and bool((np.abs(got - want) <= budget).all())
 
 
-@clause(_reduces("batchmean"), requires=_own_reductions("batchmean"))
+@clause(_reduces("batchmean"), requires=(has_axes, *_own_reductions("batchmean")))
 def batchmean_divisor(trial: Trial) -> Judgement:
     """`batchmean` returns the sum of the losses under `none`, divided by the batch size."""
     return _derived(trial, "batchmean")

@@ -308,6 +308,8 @@ def shift_invariance(trial: Trial) -> Judgement:
     plain = case.with_(tensors={**case.tensors, first: np.asarray(grid).astype(x.dtype)})
     moved = case.with_(tensors={**case.tensors, first: np.asarray(grid + offset).astype(x.dtype)})
     solved = SolvedCase(trial.loss, plain)
+    if not Trial(trial.under_test, solved, trial.device).conforms:
+        raise NotJudged(Excuse.CALL_FAILS)  # clause `value` or `gradient` reports it
     beside = Trial(trial.under_test, SolvedCase(trial.loss, moved), trial.device)
     got = required(beside.number(beside.outcome))
     want = solved.expected.value(case.reduction)

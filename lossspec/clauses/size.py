@@ -171,6 +171,7 @@ def _of_rows(trial: Trial, count: int) -> bool:
     outcome = _performed(trial, many.with_(reduction="none"), what)
     got, place = required(trial.number(outcome)), case.shape.result.index(axis)
     value = _taken(trial.expected.value("none"), rows, place)
+    case = case.with_(reduction="none")
     informative = trial.agree(got, value, f"the loss with {what}", of=None, case=case)
     _agree_gradients(trial, outcome, axis, rows, "none", what)
     return informative
@@ -209,7 +210,8 @@ def _agree_gradients(
             continue
         want = _taken(trial.expected.counted_only(name, right), rows, at)
         what_of = f"the gradient of {name} with {what}"
-        trial.agree(to_extended(gradient), want, what_of, of=None, case=case, gradient_of=name)
+        shown = case.with_(reduction=reduction)
+        trial.agree(to_extended(gradient), want, what_of, of=None, case=shown, gradient_of=name)
 
 
 def _taken(bounded: Bounded, rows: np.ndarray, axis: int) -> Bounded:
@@ -365,7 +367,8 @@ def _uneven(trial: Trial) -> bool:
         what = f"{reduction!r} over {UNEVEN_ROWS} rows"
         outcome = _performed(trial, many.with_(reduction=reduction), what)
         got, want = required(trial.number(outcome)), _summed_serially(right, reduction)
-        judged.append(trial.agree(got, want, what, of=None, case=trial.case))
+        shown = trial.case.with_(reduction=reduction)
+        judged.append(trial.agree(got, want, what, of=None, case=shown))
         _agree_gradients(trial, outcome, axis, order, reduction, what, expected)
     return any(judged)
 
@@ -529,7 +532,8 @@ def _sum_of_copies(
     added = roundings(count) + 2
     budget = expected.budget.sum() * scale + info.unit * added * size * scale / copies
     want = Bounded.around(expected.losses.sum() * scale, SLACK * budget, trial.case.dtype)
-    trial.agree(got, want, what, of=None)
+    shown = trial.case.with_(reduction=reduction)
+    trial.agree(got, want, what, of=None, case=shown)
     if reduction == "sum":
         _agree_gradients(trial, outcome, axis, rows, reduction, what)
     for name in many.requires_grad:
@@ -544,6 +548,6 @@ def _sum_of_copies(
         shared = GradientTerms(exact, low, high, budgets, size_of, terms.terms * copies)
         right = expected.summed(name, shared)
         what_of = f"the gradient of {name} for {what}"
-        trial.agree(to_extended(gradient), right, what_of, of=None, gradient_of=name)
+        trial.agree(to_extended(gradient), right, what_of, of=None, case=shown, gradient_of=name)
     # A serial sum in bfloat16 keeps fewer than one term in a hundred.
     return bool(SLACK * budget < 0.99 * abs(want.exact))

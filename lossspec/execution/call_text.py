@@ -112,6 +112,8 @@ def _replaced(value: Any) -> str:
 
 
 def _short(array: Any) -> str:
+    if 0 in array.shape[:-1]:  # lists show no axis behind an empty one
+        return f"empty({', '.join(map(str, array.shape))}, dtype={dtype_name(array)})"
     part = array
     for axis in range(array.ndim):  # cut a large array before repr, which is slow
         keep = max(1, LISTED * part.shape[axis] // max(part.size, 1))

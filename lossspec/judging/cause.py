@@ -34,8 +34,9 @@ _FIGURES = re.compile(
     r"|\b0x[0-9a-f]+\b|[-+]?\b\d+(\.\d*)?(e[-+]?\d+)?\b"
 )
 _LONGEST = 200
-#: Features about the size of a case, which are never part of a cause.
-_SIZES = re.compile(r"\d+-d|square|many rows")
+#: Features that are never part of a cause: the size of a case, and a tensor compared with a
+#: parameter of another meaning.
+_SIZES = re.compile(r"\d+-d|square|many rows|.* below (ignore_index|label_smoothing|eps|blank)")
 
 
 def cause_of(loss: Loss, case: Case, deviation: Deviation, first: str | None = None) -> str | None:

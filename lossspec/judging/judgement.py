@@ -17,6 +17,7 @@ from lossspec.judging.deviation import brief, deviation_of
 from lossspec.judging.excuses import Excuses
 from lossspec.judging.finding import Finding, Question
 from lossspec.judging.known_deviations import KnownDeviation
+from lossspec.judging.whose_error import of_implementation
 from lossspec.oracle.solver import SolvedCase
 from lossspec.safe_text import foreign_error
 
@@ -54,8 +55,13 @@ def judge(clause_record: ClauseRecord, trial: Trial, excuses: Excuses, attached:
     except (SpecError, *STOPS):
         raise
     except BaseException as error:
-        # An error in lossspec: errors of the implementation are caught and stored in the outcome.
-        clause_record.broken = brief(error)
+        # Clauses catch the errors of the calls that they judge. This one is of another call.
+        if of_implementation(error):
+            clause_record.excused[Excuse.CALL_FAILS] += 1
+            clause_record.lacks = f"a call that this clause needs raised {foreign_error(error)}"
+            clause_record.failed += 1
+        else:
+            clause_record.broken = brief(error)
     else:
         if informative is None and not clause_record.examples:
             sound = _sound(trial)

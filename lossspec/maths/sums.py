@@ -71,7 +71,8 @@ def product(x: Array, axis: int | Sequence[int] = -1) -> Array:
     Derivative: the product of the other factors, which is right where factors are 0 too.
 
     Rounding: the result and the derivatives, by max(1, (K - 1) / 2) unit roundoffs for K factors.
-    An implementation may multiply in any order, and so overflow or underflow on the way.
+    An implementation may multiply in any order, and so overflow or underflow on the way. It may
+    divide the product by a factor for the derivative.
 
     Args:
         x: Numbers of shape (..., K).
@@ -91,9 +92,31 @@ def product(x: Array, axis: int | Sequence[int] = -1) -> Array:
     x = rounding_back(x, times)
     if exactly():
         return rounded(_multiplied(x), times=times, known_zero=True)
-    # In a dtype, multiply in the order that is most likely to overflow.
-    large, one = np.abs(getval(x)) >= 1, np.ones_like(getval(x))
-    return _multiplied(select(large, x, one)) * _multiplied(select(large, one, x))
+    return _multiplied_in_dtype(x)
+
+
+@primitive
+def _multiplied_in_dtype(x: Array) -> Array:
+    """Multiply in the order that is most likely to overflow."""
+    large, one = np.abs(x) >= 1, np.ones_like(x)
+    return _multiplied(np.where(large, x, one)) * _multiplied(np.where(large, one, x))
+
+
+def _derivative_in_dtype(product: Array, x: Array) -> Array:
+    """Return the quotient of the product and each factor; no quotient if a factor is 0 or inf."""
+    zero = np.any((getval(x) == 0) | ~np.isfinite(getval(x)), axis=-1, keepdims=True)
+    quotients = product[..., None] / select(getval(x) != 0, x, np.ones_like(getval(x)))
+    if not zero.any():
+        return quotients
+    count = np.shape(getval(x))[-1]
+    others = [anp.concatenate([x[..., :i], x[..., i + 1 :]], axis=-1) for i in range(count)]
+    return select(zero, anp.stack([_multiplied(each) for each in others], axis=-1), quotients)
+
+
+defvjp(
+    _multiplied_in_dtype,
+    lambda ans, x: lambda g: g[..., None] * _derivative_in_dtype(ans, x),
+)
 
 
 def _multiplied(x: Array) -> Array:
