@@ -19,6 +19,7 @@ NAN = np.nan
 LIMITS = {
     "absolute(inf)": (maths.absolute, [INF], [INF], [[1]]),
     "absolute(-inf)": (maths.absolute, [-INF], [INF], [[-1]]),
+    "accumulated(inf)": (maths.accumulated, [INF], [INF], [[1]]),
     "positive_part(inf)": (maths.positive_part, [INF], [INF], [[1]]),
     "positive_part(-inf)": (maths.positive_part, [-INF], [0], [[0]]),
     "where": (lambda x: maths.where(x > 0, x, 0 * np.ones(1)), [INF], [INF], [[1]]),
@@ -196,6 +197,7 @@ LOST = {
     *("log_softmax, inf", "log_softmax, -inf and inf", "log_sum_exp, inf"),
     *("log_sum_exp, -inf and inf", "norm 2", "norm 2, -inf", "norm 3", "minus_log_sigmoid(-inf)"),
     *("softmax, inf", "logaddexp, inf", "logaddexp of -inf", "pairwise_distances"),
+    *("product", "product, -inf"),
 }
 
 

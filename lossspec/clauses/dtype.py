@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from lossspec.clauses.trial import (
 )
 from lossspec.dtypes import precision
 from lossspec.excuse import Excuse
+from lossspec.execution.call import unsupported_argument
 from lossspec.execution.declaration import Ability
 from lossspec.execution.messages import drops_imaginary_part, loss_kernels, refuses_autocast
 from lossspec.execution.outcome import Outcome, perform, unimplemented
@@ -209,26 +211,45 @@ LOW = "bfloat16"
 @clause(enough=20, requires=(_of_float32, works, conforms))
 def autocast(trial: Trial) -> Judgement:
     """Under `torch.autocast` to bfloat16, the call and its backward work, and the value is right to
-    the precision of bfloat16."""
-    case = trial.case
+    the precision of bfloat16, also with each switch turned on."""
+    return any_judged(trial, partial(_under_autocast, trial), [trial.case, *_switched_on(trial)])
+
+
+def _switched_on(trial: Trial) -> Iterator[Case]:
+    """Yield the call with each switch turned on that is off."""
+    case, known = trial.case, trial.loss.parameters_of(trial.form)
+    for name in known:
+        if case.parameters[name] is False and name not in trial.form.fixed:
+            on = case.with_(
+                parameters={**case.parameters, name: True}, omitted=case.omitted - {name}
+            )
+            if trial.allows(on) and unsupported_argument(trial.under_test, on) is None:
+                yield on
+
+
+def _under_autocast(trial: Trial, case: Case) -> bool:
+    """Judge a call under autocast; return whether it uses an option."""
     kind = torch.device(trial.device).type
     with torch.autocast(kind, dtype=torch_dtype(LOW)):
         outcome = perform(trial.under_test, case, trial.device)
     if outcome.error is not None:
+        if case is not trial.case and perform(trial.under_test, case, trial.device).error:
+            raise NotJudged(Excuse.CALL_FAILS)  # clause `accepts` reports it
         way = f"{outcome.phase} under autocast"
         if trial.under_test.declares(Ability.AUTOCAST) or refuses_autocast(outcome.error):
             lack = "it does not work with torch.autocast"
             raise raised(trial, Ability.AUTOCAST, outcome.error, way, lack)
-        raise failed(way, outcome.error)
+        raise failed(way, outcome.error, case=case)
     got = trial.number(outcome)
     if got is None:
         raise NotJudged(Excuse.CALL_FAILS, "under autocast the call returns no readable tensor")
-    want = trial.expected.value(case.reduction)
+    solved = trial.solved if case is trial.case else trial.solved.changed(case)
+    want = solved.expected.value(case.reduction)
     if got.shape == want.exact.shape and (want.error(got) > 1).any():
         # Under autocast, torch computes matrix products in the lower precision.
         want = SolvedCase(trial.loss, case.with_(dtype=LOW)).expected.value(case.reduction)
-    trial.agree(got, want, "the value under autocast", of=None)
-    return uses_options(trial)
+    trial.agree(got, want, "the value under autocast", of=None, case=case)
+    return case is not trial.case or uses_options(trial)
 
 
 def _complex(loss: Loss, surface: Surface) -> bool:

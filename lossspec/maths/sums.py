@@ -103,8 +103,8 @@ def _multiplied_in_dtype(x: Array) -> Array:
 
 
 def _derivative_in_dtype(product: Array, x: Array) -> Array:
-    """Return the quotient of the product and each factor; no quotient if a factor is 0 or inf."""
-    zero = np.any((getval(x) == 0) | ~np.isfinite(getval(x)), axis=-1, keepdims=True)
+    """Return the quotient of the product and each factor, as torch does where no factor is 0."""
+    zero = np.any(getval(x) == 0, axis=-1, keepdims=True)
     quotients = product[..., None] / select(getval(x) != 0, x, np.ones_like(getval(x)))
     if not zero.any():
         return quotients
