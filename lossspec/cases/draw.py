@@ -25,8 +25,8 @@ T = TypeVar("T")
 
 #: How the sizes of the axes are drawn; a repeated word is drawn more often, here and below.
 _KINDS = (
-    *(["small"] * 3 + ["distinct"] * 2 + ["square"] * 2 + ["empty"] * 2),
-    *("ones", "rows", "wide"),
+    *(["small"] * 3 + ["distinct"] * 2 + ["square"] * 2),
+    *("empty", "ones", "column", "rows", "wide"),
 )
 #: The same for a sample with several axes. `crossed` repeats two sizes, so that a wrong axis fits.
 _KINDS_OF_MANY_AXES = ("small", "square", "distinct", "crossed", "even", "empty")
@@ -463,7 +463,7 @@ def _many_rows(
 
 
 def _few(choose: Choices, kind: str, axes: list[str], loop: list[str]) -> dict[str, int]:
-    """Draw sizes below ten: equal, different, in pairs, with an empty axis, or independent."""
+    """Draw sizes below ten: equal, different, in pairs, with a short axis, or independent."""
     if kind in ("crossed", "even"):  # further axes cross those before them, or equal each other
         pair = choose(kind, ((2, 3), (3, 2), (4, 3)))
         sizes = dict(zip(axes, pair * len(axes), strict=False))
@@ -471,6 +471,9 @@ def _few(choose: Choices, kind: str, axes: list[str], loop: list[str]) -> dict[s
         return sizes | same if kind == "even" else sizes
     if kind == "ones":
         return dict.fromkeys(axes, 1)
+    if kind == "column":  # a result of shape (N, 1), as a regression returns it
+        few = {axis: choose(f"size of {axis}", (3, 2, 5)) for axis in axes}
+        return few | dict.fromkeys(loop[-1:], 1)
     if kind == "square":
         return dict.fromkeys(axes, choose("square", [2, 3, 4]))
     if kind == "distinct":

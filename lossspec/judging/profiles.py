@@ -33,7 +33,7 @@ class Profile:
 
 
 PROFILES = {
-    "quick": Profile("quick", 40, 1, 0.3, even=False),
+    "quick": Profile("quick", 60, 1, 0.3, even=False),
     "standard": Profile("standard", 320, 4, even=False),
     "deep": Profile("deep", 10_000, 20, searched=1_000, even=False),
 }

@@ -10,9 +10,6 @@ from lossspec.spec.roles import Real, Sign
 #: No case has a shorter vector other than 0. The documentation writes cos, which may mean torch's
 #: cosine similarity, and that bounds the lengths, or their product, from below by 1e-8.
 SHORTEST = 1e-4
-#: The same in float16. The reciprocal of the third power, which the derivative of a reciprocal root
-#: has, overflows for a shorter vector.
-SHORTEST_HALF = 2.0**-5
 
 
 def define(input1, input2, target, margin):
@@ -29,8 +26,7 @@ def settle(rng, tensors, parameters):
         if x.size and rng.random() < 0.1:
             np.atleast_2d(x)[0] = 0.0
         length = np.linalg.norm(x, axis=-1, keepdims=True)
-        shortest = SHORTEST_HALF if tensors[name].dtype == np.float16 else SHORTEST
-        short = (length > 0) & (length < shortest)
+        short = (length > 0) & (length < SHORTEST)
         tensors[name] = np.where(short, x + 1, x).astype(tensors[name].dtype)
 
 
