@@ -111,6 +111,13 @@ class EveryClass(nn.Module):
         """Predict classes like the class of torch."""
         return self.log_prob(input).argmax(1)
 
+    def reset_parameters(self) -> None:
+        """Draw the parameters anew, as the class of torch does."""
+        self.head.reset_parameters()
+        for cluster in self.tail:
+            for layer in cluster.children():
+                layer.reset_parameters()  # type: ignore[operator]  # all are linear layers
+
 
 # === wrong ===============================================================================
 
@@ -159,7 +166,22 @@ class NoCutoffs(EveryClass):
             self.head, self.tail = nn.Linear(in_features, n_classes, bias=False), nn.ModuleList()
 
 
+class TailNotReset(EveryClass):
+    """A reset draws the parameters of the head twice, and those of the clusters not at all."""
+
+    def reset_parameters(self) -> None:
+        self.head.reset_parameters()
+        self.head.reset_parameters()
+
+
 WRONG = (
+    wrong(
+        "adaptive_log_softmax_with_loss",
+        TailNotReset,
+        source="pyg-team/pytorch_geometric#6561",
+        needs="a reset of the parameters",
+        surface="class",
+    ),
     wrong(
         "adaptive_log_softmax_with_loss",
         ClustersFromTheEnd,

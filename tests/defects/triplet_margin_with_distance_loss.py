@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import inf
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -125,7 +125,26 @@ class DistanceIgnored(TripletWithDistance):
         return super().run(anchor, positive, negative, distance, margin, swap, reduction)
 
 
+class DistanceInList(torch.nn.Module):
+    """The distance is kept in a list, where torch sees no submodule."""
+
+    def __init__(self, distance_function: Distance | None = None, **options: Any) -> None:
+        super().__init__()
+        self.distances, self.options = [distance_function], options
+
+    def forward(self, anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+        tensors = anchor, positive, negative
+        return TripletWithDistance()(*tensors, distance_function=self.distances[0], **self.options)
+
+
 WRONG = (
+    wrong(
+        "triplet_margin_with_distance_loss",
+        DistanceInList,
+        source="LianpoWang/SLIIF#36",
+        needs="a distance that is a module",
+        surface="class",
+    ),
     wrong(TripletWithDistance, SwapIgnored, source="LSM-03, huggingface/transformers#43240"),
     wrong(
         TripletWithDistance,
@@ -196,10 +215,25 @@ class StackedDistances(TripletWithDistance):
         return torch.maximum(margin + near - far, near.new_zeros(()))
 
 
+class ModuleOfDistance(torch.nn.Module):
+    """A module that stores the distance as an attribute, and calls a composition."""
+
+    def __init__(self, distance_function: Distance | None = None, **options: Any) -> None:
+        super().__init__()
+        self.distance_function, self.options = distance_function, options
+
+    def forward(self, anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+        tensors = anchor, positive, negative
+        return TripletWithDistance()(
+            *tensors, distance_function=self.distance_function, **self.options
+        )
+
+
 RIGHT = (
     right(TripletWithDistance, "composite", "Plain torch operations, half precisions in float32."),
     right(TripletWithDistance, PartsInFloat64),
     right(TripletWithDistance, PowerSums),
     right(TripletWithDistance, DistanceMatrix),
     right(TripletWithDistance, StackedDistances),
+    right("triplet_margin_with_distance_loss", ModuleOfDistance, surface="class"),
 )
