@@ -29,7 +29,7 @@ def test_a_correct_function_conforms():
     assert {cell.id: str(cell.verdict) for cell in cells} == {
         f"huber_loss/{clause}[function-cpu]": "conforms" for clause in FEW
     }
-    assert all(25 < cell.examples <= 35 for cell in cells)
+    assert all(30 < cell.examples <= 60 for cell in cells)
 
 
 def test_a_wrong_function_deviates():
@@ -303,7 +303,7 @@ def test_progress_is_shown_in_a_terminal(attended):
     first, *updates, last, blank, end = text.split("\r")
     assert (first, end) == ("", "")
     assert re.fullmatch(r"mse_loss: 0 of \d+ cases, 1 s", updates[0])
-    assert any(re.match(r"mse_loss: 1 of \d+ cases, 1 deviation, \d+ s", line) for line in updates)
+    assert any(re.match(r"mse_loss: \d of \d+ cases, 1 deviation, \d+ s", line) for line in updates)
     assert re.match(r"mse_loss: (\d+) of \1 cases, 1 deviation, \d+ s", last)
     assert (blank.strip(), len(blank) >= len(last.rstrip())) == ("", True)
 
