@@ -288,17 +288,27 @@ def random_state(trial: Trial) -> Judgement:
         raise Deviation(what, found.after, found.before, check=None)
     _judge_draws(trial, trial.case)
     longer = _of_new_size(trial)
-    if longer is not None and perform(trial.under_test, longer, trial.device).returned:
-        _judge_draws(trial, longer)
+    if longer is not None:
+        _judge_draws(trial, longer, may_raise=True)
     return True
 
 
-def _judge_draws(trial: Trial, case: Case) -> None:
-    """Raise Deviation if a call changes the state of a random generator."""
+def _judge_draws(trial: Trial, case: Case, may_raise: bool = False) -> None:
+    """Raise Deviation if a call changes the state of a random generator.
+
+    Args:
+        trial: The trial.
+        case: The call.
+        may_raise: Whether the call may raise an error, which is not judged here.
+    """
     call, _ = ready(trial.under_test, case, trial.device)  # a constructor may draw numbers
     _draw(trial.device)
     before = _random_states(trial.device)
-    call()
+    try:
+        call()
+    except Exception:
+        if not may_raise:
+            raise
     after = _random_states(trial.device)
     for whose, state in before.items():
         if after[whose] != state:
