@@ -292,7 +292,7 @@ def test_the_audit_command_prints_found_and_missed_defects(workplace):
     words = ["audit", "triplet_margin_with_distance_loss", "--cases=2", "--matrix=matrix.md"]
     result = workplace.within(lambda: main(words))
     assert result.status == 0, result.err
-    assert "7 wrong losses found" in result.out[0]
+    assert "8 of 8 wrong losses found" in result.out[0]
     assert result.out[1].startswith("  first found by ")
     assert "pytorch/pytorch#3876" in (workplace.path / "matrix.md").read_text("utf-8")
 

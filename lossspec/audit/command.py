@@ -29,7 +29,7 @@ def chosen(profile: str, cases: int | None) -> Profile:
         return found
     if cases < 1:
         raise ArgumentError(f"--cases takes a whole number of 1 or more, got {cases}")
-    return replace(found, examples=cases, even=True)
+    return replace(found, examples=cases, each_dtype=0, even=True)
 
 
 def report(

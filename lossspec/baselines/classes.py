@@ -66,6 +66,7 @@ def _class_axis(input: Tensor) -> int:
 
 def _kept(target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
     """Return a mask of the targets that count, and the targets with class 0 for ignored ones."""
+    target = target.long()  # in uint8, -100 would be the class 156
     kept = target != ignore_index
     return kept, torch.where(kept, target, 0).long()
 

@@ -528,9 +528,11 @@ def _class_indices(
     if dtype == "uint8" and sizes[role.classes] >= _WIDE and sentinel < 0:
         kind = "none"  # so that the mark keeps its value
     if dtype == "uint8" and not 0 <= sentinel <= 255:
-        if kind == "none":  # the class that the sentinel would be in this dtype is not ignored
-            if target.size and sentinel % 256 < sizes[role.classes]:
-                target.flat[0] = sentinel % 256
+        if kind == "none":
+            # Many losses that are right for documented dtypes compare a uint8 with the sentinel in
+            # uint8, and ignore the class that it is there.
+            wrapped = sentinel % 256
+            target = np.where(target == wrapped, wrapped - 1 if wrapped else 1, target)
             return parameters, target.astype(dtype)
         sentinel = 255
         parameters = {**parameters, role.ignored_by: sentinel}

@@ -21,7 +21,7 @@ class Profile:
     patience: float = 1.0
     #: The number of informative cases of `value` in each dtype. If the drawn cases contain fewer,
     #: more are drawn in that dtype. In float16, for example, many squares overflow.
-    each_dtype: int = 4
+    each_dtype: int = 0
     #: The number of further cases, which Hypothesis searches near the largest errors.
     searched: int = 0
     #: Whether every loss has the same number of cases, independently of its breadth.
@@ -33,9 +33,9 @@ class Profile:
 
 
 PROFILES = {
-    "quick": Profile("quick", 60, 1, 0.3, even=False),
-    "standard": Profile("standard", 320, 4, even=False),
-    "deep": Profile("deep", 10_000, 20, searched=1_000, even=False),
+    "quick": Profile("quick", 60, 1, 0.3, each_dtype=4, even=False),
+    "standard": Profile("standard", 320, 4, each_dtype=4, even=False),
+    "deep": Profile("deep", 10_000, 20, each_dtype=4, searched=1_000, even=False),
 }
 
 

@@ -41,26 +41,20 @@ class BlindDefect(Defect):
 
 #: The clauses that a wrong value or gradient breaks.
 NUMBERS = ("value", "gradient", "mean-divisor", "index-is-one-hot", "nothing-left", "batch-split")
-BYTES = (NUMBERS, "in uint8 it takes class 256 + ignore_index for an ignored one")
 #: Losses that were written as right and are wrong: the clauses that say so, and the reason.
 EXAMINED: dict[str, tuple[tuple[str, ...], str]] = {
     "cosine_embedding_loss/right_einsum_rsqrt-2": (
         NUMBERS,
         "in float16 the third power of a reciprocal length, which its backward needs, is inf or 0",
     ),
-    "cross_entropy/right_by_logsumexp_pieces": BYTES,
-    "cross_entropy/right_one_hot_in_double": BYTES,
     "cross_entropy/right_one_hot-2": (
         ("shift-invariance", *NUMBERS),
-        "x - logsumexp(x) cancels under a common offset (pytorch/pytorch#11752), and as above",
+        "x - logsumexp(x) cancels under a common offset (pytorch/pytorch#11752)",
     ),
     "ctc_loss/right_alpha_recursion-2": (
         ("refuses-calls", "refuses-shapes"),
         "it checks neither that lengths fit nor that all tensors have the same batch size",
     ),
-    "linear_cross_entropy/right_chunked": BYTES,
-    "linear_cross_entropy/right_fused_chunks-2": BYTES,
-    "linear_cross_entropy/right_einsum-2": BYTES,
     "nll_loss/right_masked_one_hot-2": (("accepts",), "it raises for a batch of size 0"),
     "nll_loss/right_own_backward-2": (("accepts",), "it raises for a batch of size 0"),
 }
