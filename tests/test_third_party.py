@@ -1,4 +1,4 @@
-"""What third-party losses do beside a defect, or instead of one, and that each is told once."""
+"""Third-party losses: each defect is told once, and an unsupported call is no crash."""
 
 import pytest
 import torch
