@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -234,16 +235,20 @@ def reset_parameters(trial: Trial) -> Judgement:
     return True
 
 
-class _Learned(torch.nn.Module):
-    """A distance with a parameter, which is learned with those of the network."""
+@cache
+def _learned() -> type[torch.nn.Module]:
+    """Return the class of a distance with a parameter; made late, since it loads torch."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = torch.nn.Parameter(torch.ones(()))
+    class Learned(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.ones(()))
 
-    def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
-        x, y = tensors
-        return self.scale * (x - y).square().flatten(1).sum(1)
+        def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
+            x, y = tensors
+            return self.scale * (x - y).square().flatten(1).sum(1)
+
+    return Learned
 
 
 def _function_of(loss: Loss) -> str | None:
@@ -259,7 +264,7 @@ def _function_of(loss: Loss) -> str | None:
 def registered(trial: Trial) -> Judgement:
     """If the constructor gets a module in place of a function, its parameters are among those of
     the loss, so that an optimizer and `state_dict` see them."""
-    name, learned = _function_of(trial.loss), _Learned()
+    name, learned = _function_of(trial.loss), _learned()()
     assert name is not None
     given = {**keywords(trial.under_test, trial.case, {}), name: learned}
     try:

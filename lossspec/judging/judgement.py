@@ -56,7 +56,7 @@ def judge(clause_record: ClauseRecord, trial: Trial, excuses: Excuses, attached:
         raise
     except BaseException as error:
         # Clauses catch the errors of the calls that they judge. This one is of another call.
-        if of_implementation(error):
+        if of_implementation(error, clause_record.clause):
             clause_record.excused[Excuse.CALL_FAILS] += 1
             clause_record.lacks = f"a call that this clause needs raised {foreign_error(error)}"
             clause_record.failed += 1

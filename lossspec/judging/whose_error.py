@@ -12,12 +12,13 @@ import numpy as np
 import torch
 
 import lossspec
+from lossspec.clauses import Clause
 
 #: The modules of lossspec that call an implementation.
 _CALLERS = ("execution/implementation.py", "execution/call.py")
 
 
-def of_implementation(error: BaseException) -> bool:
+def of_implementation(error: BaseException, clause: Clause | None = None) -> bool:
     """Return whether an error was raised in code that the implementation runs.
 
     Such code is called by lossspec's modules for calls, or it is neither part of lossspec nor of
@@ -25,9 +26,11 @@ def of_implementation(error: BaseException) -> bool:
 
     Args:
         error: The error that reached the judge of a clause.
+        clause: The clause, which may be part of another package.
     """
     files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
-    own = [i for i, file in enumerate(files) if _within(file, _folder(lossspec))]
+    written = getattr(getattr(clause and clause.judge, "__code__", None), "co_filename", None)
+    own = [i for i, file in enumerate(files) if file == written or _within(file, _folder(lossspec))]
     if not own:
         return True
     last = own[-1]
