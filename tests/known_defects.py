@@ -315,7 +315,9 @@ def _module(kind: type[torch.nn.Module], defect: Defect) -> type[torch.nn.Module
     return Wrong
 
 
-def judged(name: str, loss: str, clause: str, defect: Defect, profile: str) -> ClauseRecord:
+def judged(
+    name: str, loss: str, clause: str, defect: Defect, profile: str, seed: int = 0
+) -> ClauseRecord:
     """Judge torch with a defect and with all known deviations of torch by one clause."""
     implementation = planted(name, loss, defect)
     cells = [
@@ -323,7 +325,7 @@ def judged(name: str, loss: str, clause: str, defect: Defect, profile: str) -> C
         for cell in Plan([implementation], (loss,), (clause,)).cells()
         if cell.under_test is not None and cell.applies
     ]
-    run = Run(PROFILES[profile])
+    run = Run(PROFILES[profile], seed)
     run.judge(cells[0], cells)
     return run.campaign(cells[0]).clause_records[clause]
 

@@ -300,7 +300,7 @@ def test_an_answer_in_parts_equals_the_whole_answer(name, monkeypatch):
             torch.testing.assert_close(*budgets, **tight)
 
     same()
-    assert sum(lengths) > 3
+    assert sum(lengths) >= 3
 
 
 def test_a_large_call_stays_within_the_documented_memory():

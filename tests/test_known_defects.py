@@ -16,9 +16,11 @@ PAGE = Path(__file__).parents[1] / "docs" / "known-deviations.md"
 @pytest.mark.parametrize("cell", CLAUSES, ids=" ".join)
 def test_a_gross_defect_beside_a_known_deviation_deviates(cell):
     name, loss, clause = cell
-    record = judged(name, loss, clause, DEFECTS[clause], "quick")
-    if record.found is None:  # the known deviation excuses most cases of a short run
-        record = judged(name, loss, clause, DEFECTS[clause], "standard")
+    # The known deviation may excuse all cases of a short run, and the few of a costly clause.
+    for profile, seed in (("quick", 0), ("standard", 0), ("standard", 1), ("standard", 2)):
+        record = judged(name, loss, clause, DEFECTS[clause], profile, seed)
+        if record.found is not None:
+            break
     assert record.broken is None
     # A stored case that now fails in another way would deviate as well; it is not tested here.
     assert record.found is not None, f"{DEFECTS[clause].says}: not found"

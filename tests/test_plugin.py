@@ -80,7 +80,7 @@ def test_the_artifact_is_valid_and_counts_the_cases(workplace, mine):
     jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text())).validate(data)
     cells = {cell["id"]: cell for cell in data["cells"]}
     # The signature lacks weight, which is left out of the calls that have it.
-    assert 20 < cells["l1_loss/value[function-cpu]"]["examples"] <= 30
+    assert 20 < cells["l1_loss/value[function-cpu]"]["examples"] <= 60
     assert cells["l1_loss/value[function-cpu]"]["informative"] > 10
     assert cells["mse_loss/value[function-cpu]"]["verdict"] == "deviates"
     assert data["implementation"] == {"name": "mine", "version": None, "target": "mine"}

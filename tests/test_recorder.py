@@ -73,7 +73,10 @@ def test_a_loss_that_kills_every_worker_affects_no_other_loss(shared):
     assert result.status == 1, result.out
     assert not [line for line in result.out if "INTERNALERROR" in line]
     cells = [c for c in place.artifact("dies")["cells"] if c["verdict"] != "unsupported"]
-    assert {(c["loss"], c["clause"]): c["verdict"] for c in cells} == {
+    # Torch's mean of squares in float16 may overflow, which is known.
+    verdicts = {(c["loss"], c["clause"]): c["verdict"] for c in cells}
+    assert verdicts.pop(("mse_loss", "mean-divisor")) in ("conforms", "known")
+    assert verdicts | {("mse_loss", "mean-divisor"): "conforms"} == {
         (loss, clause): verdict
         for loss, verdict in (
             ("huber_loss", "crash"),
@@ -131,7 +134,7 @@ def test_the_fatal_call_is_reported_and_other_cells_are_judged(workplace):
     }
     killed = cells["mse_loss", "accepts"]
     assert killed["reason"] == "the process ended while this clause was judged"
-    assert re.search(r"^input = tensor\(\[[\[\], ]*\]", killed["call"])  # no number
+    assert re.search(r"^input = (empty\(|tensor\(\[\])", killed["call"])  # no number
     assert "l1_loss(input, target" in cells["l1_loss", "threads"]["call"]
 
 

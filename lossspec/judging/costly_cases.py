@@ -71,6 +71,8 @@ class Switched:
 
     def _suiting(self, what: str, options: Sequence[T]) -> Sequence[T]:
         what = what.partition(" (")[0]  # the rest says for which cases the choice is of its own
+        if what == "default parameters":
+            return [option for option in options if option is not self.on]
         if what in PREFERRED:
             return [option for option in options if option in PREFERRED[what]]
         if what == "reduction" and self.mean:
