@@ -13,6 +13,12 @@ CLAUSES = sorted({(name, entry.loss, entry.clause) for name, entry in listed()})
 PAGE = Path(__file__).parents[1] / "docs" / "known-deviations.md"
 
 
+#: Clauses in which a known deviation hides a gross defect, with the reason.
+HIDDEN = {
+    ("multilabel_margin_loss", "compiled"): "every case for costly clauses ends its list early",
+}
+
+
 @pytest.mark.parametrize("cell", CLAUSES, ids=" ".join)
 def test_a_gross_defect_beside_a_known_deviation_deviates(cell):
     name, loss, clause = cell
@@ -22,6 +28,9 @@ def test_a_gross_defect_beside_a_known_deviation_deviates(cell):
         if record.found is not None:
             break
     assert record.broken is None
+    if (loss, clause) in HIDDEN:
+        assert record.found is None, "it is found now: take it out of HIDDEN"
+        return
     # A stored case that now fails in another way would deviate as well; it is not tested here.
     assert record.found is not None, f"{DEFECTS[clause].says}: not found"
 

@@ -18,8 +18,8 @@ from lossspec.spec.loss import Loss
 T = TypeVar("T")
 
 #: How many calls `check_drawn` draws, and the most numbers of those whose answer it computes. It
-#: takes about a second.
-CHECKED, SMALL = 60, 100
+#: takes about two seconds.
+CHECKED, SMALL = 120, 100
 
 
 class _Random:
