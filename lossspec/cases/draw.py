@@ -329,13 +329,13 @@ def _lay_out(draft: _Draft, roles: Mapping[str, Role]) -> dict[str, str]:
     axes = {n: axes_of(draft.loss, form, shape, n, array.ndim) for n, array in tensors.items()}
     layouts = {}
     # Repeating an ignored index would ignore rows that hold any number, where none may.
-    fixed = [n for n, role in roles.items() if isinstance(role, ClassIndex) and role.ignored_by]
+    marked = [n for n, role in roles.items() if isinstance(role, ClassIndex) and role.ignored_by]
     for name in list(tensors) if laid == "each" else [choose("laid out", list(tensors))]:
         array = tensors[name]
         layout = choose(f"layout of {name}", _layouts(array.ndim))
         # Repeating values would undo `settle`; many equal terms, added serially, exceed the budget.
         repeatable = not settled and (not array.ndim or len(array) < _WIDE)
-        repeatable &= form.skips_ignored or name not in fixed
+        repeatable &= form.skips_ignored or name not in marked
         repeatable &= _may_repeat(roles[name], array, axes[name])
         if layout == "expanded" and repeatable:
             tensors[name] = _repeated(array)
