@@ -38,9 +38,9 @@ FREE_STEP = 4
 #: Chosen: it affects the time of a case and the tightness of a budget only.
 OWN_MEMBERS = 12
 
-#: Factors on the cotangent of a float16 mean, with which the textbook formula is differentiated.
-#: Chosen: three, since one product may by chance be exact near the smallest numbers; more factors
-#: could only widen the budget.
+#: Factors on the cotangent of a mean, with which the textbook formula is differentiated.
+#: Chosen: three, two outside float16, since one product may by chance be exact near the smallest
+#: numbers; more factors could only widen the budget.
 LUCK_FACTORS = (1.0, 0.8, 0.6)
 
 #: Largest ratio of budget to exact number at which a number tells a right result from 0.

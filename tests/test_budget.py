@@ -15,7 +15,7 @@ from lossspec.execution.implementation import LossUnderTest
 from lossspec.execution.tensors import to_extended
 from lossspec.implementations.oracle import bind
 from lossspec.judging.deviation import deviation_of
-from lossspec.maths import matvec
+from lossspec.maths import expm1, log1p, matvec
 from lossspec.maths.ensemble import ROUNDING_MEMBERS, SIDES, Ensemble, ensemble, rounded
 from lossspec.oracle.bounds import Bounded, roundings
 from lossspec.oracle.solver import SolvedCase, solve
@@ -104,6 +104,31 @@ def test_a_sigmoid_computed_from_its_logarithm_is_within_the_budget():
     name = "binary_cross_entropy_with_logits"
     assert gradient_ratio(name, {}, slope, input=x, target=zeros) < 0.2
     assert gradient_ratio(name, {}, slope.float().double(), input=x, target=zeros) > 10
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize(
+    "numbers", [[43.1, 44.0, 3.0], [63.0, 88.2, 1.0]], ids=["subnormal", "overflow"]
+)
+def test_a_gradient_through_a_number_out_of_range_is_within_the_budget(numbers, reduction):
+    spec = lossspec.spec.Loss(
+        name="log_square",
+        module=None,
+        summary="The logarithm of one and a square.",
+        formula=r"\log(1 + (e^x - 1)^2)",
+        source="the test",
+        define=lambda input: log1p(expm1(input) ** 2),
+        forms=(
+            lossspec.spec.Form(shapes=("(*) -> (*)",), tensors={"input": lossspec.spec.Real()}),
+        ),
+    )
+    x = torch.tensor(numbers * 171, requires_grad=True)
+    value = torch.log1p(torch.expm1(x) ** 2)
+    getattr(value, reduction)().backward()
+    case = bind(spec, {"input": x.detach()}, {}, reduction)
+    want = solve(spec, case).gradient("input", reduction, np.ones(()))
+    assert want.error(to_extended(x.grad)).max() <= 1
+    assert want.error(1.01 * to_extended(x.grad))[2] > 1
 
 
 def test_a_gradient_flushed_to_0_before_scaling_is_within_the_budget():

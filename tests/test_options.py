@@ -205,6 +205,18 @@ def test_no_conftest_is_loaded_from_the_value_of_a_short_option(workplace):
     assert (workplace.path / "build" / "mine" / "conformance.json").exists()
 
 
+@pytest.mark.parametrize("name", ["--reports", "--lossspec-reports"])
+def test_a_root_directory_taken_from_an_option_is_refused(workplace, tmp_path_factory, name):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    put(workplace, mine=MINE, own__test_own="def test_own(): raise RuntimeError")
+    (workplace.path / "pytest.ini").write_text("[pytest]\ntestpaths = nothing\n")
+    result = run(workplace, "--impl", "mine", name, str(elsewhere))
+    assert result.status == 4, result.out + result.err
+    assert f"write {name}={elsewhere}" in "".join(result.err)
+    allowed = run(workplace, *SUITE, "--impl", "mine", *QUICK, name, str(elsewhere))
+    assert allowed.status == 0, allowed.out + allowed.err
+
+
 def test_a_checkout_without_installation_has_the_short_options(workplace):
     words = ("-m", "pytest", "--impl=torch.nn", "--loss", "l1_loss", "--clause", "result-shape")
     words += ("--reports", str(workplace.path / "out"), "-p", "no:cacheprovider", "--profile=quick")

@@ -678,11 +678,11 @@ LOSSES = {
     ),
     "elementwise": (
         lambda input, target: (
-            maths.erf(input) * maths.tanh(target) + maths.log1p(maths.expm1(maths.tanh(input)) ** 2)
+            maths.erf(input) * maths.tanh(target) + maths.log1p(maths.expm1(input) ** 2)
         ),
         ELEMENTS,
-        lambda x, t: torch.erf(x) * torch.tanh(t) + torch.log1p(torch.expm1(x.tanh()) ** 2),
-        lambda x, t: torch.erf(x) * torch.tanh(t) + torch.log(1 + torch.expm1(x.tanh()) ** 2),
+        lambda x, t: torch.erf(x) * torch.tanh(t) + torch.log1p(torch.expm1(x) ** 2),
+        lambda x, t: torch.erf(x) * torch.tanh(t) + torch.log(1 + torch.expm1(x) ** 2),
     ),
     "angle": (
         lambda input, target: maths.acos(maths.tanh(input)) * maths.logaddexp(input, target),

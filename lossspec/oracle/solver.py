@@ -609,13 +609,14 @@ def _trial_cotangents(posed: _Posed, whole: Whole, shares: np.ndarray) -> list[n
     # A cotangent of `SLACK` instead of 1 leaves room for implementations that multiply the factors
     # of a derivative in another order, and overflow earlier.
     cotangents = [np.full(posed.loop, SLACK)]
-    halves = posed.precision.name == "float16" and posed.case.reduction == "mean"
     divisor = whole.divisor("mean")[0]
-    if halves and divisor != 0:
-        # A mean divides the cotangent first, which may make it subnormal in float16. The rounding
-        # error of a subnormal number depends on its digits, so try several cotangents.
+    if posed.case.reduction == "mean" and divisor != 0:
+        # A mean divides the cotangent first, which may make its products subnormal. The rounding
+        # error of a subnormal number depends on its digits, so try several cotangents. In float16
+        # the cotangent itself may be subnormal.
         share = posed.case.upstream("mean") / divisor * shares
-        cotangents += [share * factor for factor in LUCK_FACTORS]
+        factors = LUCK_FACTORS if posed.precision.name == "float16" else LUCK_FACTORS[:2]
+        cotangents += [share * factor for factor in factors]
     return cotangents
 
 
@@ -920,12 +921,11 @@ def _plain_formula_errors(
             derivatives = back(np.broadcast_to(cotangent.astype(dtype.numpy), want.shape))
         for name, derivative in zip(wanted, derivatives, strict=True):
             core = (1,) * (derivative[0].ndim - hopeless[0].ndim)
-            overflow, value, by = (
-                a.reshape(a.shape + core) for a in (hopeless[0], got[0], cotangent)
-            )
+            overflow, by = (a.reshape(a.shape + core) for a in (hopeless[0], cotangent))
             got_derivative = as_extended(derivative[0]) / as_extended(by)
             away = np.abs(got_derivative - want_derivatives[name][0])
-            lost = ~np.isfinite(away) | (overflow & np.isnan(value))
+            # After an overflow it depends on the order of the factors what a derivative is.
+            lost = ~np.isfinite(away) | overflow
             errors[name] = np.maximum(
                 errors[name], np.where(by == 0, 0, np.where(lost, np.inf, away))
             )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Generator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -31,6 +32,11 @@ _FIXTURES = {
     "conformance": ({"cell", "conformance"},),
     "timing": ({"timing_cell", "timed"}, {"timed_loss", "axis", "timed"}),
 }
+#: The files in which pytest looks for its configuration.
+_SETTINGS = (
+    *("pytest.ini", ".pytest.ini", "pytest.toml", ".pytest.toml"),
+    *("pyproject.toml", "tox.ini", "setup.cfg"),
+)
 #: A constant that marks a test file of lossspec, since other suites may use these fixture names.
 _SIGN = "LOSSSPEC_SUITE"
 
@@ -143,6 +149,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
 
 
 def _start(config: pytest.Config, places: Path | None = None) -> None:
+    _check_root(config)
     try:
         with importing_plainly(config):
             from lossspec.pytest_plugin.start import session_of
@@ -156,6 +163,30 @@ def _start(config: pytest.Config, places: Path | None = None) -> None:
         from lossspec.pytest_plugin.timing_session import TimingSession
 
         config.pluginmanager.register(TimingSession.of(config, conformance), "lossspec-timing")
+
+
+def _check_root(config: pytest.Config) -> None:
+    """Check that the root directory of pytest was not chosen by the value of an option.
+
+    pytest chooses it before it knows our options, from the words that are paths. A wrong one hides
+    `testpaths`, and then every test below the current directory is collected.
+
+    Raises:
+        pytest.UsageError: The root directory is that of an option's value.
+    """
+    here = config.invocation_params.dir
+    collects_here = config.args_source is pytest.Config.ArgsSource.INVOCATION_DIR
+    if not collects_here or config.inipath or config.option.rootdir:
+        return
+    if not any((folder / file).exists() for folder in (here, *here.parents) for file in _SETTINGS):
+        return
+    names = {name for option in OPTIONS for name in (option.short, option.long)}
+    for word, value in pairwise(expanded(map(str, config.invocation_params.args))):
+        if word in names and (here / value).exists():
+            raise pytest.UsageError(
+                f"pytest takes {value} for its root directory and looks for no configuration in "
+                f"{here}; write {word}={value}"
+            )
 
 
 class _Interrupted:
