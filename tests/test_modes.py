@@ -1,5 +1,6 @@
 """Modes: other dtypes, containers and transformations, where defects are found."""
 
+import math
 import re
 from dataclasses import replace
 
@@ -665,41 +666,46 @@ def test_a_loss_is_declared_piecewise_linear_where_its_second_derivatives_are_0(
     assert clauses()["second-order"].applies(loss, "function") is curved
 
 
-class HalfCurved(torch.autograd.Function):
-    """The gradient of smooth_l1_loss, whose own derivative is 0 for differences above 1."""
+class CurvedBelow(torch.autograd.Function):
+    """The gradient of smooth_l1_loss, whose own derivative is 1 / beta below an end and then 0."""
 
     @staticmethod
-    def forward(ctx, difference, beta):
+    def forward(ctx, difference, beta, end):
         ctx.save_for_backward(difference)
-        ctx.beta = beta
+        ctx.beta, ctx.end = beta, end
         return (difference / beta).clamp(-1, 1)
 
     @staticmethod
     def backward(ctx, upstream):
         (difference,) = ctx.saved_tensors
-        return upstream * (difference.abs() < min(1.0, ctx.beta)) / ctx.beta, None
+        return upstream * (difference.abs() < ctx.end) / ctx.beta, None, None
 
 
-class WithHalfCurved(torch.autograd.Function):
+class WithCurvedBelow(torch.autograd.Function):
     """smooth_l1_loss of a difference, with that gradient."""
 
     @staticmethod
-    def forward(ctx, difference, beta):
+    def forward(ctx, difference, beta, end):
         ctx.save_for_backward(difference)
-        ctx.beta = beta
+        ctx.beta, ctx.end = beta, end
         return F.smooth_l1_loss(difference, difference * 0, reduction="none", beta=beta)
 
     @staticmethod
     def backward(ctx, upstream):
         (difference,) = ctx.saved_tensors
-        return upstream * HalfCurved.apply(difference, ctx.beta), None
+        return upstream * CurvedBelow.apply(difference, ctx.beta, ctx.end), None, None
 
 
-def test_second_derivatives_are_judged_in_every_piece():
+@pytest.mark.parametrize(
+    "end",
+    [lambda beta: min(1.0, beta), lambda beta: math.inf],
+    ids=["curved below 1 only", "curved in the linear piece too"],
+)
+def test_second_derivatives_are_judged_in_every_piece(end):
     def loss(input, target, reduction="mean", beta=1.0):
         if beta <= 0:
             return F.smooth_l1_loss(input, target, reduction=reduction, beta=beta)
-        losses = WithHalfCurved.apply(input - target, beta)
+        losses = WithCurvedBelow.apply(input - target, beta, end(beta))
         return losses if reduction == "none" else getattr(losses, reduction)()
 
     found = lossspec.check(

@@ -123,6 +123,14 @@ class HeadReset(nn.AdaptiveLogSoftmaxWithLoss):
         self.head.reset_parameters()
 
 
+class DoubleHead(nn.AdaptiveLogSoftmaxWithLoss):
+    """The constructor's dtype reaches the head only."""
+
+    def __init__(self, *given, dtype=None, **more):
+        super().__init__(*given, **more)
+        self.head.to(dtype)
+
+
 class KeptLayer(nn.AdaptiveLogSoftmaxWithLoss):
     """Evaluation mode keeps a copy of the head, which later changes of the head do not reach."""
 
@@ -153,6 +161,7 @@ DISTANCE = "triplet_margin_with_distance_loss"
 WRONG = [
     (ADAPTIVE, NoGraph, "every-class", "log_prob has no graph"),
     (ADAPTIVE, HeadReset, "reset-parameters", "the parameters that reset_parameters keeps"),
+    (ADAPTIVE, DoubleHead, "constructed-in-dtype", "the dtype of tail.0.0.weight"),
     (ADAPTIVE, KeptLayer, "evaluation-mode", "after the parameters changed"),
     (DISTANCE, HiddenDistance, "registered", "with distance_function as a module"),
     ("cross_entropy", TrainedWeight, "state-dict", "the parameters of the module"),
@@ -192,6 +201,8 @@ class Wrapped(nn.Module):
     [
         (ADAPTIVE, nn.AdaptiveLogSoftmaxWithLoss, "every-class"),
         (ADAPTIVE, nn.AdaptiveLogSoftmaxWithLoss, "reset-parameters"),
+        (ADAPTIVE, nn.AdaptiveLogSoftmaxWithLoss, "constructed-in-dtype"),
+        ("linear_cross_entropy", nn.LinearCrossEntropyLoss, "constructed-in-dtype"),
         (ADAPTIVE, nn.AdaptiveLogSoftmaxWithLoss, "evaluation-mode"),
         (DISTANCE, nn.TripletMarginWithDistanceLoss, "registered"),
     ],

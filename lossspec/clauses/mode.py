@@ -86,9 +86,10 @@ COMPILED = (_small, works, differentiable_twice, documented_dtypes, _tells, conf
 @clause(enough=40, requires=(works, conforms))
 def grad_mode(trial: Trial) -> Judgement:
     """The value is the same under `torch.no_grad`, under `torch.inference_mode`, and if no input
-    requires a gradient; under both it has no graph."""
+    requires a gradient; under both it has no graph. After a call under `torch.inference_mode`, a
+    call works with its backward."""
     want = trial.expected.value(trial.case.reduction)
-    informative = False
+    informative = _judged_after_inference(trial)
     for name, mode in (("no_grad", torch.no_grad), ("inference_mode", torch.inference_mode)):
         with mode():
             result = returned(lambda: _called(trial, trial.case), f"the call under {name}")
@@ -101,6 +102,19 @@ def grad_mode(trial: Trial) -> Judgement:
     result = returned(lambda: _called(trial, plain), "the call with no gradient required")
     value = to_extended(result)
     return trial.agree(value, want, "the value with no gradient required", of=None) or informative
+
+
+def _judged_after_inference(trial: Trial) -> bool:
+    """Judge a call, with its backward, whose module was called under inference mode before."""
+    call, _ = ready(trial.under_test, trial.case, trial.device)
+    with torch.inference_mode():
+        returned(call, "the call under inference_mode")
+    when = "after a call under inference_mode"
+    result = returned(call, f"the call {when}")
+    if trial.case.requires_grad and differentiable(result):
+        returned(lambda: backward_from(result, trial.case), f"backward {when}", "gradients")
+    want = trial.expected.value(trial.case.reduction)
+    return trial.agree(to_extended(result), want, f"the value {when}", of=None)
 
 
 def _called(trial: Trial, case: Case) -> Any:

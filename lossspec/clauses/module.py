@@ -159,7 +159,7 @@ def state_dict(trial: Trial) -> Judgement:
     return _tells(trial)
 
 
-@clause(_module, once=True, requires=(works,))
+@clause(_module, enough=1, once=True, requires=(works,))
 def representation(trial: Trial) -> Judgement:
     """`repr` of a module returns text, as that of every `torch.nn.Module` does."""
     module, _ = _made(trial)
@@ -216,7 +216,7 @@ def _judge_changed_parameters(module: torch.nn.Module, call: Callable[[], Any]) 
 _UNDRAWN = 12345.0
 
 
-@clause(lambda loss, surface: loss.stateful(surface), once=True, requires=(works,))
+@clause(lambda loss, surface: loss.stateful(surface), enough=1, once=True, requires=(works,))
 def reset_parameters(trial: Trial) -> Judgement:
     """If a module has the method `reset_parameters`, as those of torch.nn have, it draws every
     parameter anew."""
@@ -232,6 +232,25 @@ def reset_parameters(trial: Trial) -> Judgement:
     kept = [name for name, p in module.named_parameters() if (p == _UNDRAWN).any()]
     if kept:
         raise Deviation("the parameters that reset_parameters keeps", kept, [], check=None)
+    return True
+
+
+@clause(lambda loss, surface: loss.stateful(surface), enough=1, once=True, requires=(works,))
+def constructed_in_dtype(trial: Trial) -> Judgement:
+    """If the constructor takes `dtype`, as those of torch.nn do, every parameter has that dtype."""
+    tensors = arguments(trial.under_test, trial.case, trial.device)
+    given = Call.of(trial.under_test, trial.case).meant_keywords(tensors)
+    for dtype in (torch.float64, torch.bfloat16):
+        try:
+            module = trial.under_test.target(**given, dtype=dtype)
+        except Exception as error:
+            raise Unsupported(f"it takes no dtype={dtype} ({foreign_error(error)})") from None
+        if not isinstance(module, torch.nn.Module):
+            raise NotJudged(Excuse.NOT_ABOUT, "the class does not make a torch.nn.Module")
+        for name, parameter in module.named_parameters():
+            if parameter.dtype != dtype:
+                what = f"the dtype of {name}, with dtype={dtype}"
+                raise Deviation(what, parameter.dtype, dtype, check=None)
     return True
 
 
@@ -258,6 +277,7 @@ def _function_of(loss: Loss) -> str | None:
 
 @clause(
     lambda loss, surface: _module(loss, surface) and _function_of(loss) is not None,
+    enough=1,
     once=True,
     requires=(works,),
 )

@@ -291,19 +291,20 @@ def _plain_cases(loss: Loss) -> tuple[Case, list[Case]]:
 @clause(enough=1, once=True, requires=[works])
 def plain_live_results(trial: Trial) -> Judgement:
     """After four more default calls with other numbers, the first keeps its result and gets the
-    right gradients, under any reduction, with and without gradients."""
+    right gradients, under any reduction, with and without gradients and under `torch.no_grad`."""
     plain, others = _plain_cases(trial.loss)
     if not others:
         raise NotJudged(Excuse.NOT_ABOUT)
 
     def judged(reduction: str) -> bool:
         wanted = plain.requires_grad
-        for names in (wanted, ()) if wanted else ((),):
+        for names, recorded in dict.fromkeys([(wanted, True), ((), True), ((), False)]):
             changes = {"reduction": reduction, "requires_grad": names}
             same = SolvedCase(trial.loss, plain.with_(**changes))
             first = Trial(trial.under_test, same, trial.device, bar=trial.bar)
             try:
-                _judge_first(first, [one.with_(**changes) for one in others])
+                with torch.set_grad_enabled(recorded):
+                    _judge_first(first, [one.with_(**changes) for one in others])
             except Deviation as deviation:
                 deviation.case = deviation.case or same.case
                 raise

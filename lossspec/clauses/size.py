@@ -387,9 +387,16 @@ def _of_classes(loss: Loss, classes: int) -> SolvedCase:
     sizes = {axis: size if axis == loss.classes else min(size, 2) for axis, size in sizes.items()}
     sizes[batch_axis(loss)] = 1
     dtype = "float32" if "float32" in loss.dtypes else loss.dtypes[0]
-    case = workload(loss, sizes, dtype, classes)
+    # A spec may give some classes the score -inf, which other clauses judge.
+    cases = [workload(loss, sizes, dtype, seed) for seed in (classes, -classes, 0, 1)]
+    case = next((case for case in cases if _finite(case)), cases[0])
     reduction = "none" if "none" in loss.reductions else case.reduction
     return SolvedCase(loss, case.with_(reduction=reduction))
+
+
+def _finite(case: Case) -> bool:
+    """Return whether every number of the tensors is finite."""
+    return all(bool(np.isfinite(array.astype(np.float64)).all()) for array in case.tensors.values())
 
 
 def _judged_classes(trial: Trial, counts: Sequence[int]) -> bool:

@@ -726,7 +726,8 @@ def solve_second(
             for other in others:  # forms with other derivatives leave the second one open
                 apart = np.abs(np.sum([part[i] for part in other], axis=0)[0] - curvature[0])
                 sided |= apart > SLACK * error
-            vague = sided | (SLACK * error > VAGUE * size)
+            # A second derivative of 0, as in a linear piece, is compared with the largest one.
+            vague = sided | (SLACK * error > VAGUE * np.where(size == 0, _largest(size), size))
             error = np.where(np.isfinite(curvature[0]) & ~vague, error, np.inf)
             placed = posed.placed[name]
             exact = np.asarray(placed.leave(exact, shape), Extended)

@@ -1,5 +1,7 @@
 """Hinge embedding loss: the distance of a similar pair, the missing margin of a dissimilar one."""
 
+from math import inf
+
 from lossspec.maths import positive_part, where
 from lossspec.spec.loss import Example, Form, Loss
 from lossspec.spec.parameters import number
@@ -33,6 +35,11 @@ spec = Loss(
             arguments={"input": [0.5, 0.25, 3.0], "target": [1.0, -1.0, -1.0]},
             value=0.4167,
             source="worked by hand: (0.5 + 0.75 + 0) / 3",
+        ),
+        Example(
+            arguments={"input": [inf, 0.5], "target": [-1.0, 1.0]},
+            value=0.25,
+            source="worked by hand: (max(0, 1 - inf) + 0.5) / 2",
         ),
     ),
 )

@@ -49,6 +49,7 @@ spec = Loss(
         )
     },
     parameters={
+        # Most right formulas multiply δ by 0 somewhere, so δ = inf is not drawn.
         "delta": number(
             1.0,
             0.3,

@@ -31,6 +31,8 @@ class EveryClass(nn.Module):
         cutoffs: Sequence[int],
         div_value: float = 4.0,
         head_bias: bool = False,
+        *,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.check_cutoffs(list(cutoffs), n_classes)
@@ -44,6 +46,7 @@ class EveryClass(nn.Module):
             )
             for i, (start, end) in enumerate(pairwise(self.ends), 1)
         )
+        self.to(dtype=dtype)
 
     def check_cutoffs(self, cutoffs: list[int], classes: int) -> None:
         """Check that the cutoffs rise from above 0 to below the number of classes."""
@@ -174,7 +177,22 @@ class TailNotReset(EveryClass):
         self.head.reset_parameters()
 
 
+class TailInAnotherDtype(EveryClass):
+    """The constructor's dtype reaches the head only."""
+
+    def __init__(self, *given: Any, dtype: torch.dtype | None = None, **more: Any) -> None:
+        super().__init__(*given, **more)
+        self.head.to(dtype=dtype)
+
+
 WRONG = (
+    wrong(
+        "adaptive_log_softmax_with_loss",
+        TailInAnotherDtype,
+        source="pytorch/pytorch#62340",
+        needs="a dtype for the constructor",
+        surface="class",
+    ),
     wrong(
         "adaptive_log_softmax_with_loss",
         TailNotReset,

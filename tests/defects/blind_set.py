@@ -1,8 +1,8 @@
 """The blind set: losses that were written by somebody who had not seen the suite.
 
 The files in `tests/defects/blind/` are kept as they were written. They are named like the losses.
-Those in `second/` are of a second set, which other people wrote after the suite was mended by the
-first; their ids end with a 2. A file `<loss>_more.py` has more of them.
+Those in `second/` and `third/` are of later sets, which other people wrote after the suite was
+mended by the one before; their ids end with a 2 or a 3. A file `<loss>_more.py` has more of them.
 A function or class named `wrong...` has one defect, which its docstring describes, and a function
 `witness_<name>` that returns True if the defect shows. One named `right...` has none.
 """
@@ -25,6 +25,8 @@ from lossspec.audit import Defect, RightImplementation, audit
 
 FOLDER = Path(__file__).parent / "blind"
 FOUND = Path(__file__).parent / "blind.json"
+#: The folders of the later sets, each with the end of the ids of its losses.
+LATER = {"second": "-2", "third": "-3"}
 PROFILES: tuple[Literal["quick", "standard"], ...] = ("quick", "standard")
 
 
@@ -41,6 +43,10 @@ class BlindDefect(Defect):
 
 #: Losses that were written as right and are wrong: the clauses that say so, and the reason.
 EXAMINED: dict[str, tuple[tuple[str, ...], str]] = {
+    "adaptive_log_softmax_with_loss/RightClusterAdd-3": (
+        ("every-class",),
+        "its log_prob is x - logsumexp(x), which cancels (pytorch/pytorch#11752)",
+    ),
     "cosine_embedding_loss/right_einsum_rsqrt-2": (
         ("gradient",),
         "in float16 the third power of a reciprocal length, which its backward needs, is inf or 0",
@@ -52,6 +58,10 @@ EXAMINED: dict[str, tuple[tuple[str, ...], str]] = {
     "ctc_loss/right_alpha_recursion-2": (
         ("refuses-calls", "refuses-shapes"),
         "it checks neither that lengths fit nor that all tensors have the same batch size",
+    ),
+    "ctc_loss/right_sample_by_sample-3": (
+        ("gradient",),
+        "its result has no graph for a batch in which every input length is 0",
     ),
     "nll_loss/right_masked_one_hot-2": (("accepts",), "it raises for a batch of size 0"),
     "nll_loss/right_own_backward-2": (("accepts",), "it raises for a batch of size 0"),
@@ -65,8 +75,12 @@ def losses() -> list[str]:
 
 def _files(loss: str) -> list[tuple[Path, str]]:
     """Return the files about a loss, each with the end of the names of its losses."""
-    second = [FOLDER / "second" / f"{name}.py" for name in (loss, f"{loss}_more")]
-    return [(FOLDER / f"{loss}.py", ""), *((file, "-2") for file in second if file.exists())]
+    later = [
+        (FOLDER / folder / f"{name}.py", end)
+        for folder, end in LATER.items()
+        for name in (loss, f"{loss}_more")
+    ]
+    return [(FOLDER / f"{loss}.py", ""), *(each for each in later if each[0].exists())]
 
 
 def blind_defects(loss: str) -> list[BlindDefect]:
