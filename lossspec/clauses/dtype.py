@@ -146,12 +146,32 @@ def _has_data(loss: Loss, surface: Surface) -> bool:
 @clause(_has_data, enough=40, requires=(_of_float32, _has_whole_data, works, conforms))
 def integer_data(trial: Trial) -> Judgement:
     """With counts or labels in int64 beside float32, the call raises, or the value and the
-    gradients are right."""
-    return any_judged(trial, lambda part: _with_integers(trial, *part), _whole(trial).items())
+    gradients are right; so they are in uint8 where torch's loss takes that."""
+    parts: list[tuple[str, np.ndarray, type[np.integer]]] = []
+    parts += [(name, whole, np.int64) for name, whole in _whole(trial).items()]
+    parts += [(name, whole, np.uint8) for name, whole in _whole_of_bytes(trial).items()]
+    return any_judged(trial, lambda part: _with_integers(trial, *part), parts)
 
 
-def _with_integers(trial: Trial, name: str, whole: np.ndarray) -> bool:
-    """Judge a call that gets one of its tensors, rounded to whole numbers, in int64."""
+def _whole_of_bytes(trial: Trial) -> dict[str, np.ndarray]:
+    """Return the data of a call in whole numbers that uint8 holds, if torch's loss takes it.
+
+    Careful losses negate their data, which wraps in uint8, but torch refuses uint8 for most losses.
+    """
+    torchs = torch_counterpart(trial.loss, trial.under_test.surface)
+    found = {}
+    for name, whole in _whole(trial).items():
+        if trial.form.tensors[name].low < 0 or whole.max() > np.iinfo(np.uint8).max:
+            continue
+        tensors = {**trial.case.tensors, name: whole.astype(np.uint8)}
+        given = trial.case.with_(tensors=tensors, requires_grad=())
+        if torchs is not None and perform(torchs, given, trial.device).error is None:
+            found[name] = whole
+    return found
+
+
+def _with_integers(trial: Trial, name: str, whole: np.ndarray, dtype: type[np.integer]) -> bool:
+    """Judge a call that gets one of its tensors, rounded to whole numbers, in an integer dtype."""
     case = trial.case
     held = whole.astype(case.tensors[name].dtype)
     rounded = case.with_(
@@ -160,12 +180,12 @@ def _with_integers(trial: Trial, name: str, whole: np.ndarray) -> bool:
     )
     if not trial.allows(rounded) or not (held == whole).all():
         raise NotJudged(Excuse.NOT_ABOUT)
-    given = rounded.with_(tensors={**case.tensors, name: whole.astype(np.int64)})
+    given = rounded.with_(tensors={**case.tensors, name: whole.astype(dtype)})
     outcome = perform(trial.under_test, given, trial.device)
     if outcome.error is not None:
-        raise Unsupported("it does not take whole numbers in int64")
+        raise Unsupported(f"it does not take whole numbers in {dtype.__name__}")
     solved = trial.solved.changed(rounded)
-    _right(trial, outcome, solved.expected, f"with {name} in int64", given)
+    _right(trial, outcome, solved.expected, f"with {name} in {dtype.__name__}", given)
     return True
 
 

@@ -18,6 +18,11 @@ def squared(x, y):
     return z
 
 
+def of_a_batch(x, y):
+    """Return the sum of |x - y| over the coordinates, divided by the number of rows."""
+    return norm(x - y, 1) / x.shape[-2]
+
+
 #: For each value of `distance_function`, which is Python code or None, the distance in our words.
 DISTANCES = {
     None: lambda x, y: norm(x - y + 1e-6, 2),
@@ -25,11 +30,13 @@ DISTANCES = {
     "lambda x, y: torch.max(torch.abs(x - y), dim=1).values": lambda x, y: norm(x - y, inf),
     SQUARED: squared,
 }
+#: A distance of two batches that is only in an example: the loss of a row depends on their size.
+OF_A_BATCH = "lambda x, y: torch.abs(x - y).sum(1) / len(x)"
 
 
 def define(anchor, positive, negative, distance_function, margin, swap):
     """Return max(0, d(a, x) - d(a, y) + m) for the distance d that is given."""
-    d = DISTANCES[distance_function]
+    d = {**DISTANCES, OF_A_BATCH: of_a_batch}[distance_function]
     away = d(anchor, negative)
     if swap:
         away = minimum(away, d(positive, negative))
@@ -95,6 +102,13 @@ spec = Loss(
             parameters={"margin": 2.0, "distance_function": SQUARED, "swap": True},
             value=14.0,
             source="worked by hand: 25 - 13 + 2",
+        ),
+        Example(
+            form="vectors",
+            arguments={name: [*rows, *rows] for name, rows in CORNERS.items()},
+            parameters={"margin": 2.0, "distance_function": OF_A_BATCH},
+            value=2.5,
+            source="worked by hand: 7 / 2 - 6 / 2 + 2",
         ),
     ),
 )
