@@ -59,12 +59,12 @@ def _single(loss: Loss) -> bool:
 
 
 def _unbounded(loss: Loss, form: str) -> list[str]:
-    """Return the floating-point tensors without limits, for which a NaN is a valid number."""
+    """Return the floating-point tensors of any numbers or of logarithms, which may hold a NaN."""
     return [
         name
         for name, role in loss.form(form).tensors.items()
         if role.low == -np.inf
-        and role.high == np.inf
+        and (role.high == np.inf or role.style == "log_probability")
         and not (role.integer or role.scalar or isinstance(role, Constrained))
     ]
 
