@@ -95,6 +95,7 @@ def _soak(options: argparse.Namespace) -> int:
     profile = chosen(options.profile, options.cases)
     losses = _losses(options.loss)
     torch.set_num_threads(1)
+    logging.disable(logging.CRITICAL)  # torch.compile logs when a traced call raises
     results = [_soaked(result) for loss in losses for result in _right(loss, profile, options.seed)]
     cases, reported = sum(r.cases for r in results), sum(bool(_reports(r)) for r in results)
     print(
@@ -105,15 +106,21 @@ def _soak(options: argparse.Namespace) -> int:
 
 
 def _right(loss: Loss, profile: Profile, seed: int) -> list[Result]:
-    """Judge the right losses of a spec; textbook compositions accept calls that must be refused."""
+    """Judge the right losses of a spec, with those of the blind set.
+
+    Textbook compositions accept calls that must be refused, and are not judged by such clauses. A
+    loss of the blind set is not judged by the clauses that `EXAMINED` names.
+    """
     quick = profile.name == "quick"
     names = [name for name, clause in clauses().items() if not (clause.slow and quick)]
     checked = [name for name in names if clauses()[name].theme != "refusal"]
     found: list[Result] = []
-    for each in right_implementations().values():
-        if each.loss == loss.name:
-            only = checked if isinstance(each, Baseline) else names
-            found += audit([each], profile, seed, only=only, spec=loss)
+    own = [each for each in right_implementations().values() if each.loss == loss.name]
+    for each in [*own, *(blind_right(loss.name) if loss.name in losses() else ())]:
+        examined, _ = EXAMINED.get(each.id, ((), ""))
+        only = checked if isinstance(each, Baseline) else names
+        only = [name for name in only if name not in examined]
+        found += audit([each], profile, seed, only=only, spec=loss)
     return found
 
 
@@ -146,10 +153,8 @@ def _blind(options: argparse.Namespace) -> int:
         for result in audit(blind_right(loss), "quick"):
             examined, _ = EXAMINED.get(result.implementation.id, ((), ""))
             unexplained = any(each.clause not in examined for each in result.found)
-            right, reported = (
-                right + 1,
-                reported + (unexplained and bool(_reports(_soaked(result)))),
-            )
+            right += 1
+            reported += unexplained and bool(_reports(_soaked(result)))
     print(found.summary(chosen_losses))
     print(f"{reported} of {right} right losses reported")
     if options.write:
