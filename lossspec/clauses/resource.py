@@ -8,7 +8,7 @@ from lossspec.cases.axes import part_along
 from lossspec.cases.case import Case
 from lossspec.cases.workloads import Size, axes, batch_axis, workload
 from lossspec.clauses import Judgement, clause, independent, stateless
-from lossspec.clauses.precondition import precondition, works
+from lossspec.clauses.precondition import precondition, separable, works
 from lossspec.clauses.trial import Deviation, NotJudged, Trial, Unsupported, any_judged
 from lossspec.excuse import Excuse
 from lossspec.execution.call import unsupported_argument
@@ -70,6 +70,7 @@ def _few_numbers_for_each(trial: Trial) -> bool:
     once=True,
     requires=[
         _in_float32,
+        separable,
         _has_graph,
         _several_along_an_axis,
         _small_beside_weighed,
