@@ -56,7 +56,9 @@ def info_nce(
     if temperature <= 0:
         raise ValueError(f"temperature must be above 0, got {temperature}")
     own = torch.arange(len(query), device=query.device)
-    return cross_entropy(query @ key.T / temperature, own, reduction=reduction)
+    # The mean of torch's cross_entropy overflows in float16 where the sum of the losses does.
+    losses = cross_entropy(query @ key.T / temperature, own, reduction="none")
+    return reduced(losses, reduction)
 
 
 def generalized_box_iou_loss(
