@@ -38,10 +38,12 @@ FREE_STEP = 4
 #: Chosen: it affects the time of a case and the tightness of a budget only.
 OWN_MEMBERS = 12
 
-#: Factors on the cotangent of a mean, with which the textbook formula is differentiated.
-#: Chosen: three, two outside float16, since one product may by chance be exact near the smallest
-#: numbers; more factors could only widen the budget.
-LUCK_FACTORS = (1.0, 0.8, 0.6)
+#: Factors on the cotangent of a mean, with which the textbook formula is differentiated; outside
+#: float16 the first two.
+#: Chosen: three near 1, since one product may by chance be exact near the smallest numbers; more
+#: could only widen the budget. Two small ones leave room for implementations that multiply the
+#: factors of a derivative in another order, so that a product underflows earlier.
+LUCK_FACTORS = (1.0, 0.8, 0.6, 0.0625, 0.05)
 
 #: Largest ratio of budget to exact number at which a number tells a right result from 0.
 #: Chosen: it decides only whether a case counts as evidence, never whether a result conforms.

@@ -143,6 +143,19 @@ def test_a_gradient_flushed_to_0_before_scaling_is_within_the_budget():
     assert (want.error(to_extended(2 * slope)) > 1)[1]
 
 
+def test_a_float16_gradient_whose_first_product_underflows_is_within_the_budget():
+    x = torch.full((195,), -114.0625, dtype=torch.float16)
+    t = torch.tensor([-12.8516, -3.0, -1.0] * 65, dtype=torch.float16)
+    share = torch.tensor(1 / 195, dtype=torch.float16)
+    slope = share * t.exp() * (t - x + 1)
+    spec, parameters = find("kl_div"), {"log_target": True}
+    case = bind(spec, {"input": x, "target": t}, parameters, "mean")
+    want = solve(spec, case).gradient("target", "mean", np.ones(()))
+    assert slope[0] == 0 != want.exact[0]
+    assert (want.error(to_extended(slope)) <= 1).all()
+    assert (want.error(1.05 * to_extended(slope))[1:3] > 1).all()
+
+
 @pytest.mark.parametrize("offset", [1e3, 1e9, 1e12, 1e17])
 def test_the_budget_of_probabilities_grows_with_the_size_of_the_logits(offset):
     x = torch.full((1, 2), offset, dtype=torch.float64, requires_grad=True)
