@@ -103,8 +103,9 @@ LARGE_BATCH_ROWS = 2**16
 #: `large-batch`: fewest numbers of the first tensor. Chosen: fast paths for large tensors start
 #: well below it.
 LARGE_BATCH_NUMBERS = 2**20
-#: `large-batch`: most numbers in all tensors. Chosen: larger calls are not made.
-LARGE_BATCH_ROOM = 2**22
+#: `large-batch`: most numbers in all tensors. Chosen: larger calls are not made; seven tensors of
+#: `LARGE_BATCH_NUMBERS` are.
+LARGE_BATCH_ROOM = 2**23
 #: `large-batch`: divisors of the number of rows, for the trials that are made one after another.
 #: Chosen: each trial has about four times the rows of the one before, so only the last is long.
 LARGE_BATCH_PARTS = (64, 16, 4, 1)

@@ -26,7 +26,7 @@ SPECS = {
 CLAUSES = ["value", "gradient", "sum-of-none", "refuses-parameters", "refuses-shapes"]
 #: The clauses that only some of the losses have.
 MORE = {
-    "dice_loss": ["whole-batch-permutation"],
+    "dice_loss": ["whole-batch-permutation", "live-results", "changed-in-place"],
     "info_nce": ["whole-batch-permutation", "mean-divisor"],
 }
 WITHOUT_REDUCTION = {"dice_loss"}

@@ -89,6 +89,8 @@ def other_numbers(trial: Trial) -> Case | None:
         The case, or None if no number changes or the spec does not allow the case.
     """
     case, axis = trial.case, first_axis(trial)
+    if axis is None and trial.loss.whole_batch(case.shape):
+        axis = trial.loss.batch
     if axis is None:
         return None
     size = case.axis_sizes(trial.loss)[axis]

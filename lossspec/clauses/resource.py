@@ -7,7 +7,7 @@ import numpy as np
 from lossspec.cases.axes import part_along
 from lossspec.cases.case import Case
 from lossspec.cases.workloads import Size, axes, batch_axis, workload
-from lossspec.clauses import Judgement, clause, independent, stateless
+from lossspec.clauses import Judgement, clause, independent, of_elements, stateless
 from lossspec.clauses.precondition import precondition, separable, works
 from lossspec.clauses.trial import Deviation, NotJudged, Trial, Unsupported, any_judged
 from lossspec.excuse import Excuse
@@ -65,7 +65,7 @@ def _few_numbers_for_each(trial: Trial) -> bool:
 
 # It is judged once, since each shrunk case would take as much memory.
 @clause(
-    independent,
+    lambda loss, surface: independent(loss, surface) and of_elements(loss, surface),
     enough=1,
     once=True,
     requires=[
