@@ -146,7 +146,7 @@ def _has_data(loss: Loss, surface: Surface) -> bool:
 @clause(_has_data, enough=40, requires=(_of_float32, _has_whole_data, works, conforms))
 def integer_data(trial: Trial) -> Judgement:
     """With counts or labels in int64 beside float32, the call raises, or the value and the
-    gradients are right; so they are in uint8 where torch's loss takes that."""
+    gradients are right. The same holds for uint8 if torch's loss takes it."""
     parts: list[tuple[str, np.ndarray, type[np.integer]]] = []
     parts += [(name, whole, np.int64) for name, whole in _whole(trial).items()]
     parts += [(name, whole, np.uint8) for name, whole in _whole_of_bytes(trial).items()]
@@ -294,9 +294,10 @@ def _every_warning() -> Iterator[None]:
 # A right loss may add the squares of both parts, where torch's absolute value does not.
 @precondition(Excuse.OVERFLOW)
 def _squares_in_range(trial: Trial) -> bool:
-    """The squared length of no difference of two complex inputs overflows."""
+    """The squares of the complex inputs do not overflow."""
     arrays = [trial.case.tensors[name] for name in trial.form.tensors]
     top = max((float(np.abs(a.astype(np.float64)).max()) for a in arrays if a.size), default=0.0)
+    # The squared length of (1 + i)(x - y) is at most 8 times the square of the largest number.
     return bool(top < np.sqrt(precision(trial.case.dtype).largest / 8))
 
 

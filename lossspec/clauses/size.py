@@ -388,8 +388,9 @@ def _of_classes(loss: Loss, classes: int) -> SolvedCase:
     sizes[batch_axis(loss)] = 1
     dtype = "float32" if "float32" in loss.dtypes else loss.dtypes[0]
     # A spec may give some classes the score -inf, which other clauses judge.
-    cases = [workload(loss, sizes, dtype, seed) for seed in (classes, -classes, 0, 1)]
-    case = next((case for case in cases if _finite(case)), cases[0])
+    seeds = (classes, -classes, 0, 1)
+    finite = (case for s in seeds if _finite(case := workload(loss, sizes, dtype, s)))
+    case = next(finite, None) or workload(loss, sizes, dtype, classes)
     reduction = "none" if "none" in loss.reductions else case.reduction
     return SolvedCase(loss, case.with_(reduction=reduction))
 

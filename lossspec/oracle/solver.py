@@ -925,7 +925,7 @@ def _plain_formula_errors(
             overflow, by = (a.reshape(a.shape + core) for a in (hopeless[0], cotangent))
             got_derivative = as_extended(derivative[0]) / as_extended(by)
             away = np.abs(got_derivative - want_derivatives[name][0])
-            # After an overflow it depends on the order of the factors what a derivative is.
+            # After an overflow, a derivative depends on the order in which factors are multiplied.
             lost = ~np.isfinite(away) | overflow
             errors[name] = np.maximum(
                 errors[name], np.where(by == 0, 0, np.where(lost, np.inf, away))

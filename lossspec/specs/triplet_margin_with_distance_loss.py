@@ -30,7 +30,7 @@ DISTANCES = {
     "lambda x, y: torch.max(torch.abs(x - y), dim=1).values": lambda x, y: norm(x - y, inf),
     SQUARED: squared,
 }
-#: A distance of two batches that is only in an example: the loss of a row depends on their size.
+#: A distance that only an example uses. It depends on the number of rows.
 OF_A_BATCH = "lambda x, y: torch.abs(x - y).sum(1) / len(x)"
 
 
