@@ -27,6 +27,7 @@ def accepted(**replaced) -> Deviation:
 
 INF, NAN = np.inf, np.nan
 SHAPE = Deviation("its shape", (1,), (), check=None, shapes=((1,), ()))
+ALONG = Deviation("the value along axes -1 of x, 0 of y", 2.0, 1.0, check=None)
 RAISED = failed("the call", RuntimeError("Found dtype Float"))
 MISSING = Deviation("no gradient", "None", "one", check=None, gradient_of="input", missing=True)
 INPUT = torch.from_numpy(np.zeros(PLAIN.tensors["input"].shape, np.float32))
@@ -59,6 +60,9 @@ LONGER = torch.zeros([size + 1 for size in INPUT.shape] or [2])
         ({"is": "finite", "of": "gradient of input"}, number(2.0, 1.0, "input"), True),
         ({"is": "finite", "of": "gradient of input"}, number(2.0, 1.0, "target"), False),
         ({"is": "finite", "of": ["value", "gradient of target"]}, number(2, 1, "target"), True),
+        ({"is": "finite", "what": "-1 of x"}, ALONG, True),
+        ({"is": "finite", "what": "-1 of y"}, ALONG, False),
+        ({"is": "nan", "what": "-1 of x"}, ALONG, False),
         # An absolute error up to 1, and a relative one beyond.
         ({"off": 1e-9}, number(1e-9, 0.0), True),
         ({"off": 1e-9}, number(2e-9, 0.0), False),

@@ -41,7 +41,7 @@ from lossspec.execution.tensors import to_extended
 from lossspec.oracle.bounds import Bounded
 from lossspec.oracle.solver import SolvedCase
 from lossspec.spec.loss import Form, Loss, Symmetry
-from lossspec.spec.roles import ClassIndex, Distribution, Surface, Weight
+from lossspec.spec.roles import ClassIndex, Distribution, Factor, Surface, Weight
 from lossspec.spec.shapes import Shape
 from lossspec.thresholds import (
     LARGE_BATCH_BYTES,
@@ -277,12 +277,33 @@ def class_permutation(trial: Trial) -> Judgement:
     return _agree(trial, other.with_(tensors=tensors), "'none' with the classes reversed", "none")
 
 
+def _scores(trial: Trial) -> dict[str, np.ndarray]:
+    """Return the tensors that scores are computed from, rounded so that scores are exact.
+
+    Logits become multiples of 1/4 between -7 and 7, and factors become -1, 0 or 1.
+    """
+    found = {}
+    for name, role in trial.loss.roles(trial.form).items():
+        if name in trial.case.tensors and (role.style == "logit" or isinstance(role, Factor)):
+            x = trial.case.tensors[name]
+            step, most = (1, 1) if isinstance(role, Factor) else (0.25, 7)
+            exact = np.clip(np.round(x.astype(np.float64) / step) * step, -most, most)
+            found[name] = np.asarray(exact).astype(x.dtype)
+    return found
+
+
+def _shifted(trial: Trial) -> str:
+    """Return the tensor that the offset is added to."""
+    declared = trial.loss.shift_invariant
+    return declared if isinstance(declared, str) else next(iter(trial.form.tensors))
+
+
 @precondition()
-def _finite_logits(trial: Trial) -> bool:
-    """The first tensor holds finite logits."""
-    first, role = next(iter(trial.form.tensors.items()))
-    x = trial.case.tensors[first]
-    return role.style == "logit" and bool(x.size and np.isfinite(x.astype(np.float64)).all())
+def _finite_scores(trial: Trial) -> bool:
+    """The logits, or the numbers that they are computed from, are finite."""
+    scores = _scores(trial)
+    finite = all(np.isfinite(trial.case.tensors[name].astype(np.float64)).all() for name in scores)
+    return finite and _shifted(trial) in scores and scores[_shifted(trial)].size > 0
 
 
 # A right loss may compute in float64, which absorbs the offset of narrower dtypes, not its own.
@@ -293,37 +314,38 @@ def _narrower_than_float64(trial: Trial) -> bool:
 
 
 @clause(
-    lambda loss, surface: loss.shift_invariant,
+    lambda loss, surface: bool(loss.shift_invariant),
     enough=ENOUGH,
-    requires=[_narrower_than_float64, _finite_logits, works, conforms],
+    requires=[_narrower_than_float64, _finite_scores, works, conforms],
 )
 def shift_invariance(trial: Trial) -> Judgement:
     """Adding one large number to all logits changes neither the loss nor its gradient."""
-    case = trial.case
-    first = next(iter(trial.form.tensors))
-    x = case.tensors[first]
-    # The logits are rounded to a grid, so that adding the offset is exact in the dtype.
-    grid = np.clip(np.round(x.astype(np.float64) * 4) / 4, -7, 7)
+    case, scores, shifted = trial.case, _scores(trial), _shifted(trial)
+    # All scores are multiples of 1/4, so that adding the offset is exact in the dtype.
     offset = 2.0 ** (-np.log2(precision(case.dtype).unit) - 4)
-    plain = case.with_(tensors={**case.tensors, first: np.asarray(grid).astype(x.dtype)})
-    moved = case.with_(tensors={**case.tensors, first: np.asarray(grid + offset).astype(x.dtype)})
+    plain = case.with_(tensors={**case.tensors, **scores})
+    higher = (scores[shifted].astype(np.float64) + offset).astype(scores[shifted].dtype)
+    moved = plain.with_(tensors={**plain.tensors, shifted: higher})
     solved = SolvedCase(trial.loss, plain)
     if not Trial(trial.under_test, solved, trial.device).conforms:
         raise NotJudged(Excuse.CALL_FAILS)  # clause `value` or `gradient` reports it
     beside = Trial(trial.under_test, SolvedCase(trial.loss, moved), trial.device)
     got = required(beside.number(beside.outcome))
     want = solved.expected.value(case.reduction)
-    when = f"with {offset:g} added to all logits"
+    logits = trial.loss.roles(trial.form)[shifted].style == "logit"
+    when = f"with {offset:g} added to {'all logits' if logits else shifted}"
     informative = trial.agree(got, want, f"the value {when}", case=moved)
-    slope, gradient = solved.expected.gradients().get(first), beside.outcome.gradients.get(first)
-    if slope is not None and gradient is not None:
-        informative |= trial.agree(
-            to_extended(gradient),
-            slope,
-            f"the gradient {when}",
-            of=f"gradients[{first!r}]",
-            case=moved,
-        )
+    gradients = solved.expected.gradients()
+    for name in scores:
+        slope, gradient = gradients.get(name), beside.outcome.gradients.get(name)
+        if slope is not None and gradient is not None:
+            informative |= trial.agree(
+                to_extended(gradient),
+                slope,
+                f"the gradient of {name} {when}",
+                of=f"gradients[{name!r}]",
+                case=moved,
+            )
     return informative
 
 

@@ -13,6 +13,7 @@ The table has exactly one of these keys:
 These keys narrow it further:
 
 - `of`: which number or shape is wrong: `value`, or `gradient of NAME` for the tensor NAME.
+- `what`: a part of what the report names as wrong, such as an axis.
 - `says`: a part of the message of the error.
 - `given`: how the argument is invalid. For a tensor it is a word of `TENSORS`. For a parameter it
   is a comparison such as `<0`.
@@ -38,10 +39,10 @@ from lossspec.spec.loss import Loss
 
 #: For each symptom, the keys that may narrow it.
 SYMPTOMS: Mapping[str, tuple[str, ...]] = {
-    "is": ("of",),
-    "off": ("of",),
-    "factor": ("of",),
-    "shape": ("of",),
+    "is": ("of", "what"),
+    "off": ("of", "what"),
+    "factor": ("of", "what"),
+    "shape": ("of", "what"),
     "raises": ("says",),
     "accepts": ("given",),
     "breach": (),
@@ -140,6 +141,8 @@ def _check_given(place: str, loss: Loss, shows: Mapping[str, Any]) -> None:
 def shown(shows: Mapping[str, Any], case: Case, deviation: Deviation) -> bool:
     """Return whether a deviation of a case has a symptom."""
     if "of" in shows and _subject(deviation) not in in_list(shows["of"]):
+        return False
+    if shows.get("what", "") not in deviation.what:
         return False
     if "is" in shows:
         return not set(_numbers(deviation)).isdisjoint(in_list(shows["is"]))

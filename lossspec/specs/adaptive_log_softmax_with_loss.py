@@ -1,20 +1,25 @@
 """Adaptive softmax: a head scores frequent classes and clusters, each cluster its rare classes."""
 
-from lossspec.maths import joined, log_softmax, matvec, pick
+from lossspec.maths import joined, log_softmax, log_sum_exp, matvec, pick
 from lossspec.spec.loss import AnySize, Example, Form, Loss, Refusal
 from lossspec.spec.parameters import number
 from lossspec.spec.roles import ClassIndex, Factor
 
 
-def log_probability(input, target, head, bias, *tails):
+def log_probability(input, target, head, bias, *tails, normalized=log_softmax):
     """Return log p(t | x); each of `tails` holds the matrices D and O of one cluster."""
-    log_p = log_softmax(matvec(head, input) + bias)
+    log_p = normalized(matvec(head, input) + bias)
     frequent = log_p.shape[-1] - len(tails)
     clusters = [
-        log_p[..., frequent + i, None] + log_softmax(matvec(out, matvec(down, input)))
+        log_p[..., frequent + i, None] + normalized(matvec(out, matvec(down, input)))
         for i, (down, out) in enumerate(tails)
     ]
     return pick(joined(log_p[..., :frequent], *clusters), target)
+
+
+def less_log_sum(scores):
+    """Return z - log Σ eᶻ, which is log softmax(z)."""
+    return scores - log_sum_exp(scores)[..., None]
 
 
 def define(input, target, head, bias, down_1, out_1):
@@ -27,12 +32,24 @@ def define_two(input, target, head, bias, down_1, out_1, down_2, out_2):
     return log_probability(input, target, head, bias, (down_1, out_1), (down_2, out_2))
 
 
+def of_log_sum(input, target, head, bias, down_1, out_1):
+    """Return log p(t | x) with one cluster, from z - log Σ eᶻ."""
+    tail = (down_1, out_1)
+    return log_probability(input, target, head, bias, tail, normalized=less_log_sum)
+
+
+def of_log_sum_two(input, target, head, bias, down_1, out_1, down_2, out_2):
+    """Return log p(t | x) with two clusters, from z - log Σ eᶻ."""
+    tails = (down_1, out_1), (down_2, out_2)
+    return log_probability(input, target, head, bias, *tails, normalized=less_log_sum)
+
+
 def share(input):
     """Return -1: the result under `mean` is minus the mean of the log-probabilities."""
     return -1
 
 
-def form(name, clusters, define):
+def form(name, clusters, define, equivalent):
     """Return the form of a call with these clusters.
 
     The head maps `H` features to `A` scores: its frequent classes and one for each cluster. Cluster
@@ -65,6 +82,7 @@ def form(name, clusters, define):
         share=share,
         sizes=sizes,
         define=define,
+        equivalents=(equivalent,),
     )
 
 
@@ -109,9 +127,13 @@ spec = Loss(
     r" \log\operatorname{softmax}(O_i D_i x)_{t - k_{i-1}} & k_{i-1} \le t < k_i \end{cases}",
     source="https://arxiv.org/abs/1609.04309",
     define=define,
+    shift_invariant="bias",
     exchangeable=False,
     ranks=True,
-    forms=(form("one cluster", (1,), define), form("two clusters", (1, 2), define_two)),
+    forms=(
+        form("one cluster", (1,), define, of_log_sum),
+        form("two clusters", (1, 2), define_two, of_log_sum_two),
+    ),
     options={
         "bias": Factor(
             count=3, shape="(A)", default=0.0, state="head.bias", doc="The bias b of the head."

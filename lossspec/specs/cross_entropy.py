@@ -1,6 +1,6 @@
 """Cross entropy of the softmax of the input with a class, or with a distribution over classes."""
 
-from lossspec.maths import log_softmax, times, total, where
+from lossspec.maths import log_softmax, log_sum_exp, times, total, where
 from lossspec.spec.loss import Example, Form, Loss
 from lossspec.spec.parameters import ignore_index, number
 from lossspec.spec.roles import ClassIndex, Distribution, Logit, Weight
@@ -16,6 +16,12 @@ def skipping_zeros(input, target, weight, label_smoothing):
     """Return the same sum without the terms with p' = 0, whose derivative by p is then 0."""
     p = smoothed(target, label_smoothing)
     return -total(where(p == 0, 0, weight * times(p, log_softmax(input))))
+
+
+def of_log_sum(input, target, weight, label_smoothing):
+    """Return Σ w p' (log Σ eˣ - x) over the classes, without the terms with p' = 0."""
+    p = smoothed(target, label_smoothing)
+    return total(where(p == 0, 0, weight * times(p, log_sum_exp(input)[..., None] - input)))
 
 
 def smoothed(target, label_smoothing):
@@ -44,7 +50,7 @@ spec = Loss(
     r" p' = (1 - \varepsilon)\,p + \varepsilon / C",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.CrossEntropyLoss.html",
     define=define,
-    equivalents=(skipping_zeros,),
+    equivalents=(skipping_zeros, of_log_sum),
     shift_invariant=True,
     deprecated_reductions=True,
     forms=(

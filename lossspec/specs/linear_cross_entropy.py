@@ -7,7 +7,7 @@ from lossspec.spec.loss import Example, Form, Loss, Refusal
 from lossspec.spec.parameters import Parameter, ignore_index, number
 from lossspec.spec.roles import ClassIndex, Distribution, Factor, Weight
 from lossspec.specs.cross_entropy import define as cross_entropy
-from lossspec.specs.cross_entropy import divisor, skipping_zeros
+from lossspec.specs.cross_entropy import divisor, of_log_sum, skipping_zeros
 
 AUTO = "torch.nn.LinearCrossEntropyOptions()"
 BY_TWO = "torch.nn.LinearCrossEntropyOptions(batch_chunk_size=2, acc_policy='accurate')"
@@ -24,6 +24,12 @@ def define_skipping_zeros(input, linear_weight, target, linear_bias, weight, lab
     """Return `cross_entropy` of the scores without the terms with p' = 0."""
     scores = matvec(linear_weight, input) + linear_bias
     return skipping_zeros(scores, target, weight, label_smoothing)
+
+
+def define_of_log_sum(input, linear_weight, target, linear_bias, weight, label_smoothing):
+    """Return `cross_entropy` of the scores z as a sum of log Σ eᶻ - z."""
+    scores = matvec(linear_weight, input) + linear_bias
+    return of_log_sum(scores, target, weight, label_smoothing)
 
 
 def constructor(size, tensors):
@@ -85,7 +91,8 @@ spec = Loss(
     r" z = A x + b,\quad p' = (1 - \varepsilon)\,p + \varepsilon / C",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.LinearCrossEntropyLoss.html",
     define=define,
-    equivalents=(define_skipping_zeros,),
+    equivalents=(define_skipping_zeros, define_of_log_sum),
+    shift_invariant="linear_bias",
     forms=(
         Form(
             name="class indices",

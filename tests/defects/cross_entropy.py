@@ -988,7 +988,7 @@ WRONG = (
         "shift-added-back",
         "The maximum is added back before the subtraction, so small losses cancel.",
         source="STB-05, ml-explore/mlx#4188",
-        needs="a certain prediction, or an offset",
+        needs="a large common offset",
         log_probabilities=lambda self, c: c.x - torch.logsumexp(c.x, -1, keepdim=True),
     ),
     wrong(
