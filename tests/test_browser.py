@@ -111,6 +111,20 @@ def test_the_page_is_never_wider_than_the_window(browse, report, width):
     assert (got["window"], got["page"]) == (str(width), got["room"])
 
 
+def test_every_entry_of_the_navigation_is_visible(browse):
+    script = """
+        const bar = document.querySelector(".bar nav"), told = document.documentElement.dataset;
+        told.entries = bar.children.length;
+        told.room = bar.clientWidth;
+        told.needed = bar.scrollWidth;
+    """
+    published = Path(__file__).parents[1] / "reports" / "published" / "torch.nn"
+    report = page(Report.read(published / "conformance.json"))
+    got, _ = facts(browse, script, html=report)
+    assert int(got["entries"]) == 11
+    assert int(got["needed"]) <= int(got["room"])
+
+
 def test_the_filter_keeps_the_rows_that_contain_its_words(browse):
     script = """
         const box = document.getElementById("filter");
