@@ -275,7 +275,8 @@ def _sum_of_many_overflows(trial: Trial) -> bool:
 
 @clause(
     _averages_halves,
-    enough=2,
+    enough=8,
+    fewest=2,
     requires=[
         _in_float16,
         has_axes,

@@ -141,7 +141,7 @@ def _first_contract(trial: Trial) -> bool:
 
 @clause(
     _has_rows,
-    enough=3,
+    enough=10,
     requires=[
         _unreduced_results,
         _first_contract,
