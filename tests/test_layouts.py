@@ -66,6 +66,27 @@ def test_a_swapped_tensor_keeps_its_numbers():
     assert laid_out(plain[0, 0], "swapped").is_contiguous()
 
 
+def test_a_gapped_tensor_is_a_slice_of_the_channels():
+    plain = torch.arange(24.0).view(2, 3, 4)
+    moved = laid_out(plain, "gapped")
+    assert torch.equal(moved, plain)
+    assert moved.stride() == (20, 1, 5)
+    assert laid_out(plain[0], "gapped").is_contiguous()
+
+
+def slices_of_channels(input, target, weight=None, reduction="mean", **options):
+    if input.ndim == 4 and input.stride(1) == 1 < input.shape[1]:
+        n, c, h, w = input.shape
+        input = input.as_strided((n, h, w, c), (h * w * c, w * c, c, 1)).movedim(-1, 1)
+    return F.nll_loss(input, target, weight, reduction=reduction, **options)
+
+
+def test_a_path_that_takes_a_slice_of_channels_for_dense_is_found():
+    cell = judged("nll_loss", slices_of_channels)
+    assert cell.verdict is Verdict.DEVIATES
+    assert "with another order of axes in memory" in cell.reason
+
+
 class OneNumberForEven(torch.autograd.Function):
     """Pass a gradient on; one whose stride along an axis is 0 is taken for one number."""
 

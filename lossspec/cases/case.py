@@ -20,7 +20,7 @@ from lossspec.spec.shapes import Shape, root, written_out
 #: The memory layouts of a tensor; `contiguous` is first, so that shrinking ends there.
 LAYOUTS = ("contiguous", "permuted", "sliced", "pitched", "offset", "expanded", "channels_last")
 #: The layouts that are not drawn; a clause gives them to the tensors of a drawn case.
-UNDRAWN_LAYOUTS = ("swapped",)
+UNDRAWN_LAYOUTS = ("swapped", "gapped")
 
 
 #: Dtypes that a stored tensor may have.

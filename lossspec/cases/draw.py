@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -654,26 +654,67 @@ def _bring_near(
 
 def _mask_classes(draft: _Draft) -> None:
     """Give some classes other than the target the score -inf, as decoders do, in place."""
-    choose, rng, tensors = draft.choose, draft.rng, draft.tensors
-    (first, role), *others = draft.form.tensors.items()
-    indices = [
+    choose, rng = draft.choose, draft.rng
+    if not _may_be_impossible(draft.loss, draft.form, draft.parameters):
+        return
+    if choose("masked", ("no", "no", "no", "no", "some")) == "no":
+        return
+    _make_impossible(draft.form, draft.shape, draft.tensors, lambda shape: rng.random(shape) < 0.4)
+
+
+def _indices(form: Form) -> list[str]:
+    """Return the tensors of class indices whose losses allow a score of -inf for other classes."""
+    (_, role), *others = form.tensors.items()
+    return [
         name
         for name, other in others
         if isinstance(other, ClassIndex) and (other.one_hot or role.style == "log_probability")
     ]
+
+
+def _may_be_impossible(loss: Loss, form: Form, parameters: Mapping[str, Any]) -> bool:
+    """Return whether a class that is not the target may have the score -inf."""
+    role = next(iter(form.tensors.values()))
     scores = role.style in ("logit", "log_probability") and role.through is None
-    known = draft.loss.parameters_of(draft.form)
-    smoothed = any(known[name].smooths and draft.parameters[name] for name in known)
-    if not scores or len(indices) != 1 or smoothed:
-        return
-    if choose("masked", ("no", "no", "no", "no", "some")) == "no":
-        return
-    target = tensors[indices[0]]
-    axis = next(i for i, name in enumerate(draft.shape.inputs[0]) if name in draft.shape.core)
+    known = loss.parameters_of(form)
+    smoothed = any(known[name].smooths and parameters[name] for name in known)
+    return scores and len(_indices(form)) == 1 and not smoothed
+
+
+def _make_impossible(
+    form: Form,
+    shape: Shape,
+    tensors: dict[str, np.ndarray],
+    chosen: Callable[[tuple[int, ...]], np.ndarray],
+) -> None:
+    """Give the chosen classes other than the target the score -inf, in place."""
+    first, target = next(iter(form.tensors)), tensors[_indices(form)[0]]
+    axis = next(i for i, name in enumerate(shape.inputs[0]) if name in shape.core)
     x = np.moveaxis(tensors[first].copy(), axis, -1)
     wanted = np.arange(x.shape[-1]) == target[..., None]
-    x[(rng.random(x.shape) < 0.4) & ~wanted & wanted.any(-1, keepdims=True)] = -np.inf
+    x[chosen(x.shape) & ~wanted & wanted.any(-1, keepdims=True)] = -np.inf
     tensors[first] = np.moveaxis(x, -1, axis)
+
+
+def with_impossible(
+    loss: Loss, case: Case, chosen: Callable[[tuple[int, ...]], np.ndarray]
+) -> Case | None:
+    """Return a case in which some classes other than the target have the score -inf.
+
+    Args:
+        loss: The spec of the loss.
+        case: The case.
+        chosen: Returns a mask of the classes, from the shape of the scores with the classes last.
+
+    Returns:
+        The case, or None if the loss does not allow such scores.
+    """
+    form = loss.form(case.form)
+    if not _may_be_impossible(loss, form, case.parameters):
+        return None
+    tensors = dict(case.tensors)
+    _make_impossible(form, case.shape, tensors, chosen)
+    return case.with_(tensors=tensors)
 
 
 def _fill_ignored(

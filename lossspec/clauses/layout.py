@@ -33,6 +33,8 @@ def _orders(trial: Trial) -> Iterator[Case]:
 
     First all tensors have their axes reversed. Then some have their first two axes swapped: the
     first tensor if it has further axes, as if its batch were not in front, or else the others.
+    Last, tensors of more than two axes are slices of tensors whose second axis is the last in
+    memory.
     """
     roles, tensors = trial.loss.roles(trial.form), trial.case.tensors
     names = [name for name in tensors if _has_order(tensors[name]) and not roles[name].scalar]
@@ -40,6 +42,9 @@ def _orders(trial: Trial) -> Iterator[Case]:
     some = names[:1] if tensors[names[0]].ndim > 2 else names[1:]
     if some:
         yield trial.case.with_(layouts=dict.fromkeys(some, "swapped"))
+    deep = [name for name in names if tensors[name].ndim > 2]
+    if deep:
+        yield trial.case.with_(layouts=dict.fromkeys(deep, "gapped"))
 
 
 def _of_two_axes(loss: Loss, surface: Surface) -> bool:

@@ -27,6 +27,7 @@ from lossspec.clauses.precondition import (
     conforms,
     differentiable_twice,
     documented_dtypes,
+    first_axis,
     precondition,
     small,
     uses_options,
@@ -86,10 +87,14 @@ COMPILED = (_small, works, differentiable_twice, documented_dtypes, _tells, conf
 @clause(enough=40, requires=(works, conforms))
 def grad_mode(trial: Trial) -> Judgement:
     """The value is the same under `torch.no_grad`, under `torch.inference_mode`, and if no input
-    requires a gradient; under both it has no graph. After a call under `torch.inference_mode`, a
-    call works with its backward."""
+    requires a gradient; under both it has no graph. After a call under `torch.inference_mode`, also
+    if it is the first of its kind, a call works with its backward."""
     want = trial.expected.value(trial.case.reduction)
     informative = _judged_after_inference(trial)
+    unseen = _unseen(trial)
+    if unseen is not None:
+        beside = Trial(trial.under_test, SolvedCase(trial.loss, unseen), trial.device)
+        informative |= _judged_after_inference(beside)
     for name, mode in (("no_grad", torch.no_grad), ("inference_mode", torch.inference_mode)):
         with mode():
             result = returned(lambda: _called(trial, trial.case), f"the call under {name}")
@@ -115,6 +120,30 @@ def _judged_after_inference(trial: Trial) -> bool:
         returned(lambda: backward_from(result, trial.case), f"backward {when}", "gradients")
     want = trial.expected.value(trial.case.reduction)
     return trial.agree(to_extended(result), want, f"the value {when}", of=None)
+
+
+#: A number of rows that few calls have, and a factor that makes a parameter one that none has.
+_UNSEEN_ROWS = 29
+_UNSEEN_FACTOR = 1 - 2.0**-9
+
+
+def _unseen(trial: Trial) -> Case | None:
+    """Return a call whose shape and parameters no earlier call had; None if there is none."""
+    case, loss = trial.case, trial.loss
+    parameters = {
+        name: value * _UNSEEN_FACTOR
+        for name, parameter in loss.parameters_of(trial.form).items()
+        if name not in {*trial.form.fixed, *case.omitted}
+        and isinstance(value := case.parameters[name], float)
+        and any(isinstance(each, float) and each % 1 for each in parameter.values)
+    }
+    case = case.with_(parameters={**case.parameters, **parameters})
+    axis = first_axis(trial)
+    if axis is not None and trial.separable and (size := case.axis_sizes(loss)[axis]):
+        case = part_along(loss, case, axis, np.arange(_UNSEEN_ROWS) % size)
+    elif not parameters:
+        return None
+    return case if trial.allows(case) else None
 
 
 def _called(trial: Trial, case: Case) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -170,7 +170,8 @@ def representation(trial: Trial) -> Judgement:
 @clause(lambda loss, surface: surface == "class", enough=20, requires=(works,))
 def evaluation_mode(trial: Trial) -> Judgement:
     """After `eval()` and after `train()`, a module gives the same value, with a graph. After its
-    parameters changed, it uses the new ones, also in evaluation mode."""
+    parameters or the numbers of its inputs changed, it uses the new ones, also in evaluation
+    mode."""
     call = Call.of(trial.under_test, trial.case)
     tensors = arguments(trial.under_test, trial.case, trial.device)
     module = call.instance(tensors)
@@ -192,6 +193,7 @@ def evaluation_mode(trial: Trial) -> Judgement:
             what = f"the value in {mode} mode has no graph"
             raise Deviation(what, "requires_grad=False", "requires_grad=True", check=None)
     _judge_changed_parameters(module, called)
+    _judge_changed_inputs(module, [given[each.name] for each in call.positional], called)
     return True
 
 
@@ -208,6 +210,31 @@ def _judge_changed_parameters(module: torch.nn.Module, call: Callable[[], Any]) 
         got = returned(call, what)
     module.train()
     want = returned(call, what)
+    if not same_bits(got.detach(), want.detach()):
+        raise Deviation(what, got, want.detach(), check=None)
+
+
+def _judge_changed_inputs(
+    module: torch.nn.Module, inputs: Sequence[Any], call: Callable[[], Any]
+) -> None:
+    """Raise Deviation if evaluation mode uses numbers of an input that were changed in place.
+
+    Args:
+        module: The module.
+        inputs: What it is called with.
+        call: Calls it with these inputs.
+    """
+    tensors = [x for x in inputs if isinstance(x, torch.Tensor) and x.is_floating_point()]
+    changed = [x for x in tensors if x.ndim and 0 not in x.stride()]  # no elements share memory
+    what = "the value in evaluation mode after the inputs changed in place"
+    with torch.no_grad():
+        module.eval()
+        returned(call, what)
+        for tensor in changed:
+            tensor.copy_(tensor.flip(0))
+        got = returned(call, what)
+        module.train()
+        want = returned(call, what)
     if not same_bits(got.detach(), want.detach()):
         raise Deviation(what, got, want.detach(), check=None)
 

@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -471,7 +471,7 @@ def _switching_often() -> Iterator[None]:
 @clause(enough=4, requires=[works])
 def threads(trial: Trial) -> Judgement:
     """Calls from several threads at once, with the same or with other parameters, shapes and
-    numbers, give the same bits as each call on its own."""
+    numbers, give the same bits as each call on its own. Threads may share a module."""
     companions = _companions(trial)
     pairs = [(trial.case, trial.outcome)] * 2
     pairs += [(case, _performed(trial, case)) for case in companions[:1]]
@@ -492,6 +492,9 @@ def threads(trial: Trial) -> Judgement:
         for worker in workers:
             worker.join()
     interrupted = [_interrupted(trial, case) for case in companions]
+    if trial.under_test.surface == "class":
+        same = [each for each in companions if each.parameters == trial.case.parameters]
+        interrupted += [_interrupted(trial, case, shared=True) for case in same]
     results += [(trial.case, each, trial.outcome) for each in interrupted if each is not None]
     for case, outcome, one in results:
         _judge_thread(trial, case, outcome, one)
@@ -504,8 +507,13 @@ def _packages() -> tuple[str, ...]:
     return tuple(f"{Path(file).parent}{os.sep}" for file in (torch.__file__, lossspec.__file__))
 
 
-def _interrupted(trial: Trial, other: Case) -> Outcome | None:
+def _interrupted(trial: Trial, other: Case, *, shared: bool = False) -> Outcome | None:
     """Call the case of a trial, and make another call in a thread after each line of its code.
+
+    Args:
+        trial: The trial.
+        other: The case of the other call.
+        shared: Whether the other call is one of the same module, with the inputs of `other`.
 
     Returns:
         The outcome. None if a module cannot be constructed for the other call.
@@ -514,7 +522,9 @@ def _interrupted(trial: Trial, other: Case) -> Outcome | None:
     tensors = arguments(trial.under_test, trial.case, trial.device)
     made, given = call.constructed(tensors), call.handed(tensors)
     try:
-        again, _ = ready(trial.under_test, other, trial.device)
+        again, others = ready(trial.under_test, other, trial.device)
+        if shared:
+            again = partial(made, call.handed({**tensors, **others}))
     except Exception:
         return None
     left = INTERRUPTED_LINES

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,9 @@ from lossspec.clauses.precondition import conforms, precondition, raises_nothing
 from lossspec.clauses.trial import Deviation, NotJudged, Trial, any_judged
 from lossspec.excuse import Excuse
 from lossspec.execution.call import argument
+from lossspec.execution.outcome import Outcome
 from lossspec.execution.tensors import dtype_of, first_numbers, to_extended, to_torch
+from lossspec.oracle.solver import SolvedCase
 from lossspec.spec.constrained import Constrained
 from lossspec.spec.loss import Loss
 from lossspec.spec.refusals import Refusal
@@ -218,8 +220,8 @@ def _no_empty_axis(trial: Trial) -> bool:
 
 @clause(enough=ENOUGH, hazard=2, requires=[_no_empty_axis, *REFUSAL])
 def refuses_shapes(trial: Trial) -> Judgement:
-    """Shapes that break the contract raise an error, or at least a warning if they broadcast. No
-    global setting is changed."""
+    """Shapes that break the contract raise an error, or at least a warning if they broadcast; after
+    the warning, the value is that of the broadcast tensors. No global setting is changed."""
 
     def judged(breach: tuple[str, dict[str, Any], bool]) -> bool:
         what, replaced, warning_will_do = breach
@@ -229,6 +231,11 @@ def refuses_shapes(trial: Trial) -> Judgement:
             outcome = trial.refusal(**tensors)
             # A warning that the valid call gives too is not about shapes.
             if outcome.error is None and set(outcome.warnings) - set(trial.outcome.warnings):
+                try:
+                    _judge_broadcast(trial, what, replaced, outcome)
+                except Deviation as deviation:
+                    deviation.replaced = tensors
+                    raise
                 return True
             if outcome.silenced:  # clause `process-state` reports it
                 raise NotJudged(Excuse.CALL_FAILS)
@@ -237,6 +244,29 @@ def refuses_shapes(trial: Trial) -> Judgement:
         return True
 
     return any_judged(trial, judged, misshapen(trial))
+
+
+def _judge_broadcast(
+    trial: Trial, what: str, replaced: Mapping[str, np.ndarray], outcome: Outcome
+) -> None:
+    """Judge the value of a call that warned about shapes which broadcast, and went on.
+
+    Args:
+        trial: The trial of the valid call.
+        what: The tensor and its shape, in words.
+        replaced: The tensor that broadcasts.
+        outcome: The outcome of the call.
+    """
+    case, got = trial.case, trial.number(outcome)
+    if got is None or set(case.tensors) != set(trial.form.tensors) or case.shape.core:
+        return
+    arrays = np.broadcast_arrays(*({**case.tensors, **replaced}).values())
+    tensors = {name: array.copy() for name, array in zip(case.tensors, arrays, strict=True)}
+    wide = case.with_(tensors=tensors, layouts={}, spread=arrays[0].ndim)
+    if "*" not in case.contract or not trial.allows(wide):
+        return
+    want = SolvedCase(trial.loss, wide).expected.value(case.reduction)
+    trial.agree(got, want, f"the value with {what}, after a warning", of=None)
 
 
 def _has_a_class_each(loss: Loss, surface: Surface) -> bool:

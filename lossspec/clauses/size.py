@@ -14,6 +14,7 @@ import numpy as np
 
 from lossspec.cases.axes import axes_of, part_along
 from lossspec.cases.case import Case
+from lossspec.cases.draw import with_impossible
 from lossspec.cases.workloads import Size, axes, batch_axis, has_classes, workload
 from lossspec.clauses import Judgement, clause, independent, of_elements
 from lossspec.clauses.precondition import (
@@ -374,10 +375,18 @@ def _uneven(trial: Trial) -> bool:
 
 
 def _free_classes(loss: Loss, surface: Surface) -> bool:
-    """Return whether a default call has any number of classes, and compares no pairs of them."""
-    form = loss.forms[0]
-    free = isinstance(form.sizes.get(loss.classes, AnySize(())), AnySize)
-    return has_classes(loss) and free and not any(map(form.lists_classes, form.contracts))
+    """Return whether a default call has any number of classes."""
+    free = isinstance(loss.forms[0].sizes.get(loss.classes, AnySize(())), AnySize)
+    return has_classes(loss) and free
+
+
+def _compares_pairs(loss: Loss) -> bool:
+    """Return whether a default call lists classes, and compares each with all others."""
+    return any(map(loss.forms[0].lists_classes, loss.forms[0].contracts))
+
+
+def _many_free_classes(loss: Loss, surface: Surface) -> bool:
+    return _free_classes(loss, surface) and not _compares_pairs(loss)
 
 
 @lru_cache(maxsize=4)
@@ -411,10 +420,35 @@ def _classes(trial: Trial, count: int) -> Iterator[bool]:
     solved = _of_classes(trial.loss, count)
     if solved.case.axis_sizes(trial.loss).get(trial.loss.classes) != count:
         raise NotJudged(Excuse.NOT_ABOUT)
+    yield from _of_case(trial, solved, count, f"{count} classes")
+
+
+@lru_cache(maxsize=4)
+def _half_impossible(loss: Loss, count: int) -> SolvedCase | None:
+    """Return a call of the last class, with -inf for the first half of the classes, if allowed."""
+    case = _of_classes(loss, count).case
+    last = {
+        name: np.full_like(case.tensors[name], count - 1)
+        for name, role in loss.form(case.form).tensors.items()
+        if isinstance(role, ClassIndex)
+    }
+    case = case.with_(tensors={**case.tensors, **last})
+    masked = with_impossible(loss, case, lambda shape: np.arange(shape[-1]) < count // 2)
+    return None if masked is None else SolvedCase(loss, masked)
+
+
+def _of_case(trial: Trial, solved: SolvedCase, count: int, what: str) -> Iterator[bool]:
+    """Judge value and gradients of a case; yield whether each was judged closely.
+
+    Args:
+        trial: The trial of another call.
+        solved: The case.
+        count: The number of its classes.
+        what: The classes in words, for the report.
+    """
     beside = Trial(trial.under_test, solved, trial.device)
     if not beside.can(solved.case.reduction):
         raise NotJudged(Excuse.NOT_SUPPORTED)
-    what = f"{count} classes"
     outcome = _performed(trial, solved.case, what)
     want = _serial(beside.expected.value(solved.case.reduction), count)
     got = required(trial.number(outcome))
@@ -437,11 +471,19 @@ def _serial(bounded: Bounded, count: int) -> Bounded:
 @clause(_free_classes, enough=1, once=True, requires=[works, has_its_dtype])
 def block_of_classes(trial: Trial) -> Judgement:
     """With 1024 or 4096 classes, or one more than 4096, value and gradients of a default call are
-    right."""
-    return _judged_classes(trial, (1024, BLOCKS[-1], BLOCKS[-1] + 1))
+    right, also if the first half of the classes is impossible. If a row lists several classes, the
+    numbers are 65 and 129."""
+    if _compares_pairs(trial.loss):
+        return _judged_classes(trial, (65, 129))
+    judged = _judged_classes(trial, (1024, BLOCKS[-1], BLOCKS[-1] + 1))
+    half = _half_impossible(trial.loss, BLOCKS[-1] + 1)
+    if half is not None:
+        what = f"{BLOCKS[-1] + 1} classes, the first half with the score -inf"
+        judged |= any([*_of_case(trial, half, BLOCKS[-1] + 1, what)])
+    return judged
 
 
-@clause(_free_classes, enough=1, once=True, slow=True, requires=[works, has_its_dtype])
+@clause(_many_free_classes, enough=1, once=True, slow=True, requires=[works, has_its_dtype])
 def many_classes(trial: Trial) -> Judgement:
     """With 31 to 4097 classes (powers of two and their neighbours) and with more than 65,536, value
     and gradients of a default call are right."""

@@ -38,6 +38,12 @@ def laid_out(plain: torch.Tensor, layout: str) -> torch.Tensor:
         wide = wide.to(plain.device)
         wide[..., :-2] = plain
         return wide[..., :-2]
+    if layout == "gapped" and plain.ndim > 2:  # a slice of the channels of a channels_last tensor
+        last = plain.movedim(1, -1)
+        wide = torch.full((*last.shape[:-1], last.shape[-1] + 2), filler, dtype=plain.dtype)
+        wide = wide.to(plain.device)
+        wide[..., :-2] = last
+        return wide[..., :-2].movedim(-1, 1)
     if layout == "offset":
         store = torch.full((plain.numel() + 5,), filler, dtype=plain.dtype).to(plain.device)
         store[3:-2] = plain.reshape(-1)

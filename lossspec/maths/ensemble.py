@@ -284,7 +284,7 @@ class Ensemble:
         return np.asarray((counts > 2) | (late & (counts > 1)))
 
     def pointed(self, loop: tuple[int, ...]) -> np.ndarray:
-        """Return which elements of the loss depend on a norm that is 0."""
+        """Return which elements of the loss depend on a norm without a second derivative."""
         pointed = np.zeros(loop, bool)
         for tip in self.tips:
             pointed |= tip.any(axis=tuple(range(len(loop), tip.ndim)))

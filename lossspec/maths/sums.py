@@ -244,7 +244,8 @@ def norm(x: Array, p: float) -> Array:
 
     Derivative: that of the root of the sum of |x|ᵖ. At x = 0 there is a kink: any value in [-1, 1]
     by each element is correct. For p = 1 and p = inf the kinks are those of `absolute` and
-    `largest`.
+    `largest`. Second derivatives of the 2-norm are not judged if an element is 0: autograd gives
+    that of |x|² as 0 there.
 
     Rounding: the sum of the powers as in `total`, and the root once.
 
@@ -271,7 +272,8 @@ def norm(x: Array, p: float) -> Array:
     if current.ensemble is not None:
         zero = kept(zero)
         zero[2:] |= np.all(current.ensemble.either(raw), axis=-1)
-        current.ensemble.tips.append(np.asarray(zero.any(axis=0)))
+        sides = (raw[0] == 0).any(axis=-1) if p == 2 else False
+        current.ensemble.tips.append(np.asarray(zero.any(axis=0) | sides))
     power = select(zero, anp.ones_like(power), power)
     root = sqrt(power) if p == 2 else rounded(power ** constant(1 / p, like=power))
     return select(zero, total(absolute(x)), root)

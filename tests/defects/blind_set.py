@@ -26,7 +26,7 @@ from lossspec.audit import Defect, RightImplementation, audit
 FOLDER = Path(__file__).parent / "blind"
 FOUND = Path(__file__).parent / "blind.json"
 #: The folders of the later sets, each with the end of the ids of its losses.
-LATER = {"second": "-2", "third": "-3"}
+LATER = {"second": "-2", "third": "-3", "fourth": "-4"}
 PROFILES: tuple[Literal["quick", "standard"], ...] = ("quick", "standard")
 
 
