@@ -27,6 +27,10 @@ from lossspec.spec.loss import Loss
 from lossspec.spec.roles import ClassIndex, Surface
 
 
+def _of_a_class(loss: Loss, surface: Surface) -> bool:
+    return surface == "class"
+
+
 def _module(loss: Loss, surface: Surface) -> bool:
     return surface == "class" and not loss.stateful(surface)
 
@@ -69,11 +73,15 @@ def _made(trial: Trial, case: Case | None = None) -> tuple[Any, list[Any]]:
     """
     case = (trial.case if case is None else case).with_(requires_grad=())
     tensors = arguments(trial.under_test, case, trial.device)
-    module = trial.under_test.target(**keywords(trial.under_test, case, tensors))
+    call = Call.of(trial.under_test, case)
+    if call.owned:
+        module = call.instance(tensors)
+    else:
+        module = trial.under_test.target(**call.passed_keywords(tensors))
     if not isinstance(module, torch.nn.Module):
         raise NotJudged(Excuse.NOT_ABOUT, "the class does not make a torch.nn.Module")
-    given = handed(trial.under_test, case, tensors)
-    return module, [given[name] for name in trial.form.tensors]
+    given = call.handed(tensors)
+    return module, [given[each.name] for each in call.positional]
 
 
 def _constructed_with(trial: Trial) -> list[str]:
@@ -89,13 +97,18 @@ def _overwrite(module: torch.nn.Module) -> None:
 
 
 def _same(trial: Trial, module: Any, given: list[Any], what: str) -> None:
-    got = returned(lambda: module(*given), what, "the same value")
-    want = trial.outcome.value.detach()
+    result = Call.of(trial.under_test, trial.case).result
+
+    def called() -> Any:
+        value = module(*given)
+        return value if result is None else taken_from(value, result)
+
+    got, want = returned(called, what, "the same value"), trial.outcome.value.detach()
     if not isinstance(got, torch.Tensor) or not same_bits(got.detach(), want):
         raise Deviation(what, got, want, check=None)
 
 
-@clause(_module, enough=20, requires=(_copies_can_be_written, works))
+@clause(_of_a_class, enough=20, requires=(_copies_can_be_written, works))
 def pickled(trial: Trial) -> Judgement:
     """A copy, a deep copy, and a pickled and unpickled module give the same value. The last two
     share no tensor with the original."""
@@ -118,8 +131,10 @@ def pickled(trial: Trial) -> Judgement:
 
 
 def _tells(trial: Trial) -> bool:
-    """Return whether the constructor gets a tensor, or the implementation takes none there."""
+    """Return whether the module holds a tensor, or the implementation takes none."""
     loss, under_test = trial.loss, trial.under_test
+    if loss.stateful(under_test.surface):
+        return True
     taken = [
         name
         for name, role in loss.options.items()
@@ -159,7 +174,7 @@ def state_dict(trial: Trial) -> Judgement:
     return _tells(trial)
 
 
-@clause(_module, enough=1, once=True, requires=(works,))
+@clause(_of_a_class, enough=1, once=True, requires=(works,))
 def representation(trial: Trial) -> Judgement:
     """`repr` of a module returns text, as that of every `torch.nn.Module` does."""
     module, _ = _made(trial)
