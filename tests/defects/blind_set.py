@@ -1,10 +1,10 @@
 """The blind set: losses that were written by somebody who had not seen the suite.
 
 The files in `tests/defects/blind/` are kept as they were written. They are named like the losses.
-Those in `second/` and `third/` are of later sets, which other people wrote after the suite was
-mended by the one before; their ids end with a 2 or a 3. A file `<loss>_more.py` has more of them.
-A function or class named `wrong...` has one defect, which its docstring describes, and a function
-`witness_<name>` that returns True if the defect shows. One named `right...` has none.
+Those in `second/`, `third/` and `fourth/` are of later sets, which other people wrote after the
+suite was mended by the one before; their ids end with 2, 3 or 4. A file `<loss>_more.py` has more
+of them. A function or class named `wrong...` has one defect, which its docstring describes, and a
+function `witness_<name>` that returns True if the defect shows. One named `right...` has none.
 """
 
 from __future__ import annotations
