@@ -66,7 +66,7 @@ def transposed(trial: Trial) -> Judgement:
     return any(judged)
 
 
-#: What the report says of a number that deviates.
+#: The words of the report for these calls.
 _WHEN = "with another order of axes in memory"
 
 
