@@ -20,6 +20,7 @@ from lossspec.oracle.bounds import Bounded
 from lossspec.oracle.solver import SolvedCase
 from lossspec.spec.loss import Loss
 from lossspec.spec.roles import ClassIndex, Surface
+from lossspec.spec.shapes import root
 from lossspec.thresholds import SLACK
 
 ENOUGH = 30
@@ -79,7 +80,7 @@ class _Rearranged:
     def moved(self, array: np.ndarray, axes: tuple[str, ...]) -> np.ndarray:
         """Return an array of the trial with its rows as in the other batch."""
         for i, axis in enumerate(axes):
-            if axis == self.trial.loss.batch and array.shape[i] > 1:
+            if root(axis) == self.trial.loss.batch and array.shape[i] > 1:
                 array = array.take(self.rows, i)
         return array
 

@@ -25,7 +25,6 @@ from lossspec.clauses.precondition import (
     first_axis,
     precondition,
     raises_nothing,
-    separable,
     wants_gradients,
     works,
 )
@@ -71,7 +70,8 @@ INTERRUPTION = 0.5
 @precondition()
 def _has_other_numbers(trial: Trial) -> bool:
     """Equal rows in place of the rows of the batch give other numbers of the same shape."""
-    return trial.separable and other_numbers(trial) is not None
+    whole = trial.separable or trial.loss.batch in trial.case.shape.tied.values()
+    return whole and other_numbers(trial) is not None
 
 
 @precondition(Excuse.NOT_DIFFERENTIABLE)
@@ -167,7 +167,7 @@ def _preserving(
     return again
 
 
-@clause(enough=10, requires=[separable, works, raises_nothing, _has_other_numbers, conforms])
+@clause(enough=10, requires=[works, raises_nothing, _has_other_numbers, conforms])
 def live_results(trial: Trial) -> Judgement:
     """After calls with other numbers of the same shape, the first result and its gradients are
     still right, and each later call gives what it gives on its own."""
@@ -342,7 +342,6 @@ def _judge_first(trial: Trial, others: Sequence[Case]) -> None:
     enough=10,
     requires=[
         wants_gradients,
-        separable,
         works,
         raises_nothing,
         _has_graph,
