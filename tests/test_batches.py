@@ -11,7 +11,7 @@ import lossspec
 from lossspec.clauses import clauses
 from lossspec.errors import SpecError
 from lossspec.maths import joined, log_softmax, log_sum_exp, pick, total, where
-from lossspec.spec import Binary, ClassIndex, Form, Loss, Probability, Real, number
+from lossspec.spec import Binary, ClassIndex, Form, Logit, Loss, Probability, Real, number
 from lossspec.spec_pages.pages import text
 
 #: The clauses that compare the rows of a batch with those of a smaller, larger or flat batch.
@@ -402,3 +402,30 @@ def test_the_declaration_is_printed():
     assert "The result is one number for all rows along `N`." in words(DICE)
     assert "A batch that is given twice has the same losses" in words(CENTRED)
     assert "rows along" not in words(lossspec.spec.find("cross_entropy"))
+
+
+# === a square matrix of scores ============================================================
+
+
+def own_column(scores):
+    return -pick(log_softmax(scores), np.arange(scores.shape[-1]))
+
+
+SQUARE = loss_of("own_column", own_column, ("(N, N) -> (N)",), {"scores": Logit()}, rows="coupled")
+
+
+def by_rows(scores, reduction="mean"):
+    own = torch.arange(len(scores), device=scores.device)
+    return functional.cross_entropy(scores, own, reduction=reduction)
+
+
+def shifted(scores, reduction="mean"):
+    own = (torch.arange(len(scores), device=scores.device) + 1) % max(len(scores), 1)
+    return functional.cross_entropy(scores, own, reduction=reduction)
+
+
+def test_the_rows_and_columns_of_a_square_are_reversed_together():
+    names = ["whole-batch-permutation", "live-results", "changed-in-place", "other-calls"]
+    assert verdicts(SQUARE, by_rows, *names) == dict.fromkeys(names, "conforms")
+    wrong = {"whole-batch-permutation": "deviates", "value": "deviates"}
+    assert verdicts(SQUARE, shifted, *wrong) == wrong

@@ -16,12 +16,12 @@ from lossspec.cases.case import Case
 from lossspec.cases.contracts import in_other_contracts
 from lossspec.clauses import Judgement, clause, of_elements, stateless
 from lossspec.clauses.precondition import (
+    can_be_cut,
     conforms,
     differentiable_twice,
     first_axis,
     precondition,
     raises_nothing,
-    separable,
     several_along_first_axis,
     wants_gradients,
     works,
@@ -154,7 +154,7 @@ def second_call(trial: Trial) -> Judgement:
     return True
 
 
-@clause(of_elements, enough=20, requires=[several_along_first_axis, separable, works, conforms])
+@clause(of_elements, enough=20, requires=[several_along_first_axis, can_be_cut, works, conforms])
 def other_calls(trial: Trial) -> Judgement:
     """Calls with other numbers, sizes, shape contracts or dtypes do not change the value of a later
     call."""

@@ -21,6 +21,7 @@ from lossspec.cases.case import Case
 from lossspec.cases.workloads import Size, axes, workload
 from lossspec.clauses import Judgement, clause
 from lossspec.clauses.precondition import (
+    can_be_cut,
     conforms,
     first_axis,
     precondition,
@@ -70,8 +71,7 @@ INTERRUPTION = 0.5
 @precondition()
 def _has_other_numbers(trial: Trial) -> bool:
     """Equal rows in place of the rows of the batch give other numbers of the same shape."""
-    whole = trial.separable or trial.loss.batch in trial.case.shape.tied.values()
-    return whole and other_numbers(trial) is not None
+    return can_be_cut.holds(trial) and other_numbers(trial) is not None
 
 
 @precondition(Excuse.NOT_DIFFERENTIABLE)

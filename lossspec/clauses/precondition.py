@@ -116,6 +116,12 @@ def separable(trial: Trial) -> bool:
     return trial.separable
 
 
+@precondition()
+def can_be_cut(trial: Trial) -> bool:
+    """A part of the batch, along with all axes that are tied to it, is a valid batch."""
+    return trial.separable or trial.loss.batch in trial.case.shape.tied.values()
+
+
 @precondition(Excuse.NOT_SUPPORTED)
 def differentiable_twice(trial: Trial) -> bool:
     """The documentation promises more than a single backward."""
