@@ -94,7 +94,11 @@ def grad_mode(trial: Trial) -> Judgement:
     unseen = _unseen(trial)
     if unseen is not None:
         beside = Trial(trial.under_test, SolvedCase(trial.loss, unseen), trial.device)
-        informative |= _judged_after_inference(beside)
+        try:
+            informative |= _judged_after_inference(beside)
+        except Deviation as deviation:
+            if deviation.raised is not None or beside.conforms:
+                raise  # otherwise clause `value` reports it
     for name, mode in (("no_grad", torch.no_grad), ("inference_mode", torch.inference_mode)):
         with mode():
             result = returned(lambda: _called(trial, trial.case), f"the call under {name}")
