@@ -220,9 +220,9 @@ def _no_empty_axis(trial: Trial) -> bool:
 
 @clause(enough=ENOUGH, hazard=2, requires=[_no_empty_axis, *REFUSAL])
 def refuses_shapes(trial: Trial) -> Judgement:
-    """Shapes that break the contract raise an error, or at least a warning if they broadcast; after
-    the warning, the value is that of the broadcast tensors, or as if the tensor had the right
-    shape. No global setting is changed."""
+    """Shapes that break the contract raise an error, or at least a warning if they broadcast. After
+    the warning, the value is that of the broadcast tensors, or as if the shape were right. No
+    global setting is changed."""
 
     def judged(breach: tuple[str, dict[str, Any], bool]) -> bool:
         what, replaced, warning_will_do = breach
