@@ -492,6 +492,9 @@ def _tangent(trial: Trial, directions: dict[str, np.ndarray]) -> np.ndarray:
             lack = "it has no forward mode"
             raise raised(trial, Ability.FORWARD_MODE, error, "forward mode", lack) from None
         tangent = forward_ad.unpack_dual(value).tangent  # type: ignore[no-untyped-call]
-    if tangent is None:  # as for a result that depends on no input
+    if tangent is not None:
+        return to_extended(tangent)
+    if differentiable(trial.outcome.value):  # a lost tangent is a derivative of 0
         return np.zeros(tuple(value.shape), Extended)
-    return to_extended(tangent)
+    why = "its result has no tangent in forward mode"
+    raise lacking(trial, Ability.FORWARD_MODE, why, why)
