@@ -59,7 +59,6 @@ class Clause:
         only_on: The only kind of device on which it is judged; None for any device.
         enough: The number of informative trials after which it is not judged any more; None for
             no limit.
-        fewest: The number of informative trials that suffice in every profile; `enough` if 0.
         slow: Whether the quick profile leaves it out.
         empty: Whether it also judges calls on empty tensors.
         once: Whether it depends on the loss only and not on the case. One trial is then enough,
@@ -81,7 +80,6 @@ class Clause:
     applies: Callable[[Loss, Surface], bool]
     only_on: Place | None = None
     enough: int | None = None
-    fewest: int = 0
     slow: bool = False
     empty: bool = False
     once: bool = False
@@ -126,7 +124,6 @@ def clause(
     applies: Callable[[Loss, Surface], bool] = lambda loss, surface: True,
     only_on: Place | None = None,
     enough: int | None = None,
-    fewest: int = 0,
     slow: bool = False,
     empty: bool = False,
     once: bool = False,
@@ -144,7 +141,6 @@ def clause(
         applies: Whether the clause applies to a loss on a surface.
         only_on: The only kind of device on which it is judged; None for any device.
         enough: The number of informative trials after which it is not judged any more.
-        fewest: The number of informative trials that suffice in every profile.
         slow: Whether the quick profile leaves it out.
         empty: Whether it also judges calls on empty tensors.
         once: Whether it depends on the loss only, so that one trial is enough.
@@ -167,7 +163,6 @@ def clause(
             applies=applies,
             only_on=only_on,
             enough=enough,
-            fewest=fewest,
             slow=slow,
             empty=empty,
             once=once,

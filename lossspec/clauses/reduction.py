@@ -275,8 +275,7 @@ def _sum_of_many_overflows(trial: Trial) -> bool:
 
 @clause(
     _averages_halves,
-    enough=8,
-    fewest=2,
+    enough=2,
     requires=[
         _in_float16,
         has_axes,

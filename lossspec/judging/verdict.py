@@ -112,8 +112,7 @@ def _unsupported(record: ClauseRecord, facts: Facts) -> Judged | None:
 def _weighed(record: ClauseRecord, facts: Facts) -> Judged:
     """Return the verdict if no case deviates, which depends on the number of informative cases."""
     profile, clause = facts.profile, record.clause
-    suffices = clause.fewest or clause.chosen or clause.enough
-    wanted = min(profile.informative, suffices or profile.informative)
+    wanted = min(profile.informative, clause.chosen or clause.enough or profile.informative)
     if record.informative < wanted:
         reason = (
             f"{record.informative} of {record.examples} cases could have told "
