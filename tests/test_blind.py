@@ -66,7 +66,7 @@ def test_most_defects_are_found(sets, in_quick, in_standard):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("loss", losses())
 def test_right_losses_have_no_reports(loss):
-    for result in audit(blind_right(loss), "quick", cases=12):
+    for result in audit(blind_right(loss), "quick", cases=8):
         clauses, _ = EXAMINED.get(result.implementation.id, ((), ""))
         reported = [each.what for each in result.found if each.clause not in clauses]
         assert (result.implementation.id, reported) == (result.implementation.id, [])

@@ -142,7 +142,7 @@ def _first_contract(trial: Trial) -> bool:
 
 @clause(
     _has_rows,
-    enough=10,
+    enough=6,
     requires=[
         _unreduced_results,
         _first_contract,
