@@ -19,7 +19,7 @@ import torch
 
 from lossspec.cases.case import Case
 from lossspec.clauses import clauses
-from lossspec.clauses.trial import Deviation, Trial
+from lossspec.clauses.trial import Deviation, NotJudged, Trial
 from lossspec.dtypes import REAL_DTYPES, precision
 from lossspec.execution.call import unsupported_argument
 from lossspec.execution.implementation import LossUnderTest
@@ -61,10 +61,15 @@ def worst(under_test: LossUnderTest, dtype: str, profile: Profile) -> float:
             continue
         for name in ("value", "gradient"):
             trial.worst = 0.0
+            if clauses()[name].unmet(trial) is not None:
+                continue
             try:
                 clauses()[name].judge(trial)
-            except Deviation:
-                if any(k.clause == name and k.covers(solved.case) for k in listed):
+            except NotJudged:
+                continue
+            except Deviation as deviation:
+                known = (k for k in listed if k.clause == name)
+                if any(k.covers(solved.case, deviation) for k in known):
                     continue
             top = max(top, trial.worst)
     return top
