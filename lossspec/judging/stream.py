@@ -16,7 +16,7 @@ from lossspec.judging.profiles import Profile
 from lossspec.oracle.solver import SolvedCase
 from lossspec.spec.loss import Loss
 
-#: By default, the number of cases whose right answers are kept for the next campaign of the loss.
+#: The number of cases whose right answers are kept for the next campaign of the same loss.
 KEPT_SOLVED = 400
 #: The number of the first case for costly clauses. Cases of the stream have smaller numbers.
 CHOSEN = 10_000_000
@@ -100,17 +100,6 @@ def _name(loss: Loss, start: int) -> str:
 
 #: The loss whose right answers are kept, and its solved cases by their dtypes and choices.
 _kept: tuple[Loss | None, dict[Any, SolvedCase]] = (None, {})
-_most_kept = KEPT_SOLVED
-
-
-def keep_solved(count: int) -> None:
-    """Keep the right answers of this many cases, for many campaigns of one loss.
-
-    Args:
-        count: The number of cases of each campaign. Fewer than `KEPT_SOLVED` stand for that number.
-    """
-    global _most_kept
-    _most_kept = max(count, KEPT_SOLVED)
 
 
 def solved_once(loss: Loss, dtypes: tuple[str, ...] | None, drawn: DrawnCase) -> SolvedCase:
@@ -128,7 +117,7 @@ def solved_once(loss: Loss, dtypes: tuple[str, ...] | None, drawn: DrawnCase) ->
         _kept = (loss, {})
     solved, key = _kept[1], (dtypes, drawn.choices)
     if key not in solved:
-        if len(solved) >= _most_kept:
+        if len(solved) >= KEPT_SOLVED:
             del solved[next(iter(solved))]
         solved[key] = SolvedCase(loss, drawn.case, drawn.choices, dtypes)
     return solved[key]

@@ -14,7 +14,6 @@ from lossspec.audit import Result, audit
 from lossspec.audit.command import chosen, report
 from lossspec.clauses import clauses
 from lossspec.judging.profiles import Profile
-from lossspec.judging.stream import keep_solved
 from lossspec.report.files import replace_file
 from lossspec.spec.catalogue import catalogue, find
 from lossspec.spec.loss import Loss
@@ -95,7 +94,6 @@ def _audit(options: argparse.Namespace) -> int:
 def _soak(options: argparse.Namespace) -> int:
     profile = chosen(options.profile, options.cases)
     losses = _losses(options.loss)
-    keep_solved(max(profile.cases(loss) for loss in losses))
     torch.set_num_threads(1)
     logging.disable(logging.CRITICAL)  # torch.compile logs when a traced call raises
     results = [_soaked(result) for loss in losses for result in _right(loss, profile, options.seed)]
