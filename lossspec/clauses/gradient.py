@@ -270,7 +270,8 @@ def ignored_gradient(trial: Trial) -> Judgement:
 
 
 def _curved(loss: Loss, surface: Surface) -> bool:
-    return stateless(loss, surface) and not loss.piecewise_linear
+    smooth = loss.differentiable_twice and not loss.piecewise_linear
+    return stateless(loss, surface) and smooth
 
 
 @clause(

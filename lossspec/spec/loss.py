@@ -220,6 +220,8 @@ class Loss:
     #: Whether the loss is piecewise linear in its differentiable tensors, so that all its second
     #: derivatives are 0.
     piecewise_linear: bool = False
+    #: Whether autograd of the textbook formula gives second derivatives. Otherwise none are judged.
+    differentiable_twice: bool = True
     #: Whether an implementation may broadcast tensors of different shapes without a warning.
     broadcasts: bool = False
     #: Whether the class has torch's methods `log_prob` and `predict`.
