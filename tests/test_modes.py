@@ -622,6 +622,41 @@ def test_a_derivative_treated_as_constant_must_be_marked(slope, want):
     assert cell.verdict == want, cell.reason
 
 
+class OpenAtZero(torch.autograd.Function):
+    """t log t - t x, whose derivative by t is NaN at t = 0 and constant there."""
+
+    @staticmethod
+    def forward(ctx, x, t):
+        ctx.save_for_backward(x, t)
+        return torch.xlogy(t, t) - t * x
+
+    @staticmethod
+    def backward(ctx, g):
+        x, t = ctx.saved_tensors
+        return -t * g, torch.where(t == 0, torch.full_like(t, torch.nan), t.log() + 1 - x) * g
+
+
+def test_no_second_derivative_is_judged_where_a_first_one_is_not_finite():
+    def divergence(input, target, reduction="mean", log_target=False):
+        if log_target or input.shape != target.shape:
+            raise NotImplementedError
+        losses = OpenAtZero.apply(input, target)
+        if reduction == "batchmean":
+            return losses.sum() / input.shape[0]
+        return losses if reduction == "none" else getattr(losses, reduction)()
+
+    cell = verdict("kl_div", divergence, "second-order")
+    assert cell.verdict == "conforms", cell.reason
+
+
+def test_an_empty_tensor_needs_no_gradient():
+    def without_graph_of_nothing(input, target, reduction="mean"):
+        input, target = (x if x.numel() else x.detach() for x in (input, target))
+        return torch.nn.functional.mse_loss(input, target, reduction=reduction)
+
+    assert verdict("mse_loss", without_graph_of_nothing, "gradient").verdict == "conforms"
+
+
 @torch.library.custom_op("lossspec_tests::square", mutates_args=())
 def square(x: torch.Tensor) -> torch.Tensor:
     """Square a tensor by an operation without a fake kernel, so that no call of it compiles."""

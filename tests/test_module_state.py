@@ -142,6 +142,28 @@ class KeptLayer(nn.AdaptiveLogSoftmaxWithLoss):
         return self.kept(input, target)
 
 
+class PlainWeight(nn.LinearCrossEntropyLoss):
+    """The weight is an attribute that `state_dict` and `.to` leave out."""
+
+    def __init__(self, *args, weight=None, **options):
+        super().__init__(*args, weight=weight, **options)
+        del self.weight
+        self.weight = weight
+
+
+class ExtraParameter(nn.AdaptiveLogSoftmaxWithLoss):
+    """An optimizer sees a parameter that the loss does not have."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def state_dict(self, *args, **options):
+        found = super().state_dict(*args, **options)
+        del found["scale"]
+        return found
+
+
 class HiddenDistance(nn.Module):
     """The distance is in a dictionary, where torch does not see a module."""
 
@@ -163,6 +185,9 @@ WRONG = [
     (ADAPTIVE, HeadReset, "reset-parameters", "the parameters that reset_parameters keeps"),
     (ADAPTIVE, DoubleHead, "constructed-in-dtype", "the dtype of tail.0.0.weight"),
     (ADAPTIVE, KeptLayer, "evaluation-mode", "after the parameters changed"),
+    (ADAPTIVE, ExtraParameter, "state-dict", "the parameters of the module"),
+    ("linear_cross_entropy", PlainWeight, "state-dict", "the names in the state_dict"),
+    ("linear_cross_entropy", PlainWeight, "moved-to-dtype", "the dtype after .to"),
     (DISTANCE, HiddenDistance, "registered", "with distance_function as a module"),
     ("cross_entropy", TrainedWeight, "state-dict", "the parameters of the module"),
     ("nll_loss", UnsavedWeight, "state-dict", "the names in the state_dict"),
@@ -177,7 +202,9 @@ WRONG = [
 
 
 @pytest.mark.parametrize(
-    ("loss", "target", "clause", "what"), WRONG, ids=[row[1].__name__ for row in WRONG]
+    ("loss", "target", "clause", "what"),
+    WRONG,
+    ids=[f"{row[1].__name__}-{row[2]}" for row in WRONG],
 )
 def test_a_module_with_a_wrong_state_is_found(loss, target, clause, what):
     cell = judged(loss, target, clause)
@@ -218,6 +245,8 @@ def test_a_right_module_with_parameters_conforms(loss, target, clause):
         ("binary_cross_entropy_with_logits", nn.BCEWithLogitsLoss),
         ("poisson_nll_loss", nn.PoissonNLLLoss),
         ("nll_loss", Wrapped),
+        ("linear_cross_entropy", nn.LinearCrossEntropyLoss),
+        (ADAPTIVE, nn.AdaptiveLogSoftmaxWithLoss),
     ],
 )
 def test_a_right_module_conforms(loss, target, clause):

@@ -145,7 +145,12 @@ def gradient(trial: Trial) -> Judgement:
     informative = False
     wants = trial.expected.gradients()
     present = {name: got for name in wants if (got := outcome.gradients[name]) is not None}
-    missing = {n: list(want.exact.shape) for n, want in wants.items() if n not in present}
+    # A missing gradient of an empty tensor changes nothing.
+    missing = {
+        name: list(want.exact.shape)
+        for name, want in wants.items()
+        if name not in present and want.exact.size
+    }
     for name, got in present.items():
         want = wants[name]
         informative |= trial.agree(
@@ -315,6 +320,10 @@ def _default_call(loss: Loss, reduction: str) -> SolvedCase:
 def _curvature_agrees(trial: Trial, solved: SolvedCase) -> bool:
     """Compare the second derivatives of a case; return whether a wrong one would have shown."""
     case, expected = solved.case.with_(requires_grad=trial.differentiable), solved.expected
+    upstream = case.upstream(case.reduction)
+    slopes = [expected.gradient(name, case.reduction, upstream) for name in case.requires_grad]
+    if not all(slope is None or np.isfinite(slope.exact).all() for slope in slopes):
+        raise NotJudged(Excuse.UNDEFINED, "a gradient is not finite")
     directions = _directions(expected, case)
     got = _curvature(trial, case, directions)
     wants = solve_second(expected, trial.loss, case.reduction, directions)

@@ -86,7 +86,9 @@ def _made(trial: Trial, case: Case | None = None) -> tuple[Any, list[Any]]:
 
 def _constructed_with(trial: Trial) -> list[str]:
     """Return the names of the tensors that the constructor gets."""
-    return [name for name in trial.case.tensors if name in trial.loss.options]
+    owned = Call.of(trial.under_test, trial.case).owned
+    options = trial.loss.options
+    return [name for name in trial.case.tensors if name in options and name not in owned]
 
 
 def _overwrite(module: torch.nn.Module) -> None:
@@ -151,22 +153,26 @@ def _pickles(thing: Any) -> bool:
     return True
 
 
-@clause(_module, enough=20, requires=(_copies_can_be_written, works))
+@clause(_of_a_class, enough=20, requires=(_copies_can_be_written, works))
 def state_dict(trial: Trial) -> Judgement:
-    """The `state_dict` of a module holds the tensors of its constructor under their names, and
-    nothing else. After a call it loads into a module constructed with other tensors, which then
-    gives the same value. The module has no trainable parameters."""
+    """The `state_dict` of a module holds the tensors of its constructor under their names, and the
+    parameters that the spec names, and nothing else. After a call it loads into a module
+    constructed with other tensors, which then gives the same value. The module has no further
+    trainable parameters."""
     module, given = _made(trial)
+    owned = set(Call.of(trial.under_test, trial.case).owned.values())
     names = _constructed_with(trial)
     others = {name: np.zeros_like(trial.case.tensors[name]) for name in names}
     fresh, _ = _made(trial, trial.case.with_(tensors={**trial.case.tensors, **others}))
+    if owned:
+        _overwrite(fresh)
     module(*given)
     state = module.state_dict()
     # A module may hold another one, whose name then stands before that of the tensor.
-    found = sorted({name.rpartition(".")[2] for name in state})
+    found = sorted({name.rpartition(".")[2] for name in state.keys() - owned})
     if found != sorted(names):
         raise Deviation("the names in the state_dict", found, sorted(names), check=None)
-    trained = [name for name, _ in module.named_parameters()]
+    trained = [name for name, _ in module.named_parameters() if name not in owned]
     if trained:
         raise Deviation("the parameters of the module", trained, [], check=None)
     returned(lambda: fresh.load_state_dict(state), "loading its state_dict", "it loads")
@@ -341,7 +347,7 @@ def registered(trial: Trial) -> Judgement:
     return True
 
 
-@clause(_module, enough=20, requires=(_has_another_dtype, works))
+@clause(_of_a_class, enough=20, requires=(_has_another_dtype, works))
 def moved_to_dtype(trial: Trial) -> Judgement:
     """After `.to(dtype)`, a module works with inputs of that dtype and returns that dtype.
     Converting float32 to float64 and back keeps the value. Converting to bfloat16 and back leaves
@@ -350,7 +356,8 @@ def moved_to_dtype(trial: Trial) -> Judgement:
     other = torch_dtype(OTHER[trial.case.dtype])
     if other is torch.float64:  # only widening and narrowing again is exact
         _same(trial, module.to(other).to(given[0].dtype), given, "the value after .to and back")
-    if not _constructed_with(trial):
+    call = Call.of(trial.under_test, trial.case)
+    if not call.owned and not _constructed_with(trial):
         lower = _made(trial)[0].to(torch.bfloat16).to(given[0].dtype)
         _same(trial, lower, given, "the value after .to(torch.bfloat16) and back")
     module.to(other)
@@ -358,6 +365,8 @@ def moved_to_dtype(trial: Trial) -> Judgement:
         x.to(other) if isinstance(x, torch.Tensor) and x.is_floating_point() else x for x in given
     ]
     got = returned(lambda: module(*moved), f"the call after .to({other})")
+    if call.result is not None:
+        got = taken_from(got, call.result)
     if isinstance(got, torch.Tensor) and got.dtype != other:
         raise Deviation(f"the dtype after .to({other})", got.dtype, other, check=None)
     return True

@@ -277,7 +277,7 @@ def _judge_broadcast(
 
 def _has_a_class_each(loss: Loss, surface: Surface) -> bool:
     return any(
-        isinstance(role, ClassIndex) and role.checked and not form.lists_classes(contract)
+        isinstance(role, ClassIndex) and role.whole and not form.lists_classes(contract)
         for form in loss.forms
         for role in form.tensors.values()
         for contract in form.contracts
@@ -289,7 +289,7 @@ def floating_classes(trial: Trial) -> Iterator[tuple[str, dict[str, Any]]]:
     first = trial.case.tensors[next(iter(trial.form.tensors))]
     for name, role in trial.form.tensors.items():
         target = trial.case.tensors[name]
-        if not isinstance(role, ClassIndex) or not role.checked:
+        if not isinstance(role, ClassIndex) or not role.whole:
             continue
         if target.size and target.shape != first.shape:
             replaced = {name: to_torch(target.astype(np.float32), device=trial.device)}

@@ -75,7 +75,7 @@ def form(name, clusters, define, equivalent):
         shapes=(f"(N, H), (N), {', '.join(layers)} -> (N)", f"(H), (), {', '.join(layers)} -> ()"),
         tensors={
             "input": Factor(count=3),
-            "target": ClassIndex(),
+            "target": ClassIndex(whole=False),  # no dtype is documented
             "head": Factor(count=3, state="head.weight"),
             **tails,
         },
