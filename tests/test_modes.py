@@ -657,6 +657,33 @@ def test_an_empty_tensor_needs_no_gradient():
     assert verdict("mse_loss", without_graph_of_nothing, "gradient").verdict == "conforms"
 
 
+def constant_weight(input, target, reduction="mean", weight=None):
+    weight = None if weight is None else weight.detach()
+    return torch.nn.functional.l1_loss(input, target, reduction=reduction, weight=weight)
+
+
+def constant_divisor(input, target, reduction="mean", weight=None):
+    if weight is None or reduction != "mean":
+        return torch.nn.functional.l1_loss(input, target, reduction=reduction, weight=weight)
+    return ((input - target).abs() * weight).sum() / weight.detach().sum()
+
+
+@pytest.mark.parametrize(
+    ("loss", "target", "want"),
+    [
+        ("l1_loss", constant_weight, "deviates"),
+        ("l1_loss", constant_divisor, "deviates"),
+        ("l1_loss", torch.nn.functional.l1_loss, "conforms"),
+        ("mse_loss", torch.nn.functional.mse_loss, "conforms"),
+        ("huber_loss", torch.nn.functional.huber_loss, "conforms"),
+        ("binary_cross_entropy", torch.nn.functional.binary_cross_entropy, "conforms"),
+    ],
+)
+def test_the_gradient_by_an_adjustable_weight_is_judged(loss, target, want):
+    cell = verdict(loss, target, "neutral-weight")
+    assert cell.verdict == want, cell.reason
+
+
 @torch.library.custom_op("lossspec_tests::square", mutates_args=())
 def square(x: torch.Tensor) -> torch.Tensor:
     """Square a tensor by an operation without a fake kernel, so that no call of it compiles."""

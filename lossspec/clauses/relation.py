@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from inspect import signature
 from typing import Any
 
@@ -39,6 +40,7 @@ from lossspec.execution.messages import out_of_memory
 from lossspec.execution.outcome import Outcome, perform
 from lossspec.execution.tensors import to_extended
 from lossspec.oracle.bounds import Bounded
+from lossspec.oracle.expected import Expected
 from lossspec.oracle.solver import SolvedCase
 from lossspec.spec.loss import Form, Loss, Symmetry
 from lossspec.spec.roles import ClassIndex, Distribution, Factor, Surface, Weight
@@ -52,6 +54,7 @@ from lossspec.thresholds import (
     LARGE_BATCH_SECONDS,
     LAST_PLACES,
     OVERFLOW_MARGIN,
+    SLACK,
     SMALLEST_PLACES,
 )
 
@@ -494,20 +497,62 @@ def weight_scale(trial: Trial) -> Judgement:
     requires=[has_its_dtype, _sum_in_range],
 )
 def neutral_weight(trial: Trial) -> Judgement:
-    """Passing ones for an optional weight gives the same result as passing none."""
+    """Passing ones for an optional weight gives the same result as passing none. If the spec says
+    that the weight has a gradient, it is that of the definition."""
     case = trial.case
 
     def judged(name: str) -> bool:
-        ones = trial.ones(name)
+        ones, role = trial.ones(name), trial.loss.options[name]
         if ones is None:
             raise NotJudged(Excuse.NOT_ABOUT)
         other = case.with_(tensors={**case.tensors, name: ones})
-        return _agree(trial, other, f"the result with {name} of ones", case.reduction)
+        informative = _agree(trial, other, f"the result with {name} of ones", case.reduction)
+        if isinstance(role, Weight) and role.adjustable and case.dtype in ("float32", "float64"):
+            informative |= _agree_gradient(trial, other, name)
+        return informative
 
     options = trial.loss.options.items()
     return any_judged(
         trial, judged, [n for n, role in options if role.default == 1 and _can_add(trial, n)]
     )
+
+
+def _agree_gradient(trial: Trial, case: Case, name: str) -> bool:
+    """Judge the gradient by an adjustable weight, for which no drawn call asks."""
+    case, options = case.with_(requires_grad=(name,)), trial.loss.options
+    weighted = {**options, name: replace(options[name], differentiable=True)}
+    expected = SolvedCase(replace(trial.loss, options=weighted), case).expected
+    want = expected.gradients().get(name)
+    if want is None or not np.isfinite(want.exact).all():
+        raise NotJudged(Excuse.UNDEFINED)
+    if case.reduction == "mean" and _divides(trial.form, name):
+        want = _through_divisor(expected, want)
+    outcome = perform(trial.under_test, case, trial.device)
+    required(trial.number(outcome))
+    gradient = outcome.gradients.get(name)
+    if gradient is None and want.exact.size:
+        shape = f"a gradient of shape {list(want.exact.shape)}"
+        what = f"no gradient of {name}"
+        raise Deviation(what, "None", shape, check=None, missing=True, gradient_of=name)
+    if gradient is None:
+        return False
+    what = f"the gradient of {name} of ones"
+    return trial.agree(to_extended(gradient), want, what, of=None, case=case, gradient_of=name)
+
+
+def _through_divisor(expected: Expected, want: Bounded) -> Bounded:
+    """Return the gradient by the weights of a mean that is divided by their sum.
+
+    Args:
+        expected: The right answer of the call.
+        want: The gradient with a constant divisor.
+    """
+    mean, divisor = expected.value("mean"), expected.divided("mean")[2]
+    scale = np.abs(expected.case.upstream("mean") / divisor)
+    less = mean.exact * expected.case.upstream("mean") / divisor
+    unit = precision(want.dtype).unit
+    budget = want.budget + mean.budget * scale + SLACK * unit * (np.abs(want.exact) + np.abs(less))
+    return Bounded.around(want.exact - less, budget, want.dtype)
 
 
 def _can_add(trial: Trial, name: str) -> bool:

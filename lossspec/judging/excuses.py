@@ -20,7 +20,7 @@ from lossspec.implementations.counterpart import composed_counterpart
 from lossspec.judging.deviation import deviation_of
 from lossspec.judging.known_deviations import KnownDeviation
 from lossspec.oracle.solver import SolvedCase
-from lossspec.spec.roles import ClassIndex
+from lossspec.spec.roles import ClassIndex, Weight
 from lossspec.thresholds import COUNTERPART_BARS, SAME_DEVIATION
 
 
@@ -130,7 +130,7 @@ class Excuses:
         """
         if self.reference is None:
             return None
-        for torchs, call in _counterparts(self.reference, trial):
+        for torchs, call in _counterparts(self.reference, trial, deviation.gradient_of):
             solved = trial.solved if call is trial.case else SolvedCase(trial.loss, call)
             for bar in COUNTERPART_BARS:
                 try:
@@ -142,7 +142,9 @@ class Excuses:
         return None
 
 
-def _counterparts(reference: LossUnderTest, trial: Trial) -> Iterator[tuple[LossUnderTest, Case]]:
+def _counterparts(
+    reference: LossUnderTest, trial: Trial, gradient_of: str | None
+) -> Iterator[tuple[LossUnderTest, Case]]:
     """Yield calls of torch from which the implementation may have inherited a deviation."""
     documented = _documented(trial)
     yield reference, documented
@@ -152,6 +154,8 @@ def _counterparts(reference: LossUnderTest, trial: Trial) -> Iterator[tuple[Loss
             yield reference, documented.with_(requires_grad=(name,))
     # An implementation may reduce torch's unreduced loss itself, which rounds in another way.
     parts = composed_counterpart(trial.loss)
+    if isinstance(trial.loss.options.get(gradient_of or ""), Weight):
+        return  # its divisor has no gradient
     if parts is not None and trial.expected.plain and documented.reduction in ("mean", "sum"):
         yield parts, documented
 

@@ -168,6 +168,9 @@ class Weight(Role):
     low: float = 0.0
     default: float | None = 1.0
     differentiable: bool = False
+    #: Whether the loss has a gradient by it as well; a divisor that it is part of is its sum. No
+    #: drawn call asks for this gradient, since training seldom does; `neutral-weight` judges it.
+    adjustable: bool = False
     style = "weight"
 
 

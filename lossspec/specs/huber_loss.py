@@ -44,6 +44,7 @@ spec = Loss(
         "weight": Weight(
             shape="like input",
             surfaces=("function",),
+            adjustable=True,
             doc="It multiplies the loss of each element; the mean still divides by the number of"
             " elements.",
         )

@@ -36,6 +36,7 @@ spec = Loss(
         "weight": Weight(
             shape="like input",
             surfaces=("function",),
+            adjustable=True,
             doc="Factor for each element; the mean divides by the sum of the weights.",
         )
     },
