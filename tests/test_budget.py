@@ -132,6 +132,18 @@ def test_a_gradient_through_a_number_out_of_range_is_within_the_budget(numbers, 
     assert want.error(1.01 * to_extended(x.grad))[2] > 1
 
 
+def test_an_overflow_that_the_plain_formula_misses_by_one_ulp_is_within_the_budget():
+    # (x - y)² / v is 65,539 exactly, and 65,504 if each step is rounded to float16.
+    x, y, v = (torch.tensor([n], dtype=torch.float16) for n in (-0.54394531, 42.47, 0.02822876))
+    standardised = torch.log(v.sqrt()) + 0.5 * ((x - y) / v.sqrt()) ** 2
+    assert standardised == torch.inf
+    answer = lossspec.expect("gaussian_nll_loss", x, y, v, reduction="none")
+    assert answer.agrees(standardised)
+    assert not lossspec.expect("gaussian_nll_loss", x, y, 2 * v, reduction="none").agrees(
+        standardised
+    )
+
+
 def test_a_gradient_flushed_to_0_before_scaling_is_within_the_budget():
     x = torch.tensor([-80.0, -60.0])
     target = torch.tensor([2.0**-126 * 3, 0.5])

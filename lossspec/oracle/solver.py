@@ -880,6 +880,7 @@ def _plain_formula_errors(
     """Run the definition in the dtype of the case, forward and backward, and measure its errors.
 
     A correct implementation may be as inaccurate as this plain formula, for example by overflow.
+    The formula also runs on inputs one ulp closer to 0, and one ulp farther from it.
 
     Args:
         posed: The case.
@@ -897,7 +898,10 @@ def _plain_formula_errors(
     for name, view in posed.exact.items():
         with np.errstate(all="ignore"):
             inward = np.where(np.isfinite(view), np.nextafter(view, np.zeros_like(view)), view)
-        known[name] = np.stack([view, inward.astype(view.dtype)]).astype(dtype.numpy)
+            outward = np.nextafter(view, np.where(view < 0, -np.inf, np.inf).astype(view.dtype))
+            outward = np.where(np.isfinite(outward) & (view != 0), outward, view)
+        members = [view, inward.astype(view.dtype), outward.astype(view.dtype)]
+        known[name] = np.stack(members).astype(dtype.numpy)
 
     still = {n: Number(x) if n in posed.exact else x for n, x in known.items()}
 
@@ -909,9 +913,12 @@ def _plain_formula_errors(
     blamed = f"define in {dtype.name}"
     with blaming(posed.loss.name, blamed, posed.case.tensors):
         back, result = _traced(evaluate, tuple(known[name] for name in wanted))
-        got = as_extended(np.broadcast_to(np.asarray(result), want.shape))
+        shape = (3, *want.shape[1:])
+        got, beside = np.split(as_extended(np.broadcast_to(np.asarray(result), shape)), [2])
     error = np.abs(got - want)
     hopeless = ~np.isfinite(got) & np.isfinite(want)
+    # One ulp farther from 0 an overflow counts too: an implementation may round differently.
+    hopeless[0] |= np.isinf(beside[0]) & np.isfinite(want[0])
     error = np.where(hopeless, np.inf, np.where(np.isfinite(error), error, 0))
     # If the exact loss is infinite and that of the plain formula is not, a correct implementation
     # may be finite too.
@@ -919,7 +926,7 @@ def _plain_formula_errors(
     errors = {name: np.zeros(()) for name in wanted}
     for cotangent in cotangents:
         with blaming(posed.loss.name, blamed, posed.case.tensors):
-            derivatives = back(np.broadcast_to(cotangent.astype(dtype.numpy), want.shape))
+            derivatives = back(np.broadcast_to(cotangent.astype(dtype.numpy), shape))
         for name, derivative in zip(wanted, derivatives, strict=True):
             core = (1,) * (derivative[0].ndim - hopeless[0].ndim)
             overflow, by = (a.reshape(a.shape + core) for a in (hopeless[0], cotangent))
