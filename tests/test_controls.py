@@ -18,7 +18,7 @@ from lossspec.judging.deviation import deviation_of
 from lossspec.oracle.solver import SolvedCase, solve
 from lossspec.spec.catalogue import catalogue, find
 from tests.defects.catalogue import right_implementations
-from tests.defects.record import judges_of
+from tests.defects.record import OF_MANY_ROWS, judges_of
 
 RIGHT = right_implementations()
 
@@ -37,7 +37,9 @@ def _one_thread():
 @pytest.mark.parametrize("right", [pytest.param(r, id=r.id) for r in RIGHT.values()])
 def test_no_clause_deviates_for_a_right_loss(right):
     only = [name for name in judges_of(right) if not clauses()[name].slow]
-    (result,) = audit([right], "quick", only=only, cases=16)  # `soak` judges far more
+    if right.loss == "ctc_loss":
+        only = [name for name in only if name not in OF_MANY_ROWS]
+    (result,) = audit([right], "quick", only=only, cases=12)  # `soak` judges far more
     assert [(each.clause, each.what, each.got, each.want) for each in result.found] == []
     assert result.crashed == {}
 

@@ -33,6 +33,9 @@ PROFILE = replace(PROFILES["quick"], examples=60, even=True, patience=1.0)
 #: of the bug catalogue, and one right loss of each spec.
 COSTLY = ("compiled", "compiled-refusal", "exported", "trained")
 COSTLY_BUGS = ("CMP", "MOD")
+#: Clauses with calls of many rows, which take long for a loop in Python. The tests leave CTC losses
+#: out of them; `soak` does not.
+OF_MANY_ROWS = ("block-of-rows", "memory-in-proportion", "uneven-rows")
 #: Clauses that use every further case.
 KEEN = ("accepts", "result-shape", "gradient", "mean-divisor", "mean-of-many")
 #: How a defect is searched that those cases do not show: profile, clauses (None: all), seed.
