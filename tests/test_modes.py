@@ -668,9 +668,15 @@ def constant_divisor(input, target, reduction="mean", weight=None):
     return ((input - target).abs() * weight).sum() / weight.detach().sum()
 
 
+@torch.no_grad()
+def without_gradients(input, target, reduction="mean", weight=None):
+    return torch.nn.functional.l1_loss(input, target, reduction=reduction, weight=weight)
+
+
 @pytest.mark.parametrize(
     ("loss", "target", "want"),
     [
+        ("l1_loss", without_gradients, "conforms"),
         ("l1_loss", constant_weight, "deviates"),
         ("l1_loss", constant_divisor, "deviates"),
         ("l1_loss", torch.nn.functional.l1_loss, "conforms"),

@@ -275,9 +275,13 @@ def _judge_broadcast(
     trial.agree(got, want, f"the value with {what}, after a warning", of=None)
 
 
+def _refuses_floats(role: ClassIndex) -> bool:
+    return role.checked and role.whole
+
+
 def _has_a_class_each(loss: Loss, surface: Surface) -> bool:
     return any(
-        isinstance(role, ClassIndex) and role.whole and not form.lists_classes(contract)
+        isinstance(role, ClassIndex) and _refuses_floats(role) and not form.lists_classes(contract)
         for form in loss.forms
         for role in form.tensors.values()
         for contract in form.contracts
@@ -289,7 +293,7 @@ def floating_classes(trial: Trial) -> Iterator[tuple[str, dict[str, Any]]]:
     first = trial.case.tensors[next(iter(trial.form.tensors))]
     for name, role in trial.form.tensors.items():
         target = trial.case.tensors[name]
-        if not isinstance(role, ClassIndex) or not role.whole:
+        if not isinstance(role, ClassIndex) or not _refuses_floats(role):
             continue
         if target.size and target.shape != first.shape:
             replaced = {name: to_torch(target.astype(np.float32), device=trial.device)}

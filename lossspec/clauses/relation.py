@@ -37,7 +37,7 @@ from lossspec.clauses.trial import (
 from lossspec.dtypes import as_extended, precision
 from lossspec.excuse import Excuse
 from lossspec.execution.messages import out_of_memory
-from lossspec.execution.outcome import Outcome, perform
+from lossspec.execution.outcome import Outcome, differentiable, perform
 from lossspec.execution.tensors import to_extended
 from lossspec.oracle.bounds import Bounded
 from lossspec.oracle.expected import Expected
@@ -518,24 +518,26 @@ def neutral_weight(trial: Trial) -> Judgement:
 
 
 def _agree_gradient(trial: Trial, case: Case, name: str) -> bool:
-    """Judge the gradient by an adjustable weight, for which no drawn call asks."""
-    case, options = case.with_(requires_grad=(name,)), trial.loss.options
+    """Judge the gradient by an adjustable weight, for which no drawn call asks.
+
+    The call asks for that by the first tensor too: a result without any graph is not judged.
+    """
+    first, options = next(iter(trial.form.tensors)), trial.loss.options
+    case = case.with_(requires_grad=(first, name))
     weighted = {**options, name: replace(options[name], differentiable=True)}
     expected = SolvedCase(replace(trial.loss, options=weighted), case).expected
     want = expected.gradients().get(name)
-    if want is None or not np.isfinite(want.exact).all():
-        raise NotJudged(Excuse.UNDEFINED)
+    outcome = perform(trial.under_test, case, trial.device)
+    failed = outcome.error is not None or not differentiable(outcome.value)
+    if failed or want is None or not want.exact.size or not np.isfinite(want.exact).all():
+        return False
     if case.reduction == "mean" and _divides(trial.form, name):
         want = _through_divisor(expected, want)
-    outcome = perform(trial.under_test, case, trial.device)
-    required(trial.number(outcome))
-    gradient = outcome.gradients.get(name)
-    if gradient is None and want.exact.size:
+    gradient = outcome.gradients[name]
+    if gradient is None:
         shape = f"a gradient of shape {list(want.exact.shape)}"
         what = f"no gradient of {name}"
         raise Deviation(what, "None", shape, check=None, missing=True, gradient_of=name)
-    if gradient is None:
-        return False
     what = f"the gradient of {name} of ones"
     return trial.agree(to_extended(gradient), want, what, of=None, case=case, gradient_of=name)
 

@@ -190,9 +190,9 @@ class ClassIndex(Role):
     tolerated: tuple[str, ...] = ("uint8",)
     #: The number that ends a list of classes; later numbers in its row do not belong to the list.
     ends: int | None = None
-    #: Whether an integer that is no class must raise.
+    #: Whether an integer that is no class, or a floating dtype, must raise.
     checked: bool = True
-    #: Whether a floating dtype must raise.
+    #: Whether a floating dtype must raise if the indices are `checked`.
     whole: bool = True
     #: The axis of the classes; the class axis of the loss if empty.
     classes: str = ""

@@ -100,9 +100,7 @@ def forms():
                 ),
                 tensors={
                     "log_probs": Logit(through="log_softmax"),
-                    "targets": ClassIndex(
-                        dtypes=("int64", "int32"), tolerated=(), checked=False, whole=False
-                    ),
+                    "targets": ClassIndex(dtypes=("int64", "int32"), tolerated=(), checked=False),
                     "input_lengths": Length(of="T", scalar=scalar),
                     "target_lengths": Length(of=more, scalar=scalar),
                 },
