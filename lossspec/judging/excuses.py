@@ -145,17 +145,24 @@ class Excuses:
 def _counterparts(
     reference: LossUnderTest, trial: Trial, gradient_of: str | None
 ) -> Iterator[tuple[LossUnderTest, Case]]:
-    """Yield calls of torch from which the implementation may have inherited a deviation."""
+    """Yield calls of torch from which the implementation may have inherited a deviation.
+
+    Args:
+        reference: The loss of torch.
+        trial: The trial that deviates.
+        gradient_of: The tensor whose gradient deviates; None for a value.
+    """
     documented = _documented(trial)
     yield reference, documented
     # A clause stops at the first gradient that deviates, so each gradient is also tried alone.
     if len(documented.requires_grad) > 1:
         for name in documented.requires_grad:
             yield reference, documented.with_(requires_grad=(name,))
+    # The composed counterpart below divides by a constant: its gradient by a weight is no excuse.
+    if isinstance(trial.loss.options.get(gradient_of or ""), Weight):
+        return
     # An implementation may reduce torch's unreduced loss itself, which rounds in another way.
     parts = composed_counterpart(trial.loss)
-    if isinstance(trial.loss.options.get(gradient_of or ""), Weight):
-        return  # its divisor has no gradient
     if parts is not None and trial.expected.plain and documented.reduction in ("mean", "sum"):
         yield parts, documented
 
