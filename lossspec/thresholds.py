@@ -19,6 +19,11 @@ import math
 #: Measured: `python benchmarks/worst_ratios.py docs/budget.md` writes the largest share of it that
 #: torch needs, and how far losses computed in a narrower dtype exceed it.
 SLACK = 8.0
+#: How many numbers a right loss may add one after the other in float32 and float64.
+#: Measured: `torch.linalg.vector_norm` with `ord=1` and a product of a row and a column by
+#: `torch.mm` add all numbers so; `torch.dot` and `torch.mv` hold 16 partial sums or more.
+#: Chosen: a 16th of `SUM_OF_MANY_ELEMENTS`, so that `sum-of-many` finds longer serial sums.
+SERIAL_TERMS = 2**13
 
 #: Largest relative size of a perturbation.
 #: Derived: curvature changes the effect of a perturbation by about this share, far below a budget.
@@ -123,7 +128,7 @@ BLOCKS = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 #: Derived: 2¹⁶.
 WIDEST_OF_16_BITS = 2**16
 #: `sum-of-many`: fewest elements. Derived: 2¹⁷ equal terms, added one after the other, exceed the
-#: budget in every dtype but float64.
+#: budget in both dtypes of 16 bits; in float32, if their roundings have a common sign.
 SUM_OF_MANY_ELEMENTS = 2**17
 
 #: `block-of-rows` and similar clauses: CPU seconds of a call, after which no more are made.

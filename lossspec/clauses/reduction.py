@@ -85,7 +85,7 @@ def _derived(trial: Trial, reduction: str) -> Judgement:
         if not size < dtype.largest_sum:
             return False
         # As in `Expected.divided`, and one more rounding of each element when `none` returned it.
-        added = roundings(elements.size, expected.parts) + 2
+        added = roundings(elements.size, dtype, expected.parts) + 2
         budget = dtype.unit * added * size / abs(divisor)
         if expected.parts > 1:
             # An implementation that adds up parts of the batch computes each part as a smaller
@@ -306,10 +306,10 @@ def mean_of_many(trial: Trial) -> Judgement:
     got = required(trial.number(perform(trial.under_test, many, trial.device)))
     if got.shape != ():
         raise NotJudged(Excuse.CALL_FAILS)
-    unit = precision(case.dtype).unit
+    dtype = precision(case.dtype)
     scale = np.abs(expected.losses * expected.shares).sum() / abs(expected.divided("mean")[2])
-    added = roundings(expected.losses.size * copies, many.parts(loss)) + 1
-    budget = known.budget + SLACK * unit * added * scale
+    added = roundings(expected.losses.size * copies, dtype, many.parts(loss)) + 1
+    budget = known.budget + SLACK * dtype.unit * added * scale
     want = Bounded.around(known.exact, budget, case.dtype)
     what = f"the mean over {expected.losses.size * copies} elements, {copies} times the call's"
     trial.agree(got, want, what, of=None, case=case.with_(reduction="mean"))

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from lossspec.dtypes import precision
+from lossspec.dtypes import Precision, precision
 from lossspec.excuse import Excuse
-from lossspec.thresholds import INFORMATIVE, SLACK
+from lossspec.thresholds import INFORMATIVE, SERIAL_TERMS, SLACK
 
 #: The key that counts the judged numbers; the other keys are the reasons of the open ones.
 ASKED = "asked"
@@ -39,23 +39,28 @@ def why_open(excuse: Excuse, numbers: np.ndarray) -> np.ndarray:
     return np.where(numbers, np.int8(REASONS.index(excuse)), np.int8(0))
 
 
-def roundings(terms: float, parts: int = 1) -> float:
+def roundings(terms: float, dtype: Precision, parts: int = 1) -> float:
     """Return how many roundings a sum accumulates.
 
-    A pairwise sum rounds log₂(terms) times. A sum of parts, added one after the other, rounds once
-    more for each part after the first. Each of these roundings is at most u·Σ|term|, whatever the
-    order of the parts, so `SLACK` does not multiply them.
+    A pairwise sum rounds log₂(terms) times. In float32 and float64 a sum may also add up to
+    `SERIAL_TERMS` numbers one after the other, as norms and matrix products of torch do; in 16 bits
+    they add in float32. A sum of parts rounds once more for each part after the first. Roundings of
+    numbers that are added one after the other are at most u·Σ|term| each, whatever their order, so
+    `SLACK` does not multiply them.
 
     Args:
         terms: How many numbers are added.
+        dtype: The dtype in which they are added.
         parts: How many parts the parameters of the call ask for.
 
     Returns:
         A factor. The error of the sum is at most this factor times `SLACK`, the unit roundoff u and
         Σ|term|.
     """
-    serial = max(min(parts, terms) - 1, 0)
-    return float(np.log2(max(terms, 1))) + serial / SLACK
+    wide = dtype.unit <= precision("float32").unit
+    serial = min(terms, SERIAL_TERMS) if wide else 0
+    further = max(min(parts, terms) - 1, 0)
+    return max(float(np.log2(max(terms, 1))), serial / SLACK) + further / SLACK
 
 
 @dataclass(frozen=True)

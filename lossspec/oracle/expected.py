@@ -58,7 +58,7 @@ class Whole:
             return Extended(1), Extended(0)
         divisor, error = self.counts.sum(), Extended(0)
         if not np.all((self.counts == 1) | ~self.counted):  # a whole number is exact
-            terms = roundings(self.counts.size, self.parts) + 1
+            terms = roundings(self.counts.size, self.precision, self.parts) + 1
             error = self.precision.unit * terms * np.abs(self.counts).sum()
         floor = self.mean.floor
         if floor is None or divisor >= floor:
@@ -208,7 +208,7 @@ class Expected:
 
     def _divided(self, reduction: str) -> tuple[Any, Any, Any, Any]:
         unit = self.precision.unit
-        terms = roundings(self.losses.size, self.parts) + 1
+        terms = roundings(self.losses.size, self.precision, self.parts) + 1
         with np.errstate(all="ignore"):
             shares = self.shares if reduction == "mean" else np.ones_like(self.shares)
             losses = self.losses * shares
@@ -301,7 +301,7 @@ class Expected:
         """Return the gradient of one tensor from its sums, with a budget for rounding them."""
         budget = terms.budget
         if terms.terms > 1:
-            serial = roundings(terms.terms, self.parts)
+            serial = roundings(terms.terms, self.precision, self.parts)
             with np.errstate(all="ignore"):
                 budget = budget + self.precision.unit * serial * terms.size
         # Probabilities that sum to 1 leave a common constant of their gradient undefined.
