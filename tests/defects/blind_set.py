@@ -1,10 +1,10 @@
 """The blind set: losses that were written by somebody who had not seen the suite.
 
 The files in `tests/defects/blind/` are kept as they were written. They are named like the losses.
-Those in `second/`, `third/`, `fourth/` and `fifth/` are of later sets, which others wrote after the
-suite was mended by the one before; their ids end with 2 to 5. A file `<loss>_more.py` has more of
-them. A function or class named `wrong...` has one defect, which its docstring describes, and a
-function `witness_<name>` that returns True if the defect shows. One named `right...` has none.
+Those in `second/` to `sixth/` are of later sets, which others wrote after the suite was mended by
+the one before; their ids end with 2 to 6. A file `<loss>_more.py` has more of them. A function or
+class named `wrong...` has one defect, which its docstring describes, and a function
+`witness_<name>` that returns True if the defect shows. One named `right...` has none.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from lossspec.audit import Defect, RightImplementation, audit
 FOLDER = Path(__file__).parent / "blind"
 FOUND = Path(__file__).parent / "blind.json"
 #: The folders of the later sets, each with the end of the ids of its losses.
-LATER = {"second": "-2", "third": "-3", "fourth": "-4", "fifth": "-5"}
+LATER = {"second": "-2", "third": "-3", "fourth": "-4", "fifth": "-5", "sixth": "-6"}
 PROFILES: tuple[Literal["quick", "standard"], ...] = ("quick", "standard")
 
 
