@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -414,7 +414,7 @@ def _axis_sizes(
             widths = classes if axis == loss.classes else (_WIDE,)
             sizes[axis] = choose(f"width of {axis}", widths)
         else:
-            sizes = _few(choose, kind, axes, loop)
+            sizes = _few(choose, kind, axes, loop, _of_layers(form, shape))
     return shape.with_tied(shape.fixed | sizes)
 
 
@@ -465,8 +465,24 @@ def _many_rows(
     return sizes
 
 
-def _few(choose: Choices, kind: str, axes: list[str], loop: list[str]) -> dict[str, int]:
-    """Draw sizes below ten: equal, different, in pairs, with a short axis, or independent."""
+def _of_layers(form: Form, shape: Shape) -> set[str]:
+    """Return the axes of the tensors that a class keeps, such as the weight of a layer."""
+    tensors = zip(form.tensors.values(), shape.inputs, strict=True)
+    return {axis for role, axes in tensors if role.state for axis in axes}
+
+
+def _few(
+    choose: Choices, kind: str, axes: list[str], loop: list[str], filled: Collection[str]
+) -> dict[str, int]:
+    """Draw sizes below ten: equal, different, in pairs, with a short axis, or independent.
+
+    Args:
+        choose: The source of the choices.
+        kind: The kind of sizes.
+        axes: The names of all axes.
+        loop: The names of the axes of the result.
+        filled: The axes that are not empty: torch warns of a layer without numbers.
+    """
     if kind in ("crossed", "even"):  # further axes cross those before them, or equal each other
         pair = choose(kind, ((2, 3), (3, 2), (4, 3)))
         sizes = dict(zip(axes, pair * len(axes), strict=False))
@@ -485,8 +501,9 @@ def _few(choose: Choices, kind: str, axes: list[str], loop: list[str]) -> dict[s
         return dict(zip(axes, order[first:] + order[:first], strict=False))
     pool = [2, 3, 1, 4, 5, 7] if len(axes) < 4 else [2, 1, 3]
     sizes = {axis: choose(f"size of {axis}", pool) for axis in axes}
-    if kind == "empty" and loop:
-        sizes[choose("empty", loop)] = 0
+    may_be_empty = [axis for axis in loop if axis not in filled]
+    if kind == "empty" and may_be_empty:
+        sizes[choose("empty", may_be_empty)] = 0
     return sizes
 
 
