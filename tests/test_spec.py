@@ -78,7 +78,10 @@ RIGHT: dict[str, Any] = {
         ({"parameters": {}}, "arguments of define: unknown 'scale'; known: 'input', 'target', "),
         ({"forms": (form(divisor=lambda n: n),)}, "arguments of divisor: unknown 'n'; known: "),
         ({"forms": (form(fixed={"p": 1}),)}, "fixed: unknown 'p'; known: 'scale'"),
-        ({"shift_invariant": "bias"}, "shift_invariant: unknown 'bias'; known: 'input', 'target'"),
+        (
+            {"shift_invariant": ("bias",)},
+            "shift_invariant: unknown 'bias'; known: 'input', 'target'",
+        ),
         ({"dtypes": ("float31",)}, "dtypes: unknown 'float31'; known: 'float32', 'float64', "),
         (
             {"examples": example(arguments={"inptu": 1.0, "target": 1.0})},

@@ -109,6 +109,21 @@ def test_a_wrong_divisor_is_not_reported_as_lost_invariance():
     assert found == {"shift-invariance": Verdict.CONFORMS, "value": Verdict.DEVIATES}
 
 
+def test_a_margin_that_is_added_to_one_score_is_found():
+    def absorbed(input1, input2, target, margin=0.0, reduction="mean"):
+        losses = ((margin - target * input1) + target * input2).clamp_min(0)
+        return losses if reduction == "none" else getattr(losses, reduction)()
+
+    def subtracted(input1, input2, target, margin=0.0, reduction="mean"):
+        losses = (target * (input2 - input1) + margin).clamp_min(0)
+        return losses if reduction == "none" else getattr(losses, reduction)()
+
+    for loss, want in ((absorbed, Verdict.DEVIATES), (subtracted, Verdict.CONFORMS)):
+        assert verdicts("margin_ranking_loss", loss, "shift-invariance") == {
+            "shift-invariance": want
+        }
+
+
 # === what the documentation leaves open ===================================================
 
 

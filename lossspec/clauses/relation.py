@@ -283,11 +283,12 @@ def class_permutation(trial: Trial) -> Judgement:
 def _scores(trial: Trial) -> dict[str, np.ndarray]:
     """Return the tensors that scores are computed from, rounded so that scores are exact.
 
-    Logits become multiples of 1/4 between -7 and 7, and factors become -1, 0 or 1.
+    Scores become multiples of 1/4 between -7 and 7, and factors become -1, 0 or 1.
     """
     found = {}
     for name, role in trial.loss.roles(trial.form).items():
-        if name in trial.case.tensors and (role.style == "logit" or isinstance(role, Factor)):
+        score = name in trial.loss.shift_invariant or isinstance(role, Factor)
+        if name in trial.case.tensors and score:
             x = trial.case.tensors[name]
             step, most = (1, 1) if isinstance(role, Factor) else (0.25, 7)
             exact = np.clip(np.round(x.astype(np.float64) / step) * step, -most, most)
@@ -295,18 +296,13 @@ def _scores(trial: Trial) -> dict[str, np.ndarray]:
     return found
 
 
-def _shifted(trial: Trial) -> str:
-    """Return the tensor that the offset is added to."""
-    declared = trial.loss.shift_invariant
-    return declared if isinstance(declared, str) else next(iter(trial.form.tensors))
-
-
 @precondition()
 def _finite_scores(trial: Trial) -> bool:
-    """The logits, or the numbers that they are computed from, are finite."""
+    """The scores, or the numbers that they are computed from, are finite."""
     scores = _scores(trial)
     finite = all(np.isfinite(trial.case.tensors[name].astype(np.float64)).all() for name in scores)
-    return finite and _shifted(trial) in scores and scores[_shifted(trial)].size > 0
+    shifted = trial.loss.shift_invariant
+    return finite and all(name in scores and scores[name].size > 0 for name in shifted)
 
 
 # A right loss may compute in float64, which absorbs the offset of narrower dtypes, not its own.
@@ -322,21 +318,23 @@ def _narrower_than_float64(trial: Trial) -> bool:
     requires=[_narrower_than_float64, _finite_scores, works, conforms],
 )
 def shift_invariance(trial: Trial) -> Judgement:
-    """Adding one large number to all logits changes neither the loss nor its gradient."""
-    case, scores, shifted = trial.case, _scores(trial), _shifted(trial)
+    """Adding one large number to all scores changes neither the loss nor its gradient."""
+    case, scores, shifted = trial.case, _scores(trial), trial.loss.shift_invariant
     # All scores are multiples of 1/4, so that adding the offset is exact in the dtype.
     offset = 2.0 ** (-np.log2(precision(case.dtype).unit) - 4)
     plain = case.with_(tensors={**case.tensors, **scores})
-    higher = (scores[shifted].astype(np.float64) + offset).astype(scores[shifted].dtype)
-    moved = plain.with_(tensors={**plain.tensors, shifted: higher})
+    higher = {
+        name: (scores[name].astype(np.float64) + offset).astype(scores[name].dtype)
+        for name in shifted
+    }
+    moved = plain.with_(tensors={**plain.tensors, **higher})
     solved = SolvedCase(trial.loss, plain)
     if not Trial(trial.under_test, solved, trial.device).conforms:
         raise NotJudged(Excuse.CALL_FAILS)  # clause `value` or `gradient` reports it
     beside = Trial(trial.under_test, SolvedCase(trial.loss, moved), trial.device)
     got = required(beside.number(beside.outcome))
     want = solved.expected.value(case.reduction)
-    logits = trial.loss.roles(trial.form)[shifted].style == "logit"
-    when = f"with {offset:g} added to {'all logits' if logits else shifted}"
+    when = f"with {offset:g} added to {' and '.join(shifted)}"
     informative = trial.agree(got, want, f"the value {when}", case=moved)
     gradients = solved.expected.gradients()
     for name in scores:

@@ -214,9 +214,9 @@ class Loss:
     deprecated_reductions: bool = False
     #: Whether torch documents complex inputs.
     complex: bool = False
-    #: Whether adding a number to all logits of a row leaves the loss unchanged. If a layer computes
-    #: the logits, the name of its bias.
-    shift_invariant: bool | str = False
+    #: The tensors to which a common number can be added without a change of the loss, such as the
+    #: logits. If a layer computes the logits, its bias.
+    shift_invariant: tuple[str, ...] = ()
     #: Whether the loss is piecewise linear in its differentiable tensors, so that all its second
     #: derivatives are 0.
     piecewise_linear: bool = False
@@ -414,8 +414,7 @@ def _problems(loss: Loss) -> Iterator[str]:
     yield from _problems_of_rows(loss)
     yield from _unknown("dtypes", loss.dtypes, REAL_DTYPES)
     every = {name: role for form in loss.forms for name, role in loss.roles(form).items()}
-    if isinstance(loss.shift_invariant, str):
-        yield from _unknown("shift_invariant", [loss.shift_invariant], every)
+    yield from _unknown("shift_invariant", loss.shift_invariant, every)
     for refusal in loss.refusals:
         if isinstance(refusal, Refusal):
             yield from refusal.problems(every, loss.parameters)

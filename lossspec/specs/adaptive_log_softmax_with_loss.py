@@ -127,7 +127,7 @@ spec = Loss(
     r" \log\operatorname{softmax}(O_i D_i x)_{t - k_{i-1}} & k_{i-1} \le t < k_i \end{cases}",
     source="https://arxiv.org/abs/1609.04309",
     define=define,
-    shift_invariant="bias",
+    shift_invariant=("bias",),
     exchangeable=False,
     ranks=True,
     forms=(

@@ -51,7 +51,7 @@ spec = Loss(
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.CrossEntropyLoss.html",
     define=define,
     equivalents=(skipping_zeros, of_log_sum),
-    shift_invariant=True,
+    shift_invariant=("input",),
     deprecated_reductions=True,
     forms=(
         Form(

@@ -92,7 +92,7 @@ spec = Loss(
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.LinearCrossEntropyLoss.html",
     define=define,
     equivalents=(define_skipping_zeros, define_of_log_sum),
-    shift_invariant="linear_bias",
+    shift_invariant=("linear_bias",),
     forms=(
         Form(
             name="class indices",

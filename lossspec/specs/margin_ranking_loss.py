@@ -41,6 +41,7 @@ spec = Loss(
             },
         ),
     ),
+    shift_invariant=("input1", "input2"),
     piecewise_linear=True,
     examples=(
         Example(

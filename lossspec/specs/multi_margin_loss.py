@@ -51,7 +51,7 @@ spec = Loss(
             doc="The lead over a class above which its term is 0.",
         ),
     },
-    shift_invariant=True,
+    shift_invariant=("input",),
     refusals=(Refusal(says="the weight has two axes", breaks=two_dimensional),),
     examples=(
         Example(

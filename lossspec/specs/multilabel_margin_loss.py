@@ -52,7 +52,7 @@ spec = Loss(
             sizes={"C": AnySize((3, 4, 2, 1, 5, 7, 33))},
         ),
     ),
-    shift_invariant=True,
+    shift_invariant=("input",),
     refusals=(Refusal(says="the target has fewer entries than there are classes", breaks=shorter),),
     piecewise_linear=True,
     examples=(
