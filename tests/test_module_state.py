@@ -151,6 +151,28 @@ class PlainWeight(nn.LinearCrossEntropyLoss):
         self.weight = weight
 
 
+class KeptWeight(nn.LinearCrossEntropyLoss):
+    """The constructor keeps a reference to the weight, which another parameter does not replace."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.kept = (self.linear.weight,)
+
+    def forward(self, input, target):
+        made, self.linear.weight = self.linear.weight, self.kept[0]
+        try:
+            return super().forward(input, target)
+        finally:
+            self.linear.weight = made
+
+
+class BiasByDefault(nn.LinearCrossEntropyLoss):
+    """The layer has a bias unless it is turned off."""
+
+    def __init__(self, *args, bias=True, **options):
+        super().__init__(*args, bias=bias, **options)
+
+
 class ExtraParameter(nn.AdaptiveLogSoftmaxWithLoss):
     """An optimizer sees a parameter that the loss does not have."""
 
@@ -187,6 +209,8 @@ WRONG = [
     (ADAPTIVE, KeptLayer, "evaluation-mode", "after the parameters changed"),
     (ADAPTIVE, ExtraParameter, "state-dict", "the parameters of the module"),
     ("linear_cross_entropy", PlainWeight, "state-dict", "the names in the state_dict"),
+    ("linear_cross_entropy", BiasByDefault, "state-dict", "the names in the state_dict"),
+    ("linear_cross_entropy", KeptWeight, "state-dict", "the loaded state (assign=True)"),
     ("linear_cross_entropy", PlainWeight, "moved-to-dtype", "the dtype after .to"),
     (DISTANCE, HiddenDistance, "registered", "with distance_function as a module"),
     ("cross_entropy", TrainedWeight, "state-dict", "the parameters of the module"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -157,15 +157,11 @@ def _pickles(thing: Any) -> bool:
 def state_dict(trial: Trial) -> Judgement:
     """The `state_dict` of a module holds the tensors of its constructor under their names, and the
     parameters that the spec names, and nothing else. After a call it loads into a module
-    constructed with other tensors, which then gives the same value. The module has no further
-    trainable parameters."""
+    constructed with other tensors, which then gives the same value, also with `assign=True`. The
+    module has no further trainable parameters."""
     module, given = _made(trial)
     owned = set(Call.of(trial.under_test, trial.case).owned.values())
     names = _constructed_with(trial)
-    others = {name: np.zeros_like(trial.case.tensors[name]) for name in names}
-    fresh, _ = _made(trial, trial.case.with_(tensors={**trial.case.tensors, **others}))
-    if owned:
-        _overwrite(fresh)
     module(*given)
     state = module.state_dict()
     # A module may hold another one, whose name then stands before that of the tensor.
@@ -175,8 +171,15 @@ def state_dict(trial: Trial) -> Judgement:
     trained = [name for name, _ in module.named_parameters() if name not in owned]
     if trained:
         raise Deviation("the parameters of the module", trained, [], check=None)
-    returned(lambda: fresh.load_state_dict(state), "loading its state_dict", "it loads")
-    _same(trial, fresh, given, "a module with the loaded state")
+    others = {name: np.zeros_like(trial.case.tensors[name]) for name in names}
+    other = trial.case.with_(tensors={**trial.case.tensors, **others})
+    for assign, how in ((False, ""), (True, " (assign=True)")):
+        fresh, _ = _made(trial, other)
+        if owned:
+            _overwrite(fresh)
+        loading = partial(fresh.load_state_dict, state, assign=assign)
+        returned(loading, f"loading its state_dict{how}", "it loads")
+        _same(trial, fresh, given, f"a module with the loaded state{how}")
     return _tells(trial)
 
 

@@ -102,7 +102,7 @@ def constructor(size, tensors):
         "in_features": size["H"],
         "n_classes": classes,
         "cutoffs": inner,
-        "head_bias": "bias" in tensors,
+        **({"head_bias": True} if "bias" in tensors else {}),  # the default is False
     }
 
 

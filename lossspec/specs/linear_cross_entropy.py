@@ -38,7 +38,7 @@ def constructor(size, tensors):
         "in_features": size["H"],
         "num_classes": size["C"],
         "out_features": tuple(size[axis] for axis in size if axis.startswith("d")),
-        "bias": "linear_bias" in tensors,
+        **({"bias": True} if "linear_bias" in tensors else {}),  # the default is False
     }
 
 
