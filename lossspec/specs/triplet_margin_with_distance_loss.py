@@ -30,13 +30,23 @@ DISTANCES = {
     "lambda x, y: torch.max(torch.abs(x - y), dim=1).values": lambda x, y: norm(x - y, inf),
     SQUARED: squared,
 }
-#: A distance that only an example uses. It depends on the number of rows.
+
+
+def of_tokens(x, y):
+    """Return the largest sum of |x - y| over the coordinates of a token."""
+    return norm(norm(x - y, 1), inf)
+
+
+#: Distances that only examples use. They depend on the number of rows, and on the axes.
 OF_A_BATCH = "lambda x, y: torch.abs(x - y).sum(1) / len(x)"
+OF_TOKENS = "lambda x, y: torch.abs(x - y).sum(-1).amax(-1)"
+#: The same as `DISTANCES` for these.
+SPECIAL = {OF_A_BATCH: of_a_batch, OF_TOKENS: of_tokens}
 
 
 def define(anchor, positive, negative, distance_function, margin, swap):
     """Return max(0, d(a, x) - d(a, y) + m) for the distance d that is given."""
-    d = {**DISTANCES, OF_A_BATCH: of_a_batch}[distance_function]
+    d = {**DISTANCES, **SPECIAL}[distance_function]
     away = d(anchor, negative)
     if swap:
         away = minimum(away, d(positive, negative))
@@ -109,6 +119,17 @@ spec = Loss(
             parameters={"margin": 2.0, "distance_function": OF_A_BATCH},
             value=2.5,
             source="worked by hand: 7 / 2 - 6 / 2 + 2",
+        ),
+        Example(
+            form="any shape",
+            arguments={
+                "anchor": [[[0.0, 0.0], [0.0, 0.0]]],
+                "positive": [[[3.0, 4.0], [0.0, 12.0]]],
+                "negative": [[[0.0, 5.0], [2.0, 1.0]]],
+            },
+            parameters={"margin": 2.0, "distance_function": OF_TOKENS},
+            value=9.0,
+            source="worked by hand: max(7, 12) - max(5, 3) + 2",
         ),
     ),
 )
