@@ -58,8 +58,9 @@ def test_each_defect_is_found_as_before(loss):
         (("third",), 0.84, 0.86),
         (("fourth",), 0.81, 0.84),
         (("fifth",), 0.93, 0.95),
+        (("sixth",), 0.94, 0.95),
     ],
-    ids=["first and second set", "third set", "fourth set", "fifth set"],
+    ids=["first and second set", "third set", "fourth set", "fifth set", "sixth set"],
 )
 def test_most_defects_are_found(sets, in_quick, in_standard):
     # Most of the others promise what the documentation does not: forward mode, vmap, attributes.
@@ -76,7 +77,7 @@ def test_right_losses_have_no_reports(loss):
     names = [name for name, clause in clauses().items() if not clause.slow]
     if loss == "ctc_loss":
         names = [name for name in names if name not in OF_MANY_ROWS]
-    for result in audit(blind_right(loss), "quick", cases=8, only=names):
+    for result in audit(blind_right(loss), "quick", cases=6, only=names):
         examined, _ = EXAMINED.get(result.implementation.id, ((), ""))
         reported = [each.what for each in result.found if each.clause not in examined]
         assert (result.implementation.id, reported) == (result.implementation.id, [])
