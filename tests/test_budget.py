@@ -169,6 +169,23 @@ def test_a_float16_gradient_whose_first_product_underflows_is_within_the_budget(
     assert (want.error(1.05 * to_extended(slope))[1:3] > 1).all()
 
 
+@pytest.mark.parametrize("forms", ["all", "first"])
+def test_a_gradient_by_the_standard_score_may_overflow_in_float16(forms):
+    loss = find("gaussian_nll_loss")
+    loss = loss if forms == "all" else replace(loss, equivalents=())
+
+    def by_score(input, target, var, full=False, eps=1e-6, reduction="mean"):
+        scale = var.clamp_min(eps).sqrt()
+        return (scale.log() + 0.5 * ((input - target) / scale) ** 2).sum()
+
+    numbers = {"input": np.full((1, 4), 50.66), "target": np.full((1, 4), 249.9), "var": [[2.6]]}
+    tensors = {name: torch.tensor(x, dtype=torch.float16) for name, x in numbers.items()}
+    case = bind(loss, tensors, {"full": False, "eps": 1e-6}, "sum")
+    case = case.with_(requires_grad=("var",), cotangent=np.float16(np.full((1, 4), 2)), scale=2.0)
+    trial = Trial(LossUnderTest("mine", loss, "function", by_score), SolvedCase(loss, case))
+    assert (deviation_of(clauses()["gradient"], trial) is None) is (forms == "all")
+
+
 @pytest.mark.parametrize("offset", [1e3, 1e9, 1e12, 1e17])
 def test_the_budget_of_probabilities_grows_with_the_size_of_the_logits(offset):
     x = torch.full((1, 2), offset, dtype=torch.float64, requires_grad=True)

@@ -2,7 +2,7 @@
 
 from math import log as exact_log
 
-from lossspec.maths import PI, clamped, log
+from lossspec.maths import PI, clamped, log, sqrt
 from lossspec.spec.loss import Example, Form, Loss, Refusal, Symmetry
 from lossspec.spec.parameters import number, switch
 from lossspec.spec.roles import NonNegative, Real
@@ -12,6 +12,13 @@ def define(input, target, var, full, eps):
     """Return (log v' + (x - y)² / v') / 2 with v' = max(v, ε); with `full`, plus (log 2π) / 2."""
     v = clamped(var, eps)
     loss = (log(v) + (input - target) ** 2 / v) / 2
+    return loss + exact_log(2 * PI) / 2 if full else loss
+
+
+def of_standard_score(input, target, var, full, eps):
+    """Return log σ + ((x - y) / σ)² / 2 with the standard deviation σ, the root of v'."""
+    deviation = sqrt(clamped(var, eps))
+    loss = log(deviation) + ((input - target) / deviation) ** 2 / 2
     return loss + exact_log(2 * PI) / 2 if full else loss
 
 
@@ -36,6 +43,7 @@ spec = Loss(
     r" + [\,\text{full}\,]\,\tfrac12 \log 2\pi,\quad v' = \max(v, \epsilon)",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.GaussianNLLLoss.html",
     define=define,
+    equivalents=(of_standard_score,),
     forms=(
         Form(
             name="variances",
