@@ -8,7 +8,14 @@ from torch import nn
 from torch.nn import functional as F
 
 import lossspec
+from lossspec.clauses import clauses
+from lossspec.clauses.trial import Trial
+from lossspec.execution.implementation import LossUnderTest
+from lossspec.judging.deviation import deviation_of
+from lossspec.judging.profiles import PROFILES
+from lossspec.judging.stream import stream
 from lossspec.report.verdict import Verdict
+from lossspec.spec.catalogue import find
 
 
 def judged(loss, target, clause):
@@ -275,3 +282,27 @@ def test_a_right_module_with_parameters_conforms(loss, target, clause):
 )
 def test_a_right_module_conforms(loss, target, clause):
     assert judged(loss, target, clause).verdict is Verdict.CONFORMS
+
+
+class RoundsByLayout(nn.LinearCrossEntropyLoss):
+    """The product of a weight that is not contiguous is rounded in another way."""
+
+    def forward(self, input, target):
+        value = super().forward(input, target)
+        weight = self.linear.weight
+        return value if weight.is_contiguous() else value * (1 + torch.finfo(value.dtype).eps)
+
+
+@pytest.mark.filterwarnings("ignore:linear_cross_entropy")  # torch warns of ignored options
+@pytest.mark.parametrize("clause", ["value", "state-dict", "pickled", "moved-to-dtype"])
+def test_a_layer_may_round_by_the_layout_of_its_weight(clause):
+    loss = find("linear_cross_entropy")
+    drawn = [
+        solved
+        for solved in stream(loss, PROFILES["quick"], 0, ("float32",))
+        if "linear_weight" in solved.case.layouts and solved.case.form == "class indices"
+    ]
+    assert drawn
+    for solved in drawn:
+        trial = Trial(LossUnderTest("mine", loss, "class", RoundsByLayout), solved)
+        assert deviation_of(clauses()[clause], trial) is None

@@ -98,6 +98,20 @@ def _overwrite(module: torch.nn.Module) -> None:
             tensor.zero_()
 
 
+def _stored_plainly(trial: Trial) -> Trial:
+    """Return the trial of the call with contiguous tensors.
+
+    A copy of a sliced parameter is contiguous, and a matrix product of it may round otherwise.
+    """
+    if not trial.case.layouts:
+        return trial
+    plain = trial.solved.changed(trial.case.with_(layouts={}))
+    found = Trial(trial.under_test, plain, trial.device)
+    if found.outcome.error is not None:
+        raise NotJudged(Excuse.CALL_FAILS)
+    return found
+
+
 def _same(trial: Trial, module: Any, given: list[Any], what: str) -> None:
     result = Call.of(trial.under_test, trial.case).result
 
@@ -107,13 +121,14 @@ def _same(trial: Trial, module: Any, given: list[Any], what: str) -> None:
 
     got, want = returned(called, what, "the same value"), trial.outcome.value.detach()
     if not isinstance(got, torch.Tensor) or not same_bits(got.detach(), want):
-        raise Deviation(what, got, want, check=None)
+        raise Deviation(what, got, want, check=None, case=trial.case)
 
 
 @clause(_of_a_class, enough=20, requires=(_copies_can_be_written, works))
 def pickled(trial: Trial) -> Judgement:
     """A copy, a deep copy, and a pickled and unpickled module give the same value. The last two
     share no tensor with the original."""
+    trial = _stored_plainly(trial)
     module, given = _made(trial)
     shallow = returned(lambda: copy.copy(module), "copy.copy", "a module")
     _same(trial, shallow, given, "a copy")
@@ -159,6 +174,7 @@ def state_dict(trial: Trial) -> Judgement:
     parameters that the spec names, and nothing else. After a call it loads into a module
     constructed with other tensors, which then gives the same value, also with `assign=True`. The
     module has no further trainable parameters."""
+    trial = _stored_plainly(trial)
     module, given = _made(trial)
     owned = set(Call.of(trial.under_test, trial.case).owned.values())
     names = _constructed_with(trial)
@@ -355,6 +371,7 @@ def moved_to_dtype(trial: Trial) -> Judgement:
     """After `.to(dtype)`, a module works with inputs of that dtype and returns that dtype.
     Converting float32 to float64 and back keeps the value. Converting to bfloat16 and back leaves
     numbers, such as a margin, unchanged."""
+    trial = _stored_plainly(trial)
     module, given = _made(trial)
     other = torch_dtype(OTHER[trial.case.dtype])
     if other is torch.float64:  # only widening and narrowing again is exact
