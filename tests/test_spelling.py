@@ -85,6 +85,7 @@ def renamed_spec(loss):
         forms=tuple(map(renamed_form, loss.forms)),
         options=renamed({name: renamed_role(role) for name, role in loss.options.items()}),
         parameters=renamed(loss.parameters),
+        shift_invariant=tuple(NAMES[name] for name in loss.shift_invariant),
         examples=tuple(
             replace(
                 example,
