@@ -82,6 +82,11 @@ RIGHT: dict[str, Any] = {
             {"shift_invariant": ("bias",)},
             "shift_invariant: unknown 'bias'; known: 'input', 'target'",
         ),
+        (
+            {"shift_invariant": "input"},
+            "shift_invariant takes a tuple of names of tensors, got 'in",
+        ),
+        ({"shift_invariant": True}, "shift_invariant takes a tuple of names of tensors, got True"),
         ({"dtypes": ("float31",)}, "dtypes: unknown 'float31'; known: 'float32', 'float64', "),
         (
             {"examples": example(arguments={"inptu": 1.0, "target": 1.0})},

@@ -414,7 +414,10 @@ def _problems(loss: Loss) -> Iterator[str]:
     yield from _problems_of_rows(loss)
     yield from _unknown("dtypes", loss.dtypes, REAL_DTYPES)
     every = {name: role for form in loss.forms for name, role in loss.roles(form).items()}
-    yield from _unknown("shift_invariant", loss.shift_invariant, every)
+    if isinstance(loss.shift_invariant, tuple):
+        yield from _unknown("shift_invariant", loss.shift_invariant, every)
+    else:
+        yield f"shift_invariant takes a tuple of names of tensors, got {loss.shift_invariant!r}"
     for refusal in loss.refusals:
         if isinstance(refusal, Refusal):
             yield from refusal.problems(every, loss.parameters)
