@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -333,6 +334,13 @@ def test_numbers_of_32_bits_and_more_may_be_added_one_after_the_other(dtype):
     assert roundings(1024, dtype) == 1024 / SLACK
     assert roundings(1024, dtype, 9) == 1032 / SLACK
     assert roundings(2**17, dtype) == SERIAL_TERMS / SLACK
+
+
+def test_the_documents_name_the_length_of_a_serial_sum():
+    page = (Path(__file__).parents[1] / "docs" / "budget.md").read_text("utf-8")
+    assert f"up to {SERIAL_TERMS:,} terms" in page
+    assert f"min(n, {SERIAL_TERMS})" in page
+    assert f"blocks of {SERIAL_TERMS:,}" in clauses()["sum-of-many"].says
 
 
 def by_dot(d):

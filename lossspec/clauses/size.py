@@ -540,8 +540,9 @@ def _elementwise(loss: Loss, surface: Surface) -> bool:
     ],
 )
 def sum_of_many(trial: Trial) -> Judgement:
-    """Over more than 131,072 elements, `sum` and `mean` are as accurate as a pairwise sum, in
-    float32 as one of blocks of 8,192, and so is the gradient of a tensor that broadcasts."""
+    """Over more than 131,072 elements, `sum` and `mean` are as accurate as a pairwise sum, and so
+    is the gradient of a tensor that broadcasts. In float32, blocks of 8,192 may be added serially.
+    """
     size = trial.expected.losses.size
     copies = SUM_OF_MANY_ELEMENTS // size + 1
     axis = first_axis(trial)
