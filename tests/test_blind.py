@@ -59,8 +59,16 @@ def test_each_defect_is_found_as_before(loss):
         (("fourth",), 0.81, 0.84),
         (("fifth",), 0.93, 0.95),
         (("sixth",), 0.94, 0.95),
+        (("seventh",), 0.96, 0.97),
     ],
-    ids=["first and second set", "third set", "fourth set", "fifth set", "sixth set"],
+    ids=[
+        "first and second set",
+        "third set",
+        "fourth set",
+        "fifth set",
+        "sixth set",
+        "seventh set",
+    ],
 )
 def test_most_defects_are_found(sets, in_quick, in_standard):
     # Most of the others promise what the documentation does not: forward mode, vmap, attributes.
