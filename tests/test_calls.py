@@ -315,6 +315,21 @@ def test_a_value_that_is_kept_by_address_under_a_switch_is_found():
     assert found["live-results"].startswith(what)
 
 
+def test_a_number_that_is_kept_for_a_shape_is_found():
+    class Kept(torch.nn.GaussianNLLLoss):
+        def __init__(self, **options):
+            super().__init__(**options)
+            self.kept = {}
+
+        def forward(self, input, target, var):
+            if isinstance(var, float):
+                var = self.kept.setdefault((input.shape, input.dtype), var)
+            return super().forward(input, target, var)
+
+    found = reasons("gaussian_nll_loss", Kept, "live-results", "value")
+    assert [*found] == ["live-results"]
+
+
 @pytest.mark.parametrize("loss", ["ctc_loss", "nll_loss", "triplet_margin_loss", "mse_loss"])
 def test_torch_conforms_with_several_live_results(loss):
     names = ["live-results", "plain-live-results"]

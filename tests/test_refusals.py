@@ -403,3 +403,15 @@ def test_an_unknown_reduction_is_not_asked_of_a_loss_with_one_reduction():
     loss = find("l1_loss")
     assert clause.applies(loss, "function")
     assert not clause.applies(replace(loss, reductions=("sum",), examples=()), "function")
+
+
+def test_a_check_of_the_mean_misses_one_negative_variance():
+    def loss(input, target, var, **options):
+        if torch.is_tensor(var) and var.numel():
+            if var.mean() < 0:
+                raise ValueError("var has negative entries")
+            var = var.abs()
+        return torch.nn.functional.gaussian_nll_loss(input, target, var, **options)
+
+    cells = lossspec.check("gaussian_nll_loss", loss, profile="quick", clauses=["refuses-calls"])
+    assert [cell.reason[:22] for cell in cells if cell.verdict.fails] == ["a variance is negative"]

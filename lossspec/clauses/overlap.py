@@ -83,7 +83,8 @@ def _has_graph(trial: Trial) -> bool:
 def other_numbers(trial: Trial) -> Case | None:
     """Return a valid case of the same shape with other numbers in the tensors that a call passes.
 
-    Each row is replaced by the first one. Tensors that the constructor of a class takes stay.
+    Each row is replaced by the first one, and a real scalar x by x + 1. Tensors that the
+    constructor of a class takes stay.
 
     Returns:
         The case, or None if no number changes or the spec does not allow the case.
@@ -99,7 +100,13 @@ def other_numbers(trial: Trial) -> Case | None:
     passed = {each.name for each in call.positional}
     if trial.under_test.surface == "function":
         passed |= {*call.tensor_keywords}
-    tensors = {n: other.tensors[n] if n in passed else x for n, x in case.tensors.items()}
+    roles = trial.loss.roles(trial.form)
+    scalars = {n for n, role in roles.items() if role.scalar and not role.integer}
+    changed = {
+        n: np.asarray(x + 1, x.dtype) if n in scalars else other.tensors[n]
+        for n, x in case.tensors.items()
+    }
+    tensors = {n: changed[n] if n in passed else x for n, x in case.tensors.items()}
     same = all(np.array_equal(tensors[n], x, equal_nan=True) for n, x in case.tensors.items())
     other = case.with_(tensors=tensors, parameters=other.parameters, layouts={})
     return None if same or other.parameters != case.parameters or not trial.allows(other) else other
@@ -227,16 +234,15 @@ def _judge_gradients(trial: Trial, found: Mapping[str, torch.Tensor]) -> bool:
 
 
 def _judge_same_memory(
-    tensors: Mapping[str, Any], others: Mapping[str, Any], call: Callable[[], Any], want: Any
+    tensors: dict[str, Any], others: Mapping[str, Any], call: Callable[[], Any], want: Any
 ) -> None:
     """Write the numbers of the second call into the tensors of the first, and call again."""
-    names = [name for name, given in tensors.items() if given is not others[name]]
-    changed = [name for name in names if isinstance(tensors[name], torch.Tensor)]
-    if any(tensors[name] != others[name] for name in names if name not in changed):
-        return  # a number cannot be changed in place
     with torch.no_grad():
-        for name in changed:
-            tensors[name].copy_(others[name])
+        for name, given in others.items():
+            if not isinstance(given, torch.Tensor):
+                tensors[name] = given  # a number that the call passes cannot be changed in place
+            elif tensors[name] is not given:
+                tensors[name].copy_(given)
     value = returned(call, "a call with other numbers in the same tensors")
     _compare(value, want, "the value of a call with other numbers in the same tensors")
 
