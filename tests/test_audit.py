@@ -11,11 +11,15 @@ import torch
 
 from lossspec.audit import audit
 from lossspec.baselines import textbook
+from lossspec.cases.workloads import Size, axes, workload
 from lossspec.clauses import clauses
 from lossspec.errors import UnknownName
-from lossspec.spec.catalogue import catalogue
+from lossspec.oracle import solver
+from lossspec.oracle.solver import SolvedCase
+from lossspec.spec.catalogue import catalogue, find
 from tests.defects.__main__ import main
 from tests.defects.catalogue import defects, right, right_implementations, wrong
+from tests.defects.kept_answers import kept_answers
 from tests.defects.l1_loss import L1
 from tests.defects.record import (
     COMMAND,
@@ -304,6 +308,27 @@ def test_a_soak_lists_each_right_loss_without_reports(workplace):
     assert "l1_loss/composite: 3 cases, no reports" in lines
     assert "l1_loss/textbook: 3 cases, no reports" in lines
     assert last == f"profile quick, seed 5: {3 * len(lines)} cases, nothing reported"
+
+
+def test_a_soak_solves_equal_cases_once(monkeypatch):
+    solved = []
+    real = solver.solve
+
+    def counted(loss, case, **settings):
+        solved.append(case)
+        return real(loss, case, **settings)
+
+    monkeypatch.setattr(solver, "solve", counted)
+    loss = find("l1_loss")
+    case = workload(loss, axes(loss, Size("", 6, 1, None, "")), "float32", 1)
+    other = case.with_(tensors={name: -array for name, array in case.tensors.items()})
+    with kept_answers():
+        kept = [SolvedCase(loss, each).expected for each in (case, case.with_(), other)]
+    assert len(solved) == 2
+    assert kept[0] is kept[1]
+    assert kept[2] is not kept[0]
+    assert SolvedCase(loss, case).expected is not kept[0]
+    assert len(solved) == 3
 
 
 def test_a_soak_names_the_clause_of_a_false_positive(workplace, monkeypatch):

@@ -19,6 +19,7 @@ from lossspec.spec.catalogue import catalogue, find
 from lossspec.spec.loss import Loss
 from tests.defects.blind_set import EXAMINED, FOUND, Found, blind_defects, blind_right, losses
 from tests.defects.catalogue import Baseline, defects, right_implementations
+from tests.defects.kept_answers import kept_answers
 from tests.defects.record import COMMAND, DOCS, Record, differences, record
 from tests.defects.record_page import page
 
@@ -96,7 +97,10 @@ def _soak(options: argparse.Namespace) -> int:
     losses = _losses(options.loss)
     torch.set_num_threads(1)
     logging.disable(logging.CRITICAL)  # torch.compile logs when a traced call raises
-    results = [_soaked(result) for loss in losses for result in _right(loss, profile, options.seed)]
+    results = []
+    for loss in losses:
+        with kept_answers():
+            results += [_soaked(result) for result in _right(loss, profile, options.seed)]
     cases, reported = sum(r.cases for r in results), sum(bool(_reports(r)) for r in results)
     print(
         f"profile {profile.name}, seed {options.seed}: {cases} cases,"
