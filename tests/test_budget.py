@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F
 
 import lossspec
+from lossspec.cases.workloads import workload
 from lossspec.clauses import clauses
 from lossspec.clauses.trial import Trial
 from lossspec.dtypes import precision
@@ -334,6 +335,19 @@ def test_numbers_of_32_bits_and_more_may_be_added_one_after_the_other(dtype):
     assert roundings(1024, dtype) == 1024 / SLACK
     assert roundings(1024, dtype, 9) == 1032 / SLACK
     assert roundings(2**17, dtype) == SERIAL_TERMS / SLACK
+
+
+@pytest.mark.parametrize("name", ["multilabel_soft_margin_loss", "multi_margin_loss"])
+def test_a_long_sum_in_bfloat16_has_the_relative_budget_of_float16(name):
+    loss = find(name)
+    sizes = {"N": 1, "C": 2048}
+
+    def relative(dtype):
+        case = workload(loss, sizes, dtype, 1).with_(reduction="none")
+        want = SolvedCase(loss, case).expected.value("none")
+        return (want.budget / np.abs(want.exact) / precision(dtype).unit).item()
+
+    assert relative("bfloat16") == pytest.approx(relative("float16"), rel=0.3)
 
 
 def test_the_documents_name_the_length_of_a_serial_sum():

@@ -8,7 +8,7 @@ from autograd.extend import defvjp, primitive
 from autograd.tracer import getval
 
 from lossspec.maths.ensemble import Array
-from lossspec.maths.primitives import select
+from lossspec.maths.primitives import select, sum_of
 from lossspec.maths.sums import total
 
 
@@ -28,7 +28,7 @@ def pick(x: Array, index: np.ndarray) -> Array:
     """
     classes = np.arange(getval(x).shape[-1])
     chosen = np.asarray(index)[..., None] == classes
-    return anp.sum(select(chosen, x, anp.zeros_like(getval(x))), axis=-1)
+    return sum_of(select(chosen, x, anp.zeros_like(getval(x))), axis=-1)
 
 
 def joined(*parts: Array) -> Array:

@@ -9,7 +9,7 @@ from autograd.tracer import getval, isbox
 
 from lossspec.maths.elementwise import array_like, log
 from lossspec.maths.ensemble import SIDES, Array, compared, current, kept, kinked
-from lossspec.maths.primitives import gathered, select, standing_for, unbroadcast
+from lossspec.maths.primitives import gathered, select, standing_for, sum_of, unbroadcast
 from lossspec.thresholds import ANY_FINITE_SLOPE
 
 
@@ -128,7 +128,7 @@ def largest(x: Array) -> Array:
     lead = _lead(raw, np.where(first, second, top))  # over the largest of the others
     chosen = kinked(lead, first.astype(raw.dtype), 0.0, 1.0)
     # All choices give the same value. Adding `x - raw` instead is nan where x is infinite.
-    return top[..., 0] + anp.sum(standing_for(x, np.zeros_like(raw), chosen), axis=-1)
+    return top[..., 0] + sum_of(standing_for(x, np.zeros_like(raw), chosen), axis=-1)
 
 
 def clamped(x: Array, lowest: Array) -> Array:

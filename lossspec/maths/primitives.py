@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import autograd.numpy as anp
+import ml_dtypes
 import numpy as np
 from autograd.extend import defvjp, primitive
 from autograd.tracer import getval
@@ -31,13 +32,41 @@ def accept_either(x: Array, y: Array, condition: np.ndarray, some: bool = False)
     return x + select(condition & finite, y - x, anp.zeros_like(getval(x))) * doubt
 
 
+def sum_of(x: Array, axis: int | tuple[int, ...] = -1, keepdims: bool = False) -> Array:
+    """Return the sum over axes, which the plain formula adds in float32 if it runs in bfloat16.
+
+    torch adds so. numpy rounds each partial sum to bfloat16, which loses all digits of a long sum.
+    """
+    if getval(x).dtype != ml_dtypes.bfloat16:
+        return anp.sum(x, axis=axis, keepdims=keepdims)
+    return _added_in_float32(x, axis, keepdims)
+
+
+@primitive
+def _added_in_float32(x: Array, axis: int | tuple[int, ...], keepdims: bool) -> Array:
+    return np.sum(x, axis=axis, keepdims=keepdims, dtype=np.float32).astype(x.dtype)
+
+
+def _to_each_term(g: Array, shape: tuple[int, ...], axis: int | tuple[int, ...]) -> Array:
+    """Return the cotangent of a sum for each of its terms."""
+    axes = {one % len(shape) for one in ((axis,) if isinstance(axis, int) else axis)}
+    kept = tuple(1 if i in axes else size for i, size in enumerate(shape))
+    return anp.reshape(g, kept) + np.zeros(shape, getval(g).dtype)
+
+
+defvjp(
+    _added_in_float32,
+    lambda ans, x, axis, keepdims: lambda g: _to_each_term(g, np.shape(x), axis),
+)
+
+
 def unbroadcast(g: Array, shape: tuple[int, ...]) -> Array:
     """Return a cotangent summed over the axes that were broadcast from `shape`."""
     while anp.ndim(g) > len(shape):
-        g = anp.sum(g, axis=0)
+        g = sum_of(g, axis=0)
     for axis, size in enumerate(shape):
         if size == 1 and anp.shape(g)[axis] != 1:
-            g = anp.sum(g, axis=axis, keepdims=True)
+            g = sum_of(g, axis=axis, keepdims=True)
     return g
 
 

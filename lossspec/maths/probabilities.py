@@ -9,7 +9,7 @@ from autograd.tracer import getval
 
 from lossspec.maths.elementwise import array_like
 from lossspec.maths.ensemble import HALF, Array, current, error_of, rounded
-from lossspec.maths.primitives import accept_either, exactly, select, standing_for
+from lossspec.maths.primitives import accept_either, exactly, select, standing_for, sum_of
 from lossspec.thresholds import SOFTPLUS_LINEAR
 
 
@@ -120,7 +120,7 @@ def log_sum_exp(x: Array) -> Array:
         return np.full_like(x, -np.inf, shape=x.shape[:-1])
     top = np.max(x, axis=-1, keepdims=True)
     top = np.where(np.isfinite(top), top, np.zeros_like(top))
-    total = np.sum(np.exp(x - top), axis=-1)
+    total = sum_of(np.exp(x - top))
     # The sum is 0 or at least 1, so its relative rounding is an absolute error of the logarithm.
     log_total = np.log(np.where(total > 0, rounded(total), total))
     return rounded(top[..., 0] + log_total, steady=True)
@@ -169,7 +169,7 @@ def _log_softmax(x: Array) -> Array:
     if exactly():
         z = np.where(_alone(x), np.zeros_like(z), z)  # inf - inf, where x is the only inf
     # The sum is at least 1, so its relative rounding is an absolute error of the logarithm.
-    return z - np.log(rounded(np.sum(np.exp(z), axis=-1, keepdims=True)))
+    return z - np.log(rounded(sum_of(np.exp(z), keepdims=True)))
 
 
 defvjp(
@@ -195,7 +195,7 @@ def _foreknown_sum(g: Array) -> Array:
 
     A gradient derived by hand knows this sum without adding up rounded cotangents.
     """
-    added = anp.sum(g, axis=-1, keepdims=True)
+    added = sum_of(g, keepdims=True)
     if current.ensemble is None:
         return added
     members = np.zeros(current.ensemble.size, bool)
@@ -232,14 +232,14 @@ def _probabilities(x: Array) -> Array:
     if exactly():
         z = np.where(_alone(x), np.zeros_like(z), z)  # inf - inf, where x is the only inf
     powers = np.exp(z + error_of(z, apart=True))
-    return powers / rounded(np.sum(powers, axis=-1, keepdims=True), underflows=False)
+    return powers / rounded(sum_of(powers, keepdims=True), underflows=False)
 
 
 def _softmax_cotangent(p: Array, g: Array) -> Array:
     p = p + error_of(p, apart=True)
     terms = g * p
-    added = anp.sum(terms, axis=-1, keepdims=True)
-    added = added + error_of(np.sum(np.abs(getval(terms)), axis=-1, keepdims=True))
+    added = sum_of(terms, keepdims=True)
+    added = added + error_of(sum_of(np.abs(getval(terms)), keepdims=True))
     return p * rounded(g - added, underflows=False, apart=True)
 
 

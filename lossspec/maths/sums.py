@@ -18,6 +18,7 @@ from lossspec.maths.primitives import (
     rounding_back,
     select,
     standing_for,
+    sum_of,
     unbroadcast,
 )
 
@@ -41,7 +42,7 @@ def total(x: Array, axis: int | Sequence[int] = -1) -> Array:
         Numbers of the shape of `x` without these axes.
     """
     axes, terms = _axes(x, axis)
-    added = anp.sum(x, axis=axes)
+    added = sum_of(x, axis=axes)
     return rounded(added, times=_roundings(terms)) if _real(x) else added
 
 
@@ -201,9 +202,7 @@ def matvec(matrix: Array, x: Array) -> Array:
         Numbers of shape (..., M).
     """
     terms = matrix * x[..., None, :]
-    return rounded(
-        anp.sum(terms, axis=-1), times=_roundings(np.shape(getval(terms))[-1]), apart=True
-    )
+    return rounded(sum_of(terms), times=_roundings(np.shape(getval(terms))[-1]), apart=True)
 
 
 def matmul(x: Array, y: Array) -> Array:
@@ -318,8 +317,8 @@ def _differences(x: Array, y: Array) -> Array:
 
 def _added_pairs(g: Array, axis: int) -> Array:
     """Return cotangents of pairs added over one axis, rounded by the size of the terms."""
-    size = np.sum(np.abs(getval(g)), axis=axis)
-    return anp.sum(g, axis=axis) + error_of(size, _roundings(getval(g).shape[axis]), apart=True)
+    size = sum_of(np.abs(getval(g)), axis=axis)
+    return sum_of(g, axis=axis) + error_of(size, _roundings(getval(g).shape[axis]), apart=True)
 
 
 defvjp(
