@@ -18,12 +18,17 @@ from lossspec.clauses.trial import Deviation, Trial
 from lossspec.execution.implementation import LossUnderTest
 from lossspec.judging.profiles import Profile
 from lossspec.judging.stream import stream
+from lossspec.maths import absolute, mean
 from lossspec.oracle.solver import SolvedCase
+from lossspec.spec import Form, Loss, Real
 from lossspec.spec.catalogue import find
 from tests.defects.catalogue import defects
 
 F = torch.nn.functional
-SIZES = ("block-of-rows", "block-of-classes", "many-classes", "sum-of-many", "uneven-rows")
+SIZES = (
+    *("block-of-rows", "block-of-classes", "many-classes", "long-rows"),
+    *("sum-of-many", "uneven-rows"),
+)
 
 
 def verdicts(loss, target, *names, profile="quick"):
@@ -39,6 +44,7 @@ def verdicts(loss, target, *names, profile="quick"):
         ("mse_loss/expanded-square", "value"),
         ("cross_entropy/phantom-class", "block-of-classes"),
         ("cross_entropy/last-row-of-full-blocks", "block-of-rows"),
+        ("multilabel_soft_margin_loss/classes-added-serially", "long-rows"),
     ],
 )
 def test_a_defect_of_large_sizes_is_found_in_profile_quick(defect, clause):
@@ -64,6 +70,47 @@ def first_64_labels(input, target, reduction="mean"):
     if target.ndim == 2 and target.shape[1] > 64:
         target = F.pad(target[:, :64], (0, target.shape[1] - 64), value=-1)
     return F.multilabel_margin_loss(input, target, reduction=reduction)
+
+
+@pytest.mark.parametrize("loss", ["cosine_embedding_loss", "triplet_margin_loss"])
+def test_features_beyond_a_block_that_are_lost_are_found(loss):
+    def wrong(*inputs, **options):
+        return getattr(F, loss)(*(x[..., :1024] if x.ndim else x for x in inputs), **options)
+
+    assert verdicts(loss, wrong, "long-rows") == {"long-rows": "deviates"}
+    assert verdicts(loss, wrong, "value")["value"] in {"conforms", "known"}
+
+
+def test_a_long_sum_of_squares_in_16_bits_is_found():
+    def wrong(input1, input2, target, margin=0.0, reduction="mean"):
+        def length(x):
+            return sum(x.square().unbind(-1), start=x[..., 0] * 0).sqrt()
+
+        cosine = (input1 * input2).sum(-1) / (length(input1) * length(input2))
+        losses = torch.where(target > 0, 1 - cosine, (cosine - margin).clamp(min=0))
+        return losses if reduction == "none" else getattr(losses, reduction)()
+
+    assert verdicts("cosine_embedding_loss", wrong, "long-rows") == {"long-rows": "deviates"}
+
+
+def pairs(input):
+    """Return the mean distance of all pairs of numbers in a row."""
+    return mean(absolute(input[..., :, None] - input[..., None, :]), axis=(-2, -1))
+
+
+def test_a_loss_that_compares_all_numbers_of_a_row_is_not_judged_with_long_rows():
+    spec = Loss(
+        name="spread_loss",
+        module=None,
+        summary="The mean distance of all pairs of numbers in a row.",
+        formula="x",
+        source="by hand",
+        define=pairs,
+        forms=(Form(shapes=("(N, D) -> (N)",), tensors={"input": Real()}),),
+    )
+
+    assert not clauses()["long-rows"].applies(spec, "function")
+    assert clauses()["long-rows"].applies(find("triplet_margin_loss"), "function")
 
 
 def test_a_loss_that_lists_classes_is_judged_with_129_at_most():

@@ -41,15 +41,16 @@ from lossspec.clauses.trial import (
     required,
 )
 from lossspec.dtypes import precision
+from lossspec.errors import SpecError
 from lossspec.excuse import Excuse
 from lossspec.execution.memory import made
 from lossspec.execution.outcome import Outcome, perform
 from lossspec.execution.tensors import first_numbers, to_extended
 from lossspec.oracle.bounds import Bounded, roundings
 from lossspec.oracle.expected import Expected, GradientTerms, Whole
-from lossspec.oracle.solver import SolvedCase
+from lossspec.oracle.solver import SolvedCase, numbers_made
 from lossspec.spec.loss import AnySize, Loss
-from lossspec.spec.roles import ClassIndex, Surface
+from lossspec.spec.roles import ClassIndex, Real, Surface
 from lossspec.thresholds import (
     BLOCKS,
     LARGE_BATCH_ROOM,
@@ -59,6 +60,8 @@ from lossspec.thresholds import (
     WIDEST_OF_16_BITS,
 )
 
+#: The dtypes in which a serial sum of a thousand terms has no correct digit.
+OF_16_BITS = ("float16", "bfloat16")
 #: Each size of a block, and one element less and more.
 BESIDE_BLOCKS = tuple(block + more for block in BLOCKS for more in (-1, 0, 1))
 
@@ -389,17 +392,22 @@ def _many_free_classes(loss: Loss, surface: Surface) -> bool:
     return _free_classes(loss, surface) and not _compares_pairs(loss)
 
 
-@lru_cache(maxsize=4)
 def _of_classes(loss: Loss, classes: int) -> SolvedCase:
     """Return a default call of one row with a number of classes, and its right answer."""
-    sizes = axes(loss, Size("", 1, 2, classes, ""))
-    sizes = {axis: size if axis == loss.classes else min(size, 2) for axis, size in sizes.items()}
-    sizes[batch_axis(loss)] = 1
     dtype = "float32" if "float32" in loss.dtypes else loss.dtypes[0]
+    return _of_axis(loss, loss.classes, classes, dtype)
+
+
+@lru_cache(maxsize=4)
+def _of_axis(loss: Loss, axis: str, count: int, dtype: str) -> SolvedCase:
+    """Return a default call of one row with this size of an axis, and its right answer."""
+    sizes = axes(loss, Size("", 1, 2, count if axis == loss.classes else None, ""))
+    sizes = {name: min(size, 2) for name, size in sizes.items()}
+    sizes |= {batch_axis(loss): 1, axis: count}
     # A spec may give some classes the score -inf, which other clauses judge.
-    seeds = (classes, -classes, 0, 1)
+    seeds = (count, -count, 0, 1)
     finite = (case for s in seeds if _finite(case := workload(loss, sizes, dtype, s)))
-    case = next(finite, None) or workload(loss, sizes, dtype, classes)
+    case = next(finite, None) or workload(loss, sizes, dtype, count)
     reduction = "none" if "none" in loss.reductions else case.reduction
     return SolvedCase(loss, case.with_(reduction=reduction))
 
@@ -443,8 +451,8 @@ def _of_case(trial: Trial, solved: SolvedCase, count: int, what: str) -> Iterato
     Args:
         trial: The trial of another call.
         solved: The case.
-        count: The number of its classes.
-        what: The classes in words, for the report.
+        count: The number of its classes, or of the numbers in a row.
+        what: This number in words, for the report.
     """
     beside = Trial(trial.under_test, solved, trial.device)
     if not beside.can(solved.case.reduction):
@@ -463,7 +471,12 @@ def _of_case(trial: Trial, solved: SolvedCase, count: int, what: str) -> Iterato
 
 
 def _serial(bounded: Bounded, count: int) -> Bounded:
-    """Widen budgets by the roundings of a serial sum over this many terms of one sign."""
+    """Widen budgets by the roundings of a serial sum over this many terms of one sign.
+
+    In 16 bits such a sum loses all its digits, so their budgets stay.
+    """
+    if bounded.dtype in OF_16_BITS:
+        return bounded
     unit = precision(bounded.dtype).unit
     return replace(bounded, budget=bounded.budget + unit * count * np.abs(bounded.exact))
 
@@ -481,6 +494,71 @@ def block_of_classes(trial: Trial) -> Judgement:
         what = f"{BLOCKS[-1] + 1} classes, the first half with the score -inf"
         judged |= any([*_of_case(trial, half, BLOCKS[-1] + 1, what)])
     return judged
+
+
+def _row_axis(loss: Loss) -> str | None:
+    """Return the axis of any size that a default call adds up in each row: classes or features."""
+    form, (first, *_) = loss.forms[0], loss.forms[0].contracts
+    if _compares_pairs(loss):
+        return None
+    if _free_classes(loss, "function"):
+        return loss.classes
+    free = isinstance(form.sizes.get(first.core[0] if first.core else "", AnySize(())), AnySize)
+    return first.core[0] if len(first.core) == 1 and free else None
+
+
+@lru_cache(maxsize=4)
+def _of_row(loss: Loss, axis: str, count: int, dtype: str) -> SolvedCase:
+    """Return a default call with a long row, of real numbers so small that no square overflows.
+
+    The product of two sums of 4097 squares overflows in float16 if the squares are about 1.
+    """
+    solved = _of_axis(loss, axis, count, dtype)
+    roles = loss.roles(loss.form(solved.case.form))
+    tensors = {
+        name: x / np.asarray(16, x.dtype) if type(roles[name]) is Real else x
+        for name, x in solved.case.tensors.items()
+    }
+    return solved.changed(solved.case.with_(tensors=tensors))
+
+
+def _row_dtypes(loss: Loss) -> list[str]:
+    return [name for name in ("float32", *OF_16_BITS) if name in loss.dtypes]
+
+
+@lru_cache(maxsize=64)
+def _has_long_rows(loss: Loss, surface: Surface) -> bool:
+    """Return whether rows may be long, and are not compared number by number with themselves."""
+    axis, dtypes = _row_axis(loss), _row_dtypes(loss)
+    if axis is None or not dtypes:
+        return False
+    try:
+        few, more = (
+            numbers_made(loss, _of_row(loss, axis, count, dtypes[0]).case) for count in BLOCKS[1:3]
+        )
+    except SpecError:
+        return False  # the example of the spec or the first case shows the error
+    return more < 3 * few
+
+
+@clause(_has_long_rows, enough=1, once=True, requires=[works])
+def long_rows(trial: Trial) -> Judgement:
+    """With 1024 or 4097 numbers in a row, value and gradients of a default call are right. In
+    float16 and bfloat16 they are as accurate as with sums in float32."""
+    axis = _row_axis(trial.loss)
+    assert axis is not None
+
+    def judged(dtype: str) -> bool:
+        short = _of_row(trial.loss, axis, 2, dtype)
+        if not Trial(trial.under_test, short, trial.device).worked:
+            raise NotJudged(Excuse.NOT_SUPPORTED)
+        found: list[bool] = []
+        for count in (BLOCKS[5], BLOCKS[-1] + 1):
+            what = f"{count} numbers in a row, in {dtype}"
+            found += _of_case(trial, _of_row(trial.loss, axis, count, dtype), count, what)
+        return any(found)
+
+    return any_judged(trial, judged, _row_dtypes(trial.loss))
 
 
 @clause(_many_free_classes, enough=1, once=True, slow=True, requires=[works, has_its_dtype])

@@ -79,6 +79,19 @@ class LogarithmsOfSigmoids(MultiLabelSoftMargin):
         return -(y * p.log() + (1 - y) * (1 - p).log())
 
 
+class ClassesAddedSerially(MultiLabelSoftMargin):
+    """The losses of the classes are added one after the other, in the dtype of the inputs."""
+
+    def work(self, x: Tensor) -> Tensor:
+        return x
+
+    def average(self, losses: Tensor) -> Tensor:
+        added = losses.new_zeros(losses.shape[:-1])
+        for each in losses.unbind(-1):
+            added = added + each
+        return added / losses.shape[-1]
+
+
 class _WithFactors(MultiLabelSoftMargin):
     def __call__(
         self,
@@ -147,6 +160,12 @@ WRONG = (
         source="RED-18, apache/mxnet#18506",
         needs="more than one class",
         average=lambda self, losses: losses.sum(-1),
+    ),
+    wrong(
+        MultiLabelSoftMargin,
+        ClassesAddedSerially,
+        source="DTY-07, pytorch/pytorch#55657",
+        needs="hundreds of classes in float16 or bfloat16",
     ),
     wrong(
         MultiLabelSoftMargin,
