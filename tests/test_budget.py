@@ -337,6 +337,22 @@ def test_numbers_of_32_bits_and_more_may_be_added_one_after_the_other(dtype):
     assert roundings(2**17, dtype) == SERIAL_TERMS / SLACK
 
 
+def test_a_cosine_by_the_difference_of_unit_vectors_is_within_the_budget():
+    loss = find("cosine_embedding_loss")
+    case = workload(loss, {"N": 64, "D": 7}, "float64", 3)
+    zeros = np.zeros_like(case.tensors["input2"])
+    case = case.with_(
+        tensors={**case.tensors, "input2": zeros, "target": -np.ones(64)}, reduction="none"
+    )
+    a = case.tensors["input1"]
+    u = a / np.linalg.norm(a, axis=-1, keepdims=True)
+    backwards = sum((u * u).T[::-1])  # a loss may add in any order
+    cosine = np.maximum(((u * u).sum(-1) - backwards) / 2, 0)
+    want = SolvedCase(loss, case).expected.value("none")
+    assert (cosine > want.exact).any()
+    assert (want.error(cosine) <= 1).all()
+
+
 @pytest.mark.parametrize("name", ["multilabel_soft_margin_loss", "multi_margin_loss"])
 def test_a_long_sum_in_bfloat16_has_the_relative_budget_of_float16(name):
     loss = find(name)

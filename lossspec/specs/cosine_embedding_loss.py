@@ -19,6 +19,15 @@ def define(input1, input2, target, margin):
     return where(target > 0, 1 - cos, positive_part(cos - margin))
 
 
+def of_unit_vectors(input1, input2, target, margin):
+    """Return the same with cos(a, b) = (|u|² + |v|² - |u - v|²) / 2 of the unit vectors u and v."""
+    long1, long2 = norm(input1, 2), norm(input2, 2)
+    u = by_convention(input1 / long1[..., None], 0.0, (long1 == 0)[..., None])
+    v = by_convention(input2 / long2[..., None], 0.0, (long2 == 0)[..., None])
+    cos = (total(u * u) + total(v * v) - total((u - v) * (u - v))) / 2
+    return where(target > 0, 1 - cos, positive_part(cos - margin))
+
+
 def settle(rng, tensors, parameters):
     """Lengthen vectors that are too short but not zero; give one case in ten a zero vector."""
     for name in ("input1", "input2"):
@@ -40,6 +49,7 @@ spec = Loss(
     r" \cos(a, b) = \frac{a \cdot b}{\lVert a \rVert\,\lVert b \rVert}",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.CosineEmbeddingLoss.html",
     define=define,
+    equivalents=(of_unit_vectors,),
     deprecated_reductions=True,
     forms=(
         Form(

@@ -96,6 +96,10 @@ EXAMINED: dict[str, tuple[tuple[str, ...], str]] = {
         ("autocast",),
         "under autocast it raises, as it writes losses in float32 to a tensor in bfloat16",
     ),
+    "linear_cross_entropy/right_chunked": (
+        ("mean-of-many",),
+        "the sum of its class weights, by which it divides, overflows in float16",
+    ),
     "linear_cross_entropy/right_einsum-2": (
         ("shift-invariance", "refuses-shapes", "mean-of-many"),
         "x - logsumexp(x) cancels under a common offset (pytorch/pytorch#11752), a layer with two"
