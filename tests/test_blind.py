@@ -85,7 +85,12 @@ def test_right_losses_have_no_reports(loss):
     names = [name for name, clause in clauses().items() if not clause.slow]
     if loss == "ctc_loss":
         names = [name for name in names if name not in OF_MANY_ROWS]
-    for result in audit(blind_right(loss), "quick", cases=4, only=names):
-        examined, _ = EXAMINED.get(result.implementation.id, ((), ""))
-        reported = [each.what for each in result.found if each.clause not in examined]
-        assert (result.implementation.id, reported) == (result.implementation.id, [])
+    reported = []
+    # Each clause judges a third of the right losses here; `soak` judges all of them, and far more.
+    for third in range(3):
+        right, only = blind_right(loss)[third::3], names[third::3]
+        for result in audit(right, "quick", cases=4, only=only):
+            examined, _ = EXAMINED.get(result.implementation.id, ((), ""))
+            found = [each.what for each in result.found if each.clause not in examined]
+            reported += [(result.implementation.id, what) for what in found]
+    assert reported == []
