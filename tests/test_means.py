@@ -8,6 +8,8 @@ import pytest
 import torch
 
 import lossspec
+from lossspec.audit import audit
+from lossspec.audit.command import chosen
 from lossspec.errors import SpecError
 from lossspec.maths import pick
 from lossspec.spec import (
@@ -23,6 +25,7 @@ from lossspec.spec import (
     ignore_index,
 )
 from lossspec.spec_pages.pages import text
+from tests.defects.catalogue import right_implementations
 
 
 def masked_squares(input, target, mask):
@@ -298,3 +301,9 @@ def test_the_declaration_is_printed():
     assert "The `mean` with a divisor of 0 is NaN." in zeros
     assert "also an infinity or NaN, but what these two give is open." in words(ignoring())
     assert "may hold any number, also an infinity or NaN." in words(find("nll_loss"))
+
+
+def test_a_sum_that_overflows_with_doubled_weights_is_not_judged():
+    right = right_implementations()["cross_entropy/in-own-dtype"]
+    (result,) = audit([right], chosen("quick", 32), 703, only=["weight-scale"])
+    assert not result.found
