@@ -20,6 +20,8 @@ from lossspec.execution.process_state import (
     process_settings,
     setters,
 )
+from lossspec.maths import absolute, positive_part, where
+from lossspec.spec import Form, Loss, NonNegative, Probability, Real
 from tests.defects.catalogue import defects, right_implementations
 
 OVERLAP = ("live-results", "changed-in-place", "threads", "graph-freed")
@@ -328,6 +330,62 @@ def test_a_number_that_is_kept_for_a_shape_is_found():
 
     found = reasons("gaussian_nll_loss", Kept, "live-results", "value")
     assert [*found] == ["live-results"]
+
+
+def pinball(input, target, quantile):
+    return where(target > input, quantile, quantile - 1) * (target - input)
+
+
+def test_another_number_is_one_that_its_role_allows():
+    spec = Loss(
+        name="quantile_loss",
+        module=None,
+        summary="The pinball loss of one quantile.",
+        formula="x",
+        source="by hand",
+        define=pinball,
+        forms=(
+            Form(
+                shapes=("(*), (*), () -> (*)",),
+                tensors={
+                    "input": Real(),
+                    "target": Real(learned=False),
+                    "quantile": Probability(scalar=True),
+                },
+            ),
+        ),
+    )
+
+    def loss(input, target, quantile, reduction="mean"):
+        if not 0 <= quantile <= 1:
+            raise ValueError(f"quantile is {quantile}")
+        apart = target - input
+        losses = torch.where(apart > 0, quantile * apart, (quantile - 1) * apart)
+        return losses if reduction == "none" else getattr(losses, reduction)()
+
+    assert reasons(spec, loss, "live-results", "changed-in-place") == {}
+
+
+def test_a_number_in_an_optional_argument_stays():
+    def define(input, target, margin):
+        return positive_part(absolute(input - target) - margin)
+
+    spec = Loss(
+        name="dead_zone",
+        module=None,
+        summary="The absolute error beyond a margin.",
+        formula="x",
+        source="by hand",
+        define=define,
+        forms=(Form(shapes=("(*), (*) -> (*)",), tensors={"input": Real(), "target": Real()}),),
+        options={"margin": NonNegative(scalar=True, default=0.0, shape="()")},
+    )
+
+    def loss(input, target, margin=0.0, reduction="mean"):
+        losses = ((input - target).abs() - margin).clamp(min=0)
+        return losses if reduction == "none" else getattr(losses, reduction)()
+
+    assert reasons(spec, loss, "live-results") == {}
 
 
 @pytest.mark.parametrize("loss", ["ctc_loss", "nll_loss", "triplet_margin_loss", "mse_loss"])

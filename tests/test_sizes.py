@@ -18,7 +18,7 @@ from lossspec.clauses.trial import Deviation, Trial
 from lossspec.execution.implementation import LossUnderTest
 from lossspec.judging.profiles import Profile
 from lossspec.judging.stream import stream
-from lossspec.maths import absolute, mean
+from lossspec.maths import absolute, mean, total
 from lossspec.oracle.solver import SolvedCase
 from lossspec.spec import Form, Loss, Real
 from lossspec.spec.catalogue import find
@@ -111,6 +111,33 @@ def test_a_loss_that_compares_all_numbers_of_a_row_is_not_judged_with_long_rows(
 
     assert not clauses()["long-rows"].applies(spec, "function")
     assert clauses()["long-rows"].applies(find("triplet_margin_loss"), "function")
+
+
+def of_row(x):
+    return total(x)
+
+
+@pytest.mark.parametrize("shape", ["(N, 4) -> (N)", "(N, *) -> (N)", "(N, N) -> (N)", "(*) -> ()"])
+def test_rows_of_a_given_size_are_not_judged_with_long_rows(shape):
+    spec = Loss(
+        name="row_loss",
+        module=None,
+        summary="The sum of a row.",
+        formula="x",
+        source="by hand",
+        define=of_row,
+        forms=(Form(shapes=(shape,), tensors={"x": Real()}),),
+    )
+    assert not clauses()["long-rows"].applies(spec, "function")
+
+
+def test_only_the_dtypes_that_are_asked_for_are_judged_with_long_rows():
+    wrong = defects()["multilabel_soft_margin_loss/classes-added-serially"]
+    for dtype, verdict in (("float32", "conforms"), ("bfloat16", "deviates")):
+        (cell,) = lossspec.check(
+            wrong.loss, wrong.make(), profile="quick", clauses=["long-rows"], dtypes=[dtype]
+        )
+        assert (dtype, str(cell.verdict)) == (dtype, verdict)
 
 
 def test_a_loss_that_lists_classes_is_judged_with_129_at_most():

@@ -51,8 +51,9 @@ from lossspec.execution.outcome import (
 from lossspec.execution.tensors import first_numbers, same_bits, to_extended, to_torch
 from lossspec.oracle.expected import Expected
 from lossspec.oracle.solver import SolvedCase
+from lossspec.spec.constrained import Constrained
 from lossspec.spec.loss import Loss
-from lossspec.spec.roles import ClassIndex
+from lossspec.spec.roles import ClassIndex, Role
 
 #: The seconds between two switches of Python threads in clause `threads`. The default of 0.005
 #: seconds is longer than most calls, which then never overlap.
@@ -83,8 +84,8 @@ def _has_graph(trial: Trial) -> bool:
 def other_numbers(trial: Trial) -> Case | None:
     """Return a valid case of the same shape with other numbers in the tensors that a call passes.
 
-    Each row is replaced by the first one, and a real scalar x by x + 1. Tensors that the
-    constructor of a class takes stay.
+    Each row is replaced by the first one, and a number that is passed by position by another one.
+    Tensors that the constructor of a class takes stay.
 
     Returns:
         The case, or None if no number changes or the spec does not allow the case.
@@ -96,20 +97,28 @@ def other_numbers(trial: Trial) -> Case | None:
         return None
     size = case.axis_sizes(trial.loss)[axis]
     other = part_along(trial.loss, case, axis, np.zeros(size, int))
-    call = Call.of(trial.under_test, case)
+    call, roles = Call.of(trial.under_test, case), trial.loss.roles(trial.form)
     passed = {each.name for each in call.positional}
-    if trial.under_test.surface == "function":
-        passed |= {*call.tensor_keywords}
-    roles = trial.loss.roles(trial.form)
-    scalars = {n for n, role in roles.items() if role.scalar and not role.integer}
     changed = {
-        n: np.asarray(x + 1, x.dtype) if n in scalars else other.tensors[n]
-        for n, x in case.tensors.items()
+        name: _other_number(roles[name], x) if _is_number(roles[name]) else other.tensors[name]
+        for name, x in case.tensors.items()
     }
+    if trial.under_test.surface == "function":
+        passed |= {name for name in call.tensor_keywords if not roles[name].scalar}
     tensors = {n: changed[n] if n in passed else x for n, x in case.tensors.items()}
     same = all(np.array_equal(tensors[n], x, equal_nan=True) for n, x in case.tensors.items())
     other = case.with_(tensors=tensors, parameters=other.parameters, layouts={})
     return None if same or other.parameters != case.parameters or not trial.allows(other) else other
+
+
+def _is_number(role: Role) -> bool:
+    return role.scalar and not role.integer and not isinstance(role, Constrained)
+
+
+def _other_number(role: Role, x: np.ndarray) -> np.ndarray:
+    """Return x + 1 or x / 2, whichever the role allows first; x itself if it allows neither."""
+    others = (np.asarray(x + 1, x.dtype), np.asarray(x / 2, x.dtype))
+    return next((y for y in others if role.contains(y.astype(np.float64)).all()), x)
 
 
 class _Live:

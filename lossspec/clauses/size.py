@@ -41,7 +41,6 @@ from lossspec.clauses.trial import (
     required,
 )
 from lossspec.dtypes import precision
-from lossspec.errors import SpecError
 from lossspec.excuse import Excuse
 from lossspec.execution.memory import made
 from lossspec.execution.outcome import Outcome, perform
@@ -60,7 +59,7 @@ from lossspec.thresholds import (
     WIDEST_OF_16_BITS,
 )
 
-#: The dtypes in which a serial sum of a thousand terms has no correct digit.
+#: The dtypes whose numbers torch adds in float32. A serial sum in bfloat16 stops at 256 terms.
 OF_16_BITS = ("float16", "bfloat16")
 #: Each size of a block, and one element less and more.
 BESIDE_BLOCKS = tuple(block + more for block in BLOCKS for more in (-1, 0, 1))
@@ -473,7 +472,7 @@ def _of_case(trial: Trial, solved: SolvedCase, count: int, what: str) -> Iterato
 def _serial(bounded: Bounded, count: int) -> Bounded:
     """Widen budgets by the roundings of a serial sum over this many terms of one sign.
 
-    In 16 bits such a sum loses all its digits, so their budgets stay.
+    In 16 bits the budgets stay: a sum in float32 is expected there.
     """
     if bounded.dtype in OF_16_BITS:
         return bounded
@@ -507,37 +506,29 @@ def _row_axis(loss: Loss) -> str | None:
     return first.core[0] if len(first.core) == 1 and free else None
 
 
-@lru_cache(maxsize=4)
-def _of_row(loss: Loss, axis: str, count: int, dtype: str) -> SolvedCase:
-    """Return a default call with a long row, of real numbers so small that no square overflows.
-
-    The product of two sums of 4097 squares overflows in float16 if the squares are about 1.
-    """
-    solved = _of_axis(loss, axis, count, dtype)
-    roles = loss.roles(loss.form(solved.case.form))
-    tensors = {
-        name: x / np.asarray(16, x.dtype) if type(roles[name]) is Real else x
-        for name, x in solved.case.tensors.items()
-    }
-    return solved.changed(solved.case.with_(tensors=tensors))
-
-
 def _row_dtypes(loss: Loss) -> list[str]:
-    return [name for name in ("float32", *OF_16_BITS) if name in loss.dtypes]
+    """Return the dtypes of long rows, without float16 if a row may hold any real numbers.
+
+    The product of two sums of 1024 squares, as a cosine may need it, overflows in float16.
+    """
+    squared = any(type(role) is Real for role in loss.forms[0].tensors.values())
+    wanted = ("float32", "bfloat16") if squared else ("float32", "float16", "bfloat16")
+    return [name for name in wanted if name in loss.dtypes]
 
 
 @lru_cache(maxsize=64)
 def _has_long_rows(loss: Loss, surface: Surface) -> bool:
     """Return whether rows may be long, and are not compared number by number with themselves."""
     axis, dtypes = _row_axis(loss), _row_dtypes(loss)
-    if axis is None or not dtypes:
+    if axis is None or not dtypes or not _has_rows(loss, surface):
         return False
     try:
-        few, more = (
-            numbers_made(loss, _of_row(loss, axis, count, dtypes[0]).case) for count in BLOCKS[1:3]
-        )
-    except SpecError:
-        return False  # the example of the spec or the first case shows the error
+        cases = [_of_axis(loss, axis, count, dtypes[0]).case for count in BLOCKS[1:3]]
+        if [case.axis_sizes(loss).get(axis) for case in cases] != [*BLOCKS[1:3]]:
+            return False  # the size follows from something else
+        few, more = (numbers_made(loss, case) for case in cases)
+    except Exception:
+        return False  # an error of the spec, which the first case shows
     return more < 3 * few
 
 
@@ -545,20 +536,21 @@ def _has_long_rows(loss: Loss, surface: Surface) -> bool:
 def long_rows(trial: Trial) -> Judgement:
     """With 1024 or 4097 numbers in a row, value and gradients of a default call are right. In
     float16 and bfloat16 they are as accurate as with sums in float32."""
-    axis = _row_axis(trial.loss)
+    axis, among = _row_axis(trial.loss), trial.solved.dtypes
     assert axis is not None
 
     def judged(dtype: str) -> bool:
-        short = _of_row(trial.loss, axis, 2, dtype)
+        short = _of_axis(trial.loss, axis, 2, dtype)
         if not Trial(trial.under_test, short, trial.device).worked:
             raise NotJudged(Excuse.NOT_SUPPORTED)
         found: list[bool] = []
         for count in (BLOCKS[5], BLOCKS[-1] + 1):
             what = f"{count} numbers in a row, in {dtype}"
-            found += _of_case(trial, _of_row(trial.loss, axis, count, dtype), count, what)
+            found += _of_case(trial, _of_axis(trial.loss, axis, count, dtype), count, what)
         return any(found)
 
-    return any_judged(trial, judged, _row_dtypes(trial.loss))
+    dtypes = [name for name in _row_dtypes(trial.loss) if among is None or name in among]
+    return any_judged(trial, judged, dtypes)
 
 
 @clause(_many_free_classes, enough=1, once=True, slow=True, requires=[works, has_its_dtype])

@@ -23,7 +23,7 @@ def of_standard_score(input, target, var, full, eps):
 
 
 def negative_variance(tensors, parameters):
-    """Make one variance of a valid call negative, by so little that their mean stays positive."""
+    """Make one variance a little negative, so that a check of their mean misses it."""
     var = tensors["var"]
     if not var.size:
         return False
