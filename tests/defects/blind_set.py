@@ -58,6 +58,10 @@ EXAMINED: dict[str, tuple[tuple[str, ...], str]] = {
         ("gradient",),
         "its 1e-12 rounds to 0 in float16, as torch's does, so the gradient at 0 and 1 is 0 / 0",
     ),
+    "cosine_embedding_loss/RightPolarisation-6": (
+        ("value", "gradient"),
+        "as torch, it adds an undocumented 1e-12 to the squared lengths, which float64 resolves",
+    ),
     "cosine_embedding_loss/right_einsum_rsqrt-2": (
         ("gradient",),
         "in float16 the third power of a reciprocal length, which its backward needs, is inf or 0",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,7 @@ class Classes:
         t: The target, or probabilities with the classes last.
         kept: The elements that count.
         safe: The class of each element; 0 where the element does not count.
+        flattened: The shape of the elements before they were flattened.
     """
 
     input: Tensor
@@ -42,6 +44,7 @@ class Classes:
     w: Tensor | None = None
     kept: Tensor = None  # type: ignore[assignment]
     safe: Tensor = None  # type: ignore[assignment]
+    flattened: tuple[int, ...] = ()
 
     @property
     def axis(self) -> int:
@@ -617,14 +620,14 @@ class Flattened(NLL):
 
     def enter(self, c: Classes) -> None:
         super().enter(c)
-        self.shape = c.x.shape[:-1]
-        rows = self.shape.numel()
+        c.flattened = c.x.shape[:-1]
+        rows = math.prod(c.flattened)
         c.x = c.x.reshape(rows, c.count)
         c.t = c.t.reshape(rows, c.count) if c.soft else c.t.reshape(rows)
 
     def reduce(self, c: Classes, losses: Tensor) -> Tensor:
         result = super().reduce(c, losses)
-        return result.reshape(self.shape) if c.reduction == "none" else result
+        return result.reshape(c.flattened) if c.reduction == "none" else result
 
 
 class OneHot(NLL):
