@@ -15,6 +15,7 @@ from torch.nn import functional as F
 import lossspec
 from lossspec.execution.process_state import (
     LEFT_OUT,
+    _another,
     other_process_settings,
     process_preserved,
     process_settings,
@@ -93,6 +94,12 @@ def test_a_setting_that_a_call_changes_deviates_and_is_restored(name):
     want = f"{name}, set to another value than its default, was changed"
     assert found == {"process-state": want}
     assert values() == before
+
+
+@pytest.mark.parametrize("value", [None, torch.device("cpu")])
+def test_the_default_device_is_set_to_one_that_no_call_sets(value):
+    (switch,) = (each for each in process_settings() if each.name == "torch.default_device")
+    assert _another(switch, value) == torch.device("cpu:0")
 
 
 def test_settings_that_a_call_restores_conform():

@@ -208,7 +208,8 @@ def _read(switch: Setting) -> Any:
 def _another(switch: Setting, value: Any) -> Any:
     """Return another value of a setting; the same value if no other is known to be harmless."""
     if switch.name == "torch.default_device":
-        return None if value is not None else torch.device("cpu")
+        # Tensors are on the same device; only the setting differs from one that a call writes.
+        return torch.device("cpu" if value == torch.device("cpu:0") else "cpu:0")
     if switch.name.endswith("allow_tf32"):  # it follows from the precision of matrix products
         return value
     if isinstance(value, bool):
