@@ -668,6 +668,9 @@ def _sum_of_copies(
         )
         shared = GradientTerms(exact, low, high, budgets, size_of, terms.terms * copies)
         right = expected.summed(name, shared)
+        # In float16 each term of a mean may be so small that it rounds to 0.
+        lost = terms.terms * copies * info.negligible
+        right = replace(right, budget=right.budget + lost)
         what_of = f"the gradient of {name} for {what}"
         trial.agree(to_extended(gradient), right, what_of, of=None, case=shown, gradient_of=name)
     # A serial sum in bfloat16 keeps fewer than one term in a hundred.
