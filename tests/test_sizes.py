@@ -6,6 +6,7 @@ import torch
 
 import lossspec
 from lossspec.audit import audit
+from lossspec.audit.command import chosen
 from lossspec.clauses import clauses
 from lossspec.clauses.size import (
     BESIDE_BLOCKS,
@@ -22,6 +23,7 @@ from lossspec.maths import absolute, mean, total
 from lossspec.oracle.solver import SolvedCase
 from lossspec.spec import Form, Loss, Real
 from lossspec.spec.catalogue import find
+from tests.defects.blind_set import blind_right
 from tests.defects.catalogue import defects
 
 F = torch.nn.functional
@@ -246,3 +248,14 @@ def test_the_sizes_are_those_of_blocks_and_their_neighbours():
     case = _of_classes(find("cross_entropy"), 1024).case
     assert case.tensors["input"].shape == (1, 1024)
     assert case.tensors["target"].tolist() == [1023]
+
+
+def test_a_float16_gradient_whose_terms_round_to_0_conforms():
+    (right,) = (
+        each
+        for each in blind_right("gaussian_nll_loss")
+        if each.id == "gaussian_nll_loss/right_by_standard_score-2"
+    )
+    (result,) = audit([right], chosen("quick", 285), 801, only=["sum-of-many"])
+    assert not result.found
+    assert "sum-of-many" in result.judged
