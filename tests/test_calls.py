@@ -13,6 +13,7 @@ import torch
 from torch.nn import functional as F
 
 import lossspec
+from lossspec.clauses.overlap import _other_number
 from lossspec.execution.process_state import (
     LEFT_OUT,
     _another,
@@ -371,6 +372,19 @@ def test_another_number_is_one_that_its_role_allows():
         return losses if reduction == "none" else getattr(losses, reduction)()
 
     assert reasons(spec, loss, "live-results", "changed-in-place") == {}
+
+
+@pytest.mark.parametrize(
+    ("role", "number", "other"),
+    [
+        (NonNegative(scalar=True), 4.0, 5.0),
+        (NonNegative(scalar=True), 2.0**30, 2.0**29),  # in float32 one more is the same number
+        (Probability(scalar=True), 0.5, 0.25),
+        (Probability(scalar=True), 0.0, 1.0),
+    ],
+)
+def test_another_number_differs_and_is_in_the_domain(role, number, other):
+    assert _other_number(role, np.float32(number).reshape(())) == other
 
 
 def test_a_number_in_an_optional_argument_stays():

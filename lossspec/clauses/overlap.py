@@ -116,9 +116,10 @@ def _is_number(role: Role) -> bool:
 
 
 def _other_number(role: Role, x: np.ndarray) -> np.ndarray:
-    """Return x + 1 or x / 2, whichever the role allows first; x itself if it allows neither."""
+    """Return x + 1 or x / 2, the first that differs from x and that the role allows; else x."""
     others = (np.asarray(x + 1, x.dtype), np.asarray(x / 2, x.dtype))
-    return next((y for y in others if role.contains(y.astype(np.float64)).all()), x)
+    allowed = (y for y in others if role.contains(y.astype(np.float64)).all())
+    return next((y for y in allowed if (y != x).any()), x)
 
 
 class _Live:
