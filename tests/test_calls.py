@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 import warnings
 import weakref
 
@@ -11,9 +12,14 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils import _device
+from torch.utils._device import DeviceContext
 
 import lossspec
 from lossspec.clauses.overlap import _other_number
+from lossspec.execution import process_state, timeout, torch_private
+from lossspec.execution.global_state import Setting
 from lossspec.execution.process_state import (
     LEFT_OUT,
     _another,
@@ -101,6 +107,65 @@ def test_a_setting_that_a_call_changes_deviates_and_is_restored(name):
 def test_the_default_device_is_set_to_one_that_no_call_sets(value):
     (switch,) = (each for each in process_settings() if each.name == "torch.default_device")
     assert _another(switch, value) == torch.device("cpu:0")
+
+
+class Mode(TorchFunctionMode):
+    """A mode that changes nothing. Under any mode torch treats tensors as subclasses."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_mode_that_a_call_leaves_is_removed():
+    def loss(input, target, **options):
+        Mode().__enter__()
+        return F.l1_loss(input, target, **options)
+
+    assert [*reasons("l1_loss", loss, "process-state")] == ["process-state"]
+    assert torch_private.function_modes() == ()
+    assert reasons("l1_loss", F.l1_loss, "value") == {}
+
+
+@pytest.mark.parametrize("device", [None, "cpu:0"])
+def test_modes_and_the_default_device_are_restored_independently(device):
+    before = values()
+    with process_preserved(), Mode() as mode:
+        torch.set_default_device(device)
+        with process_preserved():
+            torch.set_default_device("cpu")
+            Mode().__enter__()
+        assert torch_private.function_modes() == (mode,)
+        assert torch_private.default_device() == (device and torch.device(device))
+    assert values() == before
+
+
+def test_a_default_device_of_an_interrupted_call_is_restored():
+    with process_preserved():
+        DeviceContext("cpu").__enter__()  # torch was interrupted before it noted the context
+    assert torch_private.default_device() is None
+    assert _device.CURRENT_DEVICE is None
+
+
+def test_settings_are_restored_before_a_time_limit_ends_the_call(monkeypatch):
+    monkeypatch.setattr(timeout, "LIMIT", 0.02)
+
+    def slowly(value):
+        sys.setrecursionlimit(value)
+        for _ in range(20):
+            time.sleep(0.01)
+
+    switch = Setting("slow", "slow", sys.getrecursionlimit, slowly)
+    monkeypatch.setattr(process_state, "process_settings", lambda: (switch,))
+    before = sys.getrecursionlimit()
+
+    def work():
+        with process_preserved():
+            sys.setrecursionlimit(before + 1)
+        time.sleep(60)
+
+    with pytest.raises(timeout.CallTimeout), timeout.time_limit():
+        work()
+    assert sys.getrecursionlimit() == before
 
 
 def test_settings_that_a_call_restores_conform():

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from lossspec.execution.timeout import uninterrupted
 from lossspec.execution.torch_private import set_deterministic, set_grad_enabled
 
 
@@ -91,13 +92,14 @@ def preserved(changed: list[Changed] | None = None) -> Iterator[None]:
     try:
         yield
     finally:
-        after = [switch.read() for switch in settings()]
-        if after != before:
-            for switch, was, now in zip(settings(), before, after, strict=True):
-                if was != now:
-                    switch.write(was)
-                    if changed is not None:
-                        changed.append(Changed(switch, was, now))
+        with uninterrupted():
+            after = [switch.read() for switch in settings()]
+            if after != before:
+                for switch, was, now in zip(settings(), before, after, strict=True):
+                    if was != now:
+                        switch.write(was)
+                        if changed is not None:
+                            changed.append(Changed(switch, was, now))
 
 
 @contextmanager

@@ -20,10 +20,14 @@ import numpy as np
 import torch
 
 from lossspec.execution.global_state import Changed, Setting, settings
+from lossspec.execution.timeout import uninterrupted
 from lossspec.execution.torch_private import (
-    default_device_context,
+    default_device,
+    function_modes,
     is_multithreading_enabled,
     print_options,
+    set_default_device,
+    set_function_modes,
 )
 
 #: The setters of torch without a setting here, each with the reason.
@@ -53,7 +57,7 @@ _OTHER_READERS: Mapping[str, tuple[Callable[[], Any], Callable[[Any], object]]] 
         print_options,
         lambda value: torch.set_printoptions(**value),  # type: ignore[no-untyped-call]
     ),
-    "set_default_device": (default_device_context, lambda to: torch.set_default_device(to)),
+    "set_default_device": (default_device, set_default_device),
 }
 
 
@@ -139,6 +143,12 @@ def _of_functions() -> Iterator[Setting]:
         "torch.sparse.check_sparse_tensor_invariants.is_enabled()",
         invariants.is_enabled,
         lambda on: getattr(invariants, "enable" if on else "disable")(),
+    )
+    yield Setting(
+        "the modes of torch functions",
+        "torch.overrides.TorchFunctionMode",
+        function_modes,
+        set_function_modes,
     )
     yield Setting(
         "torch.autograd.set_multithreading_enabled",
@@ -244,23 +254,25 @@ def process_preserved(changed: list[Changed] | None = None) -> Iterator[None]:
     try:
         yield
     finally:
-        for switch, was in zip(process_settings(), before, strict=True):
-            now = _read(switch)
-            if was != now:
-                with suppress(Exception):
-                    switch.write(was)
-                if changed is not None:
-                    changed.append(Changed(switch, was, now))
+        with uninterrupted():
+            for switch, was in zip(process_settings(), before, strict=True):
+                now = _read(switch)
+                if was != now:
+                    with suppress(Exception):
+                        switch.write(was)
+                    if changed is not None:
+                        changed.append(Changed(switch, was, now))
 
 
 @contextmanager
 def other_process_settings() -> Iterator[None]:
     """Change every setting that has another harmless value to that value."""
     with process_preserved():
-        for switch in process_settings():
-            value = _read(switch)
-            other = _another(switch, value)
-            if other != value:
-                with suppress(Exception):
-                    switch.write(other)
+        with uninterrupted():
+            for switch in process_settings():
+                value = _read(switch)
+                other = _another(switch, value)
+                if other != value:
+                    with suppress(Exception):
+                        switch.write(other)
         yield

@@ -24,6 +24,8 @@ AGAIN = 2.0
 _WORDS: dict[int, tuple[str, ...]] = {signal.SIGINT: (), signal.SIGTERM: ("SIGTERM",)}
 
 _asked: dict[str, Any] = {"told": None, "at": -AGAIN, "deaf": False}
+#: How many contexts of `uninterrupted` the main thread is in.
+_held: dict[str, int] = {"depth": 0}
 _armed: dict[str, Any] = {"file": None, "at": 0.0, "watched": False}
 
 
@@ -53,6 +55,8 @@ def time_limit() -> Iterator[None]:
     start, used = time.monotonic(), time.process_time()
 
     def interrupt(signum: int, frame: object) -> None:
+        if _held["depth"]:
+            return  # the timer repeats
         # On a busy machine the call may have waited for a CPU.
         waited = time.monotonic() - start > WAITS * LIMIT
         if waited or time.process_time() - used >= BUSY * LIMIT:
@@ -67,6 +71,22 @@ def time_limit() -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
         stop_if_asked()  # the loss may have caught the interruption and returned a wrong result
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Delay interruptions by a time limit and by the user until the context is left.
+
+    Settings that are restored in it are all restored. Interruptions only affect the main thread.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _held["depth"] += 1
+    try:
+        yield
+    finally:
+        _held["depth"] -= 1
 
 
 def _free() -> bool:
@@ -125,7 +145,7 @@ def stop_if_asked() -> None:
 
     This repeats the first one, which an implementation or a destructor may have swallowed.
     """
-    if _asked["told"] is not None and not _asked["deaf"]:
+    if _asked["told"] is not None and not _asked["deaf"] and not _held["depth"]:
         raise KeyboardInterrupt(*_asked["told"])
 
 

@@ -105,14 +105,62 @@ def allocations(profile: torch.profiler.profile) -> Iterator[Allocation]:
             yield Allocation(event.start_ns(), device, event.nbytes())
 
 
-def default_device_context() -> torch.device | None:
-    """Return the device that `torch.set_default_device` has set; None if it has set none.
+def default_device() -> torch.device | None:
+    """Return the device that `torch.set_default_device` has set in this thread; None if it has not.
 
     The public reader does not tell a default device of "cpu" from none.
     """
+    return next((mode.device for mode in _function_stack() if _sets_device(mode)), None)
+
+
+def set_default_device(device: torch.device | None) -> None:
+    """Set the default device, also after an interruption of the public function, which leaves it.
+
+    Args:
+        device: The device; None for no default device.
+    """
     from torch.utils import _device
 
-    return _device.CURRENT_DEVICE
+    torch.set_default_device(device)
+    if device is None:
+        _device.CURRENT_DEVICE = None
+        set_function_modes(function_modes(), device=False)
+
+
+def function_modes() -> tuple[Any, ...]:
+    """Return the modes that see every call of a torch function, without that of the default device.
+
+    An interrupted `torch.export` leaves one, under which torch treats tensors as subclasses.
+    """
+    return tuple(mode for mode in _function_stack() if not _sets_device(mode))
+
+
+def set_function_modes(modes: tuple[Any, ...], *, device: bool = True) -> None:
+    """Set the modes that see every call of a torch function, of which no public name removes one.
+
+    Args:
+        modes: The modes, the innermost last.
+        device: Whether a mode of the default device stays, which is the outermost one.
+    """
+    from torch.overrides import _pop_mode, _push_mode
+
+    stack = _function_stack()
+    for _ in stack:
+        _pop_mode()  # type: ignore[no-untyped-call]
+    for mode in (*(mode for mode in stack if device and _sets_device(mode)), *modes):
+        _push_mode(mode)  # type: ignore[no-untyped-call]
+
+
+def _function_stack() -> list[Any]:
+    from torch.overrides import _get_current_function_mode_stack
+
+    return list(_get_current_function_mode_stack())  # type: ignore[no-untyped-call]
+
+
+def _sets_device(mode: Any) -> bool:
+    from torch.utils._device import DeviceContext
+
+    return isinstance(mode, DeviceContext)
 
 
 def is_multithreading_enabled() -> bool:
