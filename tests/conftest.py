@@ -34,6 +34,8 @@ for name in CI_VARIABLES:  # the tests see the same environment everywhere
 
 from hypothesis import settings  # noqa: E402  # it reads these variables when it is imported
 
+from lossspec.execution.torch_private import default_device, function_modes  # noqa: E402  # above
+
 # The specs of the gallery, which is a distribution of its own.
 sys.path.insert(0, str(Path(__file__).parents[1] / "gallery"))
 
@@ -46,6 +48,12 @@ settings.load_profile("without memory")
 def without_memory() -> None:
     """Fail where an earlier test has left another profile of Hypothesis in force."""
     assert settings().database is None, "a test has changed the profile of Hypothesis"
+
+
+@pytest.fixture(autouse=True)
+def without_modes() -> None:
+    """Fail where an earlier test has left a mode under which torch treats tensors as subclasses."""
+    assert (function_modes(), default_device()) == ((), None), "a test has left a mode of torch"
 
 
 @dataclass(frozen=True)
