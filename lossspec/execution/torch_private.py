@@ -130,7 +130,7 @@ def set_default_device(device: torch.device | None) -> None:
 def function_modes() -> tuple[Any, ...]:
     """Return the modes that see every call of a torch function, without that of the default device.
 
-    An interrupted `torch.export` leaves one, under which torch treats tensors as subclasses.
+    Under a mode, such as one that an interrupted call leaves, torch treats tensors as subclasses.
     """
     return tuple(mode for mode in _function_stack() if not _sets_device(mode))
 
