@@ -19,8 +19,11 @@ def skipping_zeros(input, target, weight, label_smoothing):
 
 
 def of_log_sum(input, target, weight, label_smoothing):
-    """Return Σ w p' (log Σ eˣ - x) over the classes, without the terms with p' = 0."""
-    p = smoothed(target, label_smoothing)
+    """Return Σ w p' (log Σ eˣ - x) over the classes, without the terms with p' = 0.
+
+    Here p' is written as p - ε (p - 1 / C), which cancels where p is much larger than p'.
+    """
+    p = target - label_smoothing * (target - 1 / max(target.shape[-1], 1))
     return total(where(p == 0, 0, weight * times(p, log_sum_exp(input)[..., None] - input)))
 
 
