@@ -64,6 +64,20 @@ def test_the_correctly_rounded_result_is_right(name):
     assert sum(compared) > 25
 
 
+def test_a_smoothed_target_that_is_computed_by_a_difference_is_right():
+    # For a smoothing of 1 the difference of two numbers near 1 loses digits of 1 / C.
+    logits = scores(rows=1, classes=1027)[0][0].detach()
+    logits[935] = -3.0
+    logits.requires_grad_()
+    target = torch.full((1027,), 2.4343e-4)
+    target[935] = 0.75024
+    smoothed = target - 1.0 * (target - 1 / 1027)
+    loss = (torch.logsumexp(logits, 0) - logits) @ smoothed
+    (gradient,) = torch.autograd.grad(loss, logits)
+    answer = lossspec.expect("cross_entropy", logits, target, label_smoothing=1.0)
+    assert answer.check(loss, {"input": gradient})
+
+
 def listed(name):
     """Return whether torch has a known deviation for some call of a loss."""
     entries = tomllib.loads(DEVIATIONS.read_text("utf-8"))["deviation"]
