@@ -34,7 +34,7 @@ for name in CI_VARIABLES:  # the tests see the same environment everywhere
 
 from hypothesis import settings  # noqa: E402  # it reads these variables when it is imported
 
-from lossspec.execution.torch_private import default_device, function_modes  # noqa: E402  # above
+from lossspec.execution.torch_private import default_device, function_modes  # noqa: E402  # lossspec imports Hypothesis
 
 # The specs of the gallery, which is a distribution of its own.
 sys.path.insert(0, str(Path(__file__).parents[1] / "gallery"))
