@@ -158,17 +158,20 @@ def test_a_gradient_flushed_to_0_before_scaling_is_within_the_budget():
     assert (want.error(to_extended(2 * slope)) > 1)[1]
 
 
-def test_a_float16_gradient_whose_first_product_underflows_is_within_the_budget():
-    x = torch.full((195,), -114.0625, dtype=torch.float16)
-    t = torch.tensor([-12.8516, -3.0, -1.0] * 65, dtype=torch.float16)
-    share = torch.tensor(1 / 195, dtype=torch.float16)
-    slope = share * t.exp() * (t - x + 1)
-    spec, parameters = find("kl_div"), {"log_target": True}
-    case = bind(spec, {"input": x, "target": t}, parameters, "mean")
-    want = solve(spec, case).gradient("target", "mean", np.ones(()))
-    assert slope[0] == 0 != want.exact[0]
-    assert (want.error(to_extended(slope)) <= 1).all()
-    assert (want.error(1.05 * to_extended(slope))[1:3] > 1).all()
+@pytest.mark.parametrize("rows", [2, 25, 195, 4099])
+@pytest.mark.parametrize("reduction", ["mean", "batchmean"])
+def test_a_float16_gradient_whose_first_product_underflows_is_within_the_budget(rows, reduction):
+    x = torch.linspace(-1, -700, rows, dtype=torch.float16)
+    t = torch.linspace(-1, -16.5, rows, dtype=torch.float16)
+    for upstream in (1.0, 2.0, -0.5):
+        share = torch.tensor(upstream, dtype=torch.float16) / rows
+        slope = share * t.exp() * (t - x + 1)
+        spec, parameters = find("kl_div"), {"log_target": True}
+        case = bind(spec, {"input": x, "target": t}, parameters, reduction).with_(scale=upstream)
+        want = solve(spec, case).gradient("target", reduction, np.asarray(upstream))
+        assert (want.error(to_extended(slope)) <= 1).all()
+        assert (want.error(1.25 * to_extended(slope))[t.numpy() > -2] > 1).all()
+    assert slope[-1] == 0 != want.exact[-1]
 
 
 @pytest.mark.parametrize("forms", ["all", "first"])

@@ -107,6 +107,8 @@ class Ensemble:
     #: How many numbers may be made, and how many have been made so far.
     room: float = float("inf")
     numbers: int = field(default=0)
+    #: Factor of the absolute part of a rounding.
+    absolute: float = 1.0
     #: How many results have been rounded so far, and how many functions with a kink were called.
     words: int = field(default=0)
     kinks: int = field(default=0)
@@ -192,7 +194,7 @@ class Ensemble:
         signs[self.rounding] = ways.reshape(ROUNDING_MEMBERS, *shape)
         self.words += 1
         size = np.abs(raw)
-        floor: Any = self.smallest / self.unit
+        floor: Any = self.smallest / self.unit * self.absolute
         if not underflows:
             floor = 0.0
         elif known_zero:

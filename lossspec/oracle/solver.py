@@ -425,6 +425,9 @@ def solve(
             )
             for name, derivative in derivatives.items()
         }
+        for name, lost in _lost_products(posed, whole).items():
+            sides, error, reason = bounded[name]
+            bounded[name] = sides, np.where(lost < np.inf, np.fmax(error, lost), error), reason
         for other in _equivalents(posed):
             budget, why, bounded = _widened(
                 other, whole, losses[0], why, budget, bounded, cotangents
@@ -618,6 +621,36 @@ def _trial_cotangents(posed: _Posed, whole: Whole, shares: np.ndarray) -> list[n
         factors = LUCK_FACTORS if posed.precision.name == "float16" else LUCK_FACTORS[:2]
         cotangents += [share * factor for factor in factors]
     return cotangents
+
+
+def _lost_products(posed: _Posed, whole: Whole) -> dict[str, np.ndarray]:
+    """Bound the derivatives' errors in float16 if a mean passes back a small cotangent.
+
+    An implementation may multiply the cotangent by any factor of a derivative first. If that
+    product is subnormal, its error is up to half the smallest number, and the other factors
+    multiply the error. The factor itself then has that error divided by the cotangent. Other dtypes
+    need no such bound: the size below which kernels may return 0 is far above their smallest
+    number.
+
+    Returns:
+        For each tensor the error bound of its derivative, without the factor `SLACK`. It may be nan
+        or infinite where the perturbed definition is. Empty if `SLACK` covers the cotangent.
+    """
+    reduction = posed.case.reduction
+    if not posed.wanted or "mean" not in reduction or posed.precision.name != "float16":
+        return {}
+    divisor = whole.divisor(reduction)[0]
+    cotangent = float(abs(as_extended(posed.case.upstream(reduction)) / divisor)) if divisor else 0
+    if not 0 < SLACK * cotangent < 1:
+        return {}
+    members = replace(posed.ensemble.fresh(), absolute=1 / (SLACK * cotangent), room=float("inf"))
+    with ensemble(members):
+        _, derivatives, _ = _evaluated(replace(posed, ensemble=members))
+    counted = {name: posed.mask(name) for name in derivatives}
+    return {
+        name: np.where(counted[name], _sensitivity(derivative, members, posed.precision), 0)
+        for name, derivative in derivatives.items()
+    }
 
 
 #: Why a derivative is open, in the order of the conditions in `_budget_of_derivative`.
