@@ -462,6 +462,31 @@ def test_a_serial_sum_conforms_and_a_wrong_one_deviates():
     assert verdicts(wrong, "value") == {"deviates"}
 
 
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_losses_that_cancel_may_be_added_up_in_float32(reduction, dtype):
+    def wide(input, target, margin=1.0, reduction="mean"):
+        if reduction == "none":
+            return F.hinge_embedding_loss(input, target, margin, reduction=reduction)
+        x, y = input.float(), target.float()
+        return F.hinge_embedding_loss(x, y, margin, reduction=reduction).to(input.dtype)
+
+    def wrong(*tensors, reduction="mean", **more):
+        return wide(*tensors, reduction=reduction, **more) * (1 if reduction == "none" else 1.25)
+
+    def judged(loss, x, margin):
+        tensors = {"input": torch.tensor(x, dtype=real), "target": torch.tensor(-1.0, dtype=real)}
+        case = bind(spec, tensors, {"margin": margin}, reduction)
+        trial = Trial(LossUnderTest("mine", spec, "function", loss), SolvedCase(spec, case))
+        return deviation_of(clauses()[clause], trial)
+
+    real, spec = getattr(torch, dtype), find("hinge_embedding_loss")
+    clause = "sum-of-none" if reduction == "sum" else "mean-divisor"
+    for x, margin in ((0.296875, 0.3), (0.3, 0.3001), (-1.0, 1.0)):  # bfloat16(0.3) = 0.30078125
+        assert judged(wide, x, margin) is None
+    assert judged(wrong, -1.0, 1.0) is not None
+
+
 def test_related_calls_with_different_part_counts_have_separate_budgets():
     rows = 64
     target = torch.full((rows,), -100)
