@@ -158,9 +158,11 @@ def test_a_gradient_flushed_to_0_before_scaling_is_within_the_budget():
     assert (want.error(to_extended(2 * slope)) > 1)[1]
 
 
-@pytest.mark.parametrize("rows", [2, 25, 195, 4099])
+@pytest.mark.parametrize(("rows", "wrong"), [(2, 1.05), (25, 1.05), (195, 1.05), (4099, 1.25)])
 @pytest.mark.parametrize("reduction", ["mean", "batchmean"])
-def test_a_float16_gradient_whose_first_product_underflows_is_within_the_budget(rows, reduction):
+def test_a_float16_gradient_whose_first_product_underflows_is_within_the_budget(
+    rows, wrong, reduction
+):
     x = torch.linspace(-1, -700, rows, dtype=torch.float16)
     t = torch.linspace(-1, -16.5, rows, dtype=torch.float16)
     for upstream in (1.0, 2.0, -0.5):
@@ -170,7 +172,7 @@ def test_a_float16_gradient_whose_first_product_underflows_is_within_the_budget(
         case = bind(spec, {"input": x, "target": t}, parameters, reduction).with_(scale=upstream)
         want = solve(spec, case).gradient("target", reduction, np.asarray(upstream))
         assert (want.error(to_extended(slope)) <= 1).all()
-        assert (want.error(1.25 * to_extended(slope))[t.numpy() > -2] > 1).all()
+        assert (want.error(wrong * to_extended(slope))[t.numpy() > -2] > 1).all()
     assert slope[-1] == 0 != want.exact[-1]
 
 

@@ -646,9 +646,8 @@ def _lost_products(posed: _Posed, whole: Whole) -> dict[str, np.ndarray]:
     members = replace(posed.ensemble.fresh(), absolute=1 / (SLACK * cotangent), room=float("inf"))
     with ensemble(members):
         _, derivatives, _ = _evaluated(replace(posed, ensemble=members))
-    counted = {name: posed.mask(name) for name in derivatives}
     return {
-        name: np.where(counted[name], _sensitivity(derivative, members, posed.precision), 0)
+        name: np.where(posed.mask(name), _sensitivity(derivative, members, posed.precision), 0)
         for name, derivative in derivatives.items()
     }
 
