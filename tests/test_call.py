@@ -174,6 +174,29 @@ def test_a_script_compares_the_bits_of_a_strided_tensor(dtype):
     assert not same(x, other)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "whole"),
+    [
+        (torch.bfloat16, torch.int16),
+        (torch.float16, torch.int16),
+        (torch.float32, torch.int32),
+        (torch.float64, torch.int64),
+    ],
+)
+def test_all_nans_count_as_the_same_bits(dtype, whole):
+    same = functions(script_of("sliced"))["same_bits"]
+    one = torch.tensor([1.0, torch.nan], dtype=dtype)
+    other = one.clone()
+    other.view(whole)[1] = -1  # every bit set is a NaN too
+    assert other.isnan().tolist() == [False, True]
+    assert not torch.equal(one.view(whole), other.view(whole))
+    assert same(one, other)
+    assert same(torch.complex(one.float(), one.float()), torch.complex(other.float(), one.float()))
+    assert not same(one, one.nan_to_num(7))
+    assert not same(one, other.flip(0))
+    assert not same(one[0], other[1])
+
+
 def test_a_script_names_the_kind_of_a_tensor_without_data():
     kind = functions(script_of("sliced"))["without_numbers"]
     assert kind(torch.eye(2).to_sparse()) == "sparse_coo"
