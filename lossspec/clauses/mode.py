@@ -37,7 +37,15 @@ from lossspec.clauses.precondition import (
 from lossspec.clauses.refusal import misshapen, out_of_range, ruled_out
 from lossspec.clauses.trial import Deviation, NotJudged, Trial, Unsupported, failed, returned
 from lossspec.excuse import Excuse
-from lossspec.execution.call import arguments, constructed, handed, invoke, ready
+from lossspec.execution.call import (
+    Call,
+    arguments,
+    constructed,
+    handed,
+    invoke,
+    ready,
+    taken_from,
+)
 from lossspec.execution.checkpoint import under_way
 from lossspec.execution.declaration import Ability
 from lossspec.execution.global_state import preserved
@@ -45,7 +53,8 @@ from lossspec.execution.outcome import backward_from, differentiable
 from lossspec.execution.tensors import to_extended, to_torch
 from lossspec.execution.torch_private import fake_tensor_mode, mixes_devices, without_subclasses
 from lossspec.oracle.solver import SolvedCase
-from lossspec.spec.roles import Length
+from lossspec.spec.loss import Loss
+from lossspec.spec.roles import Length, Surface
 
 
 @precondition(Excuse.NOT_SUPPORTED)
@@ -565,3 +574,66 @@ def exported(trial: Trial) -> Judgement:
         "the value of the exported program",
         of=None,
     )
+
+
+def _of_a_module(loss: Loss, surface: Surface) -> bool:
+    return surface == "class" and stateless(loss, surface)
+
+
+#: The calls of a scripted module: torch records the first ones, then runs an optimized program.
+_SCRIPTED_CALLS = 3
+
+
+# Slow because torch.jit is deprecated, so that few users script a loss.
+@clause(_of_a_module, enough=20, slow=True, requires=(_tells, *PLAIN))
+def scripted(trial: Trial) -> Judgement:
+    """If `torch.jit.script` takes a module, the scripted module gives the right value and
+    gradients, also in later calls."""
+    case = trial.case
+    inputs = arguments(trial.under_test, case, trial.device)
+    call = Call.of(trial.under_test, case)
+    module = call.instance(inputs)
+    if not isinstance(module, torch.nn.Module):
+        raise NotJudged(Excuse.NOT_ABOUT, "the class does not make a torch.nn.Module")
+    try:
+        with _silent():
+            program = torch.jit.script(module)
+            results = []
+            for _ in range(_SCRIPTED_CALLS):
+                given = call.handed(inputs)  # through functions that have a graph of their own
+                results.append(program(*(given[each.name] for each in call.positional)))
+    except Exception as error:
+        raise raised(trial, Ability.SCRIPT, error, "torch.jit.script") from None
+    informative = False
+    for count, result in enumerate(results, 1):
+        value = result if call.result is None else taken_from(result, call.result)
+        what = f"call {count} of the scripted module"
+        want = trial.expected.value(case.reduction)
+        informative |= trial.agree(to_extended(value), want, f"the value of {what}", of=None)
+        _judge_scripted_gradients(trial, inputs, value, what)
+    return informative
+
+
+def _judge_scripted_gradients(
+    trial: Trial, inputs: Mapping[str, Any], value: Any, what: str
+) -> None:
+    """Judge the gradients of one call of a scripted module.
+
+    Args:
+        trial: The trial of the case.
+        inputs: The tensors of the call, by name.
+        value: The result of the call.
+        what: The call, for the report.
+    """
+    wanted = trial.expected.gradients()
+    for name in wanted:
+        inputs[name].grad = None
+    if differentiable(value):
+        returned(lambda: backward_from(value, trial.case), f"backward of {what}", "gradients")
+    for name, want in wanted.items():
+        gradient = inputs[name].grad
+        if gradient is not None:
+            of = f"the gradient of {name} in {what}"
+            trial.agree(to_extended(gradient), want, of, of=None, gradient_of=name)
+        elif trial.outcome.gradients.get(name) is not None:
+            raise Deviation(f"no gradient of {name} in {what}", None, "a gradient", check=None)

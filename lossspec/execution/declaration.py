@@ -30,6 +30,7 @@ class Ability(StrEnum):
     FUNCTIONAL_GRADIENT = "functional-gradient"
     GRADIENT = "gradient"
     MIXED_DTYPES = "mixed-dtypes"
+    SCRIPT = "script"
     SECOND_DERIVATIVES = "second-derivatives"
     TENSOR_SUBCLASSES = "tensor-subclasses"
     VMAP = "vmap"

@@ -39,6 +39,7 @@ DECLARATION = Declaration(
         Ability.FLOAT16: _NARROW,
         Ability.BFLOAT16: _NARROW,
         Ability.AUTOCAST: _SAFE,
+        Ability.SCRIPT: False,  # torch documents it for no loss
     }
 )
 

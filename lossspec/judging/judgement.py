@@ -50,7 +50,7 @@ def judge(clause_record: ClauseRecord, trial: Trial, excuses: Excuses, attached:
         informative = True
     except Unsupported as lack:
         clause_record.excused[lack.excuse] += 1
-        clause_record.lacks = str(lack)
+        clause_record.lacks = clause_record.lacks or str(lack)  # later errors may follow from it
         clause_record.failed += 1
     except (SpecError, *STOPS):
         raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from lossspec.baselines.reduction import wide
 from tests.defects.catalogue import right, wrong
@@ -107,7 +108,29 @@ class OneSampleKeepsAxis(MultiLabelMargin):
         return result.reshape(1) if reduction == "none" and not losses.ndim else result
 
 
+class WrongAfterFirstScriptedCall(torch.nn.MultiLabelMarginLoss):
+    """Once scripted, every call but the first is wrong."""
+
+    def __init__(self, reduction: str = "mean") -> None:
+        super().__init__(reduction=reduction)
+        self.calls = 0
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        losses = F.multilabel_margin_loss(input, target, reduction=self.reduction)
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]  # torch documents it
+            self.calls += 1
+            return losses if self.calls == 1 else 2 * losses
+        return losses
+
+
 WRONG = (
+    wrong(
+        "multilabel_margin_loss",
+        WrongAfterFirstScriptedCall,
+        source="pytorch/pytorch#86551",
+        needs="a scripted module that is called twice",
+        surface="class",
+    ),
     wrong(
         MultiLabelMargin,
         RaisesWhenEmpty,

@@ -184,7 +184,28 @@ class _AnalyticSoftMargin(torch.autograd.Function):
         return grads[0] * slope * y, None
 
 
+class Scriptable(torch.nn.Module):
+    """A module of plain torch operations that torch.jit.script takes."""
+
+    def __init__(self, reduction: str = "mean") -> None:
+        super().__init__()
+        self.reduction = reduction
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        if input.shape != target.shape:
+            raise ValueError("input and target need the same shape")
+        losses = F.softplus(-target * input)
+        if self.reduction == "none":
+            return losses
+        if self.reduction == "mean":
+            return losses.mean()
+        if self.reduction == "sum":
+            return losses.sum()
+        raise ValueError("unknown reduction")
+
+
 RIGHT = (
+    right("soft_margin_loss", Scriptable, surface="class"),
     right(SoftMargin, "composite", "Plain torch operations, half precisions in float32."),
     right(SoftMargin, PartsInFloat64),
     right(SoftMargin, InOwnDtype),
