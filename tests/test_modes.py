@@ -95,6 +95,20 @@ def test_the_maximum_of_a_number_and_nan_is_not_checked(loses):
 # === dtypes ===============================================================================
 
 
+def test_the_call_of_a_superfluous_graph_shows_what_requires_a_gradient():
+    def attached(input, target, reduction="mean"):
+        with torch.enable_grad():
+            return F.mse_loss(input, target, reduction=reduction)
+
+    cell = verdict("mse_loss", attached, "grad-mode")
+    assert (cell.verdict, cell.reason) == (
+        Verdict.DEVIATES,
+        "the result under no_grad has a graph",
+    )
+    assert "requires_grad=True)" in cell.call
+    assert "backward" not in cell.call
+
+
 def test_a_mixed_dtype_call_may_be_refused_but_not_in_backward():
     def refuses(input, target, reduction="mean"):
         if input.dtype != target.dtype:

@@ -110,6 +110,11 @@ class Deviation(Exception):
         told = re.search(r"gradient|backward|derivative", self.what) is not None
         return told or "gradients[" in (self.check or "")
 
+    @property
+    def graph(self) -> bool:
+        """Whether a graph is missing or superfluous. The call text then says what requires one."""
+        return re.search(r"\bgraph$", self.what) is not None
+
 
 _NUMBERS = (int, float, np.integer, np.floating, np.ndarray)
 

@@ -28,6 +28,7 @@ def call_text(
     replaced: Mapping[str, Any] | None = None,
     *,
     backward: bool = False,
+    graph: bool = False,
 ) -> str:
     """Return a call as a person would type it, or only its shapes if it cannot be written.
 
@@ -36,21 +37,22 @@ def call_text(
         case: The case whose call is written.
         replaced: Arguments that are passed instead of the case's own.
         backward: Whether to write the backward call too, with the cotangent.
+        graph: Whether to write which tensors require a gradient; a backward call shows it too.
     """
     try:
-        return _written(Call.of(under_test, case, replaced), backward)
+        return _written(Call.of(under_test, case, replaced), backward, graph)
     except Exception as error:  # an error of ours must not lose the deviation that is reported
         shapes = ", ".join(f"{n}: {dtype_name(x)} {list(x.shape)}" for n, x in case.tensors.items())
         why = foreign_error(error)
         return f"# {under_test.loss.name} of {shapes}; the call could not be written ({why})"
 
 
-def _written(call: Call, backward: bool) -> str:
+def _written(call: Call, backward: bool, graph: bool) -> str:
     case, roles, replaced = call.case, call.roles, call.replaced
     given = {name: _passed(roles[name], array) for name, array in case.tensors.items()}
     given |= {name: _replaced(replaced[name]) for name in given if name in replaced}
     backward = backward and bool(call.differentiated)
-    for name in call.differentiated if backward else ():
+    for name in call.differentiated if backward or graph else ():
         given[name] = f"{given[name].removesuffix(')')}, requires_grad=True)"
     lines = [f"{name} = {text}" for name, text in given.items()]
     lines += _expression(call, backward)

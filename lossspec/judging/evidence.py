@@ -27,7 +27,13 @@ def evidence(
     case = deviation.case or case
     return {
         "case": case.to_json(),
-        "call": call_text(under_test, case, deviation.replaced, backward=deviation.backward),
+        "call": call_text(
+            under_test,
+            case,
+            deviation.replaced,
+            backward=deviation.backward,
+            graph=deviation.graph,
+        ),
         "got": deviation.got,
         "want": deviation.want,
         "budget": deviation.budget,

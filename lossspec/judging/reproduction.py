@@ -176,7 +176,9 @@ def script(
     case, requires = call.case, [*call.differentiated]
     construct, expression = _construct(call, device), _expression(call)
     shapes = {name: case.tensors[name].shape for name in call.owned if name in requires}
-    text = call_text(under_test, case, call.replaced, backward=deviation.backward)
+    text = call_text(
+        under_test, case, call.replaced, backward=deviation.backward, graph=deviation.graph
+    )
     title = "\n".join(f"    {line[:400]}" for line in docstring(text).split("\n"))
     return _HEAD.format(
         says=docstring(says),
