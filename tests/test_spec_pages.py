@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lossspec import maths
+from lossspec import maths, spec
 from lossspec.clauses import clauses
 from lossspec.spec.catalogue import catalogue
 from lossspec.spec.loss import Symmetry
@@ -232,6 +232,16 @@ def test_a_word_is_described_with_its_signature_shapes_derivative_and_rounding()
         r"- Returns: Numbers of the shape of `x` without these axes\.",
     ):
         assert re.search(rf"^{line}$", section, re.MULTILINE), line
+
+
+def test_the_vocabulary_has_every_role_once_with_its_numbers():
+    section = PAGES["vocabulary.md"].partition("## Roles\n")[2]
+    rows = re.findall(r"^\| `(\w+)` \| (.+\.) \| (yes|no) \|$", section, re.MULTILINE)
+    offered = (getattr(spec, name) for name in spec.__all__)
+    kinds = {x for x in offered if isinstance(x, type) and issubclass(x, spec.Role)}
+    assert [name for name, *_ in rows] == sorted(kind.__name__ for kind in kinds - {spec.Role})
+    gradients = {name: gradient for name, _, gradient in rows}
+    assert (gradients["Logit"], gradients["ClassIndex"], gradients["Sign"]) == ("yes", "no", "no")
 
 
 # === docs/ ================================================================================

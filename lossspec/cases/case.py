@@ -28,8 +28,9 @@ STORED = (
     *REAL_DTYPES,
     *("complex64", "complex128", "bool", "uint8", "int8", "int16", "int32", "int64"),
 )
-#: The most numbers and the most axes of a stored tensor. The largest call of a clause has as many
-#: numbers (`LARGE_BATCH_ROOM`); the longest contract (`spreads`) has two axes less.
+#: The most numbers and the most axes of a stored tensor. The largest tensor of a clause has a
+#: quarter of the numbers (`LARGE_BATCH_NUMBERS`); the longest contract (`spreads`) has two axes
+#: less.
 MOST_NUMBERS, MOST_AXES = 2**22, 8
 
 

@@ -1,4 +1,4 @@
-"""The page about the words of `lossspec.maths`, made from their docstrings."""
+"""The page about the words of `lossspec.maths` and the roles, made from their docstrings."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
+from lossspec import spec
 from lossspec.maths import arrays, choices, elementwise, probabilities, sums, words
 from lossspec.maths.number import Number
-from lossspec.spec_pages.blocks import Bullets, Prose
+from lossspec.spec.roles import Role
+from lossspec.spec_pages.blocks import Bullets, Prose, Table
 
 #: The headings of the page.
 THEMES: Mapping[str, ModuleType] = {
@@ -44,6 +46,29 @@ def vocabulary() -> Iterator[str]:
             word = getattr(words, name)
             yield f"### `{signature(word)}`"
             yield from _described(inspect.getdoc(word) or "")
+    yield "## Roles"
+    yield Prose(
+        "Each tensor of a `Form` has one of these [roles](custom-losses.md#roles). They are in"
+        " `lossspec.spec`."
+    ).markdown()
+    rows = tuple((f"`{role.__name__}`", _numbers(role), _gradient(role)) for role in roles())
+    yield Table(("role", "numbers", "gradient"), rows).markdown()
+
+
+def roles() -> list[type[Role]]:
+    """Return the roles that `lossspec.spec` offers, by name."""
+    offered = (getattr(spec, name) for name in sorted(spec.__all__))
+    kinds = (each for each in offered if isinstance(each, type) and issubclass(each, Role))
+    return [kind for kind in kinds if kind is not Role]
+
+
+def _numbers(role: type[Role]) -> str:
+    """Return the first paragraph of the docstring of a role."""
+    return " ".join((inspect.getdoc(role) or "").partition("\n\n")[0].split())
+
+
+def _gradient(role: type[Role]) -> str:
+    return "yes" if role.differentiable and not role.integer else "no"
 
 
 def of_theme(module: ModuleType) -> set[str]:
