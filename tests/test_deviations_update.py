@@ -8,7 +8,8 @@ from listed_deviations import HALF, PLAIN, RIGHT, WEIGHTED, WRONG, known
 
 from lossspec.cli import main
 from lossspec.errors import DeviationsError
-from lossspec.judging import known_deviations, known_file
+from lossspec.execution.timeout import CallTimeout
+from lossspec.judging import known_deviations, known_file, known_update
 from lossspec.judging.known_deviations import as_toml
 
 STAYS = known(WEIGHTED, when={"options": ["weight"]}, reason="it stays")
@@ -276,6 +277,42 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(DeviationsError, match=r"cannot be written \(No space left on device\)"):
         known_file.replace(path, "# theirs\n", "# new\n")
     assert path.read_text("utf-8") == "# theirs\n"
+
+
+SLOW = known(PLAIN, clause="exported", reason="quick does not judge its clause")
+OTHER = known(
+    PLAIN.with_(loss="mse_loss"), loss="mse_loss", reason="the implementation has no such loss"
+)
+
+
+def test_an_entry_that_the_run_does_not_judge_is_kept(workplace):
+    workplace.write(wrong=RIGHT)
+    path = workplace.path / "known.toml"
+    text = f"{as_toml(SLOW)}\n{as_toml(OTHER)}\n{as_toml(GOES)}"
+    path.write_text(text, "utf-8")
+    done = update(workplace)
+    assert done.out, done.err
+    assert "2 kept, 0 added, 1 no longer fail" in done.out[-1]
+    assert path.read_text("utf-8") == f"{as_toml(SLOW)}\n{as_toml(OTHER)}\n"
+
+
+@pytest.mark.parametrize("error", [CallTimeout("60 s"), ZeroDivisionError("ours")])
+def test_an_entry_that_cannot_be_judged_is_not_lost(workplace, monkeypatch, error):
+    workplace.write(wrong=RIGHT)
+    path = workplace.path / "known.toml"
+    path.write_text(as_toml(GOES), "utf-8")
+
+    def judge(clause, trial):
+        raise error
+
+    monkeypatch.setattr(known_update, "deviation_in_time", judge)
+    done = update(workplace, "--profile=quick")
+    if isinstance(error, CallTimeout):
+        assert "1 kept, 0 added, 0 no longer fail" in done.out[-1]
+    else:
+        assert done.status == 4
+        assert "lossspec itself failed on the stored case of l1_loss/value" in done.err[-1]
+    assert path.read_text("utf-8") == as_toml(GOES)
 
 
 def test_updating_a_correct_implementation_removes_every_entry(workplace):

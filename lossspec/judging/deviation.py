@@ -14,12 +14,24 @@ from lossspec.execution.timeout import CallTimeout, time_limit
 def deviation_of(clause: Clause, trial: Trial) -> Deviation | None:
     """Return the deviation of a trial from a clause; None if it conforms or cannot be judged."""
     try:
+        return deviation_in_time(clause, trial)
+    except CallTimeout:
+        return None
+
+
+def deviation_in_time(clause: Clause, trial: Trial) -> Deviation | None:
+    """Return the same as `deviation_of`, for callers that treat a timeout in another way.
+
+    Raises:
+        CallTimeout: The clause took too long.
+    """
+    try:
         with time_limit(), preserved():
             if clause.unmet(trial) is None:
                 clause.judge(trial)
     except Deviation as deviation:
         return deviation
-    except (NotJudged, Unsupported, CallTimeout):
+    except (NotJudged, Unsupported):
         return None
     return None
 

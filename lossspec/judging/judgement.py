@@ -11,9 +11,9 @@ from lossspec.clauses.trial import Deviation, NotJudged, Trial, Unsupported
 from lossspec.errors import SpecError
 from lossspec.excuse import Excuse
 from lossspec.execution.global_state import preserved
-from lossspec.execution.timeout import STOPS, time_limit
+from lossspec.execution.timeout import STOPS, CallTimeout, time_limit
 from lossspec.judging.clause_record import ClauseRecord
-from lossspec.judging.deviation import brief, deviation_of
+from lossspec.judging.deviation import brief, deviation_in_time
 from lossspec.judging.excuses import Excuses
 from lossspec.judging.finding import Finding, Question
 from lossspec.judging.known_deviations import KnownDeviation
@@ -97,7 +97,8 @@ def _judged(clause_record: ClauseRecord, trial: Trial) -> Judgement:
 def judge_stored(clause_record: ClauseRecord, known: KnownDeviation, trial: Trial) -> None:
     """Judge the stored case of a known deviation, as an expected failure of Hypothesis.
 
-    A case that does not fail, or fails with another symptom, makes the known deviation stale.
+    A case that does not fail, or fails with another symptom, makes the known deviation stale. A
+    case that takes too long does not.
 
     Args:
         clause_record: The record of the clause that the known deviation is about.
@@ -107,9 +108,15 @@ def judge_stored(clause_record: ClauseRecord, known: KnownDeviation, trial: Tria
     Raises:
         SpecError: The spec of the loss cannot be evaluated.
     """
+    endless = False
 
     def look(known: KnownDeviation) -> None:
-        deviation = deviation_of(clause_record.clause, trial)
+        nonlocal endless
+        try:
+            deviation = deviation_in_time(clause_record.clause, trial)
+        except CallTimeout:
+            endless = True
+            return
         if deviation is None:
             return
         if not known.matches(known.case, deviation):
@@ -121,7 +128,7 @@ def judge_stored(clause_record: ClauseRecord, known: KnownDeviation, trial: Tria
         raise deviation
 
     try:
-        if not expected_failure(known, look, Deviation, known.reason):
+        if not expected_failure(known, look, Deviation, known.reason) and not endless:
             clause_record.stale = known
     except (SpecError, *STOPS):
         raise

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from lossspec.clauses.trial import Deviation, Trial
+from lossspec.errors import DeviationsError, SpecError
 from lossspec.execution.call import unsupported_argument
-from lossspec.judging.deviation import deviation_of
+from lossspec.execution.timeout import STOPS, CallTimeout
+from lossspec.judging.deviation import brief, deviation_in_time
 from lossspec.judging.known_deviations import (
     KnownDeviation,
     as_toml,
@@ -35,7 +37,7 @@ class Update:
     """The changes to the entries of a file.
 
     Attributes:
-        kept: The entries that still fail, or apply only to another version or device.
+        kept: The entries that still fail, and those that this run cannot judge.
         signed: The kept entries that had no `shows`, each completed with it, by their number.
         dropped: The numbers of the entries that no longer fail.
         added: The new entries.
@@ -61,7 +63,7 @@ def update_file(path: Path, run: Run, plan: Plan) -> str:
         A sentence that says what was done.
 
     Raises:
-        DeviationsError: The file cannot be read, edited or written.
+        DeviationsError: The file cannot be read, edited or written, or lossspec itself fails.
     """
     check_writable(path)
     before = read_text(path) if path.exists() else None
@@ -78,7 +80,7 @@ def update_file(path: Path, run: Run, plan: Plan) -> str:
     if update.unsigned:
         said += (
             f"; {update.unsigned} without `shows` cannot be judged here: run the update again with "
-            "the version and device in their `when`"
+            "their clause, and the version and device in their `when`"
         )
     return said
 
@@ -86,7 +88,8 @@ def update_file(path: Path, run: Run, plan: Plan) -> str:
 def updated(run: Run, plan: Plan, listed: Sequence[KnownDeviation]) -> Update:
     """Judge the listed deviations again, and look for new ones.
 
-    Entries that apply only to another version or device are kept, since this run cannot judge them.
+    An entry is kept if this run cannot judge it: it applies only to another version or device, its
+    clause is not judged, or its call takes too long.
 
     Args:
         run: The settings of the run.
@@ -95,12 +98,12 @@ def updated(run: Run, plan: Plan, listed: Sequence[KnownDeviation]) -> Update:
     """
     update = Update()
     for number, entry in enumerate(listed):
-        about = [
-            cell
-            for cell in plan.cells()
-            if entry.holds(cell.implementation.version, cell.device, cell.surface)
-        ]
-        failing = [d for cell in about if (d := listed_deviation(entry, cell)) is not None]
+        about = [cell for cell in plan.cells() if _judges(cell, entry)]
+        try:
+            failing = [d for cell in about if (d := listed_deviation(entry, cell)) is not None]
+        except CallTimeout:
+            update.kept.append(entry)
+            continue
         if about and not failing:
             update.dropped.append(number)
             continue
@@ -111,6 +114,16 @@ def updated(run: Run, plan: Plan, listed: Sequence[KnownDeviation]) -> Update:
         update.kept.append(entry)
     update.added = _new(run, plan, update.kept)
     return update
+
+
+def _judges(cell: CellPlan, entry: KnownDeviation) -> bool:
+    """Return whether a cell can judge the stored case of an entry."""
+    return (
+        (cell.loss.name, cell.clause.name) == (entry.loss, entry.clause)
+        and cell.under_test is not None
+        and cell.clause.lacks is None
+        and entry.holds(cell.implementation.version, cell.device, cell.surface)
+    )
 
 
 def _new(run: Run, plan: Plan, kept: Sequence[KnownDeviation]) -> list[KnownDeviation]:
@@ -190,11 +203,6 @@ def _widened(entry: KnownDeviation, other: KnownDeviation) -> KnownDeviation:
     return replace(entry, when={**entry.when, "dtype": dtypes}, shows=shows)
 
 
-def still_fails(entry: KnownDeviation, cell: CellPlan) -> bool:
-    """Return whether the stored case of an entry still has its symptom, in the cell's setting."""
-    return listed_deviation(entry, cell) is not None
-
-
 def listed_deviation(entry: KnownDeviation, cell: CellPlan) -> Deviation | None:
     """Return the deviation that the stored case of an entry shows for a cell.
 
@@ -205,13 +213,23 @@ def listed_deviation(entry: KnownDeviation, cell: CellPlan) -> Deviation | None:
     Returns:
         The deviation. None if the case does not fail, fails with another symptom, or cannot be
         judged because the cell is about another clause or an argument is not accepted.
+
+    Raises:
+        CallTimeout: The call takes too long.
+        DeviationsError: lossspec itself fails on the case.
     """
     if (entry.loss, entry.clause) != (cell.loss.name, cell.clause.name) or cell.under_test is None:
         return None
     if unsupported_argument(cell.under_test, entry.case) is not None:
         return None
     trial = Trial(cell.under_test, SolvedCase(cell.loss, entry.case), cell.device)
-    deviation = deviation_of(cell.clause, trial)
+    try:
+        deviation = deviation_in_time(cell.clause, trial)
+    except (SpecError, *STOPS):
+        raise
+    except Exception as error:
+        where = f"the stored case of {entry.loss}/{entry.clause}"
+        raise DeviationsError(f"lossspec itself failed on {where}: {brief(error)}") from error
     if deviation is None or (entry.shows and not entry.matches(entry.case, deviation)):
         return None
     return deviation
