@@ -109,6 +109,45 @@ def test_the_call_of_a_superfluous_graph_shows_what_requires_a_gradient():
     assert "backward" not in cell.call
 
 
+def number_if(condition):
+    """Return a loss that returns a Python number where a condition of its input holds."""
+
+    def mse_loss(input, target, reduction="mean"):
+        losses = F.mse_loss(input, target, reduction=reduction)
+        return 1.0 if condition(input) else losses
+
+    return mse_loss
+
+
+@pytest.mark.parametrize(
+    ("clause", "condition", "what"),
+    [
+        ("grad-mode", lambda x: not torch.is_grad_enabled(), "the call under no_grad"),
+        (
+            "grad-mode",
+            lambda x: not (x.requires_grad or torch.is_inference_mode_enabled()),
+            "the call with no gradient required",
+        ),
+        ("compiled", lambda x: torch.compiler.is_compiling(), "the compiled call"),
+        (
+            "fake-tensors",
+            lambda x: type(x).__name__ == "FakeTensor",
+            "the call on fake tensors",
+        ),
+        (
+            "tensor-subclass",
+            lambda x: type(x).__name__ == "Passing",
+            "the call with tensors of a subclass",
+        ),
+        ("computed-inputs", lambda x: not x.is_leaf, "a call with computed tensors"),
+    ],
+)
+def test_a_number_in_place_of_a_tensor_deviates(clause, condition, what):
+    cell = verdict("mse_loss", number_if(condition), clause)
+    assert (cell.verdict, cell.reason) == (Verdict.DEVIATES, f"{what} returned no tensor")
+    assert (cell.got, cell.want) == ("float", "a tensor")
+
+
 def test_a_mixed_dtype_call_may_be_refused_but_not_in_backward():
     def refuses(input, target, reduction="mean"):
         if input.dtype != target.dtype:

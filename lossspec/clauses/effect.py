@@ -33,6 +33,7 @@ from lossspec.clauses.trial import (
     plain_trial,
     repeated_result,
     returned,
+    tensor_of,
 )
 from lossspec.dtypes import dtype_name
 from lossspec.excuse import Excuse
@@ -93,7 +94,7 @@ def _judge_computed(trial: Trial) -> bool:
     with preserved():
         made = call.constructed(tensors)
         kept = {name: tensor.detach().clone() for name, tensor in computed.items()}
-        value = returned(lambda: made(call.handed(tensors)), "a call with computed tensors")
+        value = tensor_of(lambda: made(call.handed(tensors)), "a call with computed tensors")
     if differentiable(value):
         returned(lambda: backward_from(value, case), "backward to computed tensors")
     for name, tensor in computed.items():
@@ -121,7 +122,7 @@ def second_call(trial: Trial) -> Judgement:
     first = call()
     kept = first.detach().clone()
     gradients = _gradients(trial, first, inputs)
-    second = returned(call, "the second call")
+    second = tensor_of(call, "the second call")
     again_gradients = returned(
         lambda: _gradients(trial, second, inputs),
         "the second call's backward",
@@ -177,7 +178,7 @@ def _after(trial: Trial, others: list[Case]) -> bool:
         with suppress(Exception):
             call(handed(trial.under_test, other, arguments(trial.under_test, other, trial.device)))
     given = handed(trial.under_test, case, tensors)
-    value = returned(lambda: call(given), "the call after other calls")
+    value = tensor_of(lambda: call(given), "the call after other calls")
     want = trial.expected.value(case.reduction)
     return trial.agree(to_extended(value), want, "the value after other calls", of=None)
 

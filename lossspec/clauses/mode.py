@@ -35,7 +35,16 @@ from lossspec.clauses.precondition import (
     works,
 )
 from lossspec.clauses.refusal import misshapen, out_of_range, ruled_out
-from lossspec.clauses.trial import Deviation, NotJudged, Trial, Unsupported, failed, returned
+from lossspec.clauses.trial import (
+    Deviation,
+    NotJudged,
+    Trial,
+    Unsupported,
+    as_tensor,
+    failed,
+    returned,
+    tensor_of,
+)
 from lossspec.excuse import Excuse
 from lossspec.execution.call import (
     Call,
@@ -110,14 +119,14 @@ def grad_mode(trial: Trial) -> Judgement:
                 raise  # otherwise clause `value` reports it
     for name, mode in (("no_grad", torch.no_grad), ("inference_mode", torch.inference_mode)):
         with mode():
-            result = returned(lambda: _called(trial, trial.case), f"the call under {name}")
+            result = tensor_of(lambda: _called(trial, trial.case), f"the call under {name}")
             value = to_extended(result)
         if result.requires_grad:
             what = f"the result under {name} has a graph"
             raise Deviation(what, "requires_grad=True", "requires_grad=False", check=None)
         informative |= trial.agree(value, want, f"the value under {name}", of=None)
     plain = trial.case.with_(requires_grad=())
-    result = returned(lambda: _called(trial, plain), "the call with no gradient required")
+    result = tensor_of(lambda: _called(trial, plain), "the call with no gradient required")
     value = to_extended(result)
     return trial.agree(value, want, "the value with no gradient required", of=None) or informative
 
@@ -128,7 +137,7 @@ def _judged_after_inference(trial: Trial) -> bool:
     with torch.inference_mode():
         returned(call, "the call under inference_mode")
     when = "after a call under inference_mode"
-    result = returned(call, f"the call {when}")
+    result = tensor_of(call, f"the call {when}")
     if trial.case.requires_grad and differentiable(result):
         returned(lambda: backward_from(result, trial.case), f"backward {when}", "gradients")
     want = trial.expected.value(trial.case.reduction)
@@ -385,7 +394,7 @@ def fake_tensors(trial: Trial) -> Judgement:
             got = invoke(trial.under_test, case, faked)
         except Exception as error:
             raise raised(trial, Ability.FAKE_TENSORS, error, "fake tensors") from None
-    want = trial.outcome.value
+    got, want = as_tensor(got, "the call on fake tensors"), trial.outcome.value
     if (got.shape, got.dtype) != (want.shape, want.dtype):
         raise Deviation(
             "the result on fake tensors",
@@ -455,7 +464,8 @@ def tensor_subclass(trial: Trial) -> Judgement:
         way = "tensors of a subclass"
         raise raised(trial, Ability.TENSOR_SUBCLASSES, error, way) from None
     want = trial.expected.value(case.reduction)
-    value = to_extended(got.as_subclass(torch.Tensor))
+    plain = as_tensor(got, "the call with tensors of a subclass").as_subclass(torch.Tensor)
+    value = to_extended(plain)
     return trial.agree(value, want, "the value of tensors of a subclass", of=None)
 
 
@@ -479,6 +489,7 @@ def compiled(trial: Trial) -> Judgement:
     except Exception as error:
         raise raised(trial, Ability.COMPILE, error, "torch.compile") from None
     trial.under_test.shown.add(Ability.COMPILE)
+    got = as_tensor(got, "the compiled call")
     want = trial.expected.value(case.reduction)
     informative = trial.agree(to_extended(got), want, "the value under torch.compile", of=None)
     for name, bounded in trial.expected.gradients().items():
@@ -568,12 +579,9 @@ def exported(trial: Trial) -> Judgement:
             got = torch.export.export(module, (given,)).module()(given)
     except Exception as error:
         raise raised(trial, Ability.EXPORT, error, "torch.export") from None
-    return trial.agree(
-        to_extended(got),
-        trial.expected.value(case.reduction),
-        "the value of the exported program",
-        of=None,
-    )
+    value = to_extended(as_tensor(got, "the exported program"))
+    want = trial.expected.value(case.reduction)
+    return trial.agree(value, want, "the value of the exported program", of=None)
 
 
 def _of_a_module(loss: Loss, surface: Surface) -> bool:
@@ -606,8 +614,8 @@ def scripted(trial: Trial) -> Judgement:
         raise raised(trial, Ability.SCRIPT, error, "torch.jit.script") from None
     informative = False
     for count, result in enumerate(results, 1):
-        value = result if call.result is None else taken_from(result, call.result)
         what = f"call {count} of the scripted module"
+        value = as_tensor(result if call.result is None else taken_from(result, call.result), what)
         want = trial.expected.value(case.reduction)
         informative |= trial.agree(to_extended(value), want, f"the value of {what}", of=None)
         _judge_scripted_gradients(trial, inputs, value, what)

@@ -15,7 +15,7 @@ from lossspec.cases.case import Case
 from lossspec.clauses import Judgement, clause
 from lossspec.clauses.ability import raised
 from lossspec.clauses.precondition import documented_dtypes, precondition, works
-from lossspec.clauses.trial import Deviation, NotJudged, Trial, Unsupported, returned
+from lossspec.clauses.trial import Deviation, NotJudged, Trial, Unsupported, returned, tensor_of
 from lossspec.excuse import Excuse
 from lossspec.execution.call import Call, arguments, handed, instance, keywords, taken_from
 from lossspec.execution.declaration import Ability
@@ -137,7 +137,7 @@ def pickled(trial: Trial) -> Judgement:
     loaded = None
     # Pickle cannot find a local class by name, for which the module is not to blame.
     if all(map(_pickles, (type(module), *trial.case.parameters.values()))):
-        data = returned(lambda: pickle.dumps(module), "pickling")
+        data = returned(lambda: pickle.dumps(module), "pickling", "bytes")
         loaded = pickle.loads(data)
         _same(trial, loaded, given, "a pickled module")
     _overwrite(module)
@@ -247,9 +247,9 @@ def _judge_changed_parameters(module: torch.nn.Module, call: Callable[[], Any]) 
         returned(call, what)
         for parameter in module.parameters():
             parameter.data = parameter * -0.5  # not in place: elements may share memory
-        got = returned(call, what)
+        got = tensor_of(call, what)
     module.train()
-    want = returned(call, what)
+    want = tensor_of(call, what)
     if not same_bits(got.detach(), want.detach()):
         raise Deviation(what, got, want.detach(), check=None)
 
@@ -272,9 +272,9 @@ def _judge_changed_inputs(
         returned(call, what)
         for tensor in changed:
             tensor.copy_(tensor.flip(0))
-        got = returned(call, what)
+        got = tensor_of(call, what)
         module.train()
-        want = returned(call, what)
+        want = tensor_of(call, what)
     if not same_bits(got.detach(), want.detach()):
         raise Deviation(what, got, want.detach(), check=None)
 
@@ -432,7 +432,7 @@ def every_class(trial: Trial) -> Judgement:
     if not (hasattr(module, "log_prob") and hasattr(module, "predict")):
         raise Unsupported("it has no method log_prob or no method predict")
     input = tensors[first]
-    given = returned(lambda: module.log_prob(input), "log_prob")
+    given = tensor_of(lambda: module.log_prob(input), "log_prob")
     wants = _of_each_class(trial)
     if tuple(given.shape) != (len(input), len(wants)):
         raise Deviation(
@@ -450,15 +450,15 @@ def every_class(trial: Trial) -> Judgement:
     informative = False
     for index, want in enumerate(wants):
         informative |= trial.agree(scores[:, index], want, f"log_prob of class {index}", of=None)
-    chosen = returned(lambda: module.predict(input), "predict")
+    chosen = tensor_of(lambda: module.predict(input), "predict")
     exact = np.stack([want.exact for want in wants], -1)
     budget = np.stack([want.budget for want in wants], -1)
     if chosen.shape != exact.shape[:-1]:
         raise Deviation(
             "the shape of predict", tuple(chosen.shape), exact.shape[:-1], check=None, case=case
         )
-    chosen = chosen.numpy(force=True)
-    for row, (best, got) in enumerate(zip(exact.argmax(-1), chosen, strict=True)):
+    predicted = chosen.numpy(force=True)
+    for row, (best, got) in enumerate(zip(exact.argmax(-1), predicted, strict=True)):
         known = 0 <= got < len(wants)
         reach = budget[row, best] + budget[row, got] if known else 0.0
         if not known or exact[row, best] - exact[row, got] > reach:

@@ -37,6 +37,7 @@ from lossspec.clauses.trial import (
     failed,
     repeated_result,
     returned,
+    tensor_of,
 )
 from lossspec.excuse import Excuse
 from lossspec.execution.call import Call, arguments, ready, unsupported_argument
@@ -135,9 +136,7 @@ class _Live:
     def __init__(self, case: Case, tensors: Mapping[str, Any], call: Callable[[], Any]) -> None:
         self.case = case
         self.inputs = {n: tensors[n] for n in case.requires_grad}
-        self.value: torch.Tensor = returned(call, "one of two calls with other numbers")
-        if not isinstance(self.value, torch.Tensor):
-            raise NotJudged(Excuse.CALL_FAILS)  # clause `accepts` reports it
+        self.value = tensor_of(call, "one of two calls with other numbers")
         self.kept = self.value.detach().clone()
 
     def unharmed(self, what: str) -> None:
@@ -253,7 +252,7 @@ def _judge_same_memory(
                 tensors[name] = given  # a number that the call passes cannot be changed in place
             elif tensors[name] is not given:
                 tensors[name].copy_(given)
-    value = returned(call, "a call with other numbers in the same tensors")
+    value = tensor_of(call, "a call with other numbers in the same tensors")
     _compare(value, want, "the value of a call with other numbers in the same tensors")
 
 

@@ -432,6 +432,23 @@ def returned(call: Callable[[], Any], what: str, want: str = "a tensor") -> Any:
         raise failed(what, error, want) from None
 
 
+def tensor_of(call: Callable[[], Any], what: str) -> torch.Tensor:
+    """Return the tensor of a variant of the case's call; raise Deviation if it returns none."""
+    return as_tensor(returned(call, what), what)
+
+
+def as_tensor(result: Any, what: str) -> torch.Tensor:
+    """Return the result of a variant of the case's call; raise Deviation if it is no tensor.
+
+    Args:
+        result: The result.
+        what: The call, such as "the second call".
+    """
+    if not isinstance(result, torch.Tensor):
+        raise Deviation(f"{what} returned no tensor", type(result).__name__, "a tensor", check=None)
+    return result
+
+
 def failed(
     what: str,
     raised: BaseException,
