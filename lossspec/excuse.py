@@ -49,7 +49,7 @@ _SAYS = {
     Excuse.UNDOCUMENTED_DTYPE: "the documentation neither promises nor rules out this dtype",
     Excuse.NOT_SUPPORTED: "the implementation does not support this call, which is optional",
     Excuse.NOT_IMPLEMENTED: "the implementation raises NotImplementedError for this call",
-    Excuse.NOT_DIFFERENTIABLE: "no tensor of the call has a documented gradient",
+    Excuse.NOT_DIFFERENTIABLE: "no tensor of the call requires a gradient, or its result has none",
     Excuse.CALL_FAILS: "a call that this clause needs fails, which another clause reports",
     Excuse.TOO_EXPENSIVE: "the case is too large for this clause",
     Excuse.OVERFLOW: "the textbook formula overflows in this dtype too",

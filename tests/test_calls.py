@@ -7,6 +7,7 @@ import threading
 import time
 import warnings
 import weakref
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from lossspec.execution.process_state import (
     setters,
 )
 from lossspec.maths import absolute, positive_part, where
+from lossspec.report.verdict import Verdict
 from lossspec.spec import Form, Loss, NonNegative, Probability, Real
 from tests.defects.catalogue import defects, right_implementations
 
@@ -312,6 +314,31 @@ def test_a_loss_that_locks_its_shared_options_conforms():
         return value
 
     assert reasons("huber_loss", loss, "threads") == {}
+
+
+class ConstructedInMainThreadOnce(torch.nn.MSELoss):
+    """A second construction in a thread other than the main one raises."""
+
+    threads: ClassVar[set[int]] = set()
+
+    def __init__(self, reduction="mean"):
+        here = threading.get_ident()
+        if here != threading.main_thread().ident:
+            if here in self.threads:
+                raise RuntimeError("one module for each thread")
+            self.threads.add(here)
+        super().__init__(reduction=reduction)
+
+
+def test_a_constructor_that_raises_in_a_thread_is_found():
+    (cell,) = lossspec.check(
+        "mse_loss", ConstructedInMainThreadOnce, clauses=["threads"], profile="quick"
+    )
+    assert (cell.verdict, cell.reason) == (
+        Verdict.DEVIATES,
+        "a call from one of several threads raised",
+    )
+    assert cell.got == "RuntimeError: one module for each thread"
 
 
 def test_threads_restore_the_trace_function_and_the_switch_interval():

@@ -628,6 +628,20 @@ def test_a_signature_without_eps_may_use_zero_or_the_default(epsilon):
     assert [cell.verdict.fails for cell in cells] == [epsilon == 1e-3]
 
 
+class Foreign:
+    """A result of another library, whose flag is unset."""
+
+    requires_grad = None
+
+
+def test_a_foreign_result_is_a_deviation_and_no_crash():
+    def foreign(input, target, reduction="mean"):
+        return Foreign()
+
+    cells = lossspec.check("l1_loss", foreign, profile="quick", clauses=["accepts", "value"])
+    assert {cell.verdict for cell in cells} == {"deviates"}
+
+
 def test_a_misspelt_parameter_is_named():
     def misspelt(input, target, reductoin="mean"):
         return F.l1_loss(input, target, reduction=reductoin)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from listed_deviations import HALF, PLAIN, RIGHT, WEIGHTED, WRONG, known
 
+from lossspec.cases.case import Case
 from lossspec.cases.features import features
 from lossspec.cli import main
 from lossspec.errors import DeviationsError
@@ -105,6 +106,12 @@ GOOD = {
         ({"case": stored(form="other")}, "the stored case: the loss has no form 'other'; known: "),
         ({"case": stored(parameters={"p": 1})}, "the stored case: the loss has no parameter "),
         ({"case": stored(tensors={})}, "the stored case: "),
+        ({"case": stored(reduction="avg")}, "the stored case: the loss has no reduction 'avg'"),
+        (
+            {"case": stored(requires_grad=["inputs"])},
+            "the loss has no tensor that requires a gradient 'inputs'; did you mean input?",
+        ),
+        ({"case": stored(omitted=["eps"])}, "the loss has no omitted parameter 'eps'"),
         ({"loss": "mse_loss"}, "the stored case must be a call of mse_loss that meets `when`"),
         ({"when": {"dtype": "float64"}}, "the stored case must be a call of l1_loss that meets"),
         ({"when": {"features": ["8-d"]}}, "the stored case must be a call of l1_loss that meets"),
@@ -253,6 +260,13 @@ def test_an_update_keeps_entries_of_another_version(workplace, version):
     assert said.endswith(" 1 no longer fail")
     kept = known_deviations.read(workplace.path / "known.toml")[0]
     assert (kept.when, kept.link, kept.case.to_json()) == (before.when, before.link, HALF.to_json())
+
+
+def test_a_stored_tensor_without_a_layout_is_contiguous():
+    data = HALF.to_json()
+    for entry in data["tensors"].values():
+        del entry["layout"]
+    assert Case.from_json(data).layouts == {}
 
 
 @pytest.mark.parametrize("name", ["torch.nn", "torch.nn.functional"])

@@ -106,6 +106,15 @@ def test_the_script_fails_without_lossspec_until_the_defect_is_fixed(workplace):
     assert (result.status, result.out[-1]) == (0, "conforms")
 
 
+def test_a_script_imports_a_module_whose_name_is_no_identifier(workplace):
+    workplace.write(wrong=WRONG)
+    (workplace.path / "wrong.py").rename(workplace.path / "wrong-losses.py")
+    assert workplace.run("--impl=wrong-losses", *WORDS).status == 1
+    script = workplace.path / SCRIPT.replace("wrong", "wrong-losses")
+    result = workplace.within(lambda: script_status(script))
+    assert (result.status, result.out[-1]) == (1, "deviates")
+
+
 @pytest.mark.parametrize("module", ["import no_such_module", "other = 0"])
 def test_a_script_whose_implementation_cannot_be_imported_is_no_deviation(workplace, module):
     workplace.write(wrong=WRONG)

@@ -1,6 +1,7 @@
 """A Hypothesis backend that samples each kind of choice in strata.
 
 Each of n options comes up once in every n choices of its kind, so a short stream contains them all.
+Two options come up three times in every six choices, and three options twice.
 Hypothesis's own backend mutates earlier cases and mixes in constants from the loaded modules. Its
 streams repeat cases, and they depend on which modules are loaded.
 """

@@ -198,9 +198,9 @@ class Case:
             scale=data["scale"],
             omitted=frozenset(data["omitted"]),
             layouts={
-                name: entry["layout"]
+                name: layout
                 for name, entry in data["tensors"].items()
-                if entry["layout"] != "contiguous"
+                if (layout := entry.get("layout", "contiguous")) != "contiguous"
             },
             requires_grad=tuple(data["requires_grad"]),
         )

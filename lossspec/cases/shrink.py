@@ -214,7 +214,11 @@ def _left_out(loss: Loss, case: Case) -> Iterator[Case]:
 
 
 def _plainer(loss: Loss, case: Case) -> Iterator[Case]:
-    """Yield the case with rounded tensors, then with single elements set to 0, 1 or -1."""
+    """Yield the case with plainer numbers.
+
+    First come a cotangent of ones, simple ignored elements and parameters left out. Then come, for
+    each tensor, rounded numbers and single elements set to 0, 1 or -1.
+    """
     ones = np.ones_like(case.cotangent)
     if not np.array_equal(case.cotangent, ones):
         yield case.with_(cotangent=ones)

@@ -64,7 +64,8 @@ def inputs_untouched(trial: Trial) -> Judgement:
             )
         for name, (after, before) in outcome.lists.items():
             if after != before:
-                raise Deviation(f"the list {name} was changed", after, before, check=None)
+                what = f"the list {name} was changed"
+                raise Deviation(what, after, before, check=None, case=case)
         if outcome.written is not None:
             raise Deviation(
                 "the cotangent was written to in backward",
@@ -300,7 +301,8 @@ def _judge_draws(trial: Trial, case: Case, may_raise: bool = False) -> None:
     Args:
         trial: The trial.
         case: The call.
-        may_raise: Whether the call may raise an error, which is not judged here.
+        may_raise: Whether the call may raise an error, which is not judged here. Its constructor
+            may not.
     """
     call, _ = ready(trial.under_test, case, trial.device)  # a constructor may draw numbers
     _draw(trial.device)

@@ -301,7 +301,8 @@ def second_order(trial: Trial) -> Judgement:
         if case is default.case:
             if not trial.can(case.reduction) or not trial.allows(case):
                 raise NotJudged(Excuse.NOT_SUPPORTED)
-            return _curvature_agrees(Trial(trial.under_test, default, trial.device), default)
+            plain = Trial(trial.under_test, default, trial.device, bar=trial.bar)
+            return _curvature_agrees(plain, default)
         solved = trial.solved if case is trial.case else SolvedCase(trial.loss, case)
         told.append(_curvature_agrees(trial, solved))
         return told[-1]

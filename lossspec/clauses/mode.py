@@ -111,7 +111,8 @@ def grad_mode(trial: Trial) -> Judgement:
     informative = _judged_after_inference(trial)
     unseen = _unseen(trial)
     if unseen is not None:
-        beside = Trial(trial.under_test, SolvedCase(trial.loss, unseen), trial.device)
+        solved = SolvedCase(trial.loss, unseen)
+        beside = Trial(trial.under_test, solved, trial.device, bar=trial.bar)
         try:
             informative |= _judged_after_inference(beside)
         except Deviation as deviation:

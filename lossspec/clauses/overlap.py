@@ -496,10 +496,15 @@ def threads(trial: Trial) -> Judgement:
     def work(case: Case, one: Outcome) -> None:
         start.wait()
         results.append((case, _performed(trial, case), one))
-        call, _ = ready(trial.under_test, case, trial.device)
+        try:
+            call, _ = ready(trial.under_test, case, trial.device)
+        except Exception as error:
+            results.append((case, Outcome(phase="construct", error=legible(error)), one))
+            return
         results.extend((case, _valued(call), one) for _ in range(CALLS_IN_A_ROW))
 
-    workers = [threading.Thread(target=work, args=pair) for pair in pairs]
+    # Threads that do not return must not keep the process from ending.
+    workers = [threading.Thread(target=work, args=pair, daemon=True) for pair in pairs]
     with _switching_often():
         for worker in workers:
             worker.start()
@@ -588,26 +593,26 @@ def _judge_thread(trial: Trial, case: Case, outcome: Outcome, alone: Outcome) ->
     value = alone.value.detach()
     want = first_numbers(value, 4)
     if outcome.error is not None and (not outcome.returned or alone.error is None):
-        raise failed(what, outcome.error, str(want))
+        raise failed(what, outcome.error, str(want), case=case)
     got = outcome.value
     if not isinstance(got, torch.Tensor):
-        raise Deviation(what, got, want, check=None)
+        raise Deviation(what, got, want, check=None, case=case)
     if not same_bits(got.detach(), value):
         bounded = None if outcome.oversized else _expected(trial, case).value(case.reduction)
         repeated = repeated_result(got.detach(), value, bounded)
-        raise Deviation(what, got, want, check=None, repeated=repeated)
+        raise Deviation(what, got, want, check=None, case=case, repeated=repeated)
     for name, right in alone.gradients.items():
         if right is None or alone.error is not None or name not in outcome.gradients:
             continue
         gradient = outcome.gradients[name]
         what_of_it = f"the gradient of {name} in {what}"
         if gradient is None:
-            raise Deviation(what_of_it, None, first_numbers(right, 4), check=None)
+            raise Deviation(what_of_it, None, first_numbers(right, 4), check=None, case=case)
         if not same_bits(gradient + 0, right + 0):  # makes -0 equal to 0
             pair = first_numbers(gradient, 4), first_numbers(right, 4)
             bounded = _expected(trial, case).gradients().get(name)
             repeated = repeated_result(gradient, right, bounded)
-            raise Deviation(what_of_it, *pair, check=None, repeated=repeated)
+            raise Deviation(what_of_it, *pair, check=None, case=case, repeated=repeated)
 
 
 def _expected(trial: Trial, case: Case) -> Expected:

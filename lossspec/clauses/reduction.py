@@ -280,7 +280,7 @@ def _mean_known(trial: Trial) -> bool:
 @precondition()
 def _sum_of_many_overflows(trial: Trial) -> bool:
     """The mean is below 1/8 of the largest float16, and the sum of 700,000 such numbers exceeds
-    it."""
+    twice that."""
     mean = abs(float(trial.expected.value("mean").exact))
     return 2 * LARGEST / MEAN_OF_MANY_ROOM < mean < LARGEST / MEAN_OF_MANY_MARGIN
 

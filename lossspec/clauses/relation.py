@@ -533,8 +533,8 @@ def _agree_gradient(trial: Trial, case: Case, name: str) -> bool:
     expected = SolvedCase(replace(trial.loss, options=weighted), case).expected
     want = expected.gradients().get(name)
     outcome = perform(trial.under_test, case, trial.device)
-    failed = outcome.error is not None or not differentiable(outcome.value)
-    if failed or want is None or not want.exact.size or not np.isfinite(want.exact).all():
+    fails = outcome.error is not None or not differentiable(outcome.value)
+    if fails or want is None or not want.exact.size or not np.isfinite(want.exact).all():
         return False
     if case.reduction == "mean" and _divides(trial.form, name):
         want = _through_divisor(expected, want)

@@ -169,8 +169,9 @@ def _weigh(trial: Trial, case: Case, what: str, documented: float = 0.0) -> bool
         raise Unsupported(f"its memory could not be measured ({foreign_error(error)})") from None
     if not given:
         raise NotJudged(Excuse.NOT_ABOUT)
-    trial.worst = held / (MEMORY_TIMES * (given + documented))
-    if trial.worst > 1:
+    ratio = held / (MEMORY_TIMES * (given + documented))
+    trial.worst = max(trial.worst, ratio)
+    if ratio > 1:
         raise Deviation(
             f"the peak memory of {what}",
             f"{held / given:.0f} times the memory of its inputs",

@@ -531,7 +531,7 @@ def repeated_result(
 
 def plain_trial(trial: Trial) -> Trial:
     """Return a trial of a small default call, for which fused kernels are written first."""
-    return Trial(trial.under_test, _plain_call(trial.loss), trial.device)
+    return Trial(trial.under_test, _plain_call(trial.loss), trial.device, bar=trial.bar)
 
 
 @lru_cache(maxsize=64)

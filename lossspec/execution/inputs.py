@@ -10,7 +10,6 @@ import torch
 from lossspec.cases.case import Case
 from lossspec.execution.call import arguments, constructed, handed
 from lossspec.execution.implementation import LossUnderTest
-from lossspec.spec.loss import Loss
 
 Step = Callable[[], Any]
 
@@ -25,7 +24,7 @@ class Inputs:
         bytes: The bytes of the tensors that the call gets.
     """
 
-    def __init__(self, loss: Loss, case: Case, device: str, under_test: LossUnderTest) -> None:
+    def __init__(self, under_test: LossUnderTest, case: Case, device: str) -> None:
         self.case = case
         self.tensors = arguments(under_test, case, device)
         self.given = {

@@ -70,7 +70,7 @@ def load(name: str, losses: tuple[str, ...] = ()) -> Implementation:
     except BaseException as error:  # reading an attribute of a lazy namespace may run an import
         raise ImplementationError(f"--impl {name}: {told(error)}") from error
     where = f"{path}:{attribute}" if attribute else path
-    found = _places(implementation, namespace, where, f"{where}." if attribute else f"{path}:")
+    found = _places(implementation, namespace, f"{where}." if attribute else f"{path}:")
     if not found and callable(namespace):
         implementation = _single(name, attribute, namespace, losses, version)
         found = dict.fromkeys((*implementation.functions, *implementation.classes), where)
@@ -107,9 +107,7 @@ def _module(name: str, entries: Mapping[str, EntryPoint]) -> tuple[str, str, Mod
     return path, attribute, _import(name, path, entries)
 
 
-def _places(
-    implementation: Implementation, namespace: Any, where: str, holds: str
-) -> dict[str, str]:
+def _places(implementation: Implementation, namespace: Any, holds: str) -> dict[str, str]:
     """Return the place to import each function and class from, by its name."""
     if implementation is not namespace:
         return {n: holds + n for n in (*implementation.functions, *implementation.classes)}

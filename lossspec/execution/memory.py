@@ -132,7 +132,7 @@ def weighed(
     Raises:
         TooManyOperations: `enough` is given, and the call runs too many operations.
     """
-    inputs = Inputs(under_test.loss, case, device, under_test)
+    inputs = Inputs(under_test, case, device)
     work = step(inputs.call(under_test), "full")
     inputs.refill()
     work()  # the first step may allocate memory that later ones reuse

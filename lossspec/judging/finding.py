@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from functools import cached_property
 
@@ -40,7 +40,6 @@ class Finding:
         by: The known deviation, or the name of the torch counterpart, that gives the excuse.
         question: The question whose answer decides whether the deviation counts.
         error: The error that the call raised, or the deviation, as text.
-        worst: The largest error ÷ budget that the clause saw.
     """
 
     solved: SolvedCase
@@ -49,7 +48,6 @@ class Finding:
     by: KnownDeviation | str | None = None
     question: Question | None = None
     error: str = ""
-    worst: float = field(default=0.0)
 
     @property
     def case(self) -> Case:

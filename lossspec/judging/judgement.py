@@ -173,11 +173,10 @@ def _place(
             deviation,
             question=question,
             error=foreign_error(raised) if raised else f"{deviation.what}: {deviation.got}",
-            worst=trial.worst,
         )
     )
-    if question is None:
-        clause_record.worst = max(clause_record.worst, trial.worst)
+    if question is None and trial.worst > clause_record.worst:
+        clause_record.worst, clause_record.worst_case = trial.worst, trial.case
 
 
 def excused(

@@ -220,10 +220,11 @@ def _stored_case(place: str, spec: Loss, text: str) -> Case:
 
 
 def _check_names(case: Case, loss: Loss) -> None:
-    """Check that a case has the tensors and parameters of its form.
+    """Check that a case has the tensors, the parameters and a reduction of its form.
 
     Raises:
-        CaseError: The form does not exist, or a tensor or parameter is missing or unknown.
+        CaseError: The form or the reduction does not exist, or a tensor or parameter is missing or
+            unknown.
     """
     if case.form not in (known := [form.name for form in loss.forms]):
         raise CaseError(f"the loss has no form {case.form!r}{suggestion(case.form, known)}")
@@ -233,6 +234,9 @@ def _check_names(case: Case, loss: Loss) -> None:
     for kind, given, names in (
         ("tensor", case.tensors, loss.roles(form)),
         ("parameter", case.parameters, loss.parameters_of(form)),
+        ("tensor that requires a gradient", case.requires_grad, case.tensors),
+        ("omitted parameter", case.omitted, case.parameters),
+        ("reduction", (case.reduction,), loss.reductions),
     ):
         if strange := [name for name in given if name not in names]:
             near = suggestion(strange[0], list(names))

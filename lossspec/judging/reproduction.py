@@ -71,9 +71,9 @@ def near(got, want, budget):
 
 _FIND = """\
 try:
-    import {module} as implementation
+    from importlib import import_module
 
-    implementation = implementation.{expression}
+    implementation = import_module({module!r}).{expression}
 except Exception as error:
     print("the implementation cannot be imported:", repr(error))
     sys.exit(2)

@@ -159,7 +159,10 @@ def of_number(
         dtypes: The dtypes to draw cases in. None stands for all dtypes of the loss.
 
     Returns:
-        The case. None if there is no such number, or no valid call remains.
+        The case. None if the profile has no such number, or no valid call remains.
+
+    Raises:
+        IndexError: There is no such case for costly clauses.
     """
     if number >= CHOSEN:
         return supported_call(

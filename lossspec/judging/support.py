@@ -84,7 +84,7 @@ class Support:
     def note_call(self, trial: Trial, excuses: Excuses) -> None:
         """Record any other call: whether it worked, and whether its result required a gradient."""
         error, case = trial.outcome.error, trial.case
-        self.attached |= getattr(trial.outcome.value, "requires_grad", False)
+        self.attached |= differentiable(trial.outcome.value)
         if error is None and not empty(case):  # torch often runs no kernel for empty tensors
             self.worked |= _features(trial)
         for kind in (case.dtype, case.form):

@@ -37,7 +37,7 @@ def clocked(
         clock: The clock of the device.
         times: The number of steps, after one that warms up.
     """
-    inputs = Inputs(under_test.loss, case, device, under_test)
+    inputs = Inputs(under_test, case, device)
     work = step(inputs.call(under_test), "full")
     taken = []
     for _ in range(times + 1):

@@ -65,7 +65,7 @@ class PairedTiming:
 
     def _add_inputs(self) -> None:
         some = next(iter(self.arms.values()))
-        inputs = Inputs(some.loss, self._case, self._device, some)
+        inputs = Inputs(some, self._case, self._device)
         self.inputs.append(inputs)
         for name, under_test in self.arms.items():
             inputs.refill()
