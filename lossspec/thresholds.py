@@ -21,7 +21,7 @@ import math
 SLACK = 8.0
 #: How many numbers a right loss may add one after the other in float32 and float64.
 #: `torch.linalg.vector_norm` with `ord=1` and a product of a row and a column by `torch.mm` add
-#: all numbers so; `torch.dot` and `torch.mv` hold 16 partial sums or more.
+#: all numbers so; `torch.dot` and `torch.mv` of contiguous tensors hold 16 partial sums or more.
 #: Chosen: a 16th of `SUM_OF_MANY_ELEMENTS`, so that `sum-of-many` finds longer serial sums.
 SERIAL_TERMS = 2**13
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from lossspec.clauses import Judgement, clause
-from lossspec.clauses.precondition import precondition, works
+from lossspec.clauses.precondition import precondition, raises_nothing, works
 from lossspec.clauses.trial import Deviation, NotJudged, Trial
 from lossspec.excuse import Excuse
 from lossspec.execution.tensors import first_numbers
@@ -16,12 +16,6 @@ from lossspec.execution.torch_private import dispatch_mode, tree_leaves
 from lossspec.spec.loss import Loss
 from lossspec.spec.roles import Length, Surface
 from lossspec.thresholds import READ_ON_HOST
-
-
-@precondition(Excuse.CALL_FAILS)
-def _goes_backward(trial: Trial) -> bool:
-    """The call and its backward raise no error."""
-    return trial.outcome.error is None
 
 
 @precondition()
@@ -107,7 +101,7 @@ def _watching() -> type[Any]:
     return type("Watching", (_Arrivals, dispatch_mode()), {})
 
 
-@clause(only_on="accelerator", enough=40, requires=(works, _goes_backward))
+@clause(only_on="accelerator", enough=40, requires=(works, raises_nothing))
 def no_host_copy(trial: Trial) -> Judgement:
     """A call and its backward copy at most 8 numbers to the host, sequence lengths not counted."""
     roles = trial.loss.roles(trial.form)

@@ -13,7 +13,14 @@ import torch
 from lossspec.cases.case import Case
 from lossspec.clauses import Judgement, clause
 from lossspec.clauses.ability import lacking, raised
-from lossspec.clauses.precondition import conforms, precondition, uses_options, works
+from lossspec.clauses.precondition import (
+    conforms,
+    in_float32,
+    precondition,
+    returns_tensor,
+    uses_options,
+    works,
+)
 from lossspec.clauses.trial import (
     Deviation,
     NotJudged,
@@ -44,22 +51,10 @@ WIDER = {"float16": "float32", "bfloat16": "float32", "float32": "float64"}
 COMPLEX = {"float32": np.complex64, "float64": np.complex128}
 
 
-@precondition(Excuse.CALL_FAILS)
-def _gives_a_tensor(trial: Trial) -> bool:
-    """The call returns a tensor."""
-    return isinstance(trial.outcome.value, torch.Tensor)
-
-
 @precondition()
 def _has_a_wider_dtype(trial: Trial) -> bool:
     """The device supports a wider dtype than that of the case."""
     return trial.case.dtype in WIDER and trial.holds(WIDER[trial.case.dtype])
-
-
-@precondition()
-def _of_float32(trial: Trial) -> bool:
-    """The case is in float32."""
-    return trial.case.dtype == "float32"
 
 
 @precondition()
@@ -69,7 +64,7 @@ def _has_a_complex_dtype(trial: Trial) -> bool:
     return dtype is not None and trial.holds(dtype.__name__)
 
 
-@clause(empty=True, requires=(_gives_a_tensor,))
+@clause(empty=True, requires=(returns_tensor,))
 def result_dtype(trial: Trial) -> Judgement:
     """The result has the dtype of the inputs."""
     value = trial.outcome.value
@@ -143,7 +138,7 @@ def _has_data(loss: Loss, surface: Surface) -> bool:
 
 
 # In float32 only, since torch computes logarithms of integers in its default dtype.
-@clause(_has_data, enough=40, requires=(_of_float32, _has_whole_data, works, conforms))
+@clause(_has_data, enough=40, requires=(in_float32, _has_whole_data, works, conforms))
 def integer_data(trial: Trial) -> Judgement:
     """With counts or labels in int64 beside float32, the call raises, or the value and the
     gradients are right. The same holds for uint8 if torch's loss takes it."""
@@ -228,7 +223,7 @@ def _right(trial: Trial, outcome: Outcome, expected: Expected, when: str, case: 
 LOW = "bfloat16"
 
 
-@clause(enough=20, requires=(_of_float32, works, conforms))
+@clause(enough=20, requires=(in_float32, works, conforms))
 def autocast(trial: Trial) -> Judgement:
     """Under `torch.autocast` to bfloat16, the call and its backward work, and the value is right to
     the precision of bfloat16, also with each switch turned on."""

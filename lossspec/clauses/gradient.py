@@ -212,7 +212,7 @@ def _plain_of_several_axes(loss: Loss) -> SolvedCase | None:
     if shape is None:
         return None
     sizes = axes(loss, Size("", 24, 3, None, "")) | dict.fromkeys(shape.result, 3)
-    dtype = "float32" if "float32" in loss.dtypes else loss.dtypes[0]
+    dtype = loss.default_dtype
     case = workload(loss, sizes, dtype, len(sizes), shape)
     return SolvedCase(loss, case.with_(reduction="none"))
 

@@ -28,6 +28,7 @@ from lossspec.clauses.precondition import (
     differentiable_twice,
     documented_dtypes,
     first_axis,
+    has_elements,
     precondition,
     small,
     uses_options,
@@ -82,12 +83,6 @@ def _small(trial: Trial) -> bool:
 def _tells(trial: Trial) -> bool:
     """The budget is less than a tenth of the value, or of some element of it."""
     return trial.expected.value(trial.case.reduction).informative
-
-
-@precondition()
-def _has_elements(trial: Trial) -> bool:
-    """No tensor of the call is empty."""
-    return all(array.size for array in trial.case.tensors.values())
 
 
 @precondition(Excuse.TOO_EXPENSIVE)
@@ -528,7 +523,7 @@ def _check_compiles(trial: Trial) -> None:
         raise raised(trial, Ability.COMPILE, error, "torch.compile") from None
 
 
-@clause(stateless, enough=1, slow=True, hazard=2, requires=(_has_elements, *PLAIN))
+@clause(stateless, enough=1, slow=True, hazard=2, requires=(has_elements, *PLAIN))
 def compiled_refusal(trial: Trial) -> Judgement:
     """An invalid call that raises without `torch.compile` raises with it too."""
     case = trial.case

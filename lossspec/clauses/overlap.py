@@ -24,6 +24,7 @@ from lossspec.clauses.precondition import (
     can_be_cut,
     conforms,
     first_axis,
+    has_graph,
     precondition,
     raises_nothing,
     wants_gradients,
@@ -45,7 +46,6 @@ from lossspec.execution.global_state import preserved
 from lossspec.execution.outcome import (
     Outcome,
     before_backward,
-    differentiable,
     legible,
     perform,
 )
@@ -74,12 +74,6 @@ INTERRUPTION = 0.5
 def _has_other_numbers(trial: Trial) -> bool:
     """Equal rows in place of the rows of the batch give other numbers of the same shape."""
     return can_be_cut.holds(trial) and other_numbers(trial) is not None
-
-
-@precondition(Excuse.NOT_DIFFERENTIABLE)
-def _has_graph(trial: Trial) -> bool:
-    """Backward can start from the result."""
-    return differentiable(trial.outcome.value)
 
 
 def other_numbers(trial: Trial) -> Case | None:
@@ -297,7 +291,7 @@ def _judge_unreduced(trial: Trial, other: Case) -> bool:
 @lru_cache(maxsize=4)
 def _plain_cases(loss: Loss) -> tuple[Case, list[Case]]:
     """Return a default call, and other default calls with tensors of the same shapes."""
-    dtype = "float32" if "float32" in loss.dtypes else loss.dtypes[0]
+    dtype = loss.default_dtype
     sizes = axes(loss, Size("", 24, 3, None, ""))
     first, *others = (workload(loss, sizes, dtype, seed) for seed in range(LATER_CALLS + 1))
     shapes = {name: array.shape for name, array in first.tensors.items()}
@@ -359,7 +353,7 @@ def _judge_first(trial: Trial, others: Sequence[Case]) -> None:
         wants_gradients,
         works,
         raises_nothing,
-        _has_graph,
+        has_graph,
         _has_other_numbers,
         conforms,
     ],
@@ -500,8 +494,8 @@ def threads(trial: Trial) -> Judgement:
             call, _ = ready(trial.under_test, case, trial.device)
         except Exception as error:
             results.append((case, Outcome(phase="construct", error=legible(error)), one))
-            return
-        results.extend((case, _valued(call), one) for _ in range(CALLS_IN_A_ROW))
+        else:
+            results.extend((case, _valued(call), one) for _ in range(CALLS_IN_A_ROW))
 
     # Threads that do not return must not keep the process from ending.
     workers = [threading.Thread(target=work, args=pair, daemon=True) for pair in pairs]

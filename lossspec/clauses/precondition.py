@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
+
 from lossspec.clauses.trial import Trial
 from lossspec.excuse import Excuse
+from lossspec.execution.outcome import differentiable
 
 #: The most numbers in all tensors of a small call.
 SMALL = 200
@@ -89,6 +92,42 @@ def small(trial: Trial) -> bool:
 def has_axes(trial: Trial) -> bool:
     """The unreduced result has an axis."""
     return bool(trial.case.shape.result)
+
+
+@precondition(Excuse.CALL_FAILS)
+def returns_tensor(trial: Trial) -> bool:
+    """The call returns a tensor."""
+    return isinstance(trial.outcome.value, torch.Tensor)
+
+
+@precondition(Excuse.NOT_DIFFERENTIABLE)
+def has_graph(trial: Trial) -> bool:
+    """Backward can start from the result."""
+    return differentiable(trial.outcome.value)
+
+
+@precondition()
+def has_elements(trial: Trial) -> bool:
+    """No tensor of the call is empty."""
+    return all(array.size for array in trial.case.tensors.values())
+
+
+@precondition()
+def in_float32(trial: Trial) -> bool:
+    """The call is in float32."""
+    return trial.case.dtype == "float32"
+
+
+@precondition()
+def narrower_than_float64(trial: Trial) -> bool:
+    """The call is in a dtype narrower than float64."""
+    return trial.case.dtype != "float64"
+
+
+@precondition(Excuse.TOO_UNCERTAIN)
+def some_loss_known(trial: Trial) -> bool:
+    """For some element of the loss, the budget is less than a tenth of it."""
+    return trial.expected.value("none").informative
 
 
 @precondition()

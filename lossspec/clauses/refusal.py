@@ -11,7 +11,14 @@ import torch
 from lossspec.cases.axes import axes_of
 from lossspec.cases.breaking import broken
 from lossspec.clauses import Judgement, clause
-from lossspec.clauses.precondition import conforms, precondition, raises_nothing, small, works
+from lossspec.clauses.precondition import (
+    conforms,
+    has_elements,
+    precondition,
+    raises_nothing,
+    small,
+    works,
+)
 from lossspec.clauses.trial import Deviation, NotJudged, Trial, any_judged
 from lossspec.excuse import Excuse
 from lossspec.execution.call import argument
@@ -212,13 +219,7 @@ def misshapen(trial: Trial) -> Iterator[tuple[str, dict[str, Any], bool]]:
             yield f"{name} of shape {[array.size + 1]}", {name: np.append(array, array[:1])}, False
 
 
-@precondition()
-def _no_empty_axis(trial: Trial) -> bool:
-    """No tensor of the call is empty."""
-    return all(array.size for array in trial.case.tensors.values())
-
-
-@clause(enough=ENOUGH, hazard=2, requires=[_no_empty_axis, *REFUSAL])
+@clause(enough=ENOUGH, hazard=2, requires=[has_elements, *REFUSAL])
 def refuses_shapes(trial: Trial) -> Judgement:
     """Shapes that break the contract raise an error, or at least a warning if they broadcast. After
     the warning, the value is that of the broadcast tensors, or as if the shape were right. No

@@ -17,10 +17,12 @@ from lossspec.clauses.precondition import (
     conforms,
     first_axis,
     has_its_dtype,
+    narrower_than_float64,
     precondition,
     separable,
     several_along_first_axis,
     small,
+    some_loss_known,
     takes_reduction,
     works,
 )
@@ -306,16 +308,10 @@ def _finite_scores(trial: Trial) -> bool:
 
 
 # A right loss may compute in float64, which absorbs the offset of narrower dtypes, not its own.
-@precondition()
-def _narrower_than_float64(trial: Trial) -> bool:
-    """The call is in a dtype narrower than float64."""
-    return trial.case.dtype != "float64"
-
-
 @clause(
     lambda loss, surface: bool(loss.shift_invariant),
     enough=ENOUGH,
-    requires=[_narrower_than_float64, _finite_scores, works, conforms],
+    requires=[narrower_than_float64, _finite_scores, works, conforms],
 )
 def shift_invariance(trial: Trial) -> Judgement:
     """Adding one large number to all scores changes neither the loss nor its gradient."""
@@ -791,12 +787,6 @@ def _in_float32_or_float64(trial: Trial) -> bool:
     return trial.case.dtype in ("float32", "float64")
 
 
-@precondition(Excuse.TOO_UNCERTAIN)
-def _some_loss_known(trial: Trial) -> bool:
-    """For some element of the loss, the budget is less than a tenth of it."""
-    return trial.expected.value("none").informative
-
-
 @precondition(Excuse.TOO_EXPENSIVE)
 def _fits_repeated(trial: Trial) -> bool:
     """The call is small enough to be repeated until it has a million numbers."""
@@ -825,7 +815,7 @@ def _copies(trial: Trial) -> int:
         several_along_first_axis,
         separable,
         _fits_repeated,
-        _some_loss_known,
+        some_loss_known,
         works,
         conforms,
     ],
@@ -841,7 +831,7 @@ def large_batch(trial: Trial) -> Judgement:
         raise NotJudged(Excuse.NOT_ABOUT)
     outcome = _of_many(trial, axis, rows)
     got, what = trial.number(outcome), f"in a batch of {len(rows)} rows that repeat these"
-    value = _repeated(trial.expected.value("none"), rows, case.shape.result.index(axis))
+    value = trial.expected.value("none").taken(rows, case.shape.result.index(axis))
     informative = trial.agree(required(got), value, f"the loss {what}", of=None)
     for name in case.requires_grad:
         axes = axes_of(trial.loss, trial.form, case.shape, name, case.tensors[name].ndim)
@@ -855,7 +845,7 @@ def large_batch(trial: Trial) -> Judgement:
             trial.skipped[Excuse.CALL_FAILS] += 1
         else:
             counted = trial.expected.counted_only(name, slope)
-            want = _repeated(counted, rows, axes.index(axis))
+            want = counted.taken(rows, axes.index(axis))
             trial.agree(to_extended(gradient), want, f"the gradient of {name} {what}", of=None)
     return informative
 
@@ -891,11 +881,3 @@ def _of_many(trial: Trial, axis: str, rows: np.ndarray) -> Outcome:
             check=None,
         )
     return outcome
-
-
-def _repeated(bounded: Bounded, rows: np.ndarray, axis: int) -> Bounded:
-    """Repeat the right numbers of a few rows as the rows of a call are repeated."""
-    exact, budget, low, high = (
-        part.take(rows, axis) for part in (bounded.exact, bounded.budget, bounded.low, bounded.high)
-    )
-    return Bounded(exact, budget, low, high, bounded.dtype, bounded.free_axis)

@@ -8,11 +8,10 @@ from lossspec.cases.axes import part_along
 from lossspec.cases.case import Case
 from lossspec.cases.workloads import Size, axes, batch_axis, workload
 from lossspec.clauses import Judgement, clause, independent, of_elements, stateless
-from lossspec.clauses.precondition import precondition, separable, works
+from lossspec.clauses.precondition import has_graph, in_float32, precondition, separable, works
 from lossspec.clauses.trial import Deviation, NotJudged, Trial, Unsupported, any_judged
 from lossspec.excuse import Excuse
 from lossspec.execution.call import unsupported_argument
-from lossspec.execution.outcome import differentiable
 from lossspec.oracle.solver import numbers_made
 from lossspec.safe_text import foreign_error
 from lossspec.spec.loss import Loss
@@ -29,18 +28,6 @@ from lossspec.thresholds import (
     WIDE_PROBES,
     WIDE_ROWS,
 )
-
-
-@precondition()
-def _in_float32(trial: Trial) -> bool:
-    """The call is in float32."""
-    return trial.case.dtype == "float32"
-
-
-@precondition(Excuse.NOT_DIFFERENTIABLE)
-def _has_graph(trial: Trial) -> bool:
-    """Backward can start from the result."""
-    return differentiable(trial.outcome.value)
 
 
 @precondition()
@@ -69,9 +56,9 @@ def _few_numbers_for_each(trial: Trial) -> bool:
     enough=1,
     once=True,
     requires=[
-        _in_float32,
+        in_float32,
         separable,
-        _has_graph,
+        has_graph,
         _several_along_an_axis,
         _small_beside_weighed,
         _few_numbers_for_each,
@@ -108,7 +95,7 @@ def _has_wide_axes(loss: Loss, surface: Surface) -> bool:
 
 
 # The case of the trial shows only that the implementation works.
-@clause(_has_wide_axes, enough=1, once=True, requires=[works, _has_graph])
+@clause(_has_wide_axes, enough=1, once=True, requires=[works, has_graph])
 def memory_within_samples(trial: Trial) -> Judgement:
     """With axes of 256 within a sample, the peak memory of forward and backward is at most 64
     times that of the inputs, and of the definition's own numbers if those grow faster."""

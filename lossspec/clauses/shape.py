@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from lossspec.clauses import Judgement, clause
-from lossspec.clauses.precondition import precondition
+from lossspec.clauses.precondition import returns_tensor
 from lossspec.clauses.trial import Deviation, NotJudged, Trial, failed
 from lossspec.excuse import Excuse
 from lossspec.execution.outcome import unimplemented
@@ -39,13 +39,7 @@ def accepts(trial: Trial) -> Judgement:
     return True
 
 
-@precondition(Excuse.CALL_FAILS)
-def _returns_tensor(trial: Trial) -> bool:
-    """The call returns a tensor."""
-    return isinstance(trial.outcome.value, torch.Tensor)
-
-
-@clause(empty=True, requires=[_returns_tensor])
+@clause(empty=True, requires=[returns_tensor])
 def result_shape(trial: Trial) -> Judgement:
     """The result has the documented shape under `none`, and is a scalar otherwise."""
     value = trial.outcome.value

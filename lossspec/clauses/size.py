@@ -22,10 +22,12 @@ from lossspec.clauses.precondition import (
     first_axis,
     has_axes,
     has_its_dtype,
+    narrower_than_float64,
     precondition,
     separable,
     several_along_first_axis,
     small,
+    some_loss_known,
     takes_reduction,
     wants_gradients,
     works,
@@ -67,12 +69,6 @@ BESIDE_BLOCKS = tuple(block + more for block in BLOCKS for more in (-1, 0, 1))
 
 def _has_rows(loss: Loss, surface: Surface) -> bool:
     return independent(loss, surface) and of_elements(loss, surface)
-
-
-@precondition(Excuse.TOO_UNCERTAIN)
-def _losses_known(trial: Trial) -> bool:
-    """For some element of the loss, the budget is less than a tenth of it."""
-    return trial.expected.value("none").informative
 
 
 @precondition()
@@ -156,7 +152,7 @@ def _first_contract(trial: Trial) -> bool:
         has_its_dtype,
         works,
         conforms,
-        _losses_known,
+        some_loss_known,
     ],
 )
 def block_of_rows(trial: Trial) -> Judgement:
@@ -173,7 +169,7 @@ def _of_rows(trial: Trial, count: int) -> bool:
     what, case = f"{count} rows", trial.case
     outcome = _performed(trial, many.with_(reduction="none"), what)
     got, place = required(trial.number(outcome)), case.shape.result.index(axis)
-    value = _taken(trial.expected.value("none"), rows, place)
+    value = trial.expected.value("none").taken(rows, place)
     case = case.with_(reduction="none")
     informative = trial.agree(got, value, f"the loss with {what}", of=None, case=case)
     _agree_gradients(trial, outcome, axis, rows, "none", what)
@@ -211,18 +207,10 @@ def _agree_gradients(
         at = names.index(axis)
         if case.tensors[name].shape[at] != case.axis_sizes(trial.loss)[axis]:
             continue
-        want = _taken(trial.expected.counted_only(name, right), rows, at)
+        want = trial.expected.counted_only(name, right).taken(rows, at)
         what_of = f"the gradient of {name} with {what}"
         shown = case.with_(reduction=reduction)
         trial.agree(to_extended(gradient), want, what_of, of=None, case=shown, gradient_of=name)
-
-
-def _taken(bounded: Bounded, rows: np.ndarray, axis: int) -> Bounded:
-    """Repeat the right numbers of a few rows as the rows of a call are repeated."""
-    exact, budget, low, high = (
-        part.take(rows, axis) for part in (bounded.exact, bounded.budget, bounded.low, bounded.high)
-    )
-    return Bounded(exact, budget, low, high, bounded.dtype, bounded.free_axis)
 
 
 #: The number of rows in clause `uneven_rows`: all blocks leave a last one that is shorter.
@@ -342,7 +330,7 @@ def uneven_rows(trial: Trial) -> Judgement:
 def _plain_rows(loss: Loss) -> SolvedCase:
     """Return a default call of a few rows, half of which are ignored if the form allows it."""
     sizes = axes(loss, Size("", 24, 3, None, "")) | {batch_axis(loss): 12}
-    dtype = "float32" if "float32" in loss.dtypes else loss.dtypes[0]
+    dtype = loss.default_dtype
     case = workload(loss, sizes, dtype, UNEVEN_ROWS)
     tensors = dict(case.tensors)
     for name, role in loss.form(case.form).tensors.items():
@@ -395,7 +383,7 @@ def _many_free_classes(loss: Loss, surface: Surface) -> bool:
 
 def _of_classes(loss: Loss, classes: int) -> SolvedCase:
     """Return a default call of one row with a number of classes, and its right answer."""
-    dtype = "float32" if "float32" in loss.dtypes else loss.dtypes[0]
+    dtype = loss.default_dtype
     return _of_axis(loss, loss.classes, classes, dtype)
 
 
@@ -578,12 +566,6 @@ def _few_beside_many(trial: Trial) -> bool:
 
 
 @precondition()
-def _not_in_float64(trial: Trial) -> bool:
-    """The call is not in float64, whose sums keep digits enough."""
-    return trial.case.dtype != "float64"
-
-
-@precondition()
 def _all_terms(trial: Trial) -> bool:
     """Every element is counted, and the mean divides by the number of elements."""
     expected = trial.expected
@@ -600,7 +582,7 @@ def _elementwise(loss: Loss, surface: Surface) -> bool:
     _elementwise,
     enough=15,
     requires=[
-        _not_in_float64,
+        narrower_than_float64,
         has_axes,
         several_along_first_axis,
         separable,

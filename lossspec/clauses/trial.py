@@ -537,5 +537,5 @@ def plain_trial(trial: Trial) -> Trial:
 @lru_cache(maxsize=64)
 def _plain_call(loss: Loss) -> SolvedCase:
     """Return a default call of a few rows in float32 and its right answer."""
-    dtype = "float32" if "float32" in loss.dtypes else loss.dtypes[0]
+    dtype = loss.default_dtype
     return SolvedCase(loss, workload(loss, axes(loss, Size("few", 15, 5, None, "")), dtype, 0))

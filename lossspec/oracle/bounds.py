@@ -110,6 +110,18 @@ class Bounded:
         exact = np.asarray(exact)
         return cls(exact, np.asarray(budget), exact, exact, dtype, free_axis, why)
 
+    def taken(self, rows: np.ndarray, axis: int) -> Bounded:
+        """Return the numbers of some rows, as the rows of a call are repeated.
+
+        Args:
+            rows: The index of the row in place of each one.
+            axis: The axis of the rows.
+        """
+        exact, budget, low, high = (
+            part.take(rows, axis) for part in (self.exact, self.budget, self.low, self.high)
+        )
+        return Bounded(exact, budget, low, high, self.dtype, self.free_axis)
+
     def settled(self, got: np.ndarray) -> tuple[np.ndarray, Bounded]:
         """Remove the free constant: subtract the mean along `free_axis` on both sides.
 

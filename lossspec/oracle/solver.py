@@ -322,20 +322,22 @@ def _pose(
     # take the branches that a rounded computation may take.
     step = FREE_STEP * dtype.unit if free else step_of(dtype.unit)
     return _Posed(
-        loss,
-        case,
-        form.define or loss.define,
-        dtype,
-        sizes,
-        loop,
-        exact,
-        fixed,
-        placed,
-        counted,
-        patterns,
-        tuple(name for name in exact if gradients and roles[name].differentiable),
-        Ensemble(size, dtype.unit, dtype.smallest, SLACK, free, step, room, loop_axes=len(loop)),
-        coupled,
+        loss=loss,
+        case=case,
+        define=form.define or loss.define,
+        precision=dtype,
+        sizes=sizes,
+        loop=loop,
+        exact=exact,
+        fixed=fixed,
+        placed=placed,
+        counted=counted,
+        patterns=patterns,
+        wanted=tuple(name for name in exact if gradients and roles[name].differentiable),
+        ensemble=Ensemble(
+            size, dtype.unit, dtype.smallest, SLACK, free, step, room, loop_axes=len(loop)
+        ),
+        coupled=coupled,
     )
 
 
@@ -433,21 +435,21 @@ def solve(
                 other, whole, losses[0], why, budget, bounded, cotangents
             )
     return Expected(
-        case,
-        np.where(posed.counted, losses[0], 0),
-        np.where(posed.counted, budget, 0),
-        counts,
-        shares,
-        posed.counted,
-        {name: (sides, error) for name, (sides, error, _) in bounded.items()},
-        posed.placed,
-        dtype,
-        simplex(loss, case),
-        whole,
-        posed.ensemble.compared,
-        stated,
-        np.where(posed.counted, why, 0).astype(np.int8),
-        {name: why_derivative for name, (_, _, why_derivative) in bounded.items()},
+        case=case,
+        losses=np.where(posed.counted, losses[0], 0),
+        budget=np.where(posed.counted, budget, 0),
+        counts=counts,
+        shares=shares,
+        counted=posed.counted,
+        derivatives={name: (sides, error) for name, (sides, error, _) in bounded.items()},
+        placed=posed.placed,
+        precision=dtype,
+        simplex=simplex(loss, case),
+        whole=whole,
+        compared=posed.ensemble.compared,
+        stated=stated,
+        why=np.where(posed.counted, why, 0).astype(np.int8),
+        why_derivative={name: reason for name, (_, _, reason) in bounded.items()},
     )
 
 

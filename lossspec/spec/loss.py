@@ -253,6 +253,11 @@ class Loss:
         return shapes + len(self.parameters) + len(self.options)
 
     @property
+    def default_dtype(self) -> str:
+        """The dtype of default calls: float32, or the first one if the loss does not take it."""
+        return "float32" if "float32" in self.dtypes else self.dtypes[0]
+
+    @property
     def ignores(self) -> bool:
         """Whether a call in some form may mark elements as ignored."""
         return any(form.ignores for form in self.forms)
