@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.jit import is_scripting  # type: ignore[attr-defined]  # torch documents it
 from torch.nn import functional as F
 
 from lossspec.baselines.reduction import wide
@@ -117,7 +118,7 @@ class WrongAfterFirstScriptedCall(torch.nn.MultiLabelMarginLoss):
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         losses = F.multilabel_margin_loss(input, target, reduction=self.reduction)
-        if torch.jit.is_scripting():  # type: ignore[attr-defined]  # torch documents it
+        if is_scripting():
             self.calls += 1
             return losses if self.calls == 1 else 2 * losses
         return losses
