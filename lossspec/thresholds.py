@@ -19,7 +19,8 @@ import math
 #: Measured: `python benchmarks/worst_ratios.py docs/budget.md` writes the largest share of it that
 #: torch needs, and how far losses computed in a narrower dtype exceed it.
 SLACK = 8.0
-#: How many numbers a right loss may add one after the other in float32 and float64.
+#: How many numbers a right loss may add one after the other in float32 and float64, both within the
+#: definition, such as over the classes, and in a reduction.
 #: `torch.linalg.vector_norm` with `ord=1` and a product of a row and a column by `torch.mm` add
 #: all numbers so; `torch.dot` and `torch.mv` of contiguous tensors hold 16 partial sums or more.
 #: Chosen: a 16th of `SUM_OF_MANY_ELEMENTS`, so that `sum-of-many` finds longer serial sums.

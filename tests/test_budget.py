@@ -18,7 +18,7 @@ from lossspec.execution.implementation import LossUnderTest
 from lossspec.execution.tensors import to_extended
 from lossspec.implementations.oracle import bind
 from lossspec.judging.deviation import deviation_of
-from lossspec.maths import expm1, log1p, matvec
+from lossspec.maths import expm1, log1p, matvec, total
 from lossspec.maths.ensemble import ROUNDING_MEMBERS, SIDES, Ensemble, ensemble, rounded
 from lossspec.oracle.bounds import Bounded, roundings
 from lossspec.oracle.solver import SolvedCase, solve
@@ -369,6 +369,36 @@ def test_a_long_sum_in_bfloat16_has_the_relative_budget_of_float16(name):
         return (want.budget / np.abs(want.exact) / precision(dtype).unit).item()
 
     assert relative("bfloat16") == pytest.approx(relative("float16"), rel=0.3)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("classes", [257, 1027])
+def test_the_classes_may_be_added_one_after_the_other(dtype, classes):
+    loss, rng = find("cross_entropy"), np.random.default_rng(0)
+    case = workload(loss, {"N": 4, "C": classes}, dtype, 2)
+    # Multiples of 1/4 are rounded in the same direction, as their partial sums are alike.
+    scores = (rng.integers(-4, 9, (4, classes)) / 4).astype(dtype)
+    smoothed = {**case.parameters, "label_smoothing": 1.0}
+    case = case.with_(
+        tensors={**case.tensors, "input": scores}, parameters=smoothed, reduction="none"
+    )
+    want = SolvedCase(loss, case).expected.value("none")
+    exact = scores.astype(np.longdouble)
+    losses = (np.log(np.exp(exact).sum(-1, keepdims=True)) - exact).astype(dtype)
+    serial = np.cumsum(losses, -1, dtype=dtype)[:, -1] / classes
+    assert (want.error(serial) <= 1).all()
+    assert (want.error(serial * (1 + 2.0**-10)) > 1).all()  # as of a sum in float16
+
+
+@pytest.mark.parametrize(
+    ("dtype", "times"), [("float32", 128), ("float64", 128), ("float16", 5), ("bfloat16", 5)]
+)
+def test_a_sum_of_a_definition_is_rounded_for_any_order_in_32_bits_and_more(dtype, times):
+    dtype, ones = precision(dtype), np.ones((24, 1024))
+    members = Ensemble(len(ones), dtype.unit, dtype.smallest, SLACK)
+    with ensemble(members):
+        moved = total(ones) / 1024 - 1
+    assert np.abs(moved).max() == pytest.approx(times * members.step, rel=1e-3)
 
 
 def test_the_documents_name_the_length_of_a_serial_sum():

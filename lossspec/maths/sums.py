@@ -21,6 +21,7 @@ from lossspec.maths.primitives import (
     sum_of,
     unbroadcast,
 )
+from lossspec.thresholds import SERIAL_TERMS
 
 
 def total(x: Array, axis: int | Sequence[int] = -1) -> Array:
@@ -32,7 +33,7 @@ def total(x: Array, axis: int | Sequence[int] = -1) -> Array:
     Derivative: 1 by each term.
 
     Rounding: the result, by max(1, log₂(K) / 2) unit roundoffs for K terms, since a sum rounds more
-    than once.
+    than once. In float32 and float64 the terms may also be added one after the other.
 
     Args:
         x: Numbers of shape (..., K), or a mask.
@@ -182,9 +183,20 @@ def _cumulative_sum(x: Array) -> Array:
 defvjp(_cumulative_sum, lambda ans, x: lambda g: _cumulative_sum(g[..., ::-1])[..., ::-1])
 
 
+#: The unit roundoff of float32. In narrower dtypes, implementations add in float32.
+_FLOAT32_UNIT = 2.0**-24
+
+
 def _roundings(terms: int) -> float:
-    """Return by how many unit roundoffs to round a sum of so many terms."""
-    return max(1.0, np.log2(max(terms, 1)) / 2)
+    """Return by how many unit roundoffs to round a sum of so many terms.
+
+    In float32 and float64 the error of a serial sum is at most `terms` unit roundoffs, in any
+    order, so `SLACK` does not multiply it.
+    """
+    members, pairwise = current.ensemble, max(1.0, np.log2(max(terms, 1)) / 2)
+    if members is None or members.unit > _FLOAT32_UNIT:
+        return pairwise
+    return max(pairwise, min(terms, SERIAL_TERMS) / members.slack)
 
 
 def matvec(matrix: Array, x: Array) -> Array:
@@ -210,8 +222,8 @@ def matmul(x: Array, y: Array) -> Array:
 
     Derivative: the products of the cotangent with the transposed matrices.
 
-    Rounding: each element of the result and of the derivatives apart, by max(1, log₂(K) / 2) unit
-    roundoffs of the sum of the absolute products that it adds up. Products that cancel therefore
+    Rounding: each element of the result and of the derivatives apart, by as many unit roundoffs as
+    in `total`, of the sum of the absolute products that it adds up. Products that cancel therefore
     leave the error that they leave in an implementation.
 
     Args:
