@@ -125,7 +125,7 @@ def test_the_page_shows_the_diff_of_the_stored_reports():
     assert [cell.id for report in (old, new) for cell in report.failing] == []
     (shown,) = (found[1] for found in what_changed.MARKS.findall(PAGE))
     assert shown == what_changed.shown(old, new)
-    assert sum(file.stat().st_size for file in files) < 60_000
+    assert sum(file.stat().st_size for file in files) < 80_000
 
 
 def test_a_reduced_report_has_the_diff_of_the_whole_report():
