@@ -248,7 +248,7 @@ def test_a_case_that_a_clause_cannot_judge_is_skipped_by_a_precondition(surface)
     returned, blocked = judged("nll_loss", surface, {"mode", "dtype", "gradient", "module"})
     assert {type(got) for each in returned.values() for got in each} == {bool}
     assert blocked["mixed-dtypes"]["has-a-wider-dtype"] > 0
-    assert blocked["autocast"]["of-float32"] > 0
+    assert blocked["autocast"]["in-float32"] > 0
     assert blocked["gradient"]["wants-gradients"] > 0
     if surface == "class":
         assert blocked["moved-to-dtype"]["has-another-dtype"] > 0
