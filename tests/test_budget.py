@@ -401,8 +401,9 @@ def test_a_sum_of_a_definition_is_rounded_for_any_order_in_32_bits_and_more(dtyp
     assert np.abs(moved).max() == pytest.approx(times * members.step, rel=1e-3)
 
 
-def test_the_documents_name_the_length_of_a_serial_sum():
+def test_the_documents_name_the_slack_and_the_length_of_a_serial_sum():
     page = (Path(__file__).parents[1] / "docs" / "budget.md").read_text("utf-8")
+    assert f"It is {SLACK:g} for every loss" in page
     assert f"up to {SERIAL_TERMS:,} terms" in page
     assert f"min(n, {SERIAL_TERMS})" in page
     assert f"blocks of {SERIAL_TERMS:,}" in clauses()["sum-of-many"].says

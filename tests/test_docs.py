@@ -18,6 +18,7 @@ from lossspec.execution.declaration import Ability
 from lossspec.judging import conditions, known_deviations, symptoms
 from lossspec.judging.profiles import PROFILES
 from lossspec.pytest_plugin.options import OPTIONS
+from lossspec.report.files import LARGEST_FILE
 from lossspec.report.verdict import Verdict
 from lossspec.spec.catalogue import catalogue
 from lossspec.spec_pages.pages import COMMAND
@@ -251,6 +252,24 @@ def test_the_table_of_abilities_matches_the_package():
     assert sorted(word for row in words for word in row) == sorted(Ability)
     named = [name for row in rows for name in re.findall(r"`([\w-]+)`", row[3])]
     assert [name for name in named if name not in clauses()] == []
+
+
+def test_the_guide_names_the_slow_clauses_that_quick_leaves_out():
+    (row,) = re.findall(r"^\| `quick` .*$", (DOCS / "getting-started.md").read_text("utf-8"), re.M)
+    slow = [name for name, clause in clauses().items() if clause.slow]
+    assert sorted(re.findall(r"`([\w-]+)`", row.partition("slow clauses: ")[2])) == sorted(slow)
+
+
+def test_the_guide_compares_the_limits_of_files_with_present_files():
+    text = (DOCS / "reading-a-report.md").read_text("utf-8")
+    report = (ROOT / "reports/published/torch.nn/conformance.json").stat().st_size
+    deviations = max(p.stat().st_size for p in known_deviations.SHIPPED.glob("*.toml"))
+    for limit, size, kind in (
+        (LARGEST_FILE, report, "report on `torch.nn`"),
+        (known_deviations.LARGEST_FILE, deviations, "largest file in lossspec"),
+    ):
+        (times,) = re.findall(rf"\| (\d+) times the {kind} \|", text)
+        assert limit / size == pytest.approx(int(times), rel=0.2)
 
 
 def test_the_guide_to_known_deviations_names_every_condition_and_symptom():
