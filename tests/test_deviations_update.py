@@ -315,6 +315,16 @@ def test_an_entry_that_cannot_be_judged_is_not_lost(workplace, monkeypatch, erro
     assert path.read_text("utf-8") == as_toml(GOES)
 
 
+def test_a_new_entry_whose_call_takes_too_long_does_not_end_the_update(workplace, monkeypatch):
+    workplace.write(wrong="def l1_loss(input, target, reduction='mean'): raise ValueError")
+
+    def endless(entry, cell):
+        raise CallTimeout("60 s")
+
+    monkeypatch.setattr(known_update, "listed_deviation", endless)
+    assert "0 kept, " in update(workplace).out[-1]
+
+
 def test_updating_a_correct_implementation_removes_every_entry(workplace):
     workplace.write(wrong=RIGHT)
     path = workplace.path / "known.toml"

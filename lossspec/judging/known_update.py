@@ -174,7 +174,7 @@ def _listed_anew(
         case=case,
     )
     # If a loss never works, every clause reports it, but only clause `accepts` must be listed.
-    if campaign.support.fails and listed_deviation(entry, cell) is None:
+    if campaign.support.fails and not _fails(entry, cell):
         return False
     key = _key(entry)
     if key in added:
@@ -183,6 +183,14 @@ def _listed_anew(
             return False
     added[key] = entry
     return True
+
+
+def _fails(entry: KnownDeviation, cell: CellPlan) -> bool:
+    """Return whether the stored case of an entry fails; False if its call takes too long."""
+    try:
+        return listed_deviation(entry, cell) is not None
+    except CallTimeout:
+        return False
 
 
 def _key(entry: KnownDeviation) -> tuple[str, ...]:
